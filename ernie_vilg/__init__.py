@@ -1,0 +1,1 @@
+"""ERNIE-ViLG: one transformer that writes images from text and text from images."""

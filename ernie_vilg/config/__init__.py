@@ -1,0 +1,1 @@
+"""Every setting as frozen dataclasses: one module per program family, torch-free."""

@@ -1,0 +1,260 @@
+"""Every setting of a pretraining run, and the checks that need no device.
+
+Source: ours.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
+from ernie_vilg.config.tracking import TrackingConfig
+
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainDataConfig:
+    """Where the training pairs and both tokenizers are."""
+
+    token_shards: str
+    """Folder written by launch/encode_shards.py."""
+    text_tokenizer: str
+    """Folder written by launch/train_text_tokenizer.py."""
+    image_tokenizer: str
+    """Image tokenizer weights written by launch/train_image_tokenizer.py."""
+    seed: int = 0
+    """Names the order of the samples."""
+    shuffle_block_shards: int = 16
+    """Shards whose samples are shuffled together and kept in memory, per rank."""
+
+    def __post_init__(self) -> None:
+        if self.shuffle_block_shards < 1:
+            raise ValueError(
+                f"data.shuffle_block_shards={self.shuffle_block_shards}: must be at least 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelismConfig:
+    """How one optimizer step is spread over devices."""
+
+    tensor_parallel_size: int = 1
+    """Devices that share each matrix product (megatron-core)."""
+    pipeline_parallel_size: int = 1
+    """Stages the layers are cut into (DeepSpeed). Above 1 the pipeline engine runs."""
+    zero_stage: int = 1
+    """ZeRO over data-parallel ranks: 1 shards optimizer state, 2 gradients, 3 weights."""
+    micro_batch_size: int
+    """Pairs per data-parallel rank per forward pass; each gives two sequences."""
+    global_batch_size: int
+    """Pairs per optimizer step, over all data-parallel ranks."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "tensor_parallel_size",
+            "pipeline_parallel_size",
+            "micro_batch_size",
+            "global_batch_size",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"parallelism.{name}={getattr(self, name)}: must be at least 1")
+        if self.zero_stage not in (1, 2, 3):
+            raise ValueError(
+                f"parallelism.zero_stage={self.zero_stage}: choose 1, 2 or 3 (1 costs nothing "
+                "over 0 and saves memory)"
+            )
+        if self.pipeline_parallel_size > 1 and self.zero_stage != 1:
+            raise ValueError(
+                f"parallelism.zero_stage={self.zero_stage} with parallelism."
+                f"pipeline_parallel_size={self.pipeline_parallel_size}: set "
+                "parallelism.zero_stage=1. DeepSpeed rejects 2 and 3 under a pipeline"
+            )
+
+    def data_parallel_size(self, world_size: int) -> int:
+        """Return the number of replicas that `world_size` devices make.
+
+        Raises:
+            ValueError: tensor and pipeline parallelism do not divide the devices.
+        """
+        devices = self.tensor_parallel_size * self.pipeline_parallel_size
+        if world_size % devices:
+            raise ValueError(
+                f"world size {world_size} is no multiple of parallelism.tensor_parallel_size="
+                f"{self.tensor_parallel_size} x parallelism.pipeline_parallel_size="
+                f"{self.pipeline_parallel_size} = {devices}: start a multiple of {devices} "
+                "processes, or lower one of the two"
+            )
+        return world_size // devices
+
+    def num_micro_batches(self, world_size: int) -> int:
+        """Return the forward passes per optimizer step and replica.
+
+        Raises:
+            ValueError: the global batch is no multiple of what the replicas take in one pass.
+        """
+        replicas = self.data_parallel_size(world_size)
+        per_pass = self.micro_batch_size * replicas
+        if self.global_batch_size % per_pass:
+            lower = self.global_batch_size // per_pass * per_pass
+            legal = " or ".join(str(size) for size in (lower, lower + per_pass) if size)
+            raise ValueError(
+                f"parallelism.global_batch_size={self.global_batch_size} is no multiple of "
+                f"parallelism.micro_batch_size={self.micro_batch_size} x {replicas} replicas = "
+                f"{per_pass}: set parallelism.global_batch_size={legal}, or change the micro-batch"
+            )
+        return self.global_batch_size // per_pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay. The paper does not state its own."""
+
+    learning_rate: float
+    """Peak learning rate."""
+    final_learning_rate_fraction: float = 0.1
+    """Learning rate at the last step over its peak."""
+    warmup_steps: int
+    """Steps of linear warm-up from 0."""
+    beta1: float = 0.9
+    """Decay of the first moment per step."""
+    beta2: float = 0.95
+    """Decay of the second moment per step."""
+    epsilon: float = 1.0e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.01
+    """Decoupled decay of matrices; biases, norms and embeddings of position have none."""
+    gradient_clipping: float = 1.0
+    """Largest norm of the whole gradient; 0 turns clipping off."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"optimizer.learning_rate={self.learning_rate}: must be above 0")
+        for name in ("final_learning_rate_fraction", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must be from 0 to 1")
+        for name in ("warmup_steps", "weight_decay", "gradient_clipping"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long to train and when to log and save."""
+
+    steps: int
+    """Optimizer steps in the whole run, over all its restarts."""
+    seed: int = 0
+    """Names the fresh weights."""
+    log_every: int = 10
+    """Steps between two lines in the log and in metrics.jsonl."""
+    save_every: int
+    """Steps between two checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "save_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name}={getattr(self, name)}: must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesConfig:
+    """Pictures and captions that the model makes while it trains."""
+
+    every: int = 0
+    """Steps between two rounds of samples; 0 turns them off."""
+    pairs: str | None = None
+    """Folder of raw pairs (captions.jsonl) whose captions are drawn and pictures captioned."""
+    count: int = 8
+    """Pairs per round, from the top of the file."""
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.count < 1:
+            raise ValueError(
+                f"samples.every={self.every}, samples.count={self.count}: every must not be "
+                "negative, count must be at least 1"
+            )
+        if self.every and self.pairs is None:
+            raise ValueError(
+                f"samples.every={self.every} needs samples.pairs, a folder with captions.jsonl; "
+                "or set samples.every=0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """The machines that a run is on."""
+
+    peak_flops_per_device: float | None = None
+    """Peak bf16 FLOP/s of one device, the denominator of MFU; null logs FLOP/s instead."""
+    collective_timeout_seconds: int = 600
+    """How long a rank waits for the others before it gives up. torch's default for gloo is
+    half an hour, in which a dead run still costs."""
+
+    def __post_init__(self) -> None:
+        if self.collective_timeout_seconds < 1:
+            raise ValueError(
+                f"cluster.collective_timeout_seconds={self.collective_timeout_seconds}: must be "
+                "at least 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One pretraining run."""
+
+    run_dir: str
+    """Folder of everything the run leaves behind. The same folder resumes the run."""
+    precision: str = "auto"
+    """Of weights and activations: bf16, fp32, or auto (bf16 on a GPU and on a CPU with AMX,
+    else fp32). The optimizer's copy of the weights is fp32 always."""
+    model: ModelConfig
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    data: PretrainDataConfig
+    parallelism: ParallelismConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(f"precision={self.precision}: choose auto, bf16 or fp32")
+        self._check_split("model.num_heads", self.model.num_heads)
+        self._check_split("model.text_vocab_size", self.model.text_vocab_size)
+        self._check_split("model.codebook_size", self.model.codebook_size)
+        stages = self.parallelism.pipeline_parallel_size
+        if self.model.num_layers < stages:
+            raise ValueError(
+                f"model.num_layers={self.model.num_layers} is below parallelism."
+                f"pipeline_parallel_size={stages}: every stage needs a layer, lower the latter"
+            )
+
+    def _check_split(self, name: str, value: int) -> None:
+        size = self.parallelism.tensor_parallel_size
+        if value % size:
+            raise ValueError(
+                f"{name}={value} is not divisible by parallelism.tensor_parallel_size={size}: "
+                f"set {name} to a multiple of {size}, or another tensor_parallel_size"
+            )
+
+    def check_paths(self) -> None:
+        """Check that what the run reads is there, before anything starts.
+
+        Raises:
+            ValueError: a folder is missing; the message names its key.
+        """
+        folders = {
+            "data.token_shards": self.data.token_shards,
+            "data.text_tokenizer": self.data.text_tokenizer,
+            "data.image_tokenizer": self.data.image_tokenizer,
+        }
+        if self.samples.every and self.samples.pairs is not None:
+            folders["samples.pairs"] = self.samples.pairs
+        for name, folder in folders.items():
+            if not Path(folder).is_dir():
+                raise ValueError(
+                    f"{name}={folder} is not a folder: run the program that writes it first, or "
+                    "name another"
+                )

@@ -1,0 +1,1 @@
+"""From exported weights to pictures and captions."""

@@ -1,0 +1,150 @@
+"""The target token by token, given the source, with a key-value cache.
+
+Source and target keep the slots they have in training. The source's slots go through the
+model once; then each target slot adds its keys and values to the cache and attends to what
+its row of the training mask allows.
+
+Source: ours.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.generation.sampling import Sampling, choose_tokens
+from ernie_vilg.model.attention import KeyValueCache
+from ernie_vilg.model.attention_mask import Direction
+from ernie_vilg.model.block import Block
+from ernie_vilg.model.embedding import Embedding
+from ernie_vilg.model.head import Head
+from ernie_vilg.vocabulary import (
+    BEGIN_OF_TEXT_ID,
+    END_OF_TEXT_ID,
+    PADDING_ID,
+    UNKNOWN_ID,
+)
+
+_NEVER_WRITTEN = (PADDING_ID, UNKNOWN_ID, BEGIN_OF_TEXT_ID)
+
+
+class Decoder:
+    """A model, and the caches of one batch that it decodes."""
+
+    def __init__(self, model: nn.Sequential, config: ModelConfig) -> None:
+        """Prepare.
+
+        Args:
+            model: embedding, blocks and head on one device, in evaluation mode.
+            config: the model's shape.
+        """
+        embedding, *blocks, head = model
+        assert isinstance(embedding, Embedding)
+        assert isinstance(head, Head)
+        self._embedding = embedding
+        self._blocks = [block for block in blocks if isinstance(block, Block)]
+        self._head = head
+        self._config = config
+
+    @torch.inference_mode()
+    def draw(
+        self, text: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """Write image codes for texts.
+
+        Args:
+            text: padded ids, int64 [batch, text_length].
+            sampling: how each code is chosen.
+            generators: one per sequence.
+
+        Returns:
+            codes in raster order, int64 [batch, num_image_tokens], and each sequence's
+            log-probability in nats, float32 [batch].
+        """
+        config, embedding = self._config, self._embedding
+        caches = self._empty_caches(len(text), embedding.begin_of_image)
+        source = embedding.text_source(text, embedding.text_embedding(text))
+        text_slots = slice(0, config.text_length)
+        self._extend(source, caches, Direction.TEXT_TO_IMAGE, text_slots, config.text_length)
+        codes = torch.empty(
+            len(text), config.num_image_tokens, dtype=torch.int64, device=text.device
+        )
+        total = torch.zeros(len(text), device=text.device)
+        token = embedding.begin_of_image.expand(len(text), 1, -1)
+        for index in range(config.num_image_tokens):
+            slot = config.text_length + index
+            hidden = embedding.image_target(token, first_slot=index)
+            hidden = self._extend(
+                hidden, caches, Direction.TEXT_TO_IMAGE, slice(slot, slot + 1), slot + 1
+            )
+            logits = self._head.image_logits(self._head.norm(hidden[:, 0]))
+            codes[:, index], log_probability = choose_tokens(logits, sampling, generators)
+            total += log_probability
+            token = embedding.image_embedding(codes[:, index : index + 1])
+        return codes, total
+
+    @torch.inference_mode()
+    def caption(
+        self, codes: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """Write text for images; stops when every caption has ended.
+
+        Args:
+            codes: in raster order, int64 [batch, num_image_tokens].
+            sampling: how each piece is chosen. Special ids other than the end of text never
+                are.
+            generators: one per sequence.
+
+        Returns:
+            ids, int64 [batch, text_length], padding after the end of text, and each
+            caption's log-probability in nats, end of text included, float32 [batch].
+        """
+        config, embedding = self._config, self._embedding
+        caches = self._empty_caches(len(codes), embedding.begin_of_image)
+        source = embedding.image_source(embedding.image_embedding(codes))
+        image_slots = slice(config.text_length, config.seq_length)
+        self._extend(source, caches, Direction.IMAGE_TO_TEXT, image_slots, config.seq_length)
+        text = torch.full(
+            (len(codes), config.text_length), PADDING_ID, dtype=torch.int64, device=codes.device
+        )
+        total = torch.zeros(len(codes), device=codes.device)
+        is_open = torch.ones(len(codes), dtype=torch.bool, device=codes.device)
+        previous = torch.full_like(codes[:, :1], BEGIN_OF_TEXT_ID)
+        for slot in range(config.text_length):
+            hidden = embedding.text_target(embedding.text_embedding(previous), first_slot=slot)
+            hidden = self._extend(
+                hidden, caches, Direction.IMAGE_TO_TEXT, slice(slot, slot + 1), config.seq_length
+            )
+            logits = self._head.text_logits(self._head.norm(hidden[:, 0]))
+            logits[:, _NEVER_WRITTEN] = float("-inf")
+            ids, log_probability = choose_tokens(logits, sampling, generators)
+            text[:, slot] = torch.where(is_open, ids, PADDING_ID)
+            total += torch.where(is_open, log_probability, 0.0)
+            is_open &= ids != END_OF_TEXT_ID
+            if not is_open.any():
+                break
+            previous = text[:, slot : slot + 1]
+        return text, total
+
+    def _empty_caches(self, batch: int, like: Tensor) -> list[KeyValueCache]:
+        config = self._config
+        shape = (1, batch, config.num_heads, config.seq_length, config.head_dim)
+        return [
+            KeyValueCache(keys=like.new_zeros(shape), values=like.new_zeros(shape))
+            for _ in self._blocks
+        ]
+
+    def _extend(
+        self,
+        hidden: Tensor,
+        caches: list[KeyValueCache],
+        direction: Direction,
+        slots: slice,
+        num_keys: int,
+    ) -> Tensor:
+        """Run some slots, float [batch, slots, hidden], through all blocks."""
+        hidden = hidden[None]
+        for block, cache in zip(self._blocks, caches, strict=True):
+            hidden = block.extend(hidden, cache, direction, slots, num_keys)
+        return hidden[0]

@@ -1,0 +1,64 @@
+"""One token from its logits.
+
+Source: temperature 1 is DALL-E's (arXiv:2102.12092), which ERNIE-ViLG follows (section 4.2);
+top-k sampling is Fan et al. 2018 (arXiv:1805.04833).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is chosen."""
+
+    temperature: float = 0.0
+    """Divides the logits; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Only this many likeliest tokens can be chosen; 0 leaves all."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature={self.temperature}: must be 0 (greedy) or above")
+        if self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k}: must be 0 (all tokens) or above")
+
+
+def choose_tokens(
+    logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]
+) -> tuple[Tensor, Tensor]:
+    """Choose one token per sequence.
+
+    Args:
+        logits: float [batch, vocab].
+        sampling: how.
+        generators: one per sequence, so that what a sequence draws does not depend on the
+            others in its batch.
+
+    Returns:
+        ids, int64 [batch], and their log-probabilities under the model itself (at
+        temperature 1 and without top-k), float32 [batch].
+    """
+    logits = logits.float()
+    log_probabilities = logits.log_softmax(dim=-1)
+    if sampling.temperature == 0:
+        ids = logits.argmax(dim=-1)
+    else:
+        ids = _draw(logits / sampling.temperature, sampling.top_k, generators)
+    return ids, log_probabilities.gather(1, ids[:, None])[:, 0]
+
+
+def _draw(logits: Tensor, top_k: int, generators: Sequence[torch.Generator]) -> Tensor:
+    if 0 < top_k < logits.shape[-1]:
+        smallest_kept = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
+    probabilities = logits.softmax(dim=-1)
+    return torch.cat(
+        [
+            torch.multinomial(row, 1, generator=generator)
+            for row, generator in zip(probabilities.cpu(), generators, strict=True)
+        ]
+    ).to(logits.device)

@@ -1,0 +1,98 @@
+"""From ids to vectors: both directions' sequences of a batch of pairs.
+
+A slot of the source holds its own token. A slot of the target holds the token before the
+one it predicts: the first holds a begin-of-text or begin-of-image vector, and the slot's
+position embedding is that of the predicted token.
+
+Source: ours. Position embeddings are not stated by ERNIE-ViLG; image positions are the sum
+of a row and a column vector, and text padding is learned per slot, as in DALL-E
+(arXiv:2102.12092, appendix B).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.model.layers import ParallelLayers
+from ernie_vilg.vocabulary import BEGIN_OF_TEXT_ID, PADDING_ID
+
+
+class Embedding(nn.Module):
+    """The first layer: text ids and image codes to both directions' hidden states."""
+
+    def __init__(self, config: ModelConfig, layers: ParallelLayers) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        grid = config.image_grid_size
+        self.text_embedding = layers.vocab_embedding(config.text_vocab_size, hidden)
+        self.image_embedding = layers.vocab_embedding(config.codebook_size, hidden)
+        self.begin_of_image = nn.Parameter(torch.empty(hidden))
+        self.text_padding = nn.Parameter(torch.empty(config.text_length, hidden))
+        self.text_position = nn.Parameter(torch.empty(config.text_length, hidden))
+        self.image_row = nn.Parameter(torch.empty(grid, hidden))
+        self.image_column = nn.Parameter(torch.empty(grid, hidden))
+        # One vector per direction and modality tells source from target.
+        self.segment = nn.Parameter(torch.empty(2, 2, hidden))
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        """Embed a batch of pairs in both directions.
+
+        Args:
+            pair: text ids, int64 [batch, text_length], padded; and image codes in raster
+                order, int64 [batch, num_image_tokens].
+
+        Returns:
+            hidden states, float [direction, batch, seq, hidden].
+        """
+        text, codes = pair
+        begin = torch.full_like(text[:, :1], BEGIN_OF_TEXT_ID)
+        text_tokens = self.text_embedding(torch.cat([begin, text], dim=1))
+        image_tokens = self.image_embedding(codes)
+        begin_of_image = self.begin_of_image.expand(len(codes), 1, -1)
+        text_to_image = [
+            self.text_source(text, text_tokens[:, 1:]),
+            self.image_target(torch.cat([begin_of_image, image_tokens[:, :-1]], dim=1)),
+        ]
+        image_to_text = [
+            self.text_target(text_tokens[:, :-1]),
+            self.image_source(image_tokens),
+        ]
+        return torch.stack([torch.cat(text_to_image, dim=1), torch.cat(image_to_text, dim=1)])
+
+    def text_source(self, text: Tensor, tokens: Tensor) -> Tensor:
+        """Return the text slots of text-to-image.
+
+        Args:
+            text: ids, int64 [batch, text_length].
+            tokens: their embeddings, float [batch, text_length, hidden].
+        """
+        is_padding = (text == PADDING_ID)[..., None]
+        return (
+            torch.where(is_padding, self.text_padding, tokens)
+            + self.text_position
+            + self.segment[0, 0]
+        )
+
+    def image_source(self, tokens: Tensor) -> Tensor:
+        """Return the image slots of image-to-text from embeddings [batch, image, hidden]."""
+        return tokens + self.image_position() + self.segment[1, 1]
+
+    def text_target(self, tokens: Tensor, first_slot: int = 0) -> Tensor:
+        """Return some text slots of image-to-text.
+
+        Args:
+            tokens: embeddings of the tokens before the predicted ones, float [batch, slots,
+                hidden].
+            first_slot: which of the text slots is the first of them.
+        """
+        position = self.text_position[first_slot : first_slot + tokens.shape[1]]
+        return tokens + position + self.segment[1, 0]
+
+    def image_target(self, tokens: Tensor, first_slot: int = 0) -> Tensor:
+        """Return some image slots of text-to-image, as `text_target` does for text."""
+        position = self.image_position()[first_slot : first_slot + tokens.shape[1]]
+        return tokens + position + self.segment[0, 1]
+
+    def image_position(self) -> Tensor:
+        """Return the vectors of all image positions in raster order, [image, hidden]."""
+        return (self.image_row[:, None] + self.image_column[None, :]).flatten(0, 1)

@@ -1,0 +1,1 @@
+"""The same layers over many devices: process groups, tensor parallelism, two engines."""

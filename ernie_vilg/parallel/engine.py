@@ -1,0 +1,252 @@
+"""One optimizer step over many devices: two DeepSpeed engines behind one method.
+
+The plain engine (ZeRO 1, 2 or 3) runs the whole list of layers on each replica; the pipeline
+engine (ZeRO 1) gives each stage some of it. The training loop never asks which it has.
+
+Source: DeepSpeed (https://github.com/deepspeedai/DeepSpeed), arXiv:1910.02054.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ernie_vilg.config.pretrain import OptimizerConfig, ParallelismConfig
+from ernie_vilg.data.batches import Batch
+from ernie_vilg.model.initialization import takes_weight_decay
+from ernie_vilg.model.loss import Losses, Objective
+from ernie_vilg.parallel.groups import Groups
+from ernie_vilg.parallel.universal import universal_checkpoint_info
+
+CHECKPOINT_TAG = "deepspeed"
+"""Name of the folder that DeepSpeed makes inside ours."""
+
+Targets = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What both engines need to know."""
+
+    parallelism: ParallelismConfig
+    """The layout."""
+    optimizer: OptimizerConfig
+    """AdamW's settings."""
+    precision: torch.dtype
+    """Of weights and activations."""
+    num_micro_batches: int
+    """Forward passes per step and replica."""
+
+
+class Engine(ABC):
+    """The model, its optimizer, and the ranks they are spread over."""
+
+    def __init__(self, engine: Any, groups: Groups, num_micro_batches: int) -> None:
+        self._engine = engine
+        self.groups = groups
+        self.num_micro_batches = num_micro_batches
+
+    def train_batch(self, batches: Sequence[Batch], learning_rate: float) -> Tensor:
+        """Take one optimizer step.
+
+        Args:
+            batches: this replica's micro-batches, `num_micro_batches` of them, on the CPU.
+            learning_rate: of this step.
+
+        Returns:
+            this rank's (total, text-to-image, image-to-text) losses, mean over its
+            micro-batches, float32 [3] on the device; zeros on ranks without the head. The
+            mean over replicas is the loss of the global batch: see `mean_losses`.
+        """
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        mean_text_targets = self._mean_text_targets(batches)
+        micro_batches = [
+            ((batch.text, batch.codes), (batch.text, batch.codes, mean_text_targets))
+            for batch in batches
+        ]
+        return self._step(micro_batches) / self.num_micro_batches
+
+    def mean_losses(self, losses: Tensor) -> Tensor:
+        """Return the mean over replicas of what `train_batch` returned; all ranks must call.
+
+        Returns:
+            float32 [3] on the CPU, the same on every rank.
+        """
+        total = losses.clone()
+        dist.all_reduce(total)  # every stage but the last adds zeros
+        return (total / (self.groups.data_size * self.groups.tensor_size)).cpu()
+
+    def gradient_norm(self) -> float:
+        """Return the norm of the last step's whole gradient, before clipping."""
+        return float(self._engine.get_global_grad_norm())
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's share of weights and optimizer state; all ranks must call."""
+        self._engine.save_checkpoint(
+            str(folder),
+            tag=CHECKPOINT_TAG,
+            client_state={"universal_checkpoint_info": universal_checkpoint_info()},
+            save_latest=False,
+        )
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote under the same layout; all ranks must call.
+
+        The files hold pickles: the caller has checked their hashes.
+        """
+        groups = self._engine.optimizer.param_groups
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
+        assert loaded is not None, f"DeepSpeed found no checkpoint in {folder}"
+        # The file's betas and decay come back with it; those of this run's settings hold.
+        for group, values in zip(self._engine.optimizer.param_groups, settings, strict=True):
+            group.update(values)
+
+    def local_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the name (layer index first) and this rank's share of each parameter."""
+        yield from self._engine.module.named_parameters()
+
+    @abstractmethod
+    def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
+        """Run forward, backward and update; return the summed losses, float32 [3]."""
+
+    def _mean_text_targets(self, batches: Sequence[Batch]) -> Tensor:
+        """Return the step's text targets per micro-batch over all replicas, float32 [1]."""
+        count = torch.tensor([float(sum(batch.num_text_targets for batch in batches))])
+        dist.all_reduce(count, group=self.groups.data_group)
+        return count / (self.groups.data_size * self.num_micro_batches)
+
+
+class PlainEngine(Engine):
+    """Every replica runs all layers; ZeRO 1, 2 or 3."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        settings: EngineSettings,
+        groups: Groups,
+    ) -> None:
+        super().__init__(
+            _start_engine(model, settings, mpu=groups), groups, settings.num_micro_batches
+        )
+        self._objective = objective
+
+    def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
+        device = self.groups.device
+        total = torch.zeros(3, device=device)
+        for pair, targets in micro_batches:
+            logits = self._engine(tuple(tensor.to(device) for tensor in pair))
+            on_device = tuple(tensor.to(device) for tensor in targets)
+            losses = self._objective(logits, on_device)  # type: ignore[arg-type]
+            self._engine.backward(losses.total)
+            self._engine.step()
+            total += losses.detached()
+        return total
+
+
+class PipelineLoss:
+    """The pipeline's loss function, which also keeps the losses of each direction.
+
+    DeepSpeed's pipeline reports one scalar per step; the parts are picked up here.
+    """
+
+    def __init__(self, objective: Objective, device: torch.device) -> None:
+        self._objective = objective
+        self._total = torch.zeros(3, device=device)
+
+    def __call__(self, logits: tuple[Tensor, Tensor], targets: Targets) -> Tensor:
+        """Return the scalar to differentiate."""
+        losses: Losses = self._objective(logits, targets)
+        self._total += losses.detached()
+        return losses.total
+
+    def collect(self) -> Tensor:
+        """Return the sum since the last call, float32 [3], and start again from zero."""
+        total = self._total.clone()
+        self._total.zero_()
+        return total
+
+
+class PipelineEngine(Engine):
+    """Every stage runs some of the layers; ZeRO 1."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: PipelineLoss,
+        settings: EngineSettings,
+        groups: Groups,
+    ) -> None:
+        super().__init__(
+            _start_engine(model, settings, mpu=None), groups, settings.num_micro_batches
+        )
+        self._loss = loss
+
+    def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
+        self._engine.train_batch(iter(micro_batches))
+        return self._loss.collect()
+
+
+def join_deepspeed() -> None:
+    """Hand DeepSpeed the process groups that torch already has; before any of its modules."""
+    # DeepSpeed's own shared-memory collective for CPUs is compiled at the first start, which
+    # needs g++ and half a minute; gloo needs neither.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # torch renamed the collectives that DeepSpeed 0.19 calls; both names work.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    deepspeed.init_distributed(dist_init_required=False)
+
+
+def _start_engine(model: nn.Module, settings: EngineSettings, mpu: Groups | None) -> Any:
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its use of memory
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=_build_optimizer(model, settings.optimizer),
+            mpu=mpu,
+            config=deepspeed_config(settings),
+        )
+    return engine
+
+
+def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
+    """Return DeepSpeed's configuration of a run; nothing else configures it."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": settings.parallelism.micro_batch_size,
+        "gradient_accumulation_steps": settings.num_micro_batches,
+        "gradient_clipping": settings.optimizer.gradient_clipping,
+        "zero_optimization": {"stage": settings.parallelism.zero_stage},
+        "steps_per_print": None,
+    }
+    if settings.precision == torch.bfloat16:
+        config["bf16"] = {"enabled": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+def _build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    decayed, others = [], []
+    for name, parameter in model.named_parameters():
+        (decayed if takes_weight_decay(name) else others).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        fused=True,
+    )

@@ -1,0 +1,158 @@
+"""Which ranks work together, and on what device.
+
+Ranks are numbered with the tensor axis fastest, then data, then pipeline:
+`rank = (pipeline * data_size + data) * tensor_size + tensor`. That is megatron-core's order
+"tp-cp-ep-dp-pp" and DeepSpeed's axes (pipe, data, model) alike, so that ranks that talk most
+are neighbours. `Groups` also is what DeepSpeed's plain engine asks for as `mpu`.
+
+Source: ours.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup
+
+from ernie_vilg.config.launch import Launch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """This rank's coordinates and the process groups through it."""
+
+    rank: int
+    """Of this process among all."""
+    device: torch.device
+    """Of this rank."""
+    tensor_rank: int
+    """Which share of the split layers this rank holds."""
+    tensor_size: int
+    """Ranks that share each layer."""
+    data_rank: int
+    """Which replica this rank belongs to."""
+    data_size: int
+    """Replicas."""
+    pipeline_rank: int
+    """Which stage this rank runs."""
+    pipeline_size: int
+    """Stages."""
+    tensor_group: ProcessGroup
+    """Ranks that differ in the tensor axis alone."""
+    data_group: ProcessGroup
+    """Ranks that differ in the data axis alone."""
+    model_group: ProcessGroup
+    """Ranks of one replica: they differ in the tensor and pipeline axes."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.tensor_size * self.data_size * self.pipeline_size
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether this rank runs the embedding."""
+        return self.pipeline_rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this rank runs the head."""
+        return self.pipeline_rank == self.pipeline_size - 1
+
+    # The methods that DeepSpeed's plain engine calls on its `mpu`. "Model parallel" means
+    # tensor parallel there: the plain engine knows no pipeline.
+
+    def get_model_parallel_rank(self) -> int:
+        """Return the rank along the tensor axis."""
+        return self.tensor_rank
+
+    def get_model_parallel_world_size(self) -> int:
+        """Return the size of the tensor axis."""
+        return self.tensor_size
+
+    def get_model_parallel_group(self) -> ProcessGroup:
+        """Return the group along the tensor axis."""
+        return self.tensor_group
+
+    def get_data_parallel_rank(self) -> int:
+        """Return the rank along the data axis."""
+        return self.data_rank
+
+    def get_data_parallel_world_size(self) -> int:
+        """Return the size of the data axis."""
+        return self.data_size
+
+    def get_data_parallel_group(self) -> ProcessGroup:
+        """Return the group along the data axis."""
+        return self.data_group
+
+
+def start_processes(launch: Launch, timeout_seconds: int) -> torch.device:
+    """Join the other ranks and return this rank's device.
+
+    Args:
+        launch: this process's place.
+        timeout_seconds: how long to wait for the others, in every later collective too.
+    """
+    # DeepSpeed reads its local rank, and a single process its rendezvous, from here.
+    os.environ.update(
+        RANK=str(launch.rank),
+        LOCAL_RANK=str(launch.local_rank),
+        WORLD_SIZE=str(launch.world_size),
+    )
+    has_cuda = torch.cuda.is_available()
+    device = torch.device("cuda", launch.local_rank) if has_cuda else torch.device("cpu")
+    if has_cuda:
+        torch.cuda.set_device(device)
+    timeout = timedelta(seconds=timeout_seconds)
+    # Both back ends: device tensors go over NCCL, checkpoint book-keeping over gloo.
+    backend = "cpu:gloo,cuda:nccl" if has_cuda else "gloo"
+    if launch.world_size == 1:
+        store = dist.HashStore()
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+    else:
+        dist.init_process_group(
+            backend, rank=launch.rank, world_size=launch.world_size, timeout=timeout
+        )
+    return device
+
+
+def build_groups(tensor_size: int, pipeline_size: int, device: torch.device) -> Groups:
+    """Create the process groups of a layout; every rank must call it.
+
+    Args:
+        tensor_size: ranks that share each layer.
+        pipeline_size: stages. The two must divide the world size.
+        device: this rank's.
+    """
+    rank = dist.get_rank()
+    data_size = dist.get_world_size() // (tensor_size * pipeline_size)
+    # [pipeline, data, tensor]
+    ranks = torch.arange(dist.get_world_size()).view(pipeline_size, data_size, tensor_size)
+    pipeline_rank, data_rank, tensor_rank = (ranks == rank).nonzero()[0].tolist()
+    return Groups(
+        rank=rank,
+        device=device,
+        tensor_rank=tensor_rank,
+        tensor_size=tensor_size,
+        data_rank=data_rank,
+        data_size=data_size,
+        pipeline_rank=pipeline_rank,
+        pipeline_size=pipeline_size,
+        tensor_group=_group_through(rank, ranks.flatten(0, 1)),
+        data_group=_group_through(rank, ranks.transpose(1, 2).flatten(0, 1)),
+        model_group=_group_through(rank, ranks.transpose(0, 1).flatten(1)),
+    )
+
+
+def _group_through(rank: int, rows: torch.Tensor) -> ProcessGroup:
+    """Create a group per row and return the one that holds `rank`."""
+    mine = None
+    for row in rows.tolist():
+        group = dist.new_group(row)  # every rank must take part in creating every group
+        if rank in row:
+            mine = group
+    assert mine is not None
+    return mine

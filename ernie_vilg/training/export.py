@@ -1,0 +1,81 @@
+"""From a run's newest checkpoint to one weights folder.
+
+Source: ours.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.files import committed_folder, read_json
+from ernie_vilg.model.transformer import build_transformer
+from ernie_vilg.model.weights import (
+    IMAGE_TOKENIZER_FOLDER,
+    TEXT_TOKENIZER_FOLDER,
+    save_weights,
+)
+from ernie_vilg.parallel.engine import CHECKPOINT_TAG
+from ernie_vilg.parallel.universal import gather_weights
+from ernie_vilg.text_tokenizer import TextTokenizer
+from ernie_vilg.training.checkpoint import MANIFEST_NAME, newest_checkpoint
+from ernie_vilg.training.run_folder import read_run
+from ernie_vilg.vqgan.weights import load_image_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def export(run_dir: Path, output_dir: Path, *, overwrite: bool) -> int:
+    """Write the weights folder of a run's newest verified checkpoint.
+
+    Split weights of any layout are put together on this machine's CPU, in float32.
+
+    Args:
+        run_dir: a run folder of launch/pretrain.py.
+        output_dir: the weights folder to write.
+        overwrite: whether an existing folder may be replaced.
+
+    Returns:
+        the step of the checkpoint.
+
+    Raises:
+        ValueError: no checkpoint verifies, or the tokenizers are not those of the run.
+    """
+    checkpoint = newest_checkpoint(run_dir)
+    manifest = read_json(checkpoint / MANIFEST_NAME)
+    identity = manifest["identity"]
+    config = ModelConfig(**identity["model"])
+    run = read_run(run_dir)
+    _check_tokenizers(run, identity["lineage"])
+    weights = gather_weights(checkpoint / CHECKPOINT_TAG)
+    with torch.device("meta"):
+        expected = dict(build_transformer(config).named_parameters())
+    if set(weights) != set(expected):
+        raise ValueError(
+            f"{checkpoint} lacks {sorted(set(expected) - set(weights))} and has in excess "
+            f"{sorted(set(weights) - set(expected))}: it is of another version of the model"
+        )
+    shaped = {name: weights[name].view(parameter.shape) for name, parameter in expected.items()}
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with committed_folder(output_dir, replace=overwrite) as folder:
+        about = {"step": manifest["step"], "lineage": identity["lineage"]}
+        save_weights(folder, config, shaped, about)
+        shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
+        shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
+    logger.info("wrote %s from %s", output_dir, checkpoint)
+    return int(manifest["step"])
+
+
+def _check_tokenizers(run: dict[str, str], lineage: dict[str, str]) -> None:
+    actual = {
+        "text_tokenizer": TextTokenizer.load(Path(run["text_tokenizer"])).sha256,
+        "image_tokenizer": load_image_tokenizer(Path(run["image_tokenizer"]))[1],
+    }
+    for name, sha256 in actual.items():
+        if sha256 != lineage[name]:
+            raise ValueError(
+                f"{run[name]} is not the {name} that the run was trained with (SHA-256 {sha256}, "
+                f"not {lineage[name]}): restore it"
+            )

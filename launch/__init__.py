@@ -1,0 +1,1 @@
+"""One thin program per thing a person starts."""

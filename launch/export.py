@@ -1,0 +1,20 @@
+"""Gather a run's checkpoint, whatever its layout, into one weights folder."""
+
+from pathlib import Path
+
+from ernie_vilg.config.generation import ExportConfig
+from launch.program import program
+
+
+@program("export", ExportConfig)
+def main(config: ExportConfig) -> None:
+    """Export."""
+    # Imported here so that a bad setting is reported before torch is loaded.
+    from ernie_vilg.training.export import export
+
+    step = export(Path(config.run), Path(config.output_dir), overwrite=config.overwrite)
+    print(f"{config.output_dir}: the weights of step {step}")
+
+
+if __name__ == "__main__":
+    main()

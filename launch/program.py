@@ -1,0 +1,144 @@
+"""How every program here starts: YAML and command line in, one checked dataclass out.
+
+Hydra composes the settings over a schema made from our dataclasses, so that an unknown or
+mistyped key stops the program at once; then Hydra ends, and the program's `main` gets the
+frozen dataclass, whose `__post_init__` has checked the values against each other.
+
+Source: ours, on Hydra's structured configs (https://hydra.cc).
+"""
+
+import dataclasses
+import functools
+import logging
+import sys
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from launch.environment import read_launch
+
+CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
+CONFIG_ERROR_EXIT_CODE = 2
+
+Config = TypeVar("Config")
+
+
+def program(
+    name: str, schema: type[Config]
+) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
+    """Turn `main(config)` into a program that reads `conf/<name>.yaml` and the command line.
+
+    Args:
+        name: the program's configuration file, without `.yaml`. The file's defaults list
+            starts with `<name>_schema`.
+        schema: the dataclass that `main` takes.
+
+    Returns:
+        a decorator. The decorated `main` takes no arguments; a bad setting prints one
+        message and exits with code 2 before anything is started.
+    """
+    register_schema(name, schema)
+
+    def decorate(main: Callable[[Config], None]) -> Callable[[], None]:
+        @hydra.main(version_base=None, config_path=str(CONF_FOLDER), config_name=name)
+        def compose_and_run(composed: DictConfig) -> None:
+            is_leader = read_launch().rank == 0  # the others keep silent unless they must not
+            logging.basicConfig(
+                level=logging.INFO if is_leader else logging.WARNING,
+                format="%(asctime)s %(message)s",
+                force=True,
+            )
+            try:
+                main(to_dataclass(composed, schema))
+            except (ValueError, OmegaConfBaseException) as error:
+                if is_leader:
+                    print(f"{name}: {error}", file=sys.stderr)
+                sys.exit(CONFIG_ERROR_EXIT_CODE)
+
+        @functools.wraps(main)
+        def run() -> None:
+            # The deepspeed launcher puts --local_rank=K first, which Hydra cannot parse.
+            sys.argv = [word for word in sys.argv if not word.startswith("--local_rank")]
+            compose_and_run()
+
+        return run
+
+    return decorate
+
+
+def register_schema(name: str, schema: type) -> None:
+    """Make `<name>_schema` known to Hydra's defaults lists."""
+    ConfigStore.instance().store(name=f"{name}_schema", node=_mutable_twin(schema))
+
+
+def to_dataclass(composed: DictConfig, schema: type[Config]) -> Config:
+    """Turn Hydra's composed settings into the frozen dataclass, running its checks.
+
+    Raises:
+        ValueError: a check in a `__post_init__` failed.
+        OmegaConfBaseException: a required key has no value.
+    """
+    return typing.cast(Config, _freeze(OmegaConf.to_object(composed), schema))
+
+
+@functools.cache
+def _mutable_twin(schema: type) -> type:
+    """Return the same dataclass without `frozen` and checks.
+
+    OmegaConf makes a node from a frozen dataclass read-only, so that Hydra cannot lay YAML
+    and command line over it.
+    """
+    hints = typing.get_type_hints(schema)
+    fields = [
+        (field.name, _twin_type(hints[field.name]), _twin_default(field))
+        for field in dataclasses.fields(schema)
+    ]
+    return dataclasses.make_dataclass(schema.__name__, fields, kw_only=True)
+
+
+def _twin_type(hint: Any) -> Any:
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return _mutable_twin(hint)
+    arguments = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return str
+    if not arguments:
+        return hint
+    if origin is types.UnionType:
+        origin = typing.Union
+    return origin[tuple(_twin_type(argument) for argument in arguments)]
+
+
+def _twin_default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default is not dataclasses.MISSING:
+        return dataclasses.field(default=field.default)
+    if field.default_factory is dataclasses.MISSING:
+        return dataclasses.field(default=MISSING)
+    factory = field.default_factory
+    if isinstance(factory, type) and dataclasses.is_dataclass(factory):
+        return dataclasses.field(default_factory=_mutable_twin(factory))
+    return dataclasses.field(default_factory=factory)
+
+
+def _freeze(value: Any, hint: Any) -> Any:
+    """Rebuild a value of twin dataclasses and lists as frozen dataclasses and tuples."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        return hint(
+            **{
+                field.name: _freeze(getattr(value, field.name), hints[field.name])
+                for field in dataclasses.fields(hint)
+            }
+        )
+    if isinstance(value, list):
+        arguments = typing.get_args(hint)
+        return tuple(_freeze(item, arguments[0] if arguments else Any) for item in value)
+    return value

@@ -1,0 +1,83 @@
+"""Runs a function on several gloo processes of this machine, as a launcher would."""
+
+import multiprocessing
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+TIMEOUT_SECONDS = 240
+
+
+def run_distributed(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
+    """Return what `function(launch, *arguments)` returned on each rank, in order of ranks.
+
+    Args:
+        function: a module-level function; it gets a `Launch` first.
+        world_size: number of processes.
+        arguments: passed on; must be picklable, as must be the results.
+
+    Raises:
+        AssertionError: a rank failed; the message holds its traceback.
+    """
+    context = multiprocessing.get_context("spawn")
+    port = free_port()
+    with TemporaryDirectory() as folder:
+        processes = [
+            context.Process(
+                target=_run_rank, args=(function, rank, world_size, port, folder, arguments)
+            )
+            for rank in range(world_size)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            for process in processes:
+                process.join(TIMEOUT_SECONDS)
+        finally:
+            for process in processes:
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+        results = [_read_result(Path(folder), rank) for rank in range(world_size)]
+    failures = [text for is_ok, text in results if not is_ok]
+    assert not failures, "\n".join(failures)
+    return [value for _, value in results]
+
+
+def free_port() -> int:
+    """Return a TCP port that nothing listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _run_rank(
+    function: Callable[..., Any],
+    rank: int,
+    world_size: int,
+    port: int,
+    folder: str,
+    arguments: tuple[Any, ...],
+) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    from ernie_vilg.config.launch import Launch
+
+    launch = Launch(rank=rank, local_rank=rank, world_size=world_size)
+    try:
+        result = (True, function(launch, *arguments))
+    except BaseException:
+        result = (False, f"rank {rank}:\n{traceback.format_exc()}")
+    Path(folder, str(rank)).write_bytes(pickle.dumps(result))
+
+
+def _read_result(folder: Path, rank: int) -> tuple[bool, Any]:
+    path = folder / str(rank)
+    if not path.exists():
+        return False, f"rank {rank} ended without a result (killed, or over time)"
+    result: tuple[bool, Any] = pickle.loads(path.read_bytes())
+    return result
