@@ -15,9 +15,7 @@ from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 
-def draw_samples(
-    config: PretrainConfig, step: int, weights: dict[str, Tensor]
-) -> dict[str, Path]:
+def draw_samples(config: PretrainConfig, step: int, weights: dict[str, Tensor]) -> dict[str, Path]:
     """Draw the captions and caption the pictures of the first pairs of `samples.pairs`.
 
     Writes `samples/step_<step>.png` (true pictures above drawn ones) and `.jsonl` (true

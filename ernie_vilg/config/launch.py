@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """This process's place."""
+    """A process's place."""
 
     rank: int
     """Of this process among all."""

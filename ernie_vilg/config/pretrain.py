@@ -10,7 +10,6 @@ from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.config.tracking import TrackingConfig
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class PretrainDataConfig:
     """Where the training pairs and both tokenizers are."""

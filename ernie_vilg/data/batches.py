@@ -111,7 +111,7 @@ class TokenBatches:
         )
 
     def _decode_shard(self, shard_index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a shard's text slots, int32 [samples, text], and codes, uint16 [samples, image]."""
+        """Return a shard's text ids, int32 [samples, text], and codes, uint16 [samples, image]."""
         shard = self._manifest.shards[shard_index]
         samples = read_shard(self._folder, shard)
         text = np.empty((len(samples), self._model.text_length), dtype=np.int32)

@@ -38,8 +38,8 @@ def read_shard(folder: Path, shard: Shard) -> list[Sample]:
     # Opened uncompressed ("r:"): a compressed file under the name .tar is refused.
     with tarfile.open(fileobj=io.BytesIO(path.read_bytes()), mode="r:") as archive:
         for member in archive:
-            content = archive.extractfile(member)
-            if not member.isreg() or content is None:
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is None:
                 raise ValueError(f"shard {path}: member {member.name!r} is not a regular file")
             key, _, extension = member.name.partition(".")
             sample = samples.setdefault(key, {KEY: key.encode()})

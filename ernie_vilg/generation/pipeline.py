@@ -177,7 +177,9 @@ class ErnieVilg:
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the codes of pictures, int64 [batch, grid, grid]."""
         size = self.image_tokenizer.config.image_size
-        pixels = torch.stack([_to_tensor(crop_and_resize(on_white(image), size)) for image in images])
+        pixels = torch.stack(
+            [_to_tensor(crop_and_resize(on_white(image), size)) for image in images]
+        )
         return self.image_tokenizer.encode(pixels.to(self._device))
 
     @torch.inference_mode()

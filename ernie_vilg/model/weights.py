@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.files import read_json, sha256_of_file, write_json
 from ernie_vilg.model.attention_mask import both_masks
+from ernie_vilg.model.block import Block
 from ernie_vilg.model.transformer import build_transformer
 
 WEIGHTS_NAME = "model.safetensors"
@@ -93,6 +94,7 @@ def model_from_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> nn
         model = build_transformer(config)
     model.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
     masks = both_masks(config.text_length, config.num_image_tokens)
-    for block in model[1:-1]:
-        block.mask = masks  # not part of the weights
+    for layer in model:
+        if isinstance(layer, Block):
+            layer.mask = masks  # not part of the weights
     return model.eval()

@@ -24,6 +24,7 @@ from ernie_vilg.parallel.engine import (
 from ernie_vilg.parallel.groups import Groups
 from ernie_vilg.parallel.pipeline import build_stage
 
+
 def build_engine(config: PretrainConfig, groups: Groups, precision: torch.dtype) -> Engine:
     """Build the model with fresh weights and spread it over the ranks; all ranks must call.
 

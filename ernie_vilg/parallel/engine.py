@@ -237,7 +237,8 @@ def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
 
 
 def _build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (decayed if takes_weight_decay(name) else others).append(parameter)
     return torch.optim.AdamW(

@@ -26,9 +26,7 @@ def gather_to_leader(engine: Engine) -> dict[str, Tensor] | None:
     stage = {name: _whole(name, value, groups) for name, value in engine.local_parameters()}
     speaks = groups.data_rank == 0 and groups.tensor_rank == 0
     contents = gather_everywhere(
-        [(name, tuple(value.shape), value.dtype) for name, value in stage.items()]
-        if speaks
-        else []
+        [(name, tuple(value.shape), value.dtype) for name, value in stage.items()] if speaks else []
     )
     if groups.rank == LEADER:
         for rank, content in enumerate(contents):

@@ -21,7 +21,7 @@ from ernie_vilg.config.launch import Launch
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """This rank's coordinates and the process groups through it."""
+    """A rank's coordinates and the process groups through it."""
 
     rank: int
     """Of this process among all."""
@@ -110,7 +110,7 @@ def start_processes(launch: Launch, timeout_seconds: int) -> torch.device:
     # Both back ends: device tensors go over NCCL, checkpoint book-keeping over gloo.
     backend = "cpu:gloo,cuda:nccl" if has_cuda else "gloo"
     if launch.world_size == 1:
-        store = dist.HashStore()
+        store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     else:
         dist.init_process_group(

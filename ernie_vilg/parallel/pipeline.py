@@ -33,5 +33,3 @@ def build_stage(
             loss_fn=loss,
             partition_method="type:^Block$",
         )
-
-

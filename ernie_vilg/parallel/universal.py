@@ -55,7 +55,8 @@ def gather_weights(folder: Path) -> dict[str, Tensor]:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             ds_to_universal.main(arguments)
         return {
-            file.parent.name: _value(file) for file in sorted(Path(scratch).glob("universal/zero/*/fp32.pt"))
+            file.parent.name: _value(file)
+            for file in sorted(Path(scratch).glob("universal/zero/*/fp32.pt"))
         }
 
 

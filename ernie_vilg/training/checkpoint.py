@@ -15,14 +15,17 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import deepspeed
-import torch
-
 from ernie_vilg.files import fsync_folder, read_json, sha256_of_file, write_json
-from ernie_vilg.parallel.collectives import LEADER, barrier, broadcast_from_leader, gather_everywhere
+from ernie_vilg.parallel.collectives import (
+    LEADER,
+    barrier,
+    broadcast_from_leader,
+    gather_everywhere,
+)
 from ernie_vilg.parallel.engine import Engine
 
 MANIFEST_NAME = "checkpoint.json"
@@ -102,7 +105,7 @@ class Checkpoints:
             "format_version": FORMAT_VERSION,
             "step": step,
             "identity": self._identity,
-            "versions": {"torch": torch.__version__, "deepspeed": deepspeed.__version__},
+            "versions": {name: version(name) for name in ("torch", "deepspeed")},
             "files": files,
         }
 
@@ -121,8 +124,8 @@ class Checkpoints:
             logger.warning("checkpoint %s is not used: %s", folder, problem)
         if folders:
             return (
-                f"none of the {len(folders)} checkpoints in {self.folder} verifies: restore one, or "
-                "name another run_dir to start afresh"
+                f"none of the {len(folders)} checkpoints in {self.folder} verifies: restore one, "
+                "or name another run_dir to start afresh"
             )
         if (self._run_dir / "metrics.jsonl").exists():
             return (

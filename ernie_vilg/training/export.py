@@ -45,6 +45,8 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool) -> int:
     """
     checkpoint = newest_checkpoint(run_dir)
     manifest = read_json(checkpoint / MANIFEST_NAME)
+    if manifest["step"] == 0:
+        raise ValueError(f"{run_dir} has taken no step yet: wait for its next checkpoint")
     identity = manifest["identity"]
     config = ModelConfig(**identity["model"])
     run = read_run(run_dir)

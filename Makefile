@@ -1,0 +1,58 @@
+# Every command of the project. `make help` lists them.
+
+PYTHON ?= python3
+# Further words for pip, such as: make quickstart PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_FLAGS ?=
+# FORCE=1 starts the main job over; without it, finished stages are skipped.
+FORCE ?=
+
+BIN := .venv/bin
+ENVIRONMENT := .venv/.installed
+# DeepSpeed builds from source: no operator is compiled, so no compiler is needed.
+PIP := DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(PIP_FLAGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help environment quickstart emoji test checks test-slow test-gpu clean clean-environment
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
+
+environment: $(ENVIRONMENT)  ## make .venv with every package of constraints.txt
+
+# torch comes first and exactly: a range would pull the newest CUDA build, several GB.
+# --build-constraint pins what the packages that come as source are built with.
+$(ENVIRONMENT): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version.split()[0] + ": name one, as in make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv || { echo "make: the venv module is missing: apt-get install python3-venv" >&2; exit 1; }
+	$(PIP) -c constraints.txt pip setuptools wheel
+	$(PIP) torch==$$(sed -n 's/^torch==//p' constraints.txt)
+	$(PIP) -c constraints.txt --build-constraint constraints.txt --editable '.[checks]'
+	touch $@
+
+quickstart: $(ENVIRONMENT)  ## run the whole main job on the built-in data: outputs/quickstart/report.html
+	$(BIN)/python launch/main_job.py job=quickstart $(if $(FORCE),force=true)
+
+emoji: $(ENVIRONMENT)  ## run the main job on the Noto emoji pairs: outputs/emoji/report.html
+	$(BIN)/python launch/main_job.py job=emoji $(if $(FORCE),force=true)
+
+test: checks  ## run the checks and the CPU suite
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+checks: $(ENVIRONMENT)  ## run the linter, the formatter's check, the types and the floors
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-slow: $(ENVIRONMENT)  ## run the tests that take over half a minute each
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: $(ENVIRONMENT)  ## run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+clean:  ## remove every output and cache, but not the environment
+	rm -rf outputs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+clean-environment:  ## remove .venv
+	rm -rf .venv

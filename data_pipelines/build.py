@@ -1,0 +1,204 @@
+"""Raw pairs to image shards: the plain WebDataset tars that everything after reads.
+
+Each shard takes the next `samples_per_shard` pairs and is written by one process, so the
+bytes do not depend on how many processes there are. Pairs that cannot be used are counted by
+reason and listed in `rejected.jsonl` beside the manifest; too many of them stop the program.
+
+Source: ours.
+"""
+
+import itertools
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_pipelines.images import crop_and_resize, image_bytes, image_settings, load_image
+from data_pipelines.outputs import output_folder
+from data_pipelines.shard_writer import shard_name, write_shard
+from data_pipelines.sources import (
+    CAPTIONS_FILE,
+    RawPair,
+    RejectedError,
+    Rejection,
+    count_lines,
+    read_pairs,
+)
+from data_pipelines.worker_pool import map_in_order
+from ernie_vilg.config.shards import BuildShardsConfig
+from ernie_vilg.data.reader import KEY, Sample
+from ernie_vilg.files import write_bytes
+from ernie_vilg.manifest import FILE_NAME, Manifest, Shard, write_manifest
+from ernie_vilg.progress import progress
+
+REJECTED_FILE = "rejected.jsonl"
+SHARD_PREFIX = "images"
+
+_EXTENSION = {"png": "png", "jpeg": "jpg"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """What was built, and what was left out."""
+
+    manifest: Manifest
+    rejected: Mapping[str, int]
+    """Lines left out, by reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShardTask:
+    """One shard to write."""
+
+    path: Path
+    pairs: tuple[RawPair, ...]
+    rejections: tuple[Rejection, ...]
+    """Of the lines between the pairs."""
+    config: BuildShardsConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShardResult:
+    shard: Shard | None
+    """None where every pair was rejected."""
+    rejections: tuple[Rejection, ...]
+
+
+def build_image_shards(config: BuildShardsConfig) -> BuildReport:
+    """Write image shards, their manifest and the list of rejected lines.
+
+    Raises:
+        ValueError: there is nothing to read, `output_dir` must not be written, or too many
+            lines were rejected; then `<output_dir>.rejected.jsonl` lists them.
+    """
+    output_dir = Path(config.output_dir)
+    with output_folder(output_dir, overwrite=config.overwrite, marker=FILE_NAME) as folder:
+        num_lines = count_lines(Path(config.source))
+        shards, rejections = _write_shards(config, folder, num_lines)
+        counts = count_reasons(rejections)
+        _check_rejections(config, rejections, num_lines)
+        _write_rejections(folder / REJECTED_FILE, rejections)
+        manifest = Manifest(
+            kind="image",
+            shards=tuple(shards),
+            settings=image_settings(image_size=config.image_size, image_format=config.image_format),
+            lineage={},
+        )
+        write_manifest(folder, manifest)
+    return BuildReport(manifest=manifest, rejected=counts)
+
+
+def count_reasons(rejections: list[Rejection]) -> dict[str, int]:
+    """Return the number of rejections by reason, most frequent first."""
+    return dict(Counter(str(rejection.reason) for rejection in rejections).most_common())
+
+
+def _write_shards(
+    config: BuildShardsConfig, folder: Path, num_lines: int
+) -> tuple[list[Shard], list[Rejection]]:
+    """Write all shards, or as many as it takes to see that too many lines are rejected."""
+    shards: list[Shard] = []
+    rejections: list[Rejection] = []
+    results = map_in_order(
+        _build_shard, _shard_tasks(config, folder), num_workers=config.num_workers
+    )
+    expected = math.ceil(num_lines / config.samples_per_shard)
+    for result in progress(results, total=expected, what="build image shards", unit="shards"):
+        rejections.extend(result.rejections)
+        if result.shard is not None:
+            shards.append(result.shard)
+        if len(rejections) > config.max_rejected_fraction * num_lines:
+            break
+    return shards, rejections
+
+
+def _shard_tasks(config: BuildShardsConfig, folder: Path) -> Iterator[_ShardTask]:
+    lines = read_pairs(Path(config.source), max_caption_characters=config.max_caption_characters)
+    for index in itertools.count():
+        pairs, rejections = _take_pairs(lines, config.samples_per_shard)
+        if not pairs and not rejections:
+            return
+        yield _ShardTask(
+            path=folder / shard_name(SHARD_PREFIX, index),
+            pairs=tuple(pairs),
+            rejections=tuple(rejections),
+            config=config,
+        )
+
+
+def _take_pairs(
+    lines: Iterator[RawPair | Rejection], count: int
+) -> tuple[list[RawPair], list[Rejection]]:
+    """Take the next `count` pairs, and the rejections between them."""
+    pairs: list[RawPair] = []
+    rejections: list[Rejection] = []
+    for line in lines:
+        if isinstance(line, Rejection):
+            rejections.append(line)
+        else:
+            pairs.append(line)
+        if len(pairs) == count:
+            break
+    return pairs, rejections
+
+
+def _build_shard(task: _ShardTask) -> _ShardResult:
+    rejections = list(task.rejections)
+    extension = _EXTENSION[task.config.image_format]
+    shard = write_shard(
+        task.path,
+        _samples(task, extension, rejections),
+        members=("json", "txt", extension),
+    )
+    rejections.sort(key=lambda rejection: rejection.line)
+    return _ShardResult(shard=shard, rejections=tuple(rejections))
+
+
+def _samples(task: _ShardTask, extension: str, rejections: list[Rejection]) -> Iterator[Sample]:
+    """Yield the shard's samples, adding pairs whose image cannot be used to `rejections`."""
+    for pair in task.pairs:
+        try:
+            image = load_image(pair.image, max_pixels=task.config.max_image_pixels)
+        except RejectedError as error:
+            rejections.append(error.at(pair.line))
+            continue
+        square = crop_and_resize(image, task.config.image_size)
+        yield {
+            KEY: pair.key.encode(),
+            extension: image_bytes(square, task.config.image_format),
+            "txt": pair.caption.encode(),
+            "json": json.dumps(pair.record, ensure_ascii=False).encode(),
+        }
+
+
+def _check_rejections(
+    config: BuildShardsConfig, rejections: list[Rejection], num_lines: int
+) -> None:
+    """Stop where too many lines were rejected, or none is left."""
+    if num_lines == 0:
+        raise ValueError(f"source={config.source}: its {CAPTIONS_FILE} is empty; add lines to it")
+    too_many = len(rejections) > config.max_rejected_fraction * num_lines
+    if not too_many and len(rejections) < num_lines:
+        return
+    output_dir = Path(config.output_dir)
+    listing = output_dir.with_name(f"{output_dir.name}.{REJECTED_FILE}")
+    _write_rejections(listing, rejections)
+    counts = ", ".join(f"{reason}: {count}" for reason, count in count_reasons(rejections).items())
+    rule = (
+        f"max_rejected_fraction={config.max_rejected_fraction}" if too_many else "one sample left"
+    )
+    raise ValueError(
+        f"source={config.source}: {len(rejections)} of {num_lines} lines rejected ({counts}), "
+        f"where {rule} is required: nothing was written but {listing}, which lists them; mend "
+        "these lines, or allow a larger fraction"
+    )
+
+
+def _write_rejections(path: Path, rejections: list[Rejection]) -> None:
+    lines = [json.dumps(asdict(rejection), ensure_ascii=False) for rejection in rejections]
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())

@@ -1,0 +1,284 @@
+"""Image shards to token shards: codes and text ids by tokenizers that no longer change.
+
+Training reads token shards only, so each picture is encoded once and not once per epoch. One
+image shard gives one token shard. The manifest's lineage names both tokenizers, the crop
+settings and the image shards by their SHA-256, and training refuses token shards whose lineage
+is not its own.
+
+The work is done in `.encoding-<name>` beside the output folder. Each finished shard has a
+record there; after a kill, shards that have a record and match it are kept.
+
+Source: ours.
+"""
+
+import io
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data_pipelines.images import READABLE_FORMATS
+from data_pipelines.outputs import check_output_folder
+from data_pipelines.shard_writer import shard_name, write_shard
+from data_pipelines.worker_pool import map_in_order
+from ernie_vilg.config.shards import EncodeShardsConfig
+from ernie_vilg.data.reader import KEY, Sample, read_shard
+from ernie_vilg.files import commit_folder, read_json, sha256_of_json, write_json
+from ernie_vilg.manifest import (
+    FILE_NAME,
+    Manifest,
+    Shard,
+    read_manifest,
+    verify_shard,
+    write_manifest,
+)
+from ernie_vilg.progress import progress
+from ernie_vilg.text_tokenizer import TextTokenizer
+from ernie_vilg.vqgan.autoencoder import VQGAN
+from ernie_vilg.vqgan.weights import load_image_tokenizer
+
+SHARD_PREFIX = "tokens"
+CODES = "codes.npy"
+TEXT = "text.npy"
+MEMBERS = (CODES, "json", TEXT)
+
+_JOB_FILE = "job.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EncodingTask:
+    """One image shard to encode."""
+
+    source: Path
+    """Folder of image shards."""
+    shard: Shard
+    """The image shard."""
+    output: Path
+    """The token shard's file."""
+    record: Path
+    """File to write when the token shard is complete."""
+    text_tokenizer: Path
+    image_tokenizer: Path
+    lineage: Mapping[str, str]
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EncodedShard:
+    """The record of a finished token shard."""
+
+    shard: Shard
+    max_text_tokens: int
+    """Ids of its longest caption, without special ids."""
+
+
+def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
+    """Write token shards and their manifest.
+
+    Raises:
+        ValueError: the image shards or a tokenizer cannot be read, do not fit together, or
+            `output_dir` must not be written.
+    """
+    output_dir = Path(config.output_dir)
+    check_output_folder(output_dir, overwrite=config.overwrite, marker=FILE_NAME)
+    images = read_manifest(Path(config.shards), "image")
+    text_tokenizer = TextTokenizer.load(Path(config.text_tokenizer_dir))
+    image_tokenizer, image_tokenizer_sha256 = load_image_tokenizer(Path(config.image_tokenizer_dir))
+    _check_image_size(config, images, image_tokenizer)
+    lineage = {
+        "text_tokenizer": text_tokenizer.sha256,
+        "image_tokenizer": image_tokenizer_sha256,
+        "crop_settings": sha256_of_json(images.settings),
+        "image_shards": images.digest(),
+    }
+    work = _prepare_work_folder(output_dir, lineage)
+    encoded = _encode_all(_encoding_tasks(config, images, lineage, work), config.num_workers)
+    manifest = Manifest(
+        kind="token",
+        shards=tuple(item.shard for item in encoded),
+        settings={
+            "image_size": image_tokenizer.config.image_size,
+            "grid_size": image_tokenizer.config.grid_size,
+            "codebook_size": image_tokenizer.config.codebook_size,
+            "text_vocab_size": text_tokenizer.vocab_size,
+            "max_text_tokens": max(item.max_text_tokens for item in encoded),
+        },
+        lineage=lineage,
+    )
+    write_manifest(work / "shards", manifest)
+    commit_folder(work / "shards", output_dir)
+    shutil.rmtree(work)
+    return manifest
+
+
+def image_batch(images: list[Image.Image]) -> Tensor:
+    """Return RGB images of one size as float32 [batch, 3, height, width] in [-1, 1]."""
+    pixels = np.stack([np.asarray(image) for image in images])  # [batch, height, width, 3]
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def _check_image_size(config: EncodeShardsConfig, images: Manifest, tokenizer: VQGAN) -> None:
+    size = images.settings["image_size"]
+    required = tokenizer.config.image_size
+    if size != required:
+        raise ValueError(
+            f"shards={config.shards} hold images of {size} pixels, image_tokenizer_dir="
+            f"{config.image_tokenizer_dir} was trained on {required}: build shards with "
+            f"image_size={required}, or name a tokenizer trained on {size}"
+        )
+    if not images.shards:
+        raise ValueError(f"shards={config.shards} hold no samples: build the shards again")
+
+
+def _prepare_work_folder(output_dir: Path, lineage: Mapping[str, str]) -> Path:
+    """Return the folder to work in, emptied unless it belongs to the same work."""
+    work = output_dir.with_name(f".encoding-{output_dir.name}")
+    job = work / _JOB_FILE
+    if work.exists() and not (job.is_file() and read_json(job) == lineage):
+        shutil.rmtree(work)
+    (work / "shards").mkdir(parents=True, exist_ok=True)
+    (work / "records").mkdir(exist_ok=True)
+    write_json(job, dict(lineage))
+    return work
+
+
+def _encoding_tasks(
+    config: EncodeShardsConfig, images: Manifest, lineage: Mapping[str, str], work: Path
+) -> list[_EncodingTask]:
+    return [
+        _EncodingTask(
+            source=Path(config.shards),
+            shard=shard,
+            output=work / "shards" / shard_name(SHARD_PREFIX, index),
+            record=work / "records" / f"{index:05d}.json",
+            text_tokenizer=Path(config.text_tokenizer_dir),
+            image_tokenizer=Path(config.image_tokenizer_dir),
+            lineage=lineage,
+            batch_size=config.batch_size,
+        )
+        for index, shard in enumerate(images.shards)
+    ]
+
+
+def _encode_all(tasks: list[_EncodingTask], num_workers: int) -> list[_EncodedShard]:
+    """Encode every shard that is not yet done; return the records of all, in order."""
+    waiting = [task for task in tasks if _read_record(task) is None]
+    if len(waiting) < len(tasks):
+        logger.info("%d of %d shards are encoded already", len(tasks) - len(waiting), len(tasks))
+    # Processes share the cores that one would use alone.
+    num_threads = max(1, torch.get_num_threads() // max(1, num_workers))
+    done = map_in_order(
+        _encode_shard,
+        waiting,
+        num_workers=num_workers,
+        initializer=torch.set_num_threads,
+        initializer_arguments=(num_threads,),
+    )
+    for _ in progress(done, total=len(waiting), what="encode shards", unit="shards"):
+        pass
+    records = [record for task in tasks if (record := _read_record(task)) is not None]
+    if len(records) < len(tasks):
+        raise ValueError(
+            f"{len(tasks) - len(records)} token shards in {tasks[0].output.parent} changed after "
+            "they were written: look for another program that writes there, or a failing disk, "
+            "and start again"
+        )
+    return records
+
+
+def _read_record(task: _EncodingTask) -> _EncodedShard | None:
+    """Return the record of a token shard, or None where it is not done or does not match."""
+    if not task.record.is_file():
+        return None
+    try:
+        content = read_json(task.record)
+        shard = Shard(**{**content["shard"], "members": tuple(content["shard"]["members"])})
+        verify_shard(task.output.parent, shard)
+    except ValueError as error:
+        logger.warning("encoding %s again: %s", task.shard.file, error)
+        return None
+    return _EncodedShard(shard=shard, max_text_tokens=content["max_text_tokens"])
+
+
+def _encode_shard(task: _EncodingTask) -> None:
+    """Write one token shard, then its record."""
+    text_tokenizer, image_tokenizer = _load_tokenizers(
+        task.text_tokenizer,
+        task.image_tokenizer,
+        text_sha256=task.lineage["text_tokenizer"],
+        image_sha256=task.lineage["image_tokenizer"],
+    )
+    samples = read_shard(task.source, task.shard)
+    text_ids = [text_tokenizer.encode(sample["txt"].decode()) for sample in samples]
+    codes = _encode_images(task, samples, image_tokenizer)
+    tokens: Iterator[Sample] = (
+        {
+            KEY: sample[KEY],
+            CODES: _npy_bytes(grid),
+            TEXT: _npy_bytes(np.array(ids, dtype=np.int32)),
+            "json": sample["json"],
+        }
+        for sample, ids, grid in zip(samples, text_ids, codes, strict=True)
+    )
+    shard = write_shard(task.output, tokens, members=MEMBERS)
+    assert shard is not None  # the manifest lists no shard without samples
+    content = {"shard": asdict(shard), "max_text_tokens": max(len(ids) for ids in text_ids)}
+    write_json(task.record, content)
+
+
+def _encode_images(
+    task: _EncodingTask, samples: list[Sample], image_tokenizer: VQGAN
+) -> Iterator[np.ndarray]:
+    """Yield each sample's codes, uint16 [grid, grid]."""
+    config = image_tokenizer.config
+    for first in range(0, len(samples), task.batch_size):
+        batch = samples[first : first + task.batch_size]
+        images = [_open_image(task, sample, config.image_size) for sample in batch]
+        with torch.inference_mode():
+            codes = image_tokenizer.encode(image_batch(images))
+        assert codes.shape == (len(batch), config.grid_size, config.grid_size), codes.shape
+        assert 0 <= int(codes.min()) <= int(codes.max()) < config.codebook_size
+        yield from codes.cpu().numpy().astype(np.uint16)
+
+
+def _open_image(task: _EncodingTask, sample: Sample, image_size: int) -> Image.Image:
+    content = sample.get("png") or sample.get("jpg") or b""
+    with Image.open(io.BytesIO(content), formats=READABLE_FORMATS) as image:
+        if image.size != (image_size, image_size):
+            raise ValueError(
+                f"shard {task.source / task.shard.file}: image {sample[KEY].decode()} has "
+                f"{image.width} x {image.height} pixels where the manifest says {image_size} x "
+                f"{image_size}: build the shards again"
+            )
+        return image.convert("RGB")
+
+
+# Loaded once per process; the hashes are part of the question, so that tokenizers replaced
+# under the same path are not mistaken for the ones before.
+@lru_cache(maxsize=1)
+def _load_tokenizers(
+    text_folder: Path, image_folder: Path, *, text_sha256: str, image_sha256: str
+) -> tuple[TextTokenizer, VQGAN]:
+    text_tokenizer = TextTokenizer.load(text_folder)
+    image_tokenizer, sha256 = load_image_tokenizer(image_folder)
+    if (text_tokenizer.sha256, sha256) != (text_sha256, image_sha256):
+        raise ValueError(
+            f"a tokenizer in {text_folder} or {image_folder} was replaced while shards were "
+            "encoded: start the program again"
+        )
+    return text_tokenizer, image_tokenizer
+
+
+def _npy_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

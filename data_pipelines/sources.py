@@ -1,0 +1,237 @@
+"""Raw pairs as they come: a folder of images and `captions.jsonl`, read with suspicion.
+
+Every line of `captions.jsonl` becomes either a `RawPair` or a `Rejection` that says why not.
+Images are not opened here, only looked up; `data_pipelines.images` decodes them.
+
+A caption is cleaned, never judged: white space of any kind, line breaks included, becomes one
+space; control and format characters (among them those that reverse the direction of writing,
+and zero-width ones) are removed, except the two joiners that some scripts and emoji need.
+
+Source: ours.
+"""
+
+import json
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+CAPTIONS_FILE = "captions.jsonl"
+MAX_LINE_BYTES = 1 << 20
+"""Longest line of `captions.jsonl` that is read."""
+
+_JOINERS = "\u200c\u200d"
+
+
+class Reason(StrEnum):
+    """Why a line gives no sample."""
+
+    NOT_JSON = "not_json"
+    """The line is no JSON object, or too long to be read."""
+    MISSING_FIELD = "missing_field"
+    """"image" or "caption" is missing or is no text."""
+    EMPTY_CAPTION = "empty_caption"
+    """Nothing is left of the caption after cleaning."""
+    CAPTION_TOO_LONG = "caption_too_long"
+    """The caption has more characters than allowed."""
+    UNSAFE_PATH = "unsafe_path"
+    """The image's path is absolute or leaves the source folder."""
+    DUPLICATE_KEY = "duplicate_key"
+    """An earlier line names the same image."""
+    MISSING_IMAGE = "missing_image"
+    """There is no such file."""
+    UNREADABLE_IMAGE = "unreadable_image"
+    """The file is no JPEG, PNG or WebP, or it is damaged."""
+    IMAGE_TOO_LARGE = "image_too_large"
+    """The image has more pixels than allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """A line that gives no sample."""
+
+    line: int
+    """Line number in `captions.jsonl`, from 1."""
+    reason: Reason
+    detail: str
+    """The value at fault, for people."""
+
+
+class RejectedError(Exception):
+    """Says why a pair cannot be used; turned into a `Rejection` where the line is known."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def at(self, line: int) -> Rejection:
+        """Return the rejection of a line."""
+        return Rejection(line=line, reason=self.reason, detail=self.detail)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawPair:
+    """An image that exists and a caption that is clean."""
+
+    line: int
+    """Line number in `captions.jsonl`, from 1."""
+    key: str
+    """Unique name among the samples: the line's position, from 0, in digits."""
+    image: Path
+    """The file, with links resolved."""
+    caption: str
+    """Cleaned, one line, not empty."""
+    record: Mapping[str, Any]
+    """The line's JSON object, with the cleaned caption."""
+
+
+def count_lines(source: Path) -> int:
+    """Return the number of lines of the source's `captions.jsonl`.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    with _open_captions(source) as file:
+        return sum(1 for _ in _lines(file))
+
+
+def read_pairs(source: Path, *, max_caption_characters: int) -> Iterator[RawPair | Rejection]:
+    """Yield what each line of the source's `captions.jsonl` gives, in order.
+
+    Args:
+        source: folder of raw pairs.
+        max_caption_characters: longest caption accepted, after cleaning.
+
+    Raises:
+        ValueError: there is no `captions.jsonl`.
+    """
+    root = os.path.realpath(source)
+    line_of_image: dict[str, int] = {}
+    with _open_captions(source) as file:
+        for line, content in enumerate(_lines(file), start=1):
+            try:
+                record = parse_record(content)
+                caption = clean_caption(record["caption"], max_characters=max_caption_characters)
+                image = find_image(root, record["image"])
+                earlier = line_of_image.setdefault(image, line)
+                if earlier != line:
+                    raise RejectedError(
+                        Reason.DUPLICATE_KEY, f"{record['image']!r} is the image of line {earlier}"
+                    )
+            except RejectedError as error:
+                yield error.at(line)
+                continue
+            yield RawPair(
+                line=line,
+                key=f"{line - 1:08d}",
+                image=Path(image),
+                caption=caption,
+                record={**record, "caption": caption},
+            )
+
+
+def parse_record(content: bytes) -> dict[str, Any]:
+    """Return the JSON object of a line.
+
+    Raises:
+        RejectedError: the line is no JSON object in UTF-8, or "image" or "caption" is missing or
+            no text.
+    """
+    if len(content) > MAX_LINE_BYTES:
+        raise RejectedError(Reason.NOT_JSON, f"the line is longer than {MAX_LINE_BYTES} bytes")
+    try:
+        record = json.loads(content.decode(), parse_constant=_refuse_constant)
+        # Lone surrogates, written as escapes, pass as JSON but cannot be written as UTF-8.
+        json.dumps(record, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # all Unicode and JSON errors are ValueErrors
+        raise RejectedError(Reason.NOT_JSON, f"{_excerpt(content)} ({error})") from error
+    if not isinstance(record, dict):
+        raise RejectedError(Reason.NOT_JSON, f"{_excerpt(content)} (no JSON object)")
+    for field in ("image", "caption"):
+        if not isinstance(record.get(field), str):
+            raise RejectedError(Reason.MISSING_FIELD, f"{field!r} is {record.get(field)!r:.100}")
+    return record
+
+
+def clean_caption(caption: str, *, max_characters: int) -> str:
+    """Return the caption on one line and without control characters.
+
+    Raises:
+        RejectedError: nothing is left, or more than `max_characters`.
+    """
+    visible = "".join(
+        " " if character.isspace() else character
+        for character in caption
+        if character.isspace() or _is_kept(character)
+    )
+    cleaned = " ".join(visible.split()).strip(" " + _JOINERS)
+    if not cleaned:
+        raise RejectedError(Reason.EMPTY_CAPTION, f"{caption!r:.100}")
+    if len(cleaned) > max_characters:
+        raise RejectedError(
+            Reason.CAPTION_TOO_LONG, f"{len(cleaned)} characters, at most {max_characters}"
+        )
+    return cleaned
+
+
+def find_image(root: str, name: str) -> str:
+    """Return the real path of an image within the source folder.
+
+    Args:
+        root: real path of the source folder.
+        name: the path that the line gives, relative to it.
+
+    Raises:
+        RejectedError: the path is absolute, leaves the folder by ".." or by a link, or is no
+            regular file.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name:
+        raise RejectedError(Reason.UNSAFE_PATH, f"{name!r:.300}")
+    try:
+        path = os.path.realpath(os.path.join(root, name))
+        if os.path.commonpath([root, path]) != root:
+            raise RejectedError(Reason.UNSAFE_PATH, f"{name!r:.300} links to {path!r}")
+        is_file = stat.S_ISREG(os.stat(path).st_mode)  # a pipe would wait for a writer forever
+    except OSError as error:
+        raise RejectedError(Reason.MISSING_IMAGE, f"{name!r:.300} ({error.strerror})") from error
+    if not is_file:
+        raise RejectedError(Reason.MISSING_IMAGE, f"{name!r:.300} is not a regular file")
+    return path
+
+
+def _open_captions(source: Path) -> BinaryIO:
+    path = source / CAPTIONS_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"source={source} has no {CAPTIONS_FILE}: name a folder with one JSON object per "
+            'line, such as {"image": "images/0.png", "caption": "..."}'
+        )
+    return path.open("rb")
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a binary file; of a longer one, its first `MAX_LINE_BYTES` + 1 bytes."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        rest = line
+        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE_BYTES + 1)
+        yield line
+
+
+def _is_kept(character: str) -> bool:
+    # Cc: control characters. Cf: format characters, such as those that reverse the direction.
+    return character in _JOINERS or unicodedata.category(character) not in ("Cc", "Cf")
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _excerpt(content: bytes) -> str:
+    return repr(content[:100].decode(errors="replace"))

@@ -1,0 +1,256 @@
+"""What an image tokenizer is made of, and how one is trained.
+
+`ImageTokenizerConfig` is the architecture and travels with the weights; the others say how
+it is trained, and `TrainImageTokenizerConfig` is what launch/train_image_tokenizer.py takes.
+
+Source: the architecture's settings are those of VQGAN (Esser et al. 2021, arXiv:2012.09841);
+`patch_size`, `encoder_kernel_size` and the normalisation per position are ours.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ernie_vilg.config.pretrain import OptimizerConfig
+
+MAX_CODEBOOK_SIZE = 1 << 16
+"""Token shards hold codes as uint16."""
+GROUP_NORM_GROUPS = 32
+"""Groups of channels, as in VQGAN."""
+
+NORMALIZATIONS = ("group", "channel", "none")
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTokenizerConfig:
+    """The architecture: pictures to a square grid of codes, and back."""
+
+    image_size: int = 256
+    """Pixels per side of a picture."""
+    codebook_size: int = 8192
+    """Number of codes."""
+    embedding_size: int = 256
+    """Numbers per code vector."""
+    base_channels: int = 128
+    """Channels at the finest resolution, before its multiplier."""
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 4)
+    """Multiples of `base_channels`, finest resolution first. Each one after the first halves
+    the resolution."""
+    num_residual_blocks: int = 2
+    """Residual blocks per resolution of the encoder; the decoder has one more."""
+    attention_resolutions: tuple[int, ...] = ()
+    """Grid sides at which self-attention follows each residual block."""
+    patch_size: int = 1
+    """Pixels per side of the squares that are folded into channels before the first
+    convolution, and unfolded after the last. Above 1 no convolution runs at full resolution,
+    which costs sharpness in photographs and saves nearly all of the time."""
+    encoder_kernel_size: int = 3
+    """Side of the encoder's convolutions: 3, or 1 for an encoder in which a code depends on
+    nothing but the pixels it stands for."""
+    normalization: str = "group"
+    """"group": over groups of channels and the whole picture, as in VQGAN. "channel": over the
+    channels of each position, so that no code depends on the whole picture. "none"."""
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            "image_tokenizer",
+            ("image_size", "codebook_size", "embedding_size", "base_channels", "patch_size"),
+        )
+        if self.num_residual_blocks < 0:
+            raise ValueError(
+                f"image_tokenizer.num_residual_blocks={self.num_residual_blocks}: set 0 or more"
+            )
+        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+            raise ValueError(
+                f"image_tokenizer.channel_multipliers={list(self.channel_multipliers)}: give at "
+                "least one, each 1 or more; their number sets the downsampling factor"
+            )
+        if self.codebook_size > MAX_CODEBOOK_SIZE:
+            raise ValueError(
+                f"image_tokenizer.codebook_size={self.codebook_size}: token shards hold codes as "
+                f"uint16, so set at most {MAX_CODEBOOK_SIZE}"
+            )
+        if self.encoder_kernel_size not in (1, 3):
+            raise ValueError(
+                f"image_tokenizer.encoder_kernel_size={self.encoder_kernel_size}: set 1 or 3"
+            )
+        if self.normalization not in NORMALIZATIONS:
+            raise ValueError(
+                f"image_tokenizer.normalization={self.normalization!r}: choose one of "
+                f"{', '.join(NORMALIZATIONS)}"
+            )
+        self._check_grid()
+
+    def _check_grid(self) -> None:
+        if self.image_size % self.downsampling_factor:
+            raise ValueError(
+                f"image_tokenizer.image_size={self.image_size} is no multiple of the downsampling "
+                f"factor {self.downsampling_factor} (patch_size={self.patch_size} times 2 for each "
+                f"of {len(self.channel_multipliers)} channel_multipliers but the first): set it to "
+                f"a multiple of {self.downsampling_factor}"
+            )
+        resolutions = tuple(
+            self.image_size // self.patch_size >> level
+            for level in range(len(self.channel_multipliers))
+        )
+        unknown = set(self.attention_resolutions) - set(resolutions)
+        if unknown:
+            raise ValueError(
+                f"image_tokenizer.attention_resolutions={list(self.attention_resolutions)}: this "
+                f"architecture computes at {list(resolutions)} only; choose among these"
+            )
+        if self.normalization == "group" and self.base_channels % GROUP_NORM_GROUPS:
+            raise ValueError(
+                f"image_tokenizer.base_channels={self.base_channels} with normalization=group: set "
+                f"a multiple of {GROUP_NORM_GROUPS}, the number of groups"
+            )
+
+    @property
+    def downsampling_factor(self) -> int:
+        """Pixels per side that one code stands for."""
+        return int(self.patch_size * 2 ** (len(self.channel_multipliers) - 1))
+
+    @property
+    def grid_size(self) -> int:
+        """Codes per side of a picture."""
+        return self.image_size // self.downsampling_factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionObjectiveConfig:
+    """What the loss of an image tokenizer is summed from. Pixels are in [-1, 1]."""
+
+    absolute_error_weight: float = 1.0
+    """Weight of the mean absolute error, which keeps edges sharp."""
+    squared_error_weight: float = 1.0
+    """Weight of the mean squared error, which PSNR measures."""
+    codebook_weight: float = 1.0
+    """Weight of the mean squared distance that draws codes to encoder outputs."""
+    commitment_weight: float = 0.25
+    """Weight of the mean squared distance that draws encoder outputs to codes."""
+
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            if weight < 0:
+                raise ValueError(f"objective.{name}={weight}: must not be negative")
+        if self.absolute_error_weight + self.squared_error_weight == 0:
+            raise ValueError(
+                "objective.absolute_error_weight=0 with objective.squared_error_weight=0: one of "
+                "them must be above 0, or nothing asks for a likeness"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTokenizerTrainingConfig:
+    """One training run of an image tokenizer."""
+
+    steps: int
+    """Optimizer steps in the whole run, over all its restarts."""
+    global_batch_size: int
+    """Pictures per optimizer step, over all ranks."""
+    revive_every: int = 100
+    """Steps per window after which codes that no picture used are moved to where encoder
+    outputs are far from every code; 0 never moves any."""
+    revive_until: float = 0.5
+    """Share of the run after which no code is moved any more, so that all settle."""
+    precision: str = "auto"
+    """"bf16" or "fp32" arithmetic; "auto" is bf16 on a GPU and on a CPU with AMX. Weights,
+    optimizer and quantizer are float32 always."""
+    seed: int = 0
+    """Names the fresh weights, the order of the samples and the choice of moved codes."""
+    shuffle_block_shards: int = 16
+    """Shards whose samples are shuffled together and kept in memory, per rank."""
+    image_cache_bytes: int = 1 << 30
+    """Memory for decoded pictures per rank, in bytes; what does not fit is decoded again."""
+    log_every: int = 50
+    """Steps between two lines in the log and in metrics.jsonl."""
+    save_every: int = 500
+    """Steps between two checkpoints; the last two are kept."""
+    num_evaluation_images: int = 512
+    """Pictures, from the beginning of the sample order, that the final figures are of."""
+    timeout_seconds: int = 600
+    """How long a rank waits for the others before the run stops."""
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            "training",
+            (
+                "steps",
+                "global_batch_size",
+                "shuffle_block_shards",
+                "log_every",
+                "save_every",
+                "num_evaluation_images",
+                "timeout_seconds",
+            ),
+        )
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"training.precision={self.precision!r}: choose one of {', '.join(PRECISIONS)}"
+            )
+        if self.revive_every < 0 or self.image_cache_bytes < 0:
+            raise ValueError(
+                f"training.revive_every={self.revive_every}, training.image_cache_bytes="
+                f"{self.image_cache_bytes}: must not be negative"
+            )
+        if not 0 <= self.revive_until <= 1:
+            raise ValueError(
+                f"training.revive_until={self.revive_until}: must be a share of the run, 0 to 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainImageTokenizerConfig:
+    """Settings of launch/train_image_tokenizer.py."""
+
+    shards: str
+    """Folder of image shards, written by launch/build_shards.py."""
+    run_dir: str
+    """Folder for checkpoints, metrics and the final weights. A run found in it goes on."""
+    image_tokenizer: ImageTokenizerConfig
+    """The architecture."""
+    objective: ReconstructionObjectiveConfig = field(default_factory=ReconstructionObjectiveConfig)
+    """The loss."""
+    optimizer: OptimizerConfig
+    """AdamW and its schedule."""
+    training: ImageTokenizerTrainingConfig
+    """The run."""
+
+    def check_ranks(self, world_size: int) -> None:
+        """Check that every rank gets an equal share of each batch.
+
+        Raises:
+            ValueError: it does not.
+        """
+        batch_size = self.training.global_batch_size
+        if batch_size % world_size:
+            raise ValueError(
+                f"training.global_batch_size={batch_size} on {world_size} ranks: every rank needs "
+                f"an equal share, so set a multiple of {world_size}, or start another number of "
+                "ranks"
+            )
+
+    def check_image_size(self, shards_image_size: int) -> None:
+        """Check that the shards' pictures are of the architecture's size.
+
+        Args:
+            shards_image_size: pixels per side, of the shards' manifest.
+
+        Raises:
+            ValueError: they are not.
+        """
+        if shards_image_size != self.image_tokenizer.image_size:
+            raise ValueError(
+                f"the pictures in {Path(self.shards)} have {shards_image_size} pixels a side where "
+                f"image_tokenizer.image_size={self.image_tokenizer.image_size}: set it to "
+                f"{shards_image_size}, or build the shards with another image_size"
+            )
+
+
+def _require_positive(config: object, section: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value <= 0:
+            raise ValueError(f"{section}.{name}={value}: must be positive")

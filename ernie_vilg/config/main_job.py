@@ -1,0 +1,126 @@
+"""Settings of a main job: which stages it runs, and where everything lands.
+
+Source: ours.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import PurePosixPath
+
+STAGES_FOLDER = "stages"
+LOGS_FOLDER = "logs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One command of a main job."""
+
+    name: str
+    """Names the stage's log and its state file."""
+    command: tuple[str, ...]
+    """The words of the command, as typed from the repository's root. {free_port} stands for a
+    free TCP port, chosen when the stage starts."""
+    inputs: tuple[str, ...] = ()
+    """Files and folders that the command reads. One that no earlier stage makes must exist, and
+    its content counts: the stage runs again when it changes."""
+    outputs: tuple[str, ...]
+    """Files and folders that the command makes, below the job's output_dir."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the command, such as {OMP_NUM_THREADS: "1"}."""
+    resumes: bool = False
+    """Whether the command, stopped midway and typed again, goes on from what it left. If not,
+    its outputs are removed before it runs again."""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(
+                f"job.stages: name={self.name!r} must be letters, digits and underscores: it "
+                "names a file"
+            )
+        for key in ("command", "outputs"):
+            if not getattr(self, key):
+                raise ValueError(f"job.stages[{self.name}].{key} is empty: name at least one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOverrides:
+    """Further words for a stage's command. Typed on a command line, each stands in quotes:
+    'job.overrides.pretrain=["training.steps=8","optimizer.warmup_steps=2"]'.
+    """
+
+    draw_shapes: tuple[str, ...] = ()
+    """For launch/draw_shapes.py."""
+    build_shards: tuple[str, ...] = ()
+    """For launch/build_shards.py."""
+    train_text_tokenizer: tuple[str, ...] = ()
+    """For launch/train_text_tokenizer.py."""
+    train_image_tokenizer: tuple[str, ...] = ()
+    """For launch/train_image_tokenizer.py."""
+    encode_shards: tuple[str, ...] = ()
+    """For launch/encode_shards.py."""
+    pretrain: tuple[str, ...] = ()
+    """For launch/pretrain.py."""
+    export: tuple[str, ...] = ()
+    """For launch/export.py."""
+    generate: tuple[str, ...] = ()
+    """For launch/generate.py."""
+    caption: tuple[str, ...] = ()
+    """For launch/caption.py."""
+    evaluate: tuple[str, ...] = ()
+    """For launch/evaluate.py."""
+    report: tuple[str, ...] = ()
+    """For launch/report.py."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """A main job: commands that run one after the other, from raw pairs to a report."""
+
+    name: str
+    """Names the job in what it prints."""
+    output_dir: str
+    """Everything the job makes lies below this folder."""
+    stages: tuple[StageConfig, ...]
+    """The commands, in order."""
+    overrides: StageOverrides = field(default_factory=StageOverrides)
+    """Further words per stage, put behind its command."""
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names) or not names:
+            raise ValueError(f"job.stages: names {names} must be different, and at least one")
+        for stage in self.stages:
+            for output in stage.outputs:
+                _require_own_path(stage.name, output, self.output_dir)
+        for overridden in fields(self.overrides):
+            if getattr(self.overrides, overridden.name) and overridden.name not in names:
+                raise ValueError(
+                    f"job.overrides.{overridden.name}: job {self.name} has no such stage; its "
+                    f"stages are {', '.join(names)}"
+                )
+
+    def command(self, stage: StageConfig) -> tuple[str, ...]:
+        """Return a stage's command with its overrides behind it."""
+        return stage.command + tuple(getattr(self.overrides, stage.name, ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainJobConfig:
+    """What `launch/main_job.py` runs."""
+
+    job: JobConfig
+    """Chosen by name: job=quickstart, job=emoji (conf/job/)."""
+    force: bool = False
+    """Start over: remove what the job made, then run every stage."""
+
+
+def _require_own_path(stage: str, output: str, output_dir: str) -> None:
+    """Refuse outputs outside the job's folder: a stage's outputs are removed before a rerun."""
+    path, folder = PurePosixPath(output), PurePosixPath(output_dir)
+    reserved = [folder / STAGES_FOLDER, folder / LOGS_FOLDER]
+    is_inside = folder in path.parents and ".." not in path.parts
+    if not is_inside or any(path == own or own in path.parents for own in reserved):
+        raise ValueError(
+            f"job.stages[{stage}].outputs names {output}: an output must lie below "
+            f"job.output_dir={output_dir}, and not in its {STAGES_FOLDER}/ or {LOGS_FOLDER}/, "
+            "because it is removed before the stage runs again"
+        )

@@ -1,0 +1,125 @@
+"""Curves over training steps as SVG, for pages and files.
+
+Chart text is ASCII: matplotlib's own font has no Chinese.
+
+Source: ours, drawn with matplotlib.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+COLOURS = ("#1f2937", "#2563eb", "#d97706", "#059669")
+_GRID_COLOUR = "#e5e7eb"
+_TEXT_COLOUR = "#4b5563"
+_INCHES = (5.2, 3.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One line of a chart."""
+
+    label: str
+    """ASCII name in the legend."""
+    steps: tuple[float, ...]
+    """Where it was measured."""
+    values: tuple[float, ...]
+    """What was measured."""
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read a run's metrics.jsonl, one entry per step in order.
+
+    A run that was stopped logs some steps again when it goes on: the last line of a step counts.
+    A half-written last line, left by a kill, is passed over.
+
+    Args:
+        path: the file; when it does not exist there are no entries.
+    """
+    if not path.is_file():
+        return []
+    by_step: dict[float, dict[str, float]] = {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number} is not JSON ({error}): mend it") from error
+        if "step" in entry:
+            by_step[entry["step"]] = entry
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def curves(entries: Sequence[Mapping[str, float]], labels: Mapping[str, str]) -> list[Curve]:
+    """Return a curve for each of some metrics that was logged at all.
+
+    Args:
+        entries: from `read_metrics`.
+        labels: legend text by metric name.
+    """
+    found = []
+    for name, label in labels.items():
+        points = [(entry["step"], entry[name]) for entry in entries if name in entry]
+        if points:
+            steps, values = zip(*points, strict=True)
+            found.append(Curve(label=label, steps=steps, values=values))
+    return found
+
+
+def line_chart(
+    lines: Sequence[Curve], *, title: str, y_label: str, logarithmic: bool = False
+) -> str:
+    """Draw curves over steps.
+
+    Args:
+        lines: at most four.
+        title: ASCII.
+        y_label: ASCII, with the unit.
+        logarithmic: whether the vertical axis is.
+
+    Returns:
+        an SVG document; the same curves give the same text.
+    """
+    settings = {
+        "svg.hashsalt": title,
+        "font.family": "DejaVu Sans",
+        "font.size": 9,
+        "text.color": _TEXT_COLOUR,
+        "axes.labelcolor": _TEXT_COLOUR,
+        "xtick.color": _TEXT_COLOUR,
+        "ytick.color": _TEXT_COLOUR,
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=_INCHES, layout="constrained")
+        axes = figure.subplots()
+        for line, colour in zip(lines, COLOURS, strict=False):
+            marker = "o" if len(line.steps) == 1 else ""  # a lone point has no line
+            axes.plot(
+                line.steps,
+                line.values,
+                color=colour,
+                label=line.label,
+                linewidth=1.6,
+                marker=marker,
+                markersize=4,
+            )
+        axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
+        axes.set_xlabel("step")
+        axes.set_ylabel(y_label)
+        if logarithmic:
+            axes.set_yscale("log")
+        axes.grid(color=_GRID_COLOUR, linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_GRID_COLOUR)
+        if len(lines) > 1:
+            axes.legend(frameon=False)
+        content = io.StringIO()
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()

@@ -1,0 +1,56 @@
+"""Many small pictures as one.
+
+Source: ours.
+"""
+
+import math
+from collections.abc import Sequence
+
+from PIL import Image
+
+_BACKDROP = (225, 228, 232)  # light grey: the edge of a white picture stays visible
+
+
+def picture_grid(images: Sequence[Image.Image], *, columns: int, gap: int = 4) -> Image.Image:
+    """Lay pictures out in rows.
+
+    Args:
+        images: pictures of one size, at least one.
+        columns: pictures per row.
+        gap: pixels between pictures and around them.
+
+    Raises:
+        ValueError: there is no picture, or the sizes differ.
+    """
+    sizes = {image.size for image in images}
+    if len(sizes) != 1:
+        raise ValueError(f"pictures of sizes {sorted(sizes)}: a grid needs one size, and a picture")
+    ((width, height),) = sizes
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    size = (columns * (width + gap) + gap, rows * (height + gap) + gap)
+    grid = Image.new("RGB", size, _BACKDROP)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        grid.paste(image, (gap + column * (width + gap), gap + row * (height + gap)))
+    return grid
+
+
+def before_and_after(
+    before: Sequence[Image.Image], after: Sequence[Image.Image], *, columns: int
+) -> Image.Image:
+    """Lay pairs of pictures out in rows: each row of originals stands above its counterparts.
+
+    Args:
+        before: pictures.
+        after: as many of the same size.
+        columns: pairs per row.
+    """
+    columns = min(columns, len(before))
+    rows: list[Image.Image] = []
+    for start in range(0, len(before), columns):
+        rows += before[start : start + columns]
+        missing = columns - len(before[start : start + columns])
+        filler = [Image.new("RGB", before[0].size, _BACKDROP)] * missing
+        rows += [*filler, *after[start : start + columns], *filler]
+    return picture_grid(rows, columns=columns)

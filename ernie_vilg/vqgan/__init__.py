@@ -1,0 +1,1 @@
+"""The image tokenizer: pictures to grids of codes, and back."""

@@ -1,0 +1,22 @@
+"""Write image shards from raw pairs: a folder of images and `captions.jsonl`."""
+
+from ernie_vilg.config.shards import BuildShardsConfig
+from launch.program import program
+
+
+@program("build_shards", BuildShardsConfig)
+def main(config: BuildShardsConfig) -> None:
+    """Build the shards and say what was left out."""
+    # webdataset imports torch: only once the settings are known to be right.
+    from data_pipelines.build import REJECTED_FILE, build_image_shards
+
+    report = build_image_shards(config)
+    manifest = report.manifest
+    print(f"{config.output_dir}: {manifest.num_samples} samples in {len(manifest.shards)} shards")
+    if report.rejected:
+        counts = ", ".join(f"{reason}: {count}" for reason, count in report.rejected.items())
+        print(f"rejected lines, listed in {config.output_dir}/{REJECTED_FILE}: {counts}")
+
+
+if __name__ == "__main__":
+    main()

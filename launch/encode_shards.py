@@ -1,0 +1,21 @@
+"""Write token shards: every image and caption of image shards as the codes of frozen tokenizers."""
+
+from ernie_vilg.config.shards import EncodeShardsConfig
+from launch.program import program
+
+
+@program("encode_shards", EncodeShardsConfig)
+def main(config: EncodeShardsConfig) -> None:
+    """Encode the shards; typed again after a kill, go on where it stopped."""
+    # torch takes seconds to import: only once the settings are known to be right.
+    from data_pipelines.encode import encode_image_shards
+
+    manifest = encode_image_shards(config)
+    print(
+        f"{config.output_dir}: {manifest.num_samples} samples in {len(manifest.shards)} shards, "
+        f"at most {manifest.settings['max_text_tokens']} text tokens"
+    )
+
+
+if __name__ == "__main__":
+    main()

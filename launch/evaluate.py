@@ -1,0 +1,36 @@
+"""Judge exported weights on pairs they have not seen."""
+
+import json
+from pathlib import Path
+
+from ernie_vilg.config.evaluation import EvaluateConfig
+from launch.program import program
+
+
+@program("evaluate", EvaluateConfig)
+def main(config: EvaluateConfig) -> None:
+    """Draw captions, caption pictures, judge both, and write everything into `output_dir`."""
+    # torch is imported after the settings are checked: a wrong one is answered at once.
+    from data_pipelines.outputs import check_output_folder, output_folder
+    from ernie_vilg.evaluation.pairs import EVALUATION_FILE, evaluate, read_pairs
+    from ernie_vilg.generation.pipeline import ErnieVilg
+
+    output = Path(config.output_dir)
+    check_output_folder(output, overwrite=config.overwrite, marker=EVALUATION_FILE)
+    model = ErnieVilg.from_pretrained(Path(config.weights))
+    tokenizer = model.image_tokenizer.config
+    pairs = read_pairs(Path(config.pairs), count=config.count, image_size=tokenizer.image_size)
+    with output_folder(output, overwrite=config.overwrite, marker=EVALUATION_FILE) as folder:
+        scores = evaluate(
+            model,
+            pairs,
+            folder,
+            codebook_size=tokenizer.codebook_size,
+            judge=config.judge,
+            batch_size=config.batch_size,
+        )
+    print(json.dumps(scores, indent=2))
+
+
+if __name__ == "__main__":
+    main()

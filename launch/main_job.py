@@ -1,0 +1,306 @@
+"""Run a whole main job, stage by stage: `python launch/main_job.py job=quickstart`.
+
+Every stage is a command that could be typed by hand; it is shown, its output goes to
+`<output_dir>/logs/<stage>.log`, and its seconds and memory are measured. Finished stages are
+skipped while nothing they depend on has changed; a stopped one goes on.
+
+Source: ours.
+"""
+
+import fcntl
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ernie_vilg.config.main_job import LOGS_FOLDER, JobConfig, MainJobConfig, StageConfig
+from ernie_vilg.files import read_json, write_json
+from ernie_vilg.progress import duration
+from launch.composition import settings_of
+from launch.program import CONF_FOLDER, program
+from launch.stage_guard import GRACE_SECONDS
+from launch.stage_process import Measurement, last_lines, run_stage_process
+from launch.stages import (
+    Settings,
+    StageState,
+    begin_stage,
+    fingerprints,
+    missing_outputs,
+    outputs_digest,
+    plan_stage,
+    read_state,
+    write_state,
+)
+
+MARKER_FILE = "main_job.json"
+METRICS_FILE = "metrics.json"
+EVALUATION_FILE = "evaluation/evaluation.json"
+
+_FAILURE_LINES = 30
+_LINE_EVERY_SECONDS = 15.0
+_STATE_EVERY_SECONDS = 5.0
+_LOCK_POLL_SECONDS = 0.2
+_TERMINAL_COLUMNS = 100
+_GIB = 2**30
+
+
+class StageFailedError(Exception):
+    """A stage's command failed; the message holds the end of its log."""
+
+
+@program("main_job", MainJobConfig)
+def main(config: MainJobConfig) -> None:
+    """Run the job; exit with 1 when a stage fails and with 130 when interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        run_job(config.job, force=config.force, root=CONF_FOLDER.parent)
+    except StageFailedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def run_job(job: JobConfig, *, force: bool, root: Path, settings: Settings = settings_of) -> None:
+    """Run every stage of a job that is not finished, then write `metrics.json`.
+
+    Args:
+        job: the stages and where everything lands.
+        force: whether what an earlier run left is removed first.
+        root: folder that commands run in and relative paths start from.
+        settings: composes a command's settings.
+
+    Raises:
+        ValueError: the folder holds something else, or another main job is using it.
+        StageFailedError: a stage failed.
+    """
+    folder = root / job.output_dir
+    prints = fingerprints(job, root, settings)
+    with owned_folder(folder, job.name, force=force) as lock:
+        for number, stage in enumerate(job.stages, start=1):
+            run_stage(job, number, prints[stage.name], root=root, lock=lock)
+        write_json(folder / METRICS_FILE, collect_metrics(folder, job))
+    print(f"{job.name}: done, see {job.output_dir}/report.html and {job.output_dir}/{METRICS_FILE}")
+
+
+@contextmanager
+def owned_folder(folder: Path, name: str, *, force: bool) -> Iterator[int]:
+    """Hold the job's folder for as long as the block runs, and yield the lock's descriptor.
+
+    Raises:
+        ValueError: the folder is not empty and not this job's, or another process holds it.
+    """
+    marker = folder / MARKER_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not (marker.exists() and read_json(marker) == {"job": name}):
+        raise ValueError(
+            f"job.output_dir={folder} holds files that are not those of job {name}: name another "
+            "folder, or move its content away"
+        )
+    if not marker.exists():
+        write_json(marker, {"job": name})
+    with marker.open("rb") as lock:
+        _take_lock(lock.fileno(), folder)
+        if force:
+            _remove_content(folder, keep=marker)
+        yield lock.fileno()
+
+
+def run_stage(job: JobConfig, number: int, fingerprint: str, *, root: Path, lock: int) -> None:
+    """Run one stage unless it is finished.
+
+    Args:
+        job: the stage's job.
+        number: its place among the stages, from 1.
+        fingerprint: what it is.
+        root: folder that commands run in.
+        lock: file descriptor of the job's lock.
+
+    Raises:
+        StageFailedError: its command failed, or left an output out.
+    """
+    folder, stage = root / job.output_dir, job.stages[number - 1]
+    title = f"[{number}/{len(job.stages)}] {stage.name}"
+    previous = read_state(folder, stage.name)
+    plan = plan_stage(stage, fingerprint, previous, root)
+    if plan.is_finished and previous is not None:
+        print(f"{title}: unchanged since it finished ({duration(previous.seconds)}), skipped")
+        return
+    port = str(_free_port())
+    command = [word.replace("{free_port}", port) for word in job.command(stage)]
+    shown = " ".join([*(f"{k}={v}" for k, v in stage.environment.items()), shlex.join(command)])
+    log = folder / LOGS_FOLDER / f"{stage.name}.log"
+    print(f"{title}: {plan.reason}\n  $ {shown}\n  log: {_relative(log, root)}", flush=True)
+    fresh = StageState(fingerprint=fingerprint, status="running", command=shown, number=number)
+    state = begin_stage(stage, plan, fresh, previous, root)
+    write_state(folder, stage.name, state)
+    _prepare_log(log, shown, keep=plan.is_continued)
+
+    watcher = _Watcher(folder=folder, name=stage.name, log=log, before=state)
+    try:
+        outcome = run_stage_process(
+            command,
+            log,
+            root=root,
+            environment=stage.environment,
+            held_file=lock,
+            observe=watcher.observe,
+        )
+    except KeyboardInterrupt:
+        write_state(folder, stage.name, replace(watcher.state, status="stopped"))
+        raise
+    watcher.clear_line()
+    _conclude(job, stage, _with_cost(state, outcome.measurement), outcome.return_code, root)
+
+
+def _conclude(
+    job: JobConfig, stage: StageConfig, state: StageState, return_code: int, root: Path
+) -> None:
+    """Record how a stage ended, and say so."""
+    folder = root / job.output_dir
+    problem = _problem(stage, return_code, root)
+    if problem:
+        write_state(folder, stage.name, replace(state, status="failed"))
+        log = folder / LOGS_FOLDER / f"{stage.name}.log"
+        raise StageFailedError(_failure_message(stage.name, problem, log, root))
+    finished = replace(state, status="finished", outputs_sha256=outputs_digest(stage, root))
+    write_state(folder, stage.name, finished)
+    memory = finished.peak_memory_bytes / _GIB
+    print(f"  done in {duration(finished.seconds)}, peak memory {memory:.2f} GiB", flush=True)
+
+
+def collect_metrics(folder: Path, job: JobConfig) -> dict[str, Any]:
+    """Return every figure of a finished job: the cost per stage, and the scores."""
+    states = {stage.name: read_state(folder, stage.name) for stage in job.stages}
+    costs = {
+        name: {"seconds": state.seconds, "peak_memory_bytes": state.peak_memory_bytes}
+        for name, state in states.items()
+        if state is not None
+    }
+    evaluation = folder / EVALUATION_FILE
+    return {
+        "job": job.name,
+        "seconds": sum(cost["seconds"] for cost in costs.values()),
+        "peak_memory_bytes": max(cost["peak_memory_bytes"] for cost in costs.values()),
+        "stages": costs,
+        **(read_json(evaluation) if evaluation.exists() else {}),
+    }
+
+
+@dataclass(kw_only=True)
+class _Watcher:
+    """Keeps the state on disk and the terminal up to date while a stage runs."""
+
+    folder: Path
+    name: str
+    log: Path
+    before: StageState
+    state: StageState = field(init=False)
+    _next_state: float = 0.0
+    _next_line: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = self.before
+        self._next_line = time.monotonic() + _LINE_EVERY_SECONDS
+
+    def observe(self, measurement: Measurement) -> None:
+        now = time.monotonic()
+        self.state = _with_cost(self.before, measurement)
+        if now >= self._next_state:  # after a kill, the seconds so far still count
+            self._next_state = now + _STATE_EVERY_SECONDS
+            write_state(self.folder, self.name, self.state)
+        last = last_lines(self.log, 1)[0][:_TERMINAL_COLUMNS]
+        if last.startswith("$ "):
+            last = "starting"  # nothing stands in the log yet but the command
+        if sys.stdout.isatty():
+            print(f"\r\033[K  {duration(measurement.seconds)}  {last}", end="", flush=True)
+        elif now >= self._next_line:
+            self._next_line = now + _LINE_EVERY_SECONDS
+            print(f"  {duration(measurement.seconds)}  {last}", flush=True)
+
+    def clear_line(self) -> None:
+        if sys.stdout.isatty():
+            print("\r\033[K", end="")
+
+
+def _with_cost(before: StageState, measurement: Measurement) -> StageState:
+    return replace(
+        before,
+        seconds=round(before.seconds + measurement.seconds, 3),
+        peak_memory_bytes=max(before.peak_memory_bytes, measurement.peak_memory_bytes),
+    )
+
+
+def _problem(stage: StageConfig, return_code: int, root: Path) -> str:
+    """Say what is wrong with how a stage ended; "" when nothing is."""
+    if return_code != 0:
+        return f"exit code {return_code}"
+    missing = missing_outputs(stage, root)
+    return f"it left out {', '.join(missing)}" if missing else ""
+
+
+def _failure_message(name: str, problem: str, log: Path, root: Path) -> str:
+    lines = "\n".join(f"  | {line}" for line in last_lines(log, _FAILURE_LINES))
+    return (
+        f"stage {name} failed ({problem}); the end of {_relative(log, root)}:\n{lines}\n"
+        f"stage {name} failed ({problem}): read the log, mend the cause, and type the same "
+        f"command again\n  log: {_relative(log, root)}"
+    )
+
+
+def _prepare_log(log: Path, shown: str, *, keep: bool) -> None:
+    """Open a stage's log: a continued stage's attempts stand below each other."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab" if keep else "wb") as file:
+        file.write(f"$ {shown}\n".encode())
+
+
+def _take_lock(descriptor: int, folder: Path) -> None:
+    """Lock the job's folder; a job killed just now gets the time to stop its stage."""
+    patience = time.monotonic() + GRACE_SECONDS + 2.0
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= patience:
+                raise ValueError(
+                    f"another main job is running in {folder}: wait for it, or stop it"
+                ) from error
+            time.sleep(_LOCK_POLL_SECONDS)
+
+
+def _remove_content(folder: Path, *, keep: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != keep:
+            path.unlink()
+
+
+def _relative(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Write the page about a main job."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from ernie_vilg.config.evaluation import ReportConfig
+from ernie_vilg.files import read_json, write_bytes
+from launch.program import program
+
+_LIBRARIES = ("torch", "deepspeed", "megatron-core")
+
+
+@program("report", ReportConfig)
+def main(config: ReportConfig) -> None:
+    """Gather what the stages left and write one HTML file."""
+    # matplotlib is imported after the settings are checked: a wrong one is answered at once.
+    from ernie_vilg.evaluation.report import read_content, report_html
+
+    states = [(path.stem, read_json(path)) for path in sorted(Path(config.stages).glob("*.json"))]
+    finished = [(name, state) for name, state in states if state["status"] == "finished"]
+    content = read_content(
+        title=config.title,
+        command=config.command,
+        versions=_versions(),
+        pretrain=Path(config.pretrain_run),
+        image_tokenizer=Path(config.tokenizer_run),
+        evaluation=Path(config.evaluation),
+        stages=dict(sorted(finished, key=lambda item: item[1]["number"])),
+        trained_on=config.trained_on,
+        examples=config.examples,
+    )
+    write_bytes(Path(config.output), report_html(content).encode())
+    print(f"{config.output}: open it in a browser")
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: version(name) for name in _LIBRARIES}
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
+    return {"Python": platform.python_version(), **libraries, "on": machine}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""A step's samples do not depend on how many replicas read them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.data.batches import TokenBatches
+from ernie_vilg.data.order import SampleOrder
+from ernie_vilg.manifest import Manifest
+from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
+from tests.data.shards import write_token_shards
+
+MODEL = ModelConfig(
+    hidden_size=8,
+    num_layers=1,
+    num_heads=1,
+    text_vocab_size=64,
+    text_length=3,
+    codebook_size=64,
+    image_grid_size=2,
+)
+GLOBAL_BATCH = 12
+
+
+def batches_of(
+    folder: Path, manifest: Manifest, *, rank: int, size: int, model: ModelConfig = MODEL
+) -> TokenBatches:
+    return TokenBatches(
+        folder,
+        manifest,
+        model,
+        SampleOrder(manifest, seed=3, shuffle_block_shards=2),
+        global_batch_size=GLOBAL_BATCH,
+        micro_batch_size=1,
+        data_rank=rank,
+        data_size=size,
+    )
+
+
+def samples_at(folder: Path, manifest: Manifest, step: int, size: int) -> list[int]:
+    """Return the first code of every sample of a step, replica by replica."""
+    return [
+        int(batch.codes[0, 0])
+        for rank in range(size)
+        for batch in batches_of(folder, manifest, rank=rank, size=size).at(step)
+    ]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 12])
+def test_any_number_of_replicas_reads_the_same_global_batch(tmp_path: Path, size: int) -> None:
+    manifest = write_token_shards(tmp_path, [9, 11, 5, 8])
+
+    for step in range(6):  # two epochs and a bit
+        assert samples_at(tmp_path, manifest, step, size) == samples_at(tmp_path, manifest, step, 1)
+
+
+def test_an_epoch_reads_every_sample_once(tmp_path: Path) -> None:
+    manifest = write_token_shards(tmp_path, [9, 11, 5, 11])  # 36 samples, three steps
+
+    seen = [code for step in range(3) for code in samples_at(tmp_path, manifest, step, 2)]
+
+    assert sorted(seen) == list(range(36))
+
+
+def test_a_batch_holds_what_the_shard_holds(tmp_path: Path) -> None:
+    manifest = write_token_shards(tmp_path, [GLOBAL_BATCH])
+
+    for batch in batches_of(tmp_path, manifest, rank=0, size=1).at(0):
+        number = int(batch.codes[0, 0])
+        assert batch.codes.tolist() == [[number] * 4]
+        assert batch.text.tolist() == [[number + 4, END_OF_TEXT_ID, PADDING_ID]]
+        assert batch.codes.dtype == batch.text.dtype == torch.int64
+        assert batch.num_text_targets == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"codebook_size": 5}, "image code .* where model.codebook_size=5"),
+        ({"text_vocab_size": 9}, r"text ids .* where 4 to model.text_vocab_size - 1 = 8"),
+        ({"image_grid_size": 3}, r"codes of shape \(2, 2\) where model.image_grid_size=3"),
+    ],
+)
+def test_samples_that_do_not_fit_the_model_are_refused(
+    tmp_path: Path, change: dict[str, int], message: str
+) -> None:
+    manifest = write_token_shards(tmp_path, [GLOBAL_BATCH])
+    model = replace(MODEL, **change)
+
+    with pytest.raises(ValueError, match=message):
+        batches_of(tmp_path, manifest, rank=0, size=1, model=model).at(0)

@@ -1,0 +1,130 @@
+"""A shard is read whole and unchanged, or not at all."""
+
+import gzip
+import io
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from ernie_vilg.data.reader import ShardCache, read_shard
+from ernie_vilg.manifest import Shard, describe_shard
+from tests.data.shards import MEMBERS, write_token_shards
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves the file open
+def test_samples_are_those_that_webdataset_reads(tmp_path: Path) -> None:
+    manifest = write_token_shards(tmp_path, [3])
+
+    samples = read_shard(tmp_path, manifest.shards[0])
+
+    theirs = list(webdataset.WebDataset(str(tmp_path / "tokens-00000.tar"), shardshuffle=False))
+    assert len(samples) == len(theirs) == 3
+    for ours, reference in zip(samples, theirs, strict=True):
+        assert ours["__key__"].decode() == reference["__key__"]
+        assert all(ours[member] == reference[member] for member in MEMBERS)
+
+
+@pytest.mark.parametrize("cut", [1, 512, 700, 2048], ids=lambda cut: f"{cut} bytes short")
+def test_a_truncated_shard_is_refused(tmp_path: Path, cut: int) -> None:
+    manifest = write_token_shards(tmp_path, [3])
+    path = tmp_path / manifest.shards[0].file
+    path.write_bytes(path.read_bytes()[:-cut])
+
+    with pytest.raises(ValueError, match=r"tokens-00000\.tar has \d+ bytes where the manifest"):
+        read_shard(tmp_path, manifest.shards[0])
+
+
+@pytest.mark.parametrize("position", [0, 600, 1500, 3000])
+def test_a_changed_byte_is_found(tmp_path: Path, position: int) -> None:
+    manifest = write_token_shards(tmp_path, [3])
+    path = tmp_path / manifest.shards[0].file
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(ValueError, match="differs from the manifest's SHA-256"):
+        read_shard(tmp_path, manifest.shards[0])
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    manifest = write_token_shards(tmp_path, [3])
+    (tmp_path / "tokens-00000.tar").unlink()
+
+    with pytest.raises(ValueError, match=r"tokens-00000\.tar is missing"):
+        read_shard(tmp_path, manifest.shards[0])
+
+
+def described(path: Path, samples: int) -> Shard:
+    """Describe a crafted shard as if it had been built so: its hash is right."""
+    return describe_shard(path, samples=samples, members=MEMBERS)
+
+
+def craft(path: Path, names: list[str]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+
+
+FIRST = ["a.codes.npy", "a.json", "a.text.npy"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        pytest.param(FIRST[:2], r"sample 'a' has members \['codes.npy', 'json'\]", id="lacking"),
+        pytest.param([*FIRST, "a.pkl"], "sample 'a' has members", id="a pickle in excess"),
+        pytest.param([*FIRST, "a.json"], "member 'a.json' occurs twice", id="twice"),
+        pytest.param([*FIRST, "b.json"], "holds 2 samples where the manifest says 1", id="more"),
+    ],
+)
+def test_members_must_be_as_the_manifest_says(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
+    path = tmp_path / "shard.tar"
+    craft(path, names)
+
+    with pytest.raises(ValueError, match=message):
+        read_shard(tmp_path, described(path, 1))
+
+
+def test_a_link_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "shard.tar"
+    with tarfile.open(path, "w") as archive:
+        member = tarfile.TarInfo("a.json")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(member)
+
+    with pytest.raises(ValueError, match="is not a regular file"):
+        read_shard(tmp_path, described(path, 1))
+
+
+def test_a_compressed_file_under_the_name_of_a_tar_is_refused(tmp_path: Path) -> None:
+    manifest = write_token_shards(tmp_path, [3])
+    path = tmp_path / manifest.shards[0].file
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+    with pytest.raises(tarfile.ReadError):
+        read_shard(tmp_path, described(path, 3))
+
+
+def test_members_of_another_set_are_refused(tmp_path: Path) -> None:
+    manifest = write_token_shards(tmp_path, [3])
+
+    with pytest.raises(ValueError, match="has members"):
+        read_shard(tmp_path, replace(manifest.shards[0], members=("json", "png", "txt")))
+
+
+def test_the_cache_reads_a_shard_once(tmp_path: Path) -> None:
+    manifest = write_token_shards(tmp_path, [3, 2])
+    cache = ShardCache(tmp_path, manifest, max_shards=1)
+    first = cache.sample(0, 2)
+    (tmp_path / "tokens-00000.tar").unlink()
+
+    assert cache.sample(0, 2) is first
+    assert cache.sample(1, 0)["__key__"] == b"00000003"
+    with pytest.raises(ValueError, match="is missing"):  # the second shard took its place
+        cache.sample(0, 0)

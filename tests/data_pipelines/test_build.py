@@ -1,0 +1,222 @@
+"""Raw pairs to image shards, good lines and bad ones."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from data_pipelines.build import build_image_shards
+from ernie_vilg.config.shards import BuildShardsConfig
+from ernie_vilg.data.reader import read_shard
+from ernie_vilg.manifest import read_manifest
+
+NUM_PAIRS = 20
+EMOJI = Path(__file__).parents[3] / "shared" / "data" / "noto-emoji"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return 20 pairs: image n is grey of value n, its caption names n."""
+    folder = tmp_path / "source"
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for number in range(NUM_PAIRS):
+        name = f"images/{number}.png"
+        Image.new("RGB", (8, 8), (number,) * 3).save(folder / name)
+        lines.append({"image": name, "caption": f"第{number}张", "number": number})
+    write_lines(folder, [json.dumps(line) for line in lines])
+    return folder
+
+
+def read_lines(source: Path) -> list[str]:
+    return (source / "captions.jsonl").read_text().splitlines()
+
+
+def write_lines(source: Path, lines: list[str]) -> None:
+    (source / "captions.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def config(source: Path, name: str = "shards", **settings: object) -> BuildShardsConfig:
+    defaults = {"image_size": 4, "samples_per_shard": 6}
+    return BuildShardsConfig(
+        source=str(source), output_dir=str(source.parent / name), **{**defaults, **settings}
+    )
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_pair_becomes_a_sample(source: Path) -> None:
+    report = build_image_shards(config(source))
+
+    folder = source.parent / "shards"
+    manifest = read_manifest(folder, "image")
+    assert manifest == report.manifest
+    assert [shard.samples for shard in manifest.shards] == [6, 6, 6, 2]
+    assert dict(manifest.settings) == {
+        "image_size": 4,
+        "crop": "center",
+        "resample": "lanczos",
+        "background": "white",
+        "image_format": "png",
+    }
+    samples = [sample for shard in manifest.shards for sample in read_shard(folder, shard)]
+    for number, sample in enumerate(samples):
+        assert sample["__key__"] == f"{number:08d}".encode()
+        assert sample["txt"].decode() == f"第{number}张"
+        assert json.loads(sample["json"]) == {
+            "image": f"images/{number}.png",
+            "caption": f"第{number}张",
+            "number": number,
+        }
+        pixels = np.asarray(Image.open(io.BytesIO(sample["png"])))
+        assert np.array_equal(pixels, np.full((4, 4, 3), number))
+
+
+def test_webdataset_reads_the_shards(source: Path) -> None:
+    build_image_shards(config(source, image_format="jpeg"))
+
+    samples = []
+    for path in sorted((source.parent / "shards").glob("*.tar")):
+        with path.open("rb") as stream:  # WebDataset itself leaves files open, which warns
+            members = tar_file_expander([{"url": str(path), "stream": stream}])
+            samples += list(webdataset.decode("pil")(group_by_keys(members)))
+
+    assert [sample["json"]["number"] for sample in samples] == list(range(NUM_PAIRS))
+    assert [sample["txt"] for sample in samples] == [f"第{n}张" for n in range(NUM_PAIRS)]
+    assert all(sample["jpg"].size == (4, 4) for sample in samples)
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_processes(source: Path) -> None:
+    build_image_shards(config(source, "in_process", num_workers=0))
+    build_image_shards(config(source, "two_processes", num_workers=2))
+
+    assert files(source.parent / "in_process") == files(source.parent / "two_processes")
+
+
+def test_bad_lines_are_counted_listed_and_left_out(source: Path) -> None:
+    lines = read_lines(source)
+    lines[1] = "no JSON"
+    lines[3] = lines[2]
+    lines[8] = json.dumps({"image": "images/8.png", "caption": " "})
+    (source / "images" / "10.png").write_bytes(b"no image")
+    (source / "images" / "12.png").unlink()
+    write_lines(source, lines)
+
+    report = build_image_shards(config(source, max_rejected_fraction=0.25))
+
+    folder = source.parent / "shards"
+    assert report.rejected == {
+        "not_json": 1,
+        "duplicate_key": 1,
+        "empty_caption": 1,
+        "unreadable_image": 1,
+        "missing_image": 1,
+    }
+    rejected = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
+    assert [(entry["line"], entry["reason"]) for entry in rejected] == [
+        (2, "not_json"),
+        (4, "duplicate_key"),
+        (9, "empty_caption"),
+        (11, "unreadable_image"),
+        (13, "missing_image"),
+    ]
+    assert all(entry["detail"] for entry in rejected)
+    kept = [
+        json.loads(sample["json"])["number"]
+        for shard in report.manifest.shards
+        for sample in read_shard(folder, shard)
+    ]
+    assert kept == [n for n in range(NUM_PAIRS) if n not in {1, 3, 8, 10, 12}]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_too_many_bad_lines_stop_with_the_counts(source: Path, num_workers: int) -> None:
+    lines = read_lines(source)
+    write_lines(source, ["no JSON", "{", *lines[2:]])
+
+    with pytest.raises(
+        ValueError,
+        match=r"2 of 20 lines rejected \(not_json: 2\), where max_rejected_fraction=0.05 is",
+    ):
+        build_image_shards(config(source, num_workers=num_workers))
+
+    # No shards, no manifest, no temporary folder: only what names the lines.
+    assert {path.name for path in source.parent.iterdir()} == {
+        "source",
+        "shards.rejected.jsonl",
+    }
+    listed = (source.parent / "shards.rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in listed] == [1, 2]
+
+
+def test_exactly_the_allowed_fraction_goes_on(source: Path) -> None:
+    write_lines(source, ["no JSON", *read_lines(source)[1:]])  # 1 of 20 is 5 %
+
+    assert build_image_shards(config(source)).manifest.num_samples == 19
+
+
+def test_a_shard_of_rejected_images_alone_is_left_out(source: Path) -> None:
+    for number in range(6, 12):
+        (source / "images" / f"{number}.png").write_bytes(b"no image")
+
+    report = build_image_shards(config(source, max_rejected_fraction=0.5))
+
+    assert [shard.file for shard in report.manifest.shards] == [
+        "images-00000.tar",
+        "images-00002.tar",
+        "images-00003.tar",
+    ]
+    assert not (source.parent / "shards" / "images-00001.tar").exists()
+
+
+def test_no_sample_left_is_an_error(source: Path) -> None:
+    write_lines(source, ["no JSON"])
+
+    with pytest.raises(ValueError, match=r"1 of 1 lines rejected .* where one sample left is"):
+        build_image_shards(config(source, max_rejected_fraction=1.0))
+
+
+def test_an_empty_source_is_an_error(source: Path) -> None:
+    write_lines(source, [])
+
+    with pytest.raises(ValueError, match=r"captions\.jsonl is empty"):
+        build_image_shards(config(source))
+
+
+def test_earlier_shards_are_replaced_only_when_asked(source: Path) -> None:
+    build_image_shards(config(source))
+    with pytest.raises(ValueError, match="already exists: set overwrite=true"):
+        build_image_shards(config(source, image_size=2))
+
+    report = build_image_shards(config(source, image_size=2, overwrite=True))
+
+    assert report.manifest.settings["image_size"] == 2
+    assert read_manifest(source.parent / "shards", "image") == report.manifest
+
+
+@pytest.mark.skipif(not EMOJI.is_dir(), reason=f"the emoji data set is not at {EMOJI}")
+def test_real_pairs_go_through(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "images").mkdir(parents=True)
+    lines = (EMOJI / "captions.jsonl").read_text(encoding="utf-8").splitlines()[::33]
+    for line in lines:
+        shutil.copy(EMOJI / json.loads(line)["image"], source / "images")
+    write_lines(source, lines)
+
+    report = build_image_shards(config(source, image_size=64, samples_per_shard=4096))
+
+    assert report.rejected == {}
+    assert report.manifest.num_samples == len(lines) == 101
+    (shard,) = report.manifest.shards
+    sample = read_shard(tmp_path / "shards", shard)[0]
+    with Image.open(io.BytesIO(sample["png"])) as image:
+        assert (image.size, image.mode) == ((64, 64), "RGB")
+        assert image.getpixel((0, 0)) == (255, 255, 255)  # transparent in the source

@@ -1,0 +1,228 @@
+"""Image shards to token shards: right codes, right lineage, and nothing done twice."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_pipelines import encode
+from data_pipelines.build import build_image_shards
+from data_pipelines.encode import encode_image_shards, image_batch
+from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
+from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
+from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
+from ernie_vilg.data.reader import Sample, read_shard
+from ernie_vilg.files import sha256_of_file, sha256_of_json
+from ernie_vilg.manifest import read_manifest
+from ernie_vilg.text_tokenizer import (
+    MODEL_FILE,
+    TextTokenizer,
+    train_text_tokenizer,
+    write_text_tokenizer,
+)
+from ernie_vilg.vqgan.autoencoder import VQGAN
+from ernie_vilg.vqgan.weights import load_image_tokenizer, save_image_tokenizer
+
+CAPTIONS = ("红色", "绿色的圆", "蓝色的大正方形", "黄色", "紫色", "灰色的三角形", "黑色")
+
+
+def tiny_vqgan(image_size: int, seed: int = 0) -> VQGAN:
+    torch.manual_seed(seed)
+    return VQGAN(
+        ImageTokenizerConfig(
+            image_size=image_size,
+            codebook_size=16,
+            embedding_size=4,
+            base_channels=8,
+            channel_multipliers=(1, 1),
+            num_residual_blocks=1,
+            normalization="none",
+        )
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with image shards of 3, 3 and 1 samples and both tokenizers."""
+    source = tmp_path / "source"
+    source.mkdir()
+    noise = np.random.default_rng(0)
+    lines = []
+    for index, caption in enumerate(CAPTIONS):
+        pixels = noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(source / f"{index}.png")
+        lines.append(json.dumps({"image": f"{index}.png", "caption": caption, "index": index}))
+    (source / "captions.jsonl").write_text("\n".join(lines))
+    build_image_shards(
+        BuildShardsConfig(
+            source=str(source),
+            output_dir=str(tmp_path / "images"),
+            image_size=8,
+            samples_per_shard=3,
+        )
+    )
+    settings = TrainTextTokenizerConfig(shards="", output_dir="", vocab_size=300)
+    (tmp_path / "text").mkdir()
+    write_text_tokenizer(tmp_path / "text", train_text_tokenizer(CAPTIONS * 9, settings), {})
+    save_image_tokenizer(tiny_vqgan(8), tmp_path / "vqgan")
+    return tmp_path
+
+
+def config(folder: Path, name: str = "tokens", **settings: object) -> EncodeShardsConfig:
+    return EncodeShardsConfig(
+        shards=str(folder / "images"),
+        text_tokenizer_dir=str(folder / "text"),
+        image_tokenizer_dir=str(folder / "vqgan"),
+        output_dir=str(folder / name),
+        **{"batch_size": 2, **settings},
+    )
+
+
+def samples_of(folder: Path, name: str, kind: str) -> list[Sample]:
+    manifest = read_manifest(folder / name, kind)
+    return [sample for shard in manifest.shards for sample in read_shard(folder / name, shard)]
+
+
+def array_of(content: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def test_pixels_are_scaled_to_minus_one_to_one() -> None:
+    image = Image.new("RGB", (3, 2), (0, 255, 51))
+
+    batch = image_batch([image])
+
+    assert batch.shape == (1, 3, 2, 3)
+    assert batch.dtype == torch.float32
+    # 51 / 127.5 - 1 = -0.6
+    assert batch[0, :, 1, 2].tolist() == pytest.approx([-1.0, 1.0, -0.6])
+
+
+def test_tokens_are_those_of_the_tokenizers(folder: Path) -> None:
+    encode_image_shards(config(folder))
+
+    images, tokens = samples_of(folder, "images", "image"), samples_of(folder, "tokens", "token")
+    vqgan, _ = load_image_tokenizer(folder / "vqgan")
+    text_tokenizer = TextTokenizer.load(folder / "text")
+    assert len(tokens) == len(CAPTIONS)
+    for image, token, caption in zip(images, tokens, CAPTIONS, strict=True):
+        assert token["__key__"] == image["__key__"]
+        assert token["json"] == image["json"]
+        codes, ids = array_of(token["codes.npy"]), array_of(token["text.npy"])
+        assert (codes.dtype, codes.shape, ids.dtype) == (np.uint16, (4, 4), np.int32)
+        pixels = np.asarray(Image.open(io.BytesIO(image["png"]))).astype(np.float32)
+        one = torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None]
+        assert codes.tolist() == vqgan.encode(one)[0].tolist()
+        assert text_tokenizer.decode(ids.tolist()) == caption
+
+
+def test_the_manifest_records_lineage_and_settings(folder: Path) -> None:
+    manifest = encode_image_shards(config(folder))
+
+    images = read_manifest(folder / "images", "image")
+    assert read_manifest(folder / "tokens", "token") == manifest
+    assert [shard.samples for shard in manifest.shards] == [3, 3, 1]
+    assert manifest.lineage == {
+        "text_tokenizer": sha256_of_file(folder / "text" / MODEL_FILE),
+        "image_tokenizer": sha256_of_file(folder / "vqgan" / "image_tokenizer.safetensors"),
+        "crop_settings": sha256_of_json(images.settings),
+        "image_shards": images.digest(),
+    }
+    longest = max(
+        len(array_of(sample["text.npy"])) for sample in samples_of(folder, "tokens", "token")
+    )
+    assert manifest.settings == {
+        "image_size": 8,
+        "grid_size": 4,
+        "codebook_size": 16,
+        "text_vocab_size": TextTokenizer.load(folder / "text").vocab_size,
+        "max_text_tokens": longest,
+    }
+    # Nothing of the work is left.
+    assert {path.name for path in folder.iterdir()} == {
+        "source", "images", "text", "vqgan", "tokens",
+    }  # fmt: skip
+
+
+def test_two_processes_write_the_same_shards(folder: Path) -> None:
+    alone = encode_image_shards(config(folder, "alone"))
+    together = encode_image_shards(config(folder, "together", num_workers=2))
+
+    assert together == alone
+
+
+def encode_until(folder: Path, monkeypatch: pytest.MonkeyPatch, *, stop_after: int) -> list[str]:
+    """Encode, stopping with an error after some shards; return the shards that were encoded."""
+    encoded: list[str] = []
+    original = encode._encode_shard
+
+    def counted(task: encode._EncodingTask) -> None:
+        if len(encoded) == stop_after:
+            raise KeyboardInterrupt
+        original(task)
+        encoded.append(task.shard.file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "_encode_shard", counted)
+        try:
+            encode_image_shards(config(folder))
+        except KeyboardInterrupt:
+            assert not (folder / "tokens").exists()
+    return encoded
+
+
+def test_a_restart_encodes_only_what_is_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = encode_until(folder, monkeypatch, stop_after=2)
+    second = encode_until(folder, monkeypatch, stop_after=9)
+
+    assert first == ["images-00000.tar", "images-00001.tar"]
+    assert second == ["images-00002.tar"]
+    whole = encode_image_shards(config(folder, "uninterrupted"))
+    assert read_manifest(folder / "tokens", "token") == whole
+
+
+def test_a_finished_shard_that_was_damaged_is_encoded_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_until(folder, monkeypatch, stop_after=2)
+    shard = folder / ".encoding-tokens" / "shards" / "tokens-00000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+    encoded = encode_until(folder, monkeypatch, stop_after=9)
+
+    assert encoded == ["images-00000.tar", "images-00002.tar"]
+
+
+def test_another_tokenizer_starts_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode_until(folder, monkeypatch, stop_after=2)
+    save_image_tokenizer(tiny_vqgan(8, seed=1), folder / "vqgan")
+
+    encoded = encode_until(folder, monkeypatch, stop_after=9)
+
+    assert encoded == ["images-00000.tar", "images-00001.tar", "images-00002.tar"]
+
+
+def test_another_image_size_is_refused(folder: Path) -> None:
+    save_image_tokenizer(tiny_vqgan(16), folder / "vqgan")
+
+    with pytest.raises(
+        ValueError, match=r"hold images of 8 pixels, .* was trained on 16: build shards with"
+    ):
+        encode_image_shards(config(folder))
+
+
+def test_earlier_token_shards_are_replaced_only_when_asked(folder: Path) -> None:
+    encode_image_shards(config(folder))
+    save_image_tokenizer(tiny_vqgan(8, seed=1), folder / "vqgan")
+    with pytest.raises(ValueError, match="already exists: set overwrite=true"):
+        encode_image_shards(config(folder))
+
+    manifest = encode_image_shards(config(folder, overwrite=True))
+
+    assert read_manifest(folder / "tokens", "token") == manifest

@@ -1,0 +1,58 @@
+"""Curves come from metrics.jsonl, stopped and continued runs included."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ernie_vilg.evaluation.charts import Curve, curves, line_chart, read_metrics
+
+
+def write_lines(path: Path, *entries: object) -> None:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def test_repeated_step_counts_once_with_its_last_values(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_lines(
+        path, {"step": 1, "loss": 5}, {"step": 2, "loss": 4}, {"step": 1, "loss": 3}, {"done": True}
+    )
+
+    assert read_metrics(path) == [{"step": 1, "loss": 3}, {"step": 2, "loss": 4}]
+
+
+def test_half_written_last_line_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 5}\n{"step": 2, "lo')
+
+    assert read_metrics(path) == [{"step": 1, "loss": 5}]
+
+
+def test_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
+
+    with pytest.raises(ValueError, match="line 2 is not JSON"):
+        read_metrics(path)
+
+
+def test_no_file_is_no_entries(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_metric_that_was_never_logged_has_no_curve() -> None:
+    entries = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "psnr": 20.0}]
+
+    assert curves(entries, {"loss": "total", "psnr": "PSNR", "speed": "speed"}) == [
+        Curve(label="total", steps=(1, 2), values=(2.0, 1.0)),
+        Curve(label="PSNR", steps=(2,), values=(20.0,)),
+    ]
+
+
+def test_chart_is_the_same_text_every_time() -> None:
+    line = Curve(label="a", steps=(1, 2), values=(1.0, 2.0))
+
+    first, second = (line_chart([line], title="Loss", y_label="nats") for _ in range(2))
+
+    assert first == second
+    assert first.rstrip().endswith("</svg>")

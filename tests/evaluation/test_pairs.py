@@ -1,0 +1,120 @@
+"""An evaluation draws, captions, judges, and leaves all of it behind."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data_pipelines.shapes import Scene, SceneObject, caption_of, draw_scene
+from ernie_vilg.evaluation.pairs import Pair, evaluate, read_pairs
+
+CIRCLE = Scene(objects=(SceneObject(shape="圆形", size="大", colour="红色", quadrant="左上角"),))
+STAR = Scene(objects=(SceneObject(shape="五角星", size="小", colour="黑色", quadrant="右下角"),))
+
+
+@dataclass(frozen=True)
+class Picture:
+    image: Image.Image
+    log_probability: float = -1.0
+
+
+@dataclass(frozen=True)
+class Text:
+    caption: str
+    log_probability: float = -2.0
+
+
+class AlwaysTheCircle:
+    """A model that knows one picture and one caption."""
+
+    def generate(
+        self, prompts: Sequence[str], *, images_per_prompt: int, temperature: float, batch_size: int
+    ) -> list[Picture]:
+        assert (images_per_prompt, temperature) == (1, 0.0)
+        return [Picture(draw_scene(CIRCLE)) for _ in prompts]
+
+    def caption(
+        self, images: Sequence[Image.Image], *, batch_size: int, temperature: float
+    ) -> list[Text]:
+        assert temperature == 0.0
+        return [Text(caption_of(CIRCLE)) for _ in images]
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        return torch.arange(len(images)).view(-1, 1, 1)
+
+    def decode_images(self, codes: Tensor) -> list[Image.Image]:
+        return [draw_scene(CIRCLE) for _ in codes]
+
+
+@pytest.fixture
+def raw_pairs(tmp_path: Path) -> Path:
+    folder = tmp_path / "held_out"
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for index, scene in enumerate([CIRCLE, STAR]):
+        draw_scene(scene).save(folder / f"images/{index}.png")
+        lines.append(json.dumps({"image": f"images/{index}.png", "caption": caption_of(scene)}))
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_half_right_model_gets_half(tmp_path: Path, raw_pairs: Path) -> None:
+    pairs = read_pairs(raw_pairs, count=2, image_size=64)
+    out = tmp_path / "out"
+    out.mkdir()
+
+    scores = evaluate(AlwaysTheCircle(), pairs, out, codebook_size=8, judge="shapes", batch_size=2)
+
+    assert scores["text_to_image"]["objects_correct"] == 0.5
+    assert scores["text_to_image"]["extra_objects"] == 1  # the circle where the star's is blank
+    assert scores["image_to_text"] == {"exact_matches": 0.5, "captions_correct": 0.5}
+    tokenizer = scores["image_tokenizer"]
+    assert tokenizer["codebook_usage"] == 0.25  # two of eight codes
+    assert tokenizer["objects_correct"] == 0.5
+    assert 5 < tokenizer["psnr"] < 20  # one picture is exact, the other is not
+    assert json.loads((out / "evaluation.json").read_text()) == scores
+    records = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
+    assert [record["caption_correct"] for record in records] == [True, False]
+    assert [record["objects_correct"] for record in records] == [1, 0]
+    assert records[1]["caption"] == caption_of(STAR)
+    for record in records:
+        for kind in ("original", "drawn", "reconstructed"):
+            with Image.open(out / record[kind]) as image:
+                assert image.size == (64, 64)
+    assert (out / "drawn.png").is_file()
+    assert (out / "reconstructed.png").is_file()
+
+
+def test_without_a_judge_captions_may_say_anything(tmp_path: Path) -> None:
+    pair = Pair(image=draw_scene(CIRCLE), caption="井号", file="images/0.png")
+
+    scores = evaluate(
+        AlwaysTheCircle(), [pair], tmp_path, codebook_size=8, judge="none", batch_size=2
+    )
+
+    assert scores["text_to_image"] == {}
+    assert scores["image_to_text"] == {"exact_matches": 0.0}
+
+
+def test_too_few_pairs_are_refused(raw_pairs: Path) -> None:
+    with pytest.raises(ValueError, match=r"count=3: .* holds 2 pairs"):
+        read_pairs(raw_pairs, count=3, image_size=64)
+
+
+def test_missing_picture_is_named(raw_pairs: Path) -> None:
+    (raw_pairs / "images/1.png").unlink()
+
+    with pytest.raises(ValueError, match="line 2: missing_image"):
+        read_pairs(raw_pairs, count=2, image_size=64)
+
+
+def test_unreadable_picture_is_named(raw_pairs: Path) -> None:
+    (raw_pairs / "images/1.png").write_bytes(b"no picture")
+
+    with pytest.raises(ValueError, match=r"unreadable_image '1\.png'"):
+        read_pairs(raw_pairs, count=2, image_size=64)

@@ -1,0 +1,143 @@
+"""The page holds every figure and picture itself, and reads nothing from anywhere."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ernie_vilg.evaluation.report import read_content, report_html
+
+SHAPE_SCORES = {
+    "pairs": 2,
+    "judge": "shapes",
+    "text_to_image": {"objects_correct": 0.75, "num_objects": 4},
+    "image_to_text": {"exact_matches": 0.5, "captions_correct": 0.5},
+    "image_tokenizer": {"psnr": 31.25, "codebook_usage": 0.4, "objects_correct": 1.0},
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """What the stages of a small job leave."""
+    for folder in ("evaluation/originals", "evaluation/drawn", "pretrain/samples", "tokenizer"):
+        (tmp_path / folder).mkdir(parents=True)
+    picture = Image.new("RGB", (64, 64), "white")
+    for name in ("originals/0", "originals/1", "drawn/0", "drawn/1", "reconstructed"):
+        picture.save(tmp_path / f"evaluation/{name}.png")
+    for step in (300, 1200):
+        picture.save(tmp_path / f"pretrain/samples/step_{step:08d}.png")
+    write_evaluation(tmp_path, SHAPE_SCORES, judged=True)
+    metrics = [{"step": s, "loss": 3.0 / s, "loss_text_to_image": 2.0 / s} for s in (1, 2)]
+    (tmp_path / "pretrain/metrics.jsonl").write_text("\n".join(map(json.dumps, metrics)))
+    (tmp_path / "tokenizer/metrics.jsonl").write_text('{"step": 1, "psnr": 20.0}\n')
+    return tmp_path
+
+
+def write_evaluation(folder: Path, scores: dict[str, Any], *, judged: bool) -> None:
+    pairs: list[dict[str, Any]] = [
+        {
+            "caption": f"真{index}<b>",
+            "written": f"写{index}",
+            "original": f"originals/{index}.png",
+            "drawn": f"drawn/{index}.png",
+        }
+        for index in range(2)
+    ]
+    if judged:
+        pairs[0].update(objects=2, objects_correct=2, caption_correct=True)
+        pairs[1].update(objects=2, objects_correct=1, caption_correct=False)
+    lines = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
+    (folder / "evaluation/pairs.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "evaluation/evaluation.json").write_text(json.dumps(scores))
+
+
+def page(folder: Path, *, trained_on: bool = False, with_stages: bool = True) -> str:
+    stages = {
+        "draw": {"seconds": 1.5, "peak_memory_bytes": 2**29, "command": "python draw.py a=<1>"},
+        "train": {"seconds": 60.0, "peak_memory_bytes": 2**31, "command": "deepspeed train.py"},
+    }
+    return report_html(
+        read_content(
+            title="A & B",
+            command="make quickstart",
+            versions={"torch": "2.13.0"},
+            pretrain=folder / "pretrain",
+            image_tokenizer=folder / "tokenizer",
+            evaluation=folder / "evaluation",
+            stages=stages if with_stages else {},
+            trained_on=trained_on,
+            examples=1,
+        )
+    )
+
+
+def test_nothing_is_fetched_and_nothing_runs(run: Path) -> None:
+    content = page(run)
+
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', content)
+    assert addresses
+    assert all(address.startswith("data:image/") for address in addresses)
+    assert "<script" not in content
+    assert "url(" not in content
+    assert "@import" not in content
+
+
+@pytest.mark.parametrize(
+    "expected",
+    ["75.0 %", "50.0 %", "31.2 dB", "40.0 %", "2.00 GiB", "1m02s", "61.5", "make quickstart"],
+)
+def test_figures_stand_on_the_page(run: Path, expected: str) -> None:
+    assert expected in page(run)
+
+
+def test_text_of_others_is_escaped(run: Path) -> None:
+    content = page(run)
+
+    assert "<h1>A &amp; B</h1>" in content
+    assert "真0&lt;b&gt;" in content
+    assert "python draw.py a=&lt;1&gt;" in content
+
+
+def test_wrong_pairs_are_shown_beyond_the_examples(run: Path) -> None:
+    content = page(run)  # one example, which is right; the second pair is wrong
+
+    assert content.count("真1") == 2  # among the wrong pictures and the wrong captions
+    assert "wrong, 1 of 2 objects" in content
+
+
+def test_sample_grids_stand_in_the_order_of_steps(run: Path) -> None:
+    content = page(run)
+
+    assert content.index("step 300") < content.index("step 1200")
+
+
+def test_without_a_judge_nothing_is_called_right_or_wrong(run: Path) -> None:
+    scores = {
+        **SHAPE_SCORES,
+        "text_to_image": {},
+        "image_to_text": {"exact_matches": 0.25},
+        "image_tokenizer": {"psnr": 20.0, "codebook_usage": 0.5},
+    }
+    write_evaluation(run, scores, judged=False)
+
+    content = page(run, trained_on=True)
+
+    body = content[content.index("<main>") :]
+    assert "right</span>" not in body
+    assert "wrong</span>" not in body
+    assert "Pictures for training captions" in body
+    assert "unseen" not in body.lower()
+
+
+def test_page_without_stages_has_no_empty_table(run: Path) -> None:
+    assert "Time and memory" not in page(run, with_stages=False)
+
+
+def test_missing_evaluation_is_named(run: Path) -> None:
+    (run / "evaluation/pairs.jsonl").unlink()
+
+    with pytest.raises(ValueError, match=r"pairs\.jsonl does not exist: run launch/evaluate\.py"):
+        page(run)

@@ -1,0 +1,87 @@
+"""Token by token with the cache equals one full forward pass."""
+
+import torch
+
+from ernie_vilg.generation.decode import Decoder
+from ernie_vilg.generation.sampling import Sampling
+from ernie_vilg.vocabulary import END_OF_TEXT_ID, NUM_SPECIAL_IDS, PADDING_ID
+from tests.model.tiny import CONFIG, tiny_model, tiny_pairs
+
+GREEDY = Sampling()
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}  # float32 sums in another order
+
+
+def generators(count: int, seed: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed + index) for index in range(count)]
+
+
+def test_drawn_codes_are_what_a_full_forward_pass_predicts() -> None:
+    model, (text, _) = tiny_model(), tiny_pairs()
+
+    codes, log_probabilities = Decoder(model, CONFIG).draw(text, GREEDY, generators(3))
+
+    with torch.no_grad():
+        image_logits, _ = model((text, codes))
+    assert image_logits.argmax(dim=-1).equal(codes)
+    expected = image_logits.log_softmax(dim=-1).amax(dim=-1).sum(dim=1)
+    torch.testing.assert_close(log_probabilities, expected, **TOLERANCE)
+
+
+def test_sampled_codes_have_the_log_probability_of_a_full_forward_pass() -> None:
+    model, (text, _) = tiny_model(), tiny_pairs()
+
+    codes, log_probabilities = Decoder(model, CONFIG).draw(
+        text, Sampling(temperature=1.5), generators(3)
+    )
+
+    with torch.no_grad():
+        image_logits, _ = model((text, codes))
+    per_code = image_logits.log_softmax(dim=-1).gather(2, codes[..., None])[..., 0]
+    torch.testing.assert_close(log_probabilities, per_code.sum(dim=1), **TOLERANCE)
+
+
+def test_written_text_is_what_a_full_forward_pass_predicts() -> None:
+    model, (_, codes) = tiny_model(), tiny_pairs()
+
+    text, log_probabilities = Decoder(model, CONFIG).caption(codes, GREEDY, generators(3))
+
+    with torch.no_grad():
+        _, text_logits = model((text, codes))
+    text_logits[..., [0, 1, 2]] = float("-inf")
+    is_target = text != PADDING_ID
+    assert text_logits.argmax(dim=-1)[is_target].equal(text[is_target])
+    best = text_logits.log_softmax(dim=-1).amax(dim=-1)
+    expected = torch.where(is_target, best, 0.0).sum(dim=1)
+    torch.testing.assert_close(log_probabilities, expected, **TOLERANCE)
+
+
+def test_nothing_follows_the_end_of_text() -> None:
+    model, (_, codes) = tiny_model(), tiny_pairs()
+    with torch.no_grad():
+        model[-1].text_logits.bias[END_OF_TEXT_ID] += 100.0
+
+    text, _ = Decoder(model, CONFIG).caption(codes, GREEDY, generators(3))
+
+    assert text.tolist() == [[END_OF_TEXT_ID] + [PADDING_ID] * 4] * 3
+
+
+def test_special_ids_are_never_written() -> None:
+    model, (_, codes) = tiny_model(), tiny_pairs()
+    with torch.no_grad():
+        model[-1].text_logits.bias[:NUM_SPECIAL_IDS] += 100.0
+        model[-1].text_logits.bias[END_OF_TEXT_ID] -= 200.0
+
+    text, _ = Decoder(model, CONFIG).caption(codes, GREEDY, generators(3))
+
+    assert (text >= NUM_SPECIAL_IDS).all()
+
+
+def test_a_draw_does_not_depend_on_its_batch() -> None:
+    model, (text, _) = tiny_model(), tiny_pairs()
+    sampling = Sampling(temperature=1.0, top_k=3)
+    decoder = Decoder(model, CONFIG)
+
+    together, _ = decoder.draw(text, sampling, generators(3))
+    alone, _ = decoder.draw(text[2:], sampling, generators(1, seed=2))
+
+    assert together[2].equal(alone[0])

@@ -1,0 +1,42 @@
+"""How a token is chosen from its logits."""
+
+import pytest
+import torch
+
+from ernie_vilg.generation.sampling import Sampling, choose_tokens
+
+LOGITS = torch.log(torch.tensor([[0.1, 0.6, 0.3]]))
+
+
+def draw(sampling: Sampling, count: int) -> list[int]:
+    generators = [torch.Generator().manual_seed(index) for index in range(count)]
+    ids, _ = choose_tokens(LOGITS.expand(count, -1), sampling, generators)
+    return ids.tolist()
+
+
+def test_greedy_takes_the_likeliest() -> None:
+    assert draw(Sampling(), 5) == [1] * 5
+
+
+def test_samples_follow_the_probabilities() -> None:
+    ids = draw(Sampling(temperature=1.0), 2000)
+
+    # Three standard deviations of 2,000 draws.
+    assert ids.count(1) / 2000 == pytest.approx(0.6, abs=0.033)
+    assert ids.count(0) / 2000 == pytest.approx(0.1, abs=0.021)
+
+
+def test_top_k_leaves_the_rest_out() -> None:
+    assert set(draw(Sampling(temperature=1.0, top_k=2), 300)) == {1, 2}
+
+
+def test_log_probability_is_the_models_own() -> None:
+    _, log_probability = choose_tokens(LOGITS, Sampling(temperature=0.0), [torch.Generator()])
+
+    assert log_probability.exp().item() == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("setting", ["temperature", "top_k"])
+def test_negative_settings_are_refused(setting: str) -> None:
+    with pytest.raises(ValueError, match=f"{setting}=-1"):
+        Sampling(**{setting: -1})

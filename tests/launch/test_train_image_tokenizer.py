@@ -1,0 +1,185 @@
+"""The program trains under every launcher and refuses bad settings before torch is loaded."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ernie_vilg.config.image_tokenizer import (
+    ImageTokenizerConfig,
+    ImageTokenizerTrainingConfig,
+    ReconstructionObjectiveConfig,
+)
+from launch.composition import compose_program
+from tests.distributed import free_port
+from tests.training.tokenizer_run import write_shards
+
+PROGRAM = Path(__file__).parents[2] / "launch" / "train_image_tokenizer.py"
+BIN = Path(sys.executable).parent
+TINY = (
+    "image_tokenizer=quickstart", "image_tokenizer.image_size=16",
+    "image_tokenizer.base_channels=16", "image_tokenizer.codebook_size=32", "training.steps=3",
+    "training.global_batch_size=4", "training.log_every=1", "training.num_evaluation_images=4",
+    "training.timeout_seconds=60",
+)  # fmt: skip
+LAUNCHERS = {
+    "python": [sys.executable],
+    "torchrun": [str(BIN / "torchrun"), "--nproc-per-node", "2", "--master-port"],
+    "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port"],
+}
+
+
+def start(
+    *settings: str, launcher: str = "python", ranks: int = 1
+) -> subprocess.CompletedProcess[str]:
+    command = list(LAUNCHERS[launcher])
+    if launcher != "python":
+        command.append(str(free_port()))
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    if ranks > 1:  # as a launcher would set it
+        environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks)}
+    return subprocess.run(
+        [*command, str(PROGRAM), *settings], capture_output=True, text=True, env=environment
+    )
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    write_shards(tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "python",
+        pytest.param("torchrun", marks=pytest.mark.distributed),
+        pytest.param("deepspeed", marks=pytest.mark.distributed),
+    ],
+)
+def test_trains_under(launcher: str, shards: Path, tmp_path: Path) -> None:
+    result = start(f"shards={shards}", f"run_dir={tmp_path / 'run'}", *TINY, launcher=launcher)
+
+    assert result.returncode == 0, result.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert (tmp_path / "run" / "weights" / "image_tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        pytest.param(
+            "image_tokenizer.image_size=20",
+            "image_size=20 is no multiple of the downsampling factor 8",
+            id="grid does not divide the picture",
+        ),
+        pytest.param(
+            "image_tokenizer.codebook_size=65537",
+            "codes as uint16, so set at most 65536",
+            id="codes beyond uint16",
+        ),
+        pytest.param(
+            "image_tokenizer.image_size=32",
+            "have 16 pixels a side where image_tokenizer.image_size=32",
+            id="shards of another size",
+        ),
+        pytest.param(
+            "training.global_batch_size=5",
+            "global_batch_size=5 on 2 ranks: every rank needs an equal share, so set a multiple",
+            id="batch not divisible by ranks",
+        ),
+        pytest.param("training.stepz=5", "stepz", id="misspelt setting"),
+        pytest.param("shards=/nowhere", "/nowhere has no manifest.json", id="no shards"),
+    ],
+)
+def test_bad_setting_is_refused_before_torch_is_loaded(
+    setting: str, message: str, shards: Path, tmp_path: Path
+) -> None:
+    started = time.monotonic()
+    result = start(f"shards={shards}", f"run_dir={tmp_path / 'run'}", *TINY, setting, ranks=2)
+
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert time.monotonic() - started < 10
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", ["quickstart", "emoji", "vqgan_f8_8192"])
+def test_presets_downsample_by_eight(preset: str) -> None:
+    config = compose_program(
+        "train_image_tokenizer", [f"image_tokenizer={preset}", "shards=s", "run_dir=r"]
+    )
+
+    assert config.image_tokenizer.downsampling_factor == 8
+
+
+def test_paper_like_preset_is_the_public_vqgan() -> None:
+    config = compose_program(
+        "train_image_tokenizer", ["image_tokenizer=vqgan_f8_8192", "shards=s", "run_dir=r"]
+    )
+
+    assert config.image_tokenizer == ImageTokenizerConfig(
+        image_size=256,
+        codebook_size=8192,
+        embedding_size=256,
+        base_channels=128,
+        channel_multipliers=(1, 1, 2, 4),
+        num_residual_blocks=2,
+        attention_resolutions=(32,),
+        patch_size=1,
+        encoder_kernel_size=3,
+        normalization="group",
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param({"channel_multipliers": ()}, "give at least one", id="no multipliers"),
+        pytest.param({"normalization": "batch"}, "choose one of group, channel", id="unknown norm"),
+        pytest.param({"encoder_kernel_size": 5}, "set 1 or 3", id="unknown kernel"),
+        pytest.param({"attention_resolutions": (7,)}, r"computes at \[256, 128, 64, 32\]", id="7"),
+        pytest.param({"base_channels": 40}, "a multiple of 32", id="groups do not divide"),
+        pytest.param({"patch_size": 0}, "patch_size=0: must be positive", id="no patch"),
+        pytest.param({"num_residual_blocks": -1}, "set 0 or more", id="negative blocks"),
+    ],
+)
+def test_bad_architecture_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageTokenizerConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param({"precision": "fp16"}, "choose one of auto, bf16, fp32", id="precision"),
+        pytest.param({"revive_until": 1.5}, "a share of the run", id="share above 1"),
+        pytest.param({"revive_every": -1}, "must not be negative", id="negative interval"),
+        pytest.param({"steps": 0}, "training.steps=0: must be positive", id="no steps"),
+    ],
+)
+def test_bad_run_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageTokenizerTrainingConfig(**{"steps": 1, "global_batch_size": 1, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param({"codebook_weight": -1.0}, "codebook_weight=-1.0: must not", id="negative"),
+        pytest.param(
+            {"absolute_error_weight": 0.0, "squared_error_weight": 0.0},
+            "nothing asks for a likeness",
+            id="no likeness",
+        ),
+    ],
+)
+def test_bad_objective_is_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ReconstructionObjectiveConfig(**settings)

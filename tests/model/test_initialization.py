@@ -1,0 +1,66 @@
+"""Fresh weights are the same for every layout."""
+
+import pytest
+import torch
+
+from ernie_vilg.model.initialization import initialize, split_dimension, takes_weight_decay
+from ernie_vilg.model.transformer import build_transformer
+from tests.model.tiny import CONFIG
+
+
+def test_shares_put_together_are_the_whole() -> None:
+    whole = build_transformer(CONFIG)
+    initialize(whole.named_parameters(), CONFIG, seed=3)
+    for name, parameter in whole.named_parameters():
+        dimension = split_dimension(name)
+        if dimension is None:
+            continue
+        shares = []
+        for rank in range(2):
+            share = torch.nn.Parameter(torch.empty_like(parameter.chunk(2, dimension)[rank]))
+            initialize([(name, share)], CONFIG, seed=3, tensor_rank=rank, tensor_size=2)
+            shares.append(share)
+        assert torch.cat(shares, dimension).equal(parameter), name
+
+
+def test_seed_and_name_decide() -> None:
+    values = []
+    for name, seed in [("1.x.weight", 0), ("1.x.weight", 0), ("2.x.weight", 0), ("1.x.weight", 1)]:
+        parameter = torch.nn.Parameter(torch.empty(4, 4))
+        initialize([(name, parameter)], CONFIG, seed)
+        values.append(parameter.detach())
+
+    assert values[0].equal(values[1])
+    assert not values[0].equal(values[2])
+    assert not values[0].equal(values[3])
+
+
+@pytest.mark.parametrize(
+    ("name", "dimension", "decays"),
+    [
+        ("0.text_embedding.weight", 0, False),
+        ("0.image_embedding.weight", 0, False),
+        ("0.text_position", None, False),
+        ("3.attention.query_key_value.weight", 0, True),
+        ("3.attention.query_key_value.bias", 0, False),
+        ("3.attention.output.weight", 1, True),
+        ("3.attention.output.bias", None, False),
+        ("3.attention_norm.weight", None, False),
+        ("3.feed_forward.up.bias", 0, False),
+        ("3.feed_forward.down.weight", 1, True),
+        ("3.feed_forward.down.bias", None, False),
+        ("5.norm.weight", None, False),
+        ("5.image_logits.weight", 0, True),
+        ("5.text_logits.bias", 0, False),
+    ],
+)
+def test_split_and_decay_by_name(name: str, dimension: int | None, decays: bool) -> None:
+    assert split_dimension(name) == dimension
+    assert takes_weight_decay(name) == decays
+
+
+def test_every_parameter_that_changes_shape_is_split_by_name() -> None:
+    """A layer that is added and forgotten in `split_dimension` would be drawn per rank."""
+    names = [name for name, _ in build_transformer(CONFIG).named_parameters()]
+
+    assert sum(split_dimension(name) is not None for name in names) == 2 + CONFIG.num_layers * 6 + 4

@@ -1,0 +1,126 @@
+"""What each target's logits depend on, and how large the model is."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.model.transformer import build_transformer, shapes
+from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
+from tests.model.tiny import CONFIG, tiny_model, tiny_pairs
+
+
+def changed_slots(before: Tensor, after: Tensor) -> list[bool]:
+    """Per slot, whether the first pair's logits differ."""
+    return (before[0] - after[0]).abs().amax(dim=-1).gt(0).tolist()
+
+
+@pytest.mark.parametrize("slot", range(4))
+def test_a_code_changes_no_logit_up_to_its_own_slot(slot: int) -> None:
+    model, (text, codes) = tiny_model(), tiny_pairs()
+    other = codes.clone()
+    other[0, slot] = (other[0, slot] + 1) % CONFIG.codebook_size
+
+    changed = changed_slots(model((text, codes))[0], model((text, other))[0])
+
+    assert changed == [index > slot for index in range(4)]
+
+
+@pytest.mark.parametrize("slot", range(5))
+def test_a_piece_changes_no_text_logit_up_to_its_own_slot(slot: int) -> None:
+    model, (text, codes) = tiny_model(), tiny_pairs()
+    other = text.clone()
+    other[0, slot] = 20
+
+    changed = changed_slots(model((text, codes))[1], model((other, codes))[1])
+
+    assert changed == [index > slot for index in range(5)]
+
+
+@pytest.mark.parametrize("slot", range(5))
+def test_every_text_slot_padding_included_reaches_every_code(slot: int) -> None:
+    model, (text, codes) = tiny_model(), tiny_pairs()
+    other = text.clone()
+    other[0, slot] = 20
+
+    assert all(changed_slots(model((text, codes))[0], model((other, codes))[0]))
+
+
+@pytest.mark.parametrize("slot", range(4))
+def test_every_code_reaches_every_piece(slot: int) -> None:
+    model, (text, codes) = tiny_model(), tiny_pairs()
+    other = codes.clone()
+    other[0, slot] = (other[0, slot] + 1) % CONFIG.codebook_size
+
+    assert all(changed_slots(model((text, codes))[1], model((text, other))[1]))
+
+
+def test_pairs_of_a_batch_do_not_mix() -> None:
+    model, (text, codes) = tiny_model(), tiny_pairs()
+
+    alone = model((text[:1], codes[:1]))
+    together = model((text, codes))
+
+    for one, many in zip(alone, together, strict=True):
+        torch.testing.assert_close(one[0], many[0])
+
+
+def test_padding_has_an_embedding_per_slot() -> None:
+    embedding = tiny_model()[0]
+    text = torch.tensor([[7, END_OF_TEXT_ID, PADDING_ID, PADDING_ID, PADDING_ID]])
+
+    source = embedding.text_source(text, embedding.text_embedding(text))[0]
+
+    expected = embedding.text_padding[3] + embedding.text_position[3] + embedding.segment[0, 0]
+    torch.testing.assert_close(source[3], expected)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(CONFIG, id="tiny"),
+        pytest.param(
+            ModelConfig(
+                hidden_size=24,
+                num_layers=3,
+                num_heads=3,
+                ffn_multiplier=2,
+                text_vocab_size=30,
+                text_length=7,
+                codebook_size=40,
+                image_grid_size=4,
+            ),
+            id="every size another",
+        ),
+    ],
+)
+def test_parameters_are_counted_by_formula(config: ModelConfig) -> None:
+    model = build_transformer(config)
+
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    assert shapes(config).num_parameters == counted
+
+
+def test_the_papers_ten_billion_are_counted() -> None:
+    config = ModelConfig(
+        hidden_size=4096,
+        num_layers=48,
+        num_heads=64,
+        text_vocab_size=32768,
+        text_length=64,
+        codebook_size=8192,
+        image_grid_size=32,
+    )
+
+    # 12 * 48 * 4096^2 in the blocks (PAPER.md section 1), and two embeddings and heads.
+    assert shapes(config).num_parameters == pytest.approx(9.66e9 + 2 * 40960 * 4096, rel=0.01)
+
+
+def test_flops_agree_with_torchs_own_counter() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, pair = tiny_model(), tiny_pairs()
+    with FlopCounterMode(display=False) as counter:
+        model(pair)
+
+    assert counter.get_total_flops() * 3 == 3 * shapes(CONFIG).training_flops_per_pair

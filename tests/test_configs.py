@@ -1,0 +1,108 @@
+"""Every YAML in conf/ composes over its schema and passes every check."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.composition import compose_program, settings_of
+from launch.program import CONF_FOLDER
+
+# What a program cannot run without: settings that nobody can choose in advance.
+_REQUIRED_SETTINGS = {
+    "build_shards": ["source=s", "output_dir=o", "image_size=64"],
+    "caption": ["weights=w", "images=i", "output=o"],
+    "draw_shapes": ["output_dir=o"],
+    "encode_shards": ["shards=s", "text_tokenizer_dir=t", "image_tokenizer_dir=i", "output_dir=o"],
+    "evaluate": ["weights=w", "pairs=p", "output_dir=o"],
+    "export": ["run=r", "output_dir=o"],
+    "generate": ["weights=w", "prompts=[a]", "output_dir=o"],
+    "main_job": ["job=quickstart"],
+    "pretrain": ["experiment=quickstart"],
+    "report": [
+        "title=t", "pretrain_run=p", "tokenizer_run=i", "evaluation=e", "stages=s", "output=o",
+        "command=c",
+    ],
+    "train_image_tokenizer": ["shards=s", "run_dir=r", "image_tokenizer=quickstart"],
+    "train_text_tokenizer": ["shards=s", "output_dir=o"],
+}  # fmt: skip
+
+PROGRAM_FILES = sorted(CONF_FOLDER.glob("*.yaml"))
+GROUP_FILES = sorted(CONF_FOLDER.glob("*/*.yaml"))
+
+
+def groups_of(program: Path) -> set[str]:
+    """Config groups that a program's defaults list chooses from."""
+    defaults = yaml.safe_load(program.read_text(encoding="utf-8"))["defaults"]
+    return {
+        key
+        for entry in defaults
+        if isinstance(entry, dict)
+        for key in entry
+        if not key.startswith("override ")
+    }
+
+
+def programs_with(group: str) -> list[str]:
+    return [program.stem for program in PROGRAM_FILES if group in groups_of(program)]
+
+
+@pytest.mark.parametrize("path", PROGRAM_FILES, ids=lambda path: path.stem)
+def test_program_composes(path: Path) -> None:
+    compose_program(path.stem, _REQUIRED_SETTINGS[path.stem])
+
+
+@pytest.mark.parametrize("path", GROUP_FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_option_of_a_group_composes_in_every_program_that_offers_it(path: Path) -> None:
+    group, option = path.parent.name, path.stem
+    programs = programs_with(group)
+
+    assert programs, f"no program offers the group {group}"
+    for program in programs:
+        words = [word for word in _REQUIRED_SETTINGS[program] if not word.startswith(f"{group}=")]
+        compose_program(program, [*words, f"{group}={option}"])
+
+
+@pytest.mark.parametrize("path", PROGRAM_FILES, ids=lambda path: path.stem)
+def test_program_file_has_its_program_and_the_other_way_round(path: Path) -> None:
+    assert (CONF_FOLDER.parent / "launch" / f"{path.stem}.py").is_file()
+
+
+@pytest.mark.parametrize(
+    "path", PROGRAM_FILES + GROUP_FILES, ids=lambda path: str(path.relative_to(CONF_FOLDER))
+)
+def test_first_line_says_what_it_is_for(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = lines[1] if lines[0].startswith("# @package") else lines[0]
+
+    assert re.match(r"# .{10,}", comment), comment
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["output_dri=o", "count=many", "count=0", "judge=someone"],
+    ids=["unknown key", "mistyped value", "value out of range", "unknown choice"],
+)
+def test_wrong_setting_is_refused(override: str) -> None:
+    with pytest.raises(Exception, match=override.split("=")[0]):
+        compose_program("evaluate", [*_REQUIRED_SETTINGS["evaluate"], override])
+
+
+@pytest.mark.parametrize("path", sorted(CONF_FOLDER.glob("job/*.yaml")), ids=lambda path: path.stem)
+def test_programs_accept_the_settings_of_a_job(path: Path) -> None:
+    job = compose_program("main_job", [f"job={path.stem}"]).job
+
+    checked = [settings_of(job.command(stage)) for stage in job.stages]
+
+    assert sum(settings is not None for settings in checked) >= 10
+
+
+def test_missing_setting_is_named() -> None:
+    with pytest.raises(Exception, match="weights"):
+        compose_program("evaluate", ["pairs=p", "output_dir=o"])
+
+
+def test_unknown_program_is_named() -> None:
+    with pytest.raises(ValueError, match=r"launch/nothing\.py does not exist"):
+        compose_program("nothing", [])

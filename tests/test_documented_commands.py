@@ -1,0 +1,110 @@
+"""Every command in the documents exists and would be accepted as it is written."""
+
+import itertools
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launch.composition import compose_program, program_of
+from launch.program import CONF_FOLDER
+
+ROOT = CONF_FOLDER.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+# Commands that are not ours and need no check beyond standing here.
+_KNOWN_TOOLS = {
+    "apt-get", "bash", "cd", "cat", "cp", "docker", "export", "git", "kill", "ls", "open", "pip",
+    "ray", "sbatch", "scancel", "squeue", "wandb", "xdg-open",
+}  # fmt: skip
+_LAUNCHERS = {"python", "python3", "deepspeed", "torchrun", "srun"}
+_BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def commands_of(text: str) -> Iterator[str]:
+    """Yield each command line of the text's bash blocks, continued lines joined."""
+    for block in _BLOCK.findall(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            command = line.split(" #")[0].strip()
+            if command and not command.startswith("#"):
+                yield command
+
+
+def check(command: str) -> None:
+    """Raise where a command could not run as it is written."""
+    words = [word for part in re.split(r"\s*(?:&&|;)\s*", command) for word in [part] if word]
+    for part in words:
+        _check_simple(part)
+
+
+def _check_simple(command: str) -> None:
+    words = shlex.split(command.removeprefix("$ "))
+    while words and re.match(r"^[A-Z_][A-Z0-9_]*=", words[0]):
+        words = words[1:]  # environment variables before a command
+    name = Path(words[0]).name if words else "export"
+    if name == "sudo":
+        _check_simple(shlex.join(words[1:]))
+    elif name == "make":
+        run = subprocess.run(
+            ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+    elif name in _LAUNCHERS:
+        _check_program(words)
+    elif name in {"pytest", "ruff", "mypy", "lint-imports", "pre-commit", "chromium"}:
+        return
+    else:
+        assert name in _KNOWN_TOOLS, f"{name}: teach tests/test_documented_commands.py what it is"
+
+
+def _check_program(words: list[str]) -> None:
+    found = program_of(words)
+    if found is not None:
+        compose_program(found[0], found[1])
+        return
+    scripts = [word for word in words if word.endswith(".py")]
+    modules = [after for word, after in itertools.pairwise(words) if word == "-m"]
+    assert scripts or modules or "-c" in words, f"{shlex.join(words)} runs no program"
+    for script in scripts:
+        assert (ROOT / script).is_file(), f"{script} does not exist"
+
+
+DOCUMENTED = [
+    pytest.param(command, id=f"{document.relative_to(ROOT)}: {command[:60]}")
+    for document in DOCUMENTS
+    for command in commands_of(document.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_documented_command_would_run(command: str) -> None:
+    check(command)
+
+
+def test_the_documents_show_commands() -> None:
+    assert len(DOCUMENTED) >= 5
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param("make no-such-target", id="target"),
+        pytest.param("python launch/nothing.py a=1", id="program"),
+        pytest.param("python benchmarks/nothing.py", id="script"),
+        pytest.param("deepspeed --num_gpus 2 launch/evaluate.py weigths=w", id="setting"),
+        pytest.param("frobnicate", id="tool"),
+        pytest.param("make test && frobnicate", id="tool behind another"),
+    ],
+)
+def test_wrong_command_is_found(command: str) -> None:
+    with pytest.raises(Exception, match=r".+"):
+        check(command)
+
+
+def test_commands_are_read_from_bash_blocks_alone() -> None:
+    text = "a\n```bash\nmake test  # all\n# why\npython a.py \\\n  b=1\n```\n```text\nno\n```\n"
+
+    assert list(commands_of(text)) == ["make test", "python a.py    b=1"]

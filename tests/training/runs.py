@@ -1,0 +1,133 @@
+"""A tiny pretraining run on token shards of two code values, without tokenizers."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.config.pretrain import (
+    OptimizerConfig,
+    ParallelismConfig,
+    PretrainConfig,
+    PretrainDataConfig,
+    TrainingConfig,
+)
+from ernie_vilg.data.batches import TokenBatches
+from ernie_vilg.data.order import SampleOrder
+from ernie_vilg.manifest import read_manifest
+from ernie_vilg.parallel.build import build_engine
+from ernie_vilg.parallel.engine import Engine
+from ernie_vilg.parallel.groups import build_groups, start_processes
+from ernie_vilg.training.checkpoint import Checkpoints
+from ernie_vilg.training.loop import train
+
+MODEL = ModelConfig(
+    hidden_size=16,
+    num_layers=2,
+    num_heads=2,
+    text_vocab_size=64,
+    text_length=3,
+    codebook_size=64,
+    image_grid_size=2,
+)
+
+
+def tiny_run(folder: Path, *, steps: int, save_every: int = 2, **layout: int) -> PretrainConfig:
+    return PretrainConfig(
+        run_dir=str(folder / "run"),
+        precision="fp32",
+        model=MODEL,
+        data=PretrainDataConfig(
+            token_shards=str(folder / "shards"),
+            text_tokenizer="",
+            image_tokenizer="",
+            shuffle_block_shards=2,
+        ),
+        parallelism=ParallelismConfig(micro_batch_size=2, global_batch_size=8, **layout),
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
+        training=TrainingConfig(steps=steps, save_every=save_every, log_every=1),
+    )
+
+
+class Recorder:
+    """A tracker that keeps the exact losses."""
+
+    def __init__(self) -> None:
+        self.losses: dict[int, str] = {}
+
+    def log(self, step: int, metrics: Any) -> None:
+        self.losses[step] = float(metrics["loss"]).hex()
+
+    def log_pictures(self, step: int, pictures: Any) -> None:
+        raise AssertionError("no samples are asked for")
+
+    def close(self) -> None:
+        pass
+
+
+def start(launch: Launch, config: PretrainConfig, precision: torch.dtype) -> Engine:
+    device = start_processes(launch, timeout_seconds=60)
+    torch.use_deterministic_algorithms(True)
+    layout = config.parallelism
+    groups = build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
+    return build_engine(config, groups, precision)
+
+
+def run(
+    launch: Launch, config: PretrainConfig, precision: torch.dtype, stop_after: int | None = None
+) -> tuple[int, dict[int, str]]:
+    """Train or go on; return the first step and the losses by step.
+
+    Args:
+        launch: this rank.
+        config: the run.
+        precision: of weights and activations.
+        stop_after: die without a word before this step, as a killed process does.
+    """
+    engine = start(launch, config, precision)
+    folder = Path(config.data.token_shards)
+    manifest = read_manifest(folder, "token")
+    batches: Any = TokenBatches(
+        folder,
+        manifest,
+        config.model,
+        SampleOrder(manifest, config.data.seed, config.data.shuffle_block_shards),
+        global_batch_size=config.parallelism.global_batch_size,
+        micro_batch_size=config.parallelism.micro_batch_size,
+        data_rank=engine.groups.data_rank,
+        data_size=engine.groups.data_size,
+    )
+    checkpoints = Checkpoints(Path(config.run_dir), 2, {"test": "identity"})
+    first_step = checkpoints.restore(engine)
+    recorder = Recorder()
+    with contextlib.suppress(Killed):
+        train(
+            engine,
+            batches if stop_after is None else DyingBatches(batches, stop_after),
+            config,
+            first_step=first_step,
+            checkpoints=checkpoints,
+            tracker=recorder,
+            draw_samples=lambda step: None,
+        )
+    return first_step, recorder.losses
+
+
+class Killed(Exception):  # noqa: N818, it stands for a signal
+    """Stands for SIGKILL within one process."""
+
+
+class DyingBatches:
+    """Batches up to a step, then the end."""
+
+    def __init__(self, batches: TokenBatches, last: int) -> None:
+        self._batches = batches
+        self._last = last
+
+    def at(self, step: int) -> Any:
+        if step == self._last:
+            raise Killed
+        return self._batches.at(step)
