@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.program import CONF_FOLDER, to_dataclass
+from launch.program import CONF_FOLDER, quote_chinese, to_dataclass
 
 
 def compose_program(name: str, overrides: Sequence[str]) -> Any:
@@ -47,10 +47,11 @@ def compose_program(name: str, overrides: Sequence[str]) -> Any:
     (schema,) = [hint for key, hint in typing.get_type_hints(main).items() if key != "return"]
     try:
         with _apart_from_the_running_program():
-            return to_dataclass(compose(config_name=name, overrides=list(overrides)), schema)
+            words = [quote_chinese(word) for word in overrides]
+            return to_dataclass(compose(config_name=name, overrides=words), schema)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        words = " ".join(overrides)
-        raise ValueError(f"launch/{name}.py {words}: it refuses these settings: {error}") from error
+        line = " ".join(overrides)
+        raise ValueError(f"launch/{name}.py {line}: it refuses these settings: {error}") from error
 
 
 @contextmanager

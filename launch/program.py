@@ -10,6 +10,7 @@ Source: ours, on Hydra's structured configs (https://hydra.cc).
 import dataclasses
 import functools
 import logging
+import re
 import sys
 import types
 import typing
@@ -26,6 +27,8 @@ from launch.environment import read_launch
 
 CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 CONFIG_ERROR_EXIT_CODE = 2
+
+_UNQUOTED_VALUE = re.compile(r"[^\[\],{}]*[^\[\],{}\x00-\x7f][^\[\],{}]*")
 
 Config = TypeVar("Config")
 
@@ -65,12 +68,26 @@ def program(
         @functools.wraps(main)
         def run() -> None:
             # The deepspeed launcher puts --local_rank=K first, which Hydra cannot parse.
-            sys.argv = [word for word in sys.argv if not word.startswith("--local_rank")]
+            words = [word for word in sys.argv if not word.startswith("--local_rank")]
+            sys.argv = [quote_chinese(word) for word in words]
             compose_and_run()
 
         return run
 
     return decorate
+
+
+def quote_chinese(word: str) -> str:
+    """Put quotes around the values of an override that hold characters beyond ASCII.
+
+    Hydra's grammar takes such characters in quotes only, which a shell eats: without this,
+    `prompts=[...]` with a Chinese prompt is a syntax error. A value with an ASCII comma or
+    bracket still needs quotes of its own, and a word with any quotes is left as it is.
+    """
+    name, equals, value = word.partition("=")
+    if word.isascii() or not equals or "'" in word or '"' in word:
+        return word
+    return name + equals + _UNQUOTED_VALUE.sub(r'"\g<0>"', value)
 
 
 def register_schema(name: str, schema: type) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.files import committed_folder, read_json
+from ernie_vilg.files import committed_folder
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.model.weights import (
     IMAGE_TOKENIZER_FOLDER,
@@ -20,7 +20,7 @@ from ernie_vilg.model.weights import (
 from ernie_vilg.parallel.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.universal import gather_weights
 from ernie_vilg.text_tokenizer import TextTokenizer
-from ernie_vilg.training.checkpoint import MANIFEST_NAME, newest_checkpoint
+from ernie_vilg.training.commit import newest_checkpoint, read_manifest
 from ernie_vilg.training.run_folder import read_run
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
@@ -44,7 +44,12 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool) -> int:
         ValueError: no checkpoint verifies, or the tokenizers are not those of the run.
     """
     checkpoint = newest_checkpoint(run_dir)
-    manifest = read_json(checkpoint / MANIFEST_NAME)
+    if checkpoint is None:
+        raise ValueError(
+            f"{run_dir} has no checkpoint that verifies: name the run_dir of a launch/pretrain.py "
+            "run"
+        )
+    manifest = read_manifest(checkpoint)
     if manifest["step"] == 0:
         raise ValueError(f"{run_dir} has taken no step yet: wait for its next checkpoint")
     identity = manifest["identity"]

@@ -30,11 +30,12 @@ from ernie_vilg.data.order import SampleOrder
 from ernie_vilg.files import write_json
 from ernie_vilg.manifest import Manifest
 from ernie_vilg.parallel.collectives import LEADER, barrier, broadcast_from_leader
+from ernie_vilg.parallel.precision import machine_precision
 from ernie_vilg.training.codebook import initialize_codebook, revive_unused_codes
+from ernie_vilg.training.commit import resumable_checkpoint
 from ernie_vilg.training.image_tokenizer_metrics import TokenizerMeter, evaluate, log_line
 from ernie_vilg.training.image_tokenizer_state import (
     TokenizerState,
-    find_checkpoint,
     fresh_state,
     load_checkpoint,
     save_checkpoint,
@@ -113,14 +114,6 @@ def loss_terms(
     }
 
 
-def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """Resolve the setting `precision`: "auto" is bf16 on a GPU and on a CPU with AMX."""
-    if name == "auto":
-        # Without AMX a CPU multiplies bf16 slower than fp32.
-        name = "bf16" if device.type == "cuda" or torch.cpu._is_amx_tile_supported() else "fp32"
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]
-
-
 def _train(
     state: TokenizerState,
     batches: ImageBatches,
@@ -130,7 +123,7 @@ def _train(
 ) -> None:
     training = config.training
     device = state.code_counts.device
-    precision = resolve_precision(training.precision, device)
+    precision = machine_precision(training.precision, device)
     replica = _replicate(state.model)
     meter = TokenizerMeter(state.code_counts.shape[0], device)
     while state.step < training.steps:
@@ -243,7 +236,7 @@ def _resume(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -
     found: Path | str | None = None
     if is_leader:
         try:
-            found = find_checkpoint(run_dir, identity)
+            found = resumable_checkpoint(run_dir, identity, metrics_name=METRICS_NAME)
         except ValueError as error:
             found = str(error)
     found = broadcast_from_leader(found)

@@ -7,7 +7,6 @@ It appears under its name when it is complete. The newest one whose hash holds i
 Source: ours.
 """
 
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,19 +20,21 @@ from torch.optim import AdamW
 
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.pretrain import OptimizerConfig
-from ernie_vilg.files import committed_folder, read_json, sha256_of_file, write_json
-from ernie_vilg.training.tracking import METRICS_NAME
+from ernie_vilg.files import committed_folder
+from ernie_vilg.training.commit import (
+    checkpoint_path,
+    committed_checkpoints,
+    describe_files,
+    read_manifest,
+    write_manifest,
+)
 from ernie_vilg.vqgan.autoencoder import VQGAN
 
 TENSORS_FILE = "state.safetensors"
-MANIFEST_FILE = "checkpoint.json"
-FORMAT = "ernie-vilg image tokenizer training 1"
 CHECKPOINTS_KEPT = 2
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _CONVOLUTION_DIMS = 4  # [out, in, height, width]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -102,53 +103,30 @@ def save_checkpoint(
         identity: settings that a run must share to go on from here, JSON values.
         code_counts: `state.code_counts` summed over ranks, int64 [codebook].
     """
-    folder = checkpoints_folder(run_dir) / f"step_{state.step:08d}"
+    folder = checkpoint_path(run_dir, state.step)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with committed_folder(folder, replace=True) as temporary:
         save_file(_tensors(state, code_counts), temporary / TENSORS_FILE)
-        content = {
-            "format": FORMAT,
-            "step": state.step,
-            "seconds": state.seconds,
-            "sha256": sha256_of_file(temporary / TENSORS_FILE),
-            "identity": dict(identity),
-        }
-        write_json(temporary / MANIFEST_FILE, content)
+        write_manifest(
+            temporary,
+            step=state.step,
+            identity=identity,
+            files=describe_files(temporary, [temporary / TENSORS_FILE]),
+            about={"seconds": state.seconds},
+        )
     for old in committed_checkpoints(run_dir)[CHECKPOINTS_KEPT:]:
         shutil.rmtree(old)
 
 
-def find_checkpoint(run_dir: Path, identity: Mapping[str, Any]) -> Path | None:
-    """Return the newest whole checkpoint of a run, None in a fresh run folder.
-
-    Raises:
-        ValueError: the run folder is not fresh and no checkpoint is whole, or the newest whole
-            one belongs to other settings.
-    """
-    folders = committed_checkpoints(run_dir)
-    for folder in folders:
-        problem = _problem(folder)
-        if problem is None:
-            _check_identity(folder, read_json(folder / MANIFEST_FILE)["identity"], identity)
-            return folder
-        logger.warning("checkpoint %s is not used: %s", folder, problem)
-    if folders or (run_dir / METRICS_NAME).exists():
-        raise ValueError(
-            f"{run_dir} holds a run but no whole checkpoint of it: restore its checkpoints folder, "
-            "or name another run_dir to start afresh"
-        )
-    return None
-
-
 def load_checkpoint(state: TokenizerState, folder: Path, *, is_leader: bool) -> None:
-    """Load a checkpoint that `find_checkpoint` returned into a fresh state.
+    """Load a checkpoint that `resumable_checkpoint` returned into a fresh state.
 
     Args:
         state: is overwritten.
         folder: the checkpoint.
         is_leader: the leader alone takes the code counts, which are sums over ranks.
     """
-    content = read_json(folder / MANIFEST_FILE)
+    content = read_manifest(folder)
     state.step, state.seconds = int(content["step"]), float(content["seconds"])
     tensors = load_file(folder / TENSORS_FILE)
     with torch.no_grad():
@@ -162,16 +140,6 @@ def load_checkpoint(state: TokenizerState, folder: Path, *, is_leader: bool) -> 
         state.code_counts.copy_(tensors["code_counts"])
 
 
-def committed_checkpoints(run_dir: Path) -> list[Path]:
-    """Return the folders of a run's checkpoints, the newest step first."""
-    return sorted(checkpoints_folder(run_dir).glob("step_*"), reverse=True)
-
-
-def checkpoints_folder(run_dir: Path) -> Path:
-    """Return where a run's checkpoints are."""
-    return run_dir / "checkpoints"
-
-
 def _tensors(state: TokenizerState, code_counts: Tensor) -> dict[str, Tensor]:
     tensors = {"code_counts": code_counts.cpu()}
     for name, weight in state.model.named_parameters():
@@ -179,30 +147,3 @@ def _tensors(state: TokenizerState, code_counts: Tensor) -> dict[str, Tensor]:
         for moment in _MOMENTS:
             tensors[f"{moment}.{name}"] = state.optimizer.state[weight][moment].cpu().contiguous()
     return tensors
-
-
-def _problem(folder: Path) -> str | None:
-    """Say what is wrong with a checkpoint, None if its tensors are as they were written."""
-    try:
-        content = read_json(folder / MANIFEST_FILE)
-        actual = sha256_of_file(folder / TENSORS_FILE)
-    except (OSError, ValueError) as error:
-        return str(error)
-    if content.get("format") != FORMAT:
-        return f"its format is {content.get('format')!r}, not {FORMAT!r}"
-    if actual != content["sha256"]:
-        return f"{TENSORS_FILE} differs from its SHA-256"
-    return None
-
-
-def _check_identity(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    different = [
-        f"{name}: {theirs.get(name)!r} in the checkpoint, {ours.get(name)!r} now"
-        for name in sorted({*theirs, *ours})
-        if theirs.get(name) != ours.get(name)
-    ]
-    if different:
-        raise ValueError(
-            f"{folder} was written by a run with other settings ({'; '.join(different)}): set them "
-            "as they were to go on, or name another run_dir to start afresh"
-        )

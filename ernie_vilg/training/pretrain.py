@@ -18,11 +18,12 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches import TokenBatches
 from ernie_vilg.data.order import SampleOrder
 from ernie_vilg.model.transformer import shapes
-from ernie_vilg.parallel.build import build_engine, machine_precision
+from ernie_vilg.parallel.build import build_engine
 from ernie_vilg.parallel.collectives import LEADER, barrier
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.gather import gather_to_leader
 from ernie_vilg.parallel.groups import Groups, build_groups, start_processes
+from ernie_vilg.parallel.precision import machine_precision
 from ernie_vilg.training.checkpoint import Checkpoints
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.loop import train

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from ernie_vilg.training.checkpoint import (
+from ernie_vilg.training.checkpoint import Checkpoints
+from ernie_vilg.training.commit import (
     MANIFEST_NAME,
-    Checkpoints,
+    checkpoint_path,
     committed_checkpoints,
     newest_checkpoint,
     verify_checkpoint,
@@ -94,43 +95,43 @@ DAMAGES = [
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: Any) -> None:
-    checkpoints = saved_run(tmp_path)
-    damage(checkpoints.path(20))
+    saved_run(tmp_path)
+    damage(checkpoint_path(tmp_path, 20))
 
     assert restored(tmp_path) == (10, 10)
-    assert newest_checkpoint(tmp_path).name == "step_00000010"
+    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 10)
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
     checkpoints = saved_run(tmp_path)
-    flip_bit(checkpoints.path(20) / "other")
+    flip_bit(checkpoint_path(tmp_path, 20) / "other")
 
     checkpoints.save(FakeEngine(), 20)  # type: ignore[arg-type]
 
-    assert verify_checkpoint(checkpoints.path(20)) is None
+    assert verify_checkpoint(checkpoint_path(tmp_path, 20)) is None
 
 
 def test_a_half_written_checkpoint_does_not_exist(tmp_path: Path) -> None:
-    checkpoints = saved_run(tmp_path)
-    checkpoints.path(20).rename(tmp_path / "checkpoints" / ".writing-step_00000020")
+    saved_run(tmp_path)
+    checkpoint_path(tmp_path, 20).rename(tmp_path / "checkpoints" / ".writing-step_00000020")
 
     assert restored(tmp_path) == (10, 10)
     assert not list((tmp_path / "checkpoints").glob(".writing-*"))
 
 
 def test_a_run_whose_checkpoints_are_all_bad_is_not_started_again(tmp_path: Path) -> None:
-    checkpoints = saved_run(tmp_path)
+    saved_run(tmp_path)
     for step in (10, 20):
-        flip_bit(checkpoints.path(step) / "other")
+        flip_bit(checkpoint_path(tmp_path, step) / "other")
 
-    with pytest.raises(ValueError, match=r"none of the 2 checkpoints in .* verifies"):
+    with pytest.raises(ValueError, match="holds a run but no checkpoint of it that verifies"):
         restored(tmp_path)
 
 
 def test_a_run_that_lost_its_checkpoints_is_not_started_again(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
 
-    with pytest.raises(ValueError, match="has metrics but no checkpoint"):
+    with pytest.raises(ValueError, match="holds a run but no checkpoint of it that verifies"):
         restored(tmp_path)
 
 
@@ -144,9 +145,9 @@ def test_other_settings_are_listed_and_refused(tmp_path: Path) -> None:
 
 
 def test_the_manifest_names_every_file(tmp_path: Path) -> None:
-    checkpoints = saved_run(tmp_path)
+    saved_run(tmp_path)
 
-    manifest = json.loads((checkpoints.path(20) / MANIFEST_NAME).read_text())
+    manifest = json.loads((checkpoint_path(tmp_path, 20) / MANIFEST_NAME).read_text())
 
     assert [entry["file"] for entry in manifest["files"]] == ["other", "state/number"]
     assert manifest["step"] == 20

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
@@ -18,7 +17,7 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.files import sha256_of_file
 from ernie_vilg.manifest import read_manifest
 from ernie_vilg.training import image_tokenizer
-from ernie_vilg.training.image_tokenizer import resolve_precision, train_image_tokenizer
+from ernie_vilg.training.image_tokenizer import train_image_tokenizer
 from ernie_vilg.training.image_tokenizer_state import TENSORS_FILE
 from ernie_vilg.vqgan.weights import WEIGHTS_FILE, load_image_tokenizer
 from tests.distributed import run_distributed
@@ -199,11 +198,3 @@ def test_two_ranks_resume_bit_for_bit(shards: Path, tmp_path: Path) -> None:
     run_distributed(_run_whole_and_parted, 2, whole, parted)
 
     assert hash_of_state(tmp_path / "parted", 4) == hash_of_state(tmp_path / "whole", 4)
-
-
-def test_precision_is_what_was_asked_for() -> None:
-    cpu = torch.device("cpu")
-
-    assert resolve_precision("fp32", cpu) == torch.float32
-    assert resolve_precision("bf16", cpu) == torch.bfloat16
-    assert resolve_precision("auto", torch.device("cuda")) == torch.bfloat16
