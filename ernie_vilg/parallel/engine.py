@@ -20,12 +20,14 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from ernie_vilg.config.pretrain import OptimizerConfig, ParallelismConfig
 from ernie_vilg.data.batches import Batch
 from ernie_vilg.model.initialization import takes_weight_decay
 from ernie_vilg.model.loss import Losses, Objective
 from ernie_vilg.parallel.groups import Groups
+from ernie_vilg.parallel.optimizer import build_adamw
 from ernie_vilg.parallel.universal import universal_checkpoint_info
 
 CHECKPOINT_TAG = "deepspeed"
@@ -236,18 +238,10 @@ def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
     return config
 
 
-def _build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (decayed if takes_weight_decay(name) else others).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        fused=True,
+def _build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
+    named = list(model.named_parameters())
+    return build_adamw(
+        [parameter for name, parameter in named if takes_weight_decay(name)],
+        [parameter for name, parameter in named if not takes_weight_decay(name)],
+        config,
     )

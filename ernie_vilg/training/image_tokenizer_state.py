@@ -21,6 +21,7 @@ from torch.optim import AdamW
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.pretrain import OptimizerConfig
 from ernie_vilg.files import committed_folder
+from ernie_vilg.parallel.optimizer import build_adamw
 from ernie_vilg.training.commit import (
     checkpoint_path,
     committed_checkpoints,
@@ -73,16 +74,7 @@ def build_optimizer(model: VQGAN, config: OptimizerConfig) -> AdamW:
     """Return AdamW with empty moments; only convolution kernels decay."""
     kernels = [weight for weight in model.parameters() if weight.dim() == _CONVOLUTION_DIMS]
     others = [weight for weight in model.parameters() if weight.dim() != _CONVOLUTION_DIMS]
-    optimizer = AdamW(
-        [
-            {"params": kernels, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        fused=True,
-    )
+    optimizer = build_adamw(kernels, others, config)
     for weight in model.parameters():
         # As AdamW's first step would; so that there always is a state to save and to load.
         optimizer.state[weight] = {

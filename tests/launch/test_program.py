@@ -25,7 +25,18 @@ def test_chinese_is_quoted_for_hydra(word: str, expected: str) -> None:
     assert quote_chinese(word) == expected
 
 
-PRETRAIN = ["launch/pretrain.py", "experiment=quickstart"]
+def start(words: list[str], *, rank: int, world_size: int) -> subprocess.CompletedProcess[str]:
+    """Start one rank of a pretraining run as a launcher would."""
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    return subprocess.run(
+        [sys.executable, "launch/pretrain.py", "experiment=quickstart", *words],
+        cwd=ROOT,
+        env={"PATH": "", **place},
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,16 +78,7 @@ PRETRAIN = ["launch/pretrain.py", "experiment=quickstart"]
 def test_a_wrong_setting_is_one_message_before_anything_starts(
     words: list[str], world_size: int, message: str
 ) -> None:
-    environment = {"PATH": "", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size)}
-    result = subprocess.run(
-        [sys.executable, *PRETRAIN, *words],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=False,
-    )
+    result = start(words, rank=0, world_size=world_size)
 
     assert result.returncode != 0
     assert message in result.stderr
@@ -84,15 +86,6 @@ def test_a_wrong_setting_is_one_message_before_anything_starts(
 
 
 def test_only_the_leader_speaks() -> None:
-    environment = {"PATH": "", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
-    result = subprocess.run(
-        [sys.executable, *PRETRAIN, "data.token_shards=nowhere"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=False,
-    )
+    result = start(["data.token_shards=nowhere"], rank=1, world_size=2)
 
     assert (result.returncode, result.stderr) == (2, "")

@@ -1,0 +1,1 @@
+"""Measurements, each as ratios taken side by side in one run."""
