@@ -27,6 +27,7 @@ def main(config: EvaluateConfig) -> None:
             folder,
             codebook_size=tokenizer.codebook_size,
             judge=config.judge,
+            temperature=config.temperature,
             batch_size=config.batch_size,
         )
     print(json.dumps(scores, indent=2))

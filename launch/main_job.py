@@ -48,7 +48,6 @@ _FAILURE_LINES = 30
 _LINE_EVERY_SECONDS = 15.0
 _STATE_EVERY_SECONDS = 5.0
 _LOCK_POLL_SECONDS = 0.2
-_TERMINAL_COLUMNS = 100
 _GIB = 2**30
 
 
@@ -218,11 +217,13 @@ class _Watcher:
         if now >= self._next_state:  # after a kill, the seconds so far still count
             self._next_state = now + _STATE_EVERY_SECONDS
             write_state(self.folder, self.name, self.state)
-        last = last_lines(self.log, 1)[0][:_TERMINAL_COLUMNS]
+        last = last_lines(self.log, 1)[0]
         if last.startswith("$ "):
             last = "starting"  # nothing stands in the log yet but the command
         if sys.stdout.isatty():
-            print(f"\r\033[K  {duration(measurement.seconds)}  {last}", end="", flush=True)
+            line = f"  {duration(measurement.seconds)}  {last}"
+            columns = shutil.get_terminal_size().columns
+            print(f"\r\033[K{line[: columns - 1]}", end="", flush=True)
         elif now >= self._next_line:
             self._next_line = now + _LINE_EVERY_SECONDS
             print(f"  {duration(measurement.seconds)}  {last}", flush=True)

@@ -43,7 +43,7 @@ def draw_samples(config: PretrainConfig, step: int, weights: dict[str, Tensor]) 
         count=config.samples.count,
         image_size=tokenizer.config.image_size,
     )
-    drawn = model.generate([pair.caption for pair in pairs])
+    drawn = model.generate([pair.caption for pair in pairs], temperature=config.samples.temperature)
     written = model.caption([pair.image for pair in pairs])
     path = Path(config.run_dir) / "samples" / f"step_{step:08d}.png"
     path.parent.mkdir(exist_ok=True)

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     if os.getppid() != parent_id:  # the parent died before prctl could take note of it
         return 128 + signal.SIGTERM
     try:
-        return_code = subprocess.Popen(command, stdin=subprocess.DEVNULL).wait()
+        return_code = _wait_and_reap(subprocess.Popen(command, stdin=subprocess.DEVNULL))
     except FileNotFoundError as error:
         print(f"{error.filename}: no such program on PATH", file=sys.stderr)
         return 127
@@ -56,6 +56,19 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # stopping must not be stopped halfway
         stop_descendants(GRACE_SECONDS)
     return return_code if return_code >= 0 else 128 - return_code
+
+
+def _wait_and_reap(process: "subprocess.Popen[bytes]") -> int:
+    """Return the command's exit code, collecting orphans that end before it.
+
+    An orphan that ended stays visible until it is collected: a launcher that waits for its
+    ranks' processes to be gone would wait in vain.
+    """
+    while True:
+        process_id, status = os.wait()
+        if process_id == process.pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return process.returncode
 
 
 def stop_descendants(grace_seconds: float) -> None:

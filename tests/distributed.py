@@ -65,6 +65,7 @@ def _run_rank(
     arguments: tuple[Any, ...],
 ) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # gloo on the CPU, on machines with GPUs too
     from ernie_vilg.config.launch import Launch
 
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size)

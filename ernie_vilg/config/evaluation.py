@@ -23,6 +23,9 @@ class EvaluateConfig:
     judge: str = "shapes"
     """"shapes" reads the objects of the built-in data from the pixels; "none", for other data,
     draws, captions and reconstructs without judging what a picture shows."""
+    temperature: float = 0.0
+    """Of the drawn pictures: 0 takes the likeliest code at every slot, 1 samples from the model.
+    Captions are greedy always."""
     batch_size: int = 50
     """Pictures drawn, captioned or reconstructed at once."""
     overwrite: bool = False
@@ -32,6 +35,8 @@ class EvaluateConfig:
         for name in ("count", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: set at least 1")
+        if self.temperature < 0:
+            raise ValueError(f"temperature={self.temperature}: must be 0 (greedy) or above")
         if self.judge not in JUDGES:
             raise ValueError(f"judge={self.judge}: choose one of {', '.join(JUDGES)}")
 

@@ -166,8 +166,13 @@ class SamplesConfig:
     """Folder of raw pairs (captions.jsonl) whose captions are drawn and pictures captioned."""
     count: int = 8
     """Pairs per round, from the top of the file."""
+    temperature: float = 0.0
+    """Of the drawn pictures: 0 takes the likeliest code at every slot, which early in training
+    is the background of most pictures; 1 samples from the model."""
 
     def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"samples.temperature={self.temperature}: must be 0 (greedy) or above")
         if self.every < 0 or self.count < 1:
             raise ValueError(
                 f"samples.every={self.every}, samples.count={self.count}: every must not be "

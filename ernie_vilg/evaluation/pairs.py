@@ -4,7 +4,7 @@ What lies in the folder afterwards:
 
     evaluation.json         every figure
     originals/00000.png     the pictures as the model sees them: cropped and resized
-    drawn/00000.png         what it drew for their captions, greedily
+    drawn/00000.png         what it drew for their captions
     reconstructed/00000.png the originals after the image tokenizer alone
     pairs.jsonl             per pair: its files, both captions, both log-probabilities, and
                             what the judge says
@@ -138,6 +138,7 @@ def evaluate(
     codebook_size: int,
     judge: str,
     batch_size: int,
+    temperature: float = 0.0,
 ) -> dict[str, Any]:
     """Draw, caption and reconstruct the pairs, judge the results and write all of it.
 
@@ -148,6 +149,7 @@ def evaluate(
         codebook_size: number of codes of its image tokenizer.
         judge: "shapes" or "none".
         batch_size: pictures at once.
+        temperature: of the drawn pictures; 0 is greedy.
 
     Returns:
         the content of `evaluation.json`.
@@ -158,7 +160,9 @@ def evaluate(
     captions = [pair.caption for pair in pairs]
     originals = [pair.image for pair in pairs]
     scenes = required_scenes(captions) if judge == "shapes" else None
-    drawn = model.generate(captions, images_per_prompt=1, temperature=0.0, batch_size=batch_size)
+    drawn = model.generate(
+        captions, images_per_prompt=1, temperature=temperature, batch_size=batch_size
+    )
     written = model.caption(originals, batch_size=batch_size, temperature=0.0)
     rebuilt = reconstruct(model, originals, batch_size=batch_size)
 

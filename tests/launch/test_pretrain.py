@@ -1,0 +1,190 @@
+"""The training program: alike under every launcher, killed and resumed, exported and used."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from launch.program import CONF_FOLDER
+from tests.distributed import free_port
+from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
+
+ROOT = CONF_FOLDER.parent
+PROGRAMS = Path(sys.executable).parent
+
+pytestmark = [pytest.mark.distributed, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    return make_data_set(tmp_path_factory.mktemp("data"))
+
+
+def settings(data_set: DataSet, run_dir: Path, *more: str) -> list[str]:
+    return [
+        "launch/pretrain.py",
+        "experiment=quickstart",
+        f"run_dir={run_dir}",
+        "precision=fp32",
+        "model.hidden_size=16",
+        "model.num_layers=2",
+        "model.num_heads=2",
+        f"model.codebook_size={CODEBOOK_SIZE}",
+        f"model.image_grid_size={GRID_SIZE}",
+        f"data.token_shards={data_set.token_shards}",
+        f"data.text_tokenizer={data_set.text_tokenizer}",
+        f"data.image_tokenizer={data_set.image_tokenizer}",
+        f"samples.pairs={data_set.pairs}",
+        "samples.count=2",
+        "samples.every=4",
+        "parallelism.micro_batch_size=4",
+        "parallelism.global_batch_size=8",
+        "optimizer.warmup_steps=2",
+        "training.steps=4",
+        "training.save_every=2",
+        "training.log_every=1",
+        *more,
+    ]
+
+
+def launcher(name: str) -> list[str]:
+    port = str(free_port())
+    return {
+        "deepspeed": [str(PROGRAMS / "deepspeed"), "--num_gpus", "2", "--master_port", port],
+        "torchrun": [str(PROGRAMS / "torchrun"), "--nproc_per_node=2", f"--master_port={port}"],
+        "python": [sys.executable],
+    }[name]
+
+
+def start(command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PATH"] = f"{PROGRAMS}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done
+
+
+def losses(run_dir: Path) -> list[float]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished_run(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that the deepspeed launcher started on two ranks."""
+    run_dir = tmp_path_factory.mktemp("run") / "run"
+    start([*launcher("deepspeed"), *settings(data_set, run_dir)])
+    return run_dir
+
+
+def test_a_run_leaves_metrics_checkpoints_samples_and_a_wandb_run(finished_run: Path) -> None:
+    assert len(losses(finished_run)) == 4
+    assert {path.name for path in (finished_run / "checkpoints").iterdir()} == {
+        "step_00000002",
+        "step_00000004",
+    }
+    with Image.open(finished_run / "samples" / "step_00000004.png") as picture:
+        assert picture.width > 2 * 64
+    captions = (finished_run / "samples" / "step_00000004.jsonl").read_text().splitlines()
+    assert [set(json.loads(line)) for line in captions] == [{"caption", "written"}] * 2
+    assert list((finished_run / "wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize("name", ["torchrun", "python"])
+def test_every_launcher_trains_alike(
+    finished_run: Path, data_set: DataSet, tmp_path: Path, name: str
+) -> None:
+    start([*launcher(name), *settings(data_set, tmp_path / "run", "samples.every=0")])
+
+    assert losses(tmp_path / "run") == pytest.approx(losses(finished_run), rel=1e-5)
+
+
+def test_a_killed_rank_stops_the_run_and_the_same_command_goes_on(
+    finished_run: Path, data_set: DataSet, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    # Slow enough to be hit between two checkpoints: many log lines, and no end.
+    command = settings(data_set, run_dir, "training.steps=100000", "samples.every=0")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.Popen(
+        [*launcher("torchrun"), *command],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _wait_for(run_dir / "checkpoints" / "step_00000002")
+    (rank,) = _descendants_with(run.pid, "LOCAL_RANK", "1")
+    os.kill(rank, signal.SIGKILL)
+    assert run.wait(timeout=60) != 0
+
+    reached = len(losses(run_dir))
+    start([*launcher("torchrun"), *settings(data_set, run_dir, f"training.steps={reached + 4}")])
+
+    again = losses(run_dir)
+    assert len(again) == reached + 4
+    assert again[:2] == pytest.approx(losses(finished_run)[:2], rel=1e-5)
+
+
+def test_the_weights_draw_and_caption(
+    finished_run: Path, data_set: DataSet, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights"
+    start([sys.executable, "launch/export.py", f"run={finished_run}", f"output_dir={weights}"])
+    prompts = "prompts=[左上角有一个红色的大圆形,右下角有一个蓝色的小三角形]"
+    drawn = tmp_path / "drawn"
+    start(
+        [
+            sys.executable,
+            "launch/generate.py",
+            f"weights={weights}",
+            prompts,
+            "images_per_prompt=2",
+            f"output_dir={drawn}",
+        ]
+    )
+    captions = tmp_path / "captions.jsonl"
+    start(
+        [
+            sys.executable,
+            "launch/caption.py",
+            f"weights={weights}",
+            f"images={data_set.pairs}/*.png",
+            f"output={captions}",
+        ]
+    )
+
+    lines = [json.loads(line) for line in (drawn / "generations.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in lines] == ["0_0.png", "0_1.png", "1_0.png", "1_1.png"]
+    assert all(set(line) == {"prompt", "file", "seed", "log_probability"} for line in lines)
+    for line in lines:
+        with Image.open(drawn / line["file"]) as picture:
+            assert (picture.size, picture.mode) == ((64, 64), "RGB")
+    written = [json.loads(line) for line in captions.read_text().splitlines()]
+    assert len(written) == 24
+    assert all(set(line) == {"image", "caption", "log_probability"} for line in written)
+
+
+def _wait_for(path: Path, timeout_seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+def _descendants_with(process_id: int, variable: str, value: str) -> list[int]:
+    import psutil
+
+    return [
+        process.pid
+        for process in psutil.Process(process_id).children(recursive=True)
+        if process.environ().get(variable) == value
+    ]

@@ -1,0 +1,101 @@
+"""A data set small enough to train on in a test: real tokenizers, real shards, real lineage."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data_pipelines.build import build_image_shards
+from data_pipelines.encode import encode_image_shards
+from data_pipelines.shapes import all_scenes, caption_of, draw_scene
+from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
+from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
+from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
+from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
+from ernie_vilg.vqgan.autoencoder import VQGAN
+from ernie_vilg.vqgan.weights import save_image_tokenizer
+
+CODEBOOK_SIZE = 16
+GRID_SIZE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Where everything is."""
+
+    pairs: Path
+    text_tokenizer: Path
+    image_tokenizer: Path
+    token_shards: Path
+
+
+def make_data_set(folder: Path, *, num_pairs: int = 24, seed: int = 0) -> DataSet:
+    """Draw scenes, tokenize and encode them; the image tokenizer is untrained."""
+    data = DataSet(
+        pairs=folder / "pairs",
+        text_tokenizer=folder / "text_tokenizer",
+        image_tokenizer=folder / "image_tokenizer",
+        token_shards=folder / "token_shards",
+    )
+    captions = write_pairs(data.pairs, num_pairs)
+    write_text_tokenizer(data.text_tokenizer, text_model(captions, data), {})
+    save_image_tokenizer(untrained_vqgan(seed), data.image_tokenizer)
+    build_image_shards(
+        BuildShardsConfig(
+            source=str(data.pairs),
+            output_dir=str(folder / "image_shards"),
+            image_size=64,
+            samples_per_shard=10,
+            num_workers=1,
+        )
+    )
+    encode_image_shards(
+        EncodeShardsConfig(
+            shards=str(folder / "image_shards"),
+            text_tokenizer_dir=str(data.text_tokenizer),
+            image_tokenizer_dir=str(data.image_tokenizer),
+            output_dir=str(data.token_shards),
+            num_workers=1,
+        )
+    )
+    return data
+
+
+def write_pairs(folder: Path, count: int) -> list[str]:
+    """Write the last scenes, of two objects, as raw pairs; return their captions."""
+    folder.mkdir(parents=True)
+    lines, captions = [], []
+    for index, scene in enumerate(list(all_scenes())[-count:]):
+        draw_scene(scene).save(folder / f"{index}.png")
+        captions.append(caption_of(scene))
+        lines.append(json.dumps({"image": f"{index}.png", "caption": captions[-1]}))
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    return captions
+
+
+def text_model(captions: list[str], data: DataSet) -> bytes:
+    """Return a SentencePiece model of the captions' characters."""
+    return train_text_tokenizer(
+        captions,
+        TrainTextTokenizerConfig(
+            shards="", output_dir=str(data.text_tokenizer), vocab_size=300, model_type="bpe"
+        ),
+    )
+
+
+def untrained_vqgan(seed: int) -> VQGAN:
+    """Return an image tokenizer with random weights, 16 pixels per code."""
+    torch.manual_seed(seed)
+    return VQGAN(
+        ImageTokenizerConfig(
+            image_size=64,
+            codebook_size=CODEBOOK_SIZE,
+            embedding_size=4,
+            base_channels=8,
+            channel_multipliers=(1,),
+            num_residual_blocks=0,
+            patch_size=16,
+            normalization="none",
+        )
+    )
