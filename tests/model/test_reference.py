@@ -95,8 +95,8 @@ def feed_forward(weights: Weights, name: str, state: Tensor) -> Tensor:
     inner = linear(
         weights, name + "feed_forward.up", norm(weights, name + "feed_forward_norm", state)
     )
-    cubic = math.sqrt(2 / math.pi) * (inner + 0.044715 * inner**3)
-    return linear(weights, name + "feed_forward.down", 0.5 * inner * (1 + torch.tanh(cubic)))
+    active = 0.5 * inner * (1 + torch.erf(inner / math.sqrt(2)))
+    return linear(weights, name + "feed_forward.down", active)
 
 
 def norm(weights: Weights, name: str, state: Tensor) -> Tensor:
