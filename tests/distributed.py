@@ -10,6 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
+from ernie_vilg.config.launch import Launch
+
 TIMEOUT_SECONDS = 240
 
 
@@ -24,7 +28,9 @@ def run_distributed(function: Callable[..., Any], world_size: int, *arguments: A
     Raises:
         AssertionError: a rank failed; the message holds its traceback.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Ranks are forked from a server that has imported torch, DeepSpeed and megatron-core once.
+    context.set_forkserver_preload(["tests.rank_imports"])
     port = free_port()
     with TemporaryDirectory() as folder:
         processes = [
@@ -64,10 +70,9 @@ def _run_rank(
     folder: str,
     arguments: tuple[Any, ...],
 ) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # gloo on the CPU, on machines with GPUs too
-    from ernie_vilg.config.launch import Launch
-
+    torch.set_num_threads(1)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size)
     try:
         result = (True, function(launch, *arguments))

@@ -32,12 +32,16 @@ _NEVER_WRITTEN = (PADDING_ID, UNKNOWN_ID, BEGIN_OF_TEXT_ID)
 class Decoder:
     """A model, and the caches of one batch that it decodes."""
 
-    def __init__(self, model: nn.Sequential, config: ModelConfig) -> None:
+    def __init__(
+        self, model: nn.Sequential, config: ModelConfig, num_text_ids: int | None = None
+    ) -> None:
         """Prepare.
 
         Args:
             model: embedding, blocks and head on one device, in evaluation mode.
             config: the model's shape.
+            num_text_ids: ids that the text tokenizer has; the model's text vocabulary may be
+                larger, to divide over devices. None: all of the model's.
         """
         embedding, *blocks, head = model
         assert isinstance(embedding, Embedding)
@@ -46,6 +50,7 @@ class Decoder:
         self._blocks = [block for block in blocks if isinstance(block, Block)]
         self._head = head
         self._config = config
+        self._num_text_ids = config.text_vocab_size if num_text_ids is None else num_text_ids
 
     @torch.inference_mode()
     def draw(
@@ -92,8 +97,8 @@ class Decoder:
 
         Args:
             codes: in raster order, int64 [batch, num_image_tokens].
-            sampling: how each piece is chosen. Special ids other than the end of text never
-                are.
+            sampling: how each piece is chosen. Special ids other than the end of text, and
+                ids that the text tokenizer lacks, never are.
             generators: one per sequence.
 
         Returns:
@@ -118,6 +123,7 @@ class Decoder:
             )
             logits = self._head.text_logits(self._head.norm(hidden[:, 0]))
             logits[:, _NEVER_WRITTEN] = float("-inf")
+            logits[:, self._num_text_ids :] = float("-inf")
             ids, log_probability = choose_tokens(logits, sampling, generators)
             text[:, slot] = torch.where(is_open, ids, PADDING_ID)
             total += torch.where(is_open, log_probability, 0.0)

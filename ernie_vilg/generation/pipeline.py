@@ -76,7 +76,7 @@ class ErnieVilg:
         self.config = config
         self.text_tokenizer = text_tokenizer
         self.image_tokenizer = image_tokenizer.eval()
-        self._decoder = Decoder(model.eval(), config)
+        self._decoder = Decoder(model.eval(), config, text_tokenizer.vocab_size)
         self._device = next(model.parameters()).device
 
     @classmethod

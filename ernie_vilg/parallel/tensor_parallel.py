@@ -24,6 +24,10 @@ from ernie_vilg.parallel.groups import Groups
 class ColumnLinear(ColumnParallelLinear):
     """megatron-core's layer with torch's signature: a tensor in, a tensor out."""
 
+    # megatron-core's own puts an entry without a tensor into the state, on which DeepSpeed's
+    # converter stumbles; torch leaves the entry out where this method is its own.
+    get_extra_state = nn.Module.get_extra_state
+
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [..., in] to [..., out / size]."""
         # megatron-core's backward takes two or three dimensions, not four.
@@ -33,6 +37,8 @@ class ColumnLinear(ColumnParallelLinear):
 
 class RowLinear(RowParallelLinear):
     """megatron-core's layer with torch's signature: a tensor in, a tensor out."""
+
+    get_extra_state = nn.Module.get_extra_state  # see ColumnLinear
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [..., in / size] to [..., out], summed over the group."""

@@ -76,6 +76,16 @@ def test_special_ids_are_never_written() -> None:
     assert (text >= NUM_SPECIAL_IDS).all()
 
 
+def test_ids_that_the_text_tokenizer_lacks_are_never_written() -> None:
+    model, (_, codes) = tiny_model(), tiny_pairs()
+    with torch.no_grad():
+        model[-1].text_logits.bias[20:] += 100.0
+
+    text, _ = Decoder(model, CONFIG, num_text_ids=20).caption(codes, GREEDY, generators(3))
+
+    assert (text < 20).all()
+
+
 def test_a_draw_does_not_depend_on_its_batch() -> None:
     model, (text, _) = tiny_model(), tiny_pairs()
     sampling = Sampling(temperature=1.0, top_k=3)

@@ -158,7 +158,7 @@ def test_run_folder_that_lost_its_checkpoints_is_not_started_over(
     for path in (run_dir / "checkpoints").glob("*/*"):
         path.unlink()
 
-    with pytest.raises(ValueError, match="holds a run but no whole checkpoint"):
+    with pytest.raises(ValueError, match="holds a run but no checkpoint of it that verifies"):
         run(ALONE, tiny_config(shards, run_dir))
 
 
