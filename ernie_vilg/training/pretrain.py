@@ -51,6 +51,8 @@ def pretrain(config: PretrainConfig, launch: Launch, draw_samples: DrawSamples) 
     device = start_processes(launch, config.cluster.collective_timeout_seconds)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)  # resumed runs are equal bit for bit
+        # By default that also fills every new tensor, DeepSpeed's buffers of 2 GB included.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     layout = config.parallelism
     groups = build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
     precision = machine_precision(config.precision, device)

@@ -42,7 +42,6 @@ def run_miniature(folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.timeout(900)
 def test_miniature_leaves_everything_behind_and_is_skipped_the_second_time(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ class Recorder:
 def start(launch: Launch, config: PretrainConfig, precision: torch.dtype) -> Engine:
     device = start_processes(launch, timeout_seconds=60)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     layout = config.parallelism
     groups = build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
     return build_engine(config, groups, precision)
