@@ -17,25 +17,33 @@ from ernie_vilg.config.launch import Launch
 TIMEOUT_SECONDS = 240
 
 
-def run_distributed(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
+def run_distributed(
+    function: Callable[..., Any], world_size: int, *arguments: Any, use_gpu: bool = False
+) -> list[Any]:
     """Return what `function(launch, *arguments)` returned on each rank, in order of ranks.
 
     Args:
         function: a module-level function; it gets a `Launch` first.
         world_size: number of processes.
         arguments: passed on; must be picklable, as must be the results.
+        use_gpu: whether ranks see GPUs; without, they compute on the CPU, on any machine.
 
     Raises:
         AssertionError: a rank failed; the message holds its traceback.
     """
-    context = multiprocessing.get_context("forkserver")
     # Ranks are forked from a server that has imported torch, DeepSpeed and megatron-core once.
-    context.set_forkserver_preload(["tests.rank_imports"])
+    # Not on a machine with GPUs: DeepSpeed chooses GPU or CPU when it is imported.
+    context: Any = multiprocessing.get_context(
+        "spawn" if torch.cuda.is_available() else "forkserver"
+    )
+    if not torch.cuda.is_available():
+        context.set_forkserver_preload(["tests.rank_imports"])
     port = free_port()
     with TemporaryDirectory() as folder:
         processes = [
             context.Process(
-                target=_run_rank, args=(function, rank, world_size, port, folder, arguments)
+                target=_run_rank,
+                args=(function, rank, world_size, port, folder, arguments, use_gpu),
             )
             for rank in range(world_size)
         ]
@@ -69,9 +77,11 @@ def _run_rank(
     port: int,
     folder: str,
     arguments: tuple[Any, ...],
+    use_gpu: bool,
 ) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # gloo on the CPU, on machines with GPUs too
+    if not use_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size)
     try:

@@ -55,6 +55,8 @@ def train(
         FloatingPointError: the loss is not finite.
     """
     training = config.training
+    if first_step >= training.steps:
+        logger.info("all %d steps are done: raise training.steps to go on", training.steps)
     meter = Meter(losses=torch.zeros(3, device=engine.groups.device))
     for step in range(first_step, training.steps):
         started = time.monotonic()

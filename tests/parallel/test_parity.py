@@ -110,6 +110,16 @@ def test_loss_does_not_depend_on_the_micro_batch(one_process: Any) -> None:
     assert_equal(run_distributed(train, 1, whole)[0], one_process)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_equals_the_cpu(one_process: Any) -> None:
+    (history,) = run_distributed(train, 1, tiny_config(), use_gpu=True)
+
+    for (losses, norm), (expected_losses, expected_norm) in zip(history, one_process, strict=True):
+        assert losses == pytest.approx(expected_losses, rel=1e-3)  # other kernels, TF32 off
+        assert norm == pytest.approx(expected_norm, rel=1e-3)
+
+
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("world_size", "layout"),
