@@ -286,7 +286,11 @@ except KeyboardInterrupt:
 )
 def test_nothing_outlives_the_main_job(tmp_path: Path, signal_number: signal.Signals) -> None:
     driver = subprocess.Popen(
-        [sys.executable, "-c", _DRIVER], cwd=tmp_path, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", _DRIVER],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        # Tests that run in a shell's background have Ctrl-C ignored, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_until((tmp_path / "pids").exists)
     processes = [psutil.Process(int(pid)) for pid in (tmp_path / "pids").read_text().split()]
