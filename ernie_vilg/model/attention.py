@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.layers import ParallelLayers
 
-PLAIN_ATTENTION_MAX_SEQ = 512
-"""On a CPU, up to this many keys, three plain products beat the fused kernel: at (64
-sequences, 4 heads, 94 slots, width 48), forward and backward, 10 ms against 44 ms; at 1,088
-slots the fused kernel wins by a third."""
+PLAIN_ATTENTION_MAX_SEQ = 256
+"""On a CPU, up to this many keys, three plain products beat the fused kernel: it takes 2.1 times
+as long at 76 slots, 0.8 times at 320 (benchmarks/attention.py)."""
 
 
 @dataclass(kw_only=True)
