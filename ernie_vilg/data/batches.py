@@ -17,12 +17,10 @@ import torch
 from torch import Tensor
 
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.order import SampleLocation, SampleOrder
+from ernie_vilg.data.order import SampleOrder
 from ernie_vilg.data.reader import KEY, read_shard
 from ernie_vilg.manifest import Manifest
 from ernie_vilg.vocabulary import NUM_SPECIAL_IDS, PADDING_ID, UNKNOWN_ID, text_slots
-
-MEMBERS = ("codes.npy", "json", "text.npy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +90,6 @@ class TokenBatches:
             self._batch(range(start, start + self._micro_batch_size))
             for start in range(first, first + self._replica_batch_size, self._micro_batch_size)
         ]
-
-    def locations(self, step: int) -> list[SampleLocation]:
-        """Return where the samples of a step's whole global batch are."""
-        first = step * self._global_batch_size
-        return [self._order.locate(first + i) for i in range(self._global_batch_size)]
 
     def _batch(self, positions: range) -> Batch:
         text, codes = [], []

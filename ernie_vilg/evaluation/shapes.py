@@ -23,7 +23,7 @@ Source: ours.
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,10 +69,6 @@ class PictureScores:
     """Named objects."""
     num_scenes: int
     """Judged pictures."""
-
-    def as_json(self) -> dict[str, float | int]:
-        """Return the figures by name."""
-        return asdict(self)
 
 
 def read_objects(image: Image.Image) -> dict[str, SceneObject]:

@@ -6,7 +6,6 @@ One device runs the list as `nn.Sequential`; a pipeline gives each stage some of
 Source: ours.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -16,8 +15,6 @@ from ernie_vilg.model.block import Block
 from ernie_vilg.model.embedding import Embedding
 from ernie_vilg.model.head import Head
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
-
-LayerClass = Callable[[ModelConfig, ParallelLayers], nn.Module]
 
 
 def layer_classes(config: ModelConfig) -> list[type[Embedding] | type[Block] | type[Head]]:

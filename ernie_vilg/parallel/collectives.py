@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 Value = TypeVar("Value")
 
@@ -32,10 +31,3 @@ def gather_everywhere(value: Value) -> list[Value]:
     boxes: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(boxes, value)
     return boxes
-
-
-def sum_over_ranks(values: Tensor) -> Tensor:
-    """Return the elementwise sum over all ranks of a tensor, which is left as it is."""
-    total = values.clone()
-    dist.all_reduce(total)
-    return total

@@ -43,23 +43,11 @@ class Groups:
     """Ranks that differ in the tensor axis alone."""
     data_group: ProcessGroup
     """Ranks that differ in the data axis alone."""
-    model_group: ProcessGroup
-    """Ranks of one replica: they differ in the tensor and pipeline axes."""
 
     @property
     def world_size(self) -> int:
         """Number of ranks."""
         return self.tensor_size * self.data_size * self.pipeline_size
-
-    @property
-    def is_first_stage(self) -> bool:
-        """Whether this rank runs the embedding."""
-        return self.pipeline_rank == 0
-
-    @property
-    def is_last_stage(self) -> bool:
-        """Whether this rank runs the head."""
-        return self.pipeline_rank == self.pipeline_size - 1
 
     # The methods that DeepSpeed's plain engine calls on its `mpu`. "Model parallel" means
     # tensor parallel there: the plain engine knows no pipeline.
@@ -143,7 +131,6 @@ def build_groups(tensor_size: int, pipeline_size: int, device: torch.device) -> 
         pipeline_size=pipeline_size,
         tensor_group=_group_through(rank, ranks.flatten(0, 1)),
         data_group=_group_through(rank, ranks.transpose(1, 2).flatten(0, 1)),
-        model_group=_group_through(rank, ranks.transpose(0, 1).flatten(1)),
     )
 
 

@@ -1,6 +1,7 @@
 """A picture is judged by what it shows, not by how sharply it shows it."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_scores_of_a_right_picture_and_of_one_with_a_wrong_colour() -> None:
 
     scores = score_pictures([TWO, TWO], [draw_scene(TWO), draw_scene(green)])
 
-    assert scores.as_json() == {
+    assert asdict(scores) == {
         "objects_correct": 0.75,  # three of four
         "shapes_correct": 1.0,
         "colours_correct": 0.75,
