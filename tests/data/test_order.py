@@ -46,6 +46,13 @@ def test_a_position_can_be_asked_for_in_any_order() -> None:
     assert backwards == forwards[::-1]
 
 
+def test_epochs_and_seeds_differ_within_a_shard() -> None:
+    order = SampleOrder(manifest_of([50]), seed=1)
+
+    assert places(order, range(50)) != places(order, range(50, 100))
+    assert places(order, range(50)) != places(SampleOrder(manifest_of([50]), seed=2), range(50))
+
+
 def test_epochs_and_seeds_differ() -> None:
     order = SampleOrder(manifest_of([50, 50]), seed=1)
 
