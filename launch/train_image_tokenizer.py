@@ -1,6 +1,5 @@
 """Train the image tokenizer, or go on training it: the same command does both."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -24,8 +23,6 @@ def main(config: TrainImageTokenizerConfig) -> None:
     from ernie_vilg.parallel.groups import start_processes
     from ernie_vilg.training.image_tokenizer import train_image_tokenizer
 
-    if launch.rank > 0:
-        logging.getLogger().setLevel(logging.WARNING)
     # The deepspeed launcher leaves every rank all cores, on which they would wait for each other.
     cores_per_rank = max(1, (os.cpu_count() or 1) // launch.world_size)
     torch.set_num_threads(min(torch.get_num_threads(), cores_per_rank))
