@@ -147,6 +147,8 @@ def _twin_default(field: "dataclasses.Field[Any]") -> Any:
 
 def _freeze(value: Any, hint: Any) -> Any:
     """Rebuild a value of twin dataclasses and lists as frozen dataclasses and tuples."""
+    if isinstance(hint, types.UnionType) and value is not None:  # such as `Settings | None`
+        hint = next((part for part in typing.get_args(hint) if dataclasses.is_dataclass(part)), Any)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
         return hint(

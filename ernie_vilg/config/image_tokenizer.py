@@ -10,7 +10,7 @@ Source: the architecture's settings are those of VQGAN (Esser et al. 2021, arXiv
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ernie_vilg.config.pretrain import OptimizerConfig
+from ernie_vilg.config.optimizer import OptimizerConfig
 
 MAX_CODEBOOK_SIZE = 1 << 16
 """Token shards hold codes as uint16."""

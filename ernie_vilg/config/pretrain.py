@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
+from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.tracking import TrackingConfig
+
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,14 @@ class ParallelismConfig:
     """Stages the layers are cut into (DeepSpeed). Above 1 the pipeline engine runs."""
     zero_stage: int = 1
     """ZeRO over data-parallel ranks: 1 shards optimizer state, 2 gradients, 3 weights."""
+    sequence_parallel: bool = False
+    """Whether tensor-parallel ranks also share, token by token, the work between their matrix
+    products: norms, dropout, residuals (arXiv:2205.05198)."""
+    activation_checkpointing: str = "none"
+    """What the backward pass computes again instead of keeping: none; selective: attention
+    probabilities, GELU and norm outputs; full: whole blocks."""
+    offload_optimizer: bool = False
+    """Whether optimizer state and the fp32 weights live in host memory (paper, section 3.2.2)."""
     micro_batch_size: int
     """Pairs per data-parallel rank per forward pass; each gives two sequences."""
     global_batch_size: int
@@ -60,6 +71,16 @@ class ParallelismConfig:
             raise ValueError(
                 f"parallelism.zero_stage={self.zero_stage}: choose 1, 2 or 3 (1 costs nothing "
                 "over 0 and saves memory)"
+            )
+        if self.activation_checkpointing not in ("none", "selective", "full"):
+            raise ValueError(
+                f"parallelism.activation_checkpointing={self.activation_checkpointing}: choose "
+                "none, selective or full"
+            )
+        if self.sequence_parallel and self.tensor_parallel_size == 1:
+            raise ValueError(
+                "parallelism.sequence_parallel=true with parallelism.tensor_parallel_size=1: it "
+                "splits work among tensor-parallel ranks, raise their number or set it to false"
             )
         if self.pipeline_parallel_size > 1 and self.zero_stage != 1:
             raise ValueError(
@@ -104,38 +125,6 @@ class ParallelismConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay. The paper does not state its own."""
-
-    learning_rate: float
-    """Peak learning rate."""
-    final_learning_rate_fraction: float = 0.1
-    """Learning rate at the last step over its peak."""
-    warmup_steps: int
-    """Steps of linear warm-up from 0."""
-    beta1: float = 0.9
-    """Decay of the first moment per step."""
-    beta2: float = 0.95
-    """Decay of the second moment per step."""
-    epsilon: float = 1.0e-8
-    """Added to the root of the second moment."""
-    weight_decay: float = 0.01
-    """Decoupled decay of matrices; biases, norms and embeddings of position have none."""
-    gradient_clipping: float = 1.0
-    """Largest norm of the whole gradient; 0 turns clipping off."""
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"optimizer.learning_rate={self.learning_rate}: must be above 0")
-        for name in ("final_learning_rate_fraction", "beta1", "beta2"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must be from 0 to 1")
-        for name in ("warmup_steps", "weight_decay", "gradient_clipping"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How long to train and when to log and save."""
 
@@ -149,11 +138,16 @@ class TrainingConfig:
     """Steps between two checkpoints; the last step is always saved."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
+    ema_decay: float = 0.0
+    """Decay per step of the moving average of the weights, which is sharded like the optimizer's
+    state and exported with `average=true`; 0 keeps none."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name}={getattr(self, name)}: must be at least 1")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"training.ema_decay={self.ema_decay}: must be from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,8 +204,15 @@ class PretrainConfig:
     run_dir: str
     """Folder of everything the run leaves behind. The same folder resumes the run."""
     precision: str = "auto"
-    """Of weights and activations: bf16, fp32, or auto (bf16 on a GPU and on a CPU with AMX,
-    else fp32). The optimizer's copy of the weights is fp32 always."""
+    """Of weights and activations: bf16, fp16 (on a GPU, with dynamic loss scaling), fp32, or
+    auto (bf16 on a GPU and on a CPU with AMX, else fp32). The optimizer's copy of the weights is
+    fp32 always."""
+    compile_blocks: bool = False
+    """Whether torch.compile compiles the transformer's blocks, once, for their one shape."""
+    dry_run: bool = False
+    """Build the model of every rank without memory or processes, print its sizes, and stop."""
+    world_size: int | None = None
+    """Ranks that a dry run plans for; null means as many as were started."""
     model: ModelConfig
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: PretrainDataConfig
@@ -223,12 +224,45 @@ class PretrainConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise ValueError(f"precision={self.precision}: choose auto, bf16 or fp32")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision={self.precision}: choose {', '.join(PRECISIONS[:-1])} or "
+                f"{PRECISIONS[-1]}"
+            )
+        if self.world_size is not None and not self.dry_run:
+            raise ValueError(
+                f"world_size={self.world_size} is for a dry run: add dry_run=true, or leave it "
+                "out, the launcher sets the number of ranks"
+            )
+        if self.model.block_gradient_scale != 1 and self.precision != "fp16":
+            raise ValueError(
+                f"model.block_gradient_scale={self.model.block_gradient_scale} with precision="
+                f"{self.precision}: only float16 needs it, set precision=fp16 or the scale to 1"
+            )
+        self._check_layout()
+
+    def _check_layout(self) -> None:
         self._check_split("model.num_heads", self.model.num_heads)
         self._check_split("model.text_vocab_size", self.model.text_vocab_size)
         self._check_split("model.codebook_size", self.model.codebook_size)
-        stages = self.parallelism.pipeline_parallel_size
+        layout = self.parallelism
+        if layout.sequence_parallel:
+            tokens = 2 * layout.micro_batch_size * self.model.seq_length
+            if tokens % layout.tensor_parallel_size:
+                raise ValueError(
+                    f"parallelism.sequence_parallel=true: the {tokens} tokens of a micro-batch (2 "
+                    f"directions x parallelism.micro_batch_size={layout.micro_batch_size} x "
+                    f"{self.model.seq_length} slots) are not divisible by parallelism."
+                    f"tensor_parallel_size={layout.tensor_parallel_size}: set parallelism."
+                    "micro_batch_size to a multiple of it"
+                )
+        if self.compile_blocks and layout.tensor_parallel_size > 1:
+            raise ValueError(
+                f"compile_blocks=true with parallelism.tensor_parallel_size="
+                f"{layout.tensor_parallel_size}: megatron-core's layers break the compiled graph, "
+                "set compile_blocks=false or parallelism.tensor_parallel_size=1"
+            )
+        stages = layout.pipeline_parallel_size
         if self.model.num_layers < stages:
             raise ValueError(
                 f"model.num_layers={self.model.num_layers} is below parallelism."

@@ -22,7 +22,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ernie_vilg.config.pretrain import OptimizerConfig, ParallelismConfig
+from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.data.batches import Batch
 from ernie_vilg.model.initialization import takes_weight_decay
 from ernie_vilg.model.loss import Losses, Objective

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from torch import nn
 from torch.optim import AdamW
 
-from ernie_vilg.config.pretrain import OptimizerConfig
+from ernie_vilg.config.optimizer import OptimizerConfig
 
 
 def build_adamw(

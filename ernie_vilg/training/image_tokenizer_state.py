@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
-from ernie_vilg.config.pretrain import OptimizerConfig
+from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.files import committed_folder
 from ernie_vilg.parallel.optimizer import build_adamw
 from ernie_vilg.training.commit import (

@@ -5,7 +5,7 @@ Source: linear warm-up and cosine decay (Loshchilov and Hutter 2017, arXiv:1608.
 
 import math
 
-from ernie_vilg.config.pretrain import OptimizerConfig
+from ernie_vilg.config.optimizer import OptimizerConfig
 
 
 def learning_rate_at(step: int, steps: int, config: OptimizerConfig) -> float:

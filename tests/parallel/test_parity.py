@@ -9,8 +9,8 @@ import torch
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import (
-    OptimizerConfig,
     ParallelismConfig,
     PretrainConfig,
     PretrainDataConfig,

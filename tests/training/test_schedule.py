@@ -2,7 +2,7 @@
 
 import pytest
 
-from ernie_vilg.config.pretrain import OptimizerConfig
+from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.training.schedule import learning_rate_at
 
 CONFIG = OptimizerConfig(learning_rate=1.0, warmup_steps=4, final_learning_rate_fraction=0.1)

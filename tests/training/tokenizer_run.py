@@ -17,7 +17,7 @@ from ernie_vilg.config.image_tokenizer import (
     TrainImageTokenizerConfig,
 )
 from ernie_vilg.config.launch import Launch
-from ernie_vilg.config.pretrain import OptimizerConfig
+from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.manifest import Manifest, describe_shard, read_manifest, write_manifest
 from ernie_vilg.parallel.groups import start_processes
 from ernie_vilg.training.image_tokenizer import train_image_tokenizer
