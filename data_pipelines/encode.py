@@ -3,7 +3,8 @@
 Training reads token shards only, so each picture is encoded once and not once per epoch. One
 image shard gives one token shard. The manifest's lineage names both tokenizers, the crop
 settings and the image shards by their SHA-256, and training refuses token shards whose lineage
-is not its own.
+is not its own. End-to-end training also needs the pictures: with `keep_pixels` each token sample
+holds its picture's file as the image shard does, byte for byte.
 
 The work is done in `.encoding-<name>` beside the output folder. Each finished shard has a
 record there; after a kill, shards that have a record and match it are kept.
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from data_pipelines.outputs import check_output_folder
 from data_pipelines.shard_writer import shard_name, write_shard
 from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.shards import EncodeShardsConfig
+from ernie_vilg.data.batches import PICTURE_MEMBERS
 from ernie_vilg.data.reader import KEY, Sample, read_shard
 from ernie_vilg.files import commit_folder, read_json, sha256_of_json, write_json
 from ernie_vilg.manifest import (
@@ -42,12 +45,14 @@ from ernie_vilg.manifest import (
 from ernie_vilg.progress import progress
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
+from ernie_vilg.vqgan.pixels import from_bytes
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 SHARD_PREFIX = "tokens"
 CODES = "codes.npy"
 TEXT = "text.npy"
 MEMBERS = (CODES, "json", TEXT)
+"""Of every token sample; with `keep_pixels` one of PICTURE_MEMBERS is added."""
 
 _JOB_FILE = "job.json"
 
@@ -70,6 +75,7 @@ class _EncodingTask:
     image_tokenizer: Path
     lineage: Mapping[str, str]
     batch_size: int
+    keep_pixels: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +106,8 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
         "crop_settings": sha256_of_json(images.settings),
         "image_shards": images.digest(),
     }
-    work = _prepare_work_folder(output_dir, lineage)
+    job = {"lineage": lineage, "keep_pixels": config.keep_pixels}
+    work = _prepare_work_folder(output_dir, job)
     encoded = _encode_all(_encoding_tasks(config, images, lineage, work), config.num_workers)
     manifest = Manifest(
         kind="token",
@@ -111,6 +118,7 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
             "codebook_size": image_tokenizer.config.codebook_size,
             "text_vocab_size": text_tokenizer.vocab_size,
             "max_text_tokens": max(item.max_text_tokens for item in encoded),
+            "pixels": config.keep_pixels,
         },
         lineage=lineage,
     )
@@ -123,7 +131,7 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
 def image_batch(images: list[Image.Image]) -> Tensor:
     """Return RGB images of one size as float32 [batch, 3, height, width] in [-1, 1]."""
     pixels = np.stack([np.asarray(image) for image in images])  # [batch, height, width, 3]
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return from_bytes(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
 def _check_image_size(config: EncodeShardsConfig, images: Manifest, tokenizer: VQGAN) -> None:
@@ -139,15 +147,20 @@ def _check_image_size(config: EncodeShardsConfig, images: Manifest, tokenizer: V
         raise ValueError(f"shards={config.shards} hold no samples: build the shards again")
 
 
-def _prepare_work_folder(output_dir: Path, lineage: Mapping[str, str]) -> Path:
-    """Return the folder to work in, emptied unless it belongs to the same work."""
+def _prepare_work_folder(output_dir: Path, job: Mapping[str, Any]) -> Path:
+    """Return the folder to work in, emptied unless it belongs to the same work.
+
+    Args:
+        output_dir: folder that the finished work becomes.
+        job: all that the bytes of the shards depend on, as JSON.
+    """
     work = output_dir.with_name(f".encoding-{output_dir.name}")
-    job = work / _JOB_FILE
-    if work.exists() and not (job.is_file() and read_json(job) == lineage):
+    job_file = work / _JOB_FILE
+    if work.exists() and not (job_file.is_file() and read_json(job_file) == job):
         shutil.rmtree(work)
     (work / "shards").mkdir(parents=True, exist_ok=True)
     (work / "records").mkdir(exist_ok=True)
-    write_json(job, dict(lineage))
+    write_json(job_file, dict(job))
     return work
 
 
@@ -164,6 +177,7 @@ def _encoding_tasks(
             image_tokenizer=Path(config.image_tokenizer_dir),
             lineage=lineage,
             batch_size=config.batch_size,
+            keep_pixels=config.keep_pixels,
         )
         for index, shard in enumerate(images.shards)
     ]
@@ -220,16 +234,18 @@ def _encode_shard(task: _EncodingTask) -> None:
     samples = read_shard(task.source, task.shard)
     text_ids = [text_tokenizer.encode(sample["txt"].decode()) for sample in samples]
     codes = _encode_images(task, samples, image_tokenizer)
+    kept = [name for name in PICTURE_MEMBERS if task.keep_pixels and name in task.shard.members]
     tokens: Iterator[Sample] = (
         {
             KEY: sample[KEY],
             CODES: _npy_bytes(grid),
             TEXT: _npy_bytes(np.array(ids, dtype=np.int32)),
             "json": sample["json"],
+            **{name: sample[name] for name in kept},
         }
         for sample, ids, grid in zip(samples, text_ids, codes, strict=True)
     )
-    shard = write_shard(task.output, tokens, members=MEMBERS)
+    shard = write_shard(task.output, tokens, members=(*MEMBERS, *kept))
     assert shard is not None  # the manifest lists no shard without samples
     content = {"shard": asdict(shard), "max_text_tokens": max(len(ids) for ids in text_ids)}
     write_json(task.record, content)

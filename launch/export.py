@@ -12,8 +12,14 @@ def main(config: ExportConfig) -> None:
     # Imported here so that a bad setting is reported before torch is loaded.
     from ernie_vilg.training.export import export
 
-    step = export(Path(config.run), Path(config.output_dir), overwrite=config.overwrite)
-    print(f"{config.output_dir}: the weights of step {step}")
+    step = export(
+        Path(config.run),
+        Path(config.output_dir),
+        overwrite=config.overwrite,
+        average=config.average,
+    )
+    what = "the average of the weights up to" if config.average else "the weights of"
+    print(f"{config.output_dir}: {what} step {step}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ class ExportConfig:
     """Run folder of launch/pretrain.py; its newest checkpoint that verifies is exported."""
     output_dir: str
     """The weights folder to write."""
+    average: bool = False
+    """Whether to write the moving average of the weights instead of those of the last step; the
+    run must have been trained with training.ema_decay above 0."""
     overwrite: bool = False
     """Whether an existing weights folder may be replaced."""
 

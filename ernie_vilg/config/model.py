@@ -223,7 +223,7 @@ def model_config_from_json(content: Mapping[str, Any]) -> ModelConfig:
     """Return the settings that `dataclasses.asdict` made JSON of."""
     reconstructor = dict(content["reconstructor"])
     if reconstructor["decoder"] is not None:
-        decoder = {
+        decoder: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in reconstructor["decoder"].items()
         }

@@ -65,6 +65,9 @@ class EncodeShardsConfig:
     command line that name chooses from conf/image_tokenizer/.)"""
     output_dir: str
     """Folder to write: token shards and `manifest.json`."""
+    keep_pixels: bool = False
+    """Whether token shards also hold each picture's file, unchanged; training with
+    model.reconstructor.kind=end_to_end reads it."""
     batch_size: int = 64
     """Images encoded at once, per process."""
     num_workers: int = 1

@@ -8,6 +8,7 @@ Source: ours.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,19 @@ from ernie_vilg.vocabulary import (
     PADDING_ID,
     UNKNOWN_ID,
 )
+
+
+class Drawing(NamedTuple):
+    """What the model drew for a batch of texts."""
+
+    codes: Tensor
+    """In raster order, int64 [batch, num_image_tokens]."""
+    log_probabilities: Tensor
+    """Of each sequence, in nats, float32 [batch]."""
+    pixels: Tensor | None
+    """Pictures of a model with an end-to-end reconstructor, float [batch, 3, height, width] in
+    [-1, 1]; without, the codes are for the image tokenizer to decode."""
+
 
 _NEVER_WRITTEN = (PADDING_ID, UNKNOWN_ID, BEGIN_OF_TEXT_ID)
 
@@ -55,17 +69,13 @@ class Decoder:
     @torch.inference_mode()
     def draw(
         self, text: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]
-    ) -> tuple[Tensor, Tensor]:
-        """Write image codes for texts.
+    ) -> Drawing:
+        """Write image codes for texts, and pixels where the model has a reconstructor.
 
         Args:
             text: padded ids, int64 [batch, text_length].
             sampling: how each code is chosen.
             generators: one per sequence.
-
-        Returns:
-            codes in raster order, int64 [batch, num_image_tokens], and each sequence's
-            log-probability in nats, float32 [batch].
         """
         config, embedding = self._config, self._embedding
         caches = self._empty_caches(len(text), embedding.begin_of_image)
@@ -77,17 +87,25 @@ class Decoder:
         )
         total = torch.zeros(len(text), device=text.device)
         token = embedding.begin_of_image.expand(len(text), 1, -1)
-        for index in range(config.num_image_tokens):
+        states = []  # of the image slots, normed, each [batch, hidden]
+        for index in range(config.num_image_slots):
             slot = config.text_length + index
             hidden = embedding.image_target(token, first_slot=index)
             hidden = self._extend(
                 hidden, caches, Direction.TEXT_TO_IMAGE, slice(slot, slot + 1), slot + 1
             )
-            logits = self._head.image_logits(self._head.norm(hidden[:, 0]))
+            states.append(self._head.norm(hidden[:, 0]))
+            if index == config.num_image_tokens:
+                break  # the last code is an input here, and nothing is left to predict
+            logits = self._head.image_logits(states[-1])
             codes[:, index], log_probability = choose_tokens(logits, sampling, generators)
             total += log_probability
             token = embedding.image_embedding(codes[:, index : index + 1])
-        return codes, total
+        reconstructor = self._head.reconstructor
+        pixels = None
+        if reconstructor is not None:
+            pixels = reconstructor(torch.stack(states, dim=1)).float().clamp(-1, 1)
+        return Drawing(codes, total, pixels)
 
     @torch.inference_mode()
     def caption(

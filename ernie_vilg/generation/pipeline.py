@@ -29,6 +29,7 @@ from ernie_vilg.model.weights import (
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vocabulary import caption_ids, text_slots
 from ernie_vilg.vqgan.autoencoder import VQGAN
+from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 
@@ -130,9 +131,11 @@ class ErnieVilg:
             batch = jobs[start : start + batch_size]
             text = self._text([prompts[p] for p, _ in batch])
             seeds = [picture_seed(seed, p, c) for p, c in batch]
-            codes, log_probabilities = self._decoder.draw(text, sampling, _generators(seeds))
-            grids = codes.unflatten(1, (self.config.image_grid_size, -1))
-            pictures = self.decode_images(grids)
+            drawing = self._decoder.draw(text, sampling, _generators(seeds))
+            grids = drawing.codes.unflatten(1, (self.config.image_grid_size, -1))
+            pictures = (
+                self.decode_images(grids) if drawing.pixels is None else _to_images(drawing.pixels)
+            )
             for index, (p, c) in enumerate(batch):
                 results.append(
                     GeneratedImage(
@@ -142,7 +145,7 @@ class ErnieVilg:
                         image=pictures[index],
                         codes=grids[index].cpu(),
                         seed=seeds[index],
-                        log_probability=float(log_probabilities[index]),
+                        log_probability=float(drawing.log_probabilities[index]),
                     )
                 )
         return results
@@ -185,10 +188,7 @@ class ErnieVilg:
     @torch.inference_mode()
     def decode_images(self, codes: Tensor) -> list[Image.Image]:
         """Return the RGB pictures of codes [batch, grid, grid]."""
-        pixels = self.image_tokenizer.decode(codes.to(self._device))
-        bytes_ = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        arrays = bytes_.permute(0, 2, 3, 1).cpu().numpy()  # [batch, height, width, channels]
-        return [Image.fromarray(array) for array in arrays]
+        return _to_images(self.image_tokenizer.decode(codes.to(self._device)))
 
     def _text(self, prompts: Sequence[str]) -> Tensor:
         slots = [
@@ -229,5 +229,11 @@ def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 def _to_tensor(image: Image.Image) -> Tensor:
     """Return an RGB picture as float32 [3, height, width] in [-1, 1]."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    return pixels.float() / 127.5 - 1
+    return from_bytes(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+
+
+def _to_images(pixels: Tensor) -> list[Image.Image]:
+    """Return the RGB pictures of float [batch, 3, height, width] in [-1, 1]."""
+    # [batch, height, width, channels]
+    arrays = to_bytes(pixels).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array) for array in arrays]

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.model.attention_mask import Direction, Pattern, both_masks
+from ernie_vilg.model.block_sparse import BlockSparseAttention
 from ernie_vilg.model.layers import ParallelLayers
 
 PLAIN_ATTENTION_MAX_SEQ = 256
@@ -31,51 +34,89 @@ class KeyValueCache:
 class Attention(nn.Module):
     """Self-attention over the slots of each sequence."""
 
-    def __init__(self, config: ModelConfig, layers: ParallelLayers) -> None:
+    mask: Tensor
+    """Visible slots, bool [direction, query, key]."""
+
+    def __init__(self, config: ModelConfig, layers: ParallelLayers, pattern: Pattern) -> None:
         super().__init__()
         self.num_heads = config.num_heads // layers.size
         self.head_dim = config.head_dim
+        self.pb_relax = config.pb_relax
+        self.is_selective = layers.activation_checkpointing == "selective"
         # Output features are ordered [heads, (query, key, value), head_dim], so that a
         # contiguous share of them is whole heads.
         self.query_key_value = layers.column_linear(config.hidden_size, 3 * config.hidden_size)
         self.output = layers.row_linear(config.hidden_size, config.hidden_size)
+        self.query_norm, self.key_norm = (
+            nn.LayerNorm(config.head_dim, eps=config.layer_norm_epsilon)
+            if config.qk_norm
+            else nn.Identity()
+            for _ in ("query", "key")
+        )
+        # Built here rather than sent between pipeline stages; not part of the weights.
+        self.register_buffer("mask", both_masks(config, pattern), persistent=False)
+        self.block_sparse = BlockSparseAttention(config, pattern)
 
-    def forward(
-        self,
-        hidden: Tensor,
-        mask: Tensor,
-        cache: KeyValueCache | None = None,
-        first_slot: int = 0,
-    ) -> Tensor:
-        """Attend.
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Attend from every slot of both directions.
 
         Args:
-            hidden: float [direction, batch, query, hidden].
-            mask: True where the query may attend to the key, bool [direction, query, key].
-            cache: where given, the queries' keys and values are written into it at
-                `first_slot` and on, and the keys attended to are the cache's first ones, as
-                many as `mask` has.
-            first_slot: the slot of the first query, with a cache.
+            hidden: float [direction, batch, seq, hidden]; with sequence parallelism this rank's
+                share of the tokens, [tokens / size, hidden].
 
         Returns:
-            float [direction, batch, query, hidden].
+            float, of the same shape.
         """
+        query, key, value = self._project(hidden, *self.mask.shape[:2])
+        if hidden.device.type == "cuda":
+            attended = self.block_sparse(query, key, value)
+        elif self.is_selective and torch.is_grad_enabled():
+            attended = checkpoint(
+                attend, query, key, value, self.mask, self.pb_relax, use_reentrant=False
+            )
+        else:
+            attended = attend(query, key, value, self.mask, self.pb_relax)
+        return self._merge(attended)
+
+    def extend(
+        self, hidden: Tensor, cache: KeyValueCache, direction: int, slots: slice, num_keys: int
+    ) -> Tensor:
+        """Attend from some slots of one direction to the slots before them.
+
+        Args:
+            hidden: float [1, batch, slots, hidden].
+            cache: keys and values, into which the slots' are written.
+            direction: a `Direction`.
+            slots: which slots of the sequence they are.
+            num_keys: how many of the cache's first slots can matter to them.
+
+        Returns:
+            float [1, batch, slots, hidden].
+        """
+        query, key, value = self._project(hidden, 1, hidden.shape[2])
+        cache.keys[..., slots, :] = key
+        cache.values[..., slots, :] = value
+        key, value = cache.keys[..., :num_keys, :], cache.values[..., :num_keys, :]
+        mask = self.mask[direction : direction + 1, slots, :num_keys]
+        return self._merge(attend(query, key, value, mask, self.pb_relax))
+
+    def _project(
+        self, hidden: Tensor, num_directions: int, num_slots: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, each [direction, batch, heads, slots, head_dim]."""
         split = self.query_key_value(hidden)
-        split = split.unflatten(-1, (self.num_heads, 3, self.head_dim))
-        # three of [direction, batch, heads, query, head_dim]
+        split = split.view(num_directions, -1, num_slots, self.num_heads, 3, self.head_dim)
         query, key, value = split.transpose(2, 3).unbind(-2)
-        if cache is not None:
-            slots = slice(first_slot, first_slot + hidden.shape[2])
-            cache.keys[..., slots, :] = key
-            cache.values[..., slots, :] = value
-            num_keys = mask.shape[-1]
-            key, value = cache.keys[..., :num_keys, :], cache.values[..., :num_keys, :]
-        attended = attend(query, key, value, mask)
-        # [direction, batch, query, heads * head_dim]
+        return self.query_norm(query), self.key_norm(key), value
+
+    def _merge(self, attended: Tensor) -> Tensor:
+        # [direction, batch, slots, heads * head_dim]
         return self.output(attended.transpose(2, 3).flatten(-2))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, pb_relax: float = 0.0
+) -> Tensor:
     """Return softmax(query key^T / sqrt(head_dim)) value over the visible keys.
 
     Args:
@@ -83,13 +124,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         key: float [direction, batch, heads, key, head_dim].
         value: float [direction, batch, heads, key, head_dim].
         mask: bool [direction, query, key].
+        pb_relax: where not 0, queries are divided by it before the product, and scores
+            multiplied after, in float32.
 
     Returns:
         float [direction, batch, heads, query, head_dim]. The softmax is computed in float32.
     """
-    if query.device.type == "cpu" and key.shape[-2] <= PLAIN_ATTENTION_MAX_SEQ:
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    # The fused kernels keep scores in float32 and offer no place to multiply them.
+    is_short = query.device.type == "cpu" and key.shape[-2] <= PLAIN_ATTENTION_MAX_SEQ
+    if is_short or pb_relax:
+        relax = pb_relax or 1.0
+        scores = (query * (query.shape[-1] ** -0.5 / relax)) @ key.transpose(-1, -2)
         scores = scores.float().masked_fill(~mask[:, None, None], float("-inf"))
+        if pb_relax:
+            scores = (scores - scores.amax(dim=-1, keepdim=True).detach()) * relax
         return scores.softmax(dim=-1).to(value.dtype) @ value
     # The fused kernels take four dimensions, and each direction has its own mask.
     return torch.stack(
@@ -98,3 +146,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
             for index in range(len(mask))
         ]
     )
+
+
+def num_visible_pairs(config: ModelConfig, pattern: Pattern) -> int:
+    """Return the (query, key) pairs that a block's attention is counted with, per text-image pair.
+
+    Full attention counts as dense, as the literature does, whatever of it the masks hide;
+    sparse patterns count what they show.
+    """
+    if pattern is Pattern.FULL:
+        return len(Direction) * config.seq_length**2
+    return int(both_masks(config, pattern).sum())

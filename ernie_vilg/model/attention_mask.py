@@ -1,19 +1,24 @@
 """Which slots each slot may attend to.
 
 Every sequence is laid out as `[text slots | image slots]`, whatever its direction; only the
-mask tells source from target. Every source slot sees the whole source; every target slot
-sees the whole source and the target slots up to its own. Text padding has a learned
+mask tells source from target. Every target slot sees the whole source and target slots up to
+its own; source slots see source slots. Sparse layers narrow what image slots see of image
+slots to a row, a column or a square; text is never narrowed. Text padding has a learned
 embedding of its own per slot and is seen like text, so that no mask depends on a sample and
 all masks are known before the first batch.
 
-Source: the sequence-to-sequence mask of UniLM (arXiv:1905.03197), as ERNIE-ViLG uses it
-(arXiv:2112.15283, section 3.1.2); the fixed slots are ours.
+Source: the sequence-to-sequence mask of UniLM (arXiv:1905.03197) and the sparse patterns of
+DALL-E (arXiv:2102.12092, appendix B.1), as ERNIE-ViLG uses both (arXiv:2112.15283, section
+3.1.2); the fixed slots are ours.
 """
 
-from enum import IntEnum
+from enum import Enum, IntEnum
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from ernie_vilg.config.model import ModelConfig
 
 
 class Direction(IntEnum):
@@ -23,27 +28,80 @@ class Direction(IntEnum):
     IMAGE_TO_TEXT = 1
 
 
-def attention_mask(direction: Direction, text_length: int, num_image_tokens: int) -> Tensor:
-    """Return the mask of visible slots.
+class Pattern(Enum):
+    """What an image slot sees of the image slots."""
+
+    FULL = "full"
+    ROW = "row"
+    COLUMN = "column"
+    CONVOLUTION = "convolution"
+
+
+def pattern_of_block(config: ModelConfig, block_index: int) -> Pattern:
+    """Return the pattern of a block, counted from 1 as in DALL-E.
+
+    With sparse attention: convolution in the last, column where the index modulo 4 is 2, row
+    in the others.
+    """
+    if config.attention == "full":
+        return Pattern.FULL
+    if block_index == config.num_layers:
+        return Pattern.CONVOLUTION
+    return Pattern.COLUMN if block_index % 4 == 2 else Pattern.ROW
+
+
+def is_visible(
+    config: ModelConfig, pattern: Pattern, direction: Direction, query: Tensor, key: Tensor
+) -> Tensor:
+    """Say whether slots may attend to slots. Every mask of every kernel is made by this.
 
     Args:
+        config: the model's shape.
+        pattern: of the block.
         direction: which modality is the target.
-        text_length: text slots, the first of the sequence.
-        num_image_tokens: image slots, the rest of the sequence.
+        query: slots that attend, int64, any shape.
+        key: slots attended to, int64, of a shape that broadcasts with `query`'s.
 
     Returns:
-        bool [query, key]; True where the query may attend to the key.
+        bool, of the broadcast shape.
     """
-    seq_length = text_length + num_image_tokens
-    is_text = torch.arange(seq_length) < text_length
-    is_source = is_text if direction is Direction.TEXT_TO_IMAGE else ~is_text
-    causal = torch.ones(seq_length, seq_length, dtype=torch.bool).tril()
-    target_sees_target = ~is_source[:, None] & ~is_source[None, :] & causal
-    return is_source[None, :] | target_sees_target
+    query_is_text, key_is_text = query < config.text_length, key < config.text_length
+    in_pattern = _in_pattern(
+        config, pattern, direction, query - config.text_length, key - config.text_length
+    )
+    is_past = key <= query
+    if direction is Direction.TEXT_TO_IMAGE:
+        return key_is_text | (~query_is_text & is_past & in_pattern)
+    return (query_is_text & (~key_is_text | is_past)) | (~query_is_text & ~key_is_text & in_pattern)
 
 
-def both_masks(text_length: int, num_image_tokens: int) -> Tensor:
-    """Return the masks of both directions, bool [direction, query, key]."""
+def _in_pattern(
+    config: ModelConfig, pattern: Pattern, direction: Direction, query: Tensor, key: Tensor
+) -> Tensor:
+    """Narrow what image slots see of image slots; arguments are their raster positions."""
+    grid = config.image_grid_size
+    if pattern is Pattern.ROW:
+        if direction is Direction.TEXT_TO_IMAGE and config.row_pattern == "raster":
+            return query - key <= grid
+        return query // grid == key // grid
+    if pattern is Pattern.COLUMN:
+        return query % grid == key % grid
+    if pattern is Pattern.CONVOLUTION:
+        radius = config.convolution_size // 2
+        rows = query // grid - key // grid
+        columns = query % grid - key % grid
+        return (rows.abs() <= radius) & (columns.abs() <= radius)
+    return query == query  # all, in the shape asked for
+
+
+@lru_cache(maxsize=16)  # blocks of one pattern share their mask
+def both_masks(config: ModelConfig, pattern: Pattern = Pattern.FULL) -> Tensor:
+    """Return the dense masks of both directions, bool [direction, query, key], on the CPU."""
+    # Named, so that a model built on the meta device has its masks all the same.
+    slots = torch.arange(config.seq_length, device="cpu")
     return torch.stack(
-        [attention_mask(direction, text_length, num_image_tokens) for direction in Direction]
+        [
+            is_visible(config, pattern, direction, slots[:, None], slots[None, :])
+            for direction in Direction
+        ]
     )

@@ -1,15 +1,22 @@
 """One transformer layer: attention and feed-forward, each after a layer norm.
 
 Source: Vaswani et al. 2017 (arXiv:1706.03762) in its pre-norm form (Xiong et al. 2020,
-arXiv:2002.04745). ERNIE-ViLG does not state where its norms are.
+arXiv:2002.04745). ERNIE-ViLG does not state where its norms are. Sandwich norms are those of
+CogView (arXiv:2105.13290), gradient scaling per block is DALL-E's (arXiv:2102.12092).
 """
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.attention import Attention, KeyValueCache
-from ernie_vilg.model.attention_mask import both_masks
+from ernie_vilg.model.attention_mask import pattern_of_block
 from ernie_vilg.model.layers import ParallelLayers
+from ernie_vilg.model.recompute import recomputed
 
 
 class FeedForward(nn.Module):
@@ -18,6 +25,7 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig, layers: ParallelLayers) -> None:
         super().__init__()
         inner = config.ffn_multiplier * config.hidden_size
+        self.is_selective = layers.activation_checkpointing == "selective"
         self.up = layers.column_linear(config.hidden_size, inner)
         self.down = layers.row_linear(inner, config.hidden_size)
         # Exact, as in BERT and ERNIE; on a CPU it is also 2.6 times as fast as the tanh form.
@@ -25,28 +33,105 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [..., hidden] to [..., hidden]."""
-        return self.down(self.activation(self.up(hidden)))
+        inner = self.up(hidden)
+        active = self.activation(inner)
+        if not self.is_selective:
+            return self.down(active)
+        with recomputed(active, lambda: self.activation(inner)):
+            return self.down(active)
+
+
+class Branch(nn.Module):
+    """What one residual connection adds: norm, a layer in the middle, and what guards the sum."""
+
+    def __init__(self, config: ModelConfig, layers: ParallelLayers) -> None:
+        super().__init__()
+        size, epsilon = config.hidden_size, config.layer_norm_epsilon
+        self.is_selective = layers.activation_checkpointing == "selective"
+        self.gradient_scale = config.block_gradient_scale
+        self.norm = nn.LayerNorm(size, eps=epsilon)
+        self.output_norm = nn.LayerNorm(size, eps=epsilon) if config.sandwich_norm else None
+        self.scale = (
+            (2 * config.num_layers) ** -0.5 if config.residual_scaling == "branch" else None
+        )
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else None
+
+    def forward(self, hidden: Tensor, middle: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return `hidden` plus what the branch makes of it.
+
+        Args:
+            hidden: float [..., hidden].
+            middle: attention or feed-forward, [..., hidden] to [..., hidden].
+        """
+        entering = hidden
+        if self.gradient_scale != 1:
+            entering = ScaleGradient.apply(hidden, 1 / self.gradient_scale)
+        normed = self.norm(entering)
+        if self.is_selective:
+            with recomputed(normed, lambda: self.norm(entering)):
+                output = middle(normed)
+        else:
+            output = middle(normed)
+        if self.output_norm is not None:
+            output = self.output_norm(output)
+        if self.scale is not None:
+            output = output * self.scale
+        if self.dropout is not None:
+            output = self.dropout(output)
+        if self.gradient_scale != 1:
+            output = ScaleGradient.apply(output, self.gradient_scale)
+        return hidden + output
+
+
+class ScaleGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a number.
+
+    Between two of them, of s at the end and 1 / s at the beginning, gradients are s times as
+    large: out of float16's reach for values that would vanish. Weights in between have gradients
+    s times too large, which ernie_vilg.parallel divides.
+    """
+
+    @staticmethod
+    def forward(context: Any, tensor: Tensor, scale: float) -> Tensor:
+        """Return the tensor."""
+        context.scale = scale
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient times the scale."""
+        return gradients[0] * context.scale, None
 
 
 class Block(nn.Module):
     """Attention and feed-forward with residual connections."""
 
-    mask: Tensor
-    """Visible slots, bool [direction, query, key]."""
+    def __init__(self, config: ModelConfig, layers: ParallelLayers, block_index: int) -> None:
+        """Build.
 
-    def __init__(self, config: ModelConfig, layers: ParallelLayers) -> None:
+        Args:
+            config: the model's shape.
+            layers: constructors of its layers.
+            block_index: from 1, the block's place; it decides what its attention sees.
+        """
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
-        self.attention = Attention(config, layers)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.is_checkpointed = layers.activation_checkpointing == "full"
+        pattern = pattern_of_block(config, block_index)
+        self.attention = Attention(config, layers, pattern)
+        self.attention_branch = Branch(config, layers)
         self.feed_forward = FeedForward(config, layers)
-        # Built here rather than sent between pipeline stages; not part of the weights.
-        masks = both_masks(config.text_length, config.num_image_tokens)
-        self.register_buffer("mask", masks, persistent=False)
+        self.feed_forward_branch = Branch(config, layers)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map hidden states of both directions, float [direction, batch, seq, hidden]."""
-        return self._mix(hidden, self.mask, None, 0)
+        """Map hidden states of both directions.
+
+        Args:
+            hidden: float [direction, batch, seq, hidden]; with sequence parallelism this rank's
+                share of the tokens, [tokens / size, hidden].
+        """
+        if self.is_checkpointed and torch.is_grad_enabled():
+            return checkpoint(self._mix, hidden, self.attention, use_reentrant=False)
+        return self._mix(hidden, self.attention)
 
     def extend(
         self, hidden: Tensor, cache: KeyValueCache, direction: int, slots: slice, num_keys: int
@@ -63,11 +148,10 @@ class Block(nn.Module):
         Returns:
             the slots' new states, float [1, batch, slots, hidden].
         """
-        mask = self.mask[direction : direction + 1, slots, :num_keys]
-        return self._mix(hidden, mask, cache, slots.start)
+        return self._mix(
+            hidden, lambda normed: self.attention.extend(normed, cache, direction, slots, num_keys)
+        )
 
-    def _mix(
-        self, hidden: Tensor, mask: Tensor, cache: KeyValueCache | None, first_slot: int
-    ) -> Tensor:
-        hidden = hidden + self.attention(self.attention_norm(hidden), mask, cache, first_slot)
-        return hidden + self.feed_forward(self.feed_forward_norm(hidden))
+    def _mix(self, hidden: Tensor, attention: Callable[[Tensor], Tensor]) -> Tensor:
+        hidden = self.attention_branch(hidden, attention)
+        return self.feed_forward_branch(hidden, self.feed_forward)

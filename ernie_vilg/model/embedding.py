@@ -2,7 +2,8 @@
 
 A slot of the source holds its own token. A slot of the target holds the token before the
 one it predicts: the first holds a begin-of-text or begin-of-image vector, and the slot's
-position embedding is that of the predicted token.
+position embedding is that of the predicted token. Where a reconstructor needs the last code as
+an input too, one slot more follows the image.
 
 Source: ours. Position embeddings are not stated by ERNIE-ViLG; image positions are the sum
 of a row and a column vector, and text padding is learned per slot, as in DALL-E
@@ -33,6 +34,12 @@ class Embedding(nn.Module):
         self.image_column = nn.Parameter(torch.empty(grid, hidden))
         # One vector per direction and modality tells source from target.
         self.segment = nn.Parameter(torch.empty(2, 2, hidden))
+        self.has_end_of_image = config.num_image_slots > config.num_image_tokens
+        if self.has_end_of_image:
+            self.end_of_image = nn.Parameter(torch.empty(hidden))  # as a source
+            self.end_of_image_position = nn.Parameter(torch.empty(hidden))
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else None
+        self.split_tokens = layers.split_tokens
 
     def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
         """Embed a batch of pairs in both directions.
@@ -42,22 +49,26 @@ class Embedding(nn.Module):
                 order, int64 [batch, num_image_tokens].
 
         Returns:
-            hidden states, float [direction, batch, seq, hidden].
+            hidden states, float [direction, batch, seq, hidden]; with sequence parallelism
+            this rank's share of the tokens, [tokens / size, hidden].
         """
         text, codes = pair
         begin = torch.full_like(text[:, :1], BEGIN_OF_TEXT_ID)
         text_tokens = self.text_embedding(torch.cat([begin, text], dim=1))
         image_tokens = self.image_embedding(codes)
         begin_of_image = self.begin_of_image.expand(len(codes), 1, -1)
+        inputs = image_tokens if self.has_end_of_image else image_tokens[:, :-1]
         text_to_image = [
             self.text_source(text, text_tokens[:, 1:]),
-            self.image_target(torch.cat([begin_of_image, image_tokens[:, :-1]], dim=1)),
+            self.image_target(torch.cat([begin_of_image, inputs], dim=1)),
         ]
         image_to_text = [
             self.text_target(text_tokens[:, :-1]),
             self.image_source(image_tokens),
         ]
-        return torch.stack([torch.cat(text_to_image, dim=1), torch.cat(image_to_text, dim=1)])
+        hidden = torch.stack([torch.cat(text_to_image, dim=1), torch.cat(image_to_text, dim=1)])
+        hidden = self.split_tokens(hidden)
+        return hidden if self.dropout is None else self.dropout(hidden)
 
     def text_source(self, text: Tensor, tokens: Tensor) -> Tensor:
         """Return the text slots of text-to-image.
@@ -74,7 +85,17 @@ class Embedding(nn.Module):
         )
 
     def image_source(self, tokens: Tensor) -> Tensor:
-        """Return the image slots of image-to-text from embeddings [batch, image, hidden]."""
+        """Return the image slots of image-to-text.
+
+        Args:
+            tokens: embeddings of all codes, float [batch, num_image_tokens, hidden].
+
+        Returns:
+            float [batch, num_image_slots, hidden].
+        """
+        if self.has_end_of_image:
+            end = self.end_of_image.expand(len(tokens), 1, -1)
+            tokens = torch.cat([tokens, end], dim=1)
         return tokens + self.image_position() + self.segment[1, 1]
 
     def text_target(self, tokens: Tensor, first_slot: int = 0) -> Tensor:
@@ -94,5 +115,8 @@ class Embedding(nn.Module):
         return tokens + position + self.segment[0, 1]
 
     def image_position(self) -> Tensor:
-        """Return the vectors of all image positions in raster order, [image, hidden]."""
-        return (self.image_row[:, None] + self.image_column[None, :]).flatten(0, 1)
+        """Return the vectors of all image slots in raster order, [num_image_slots, hidden]."""
+        grid = (self.image_row[:, None] + self.image_column[None, :]).flatten(0, 1)
+        if self.has_end_of_image:
+            return torch.cat([grid, self.end_of_image_position[None]])
+        return grid

@@ -1,17 +1,35 @@
-"""From hidden states to logits, for the target slots only.
+"""From hidden states to logits, for the target slots only, and to pictures.
 
 Text-to-image predicts image codes at the image slots, image-to-text predicts text pieces at
-the text slots; no other slot and no other half of the vocabulary is computed.
+the text slots; no other slot and no other half of the vocabulary is computed. With an end-to-end
+reconstructor the hidden states of the image slots also become pixels.
 
 Source: ours; separate halves follow from the losses of ERNIE-ViLG (arXiv:2112.15283,
 equations 3 and 4).
 """
+
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.layers import ParallelLayers
+from ernie_vilg.model.reconstructor import Reconstructor
+
+
+class HeadOutput(NamedTuple):
+    """What the model makes of a batch of pairs."""
+
+    image_logits: Tensor
+    """Of the code that each image slot predicts, float [batch, num_image_tokens, codebook /
+    size]."""
+    text_logits: Tensor
+    """Of the piece that each text slot predicts, float [batch, text_length, text vocab /
+    size]."""
+    pixels: Tensor | None = None
+    """Pictures, with an end-to-end reconstructor, float [batch, 3, height, width], not
+    clamped."""
 
 
 class Head(nn.Module):
@@ -19,21 +37,29 @@ class Head(nn.Module):
 
     def __init__(self, config: ModelConfig, layers: ParallelLayers) -> None:
         super().__init__()
-        self.text_length = config.text_length
+        self.config = config
+        self.join_tokens = layers.join_tokens
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
-        self.image_logits = layers.column_linear(config.hidden_size, config.codebook_size)
-        self.text_logits = layers.column_linear(config.hidden_size, config.text_vocab_size)
+        self.image_logits = layers.output_linear(config.hidden_size, config.codebook_size)
+        self.text_logits = layers.output_linear(config.hidden_size, config.text_vocab_size)
+        self.reconstructor = (
+            Reconstructor(config, layers) if config.reconstructor.is_end_to_end else None
+        )
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits of every target.
+    def forward(self, hidden: Tensor) -> HeadOutput:
+        """Return the logits of every target, and the pictures where there is a reconstructor.
 
         Args:
-            hidden: float [direction, batch, seq, hidden].
-
-        Returns:
-            image logits, float [batch, num_image_tokens, codebook / size], and text logits,
-            float [batch, text_length, text vocab / size], of the token each slot predicts.
+            hidden: float [direction, batch, seq, hidden]; with sequence parallelism this rank's
+                share of the tokens, [tokens / size, hidden].
         """
-        image = hidden[Direction.TEXT_TO_IMAGE, :, self.text_length :]
-        text = hidden[Direction.IMAGE_TO_TEXT, :, : self.text_length]
-        return self.image_logits(self.norm(image)), self.text_logits(self.norm(text))
+        config = self.config
+        hidden = self.join_tokens(hidden)
+        hidden = hidden.view(len(Direction), -1, config.seq_length, config.hidden_size)
+        image = self.norm(hidden[Direction.TEXT_TO_IMAGE, :, config.text_length :])
+        text = self.norm(hidden[Direction.IMAGE_TO_TEXT, :, : config.text_length])
+        return HeadOutput(
+            image_logits=self.image_logits(image[:, : config.num_image_tokens]),
+            text_logits=self.text_logits(text),
+            pixels=None if self.reconstructor is None else self.reconstructor(image),
+        )

@@ -8,16 +8,36 @@ Source: ours; the scale of residual projections is GPT-2's.
 """
 
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ernie_vilg.config.model import ModelConfig
 
+TIED = {"image_logits": "image_embedding", "text_logits": "text_embedding"}
+"""The head's projections by the embedding tables that stand in for their weights when tied."""
+
 _COLUMN_SPLIT = ("query_key_value", "up", "image_logits", "text_logits")
 _VOCAB_SPLIT = ("text_embedding", "image_embedding")
-_ROW_SPLIT = ("attention.output", "feed_forward.down")
+_ROW_SPLIT = ("attention.output", "down")
+_RESIDUAL = ("attention.output", "feed_forward.down")
+_HEAD_SPLIT_NORM = ("query_norm", "key_norm")
+_DECODER = ".reconstructor.decoder."
+
+
+def original_name(name: str, config: ModelConfig) -> str:
+    """Return the name of the parameter that a name stands for: another one's where tied.
+
+    On one device tied weights are one parameter; first and last pipeline stage each have one,
+    which start alike and get the same gradients.
+    """
+    owner, _, kind = name.rpartition(".")
+    table = TIED.get(owner.rpartition(".")[2])
+    if config.tied_embeddings and table is not None and kind == "weight":
+        return f"0.{table}.weight"
+    return name
 
 
 def split_dimension(name: str) -> int | None:
@@ -27,6 +47,8 @@ def split_dimension(name: str) -> int | None:
         name: such as "3.attention.output.weight".
     """
     owner, _, kind = name.rpartition(".")
+    if _DECODER in name:
+        return None
     if owner.endswith(_COLUMN_SPLIT + _VOCAB_SPLIT):
         return 0
     if owner.endswith(_ROW_SPLIT) and kind == "weight":
@@ -34,10 +56,37 @@ def split_dimension(name: str) -> int | None:
     return None
 
 
+def has_partial_gradient(name: str, *, sequence_parallel: bool) -> bool:
+    """Whether each tensor rank has a part of a whole parameter's gradient, to be summed.
+
+    Norms of queries and keys see this rank's heads alone. With sequence parallelism all whole
+    parameters of a block see this rank's tokens alone; those of embedding and head see all.
+
+    Args:
+        name: such as "3.attention_branch.norm.weight".
+        sequence_parallel: whether tokens are shared within blocks.
+    """
+    if split_dimension(name) is not None:
+        return False
+    owner = name.rpartition(".")[0]
+    return owner.endswith(_HEAD_SPLIT_NORM) or (sequence_parallel and is_in_block(name))
+
+
+def is_in_block(name: str) -> bool:
+    """Whether a parameter belongs to a block, not to the embedding or the head."""
+    owner = name.rpartition(".")[0]
+    return _DECODER not in name and ("attention" in owner or "feed_forward" in owner)
+
+
 def takes_weight_decay(name: str) -> bool:
-    """Whether a parameter is a matrix of a linear layer; norms, biases, embeddings are not."""
+    """Whether a parameter is a matrix of a linear layer; norms, biases, embeddings are not.
+
+    Args:
+        name: an `original_name`.
+    """
     owner, _, kind = name.rpartition(".")
-    return kind == "weight" and owner.endswith(_COLUMN_SPLIT + _ROW_SPLIT)
+    is_linear = owner.endswith(_COLUMN_SPLIT + _ROW_SPLIT) and _DECODER not in name
+    return kind == "weight" and is_linear
 
 
 def initialize(
@@ -47,6 +96,7 @@ def initialize(
     *,
     tensor_rank: int = 0,
     tensor_size: int = 1,
+    decoder: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Fill parameters with fresh weights, in place.
 
@@ -56,8 +106,15 @@ def initialize(
         seed: names the weights.
         tensor_rank: which share of split parameters this rank holds.
         tensor_size: shares that split parameters are cut into.
+        decoder: the image tokenizer's, by name without prefix, where the reconstructor's decoder
+            starts from it.
     """
     for name, parameter in parameters:
+        if decoder is not None and _DECODER in name:
+            with torch.no_grad():
+                parameter.copy_(decoder[name.partition(_DECODER)[2]])
+            continue
+        name = original_name(name, config)
         dimension = split_dimension(name)
         shape = list(parameter.shape)
         if dimension is not None:
@@ -70,12 +127,15 @@ def initialize(
 
 def _fresh(name: str, shape: list[int], config: ModelConfig, seed: int) -> Tensor:
     owner, _, kind = name.rpartition(".")
+    is_in_decoder = _DECODER in name
     if kind == "bias":
         return torch.zeros(shape)
-    if owner.endswith("norm"):
+    if owner.endswith("norm") or (is_in_decoder and len(shape) == 1):
         return torch.ones(shape)
     std = config.initializer_std
-    if owner.endswith(_ROW_SPLIT):
+    if is_in_decoder:
+        std = math.prod(shape[1:]) ** -0.5  # of convolutions: variances of in- and output alike
+    elif owner.endswith(_RESIDUAL) and config.residual_scaling == "initializer":
         std /= (2 * config.num_layers) ** 0.5
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,10 +1,11 @@
-"""The two-way objective: L = L_txt2img + L_img2txt.
+"""The two-way objective: L = L_txt2img + L_img2txt, and the reconstruction of the pixels.
 
 Each term is the mean negative log-likelihood over its target tokens in the whole global
 batch. A micro-batch cannot know that count, so it comes with the batch: the loss does not
 depend on how a step is cut into micro-batches and ranks.
 
-Source: ERNIE-ViLG (arXiv:2112.15283, equations 3 to 5), which writes sums; means are ours.
+Source: ERNIE-ViLG (arXiv:2112.15283, equations 3 to 5), which writes sums; means are ours. The
+z-loss is PaLM's (arXiv:2204.02311, section 5).
 """
 
 from dataclasses import dataclass
@@ -13,60 +14,89 @@ import torch
 from torch import Tensor
 
 from ernie_vilg.config.model import ObjectiveConfig
+from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.vocabulary import PADDING_ID
+from ernie_vilg.vqgan.loss import reconstruction_loss
+from ernie_vilg.vqgan.pixels import from_bytes
+
+NUM_LOSSES = 4
+
+Targets = tuple[Tensor, ...]
+"""Text ids, int64 [batch, text_length], padding where there is nothing to predict; image codes,
+int64 [batch, num_image_tokens]; the mean number of text targets per micro-batch of this step,
+float32 [1]; and, for an end-to-end reconstructor, pixels, uint8 [batch, 3, height, width]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """What one micro-batch adds to the step's mean, float32 scalars in nats per token."""
+    """What one micro-batch adds to the step's mean, float32 scalars."""
 
     total: Tensor
-    """Weighted sum of the two, the one to differentiate."""
+    """Weighted sum of the terms, the one to differentiate."""
     text_to_image: Tensor
-    """Of image codes given text."""
+    """Of image codes given text, nats per code."""
     image_to_text: Tensor
-    """Of text pieces given image codes."""
+    """Of text pieces given image codes, nats per piece."""
+    reconstruction: Tensor
+    """Of pixels in [-1, 1]; 0 without an end-to-end reconstructor."""
 
     def detached(self) -> Tensor:
-        """Return (total, text_to_image, image_to_text), float32 [3], without a graph."""
-        return torch.stack([self.total, self.text_to_image, self.image_to_text]).detach()
+        """Return the four in order, float32 [4], without a graph."""
+        return torch.stack(
+            [self.total, self.text_to_image, self.image_to_text, self.reconstruction]
+        ).detach()
 
 
 class Objective:
-    """The loss of a micro-batch from its logits and targets."""
+    """The loss of a micro-batch from what the head made of it and its targets."""
 
     def __init__(self, config: ObjectiveConfig, layers: ParallelLayers) -> None:
         """Prepare.
 
         Args:
-            config: the weights of the directions.
+            config: the weights of the terms.
             layers: whose cross-entropy fits the split of the logits.
         """
         self._config = config
-        self._cross_entropy = layers.cross_entropy
+        self._layers = layers
 
-    def __call__(
-        self, logits: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor, Tensor]
-    ) -> Losses:
-        """Return the losses.
-
-        Args:
-            logits: of the head: image [batch, num_image_tokens, codebook / size] and text
-                [batch, text_length, text vocab / size].
-            targets: text ids, int64 [batch, text_length], padding where there is nothing to
-                predict; image codes, int64 [batch, num_image_tokens]; and the mean number
-                of text targets per micro-batch of this step, float32 [1].
-        """
-        image_logits, text_logits = logits
-        text, codes, mean_text_targets = targets
-        text_to_image = self._cross_entropy(image_logits, codes).mean()
+    def __call__(self, output: HeadOutput, targets: Targets) -> Losses:
+        """Return the losses."""
+        config = self._config
+        text, codes, mean_text_targets, *pixels = targets
         is_target = text != PADDING_ID
-        text_losses = torch.where(is_target, self._cross_entropy(text_logits, text), 0.0)
-        image_to_text = text_losses.sum() / mean_text_targets.squeeze()
+        text_to_image = self._layers.cross_entropy(output.image_logits, codes).mean()
+        image_to_text = _mean(
+            self._layers.cross_entropy(output.text_logits, text), is_target, mean_text_targets
+        )
+        total = (
+            config.text_to_image_weight * text_to_image
+            + config.image_to_text_weight * image_to_text
+        )
+        if config.z_loss_weight:
+            image = self._layers.log_partition(output.image_logits).square().mean()
+            squares = self._layers.log_partition(output.text_logits).square()
+            total = total + config.z_loss_weight * (
+                image + _mean(squares, is_target, mean_text_targets)
+            )
+        reconstruction = torch.zeros_like(text_to_image)
+        if output.pixels is not None:
+            reconstruction = reconstruction_loss(
+                output.pixels,
+                from_bytes(pixels[0]),
+                absolute_weight=config.absolute_error_weight,
+                squared_weight=config.squared_error_weight,
+            )
+            total = total + config.reconstruction_weight * reconstruction
         return Losses(
-            total=self._config.text_to_image_weight * text_to_image
-            + self._config.image_to_text_weight * image_to_text,
+            total=total,
             text_to_image=text_to_image,
             image_to_text=image_to_text,
+            reconstruction=reconstruction,
         )
+
+
+def _mean(values: Tensor, is_target: Tensor, mean_targets: Tensor) -> Tensor:
+    """Return the micro-batch's part of the mean over the targets of the step."""
+    return torch.where(is_target, values, 0.0).sum() / mean_targets.squeeze()

@@ -6,60 +6,47 @@ One device runs the list as `nn.Sequential`; a pipeline gives each stage some of
 Source: ours.
 """
 
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
+import torch
 from torch import nn
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.block import Block
 from ernie_vilg.model.embedding import Embedding
 from ernie_vilg.model.head import Head
+from ernie_vilg.model.initialization import TIED
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
 
+LayerArguments = tuple[type[nn.Module], tuple[Any, ...]]
+"""A layer's class, and what it is built with."""
 
-def layer_classes(config: ModelConfig) -> list[type[Embedding] | type[Block] | type[Head]]:
-    """Return the class of each layer in order; each is built as `cls(config, layers)`."""
-    return [Embedding, *[Block] * config.num_layers, Head]
+
+def layer_list(config: ModelConfig, layers: ParallelLayers) -> list[LayerArguments]:
+    """Return the class and arguments of each layer in order."""
+    return [
+        (Embedding, (config, layers)),
+        *((Block, (config, layers, index)) for index in range(1, config.num_layers + 1)),
+        (Head, (config, layers)),
+    ]
 
 
 def build_transformer(config: ModelConfig, layers: ParallelLayers = SINGLE_DEVICE) -> nn.Sequential:
-    """Return the whole model: (text ids, image codes) to (image logits, text logits).
+    """Return the whole model: (text ids, image codes) to a `HeadOutput`.
 
     Weights are not meaningful until `initialize` or `load_weights` fills them.
     """
-    return nn.Sequential(*[cls(config, layers) for cls in layer_classes(config)])
+    model = nn.Sequential(*[cls(*arguments) for cls, arguments in layer_list(config, layers)])
+    if config.tied_embeddings:
+        embedding, head = model[0], model[-1]
+        for output, table in TIED.items():
+            getattr(head, output).weight = getattr(embedding, table).weight
+    return model
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shapes:
-    """Sizes that follow from a `ModelConfig`."""
-
-    num_parameters: int
-    """Of the whole model."""
-    training_flops_per_pair: int
-    """Forward and backward of both directions, multiplications and additions counted apart,
-    recomputation not counted. The denominator of MFU."""
-
-
-def shapes(config: ModelConfig) -> Shapes:
-    """Count parameters and floating-point operations.
-
-    A matrix product with `p` weights costs `2 p` operations per token forward and `4 p`
-    backward; attention costs `4 seq^2 hidden` per layer and sequence forward, as if dense.
-
-    Source: Narayanan et al. 2021 (arXiv:2104.04473, appendix), for both directions.
-    """
-    hidden, layers = config.hidden_size, config.num_layers
-    matrices = (4 + 2 * config.ffn_multiplier) * hidden**2
-    vectors = (4 + 1 + config.ffn_multiplier + 4) * hidden  # biases of 4 linears, 2 norms
-    heads = (hidden + 1) * (config.codebook_size + config.text_vocab_size)
-    tokens = (config.codebook_size + config.text_vocab_size) * hidden
-    positions = (1 + 2 * config.text_length + 2 * config.image_grid_size + 4) * hidden
-    seq = config.seq_length
-    forward = 2 * layers * (2 * matrices * seq + 4 * seq**2 * hidden)
-    forward += 2 * hidden * config.codebook_size * config.num_image_tokens
-    forward += 2 * hidden * config.text_vocab_size * config.text_length
-    return Shapes(
-        num_parameters=layers * (matrices + vectors) + heads + tokens + positions + 2 * hidden,
-        training_flops_per_pair=3 * forward,
-    )
+@lru_cache(maxsize=16)
+def num_parameters(config: ModelConfig) -> int:
+    """Return the parameters of the whole model."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_transformer(config).parameters())

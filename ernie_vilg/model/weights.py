@@ -18,17 +18,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.config.model import ModelConfig, model_config_from_json
 from ernie_vilg.files import read_json, sha256_of_file, write_json
-from ernie_vilg.model.attention_mask import both_masks
-from ernie_vilg.model.block import Block
+from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.transformer import build_transformer
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 TEXT_TOKENIZER_FOLDER = "text_tokenizer"
 IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def save_weights(
@@ -80,7 +79,7 @@ def load_weights(folder: Path) -> nn.Sequential:
 
 def read_model_config(folder: Path) -> ModelConfig:
     """Read the model's shape from a weights folder."""
-    return ModelConfig(**read_json(folder / CONFIG_NAME)["model"])
+    return model_config_from_json(read_json(folder / CONFIG_NAME)["model"])
 
 
 def model_from_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> nn.Sequential:
@@ -92,9 +91,9 @@ def model_from_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> nn
     """
     with torch.device("meta"):
         model = build_transformer(config)
-    model.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
-    masks = both_masks(config.text_length, config.num_image_tokens)
-    for layer in model:
-        if isinstance(layer, Block):
-            layer.mask = masks  # not part of the weights
+    state = {
+        name: weights[original_name(name, config)].float()
+        for name in model.state_dict()  # tied weights are there under both names
+    }
+    model.load_state_dict(state, assign=True)
     return model.eval()

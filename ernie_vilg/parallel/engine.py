@@ -7,6 +7,7 @@ Source: DeepSpeed (https://github.com/deepspeedai/DeepSpeed), arXiv:1910.02054.
 """
 
 import contextlib
+import hashlib
 import io
 import logging
 import warnings
@@ -22,11 +23,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.data.batches import Batch
-from ernie_vilg.model.initialization import takes_weight_decay
-from ernie_vilg.model.loss import Losses, Objective
+from ernie_vilg.model.head import HeadOutput
+from ernie_vilg.model.initialization import original_name, takes_weight_decay
+from ernie_vilg.model.loss import NUM_LOSSES, Losses, Objective, Targets
 from ernie_vilg.parallel.groups import Groups
 from ernie_vilg.parallel.optimizer import build_adamw
 from ernie_vilg.parallel.universal import universal_checkpoint_info
@@ -34,17 +37,21 @@ from ernie_vilg.parallel.universal import universal_checkpoint_info
 CHECKPOINT_TAG = "deepspeed"
 """Name of the folder that DeepSpeed makes inside ours."""
 
-Targets = tuple[Tensor, Tensor, Tensor]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
     """What both engines need to know."""
 
+    model: ModelConfig
+    """The model's shape."""
     parallelism: ParallelismConfig
     """The layout."""
     optimizer: OptimizerConfig
     """AdamW's settings."""
+    ema_decay: float
+    """Of the moving average of the weights; 0 keeps none."""
+    seed: int
+    """Names what dropout leaves out."""
     precision: torch.dtype
     """Of weights and activations."""
     num_micro_batches: int
@@ -54,10 +61,11 @@ class EngineSettings:
 class Engine(ABC):
     """The model, its optimizer, and the ranks they are spread over."""
 
-    def __init__(self, engine: Any, groups: Groups, num_micro_batches: int) -> None:
+    def __init__(self, engine: Any, groups: Groups, settings: EngineSettings) -> None:
         self._engine = engine
+        self._settings = settings
         self.groups = groups
-        self.num_micro_batches = num_micro_batches
+        self.num_micro_batches = settings.num_micro_batches
 
     def train_batch(self, batches: Sequence[Batch], learning_rate: float) -> Tensor:
         """Take one optimizer step.
@@ -67,16 +75,17 @@ class Engine(ABC):
             learning_rate: of this step.
 
         Returns:
-            this rank's (total, text-to-image, image-to-text) losses, mean over its
-            micro-batches, float32 [3] on the device; zeros on ranks without the head. The
-            mean over replicas is the loss of the global batch: see `mean_losses`.
+            this rank's `Losses.detached`, mean over its micro-batches, float32 [4] on the
+            device; zeros on ranks without the head. The mean over replicas is the loss of the
+            global batch: see `mean_losses`.
         """
+        if self._settings.model.dropout:
+            torch.manual_seed(self._dropout_seed())
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         mean_text_targets = self._mean_text_targets(batches)
         micro_batches = [
-            ((batch.text, batch.codes), (batch.text, batch.codes, mean_text_targets))
-            for batch in batches
+            ((batch.text, batch.codes), _targets(batch, mean_text_targets)) for batch in batches
         ]
         return self._step(micro_batches) / self.num_micro_batches
 
@@ -84,7 +93,7 @@ class Engine(ABC):
         """Return the mean over replicas of what `train_batch` returned; all ranks must call.
 
         Returns:
-            float32 [3] on the CPU, the same on every rank.
+            float32 [4] on the CPU, the same on every rank.
         """
         total = losses.clone()
         dist.all_reduce(total)  # every stage but the last adds zeros
@@ -120,9 +129,21 @@ class Engine(ABC):
         """Yield the name (layer index first) and this rank's share of each parameter."""
         yield from self._engine.module.named_parameters()
 
+    def _dropout_seed(self) -> int:
+        """Return the seed of this step's dropout, which a resumed run finds again.
+
+        Tensor ranks must leave out the same values of what they all hold, and different ones of
+        what they share: with sequence parallelism that is everything, without it nothing.
+        """
+        groups, settings = self.groups, self._settings
+        tensor_rank = groups.tensor_rank if settings.parallelism.sequence_parallel else 0
+        place = (groups.pipeline_rank, groups.data_rank, tensor_rank)
+        name = f"{settings.seed}/{self._engine.global_steps}/{place}"
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
+
     @abstractmethod
     def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
-        """Run forward, backward and update; return the summed losses, float32 [3]."""
+        """Run forward, backward and update; return the summed losses, float32 [4]."""
 
     def _mean_text_targets(self, batches: Sequence[Batch]) -> Tensor:
         """Return the step's text targets per micro-batch over all replicas, float32 [1]."""
@@ -141,18 +162,15 @@ class PlainEngine(Engine):
         settings: EngineSettings,
         groups: Groups,
     ) -> None:
-        super().__init__(
-            _start_engine(model, settings, mpu=groups), groups, settings.num_micro_batches
-        )
+        super().__init__(_start_engine(model, settings, mpu=groups), groups, settings)
         self._objective = objective
 
     def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
         device = self.groups.device
-        total = torch.zeros(3, device=device)
+        total = torch.zeros(NUM_LOSSES, device=device)
         for pair, targets in micro_batches:
-            logits = self._engine(tuple(tensor.to(device) for tensor in pair))
-            on_device = tuple(tensor.to(device) for tensor in targets)
-            losses = self._objective(logits, on_device)  # type: ignore[arg-type]
+            output = self._engine(tuple(tensor.to(device) for tensor in pair))
+            losses = self._objective(output, tuple(tensor.to(device) for tensor in targets))
             self._engine.backward(losses.total)
             self._engine.step()
             total += losses.detached()
@@ -167,16 +185,16 @@ class PipelineLoss:
 
     def __init__(self, objective: Objective, device: torch.device) -> None:
         self._objective = objective
-        self._total = torch.zeros(3, device=device)
+        self._total = torch.zeros(NUM_LOSSES, device=device)
 
-    def __call__(self, logits: tuple[Tensor, Tensor], targets: Targets) -> Tensor:
+    def __call__(self, output: HeadOutput, targets: Targets) -> Tensor:
         """Return the scalar to differentiate."""
-        losses: Losses = self._objective(logits, targets)
+        losses: Losses = self._objective(output, targets)
         self._total += losses.detached()
         return losses.total
 
     def collect(self) -> Tensor:
-        """Return the sum since the last call, float32 [3], and start again from zero."""
+        """Return the sum since the last call, float32 [4], and start again from zero."""
         total = self._total.clone()
         self._total.zero_()
         return total
@@ -192,9 +210,7 @@ class PipelineEngine(Engine):
         settings: EngineSettings,
         groups: Groups,
     ) -> None:
-        super().__init__(
-            _start_engine(model, settings, mpu=None), groups, settings.num_micro_batches
-        )
+        super().__init__(_start_engine(model, settings, mpu=None), groups, settings)
         self._loss = loss
 
     def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
@@ -217,7 +233,7 @@ def _start_engine(model: nn.Module, settings: EngineSettings, mpu: Groups | None
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its use of memory
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=_build_optimizer(model, settings.optimizer),
+            optimizer=_build_optimizer(model, settings),
             mpu=mpu,
             config=deepspeed_config(settings),
         )
@@ -226,23 +242,41 @@ def _start_engine(model: nn.Module, settings: EngineSettings, mpu: Groups | None
 
 def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
     """Return DeepSpeed's configuration of a run; nothing else configures it."""
+    layout = settings.parallelism
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": settings.parallelism.micro_batch_size,
+        "train_micro_batch_size_per_gpu": layout.micro_batch_size,
         "gradient_accumulation_steps": settings.num_micro_batches,
         "gradient_clipping": settings.optimizer.gradient_clipping,
-        "zero_optimization": {"stage": settings.parallelism.zero_stage},
+        "zero_optimization": {"stage": layout.zero_stage},
         "steps_per_print": None,
     }
+    if layout.offload_optimizer:
+        config["zero_optimization"]["offload_optimizer"] = {
+            "device": "cpu",
+            "pin_memory": torch.cuda.is_available(),
+        }
+        # torch's AdamW is ours; DeepSpeed's own for CPUs would be compiled at the start.
+        config["zero_force_ds_cpu_optimizer"] = False
+    if layout.sequence_parallel:
+        # Between stages DeepSpeed would send a share of what it takes for alike on tensor ranks.
+        config["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
     if settings.precision == torch.bfloat16:
         config["bf16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
+    if settings.precision == torch.float16:
+        config["fp16"] = {"enabled": True}  # loss_scale 0, its default: dynamic
     return config
 
 
-def _build_optimizer(model: nn.Module, config: OptimizerConfig) -> AdamW:
-    named = list(model.named_parameters())
-    return build_adamw(
-        [parameter for name, parameter in named if takes_weight_decay(name)],
-        [parameter for name, parameter in named if not takes_weight_decay(name)],
-        config,
-    )
+def _targets(batch: Batch, mean_text_targets: Tensor) -> Targets:
+    pixels = () if batch.pixels is None else (batch.pixels,)
+    return (batch.text, batch.codes, mean_text_targets, *pixels)
+
+
+def _build_optimizer(model: nn.Module, settings: EngineSettings) -> AdamW:
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_decayed = takes_weight_decay(original_name(name, settings.model))
+        (decayed if is_decayed else others).append(parameter)
+    return build_adamw(decayed, others, settings.optimizer, ema_decay=settings.ema_decay)

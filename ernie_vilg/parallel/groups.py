@@ -77,6 +77,12 @@ class Groups:
         return self.data_group
 
 
+def machine_device(launch: Launch) -> torch.device:
+    """Return the device of a process: its GPU where there are GPUs, else the CPU."""
+    has_cuda = torch.cuda.is_available()
+    return torch.device("cuda", launch.local_rank) if has_cuda else torch.device("cpu")
+
+
 def start_processes(launch: Launch, timeout_seconds: int) -> torch.device:
     """Join the other ranks and return this rank's device.
 
@@ -90,8 +96,8 @@ def start_processes(launch: Launch, timeout_seconds: int) -> torch.device:
         LOCAL_RANK=str(launch.local_rank),
         WORLD_SIZE=str(launch.world_size),
     )
-    has_cuda = torch.cuda.is_available()
-    device = torch.device("cuda", launch.local_rank) if has_cuda else torch.device("cpu")
+    device = machine_device(launch)
+    has_cuda = device.type == "cuda"
     if has_cuda:
         torch.cuda.set_device(device)
     timeout = timedelta(seconds=timeout_seconds)

@@ -1,18 +1,72 @@
-"""AdamW over the parameters that decay and those that do not.
+"""AdamW over the parameters that decay and those that do not, with an average of the weights.
 
-Source: Loshchilov and Hutter 2019 (arXiv:1711.05101).
+The average is one more tensor of the optimizer's state. DeepSpeed hands the optimizer its flat
+float32 shares of the weights and keeps the state beside them: so the average is sharded, saved,
+loaded and offloaded as the moments are, whatever the layout.
+
+Source: AdamW, Loshchilov and Hutter 2019 (arXiv:1711.05101); averaging, Polyak and Juditsky 1992;
+the growing decay is that of TensorFlow's ExponentialMovingAverage with num_updates.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from ernie_vilg.config.optimizer import OptimizerConfig
 
+WEIGHT_AVERAGE = "weight_average"
+"""The average's key in the state of a parameter."""
+
+
+class AveragingAdamW(AdamW):
+    """AdamW that also keeps an exponential moving average of the weights.
+
+    After step t, the average moves by `1 - decay` towards the weights, with decay
+    `min(ema_decay, (1 + t) / (10 + t))`: a young average forgets the first weights fast. It
+    starts as the weights after the first step, or after the first step of a resumed run whose
+    checkpoint has none.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], *, ema_decay: float, **settings: Any):
+        """Prepare to step.
+
+        Args:
+            groups: parameter groups.
+            ema_decay: of the average per step, above 0 and below 1.
+            settings: AdamW's.
+        """
+        super().__init__(groups, **settings)
+        self._ema_decay = ema_decay
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the weights, then their average."""
+        loss = super().step(closure)
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    _update_average(self.state[weight], weight, self._ema_decay)
+        return loss
+
+
+def _update_average(state: dict[str, Any], weight: Tensor, ema_decay: float) -> None:
+    if WEIGHT_AVERAGE not in state:
+        state[WEIGHT_AVERAGE] = weight.detach().clone()
+        return
+    # On the device, so that no step waits for it.
+    step: Tensor = state["step"]
+    decay = ((1 + step) / (10 + step)).clamp(max=ema_decay)
+    state[WEIGHT_AVERAGE].lerp_(weight, 1 - decay)
+
 
 def build_adamw(
-    decayed: Iterable[nn.Parameter], others: Iterable[nn.Parameter], config: OptimizerConfig
+    decayed: Iterable[nn.Parameter],
+    others: Iterable[nn.Parameter],
+    config: OptimizerConfig,
+    ema_decay: float = 0.0,
 ) -> AdamW:
     """Return AdamW.
 
@@ -20,14 +74,29 @@ def build_adamw(
         decayed: parameters that `config.weight_decay` pulls to zero.
         others: parameters that nothing does.
         config: the settings; the learning rate is set anew at every step.
+        ema_decay: of the average of the weights per step; 0 keeps none.
     """
-    return AdamW(
-        [
-            {"params": list(decayed), "weight_decay": config.weight_decay},
-            {"params": list(others), "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        fused=True,
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": list(decayed), "weight_decay": config.weight_decay},
+        {"params": list(others), "weight_decay": 0.0},
+    ]
+    settings: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": (config.beta1, config.beta2),
+        "eps": config.epsilon,
+        "fused": True,
+    }
+    if ema_decay:
+        return AveragingAdamW(groups, ema_decay=ema_decay, **settings)
+    optimizer = AdamW(groups, **settings)
+    optimizer.register_load_state_dict_pre_hook(_without_average)
+    return optimizer
+
+
+def _without_average(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -> dict[str, Any]:
+    """Drop the average that an earlier part of the run kept: no step would move it any more."""
+    state = {
+        index: {key: value for key, value in values.items() if key != WEIGHT_AVERAGE}
+        for index, values in loaded["state"].items()
+    }
+    return {**loaded, "state": state}

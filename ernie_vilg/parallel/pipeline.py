@@ -1,35 +1,92 @@
-"""The list of layers, cut into stages.
+"""The list of layers, cut into stages of about equal cost.
 
 Source: DeepSpeed's PipelineModule (https://github.com/deepspeedai/DeepSpeed).
 """
 
 import contextlib
 import io
+from collections.abc import Iterator
 
+import deepspeed.runtime.utils
+import torch.distributed as dist
 from deepspeed.pipe import LayerSpec, PipelineModule
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+from torch import nn
 
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.model.flops import layer_flops
+from ernie_vilg.model.initialization import TIED
 from ernie_vilg.model.layers import ParallelLayers
-from ernie_vilg.model.transformer import layer_classes
+from ernie_vilg.model.transformer import layer_list
 from ernie_vilg.parallel.engine import PipelineLoss
 from ernie_vilg.parallel.groups import Groups
+from ernie_vilg.parallel.partition import stage_bounds
 
 
 def build_stage(
     config: ModelConfig, layers: ParallelLayers, groups: Groups, loss: PipelineLoss
 ) -> PipelineModule:
-    """Return this rank's stage. Only its own layers are built.
-
-    Blocks are dealt out evenly; the embedding goes with the first, the head with the last.
-    """
+    """Return this rank's stage. Only its own layers are built."""
     topology = PipeModelDataParallelTopology(
         num_pp=groups.pipeline_size, num_mp=groups.tensor_size, num_dp=groups.data_size
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its partition
-        return PipelineModule(
-            layers=[LayerSpec(cls, config, layers) for cls in layer_classes(config)],
+    bounds = stage_bounds(layer_flops(config), groups.pipeline_size)
+    with (
+        contextlib.redirect_stdout(io.StringIO()),  # DeepSpeed prints its partition
+        _stages_start_at(bounds),
+    ):
+        module = PipelineModule(
+            layers=[LayerSpec(cls, *arguments) for cls, arguments in layer_list(config, layers)],
             topology=topology,
             loss_fn=loss,
-            partition_method="type:^Block$",
+            partition_method="type:Block",
         )
+    assert module.parts == bounds, "DeepSpeed no longer asks partition_balanced for the bounds"
+    if config.tied_embeddings:
+        _tie_first_and_last_stage(module, groups)
+    return module
+
+
+@contextlib.contextmanager
+def _stages_start_at(bounds: list[int]) -> Iterator[None]:
+    """Let DeepSpeed cut at given layers.
+
+    It knows equal numbers of layers or of parameters only, which forgets the cost of the head.
+    """
+    theirs = deepspeed.runtime.utils.partition_balanced
+    deepspeed.runtime.utils.partition_balanced = lambda weights, num_parts: bounds
+    try:
+        yield
+    finally:
+        deepspeed.runtime.utils.partition_balanced = theirs
+
+
+def _tie_first_and_last_stage(module: PipelineModule, groups: Groups) -> None:
+    """Sum the gradients of both stages' copies of the embedding tables.
+
+    DeepSpeed ties whole layers; ours share one tensor each of two layers, so its engine is told
+    the tensors. They start alike (ernie_vilg.model.initialization) and stay so.
+    """
+    ends: list[nn.Parameter] = []
+    if groups.pipeline_rank == 0:
+        embedding = module.forward_funcs[0]
+        ends = [getattr(embedding, table).weight for table in TIED.values()]
+    elif groups.pipeline_rank == groups.pipeline_size - 1:
+        head = module.forward_funcs[-1]
+        ends = [getattr(head, output).weight for output in TIED]
+        for weight in ends:
+            weight.ds_pipe_replicated = True  # type: ignore[attr-defined]  # counted once in the norm
+    group = _group_of_ends(groups)
+    module.get_tied_weights_and_groups = lambda: [(weight, group) for weight in ends]
+
+
+def _group_of_ends(groups: Groups) -> dist.ProcessGroup | None:
+    """Create the groups of first and last stage; every rank must call. Return this rank's."""
+    mine = None
+    stride = groups.tensor_size * groups.data_size
+    for first in range(stride):
+        members = [first, first + stride * (groups.pipeline_size - 1)]
+        group = dist.new_group(members)
+        if groups.rank in members:
+            mine = group
+    return mine

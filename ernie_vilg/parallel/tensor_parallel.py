@@ -6,18 +6,24 @@ Source: megatron-core (https://github.com/NVIDIA/Megatron-LM), arXiv:1909.08053.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core import ModelParallelConfig, parallel_state
 from megatron.core.tensor_parallel import (
     ColumnParallelLinear,
     RowParallelLinear,
     VocabParallelEmbedding,
+    gather_from_sequence_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+    scatter_to_sequence_parallel_region,
     vocab_parallel_cross_entropy,
 )
 from torch import Tensor, nn
 
-from ernie_vilg.model.layers import ParallelLayers
+from ernie_vilg.config.pretrain import ParallelismConfig
+from ernie_vilg.model.layers import ParallelLayers, unchanged
 from ernie_vilg.parallel.groups import Groups
 
 
@@ -29,10 +35,10 @@ class ColumnLinear(ColumnParallelLinear):
     get_extra_state = nn.Module.get_extra_state
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [..., in] to [..., out / size]."""
+        """Map [..., in] to [..., out / size], or shared tokens to [tokens, out / size]."""
         # megatron-core's backward takes two or three dimensions, not four.
         output, _ = super().forward(hidden.flatten(0, -2))
-        return output.unflatten(0, hidden.shape[:-1])
+        return output if self.sequence_parallel else output.unflatten(0, hidden.shape[:-1])
 
 
 class RowLinear(RowParallelLinear):
@@ -41,40 +47,61 @@ class RowLinear(RowParallelLinear):
     get_extra_state = nn.Module.get_extra_state  # see ColumnLinear
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [..., in / size] to [..., out], summed over the group."""
+        """Map [..., in / size] to [..., out], or to this rank's share of the tokens."""
         # megatron-core's backward takes two or three dimensions, not four.
         output, _ = super().forward(hidden.flatten(0, -2))
-        return output.unflatten(0, hidden.shape[:-1])
+        return output if self.sequence_parallel else output.unflatten(0, hidden.shape[:-1])
 
 
-def tensor_parallel_layers(groups: Groups) -> ParallelLayers:
+def tensor_parallel_layers(groups: Groups, layout: ParallelismConfig) -> ParallelLayers:
     """Return constructors of layers split over `groups.tensor_group`.
 
     megatron-core's cross-entropy finds its group in global state, which this sets up. All
     ranks must call it.
     """
     _start_megatron(groups)
+    group = groups.tensor_group
+    whole = _layer_arguments(groups, sequence_parallel=False)
+    inside = _layer_arguments(groups, sequence_parallel=layout.sequence_parallel)
+    column: dict[str, Any] = {"gather_output": False}
+    row: dict[str, Any] = {"bias": True, "input_is_parallel": True, "skip_bias_add": False}
+    return ParallelLayers(
+        column_linear=partial(ColumnLinear, **column, **inside),
+        row_linear=partial(RowLinear, **row, **inside),
+        output_linear=partial(ColumnLinear, **column, **whole),
+        join_linear=partial(RowLinear, **row, **whole),
+        vocab_embedding=partial(VocabParallelEmbedding, **whole),
+        split_tokens=partial(_split_tokens, group) if layout.sequence_parallel else unchanged,
+        join_tokens=partial(_join_tokens, group) if layout.sequence_parallel else unchanged,
+        cross_entropy=_cross_entropy,
+        log_partition=partial(_log_partition, group),
+        size=groups.tensor_size,
+        activation_checkpointing=layout.activation_checkpointing,
+    )
+
+
+def _layer_arguments(groups: Groups, *, sequence_parallel: bool) -> dict[str, Any]:
     config = ModelParallelConfig(
         tensor_model_parallel_size=groups.tensor_size,
         pipeline_model_parallel_size=groups.pipeline_size,
         pipeline_dtype=torch.float32,
+        sequence_parallel=sequence_parallel,
         use_cpu_initialization=True,  # the engine moves the layers to the device
         perform_initialization=False,  # ernie_vilg.model.initialization does, for all layouts
     )
     # init_method is required but unused without perform_initialization.
-    shared = {
-        "config": config,
-        "init_method": nn.init.zeros_,
-        "tp_group": groups.tensor_group,
-    }
-    return ParallelLayers(
-        column_linear=partial(ColumnLinear, gather_output=False, **shared),
-        row_linear=partial(
-            RowLinear, bias=True, input_is_parallel=True, skip_bias_add=False, **shared
-        ),
-        vocab_embedding=partial(VocabParallelEmbedding, **shared),
-        cross_entropy=_cross_entropy,
-        size=groups.tensor_size,
+    return {"config": config, "init_method": nn.init.zeros_, "tp_group": groups.tensor_group}
+
+
+def _split_tokens(group: dist.ProcessGroup, hidden: Tensor) -> Tensor:
+    return scatter_to_sequence_parallel_region(hidden.flatten(0, -2), group=group)
+
+
+def _join_tokens(group: dist.ProcessGroup, tokens: Tensor) -> Tensor:
+    # What follows is computed alike on every rank of the group, or split by layers that sum
+    # their input's gradient themselves: every rank has the whole gradient, and takes its share.
+    return gather_from_sequence_parallel_region(
+        tokens, tensor_parallel_output_grad=False, group=group
     )
 
 
@@ -83,7 +110,18 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return vocab_parallel_cross_entropy(logits.to(torch.float32, copy=True), targets)
 
 
+def _log_partition(group: dist.ProcessGroup, logits: Tensor) -> Tensor:
+    logits = logits.float()
+    highest = logits.detach().amax(dim=-1)
+    dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=group)
+    share = (logits - highest[..., None]).exp().sum(dim=-1)
+    return reduce_from_tensor_model_parallel_region(share, group=group).log() + highest
+
+
 def _start_megatron(groups: Groups) -> None:
+    if not torch.cuda.is_available():
+        # Sequence parallelism allocates on `torch.cuda.current_device()`, on a CPU too.
+        torch.cuda.current_device = _cpu_device  # type: ignore[assignment]
     if not parallel_state.model_parallel_is_initialized():
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=groups.tensor_size,
@@ -100,3 +138,7 @@ def _start_megatron(groups: Groups) -> None:
             f"rank {groups.rank} is (tensor, data, pipeline) {theirs} to megatron-core and {ours} "
             "to us: the versions in constraints.txt agree, install those"
         )
+
+
+def _cpu_device() -> torch.device:
+    return torch.device("cpu")

@@ -18,7 +18,8 @@ from ernie_vilg.model.weights import (
     save_weights,
 )
 from ernie_vilg.parallel.engine import CHECKPOINT_TAG
-from ernie_vilg.parallel.universal import gather_weights
+from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
+from ernie_vilg.parallel.universal import WEIGHTS, gather_weights
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.training.commit import newest_checkpoint, read_manifest
 from ernie_vilg.training.run_folder import read_run
@@ -27,7 +28,7 @@ from ernie_vilg.vqgan.weights import load_image_tokenizer
 logger = logging.getLogger(__name__)
 
 
-def export(run_dir: Path, output_dir: Path, *, overwrite: bool) -> int:
+def export(run_dir: Path, output_dir: Path, *, overwrite: bool, average: bool) -> int:
     """Write the weights folder of a run's newest verified checkpoint.
 
     Split weights of any layout are put together on this machine's CPU, in float32.
@@ -36,12 +37,14 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool) -> int:
         run_dir: a run folder of launch/pretrain.py.
         output_dir: the weights folder to write.
         overwrite: whether an existing folder may be replaced.
+        average: whether to write the moving average of the weights, not those of the last step.
 
     Returns:
         the step of the checkpoint.
 
     Raises:
-        ValueError: no checkpoint verifies, or the tokenizers are not those of the run.
+        ValueError: no checkpoint verifies, the tokenizers are not those of the run, or the run
+            kept no average.
     """
     checkpoint = newest_checkpoint(run_dir)
     if checkpoint is None:
@@ -56,7 +59,7 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool) -> int:
     config = ModelConfig(**identity["model"])
     run = read_run(run_dir)
     _check_tokenizers(run, identity["lineage"])
-    weights = gather_weights(checkpoint / CHECKPOINT_TAG)
+    weights = gather_weights(checkpoint / CHECKPOINT_TAG, WEIGHT_AVERAGE if average else WEIGHTS)
     with torch.device("meta"):
         expected = dict(build_transformer(config).named_parameters())
     if set(weights) != set(expected):
@@ -67,7 +70,11 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool) -> int:
     shaped = {name: weights[name].view(parameter.shape) for name, parameter in expected.items()}
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with committed_folder(output_dir, replace=overwrite) as folder:
-        about = {"step": manifest["step"], "lineage": identity["lineage"]}
+        about = {
+            "step": manifest["step"],
+            "average": average,
+            "lineage": identity["lineage"],
+        }
         save_weights(folder, config, shaped, about)
         shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
         shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)

@@ -44,6 +44,7 @@ from ernie_vilg.training.schedule import learning_rate_at
 from ernie_vilg.training.tracking import METRICS_NAME, keep_metrics_until
 from ernie_vilg.vqgan.autoencoder import AutoencoderOutput
 from ernie_vilg.vqgan.loss import quantization_loss, reconstruction_loss
+from ernie_vilg.vqgan.pixels import from_bytes
 from ernie_vilg.vqgan.weights import save_image_tokenizer
 
 WEIGHTS_FOLDER = "weights"
@@ -202,8 +203,8 @@ def _take_step(
 
 def to_device(pictures: Pictures, device: torch.device) -> Tensor:
     """Turn pictures uint8 [batch, 3, height, width] into float32 in [-1, 1], channels last."""
-    images = torch.from_numpy(pictures).to(device)
-    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    images = from_bytes(torch.from_numpy(pictures).to(device))
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _autocast(device: torch.device, precision: torch.dtype) -> Any:

@@ -18,6 +18,7 @@ from ernie_vilg.data.images import ImageBatches, Pictures
 from ernie_vilg.progress import duration
 from ernie_vilg.vqgan.autoencoder import VQGAN, AutoencoderOutput
 from ernie_vilg.vqgan.loss import psnr
+from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
 from ernie_vilg.vqgan.quantizer import codebook_usage
 
 GRID_COLUMNS = 16
@@ -123,7 +124,7 @@ def evaluate(
     squared_errors: list[float] = []
     for first in range(0, num_images, _EVALUATION_BATCH_SIZE):
         originals = batches.between(first, min(_EVALUATION_BATCH_SIZE, num_images - first))
-        images = torch.from_numpy(originals).to(device).float() / 127.5 - 1
+        images = from_bytes(torch.from_numpy(originals).to(device))
         codes = model.encode(images)
         decoded = model.decode(codes)
         counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
@@ -147,7 +148,7 @@ def write_grid(originals: Pictures, decoded: Tensor, path: Path) -> None:
         decoded: float [batch, 3, height, width] in [-1, 1].
         path: a PNG file.
     """
-    pixels = ((decoded + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+    pixels = to_bytes(decoded).cpu().numpy()
     rows = [
         np.concatenate(list(pictures[:GRID_COLUMNS].transpose(0, 2, 3, 1)), axis=1)
         for pictures in (originals, pixels)

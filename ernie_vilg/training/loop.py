@@ -13,6 +13,7 @@ import torch
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches import Batch
+from ernie_vilg.model.loss import NUM_LOSSES
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.progress import duration
 from ernie_vilg.training.checkpoint import Checkpoints
@@ -57,7 +58,7 @@ def train(
     training = config.training
     if first_step >= training.steps:
         logger.info("all %d steps are done: raise training.steps to go on", training.steps)
-    meter = Meter(losses=torch.zeros(3, device=engine.groups.device))
+    meter = Meter(losses=torch.zeros(NUM_LOSSES, device=engine.groups.device))
     for step in range(first_step, training.steps):
         started = time.monotonic()
         micro_batches = batches.at(step)
@@ -85,11 +86,16 @@ def log_line(step: int, steps: int, metrics: Metrics) -> str:
         if "mfu" in metrics
         else f"{metrics['flops_per_second_per_device'] / 1e9:.1f} GFLOP/s per rank"
     )
+    reconstruction = (
+        f"reconstruction {metrics['loss_reconstruction']:.4f}  "
+        if "loss_reconstruction" in metrics
+        else ""
+    )
     left = duration((steps - step) * metrics["seconds_per_step"])
     return (
         f"step {step}/{steps}  loss {metrics['loss']:.4f}  "
         f"text-to-image {metrics['loss_text_to_image']:.4f}  "
-        f"image-to-text {metrics['loss_image_to_text']:.4f}  "
+        f"image-to-text {metrics['loss_image_to_text']:.4f}  {reconstruction}"
         f"gradient norm {metrics['gradient_norm']:.2f}  rate {metrics['learning_rate']:.2e}  "
         f"{metrics['tokens_per_second']:,.0f} tokens/s  {speed}  {left} left"
     )

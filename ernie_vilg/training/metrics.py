@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.model.transformer import shapes
+from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.parallel.engine import Engine
 
 Metrics = dict[str, float]
@@ -22,7 +22,7 @@ class Meter:
     """Sums of the steps since the last log line."""
 
     losses: Tensor
-    """(total, text-to-image, image-to-text) summed over steps, float32 [3] on the device."""
+    """`Losses.detached` summed over steps, float32 [4] on the device."""
     steps: int = 0
     """Steps since the last log line."""
     data_seconds: float = 0.0
@@ -45,12 +45,12 @@ class Meter:
 
     def read(self, engine: Engine, config: PretrainConfig) -> Metrics:
         """Return the metrics since the last call and start again; all ranks must call."""
-        total, text_to_image, image_to_text = (
+        total, text_to_image, image_to_text, reconstruction = (
             engine.mean_losses(self.losses) / self.steps
         ).tolist()
         seconds = max(time.monotonic() - self.since, 1e-9)
         pairs_per_second = self.steps * config.parallelism.global_batch_size / seconds
-        flops = pairs_per_second * shapes(config.model).training_flops_per_pair
+        flops = pairs_per_second * training_flops_per_pair(config.model)
         world_size = engine.groups.world_size
         metrics = {
             "loss": total,
@@ -64,6 +64,8 @@ class Meter:
             "flops_per_second_per_device": flops / world_size,
             "peak_memory_bytes": peak_memory_bytes(engine.groups.device),
         }
+        if config.model.reconstructor.is_end_to_end:
+            metrics["loss_reconstruction"] = reconstruction
         if config.cluster.peak_flops_per_device is not None:
             metrics["mfu"] = flops / world_size / config.cluster.peak_flops_per_device
         self.losses.zero_()

@@ -5,7 +5,7 @@ Source: ours.
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches import TokenBatches
 from ernie_vilg.data.order import SampleOrder
-from ernie_vilg.model.transformer import shapes
+from ernie_vilg.model.flops import training_flops_per_pair
+from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.build import build_engine
 from ernie_vilg.parallel.collectives import LEADER, barrier
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.gather import gather_to_leader
-from ernie_vilg.parallel.groups import Groups, build_groups, start_processes
+from ernie_vilg.parallel.groups import Groups, build_groups, machine_device, start_processes
 from ernie_vilg.parallel.precision import machine_precision
 from ernie_vilg.training.checkpoint import Checkpoints
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.loop import train
 from ernie_vilg.training.run_folder import write_run
 from ernie_vilg.training.tracking import RunTracker, SilentTracker, Tracker
+from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 DrawSamples = Callable[[int, dict[str, Tensor]], dict[str, Path]]
 """(step, whole weights) to picture files by name; runs on the leader."""
@@ -48,6 +51,8 @@ def pretrain(config: PretrainConfig, launch: Launch, draw_samples: DrawSamples) 
         ValueError: shards and tokenizers do not fit each other or the run's checkpoints.
     """
     lineage = check_lineage(config.data, config.model)
+    config = with_decoder(config, lineage.image_tokenizer_config)
+    precision = machine_precision(config.precision, machine_device(launch))
     device = start_processes(launch, config.cluster.collective_timeout_seconds)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)  # resumed runs are equal bit for bit
@@ -55,11 +60,10 @@ def pretrain(config: PretrainConfig, launch: Launch, draw_samples: DrawSamples) 
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     layout = config.parallelism
     groups = build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
-    precision = machine_precision(config.precision, device)
     if groups.rank == LEADER:
         Path(config.run_dir).mkdir(parents=True, exist_ok=True)
         _log_start(config, groups, precision)
-    engine = build_engine(config, groups, precision)
+    engine = build_engine(config, groups, precision, _decoder_weights(config))
     checkpoints = Checkpoints(
         Path(config.run_dir),
         config.training.keep_checkpoints,
@@ -84,6 +88,23 @@ def pretrain(config: PretrainConfig, launch: Launch, draw_samples: DrawSamples) 
     dist.destroy_process_group()
 
 
+def with_decoder(config: PretrainConfig, tokenizer: ImageTokenizerConfig) -> PretrainConfig:
+    """Return the run whose reconstructor has the image tokenizer's decoder, if it needs one."""
+    reconstructor = config.model.reconstructor
+    if not reconstructor.is_end_to_end:
+        return config
+    reconstructor = replace(reconstructor, decoder=tokenizer)
+    return replace(config, model=replace(config.model, reconstructor=reconstructor))
+
+
+def _decoder_weights(config: PretrainConfig) -> dict[str, Tensor] | None:
+    reconstructor = config.model.reconstructor
+    if not (reconstructor.is_end_to_end and reconstructor.initialize_decoder):
+        return None
+    tokenizer, _ = load_image_tokenizer(Path(config.data.image_tokenizer))
+    return tokenizer.decoder.state_dict()
+
+
 def _batches(config: PretrainConfig, lineage: Lineage, groups: Groups) -> TokenBatches:
     data = config.data
     return TokenBatches(
@@ -95,6 +116,9 @@ def _batches(config: PretrainConfig, lineage: Lineage, groups: Groups) -> TokenB
         micro_batch_size=config.parallelism.micro_batch_size,
         data_rank=groups.data_rank,
         data_size=groups.data_size,
+        # The last stage alone draws.
+        with_pixels=config.model.reconstructor.is_end_to_end
+        and groups.pipeline_rank == groups.pipeline_size - 1,
     )
 
 
@@ -132,16 +156,15 @@ def _draw_samples(engine: Engine, tracker: Tracker, draw_samples: DrawSamples, s
 
 
 def _log_start(config: PretrainConfig, groups: Groups, precision: torch.dtype) -> None:
-    sizes = shapes(config.model)
     logger.info(
         "%.1f M parameters, %s, on %d rank(s): tensor %d x pipeline %d x data %d, ZeRO %d; "
         "%.2f GFLOP per pair",
-        sizes.num_parameters / 1e6,
+        num_parameters(config.model) / 1e6,
         str(precision).removeprefix("torch."),
         groups.world_size,
         groups.tensor_size,
         groups.pipeline_size,
         groups.data_size,
         config.parallelism.zero_stage,
-        sizes.training_flops_per_pair / 1e9,
+        training_flops_per_pair(config.model) / 1e9,
     )

@@ -1,14 +1,18 @@
 """A step's samples do not depend on how many replicas read them."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from data_pipelines.shard_writer import write_shard
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches import TokenBatches
 from ernie_vilg.data.order import SampleOrder
+from ernie_vilg.data.reader import Sample, read_shard
 from ernie_vilg.manifest import Manifest
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
 from tests.data.shards import write_token_shards
@@ -26,7 +30,13 @@ GLOBAL_BATCH = 12
 
 
 def batches_of(
-    folder: Path, manifest: Manifest, *, rank: int, size: int, model: ModelConfig = MODEL
+    folder: Path,
+    manifest: Manifest,
+    *,
+    rank: int = 0,
+    size: int = 1,
+    model: ModelConfig = MODEL,
+    with_pixels: bool = False,
 ) -> TokenBatches:
     return TokenBatches(
         folder,
@@ -37,6 +47,7 @@ def batches_of(
         micro_batch_size=1,
         data_rank=rank,
         data_size=size,
+        with_pixels=with_pixels,
     )
 
 
@@ -92,3 +103,55 @@ def test_samples_that_do_not_fit_the_model_are_refused(
 
     with pytest.raises(ValueError, match=message):
         batches_of(tmp_path, manifest, rank=0, size=1, model=model).at(0)
+
+
+def with_picture(sample: Sample) -> Sample:
+    """Add a picture 4 pixels high and wide, of the sample's number in green."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (0, int(sample["__key__"]), 255)).save(buffer, "PNG")
+    return {**sample, "png": buffer.getvalue()}
+
+
+def write_shards_with_pixels(folder: Path, sizes: list[int]) -> Manifest:
+    manifest = write_token_shards(folder, sizes)
+    shards = []
+    for shard in manifest.shards:
+        samples = map(with_picture, read_shard(folder, shard))
+        written = write_shard(folder / shard.file, samples, members=(*shard.members, "png"))
+        assert written is not None
+        shards.append(written)
+    settings = {**manifest.settings, "image_size": 4, "pixels": True}
+    return replace(manifest, shards=tuple(shards), settings=settings)
+
+
+def test_a_samples_pixels_are_its_own_picture(tmp_path: Path) -> None:
+    manifest = write_shards_with_pixels(tmp_path, [GLOBAL_BATCH])
+
+    for batch in batches_of(tmp_path, manifest, with_pixels=True).at(0):
+        number = int(batch.codes[0, 0])
+        assert batch.pixels is not None
+        assert (batch.pixels.dtype, batch.pixels.shape) == (torch.uint8, (1, 3, 4, 4))
+        assert batch.pixels[0, :, 1, 2].tolist() == [0, number, 255]
+
+
+def test_pixels_that_nobody_asks_for_change_no_batch(tmp_path: Path) -> None:
+    plain = write_token_shards(tmp_path / "plain", [GLOBAL_BATCH])
+    kept = write_shards_with_pixels(tmp_path / "kept", [GLOBAL_BATCH])
+
+    (batches, expected) = (
+        batches_of(tmp_path / name, manifest).at(0)
+        for name, manifest in (("kept", kept), ("plain", plain))
+    )
+
+    assert all(batch.pixels is None for batch in batches)
+    assert [batch.codes.tolist() for batch in batches] == [
+        batch.codes.tolist() for batch in expected
+    ]
+
+
+def test_shards_from_before_pixels_could_be_kept_are_refused(tmp_path: Path) -> None:
+    manifest = write_token_shards(tmp_path, [GLOBAL_BATCH])
+    assert "pixels" not in manifest.settings
+
+    with pytest.raises(ValueError, match=r"keep no pixels.*encode_shards.py .*keep_pixels=true"):
+        batches_of(tmp_path, manifest, with_pixels=True)

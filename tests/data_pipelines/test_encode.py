@@ -45,6 +45,19 @@ def tiny_vqgan(image_size: int, seed: int = 0) -> VQGAN:
     )
 
 
+def build_images(folder: Path, image_format: str) -> None:
+    build_image_shards(
+        BuildShardsConfig(
+            source=str(folder / "source"),
+            output_dir=str(folder / "images"),
+            image_size=8,
+            samples_per_shard=3,
+            image_format=image_format,
+            overwrite=True,
+        )
+    )
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder with image shards of 3, 3 and 1 samples and both tokenizers."""
@@ -57,14 +70,7 @@ def folder(tmp_path: Path) -> Path:
         Image.fromarray(pixels).save(source / f"{index}.png")
         lines.append(json.dumps({"image": f"{index}.png", "caption": caption, "index": index}))
     (source / "captions.jsonl").write_text("\n".join(lines))
-    build_image_shards(
-        BuildShardsConfig(
-            source=str(source),
-            output_dir=str(tmp_path / "images"),
-            image_size=8,
-            samples_per_shard=3,
-        )
-    )
+    build_images(tmp_path, "png")
     settings = TrainTextTokenizerConfig(shards="", output_dir="", vocab_size=300)
     (tmp_path / "text").mkdir()
     write_text_tokenizer(tmp_path / "text", train_text_tokenizer(CAPTIONS * 9, settings), {})
@@ -141,6 +147,7 @@ def test_the_manifest_records_lineage_and_settings(folder: Path) -> None:
         "codebook_size": 16,
         "text_vocab_size": TextTokenizer.load(folder / "text").vocab_size,
         "max_text_tokens": longest,
+        "pixels": False,
     }
     # Nothing of the work is left.
     assert {path.name for path in folder.iterdir()} == {
@@ -155,7 +162,23 @@ def test_two_processes_write_the_same_shards(folder: Path) -> None:
     assert together == alone
 
 
-def encode_until(folder: Path, monkeypatch: pytest.MonkeyPatch, *, stop_after: int) -> list[str]:
+@pytest.mark.parametrize(("image_format", "member"), [("png", "png"), ("jpeg", "jpg")])
+def test_kept_pixels_are_the_image_shards_own_bytes(
+    folder: Path, image_format: str, member: str
+) -> None:
+    build_images(folder, image_format)
+
+    manifest = encode_image_shards(config(folder, keep_pixels=True))
+
+    images, tokens = samples_of(folder, "images", "image"), samples_of(folder, "tokens", "token")
+    assert manifest.settings["pixels"] is True
+    assert manifest.shards[0].members == tuple(sorted(("codes.npy", "json", member, "text.npy")))
+    assert [token[member] for token in tokens] == [image[member] for image in images]
+
+
+def encode_until(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, stop_after: int, **settings: object
+) -> list[str]:
     """Encode, stopping with an error after some shards; return the shards that were encoded."""
     encoded: list[str] = []
     original = encode._encode_shard
@@ -169,7 +192,7 @@ def encode_until(folder: Path, monkeypatch: pytest.MonkeyPatch, *, stop_after: i
     with monkeypatch.context() as patch:
         patch.setattr(encode, "_encode_shard", counted)
         try:
-            encode_image_shards(config(folder))
+            encode_image_shards(config(folder, **settings))
         except KeyboardInterrupt:
             assert not (folder / "tokens").exists()
     return encoded
@@ -204,6 +227,14 @@ def test_another_tokenizer_starts_over(folder: Path, monkeypatch: pytest.MonkeyP
     save_image_tokenizer(tiny_vqgan(8, seed=1), folder / "vqgan")
 
     encoded = encode_until(folder, monkeypatch, stop_after=9)
+
+    assert encoded == ["images-00000.tar", "images-00001.tar", "images-00002.tar"]
+
+
+def test_keeping_pixels_starts_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode_until(folder, monkeypatch, stop_after=2)
+
+    encoded = encode_until(folder, monkeypatch, stop_after=9, keep_pixels=True)
 
     assert encoded == ["images-00000.tar", "images-00001.tar", "images-00002.tar"]
 

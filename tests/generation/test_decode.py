@@ -1,11 +1,13 @@
 """Token by token with the cache equals one full forward pass."""
 
+import pytest
 import torch
 
+from ernie_vilg.config.model import ReconstructorConfig
 from ernie_vilg.generation.decode import Decoder
 from ernie_vilg.generation.sampling import Sampling
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, NUM_SPECIAL_IDS, PADDING_ID
-from tests.model.tiny import CONFIG, tiny_model, tiny_pairs
+from tests.model.tiny import CONFIG, DECODER, tiny_config, tiny_model, tiny_pairs
 
 GREEDY = Sampling()
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}  # float32 sums in another order
@@ -18,10 +20,10 @@ def generators(count: int, seed: int = 0) -> list[torch.Generator]:
 def test_drawn_codes_are_what_a_full_forward_pass_predicts() -> None:
     model, (text, _) = tiny_model(), tiny_pairs()
 
-    codes, log_probabilities = Decoder(model, CONFIG).draw(text, GREEDY, generators(3))
+    codes, log_probabilities, _ = Decoder(model, CONFIG).draw(text, GREEDY, generators(3))
 
     with torch.no_grad():
-        image_logits, _ = model((text, codes))
+        image_logits = model((text, codes)).image_logits
     assert image_logits.argmax(dim=-1).equal(codes)
     expected = image_logits.log_softmax(dim=-1).amax(dim=-1).sum(dim=1)
     torch.testing.assert_close(log_probabilities, expected, **TOLERANCE)
@@ -30,12 +32,12 @@ def test_drawn_codes_are_what_a_full_forward_pass_predicts() -> None:
 def test_sampled_codes_have_the_log_probability_of_a_full_forward_pass() -> None:
     model, (text, _) = tiny_model(), tiny_pairs()
 
-    codes, log_probabilities = Decoder(model, CONFIG).draw(
+    codes, log_probabilities, _ = Decoder(model, CONFIG).draw(
         text, Sampling(temperature=1.5), generators(3)
     )
 
     with torch.no_grad():
-        image_logits, _ = model((text, codes))
+        image_logits = model((text, codes)).image_logits
     per_code = image_logits.log_softmax(dim=-1).gather(2, codes[..., None])[..., 0]
     torch.testing.assert_close(log_probabilities, per_code.sum(dim=1), **TOLERANCE)
 
@@ -46,7 +48,7 @@ def test_written_text_is_what_a_full_forward_pass_predicts() -> None:
     text, log_probabilities = Decoder(model, CONFIG).caption(codes, GREEDY, generators(3))
 
     with torch.no_grad():
-        _, text_logits = model((text, codes))
+        text_logits = model((text, codes)).text_logits
     text_logits[..., [0, 1, 2]] = float("-inf")
     is_target = text != PADDING_ID
     assert text_logits.argmax(dim=-1)[is_target].equal(text[is_target])
@@ -91,7 +93,42 @@ def test_a_draw_does_not_depend_on_its_batch() -> None:
     sampling = Sampling(temperature=1.0, top_k=3)
     decoder = Decoder(model, CONFIG)
 
-    together, _ = decoder.draw(text, sampling, generators(3))
-    alone, _ = decoder.draw(text[2:], sampling, generators(1, seed=2))
+    together = decoder.draw(text, sampling, generators(3)).codes
+    alone = decoder.draw(text[2:], sampling, generators(1, seed=2)).codes
 
     assert together[2].equal(alone[0])
+
+
+@pytest.mark.parametrize("row_pattern", ["raster", "block"])
+def test_sparse_attention_decodes_what_a_full_forward_pass_predicts(row_pattern: str) -> None:
+    config = tiny_config(
+        attention="sparse",
+        row_pattern=row_pattern,
+        num_layers=4,
+        image_grid_size=4,
+        convolution_size=3,
+        qk_norm=True,
+    )
+    model, (text, _) = tiny_model(config), tiny_pairs(config)
+
+    codes, log_probabilities, _ = Decoder(model, config).draw(text, GREEDY, generators(3))
+
+    with torch.no_grad():
+        image_logits = model((text, codes)).image_logits
+    expected = image_logits.log_softmax(dim=-1).amax(dim=-1).sum(dim=1)
+    torch.testing.assert_close(log_probabilities, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("hidden_position", ["input", "prediction"])
+def test_the_reconstructor_draws_what_a_full_forward_pass_draws(hidden_position: str) -> None:
+    reconstructor = ReconstructorConfig(
+        kind="end_to_end", hidden_position=hidden_position, decoder=DECODER
+    )
+    config = tiny_config(reconstructor=reconstructor)
+    model, (text, _) = tiny_model(config), tiny_pairs(config)
+
+    codes, _, pixels = Decoder(model, config).draw(text, GREEDY, generators(3))
+
+    with torch.no_grad():
+        expected = model((text, codes)).pixels.clamp(-1, 1)
+    torch.testing.assert_close(pixels, expected, **TOLERANCE)

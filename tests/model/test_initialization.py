@@ -45,13 +45,17 @@ def test_seed_and_name_decide() -> None:
         ("3.attention.query_key_value.bias", 0, False),
         ("3.attention.output.weight", 1, True),
         ("3.attention.output.bias", None, False),
-        ("3.attention_norm.weight", None, False),
+        ("3.attention_branch.norm.weight", None, False),
         ("3.feed_forward.up.bias", 0, False),
         ("3.feed_forward.down.weight", 1, True),
         ("3.feed_forward.down.bias", None, False),
         ("5.norm.weight", None, False),
         ("5.image_logits.weight", 0, True),
         ("5.text_logits.bias", 0, False),
+        ("5.reconstructor.up.weight", 0, True),
+        ("5.reconstructor.down.weight", 1, True),
+        ("5.reconstructor.down.bias", None, False),
+        ("5.reconstructor.decoder.0.weight", None, False),
     ],
 )
 def test_split_and_decay_by_name(name: str, dimension: int | None, decays: bool) -> None:

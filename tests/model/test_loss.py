@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ernie_vilg.config.model import ObjectiveConfig
+from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import SINGLE_DEVICE
 from ernie_vilg.model.loss import Losses, Objective
 
@@ -17,7 +18,7 @@ def losses_of_two_pairs(config: ObjectiveConfig, mean_text_targets: float = 3.0)
     text = torch.tensor([[2, 3], [1, 0]])  # 0 is padding
     codes = torch.tensor([[0, 0], [1, 0]])
     targets = (text, codes, torch.tensor([mean_text_targets]))
-    return Objective(config, SINGLE_DEVICE)((image_logits, text_logits), targets)
+    return Objective(config, SINGLE_DEVICE)(HeadOutput(image_logits, text_logits), targets)
 
 
 def test_each_direction_is_a_mean_over_its_targets() -> None:
@@ -40,3 +41,27 @@ def test_directions_are_weighted() -> None:
 
     expected = 2 * losses.text_to_image + 0.5 * losses.image_to_text
     assert losses.total.item() == pytest.approx(expected.item())
+
+
+def test_z_loss_is_the_mean_squared_log_of_the_softmaxs_denominator() -> None:
+    without = losses_of_two_pairs(ObjectiveConfig())
+    losses = losses_of_two_pairs(ObjectiveConfig(z_loss_weight=0.5))
+
+    # Image logits are log-probabilities: their denominator is 1. Text logits are four zeros.
+    expected = without.total + 0.5 * math.log(4) ** 2
+    assert losses.total.item() == pytest.approx(expected.item())
+
+
+def test_reconstruction_is_weighted_absolute_and_squared_error() -> None:
+    config = ObjectiveConfig(
+        reconstruction_weight=2.0, absolute_error_weight=1.0, squared_error_weight=3.0
+    )
+    zeros = torch.zeros(1, 1, 4)
+    output = HeadOutput(zeros, zeros, pixels=torch.full((1, 3, 2, 2), 0.5))
+    white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)  # 1.0
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+
+    losses = Objective(config, SINGLE_DEVICE)(output, (ids, ids, torch.ones(1), white))
+
+    assert losses.reconstruction.item() == pytest.approx(0.5 + 3 * 0.25)
+    assert losses.total.item() == pytest.approx(math.log(4) + 2 * losses.reconstruction.item())

@@ -1,8 +1,12 @@
 """A model small enough to check slot by slot."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.initialization import initialize
 from ernie_vilg.model.transformer import build_transformer
@@ -19,11 +23,28 @@ CONFIG = ModelConfig(
     initializer_std=0.3,  # large, so that every input matters to every output
 )
 
+DECODER = ImageTokenizerConfig(
+    image_size=8,
+    codebook_size=CONFIG.codebook_size,
+    embedding_size=4,
+    base_channels=8,
+    channel_multipliers=(1,),
+    num_residual_blocks=0,
+    patch_size=4,
+    normalization="channel",
+)
+"""Of a reconstructor for a grid of 2 x 2 codes."""
 
-def tiny_model() -> nn.Sequential:
+
+def tiny_config(**changes: Any) -> ModelConfig:
+    """Return the tiny model's shape with some settings changed."""
+    return replace(CONFIG, **changes)
+
+
+def tiny_model(config: ModelConfig = CONFIG) -> nn.Sequential:
     """Return a model whose weights matter, biases and norms included."""
-    model = build_transformer(CONFIG)
-    initialize(model.named_parameters(), CONFIG, seed=1)
+    model = build_transformer(config)
+    initialize(model.named_parameters(), config, seed=1)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -31,8 +52,10 @@ def tiny_model() -> nn.Sequential:
     return model.eval()
 
 
-def tiny_pairs() -> tuple[Tensor, Tensor]:
+def tiny_pairs(config: ModelConfig = CONFIG) -> tuple[Tensor, Tensor]:
     """Return three pairs: captions of 1, 2 and 5 (cut to the slots) pieces."""
-    text = [text_slots(ids, CONFIG.text_length) for ids in ([7], [9, 8], [5, 6, 10, 11, 12])]
-    codes = [[0, 5, 19, 3], [4, 4, 4, 4], [17, 2, 9, 1]]
-    return torch.tensor(text), torch.tensor(codes)
+    text = [text_slots(ids, config.text_length) for ids in ([7], [9, 8], [5, 6, 10, 11, 12])]
+    generator = torch.Generator().manual_seed(2)
+    codes = torch.randint(config.codebook_size, (3, config.num_image_tokens), generator=generator)
+    codes[1] = 4  # a picture of one code
+    return torch.tensor(text), codes

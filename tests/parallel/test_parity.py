@@ -95,7 +95,7 @@ def one_process() -> Any:
 
 
 def test_first_loss_is_that_of_a_uniform_guess(one_process: Any) -> None:
-    (total, text_to_image, image_to_text), _ = one_process[0]
+    (total, text_to_image, image_to_text, _), _ = one_process[0]
 
     # Fresh weights are small, so every code and piece is about equally likely.
     assert text_to_image == pytest.approx(math.log(MODEL.codebook_size), rel=0.02)

@@ -30,7 +30,9 @@ class DataSet:
     token_shards: Path
 
 
-def make_data_set(folder: Path, *, num_pairs: int = 24, seed: int = 0) -> DataSet:
+def make_data_set(
+    folder: Path, *, num_pairs: int = 24, seed: int = 0, keep_pixels: bool = False
+) -> DataSet:
     """Draw scenes, tokenize and encode them; the image tokenizer is untrained."""
     data = DataSet(
         pairs=folder / "pairs",
@@ -56,6 +58,7 @@ def make_data_set(folder: Path, *, num_pairs: int = 24, seed: int = 0) -> DataSe
             text_tokenizer_dir=str(data.text_tokenizer),
             image_tokenizer_dir=str(data.image_tokenizer),
             output_dir=str(data.token_shards),
+            keep_pixels=keep_pixels,
             num_workers=1,
         )
     )

@@ -100,6 +100,7 @@ def run(
         micro_batch_size=config.parallelism.micro_batch_size,
         data_rank=engine.groups.data_rank,
         data_size=engine.groups.data_size,
+        with_pixels=config.model.reconstructor.is_end_to_end,
     )
     checkpoints = Checkpoints(Path(config.run_dir), 2, {"test": "identity"})
     first_step = checkpoints.restore(engine)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
 from ernie_vilg.config.pretrain import PretrainDataConfig
 from ernie_vilg.text_tokenizer import write_text_tokenizer
 from ernie_vilg.training.lineage import check_lineage
@@ -28,11 +28,17 @@ MODEL = ModelConfig(
     codebook_size=CODEBOOK_SIZE,
     image_grid_size=GRID_SIZE,
 )
+END_TO_END = replace(MODEL, reconstructor=ReconstructorConfig(kind="end_to_end"))
 
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     return make_data_set(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def data_set_with_pixels(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    return make_data_set(tmp_path_factory.mktemp("pixels"), num_pairs=4, keep_pixels=True)
 
 
 def settings_of(data_set: DataSet) -> PretrainDataConfig:
@@ -88,3 +94,24 @@ def test_image_shards_are_no_token_shards(data_set: DataSet) -> None:
 
     with pytest.raises(ValueError, match="holds image shards where token shards are needed"):
         check_lineage(other, MODEL)
+
+
+def test_end_to_end_needs_shards_that_keep_pixels(data_set: DataSet) -> None:
+    with pytest.raises(ValueError, match=r"keep no pixels: .* keep_pixels=true .*kind=two_stage"):
+        check_lineage(settings_of(data_set), END_TO_END)
+
+
+def test_the_decoder_is_told_the_image_tokenizers_architecture(
+    data_set_with_pixels: DataSet,
+) -> None:
+    lineage = check_lineage(settings_of(data_set_with_pixels), END_TO_END)
+
+    assert lineage.image_tokenizer_config == untrained_vqgan(seed=0).config
+
+
+def test_a_decoder_of_another_architecture_is_refused(data_set_with_pixels: DataSet) -> None:
+    other = replace(untrained_vqgan(seed=0).config, base_channels=4)
+    model = replace(MODEL, reconstructor=ReconstructorConfig(kind="end_to_end", decoder=other))
+
+    with pytest.raises(ValueError, match="base_channels=4 where it has 8; set "):
+        check_lineage(settings_of(data_set_with_pixels), model)

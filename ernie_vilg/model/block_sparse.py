@@ -1,0 +1,126 @@
+"""Attention on a GPU that skips the blocks of keys that no query of a block may see.
+
+`flex_attention` compiles one kernel per mask; the map of non-empty blocks is built once per
+pattern, direction and device. In a column layer a query sees one key per row of the picture, so
+in raster order no block is empty; there the image slots are put into column-major order before,
+and back after, which makes a column as dense as a row.
+
+Source: FlexAttention (Dong et al. 2024, arXiv:2412.05496); the order of columns is ours.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.model.attention_mask import Direction, Pattern, is_visible
+
+
+class BlockSparseAttention:
+    """softmax(query key^T / sqrt(head_dim)) value under the mask of one pattern."""
+
+    def __init__(self, config: ModelConfig, pattern: Pattern, *, compiled: bool = True) -> None:
+        """Prepare; the masks are built by `build`, or by the first call.
+
+        Args:
+            config: the model's shape.
+            pattern: of the block.
+            compiled: whether to run the compiled kernel. The uncompiled one computes all scores
+                and is for comparison on a CPU, where it has no backward pass.
+        """
+        self._config = config
+        self._pattern = pattern
+        self._compiled = compiled
+        self._masks: tuple[BlockMask, BlockMask] | None = None
+
+    def build(self, device: torch.device) -> tuple[BlockMask, BlockMask]:
+        """Build the masks for a device, so that no compiled graph has to."""
+        self._masks = block_masks(self._config, self._pattern, device)
+        return self._masks
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend from all slots to all visible slots.
+
+        Args:
+            query: float [direction, batch, heads, seq, head_dim].
+            key: float, of the same shape.
+            value: float, of the same shape.
+
+        Returns:
+            float, of the same shape. The softmax is computed in float32.
+        """
+        is_column = self._pattern is Pattern.COLUMN
+        if is_column:
+            query, key, value = (
+                transpose_grid(tensor, self._config) for tensor in (query, key, value)
+            )
+        masks = self._masks or self.build(query.device)
+        attended = torch.stack(
+            [
+                self._attend(query[direction], key[direction], value[direction], masks[direction])
+                for direction in Direction
+            ]
+        )
+        return transpose_grid(attended, self._config) if is_column else attended
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
+        relax = self._config.pb_relax or 1.0
+
+        def multiply(score: Tensor, *_: Tensor) -> Tensor:
+            return score * relax
+
+        kernel: Any = _compiled_kernel() if self._compiled else flex_attention
+        return kernel(
+            query,
+            key,
+            value,
+            score_mod=multiply if self._config.pb_relax else None,
+            block_mask=mask,
+            scale=query.shape[-1] ** -0.5 / relax,
+        )
+
+
+def transpose_grid(tensor: Tensor, config: ModelConfig) -> Tensor:
+    """Put the image slots from raster into column-major order, or back: it is its own inverse.
+
+    Args:
+        tensor: float [..., seq, head_dim]. Text slots and a slot after the grid stay.
+        config: the model's shape.
+    """
+    grid = config.image_grid_size
+    text, image, rest = tensor.split(
+        [config.text_length, grid**2, config.num_image_slots - grid**2], dim=-2
+    )
+    # [..., row, column, head_dim] to [..., column, row, head_dim]
+    turned = image.unflatten(-2, (grid, grid)).transpose(-3, -2).flatten(-3, -2)
+    return torch.cat([text, turned, rest], dim=-2)
+
+
+@lru_cache(maxsize=32)  # blocks of one pattern share their masks
+def block_masks(
+    config: ModelConfig, pattern: Pattern, device: torch.device
+) -> tuple[BlockMask, BlockMask]:
+    """Return the block masks of both directions; those of columns in column-major order."""
+    slots = torch.arange(config.seq_length, device=device)
+    if pattern is Pattern.COLUMN:
+        slots = transpose_grid(slots[:, None], config)[:, 0]
+    return tuple(  # type: ignore[return-value]
+        _block_mask(config, pattern, direction, slots) for direction in Direction
+    )
+
+
+def _block_mask(
+    config: ModelConfig, pattern: Pattern, direction: Direction, slots: Tensor
+) -> BlockMask:
+    def mask(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return is_visible(config, pattern, direction, slots[query], slots[key])
+
+    return create_block_mask(mask, None, None, len(slots), len(slots), device=slots.device.type)
+
+
+@lru_cache(maxsize=1)
+def _compiled_kernel() -> Any:
+    return torch.compile(flex_attention, dynamic=False)

@@ -1,0 +1,61 @@
+"""How many floating-point operations a pair costs, layer by layer.
+
+Additions and multiplications count apart. A matrix product with `p` weights costs `2 p` per token
+forward and `4 p` backward; attention costs `4 hidden` per visible pair of slots forward. What is
+computed twice, to save memory, is counted once.
+
+Source: Narayanan et al. 2021 (arXiv:2104.04473, appendix), for both directions.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.model.attention import num_visible_pairs
+from ernie_vilg.model.attention_mask import Direction, pattern_of_block
+from ernie_vilg.vqgan.autoencoder import Decoder
+
+
+@lru_cache(maxsize=16)
+def layer_flops(config: ModelConfig) -> tuple[int, ...]:
+    """Return the operations of each layer of the list, forward, per pair in both directions."""
+    blocks = [_block_flops(config, index) for index in range(1, config.num_layers + 1)]
+    return (0, *blocks, _head_flops(config))  # looking vectors up costs none
+
+
+def training_flops_per_pair(config: ModelConfig) -> int:
+    """Return the operations of forward and backward per pair, the numerator of MFU."""
+    return 3 * sum(layer_flops(config))
+
+
+def training_flops_per_token(config: ModelConfig) -> int:
+    """Return the operations of forward and backward per slot; a pair has two sequences."""
+    return training_flops_per_pair(config) // (len(Direction) * config.seq_length)
+
+
+def _block_flops(config: ModelConfig, block_index: int) -> int:
+    weights = (4 + 2 * config.ffn_multiplier) * config.hidden_size**2
+    pairs = num_visible_pairs(config, pattern_of_block(config, block_index))
+    return len(Direction) * 2 * weights * config.seq_length + 4 * config.hidden_size * pairs
+
+
+def _head_flops(config: ModelConfig) -> int:
+    image = config.codebook_size * config.num_image_tokens
+    text = config.text_vocab_size * config.text_length
+    flops = 2 * config.hidden_size * (image + text)
+    decoder = config.reconstructor.decoder
+    if config.reconstructor.is_end_to_end and decoder is not None:
+        weights = config.hidden_size * (config.hidden_size + decoder.embedding_size)
+        flops += 2 * weights * config.num_image_tokens + _decoder_flops(decoder)
+    return flops
+
+
+def _decoder_flops(config: ImageTokenizerConfig) -> int:
+    """Count the convolutions and attentions of drawing one picture."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        grid = config.grid_size
+        Decoder(config)(torch.empty(1, config.embedding_size, grid, grid))
+    return counter.get_total_flops()

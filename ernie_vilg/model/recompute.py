@@ -1,0 +1,44 @@
+"""Values that the backward pass computes again instead of keeping.
+
+Full checkpointing keeps a block's input alone. Selective checkpointing drops what is large and
+cheap to compute again: attention probabilities, outputs of norms and of the GELU.
+
+Source: selective recomputation, Korthikanti et al. 2022 (arXiv:2205.05198); dropping the outputs
+through torch's saved-tensor hooks is ours.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def recomputed(output: Tensor, compute: Callable[[], Tensor]) -> Iterator[None]:
+    """Let operations inside keep how to compute `output`, not `output`.
+
+    For an `output` that nothing but those operations needs in the backward pass. Under
+    torch.compile it does nothing: the compiler's own partitioner decides what is kept.
+
+    Args:
+        output: a contiguous tensor that the operations take as an input, in any view.
+        compute: returns it again, bit for bit, from tensors that are kept anyway.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        yield
+        return
+    address, size = output.untyped_storage().data_ptr(), output.numel()
+
+    def pack(tensor: Tensor) -> Tensor | torch.Size:
+        is_output = tensor.untyped_storage().data_ptr() == address and tensor.numel() == size
+        return tensor.shape if is_output and tensor.is_contiguous() else tensor
+
+    def unpack(kept: Tensor | torch.Size) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        with torch.no_grad():
+            return compute().view(kept)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield

@@ -1,0 +1,55 @@
+"""From the last layer's hidden states to pixels: generator and reconstructor, end to end.
+
+The hidden states of the image slots go through two linear layers with a GELU between them and
+take the place of the codebook's vectors at the entry of the image tokenizer's decoder. No code is
+looked up on the way, so the error in the pixels reaches the transformer.
+
+Source: ERNIE-ViLG (arXiv:2112.15283, section 3.1.3). The paper says "non-linear mapping"; two
+layers, as wide as the transformer, are our choice.
+"""
+
+from torch import Tensor, nn
+
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.model.layers import ParallelLayers
+from ernie_vilg.vqgan.autoencoder import Decoder
+
+
+class Reconstructor(nn.Module):
+    """Hidden states of the image slots to pictures."""
+
+    def __init__(self, config: ModelConfig, layers: ParallelLayers) -> None:
+        super().__init__()
+        decoder = config.reconstructor.decoder
+        if decoder is None:
+            raise ValueError(
+                "model.reconstructor.decoder=null where a model is built: give the image "
+                "tokenizer's settings"
+            )
+        if decoder.grid_size != config.image_grid_size:
+            raise ValueError(
+                f"model.reconstructor.decoder has a grid of {decoder.grid_size} codes a side, "
+                f"model.image_grid_size={config.image_grid_size}: they must be the same"
+            )
+        self.grid_size = config.image_grid_size
+        # Which slots stand for the codes: that which holds a code follows that which predicts it.
+        self.first_slot = int(config.reconstructor.hidden_position == "input")
+        self.up = layers.output_linear(config.hidden_size, config.hidden_size)
+        self.down = layers.join_linear(config.hidden_size, decoder.embedding_size)
+        self.activation = nn.GELU()
+        self.decoder = Decoder(decoder)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Draw.
+
+        Args:
+            image: normed hidden states of the image slots of text-to-image, float [batch,
+                num_image_slots, hidden].
+
+        Returns:
+            pictures, float [batch, 3, height, width], not clamped.
+        """
+        slots = image[:, self.first_slot : self.first_slot + self.grid_size**2]
+        vectors = self.down(self.activation(self.up(slots)))
+        grid = vectors.unflatten(1, (self.grid_size, self.grid_size)).permute(0, 3, 1, 2)
+        return self.decoder(grid)

@@ -1,0 +1,85 @@
+"""Tiny runs that say all that the optimizer did: losses, gradient norms, whole weights."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.batches import Batch
+from ernie_vilg.parallel.engine import Engine
+from ernie_vilg.parallel.gather import gather_to_leader
+from tests.training.runs import MODEL, start, tiny_run
+
+STEPS = 4
+HALFWAY = 2
+GLOBAL_BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run did, on the leader."""
+
+    losses: list[list[float]]
+    """Total and parts, of each step."""
+    gradient_norms: list[float]
+    """Of each step."""
+    weights: list[dict[str, torch.Tensor]]
+    """Whole, after each step."""
+    is_offloaded: bool
+    """Whether DeepSpeed was told to keep the optimizer in host memory, and heard it."""
+
+
+def run_config(folder: Path, *, ema_decay: float = 0.0, **layout: Any) -> PretrainConfig:
+    """Return a run whose weights do not depend on the order of additions.
+
+    AdamW's usual epsilon makes rounding errors as large as steps where the gradient is 0 but for
+    them, as it is for the biases of keys.
+    """
+    config = tiny_run(folder, steps=STEPS, **layout)
+    return replace(
+        config,
+        optimizer=replace(config.optimizer, epsilon=1e-3, gradient_clipping=0.1),
+        training=replace(config.training, ema_decay=ema_decay),
+    )
+
+
+def take_steps(
+    launch: Launch,
+    config: PretrainConfig,
+    precision: torch.dtype,
+    folder: Path,
+    first_step: int = 0,
+) -> Result | None:
+    """Train up to `STEPS`; save at the end and halfway, in `folder`; begin with what is there."""
+    engine = start(launch, config, precision)
+    if first_step:
+        engine.load(folder / str(first_step))
+    is_offloaded = engine._engine.zero_cpu_offload()
+    result = Result(losses=[], gradient_norms=[], weights=[], is_offloaded=is_offloaded)
+    for step in range(first_step, STEPS):
+        losses = engine.train_batch(_batches(engine, step), learning_rate=1e-2)
+        result.losses.append(engine.mean_losses(losses).tolist())
+        result.gradient_norms.append(engine.gradient_norm())
+        weights = gather_to_leader(engine)
+        if weights is not None:
+            result.weights.append(weights)
+        if step + 1 in (HALFWAY, STEPS):
+            engine.save(folder / str(step + 1))
+    return result if launch.rank == 0 else None
+
+
+def _batches(engine: Engine, step: int) -> list[Batch]:
+    """Return this replica's share of a global batch that depends on the step alone."""
+    generator = torch.Generator().manual_seed(step)
+    text = torch.randint(
+        4, MODEL.text_vocab_size, (GLOBAL_BATCH, MODEL.text_length), generator=generator
+    )
+    codes = torch.randint(
+        0, MODEL.codebook_size, (GLOBAL_BATCH, MODEL.image_grid_size**2), generator=generator
+    )
+    rank, size = engine.groups.data_rank, engine.groups.data_size
+    mine = zip(text.chunk(size)[rank].split(2), codes.chunk(size)[rank].split(2), strict=True)
+    return [Batch(text=texts, codes=images) for texts, images in mine]

@@ -1,0 +1,85 @@
+"""What leaves a run is the weights of its last step, or their average, as asked."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.files import read_json
+from ernie_vilg.model.weights import CONFIG_NAME, WEIGHTS_NAME
+from ernie_vilg.parallel.engine import CHECKPOINT_TAG
+from ernie_vilg.parallel.universal import gather_weights
+from ernie_vilg.training.commit import checkpoint_path
+from ernie_vilg.training.export import export
+from ernie_vilg.training.pretrain import pretrain
+from tests.distributed import run_distributed
+from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
+from tests.training.runs import tiny_run
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    return make_data_set(tmp_path_factory.mktemp("data"))
+
+
+def train(launch: Launch, config: PretrainConfig) -> None:
+    pretrain(config, launch, lambda step, weights: {})
+
+
+def finished_run(data: DataSet, folder: Path, *, ema_decay: float) -> Path:
+    """Train two steps; return the run's folder."""
+    config = tiny_run(folder, steps=2, save_every=1)
+    config = replace(
+        config,
+        model=replace(
+            config.model,
+            text_vocab_size=320,
+            text_length=12,
+            codebook_size=CODEBOOK_SIZE,
+            image_grid_size=GRID_SIZE,
+        ),
+        data=replace(
+            config.data,
+            token_shards=str(data.token_shards),
+            text_tokenizer=str(data.text_tokenizer),
+            image_tokenizer=str(data.image_tokenizer),
+        ),
+        training=replace(config.training, ema_decay=ema_decay),
+    )
+    run_distributed(train, 1, config)
+    return Path(config.run_dir)
+
+
+def test_the_folder_holds_the_average_if_asked_and_says_so(
+    data_set: DataSet, tmp_path: Path
+) -> None:
+    run_dir = finished_run(data_set, tmp_path, ema_decay=0.9)
+    first, last = (
+        gather_weights(checkpoint_path(run_dir, step) / CHECKPOINT_TAG) for step in (1, 2)
+    )
+
+    for average in (False, True):
+        export(run_dir, tmp_path / str(average), overwrite=False, average=average)
+
+    # The decay of step 2 is 3/12.
+    for average, share_of_first in ((False, 0.0), (True, 0.25)):
+        assert read_json(tmp_path / str(average) / CONFIG_NAME)["average"] is average
+        weights = load_file(tmp_path / str(average) / WEIGHTS_NAME)
+        for name, value in last.items():
+            expected = first[name].lerp(value, 1 - share_of_first).view(weights[name].shape)
+            torch.testing.assert_close(weights[name], expected, rtol=0, atol=1e-7)
+
+
+def test_a_run_without_average_leaves_no_folder(data_set: DataSet, tmp_path: Path) -> None:
+    run_dir = finished_run(data_set, tmp_path, ema_decay=0.0)
+
+    with pytest.raises(ValueError, match=r"training\.ema_decay=0"):
+        export(run_dir, tmp_path / "weights", overwrite=False, average=True)
+
+    assert not (tmp_path / "weights").exists()
