@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,11 @@ TIMEOUT_SECONDS = 240
 
 
 def run_distributed(
-    function: Callable[..., Any], world_size: int, *arguments: Any, use_gpu: bool = False
+    function: Callable[..., Any],
+    world_size: int,
+    *arguments: Any,
+    use_gpu: bool = False,
+    timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> list[Any]:
     """Return what `function(launch, *arguments)` returned on each rank, in order of ranks.
 
@@ -27,6 +32,7 @@ def run_distributed(
         world_size: number of processes.
         arguments: passed on; must be picklable, as must be the results.
         use_gpu: whether ranks see GPUs; without, they compute on the CPU, on any machine.
+        timeout_seconds: after which ranks that still run are killed.
 
     Raises:
         AssertionError: a rank failed; the message holds its traceback.
@@ -50,8 +56,9 @@ def run_distributed(
         for process in processes:
             process.start()
         try:
+            deadline = time.monotonic() + timeout_seconds
             for process in processes:
-                process.join(TIMEOUT_SECONDS)
+                process.join(max(0.0, deadline - time.monotonic()))
         finally:
             for process in processes:
                 if process.is_alive():

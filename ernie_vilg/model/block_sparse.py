@@ -12,11 +12,22 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.attention_mask import Direction, Pattern, is_visible
+
+BLOCK_SIZE = 128
+"""Queries and keys of one block: blocks without a visible pair are not computed."""
+
+MIN_HEAD_DIM = 16
+"""The kernel takes no narrower heads on a GPU; narrower ones are filled up with zeros."""
+
+MAX_KERNELS = 64
+"""Kernels that may be compiled: one per pattern, direction, shape, type, and whether gradients are
+asked for. torch's own limit of 8 is for code whose shapes vary by mistake."""
 
 
 class BlockSparseAttention:
@@ -38,6 +49,9 @@ class BlockSparseAttention:
 
     def build(self, device: torch.device) -> tuple[BlockMask, BlockMask]:
         """Build the masks for a device, so that no compiled graph has to."""
+        torch._dynamo.config.recompile_limit = max(
+            torch._dynamo.config.recompile_limit, MAX_KERNELS
+        )
         self._masks = block_masks(self._config, self._pattern, device)
         return self._masks
 
@@ -52,34 +66,37 @@ class BlockSparseAttention:
         Returns:
             float, of the same shape. The softmax is computed in float32.
         """
+        masks = self._masks or self.build(query.device)
+        scale = query.shape[-1] ** -0.5
+        missing = max(0, MIN_HEAD_DIM - query.shape[-1])
+        if missing:
+            query, key, value = (F.pad(tensor, (0, missing)) for tensor in (query, key, value))
         is_column = self._pattern is Pattern.COLUMN
         if is_column:
             query, key, value = (
                 transpose_grid(tensor, self._config) for tensor in (query, key, value)
             )
-        masks = self._masks or self.build(query.device)
+        directions = zip(query.unbind(), key.unbind(), value.unbind(), masks, strict=True)
         attended = torch.stack(
-            [
-                self._attend(query[direction], key[direction], value[direction], masks[direction])
-                for direction in Direction
-            ]
+            [self._attend(tensors, mask, scale) for *tensors, mask in directions]
         )
-        return transpose_grid(attended, self._config) if is_column else attended
+        if is_column:
+            attended = transpose_grid(attended, self._config)
+        return attended[..., : attended.shape[-1] - missing]
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
+    def _attend(self, tensors: list[Tensor], mask: BlockMask, scale: float) -> Tensor:
         relax = self._config.pb_relax or 1.0
 
         def multiply(score: Tensor, *_: Tensor) -> Tensor:
             return score * relax
 
-        kernel: Any = _compiled_kernel() if self._compiled else flex_attention
+        is_alone = self._compiled and not torch.compiler.is_compiling()
+        kernel: Any = _compiled_kernel() if is_alone else flex_attention
         return kernel(
-            query,
-            key,
-            value,
+            *tensors,
             score_mod=multiply if self._config.pb_relax else None,
             block_mask=mask,
-            scale=query.shape[-1] ** -0.5 / relax,
+            scale=scale / relax,
         )
 
 
@@ -104,23 +121,36 @@ def block_masks(
     config: ModelConfig, pattern: Pattern, device: torch.device
 ) -> tuple[BlockMask, BlockMask]:
     """Return the block masks of both directions; those of columns in column-major order."""
-    slots = torch.arange(config.seq_length, device=device)
-    if pattern is Pattern.COLUMN:
-        slots = transpose_grid(slots[:, None], config)[:, 0]
-    return tuple(  # type: ignore[return-value]
-        _block_mask(config, pattern, direction, slots) for direction in Direction
+    return (
+        _block_mask(config, pattern, Direction.TEXT_TO_IMAGE, device),
+        _block_mask(config, pattern, Direction.IMAGE_TO_TEXT, device),
     )
 
 
 def _block_mask(
-    config: ModelConfig, pattern: Pattern, direction: Direction, slots: Tensor
+    config: ModelConfig, pattern: Pattern, direction: Direction, device: torch.device
 ) -> BlockMask:
+    size = config.seq_length
+    slots = transpose_grid(torch.arange(size, device=device)[:, None], config)[:, 0]
+
     def mask(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return is_visible(config, pattern, direction, query, key)
+
+    def mask_of_columns(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return is_visible(config, pattern, direction, slots[query], slots[key])
 
-    return create_block_mask(mask, None, None, len(slots), len(slots), device=slots.device.type)
+    return create_block_mask(
+        mask_of_columns if pattern is Pattern.COLUMN else mask,
+        None,
+        None,
+        size,
+        size,
+        device=device.type,
+        BLOCK_SIZE=BLOCK_SIZE,
+    )
 
 
 @lru_cache(maxsize=1)
 def _compiled_kernel() -> Any:
-    return torch.compile(flex_attention, dynamic=False)
+    # Whole or not at all: past the limit torch would else compute all scores, and not say so.
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)

@@ -133,8 +133,9 @@ def _fresh(name: str, shape: list[int], config: ModelConfig, seed: int) -> Tenso
     if owner.endswith("norm") or (is_in_decoder and len(shape) == 1):
         return torch.ones(shape)
     std = config.initializer_std
-    if is_in_decoder:
-        std = math.prod(shape[1:]) ** -0.5  # of convolutions: variances of in- and output alike
+    if ".reconstructor." in name:
+        # Variances of in- and outputs alike: the decoder takes vectors of the codebook's size.
+        std = math.prod(shape[1:]) ** -0.5
     elif owner.endswith(_RESIDUAL) and config.residual_scaling == "initializer":
         std /= (2 * config.num_layers) ** 0.5
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()

@@ -36,7 +36,9 @@ def universal_checkpoint_info() -> dict[str, Any]:
         "tp_replicated_parameter_patterns": [
             r".*norm\.(weight|bias)$",
             r".*\.(output|down)\.bias$",
-            r".*\.(begin_of_image|text_padding|text_position|image_row|image_column|segment)$",
+            r".*\.reconstructor\.decoder\..*",
+            r".*\.(begin_of_image|end_of_image|end_of_image_position|text_padding)$",
+            r".*\.(text_position|image_row|image_column|segment)$",
         ],
         "parameter_with_row_parallelism_patterns": [r".*\.(output|down)\.weight$"],
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.config.model import model_config_from_json
 from ernie_vilg.files import committed_folder
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.model.weights import (
@@ -56,7 +56,7 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool, average: bool) -
     if manifest["step"] == 0:
         raise ValueError(f"{run_dir} has taken no step yet: wait for its next checkpoint")
     identity = manifest["identity"]
-    config = ModelConfig(**identity["model"])
+    config = model_config_from_json(identity["model"])
     run = read_run(run_dir)
     _check_tokenizers(run, identity["lineage"])
     weights = gather_weights(checkpoint / CHECKPOINT_TAG, WEIGHT_AVERAGE if average else WEIGHTS)

@@ -3,6 +3,7 @@
 Source: ours.
 """
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -127,7 +128,8 @@ def _identity(
 ) -> dict[str, Any]:
     """Return what a checkpoint and the run that resumes it must share."""
     return {
-        "model": asdict(config.model),
+        # As the manifest gives it back: JSON makes lists of tuples.
+        "model": json.loads(json.dumps(asdict(config.model))),
         "lineage": {
             "token_shards": lineage.manifest.digest(),
             "text_tokenizer": lineage.text_tokenizer,

@@ -173,6 +173,57 @@ def test_the_weights_draw_and_caption(
     assert all(set(line) == {"image", "caption", "log_probability"} for line in written)
 
 
+def test_a_dry_run_of_the_10b_model_takes_a_minute_and_4_gb_at_most(tmp_path: Path) -> None:
+    command = ["experiment=ernie_vilg_10b", "dry_run=true", "world_size=64"]
+    began = time.monotonic()
+    with (tmp_path / "report").open("wb") as report:
+        run = subprocess.Popen(
+            [sys.executable, "launch/pretrain.py", *command], cwd=ROOT, stdout=report
+        )
+        _, status, usage = os.wait4(run.pid, 0)
+    run.returncode = os.waitstatus_to_exitcode(status)
+
+    assert run.returncode == 0
+    assert time.monotonic() - began < 60
+    assert usage.ru_maxrss < 4e6  # kB
+    text = (tmp_path / "report").read_text()
+    assert "10,002,632,704" in text  # parameters
+    assert "FLOPs per token" in text
+    assert [line.split()[1] for line in text.splitlines()[3:7]] == [
+        "0-15",
+        "16-31",
+        "32-47",
+        "48-63",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dry_run=true", "world_size=60"], "world size 60 is no multiple of"),
+        (["dry_run=true", "world_size=0"], "world_size=0: must be at least 1"),
+        (["world_size=64"], "world_size=64 is for a dry run"),
+        (
+            ["dry_run=true", "world_size=64", "reconstructor=end_to_end"],
+            "choose reconstructor=end_to_end_vqgan_f8_8192",
+        ),
+    ],
+    ids=["ranks of no whole replica", "no ranks", "ranks of a real run", "unknown decoder"],
+)
+def test_an_illegal_dry_run_is_one_message(words: list[str], message: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "launch/pretrain.py", "experiment=ernie_vilg_10b", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def _wait_for(path: Path, timeout_seconds: float = 90.0) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not path.exists():

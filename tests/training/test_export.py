@@ -20,19 +20,12 @@ from tests.distributed import run_distributed
 from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
 from tests.training.runs import tiny_run
 
-pytestmark = pytest.mark.distributed
-
-
-@pytest.fixture(scope="module")
-def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
-    return make_data_set(tmp_path_factory.mktemp("data"))
-
 
 def train(launch: Launch, config: PretrainConfig) -> None:
     pretrain(config, launch, lambda step, weights: {})
 
 
-def finished_run(data: DataSet, folder: Path, *, ema_decay: float) -> Path:
+def finished_run(data: DataSet, folder: Path) -> Path:
     """Train two steps; return the run's folder."""
     config = tiny_run(folder, steps=2, save_every=1)
     config = replace(
@@ -50,16 +43,15 @@ def finished_run(data: DataSet, folder: Path, *, ema_decay: float) -> Path:
             text_tokenizer=str(data.text_tokenizer),
             image_tokenizer=str(data.image_tokenizer),
         ),
-        training=replace(config.training, ema_decay=ema_decay),
+        training=replace(config.training, ema_decay=0.9),
     )
     run_distributed(train, 1, config)
     return Path(config.run_dir)
 
 
-def test_the_folder_holds_the_average_if_asked_and_says_so(
-    data_set: DataSet, tmp_path: Path
-) -> None:
-    run_dir = finished_run(data_set, tmp_path, ema_decay=0.9)
+@pytest.mark.distributed
+def test_the_folder_holds_the_average_if_asked_and_says_so(tmp_path: Path) -> None:
+    run_dir = finished_run(make_data_set(tmp_path / "data"), tmp_path)
     first, last = (
         gather_weights(checkpoint_path(run_dir, step) / CHECKPOINT_TAG) for step in (1, 2)
     )
@@ -74,12 +66,3 @@ def test_the_folder_holds_the_average_if_asked_and_says_so(
         for name, value in last.items():
             expected = first[name].lerp(value, 1 - share_of_first).view(weights[name].shape)
             torch.testing.assert_close(weights[name], expected, rtol=0, atol=1e-7)
-
-
-def test_a_run_without_average_leaves_no_folder(data_set: DataSet, tmp_path: Path) -> None:
-    run_dir = finished_run(data_set, tmp_path, ema_decay=0.0)
-
-    with pytest.raises(ValueError, match=r"training\.ema_decay=0"):
-        export(run_dir, tmp_path / "weights", overwrite=False, average=True)
-
-    assert not (tmp_path / "weights").exists()

@@ -1,0 +1,482 @@
+"""End-to-end training of generator and reconstructor: the paper's Table 7 on the built-in shapes.
+
+    python benchmarks/reconstructor.py
+
+For each seed the programs in launch/ train an image tokenizer, encode the pictures, and train
+generators on them: one two-stage, one end to end for each reading of `hidden_position`. All start
+from the same weights where they have the same parameters and see the same pairs in the same
+order. Each row of the table draws the same unseen captions. The image tokenizer is lossy on
+purpose (a code stands for 16 x 16 pixels, not the quickstart's 8 x 8), which leaves the
+reconstructor something to gain.
+
+The figures of a row, all against the true pictures of the captions:
+
+- `objects_correct`: see `ernie_vilg.evaluation.shapes`.
+- `psnr`: dB over all pixels. A caption determines its picture, so drawn pictures have one too.
+- `frechet`: the Frechet distance between normal distributions fitted to 80 numbers per picture.
+  These are, for each of 4 x 4 cells, the means of red, green and blue and the root mean squares
+  of the grey value's horizontal and vertical differences; each number is divided by its standard
+  deviation over the true pictures. It is not FID: no learned feature takes part, and no figure of
+  another data set compares with it.
+
+What is finished is skipped, so a stopped run goes on when the command is typed again. Prints
+the tables of docs/reconstructor.md; figures.json, table.md and pictures.png stay in the output
+folder.
+
+Source: ERNIE-ViLG (arXiv:2112.15283, table 7); the distance is that of Heusel et al. 2017
+(arXiv:1706.08500) without the network.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ernie_vilg.evaluation.grid import picture_grid
+from ernie_vilg.evaluation.pairs import Pair, read_pairs
+from ernie_vilg.evaluation.reconstruction import psnr
+from ernie_vilg.evaluation.shapes import required_scenes, score_pictures
+from ernie_vilg.files import read_json, write_bytes, write_json
+from ernie_vilg.generation.pipeline import ErnieVilg
+from ernie_vilg.model.weights import load_weights
+from ernie_vilg.vocabulary import text_slots
+from ernie_vilg.vqgan.pixels import to_bytes
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS_FILE, FIGURES_FILE, TABLE_FILE = "settings.json", "figures.json", "table.md"
+PICTURES_FILE = "pictures.png"
+CELLS = 4  # a side, of the Frechet distance
+SHOWN_CAPTIONS = 6
+BATCH_SIZE = 100
+
+Pictures = list[Image.Image]
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured; a folder holds one such measurement."""
+
+    seeds: int
+    """Seeds 0 to `seeds` - 1; each names weights and order of one tokenizer and its generators."""
+    steps: int
+    """Of each generator, of 32 pairs."""
+    tokenizer_steps: int
+    """Of each image tokenizer, of 32 pictures."""
+    codebook_size: int
+    """Image codes."""
+    patch_size: int
+    """Pixels a side that a code stands for."""
+    train_scenes: int
+    """Pairs to train on."""
+    held_out_scenes: int
+    """Unseen pairs to draw."""
+
+
+GENERATORS: Mapping[str, Sequence[str]] = {
+    "two_stage": ["model.reconstructor.kind=two_stage"],
+    "end_to_end": [
+        "model.reconstructor.kind=end_to_end",
+        "model.reconstructor.hidden_position=input",
+    ],
+    "end_to_end_prediction": [
+        "model.reconstructor.kind=end_to_end",
+        "model.reconstructor.hidden_position=prediction",
+    ],
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of the table."""
+
+    codes: str
+    """Whose codes: a generator, or gold."""
+    reconstructor: str
+    """What makes pictures: two_stage, the frozen tokenizer; otherwise the model of that name."""
+
+    @property
+    def name(self) -> str:
+        """Such as `two_stage / two_stage`."""
+        return f"{self.codes} / {self.reconstructor}"
+
+    @property
+    def is_of_the_paper(self) -> bool:
+        """Whether the row takes no part in the second reading of `hidden_position`."""
+        return "prediction" not in self.name
+
+
+ROWS = (
+    Row(codes="two_stage", reconstructor="two_stage"),
+    Row(codes="end_to_end", reconstructor="two_stage"),
+    Row(codes="end_to_end", reconstructor="end_to_end"),
+    Row(codes="gold", reconstructor="two_stage"),
+    Row(codes="gold", reconstructor="end_to_end"),
+    Row(codes="end_to_end_prediction", reconstructor="two_stage"),
+    Row(codes="end_to_end_prediction", reconstructor="end_to_end_prediction"),
+    Row(codes="gold", reconstructor="end_to_end_prediction"),
+)
+
+DIFFERENCES = (
+    ("generator alone", ROWS[1], ROWS[0]),
+    ("reconstructor alone", ROWS[2], ROWS[1]),
+    ("both", ROWS[2], ROWS[0]),
+    ("gold codes", ROWS[4], ROWS[3]),
+)
+"""Title, row, and the row that is subtracted from it, seed by seed."""
+
+
+def main() -> None:
+    """Make what is missing, measure it, and print the tables."""
+    folder, settings = _arguments()
+    _keep_settings(folder, settings)
+    seeds = range(settings.seeds)
+    make_data(folder, settings)
+    # Every training program is one rank on one thread; two of them share the machine.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for_all(pool, seeds, lambda seed: make_tokens(folder, seed, settings))
+        jobs = list(product(seeds, GENERATORS))
+        for_all(pool, jobs, lambda job: train_generator(folder, *job, settings))
+    pairs = read_pairs(folder / "shapes/held_out", count=settings.held_out_scenes, image_size=64)
+    figures = [measured(folder, seed, pairs) for seed in seeds]
+    other = read_pairs(folder / "shapes/train", count=settings.held_out_scenes, image_size=64)
+    reference = frechet([pair.image for pair in other], [pair.image for pair in pairs])
+    write_json(folder / FIGURES_FILE, {"seeds": figures, "frechet_of_other_captions": reference})
+    report = f"{tables(figures)}\nFréchet of as many true training pictures: {reference:.2f}\n"
+    write_bytes(folder / TABLE_FILE, report.encode())
+    print(report)
+
+
+def for_all(pool: ThreadPoolExecutor, items: Sequence, work: Callable) -> None:  # type: ignore[type-arg]
+    """Do the work for all items in the pool; raise what the first failure raised."""
+    for _ in pool.map(work, items):
+        pass
+
+
+def make_data(folder: Path, settings: Settings) -> None:
+    """Draw the scenes, build image shards, train the text tokenizer."""
+    shapes, shards = folder / "shapes", folder / "image_shards"
+    run(
+        shapes,
+        "launch/draw_shapes.py",
+        f"output_dir={shapes}",
+        f"train_scenes={settings.train_scenes}",
+        f"held_out_scenes={settings.held_out_scenes}",
+        "num_workers=2",
+    )
+    run(
+        shards,
+        "launch/build_shards.py",
+        f"source={shapes}/train",
+        f"output_dir={shards}",
+        "image_size=64",
+        "num_workers=2",
+    )
+    run(
+        folder / "text_tokenizer",
+        "launch/train_text_tokenizer.py",
+        f"shards={shards}",
+        f"output_dir={folder}/text_tokenizer",
+        "model_type=bpe",
+        "vocab_size=315",
+        "max_piece_length=6",
+    )
+
+
+def make_tokens(folder: Path, seed: int, settings: Settings) -> None:
+    """Train a seed's image tokenizer and encode the pictures with it."""
+    home = folder / f"seed_{seed}"
+    run(
+        home / "image_tokenizer/weights",
+        "launch/train_image_tokenizer.py",
+        "image_tokenizer=quickstart",
+        f"shards={folder}/image_shards",
+        f"run_dir={home}/image_tokenizer",
+        f"image_tokenizer.codebook_size={settings.codebook_size}",
+        f"image_tokenizer.patch_size={settings.patch_size}",
+        f"training.steps={settings.tokenizer_steps}",
+        f"training.seed={seed}",
+    )
+    run(
+        home / "token_shards",
+        "launch/encode_shards.py",
+        f"shards={folder}/image_shards",
+        f"text_tokenizer_dir={folder}/text_tokenizer",
+        f"image_tokenizer_dir={home}/image_tokenizer/weights",
+        f"output_dir={home}/token_shards",
+        "keep_pixels=true",
+    )
+
+
+def train_generator(folder: Path, seed: int, generator: str, settings: Settings) -> None:
+    """Train one generator of a seed and export it."""
+    home = folder / f"seed_{seed}"
+    run_dir, weights = home / generator / "run", home / generator / "weights"
+    if weights.exists():
+        return
+    run(
+        None,  # a finished run that is started again only says so
+        "launch/pretrain.py",
+        "experiment=quickstart",
+        f"run_dir={run_dir}",
+        f"data.token_shards={home}/token_shards",
+        f"data.text_tokenizer={folder}/text_tokenizer",
+        f"data.image_tokenizer={home}/image_tokenizer/weights",
+        f"data.seed={seed}",
+        f"model.codebook_size={settings.codebook_size}",
+        f"model.image_grid_size={64 // settings.patch_size}",
+        *GENERATORS[generator],
+        "parallelism.micro_batch_size=32",
+        "parallelism.global_batch_size=32",
+        "optimizer.warmup_steps=50",
+        f"training.seed={seed}",
+        f"training.steps={settings.steps}",
+        "training.save_every=100",
+        "training.log_every=10",
+        "samples.every=0",
+        "tracking.wandb_mode=disabled",
+        log=home / f"{generator}_pretrain.log",
+    )
+    run(weights, "launch/export.py", f"run={run_dir}", f"output_dir={weights}")
+
+
+def run(output: Path | None, program: str, *overrides: str, log: Path | None = None) -> None:
+    """Run a program on one thread unless its output is there; its own words go to a log.
+
+    Raises:
+        RuntimeError: it failed; the message ends in the end of its log.
+    """
+    if output is not None:
+        if output.exists():
+            return
+        log = output.with_name(f"{output.name}_{Path(program).stem}.log")
+    assert log is not None
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{program} {' '.join(overrides)}", flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with log.open("ab") as file:
+        done = subprocess.run(
+            [sys.executable, program, *overrides],
+            cwd=ROOT,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode:
+        tail = log.read_text(errors="replace")[-3000:]
+        raise RuntimeError(f"{program} ended with {done.returncode}, see {log}:\n{tail}")
+
+
+def measured(folder: Path, seed: int, pairs: Sequence[Pair]) -> dict[str, Figures]:
+    """Return the figures of each row for one seed, kept in its folder once they are known."""
+    path = folder / f"seed_{seed}" / FIGURES_FILE
+    if not path.exists():
+        pictures = draw_rows(folder / f"seed_{seed}", pairs)
+        if seed == 0:
+            _write_grid(folder / PICTURES_FILE, pairs, pictures)
+        write_json(path, {name: figures_of(drawn, pairs) for name, drawn in pictures.items()})
+    figures: dict[str, Figures] = read_json(path)
+    return figures
+
+
+def draw_rows(home: Path, pairs: Sequence[Pair]) -> dict[str, Pictures]:
+    """Return each row's pictures for the same captions, by the row's name."""
+    captions = [pair.caption for pair in pairs]
+    originals = [pair.image for pair in pairs]
+    drawn: dict[str, Pictures] = {}
+    for generator in GENERATORS:
+        model = ErnieVilg.from_pretrained(home / generator / "weights")
+        results = model.generate(captions, batch_size=BATCH_SIZE)
+        codes = torch.stack([result.codes for result in results])
+        drawn[f"{generator} / two_stage"] = _in_batches(model.decode_images, codes)
+        gold = torch.cat([model.encode_images(part) for part in _parts(originals)])
+        if generator == "two_stage":
+            drawn["gold / two_stage"] = _in_batches(model.decode_images, gold)
+        else:
+            drawn[f"{generator} / {generator}"] = [result.image for result in results]
+            drawn[f"gold / {generator}"] = teacher_forced(
+                home / generator / "weights", model, captions, gold
+            )
+    return {row.name: drawn[row.name] for row in ROWS}
+
+
+@torch.inference_mode()
+def teacher_forced(
+    weights: Path, pipeline: ErnieVilg, captions: Sequence[str], codes: Tensor
+) -> Pictures:
+    """Return what the reconstructor makes of the hidden states under the given codes.
+
+    Args:
+        weights: an end-to-end model.
+        pipeline: the same, for its text tokenizer.
+        captions: the texts.
+        codes: the pictures' own, int64 [batch, grid, grid].
+    """
+    model = load_weights(weights)
+    slots = [
+        text_slots(pipeline.text_tokenizer.encode(caption), pipeline.config.text_length)
+        for caption in captions
+    ]
+    text = torch.tensor(slots)
+    pictures: Pictures = []
+    for start in range(0, len(text), BATCH_SIZE):
+        part = slice(start, start + BATCH_SIZE)
+        pixels = model((text[part], codes[part].flatten(1))).pixels
+        arrays = to_bytes(pixels.float().clamp(-1, 1)).permute(0, 2, 3, 1).numpy()
+        pictures += [Image.fromarray(array) for array in arrays]
+    return pictures
+
+
+def figures_of(drawn: Pictures, pairs: Sequence[Pair]) -> Figures:
+    """Return a row's figures; the module's text defines them."""
+    originals = [pair.image for pair in pairs]
+    scenes = required_scenes([pair.caption for pair in pairs])
+    return {
+        "objects_correct": score_pictures(scenes, drawn).objects_correct,
+        "psnr": psnr(originals, drawn),
+        "frechet": frechet(drawn, originals),
+    }
+
+
+def frechet(pictures: Pictures, true_pictures: Pictures) -> float:
+    """Return the Frechet distance of pictures to true ones; the module's text defines it."""
+    true = features(true_pictures)
+    scale = true.std(axis=0)
+    mean, covariance = _moments(features(pictures) / scale)
+    true_mean, true_covariance = _moments(true / scale)
+    root = _square_root(true_covariance)
+    cross = _square_root(root @ covariance @ root)
+    distance = np.square(mean - true_mean).sum() + np.trace(
+        covariance + true_covariance - 2 * cross
+    )
+    return float(distance)
+
+
+def features(pictures: Pictures) -> NDArray[np.float64]:
+    """Return the 80 numbers of each picture, float64 [batch, 80]."""
+    pixels = np.stack([np.asarray(picture, np.float64) / 255 for picture in pictures])
+    grey = pixels.mean(axis=3)
+    across = np.diff(grey, axis=2, append=grey[:, :, -1:])
+    down = np.diff(grey, axis=1, append=grey[:, -1:, :])
+    edges = np.sqrt(_cell_means(np.stack([across**2, down**2], axis=3)))
+    return np.concatenate([_cell_means(pixels), edges], axis=2).reshape(len(pictures), -1)
+
+
+def _cell_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return [batch, cells, channels] of [batch, height, width, channels]."""
+    batch, height, width, channels = values.shape
+    cells = values.reshape(batch, CELLS, height // CELLS, CELLS, width // CELLS, channels)
+    return cells.mean(axis=(2, 4)).reshape(batch, CELLS**2, channels)
+
+
+def _moments(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return values.mean(axis=0), np.cov(values, rowvar=False)
+
+
+def _square_root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the root of a symmetric matrix without negative eigenvalues."""
+    eigenvalues, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(eigenvalues.clip(min=0))) @ vectors.T
+
+
+def tables(figures: Sequence[Mapping[str, Figures]]) -> str:
+    """Return the tables as Markdown: mean ± standard deviation over the seeds."""
+
+    def cells(values_of: Callable[[Mapping[str, Figures], str], float], sign: str) -> str:
+        formats = {"objects_correct": f"{sign}.1f", "psnr": f"{sign}.2f", "frechet": f"{sign}.2f"}
+        scales = {"objects_correct": 100.0, "psnr": 1.0, "frechet": 1.0}
+        return " | ".join(
+            _spread([scales[key] * values_of(seed, key) for seed in figures], form)
+            for key, form in formats.items()
+        )
+
+    heading = "| {} | objects right, % | PSNR, dB | Fréchet |\n|---|---|---|---|\n"
+    lines = [heading.format("codes / reconstructor")]
+    for row in ROWS:
+        values = cells(lambda seed, key, row=row: seed[row.name][key], "")  # type: ignore[misc]
+        lines.append(f"| {row.name} | {values} |\n")
+    lines.append("\n" + heading.format("difference, seed by seed"))
+    for title, row, base in DIFFERENCES:
+        values = cells(
+            lambda seed, key, row=row, base=base: seed[row.name][key] - seed[base.name][key],  # type: ignore[misc]
+            "+",
+        )
+        lines.append(f"| {title} | {values} |\n")
+    return "".join(lines)
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    spread = f" ± {statistics.stdev(values):{form.lstrip('+')}}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{form}}{spread}"
+
+
+def _write_grid(path: Path, pairs: Sequence[Pair], drawn: Mapping[str, Pictures]) -> None:
+    """Write the first captions' pictures: the true one, then one column per row of the paper."""
+    rows = [row.name for row in ROWS if row.is_of_the_paper]
+    columns = [[pair.image for pair in pairs], *(drawn[name] for name in rows)]
+    size = (112, 112)
+    shown = [
+        column[index].resize(size, Image.Resampling.NEAREST)
+        for index in range(SHOWN_CAPTIONS)
+        for column in columns
+    ]
+    grid = picture_grid(shown, columns=len(columns))
+    labelled = Image.new("RGB", (grid.width, grid.height + 28), "white")
+    labelled.paste(grid, (0, 28))
+    draw = ImageDraw.Draw(labelled)
+    for index, name in enumerate(["true picture", *rows]):
+        draw.text((6 + index * (size[0] + 4), 2), name.replace(" / ", " /\n"), fill="black")
+    labelled.save(path, optimize=True)
+
+
+def _parts(items: Sequence) -> list[Sequence]:  # type: ignore[type-arg]
+    return [items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE)]
+
+
+def _in_batches(decode: Callable[[Tensor], Pictures], codes: Tensor) -> Pictures:
+    return [picture for part in codes.split(BATCH_SIZE) for picture in decode(part)]
+
+
+def _keep_settings(folder: Path, settings: Settings) -> None:
+    path = folder / SETTINGS_FILE
+    if path.exists() and read_json(path) != asdict(settings):
+        raise SystemExit(
+            f"{folder} holds a measurement with other settings, {read_json(path)}: give them "
+            "again to go on, or name another --output-dir"
+        )
+    write_json(path, asdict(settings))
+
+
+def _arguments() -> tuple[Path, Settings]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/benchmarks/reconstructor"))
+    for name, default in {
+        "seeds": 3,
+        "steps": 250,
+        "tokenizer-steps": 300,
+        "codebook-size": 128,
+        "patch-size": 16,
+        "train-scenes": 8192,
+        "held-out-scenes": 1000,
+    }.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    values = vars(parser.parse_args())
+    folder = values.pop("output_dir").resolve()
+    return folder, Settings(**values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""What a run would be, without starting it: sizes, work, data and DeepSpeed's settings.
+
+Every stage of the layout is built on the meta device, which takes no memory, no process group and
+no GPU. The ranks are meant to be GPUs: precision=auto is bf16.
+
+Source: ours; the bytes per parameter are those of DeepSpeed 0.19 (arXiv:1910.02054).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.model.attention_mask import Direction
+from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_token
+from ernie_vilg.model.transformer import num_parameters
+from ernie_vilg.parallel.engine import EngineSettings, deepspeed_config
+from ernie_vilg.parallel.precision import machine_precision
+from ernie_vilg.parallel.shard_layers import StageShard, stage_shards
+from ernie_vilg.training.lineage import check_lineage
+from ernie_vilg.training.pretrain import with_decoder
+from ernie_vilg.vqgan.weights import load_image_tokenizer
+
+_COLUMNS = (
+    "stage",
+    "ranks",
+    "layers",
+    "parameters",
+    "FLOPs",
+    "weights",
+    "gradients",
+    "optimizer",
+    "sum",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateBytes:
+    """What one rank keeps from step to step, in bytes."""
+
+    weights: int
+    """That the model computes with."""
+    gradients: int
+    """That are accumulated over micro-batches."""
+    optimizer: int
+    """float32 weights, two moments, and the average where one is kept."""
+
+
+def dry_run(config: PretrainConfig, world_size: int) -> str:
+    """Describe a run.
+
+    Args:
+        config: the run.
+        world_size: ranks that it is planned for.
+
+    Returns:
+        text in lines of up to 100 characters.
+
+    Raises:
+        ValueError: the settings are not legal for so many ranks, or shards, tokenizers and model
+            do not fit each other. Folders that are not there are listed, and are no error unless
+            the model's shape depends on one.
+    """
+    num_micro_batches = config.parallelism.num_micro_batches(world_size)
+    config, data = _check_data(config)
+    precision = machine_precision(config.precision, torch.device("cuda"))
+    stages = stage_shards(config.model, config.parallelism)
+    settings = EngineSettings(
+        model=config.model,
+        parallelism=config.parallelism,
+        optimizer=config.optimizer,
+        ema_decay=config.training.ema_decay,
+        seed=config.training.seed,
+        precision=precision,
+        num_micro_batches=num_micro_batches,
+    )
+    sections = [
+        [_layout_line(config, world_size, precision)],
+        [*_stage_table(config, world_size, precision, stages), _table_note(config)],
+        [f"{name:<17}{value}" for name, value in _totals(config, num_micro_batches, stages)],
+        data,
+        [
+            "DeepSpeed would get (pin_memory is this machine's):"
+            if config.parallelism.offload_optimizer
+            else "DeepSpeed would get:",
+            json.dumps(deepspeed_config(settings), indent=2),
+        ],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections)
+
+
+def state_bytes(
+    num_parameters: int, config: PretrainConfig, precision: torch.dtype, data_size: int
+) -> StateBytes:
+    """Return what a rank keeps of its parameters.
+
+    Args:
+        num_parameters: of the rank's stage and tensor share.
+        config: the run.
+        precision: of weights and activations.
+        data_size: replicas that ZeRO shares the state of the parameters among.
+    """
+    zero_stage = config.parallelism.zero_stage
+    share = -(-num_parameters // data_size)  # rounded up: the last replica's is padded
+    # bf16 gradients are summed in float32, the others as they come: see deepspeed_config.
+    gradient_size = 4 if precision == torch.bfloat16 else precision.itemsize
+    copies = 4 if config.training.ema_decay else 3
+    return StateBytes(
+        weights=precision.itemsize * (share if zero_stage == 3 else num_parameters),
+        gradients=gradient_size * (share if zero_stage >= 2 else num_parameters),
+        optimizer=4 * copies * share,
+    )
+
+
+def _layout_line(config: PretrainConfig, world_size: int, precision: torch.dtype) -> str:
+    layout = config.parallelism
+    name = str(precision).removeprefix("torch.")
+    assumed = " (precision=auto, GPUs assumed)" if config.precision == "auto" else ""
+    return (
+        f"{config.run_dir} on {world_size} rank(s): tensor {layout.tensor_parallel_size} x pipeline "
+        f"{layout.pipeline_parallel_size} x data {layout.data_parallel_size(world_size)}, ZeRO "
+        f"{layout.zero_stage}, {name}{assumed}"
+    )
+
+
+def _stage_table(
+    config: PretrainConfig,
+    world_size: int,
+    precision: torch.dtype,
+    stages: Sequence[StageShard],
+) -> list[str]:
+    layout = config.parallelism
+    data_size = layout.data_parallel_size(world_size)
+    num_ranks = layout.tensor_parallel_size * data_size
+    flops = sum(stage.flops for stage in stages)
+    rows = []
+    for index, stage in enumerate(stages):
+        state = state_bytes(stage.num_parameters, config, precision, data_size)
+        parts = (state.weights, state.gradients, state.optimizer)
+        rows.append(
+            (
+                str(index),
+                _span(index * num_ranks, num_ranks),
+                _span(stage.layers.start, len(stage.layers)),
+                f"{stage.num_parameters / 1e6:,.1f} M",
+                f"{100 * stage.flops / flops:.1f} %",
+                *map(_gigabytes, parts),
+                _gigabytes(sum(parts[:2] if layout.offload_optimizer else parts)),
+            )
+        )
+    return list(_aligned([_COLUMNS, *rows]))
+
+
+def _table_note(config: PretrainConfig) -> str:
+    place = "The optimizer's state is on the host and not in the sum. "
+    return (
+        "Parameters and bytes are per rank; layer 0 is the embedding, the last the head.\n"
+        f"{place if config.parallelism.offload_optimizer else ''}Activations and buffers come on top."
+    )
+
+
+def _totals(
+    config: PretrainConfig, num_micro_batches: int, stages: Sequence[StageShard]
+) -> Iterator[tuple[str, str]]:
+    """Yield the name and value of each figure of the whole run."""
+    model, steps = config.model, config.training.steps
+    pairs = config.parallelism.global_batch_size
+    per_pair = training_flops_per_pair(model)
+    yield "parameters", f"{num_parameters(model):,}"
+    yield "FLOPs per token", f"{training_flops_per_token(model):.3e}, forward and backward"
+    yield "FLOPs per pair", f"{per_pair:.3e}, {len(Direction)} x {model.seq_length} tokens"
+    yield "step", f"{pairs:,} pairs, {pairs * len(Direction) * model.seq_length:,} tokens"
+    yield "micro-batches", f"{num_micro_batches} per step and replica"
+    run_pairs = steps * pairs
+    yield "run", f"{steps:,} steps, {run_pairs:,} pairs, {float(run_pairs * per_pair):.3e} FLOPs"
+    if len(stages) > 1:
+        bubble = (len(stages) - 1) / (num_micro_batches + len(stages) - 1)
+        costs = [stage.flops for stage in stages]
+        excess = max(costs) * len(costs) / sum(costs) - 1
+        yield "pipeline bubble", f"{100 * bubble:.1f} % of the time, were all stages equal"
+        yield "dearest stage", f"{100 * excess:.1f} % above the mean"
+
+
+def _check_data(config: PretrainConfig) -> tuple[PretrainConfig, list[str]]:
+    """Check what is there.
+
+    Returns:
+        the run with the decoder that its reconstructor needs, and lines that say what was found.
+    """
+    folders = {
+        name: getattr(config.data, name)
+        for name in ("token_shards", "text_tokenizer", "image_tokenizer")
+    }
+    missing = [
+        f"  data.{name}={folder} is missing: write it before the run"
+        for name, folder in folders.items()
+        if not Path(folder).is_dir()
+    ]
+    pairs = config.samples.pairs
+    if config.samples.every and pairs is not None and not Path(pairs).is_dir():
+        missing.append(f"  samples.pairs={pairs} is missing: write it before the run")
+    if not all(Path(folder).is_dir() for folder in folders.values()):
+        return _with_known_decoder(config), ["data: not checked, since", *missing]
+    lineage = check_lineage(config.data, config.model)
+    num_pairs = lineage.manifest.num_samples
+    seen = config.training.steps * config.parallelism.global_batch_size / num_pairs
+    found = (
+        f"data: {num_pairs:,} pairs in {len(lineage.manifest.shards)} shards, of these tokenizers; "
+        f"the run sees each {seen:.1f} times"
+    )
+    return with_decoder(config, lineage.image_tokenizer_config), [found, *missing]
+
+
+def _with_known_decoder(config: PretrainConfig) -> PretrainConfig:
+    reconstructor = config.model.reconstructor
+    folder = Path(config.data.image_tokenizer)
+    if not reconstructor.is_end_to_end or reconstructor.decoder is not None:
+        return config
+    if folder.is_dir():
+        tokenizer, _ = load_image_tokenizer(folder)
+        return with_decoder(config, tokenizer.config)
+    raise ValueError(
+        "model.reconstructor.kind=end_to_end builds the decoder of data.image_tokenizer="
+        f"{folder}, which is not there, and model.reconstructor.decoder is null: name an image "
+        "tokenizer, or choose reconstructor=end_to_end_vqgan_f8_8192, which says the decoder"
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield a line per row, in columns that are flush right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+
+
+def _span(start: int, count: int) -> str:
+    return str(start) if count == 1 else f"{start}-{start + count - 1}"
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,95 @@
+"""Generator and reconstructor in one: trained, resumed, exported and drawn with."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ernie_vilg.generation.pipeline import ErnieVilg
+from tests.launch.test_pretrain import ROOT, launcher, settings, start
+from tests.training.data_set import DataSet, make_data_set
+
+PROMPT = "左上角有一个红色的大圆形"
+
+pytestmark = [pytest.mark.distributed, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    return make_data_set(tmp_path_factory.mktemp("data"), keep_pixels=True)
+
+
+def end_to_end(data_set: DataSet, run_dir: Path, *more: str) -> list[str]:
+    return settings(
+        data_set, run_dir, "model.reconstructor.kind=end_to_end", "samples.every=0", *more
+    )
+
+
+@pytest.fixture(scope="module")
+def resumed_run(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run on two ranks that was started twice."""
+    run_dir = tmp_path_factory.mktemp("run") / "run"
+    for steps in (2, 4):
+        command = end_to_end(data_set, run_dir, f"training.steps={steps}")
+        start([*launcher("torchrun"), *command])
+    return run_dir
+
+
+def test_two_ranks_train_resume_and_log_the_reconstruction(resumed_run: Path) -> None:
+    lines = [json.loads(line) for line in (resumed_run / "metrics.jsonl").read_text().splitlines()]
+
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for line in lines:
+        parts = ("loss_text_to_image", "loss_image_to_text", "loss_reconstruction")
+        assert line["loss"] == pytest.approx(sum(line[part] for part in parts), rel=1e-5)
+        assert line["loss_reconstruction"] > 0
+
+
+def test_the_exported_weights_draw_with_the_reconstructor(
+    resumed_run: Path, tmp_path: Path
+) -> None:
+    weights, drawn = tmp_path / "weights", tmp_path / "drawn"
+    start([sys.executable, "launch/export.py", f"run={resumed_run}", f"output_dir={weights}"])
+    start(
+        [
+            sys.executable,
+            "launch/generate.py",
+            f"weights={weights}",
+            f"prompts=[{PROMPT}]",
+            f"output_dir={drawn}",
+        ]
+    )
+
+    (line,) = [json.loads(line) for line in (drawn / "generations.jsonl").read_text().splitlines()]
+    with Image.open(drawn / line["file"]) as file:
+        picture = np.asarray(file)
+    assert picture.shape == (64, 64, 3)
+    model = ErnieVilg.from_pretrained(weights)
+    (again,) = model.generate([PROMPT])
+    assert (np.asarray(again.image) == picture).all()
+    (decoded,) = model.decode_images(torch.stack([again.codes]))
+    assert (np.asarray(decoded) != picture).any(), "drawn by the image tokenizer's decoder"
+
+
+def test_shards_without_pixels_are_refused_with_the_fix(tmp_path: Path) -> None:
+    data_set = make_data_set(tmp_path / "data", num_pairs=4)
+    run_dir = tmp_path / "run"
+
+    done = subprocess.run(
+        [sys.executable, *end_to_end(data_set, run_dir)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2, done.stderr
+    assert f"output_dir={data_set.token_shards} keep_pixels=true" in done.stderr
+    assert not run_dir.exists()

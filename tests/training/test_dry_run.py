@@ -1,0 +1,161 @@
+"""A dry run says what a run would be, and refuses what the run would refuse."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
+from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.pretrain import (
+    ParallelismConfig,
+    PretrainConfig,
+    PretrainDataConfig,
+    TrainingConfig,
+)
+from ernie_vilg.training.dry_run import dry_run, state_bytes
+from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    return make_data_set(tmp_path_factory.mktemp("data"), keep_pixels=True)
+
+
+def run_of(data_set: DataSet | None, **layout: Any) -> PretrainConfig:
+    folders = data_set or DataSet(
+        pairs=Path("p"),
+        text_tokenizer=Path("nowhere/text"),
+        image_tokenizer=Path("nowhere/image"),
+        token_shards=Path("nowhere/shards"),
+    )
+    return PretrainConfig(
+        run_dir="unused",
+        dry_run=True,
+        model=ModelConfig(
+            hidden_size=16,
+            num_layers=4,
+            num_heads=2,
+            text_vocab_size=320,
+            text_length=12,
+            codebook_size=CODEBOOK_SIZE,
+            image_grid_size=GRID_SIZE,
+        ),
+        data=PretrainDataConfig(
+            token_shards=str(folders.token_shards),
+            text_tokenizer=str(folders.text_tokenizer),
+            image_tokenizer=str(folders.image_tokenizer),
+        ),
+        parallelism=ParallelismConfig(**{"micro_batch_size": 2, "global_batch_size": 24, **layout}),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0),
+        training=TrainingConfig(steps=10, save_every=10),
+    )
+
+
+def end_to_end(config: PretrainConfig) -> PretrainConfig:
+    return replace(
+        config, model=replace(config.model, reconstructor=ReconstructorConfig(kind="end_to_end"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "precision", "ema_decay", "expected"),
+    [
+        pytest.param({}, torch.bfloat16, 0.0, (200, 400, 300), id="ZeRO 1 shards the optimizer"),
+        pytest.param({"zero_stage": 2}, torch.bfloat16, 0.0, (200, 100, 300), id="2 gradients"),
+        pytest.param({"zero_stage": 3}, torch.bfloat16, 0.0, (50, 100, 300), id="3 weights"),
+        pytest.param({}, torch.float16, 0.0, (200, 200, 300), id="fp16 gradients are fp16"),
+        pytest.param({}, torch.float32, 0.0, (400, 400, 300), id="fp32 has two copies"),
+        pytest.param({}, torch.bfloat16, 0.9, (200, 400, 400), id="an average is one more"),
+    ],
+)
+def test_bytes_of_100_parameters_on_4_replicas(
+    layout: dict[str, int],
+    precision: torch.dtype,
+    ema_decay: float,
+    expected: tuple[int, int, int],
+) -> None:
+    config = run_of(None, **layout)
+    config = replace(config, training=replace(config.training, ema_decay=ema_decay))
+
+    state = state_bytes(100, config, precision, data_size=4)
+
+    assert (state.weights, state.gradients, state.optimizer) == expected
+
+
+def test_every_stage_is_a_line() -> None:
+    layout = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}
+
+    report = dry_run(run_of(None, **layout), world_size=8)
+
+    first, second = (line.split() for line in report.splitlines()[3:5])
+    assert first[:3] == ["0", "0-3", "0-2"]  # embedding and two blocks
+    assert second[:3] == ["1", "4-7", "3-5"]
+
+
+def test_work_of_the_run_is_counted() -> None:
+    report = dry_run(run_of(None, pipeline_parallel_size=2), world_size=4)
+
+    # 2 replicas of micro-batches of 2 take 24 pairs in 6 passes, each pair 2 x (12 + 16) tokens.
+    assert "24 pairs, 1,344 tokens" in report
+    assert "6 per step and replica" in report
+    assert "10 steps, 240 pairs" in report
+    assert "pipeline bubble  14.3 %" in report  # 1 / (6 + 1)
+    assert '"gradient_accumulation_steps": 6' in report
+
+
+def test_missing_data_is_listed() -> None:
+    report = dry_run(run_of(None), world_size=1)
+
+    for name, folder in (
+        ("token_shards", "shards"),
+        ("text_tokenizer", "text"),
+        ("image_tokenizer", "image"),
+    ):
+        assert f"data.{name}=nowhere/{folder} is missing" in report
+
+
+def test_data_that_is_there_is_counted(data_set: DataSet) -> None:
+    report = dry_run(run_of(data_set), world_size=1)
+
+    assert "24 pairs in 3 shards" in report
+    assert "sees each 10.0 times" in report
+    assert "missing" not in report
+
+
+def test_data_that_does_not_fit_is_refused(data_set: DataSet) -> None:
+    config = run_of(data_set)
+    config = replace(config, model=replace(config.model, codebook_size=2 * CODEBOOK_SIZE))
+
+    with pytest.raises(ValueError, match=f"set model.codebook_size={CODEBOOK_SIZE}"):
+        dry_run(config, world_size=1)
+
+
+@pytest.mark.parametrize("shards_exist", [True, False], ids=["whole data", "tokenizer alone"])
+def test_the_decoder_is_the_tokenizers(data_set: DataSet, shards_exist: bool) -> None:
+    config = end_to_end(run_of(data_set))
+    if not shards_exist:
+        config = replace(config, data=replace(config.data, token_shards="nowhere"))
+
+    report = dry_run(config, world_size=1)
+
+    assert "2 x 29 tokens" in report  # the last code is an input too
+
+
+def test_an_unknown_decoder_is_asked_for() -> None:
+    with pytest.raises(ValueError, match="nowhere/image, which is not there.*name an image"):
+        dry_run(end_to_end(run_of(None)), world_size=1)
+
+
+def test_ranks_that_make_no_replica_are_refused() -> None:
+    with pytest.raises(ValueError, match="world size 3 is no multiple"):
+        dry_run(run_of(None, tensor_parallel_size=2), world_size=3)
+
+
+def test_an_offloaded_optimizer_takes_no_device_memory() -> None:
+    lines = dry_run(run_of(None, offload_optimizer=True), world_size=1).splitlines()
+
+    assert "The optimizer's state is on the host and not in the sum. " in "\n".join(lines)
+    assert '"device": "cpu"' in "\n".join(lines)
