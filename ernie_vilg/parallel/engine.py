@@ -108,7 +108,9 @@ class Engine(ABC):
         self._engine.save_checkpoint(
             str(folder),
             tag=CHECKPOINT_TAG,
-            client_state={"universal_checkpoint_info": universal_checkpoint_info()},
+            client_state={
+                "universal_checkpoint_info": universal_checkpoint_info(self._settings.model)
+            },
             save_latest=False,
         )
 
@@ -119,7 +121,8 @@ class Engine(ABC):
         """
         groups = self._engine.optimizer.param_groups
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
+        with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints a line per rank
+            loaded, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
         assert loaded is not None, f"DeepSpeed found no checkpoint in {folder}"
         # The file's betas and decay come back with it; those of this run's settings hold.
         for group, values in zip(self._engine.optimizer.param_groups, settings, strict=True):
@@ -250,6 +253,9 @@ def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
         "zero_optimization": {"stage": layout.zero_stage},
         "steps_per_print": None,
     }
+    if settings.ema_decay:
+        # DeepSpeed knows optimizers by their exact type, and ours is a subclass of AdamW.
+        config["zero_allow_untested_optimizer"] = True
     if layout.offload_optimizer:
         config["zero_optimization"]["offload_optimizer"] = {
             "device": "cpu",

@@ -81,9 +81,7 @@ def stage_shards(config: ModelConfig, layout: ParallelismConfig) -> list[StageSh
     ]
 
 
-def _shapes(
-    config: ModelConfig, layers: ParallelLayers, stage: range
-) -> Mapping[str, torch.Size]:
+def _shapes(config: ModelConfig, layers: ParallelLayers, stage: range) -> Mapping[str, torch.Size]:
     with torch.device("meta"):
         module: nn.Module
         if len(stage) == config.num_layers + 2:

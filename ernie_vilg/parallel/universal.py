@@ -8,6 +8,7 @@ Source: DeepSpeed's universal checkpointing (arXiv:2406.18820).
 
 import contextlib
 import io
+import re
 from argparse import Namespace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,9 @@ import torch
 from deepspeed.checkpoint import ds_to_universal
 from torch import Tensor
 
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.model.initialization import split_dimension
+from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
 
 WEIGHTS = "fp32"
@@ -29,18 +33,22 @@ _FLAT_WEIGHTS = ("single_partition_of_fp32_groups", "fp32_flat_groups")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def universal_checkpoint_info() -> dict[str, Any]:
-    """Return what the converter must know of our parameters, as patterns of their names."""
+def universal_checkpoint_info(config: ModelConfig) -> dict[str, Any]:
+    """Return what the converter must know of our parameters: which are whole, which split by row.
+
+    It takes patterns of names, and those without one for split by column; ours are the very names.
+    """
+    with torch.device("meta"):
+        names = list(build_transformer(config).state_dict())
+    dimensions = {name: split_dimension(name) for name in names}
     return {
         "universal_checkpoint_version": 0.2,
         "tp_replicated_parameter_patterns": [
-            r".*norm\.(weight|bias)$",
-            r".*\.(output|down)\.bias$",
-            r".*\.reconstructor\.decoder\..*",
-            r".*\.(begin_of_image|end_of_image|end_of_image_position|text_padding)$",
-            r".*\.(text_position|image_row|image_column|segment)$",
+            f"^{re.escape(name)}$" for name in names if dimensions[name] is None
         ],
-        "parameter_with_row_parallelism_patterns": [r".*\.(output|down)\.weight$"],
+        "parameter_with_row_parallelism_patterns": [
+            f"^{re.escape(name)}$" for name in names if dimensions[name] == 1
+        ],
     }
 
 

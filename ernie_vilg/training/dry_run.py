@@ -33,7 +33,11 @@ _COLUMNS = (
     "weights",
     "gradients",
     "optimizer",
-    "sum",
+    "on device",
+)
+_TABLE_NOTE = (
+    "Parameters and bytes are per rank; layer 0 is the embedding, the last the head.",
+    "Activations and buffers come on top.",
 )
 
 
@@ -47,6 +51,8 @@ class StateBytes:
     """That are accumulated over micro-batches."""
     optimizer: int
     """float32 weights, two moments, and the average where one is kept."""
+    on_device: int
+    """Of these; the rest is in host memory."""
 
 
 def dry_run(config: PretrainConfig, world_size: int) -> str:
@@ -79,7 +85,7 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
     )
     sections = [
         [_layout_line(config, world_size, precision)],
-        [*_stage_table(config, world_size, precision, stages), _table_note(config)],
+        [*_stage_table(config, world_size, precision, stages), *_TABLE_NOTE],
         [f"{name:<17}{value}" for name, value in _totals(config, num_micro_batches, stages)],
         data,
         [
@@ -108,10 +114,15 @@ def state_bytes(
     # bf16 gradients are summed in float32, the others as they come: see deepspeed_config.
     gradient_size = 4 if precision == torch.bfloat16 else precision.itemsize
     copies = 4 if config.training.ema_decay else 3
+    weights = precision.itemsize * (share if zero_stage == 3 else num_parameters)
+    gradients = gradient_size * (share if zero_stage >= 2 else num_parameters)
+    optimizer = 4 * copies * share
+    on_device = weights + gradients + optimizer
+    if config.parallelism.offload_optimizer:
+        # Gradients that are shared out go to where the optimizer takes them.
+        on_device = weights + (gradients if zero_stage == 1 else 0)
     return StateBytes(
-        weights=precision.itemsize * (share if zero_stage == 3 else num_parameters),
-        gradients=gradient_size * (share if zero_stage >= 2 else num_parameters),
-        optimizer=4 * copies * share,
+        weights=weights, gradients=gradients, optimizer=optimizer, on_device=on_device
     )
 
 
@@ -139,7 +150,7 @@ def _stage_table(
     rows = []
     for index, stage in enumerate(stages):
         state = state_bytes(stage.num_parameters, config, precision, data_size)
-        parts = (state.weights, state.gradients, state.optimizer)
+        parts = (state.weights, state.gradients, state.optimizer, state.on_device)
         rows.append(
             (
                 str(index),
@@ -148,18 +159,9 @@ def _stage_table(
                 f"{stage.num_parameters / 1e6:,.1f} M",
                 f"{100 * stage.flops / flops:.1f} %",
                 *map(_gigabytes, parts),
-                _gigabytes(sum(parts[:2] if layout.offload_optimizer else parts)),
             )
         )
     return list(_aligned([_COLUMNS, *rows]))
-
-
-def _table_note(config: PretrainConfig) -> str:
-    place = "The optimizer's state is on the host and not in the sum. "
-    return (
-        "Parameters and bytes are per rank; layer 0 is the embedding, the last the head.\n"
-        f"{place if config.parallelism.offload_optimizer else ''}Activations and buffers come on top."
-    )
 
 
 def _totals(

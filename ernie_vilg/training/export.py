@@ -11,6 +11,7 @@ import torch
 
 from ernie_vilg.config.model import model_config_from_json
 from ernie_vilg.files import committed_folder
+from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.model.weights import (
     IMAGE_TOKENIZER_FOLDER,
@@ -59,7 +60,12 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool, average: bool) -
     config = model_config_from_json(identity["model"])
     run = read_run(run_dir)
     _check_tokenizers(run, identity["lineage"])
-    weights = gather_weights(checkpoint / CHECKPOINT_TAG, WEIGHT_AVERAGE if average else WEIGHTS)
+    state = WEIGHT_AVERAGE if average else WEIGHTS
+    weights = {
+        name: value
+        for name, value in gather_weights(checkpoint / CHECKPOINT_TAG, state).items()
+        if original_name(name, config) == name  # the last stage has tied weights once more
+    }
     with torch.device("meta"):
         expected = dict(build_transformer(config).named_parameters())
     if set(weights) != set(expected):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -189,12 +190,8 @@ def test_a_dry_run_of_the_10b_model_takes_a_minute_and_4_gb_at_most(tmp_path: Pa
     text = (tmp_path / "report").read_text()
     assert "10,002,632,704" in text  # parameters
     assert "FLOPs per token" in text
-    assert [line.split()[1] for line in text.splitlines()[3:7]] == [
-        "0-15",
-        "16-31",
-        "32-47",
-        "48-63",
-    ]
+    for stage, ranks in enumerate(("0-15", "16-31", "32-47", "48-63")):
+        assert re.search(rf"^ *{stage} +{ranks} ", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -203,12 +200,8 @@ def test_a_dry_run_of_the_10b_model_takes_a_minute_and_4_gb_at_most(tmp_path: Pa
         (["dry_run=true", "world_size=60"], "world size 60 is no multiple of"),
         (["dry_run=true", "world_size=0"], "world_size=0: must be at least 1"),
         (["world_size=64"], "world_size=64 is for a dry run"),
-        (
-            ["dry_run=true", "world_size=64", "reconstructor=end_to_end"],
-            "choose reconstructor=end_to_end_vqgan_f8_8192",
-        ),
     ],
-    ids=["ranks of no whole replica", "no ranks", "ranks of a real run", "unknown decoder"],
+    ids=["ranks of no whole replica", "no ranks", "ranks of a real run"],
 )
 def test_an_illegal_dry_run_is_one_message(words: list[str], message: str) -> None:
     run = subprocess.run(

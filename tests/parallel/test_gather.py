@@ -1,6 +1,6 @@
 """Whole weights come out of every layout: alive, and from its checkpoint."""
 
-import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches import Batch
-from ernie_vilg.model.initialization import split_dimension
+from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.gather import gather_to_leader
-from ernie_vilg.parallel.universal import gather_weights, universal_checkpoint_info
+from ernie_vilg.parallel.universal import gather_weights
 from tests.distributed import run_distributed
 from tests.training.runs import MODEL, start, tiny_run
 
@@ -56,11 +56,15 @@ def test_checkpoint_and_live_model_give_the_same_whole_weights(
         assert saved[name].view(shape).equal(alive[name]), name
 
 
-def test_every_split_weight_is_named_to_the_converter() -> None:
-    """A name missing from its patterns would be put together along the wrong dimension."""
-    info = universal_checkpoint_info()
-    for name, _ in build_transformer(MODEL).named_parameters():
-        replicated = [p for p in info["tp_replicated_parameter_patterns"] if re.match(p, name)]
-        by_row = [p for p in info["parameter_with_row_parallelism_patterns"] if re.match(p, name)]
-        expected = {None: (1, 0), 0: (0, 0), 1: (0, 1)}[split_dimension(name)]
-        assert (len(replicated), len(by_row)) == expected, name
+@pytest.mark.distributed
+def test_tied_weights_of_first_and_last_stage_stay_equal(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path, steps=1, pipeline_parallel_size=2)
+    config = replace(config, model=replace(MODEL, tied_embeddings=True))
+    folder = tmp_path / "checkpoint"
+
+    alive, _ = run_distributed(gather, 2, config, str(folder))
+
+    tied = {name: original_name(name, config.model) for name in alive}
+    assert sum(name != original for name, original in tied.items()) == 2
+    for name, original in tied.items():
+        assert alive[name].equal(alive[original])

@@ -29,3 +29,8 @@ def test_precision(
     monkeypatch.setattr(precision, "cpu_has_amx", lambda: has_amx)
 
     assert machine_precision(name, device) == expected
+
+
+def test_float16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ValueError, match="set precision=bf16, fp32 or auto, or start on a GPU"):
+        machine_precision("fp16", torch.device("cpu"))

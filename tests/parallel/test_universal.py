@@ -25,7 +25,7 @@ WHOLE = replace(
 )
 def test_every_name_matches_the_patterns_of_its_split_alone(config: ModelConfig) -> None:
     """A name missing from its patterns would be put together along the wrong dimension."""
-    info = universal_checkpoint_info()
+    info = universal_checkpoint_info(config)
     for name, _ in build_transformer(config).named_parameters():
         replicated = [p for p in info["tp_replicated_parameter_patterns"] if re.match(p, name)]
         by_row = [p for p in info["parameter_with_row_parallelism_patterns"] if re.match(p, name)]
