@@ -42,17 +42,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import AdamW
 
+from data_pipelines.shapes import IMAGE_SIZE
+from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.data.batches import TokenBatches
+from ernie_vilg.data.order import SampleOrder
 from ernie_vilg.evaluation.grid import picture_grid
 from ernie_vilg.evaluation.pairs import Pair, read_pairs
 from ernie_vilg.evaluation.reconstruction import psnr
 from ernie_vilg.evaluation.shapes import required_scenes, score_pictures
 from ernie_vilg.files import read_json, write_bytes, write_json
 from ernie_vilg.generation.pipeline import ErnieVilg
-from ernie_vilg.model.weights import load_weights
+from ernie_vilg.manifest import read_manifest
+from ernie_vilg.model.weights import load_weights, read_model_config
+from ernie_vilg.training.schedule import learning_rate_at
 from ernie_vilg.vocabulary import text_slots
-from ernie_vilg.vqgan.pixels import to_bytes
+from ernie_vilg.vqgan.autoencoder import VQGAN
+from ernie_vilg.vqgan.loss import reconstruction_loss
+from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
+from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS_FILE, FIGURES_FILE, TABLE_FILE = "settings.json", "figures.json", "table.md"
@@ -60,6 +70,7 @@ PICTURES_FILE = "pictures.png"
 CELLS = 4  # a side, of the Frechet distance
 SHOWN_CAPTIONS = 6
 BATCH_SIZE = 100
+SHUFFLE_BLOCK_SHARDS = 16  # the default of launch/pretrain.py
 
 Pictures = list[Image.Image]
 Figures = dict[str, float]
@@ -87,7 +98,11 @@ class Settings:
     """Unseen pairs to draw."""
 
 
+LONGER = "two_stage_longer"
 PREDICTION = "end_to_end_prediction"
+LEARNING_RATE = 1.5e-3
+WARMUP_STEPS = 50
+BATCH_PAIRS = 32
 GENERATORS: Mapping[str, Sequence[str]] = {
     "two_stage": ["model.reconstructor.kind=two_stage"],
     "end_to_end": [
@@ -108,7 +123,8 @@ class Row:
     codes: str
     """Whose codes: a generator, or gold."""
     reconstructor: str
-    """What makes pictures: two_stage, the frozen tokenizer; otherwise the model of that name."""
+    """What makes pictures: two_stage, the frozen tokenizer; two_stage_longer, its decoder after
+    `train_decoder_longer`; otherwise the model of that name."""
 
     @property
     def name(self) -> str:
@@ -117,8 +133,8 @@ class Row:
 
     @property
     def is_of_the_paper(self) -> bool:
-        """Whether the row is in the paper's table, with the first reading of `hidden_position`."""
-        return PREDICTION not in (self.codes, self.reconstructor)
+        """Whether the row is in the paper's table, and not our control or the other reading."""
+        return not {self.codes, self.reconstructor} & {LONGER, PREDICTION}
 
 
 ROWS = (
@@ -127,6 +143,8 @@ ROWS = (
     Row(codes="end_to_end", reconstructor="end_to_end"),
     Row(codes="gold", reconstructor="two_stage"),
     Row(codes="gold", reconstructor="end_to_end"),
+    Row(codes="two_stage", reconstructor=LONGER),
+    Row(codes="gold", reconstructor=LONGER),
     Row(codes=PREDICTION, reconstructor="two_stage"),
     Row(codes=PREDICTION, reconstructor=PREDICTION),
     Row(codes="gold", reconstructor=PREDICTION),
@@ -137,6 +155,7 @@ DIFFERENCES = (
     ("reconstructor alone", ROWS[2], ROWS[1]),
     ("both", ROWS[2], ROWS[0]),
     ("gold codes", ROWS[4], ROWS[3]),
+    ("gold codes, decoder trained as long", ROWS[4], ROWS[6]),
 )
 """Title, row, and the row that is subtracted from it, seed by seed."""
 
@@ -152,9 +171,13 @@ def main() -> None:
         for_all(pool, seeds, lambda seed: make_tokens(folder, seed, settings))
         jobs = [(seed, name) for seed in seeds for name in generators_of(seed, settings)]
         for_all(pool, jobs, lambda job: train_generator(folder, *job, settings))
-    pairs = read_pairs(folder / "shapes/held_out", count=settings.held_out_scenes, image_size=64)
+    pairs = read_pairs(
+        folder / "shapes/held_out", count=settings.held_out_scenes, image_size=IMAGE_SIZE
+    )
     figures = [measured(folder, seed, settings, pairs) for seed in seeds]
-    other = read_pairs(folder / "shapes/train", count=settings.held_out_scenes, image_size=64)
+    other = read_pairs(
+        folder / "shapes/train", count=settings.held_out_scenes, image_size=IMAGE_SIZE
+    )
     reference = frechet([pair.image for pair in other], [pair.image for pair in pairs])
     write_json(folder / FIGURES_FILE, {"seeds": figures, "frechet_of_other_captions": reference})
     report = f"{tables(figures)}\nFréchet of as many true training pictures: {reference:.2f}\n"
@@ -176,102 +199,113 @@ def for_all(pool: ThreadPoolExecutor, items: Sequence, work: Callable) -> None: 
 def make_data(folder: Path, settings: Settings) -> None:
     """Draw the scenes, build image shards, train the text tokenizer."""
     shapes, shards = folder / "shapes", folder / "image_shards"
+    text_tokenizer = folder / "text_tokenizer"
     run(
-        shapes,
         "launch/draw_shapes.py",
         f"output_dir={shapes}",
         f"train_scenes={settings.train_scenes}",
         f"held_out_scenes={settings.held_out_scenes}",
         "num_workers=2",
+        output=shapes,
+        logs=folder,
     )
     run(
-        shards,
         "launch/build_shards.py",
         f"source={shapes}/train",
         f"output_dir={shards}",
-        "image_size=64",
+        f"image_size={IMAGE_SIZE}",
         "num_workers=2",
+        output=shards,
+        logs=folder,
     )
     run(
-        folder / "text_tokenizer",
         "launch/train_text_tokenizer.py",
         f"shards={shards}",
-        f"output_dir={folder}/text_tokenizer",
+        f"output_dir={text_tokenizer}",
         "model_type=bpe",
         "vocab_size=315",
         "max_piece_length=6",
+        output=text_tokenizer,
+        logs=folder,
     )
 
 
 def make_tokens(folder: Path, seed: int, settings: Settings) -> None:
     """Train a seed's image tokenizer and encode the pictures with it."""
     home = folder / f"seed_{seed}"
+    weights, token_shards = home / "image_tokenizer/weights", home / "token_shards"
     run(
-        home / "image_tokenizer/weights",
         "launch/train_image_tokenizer.py",
         "image_tokenizer=quickstart",
         f"shards={folder}/image_shards",
-        f"run_dir={home}/image_tokenizer",
+        f"run_dir={weights.parent}",
         f"image_tokenizer.codebook_size={settings.codebook_size}",
         f"image_tokenizer.patch_size={settings.patch_size}",
         f"training.steps={settings.tokenizer_steps}",
         f"training.seed={seed}",
+        output=weights,
+        logs=home,
     )
     run(
-        home / "token_shards",
         "launch/encode_shards.py",
         f"shards={folder}/image_shards",
         f"text_tokenizer_dir={folder}/text_tokenizer",
-        f"image_tokenizer_dir={home}/image_tokenizer/weights",
-        f"output_dir={home}/token_shards",
+        f"image_tokenizer_dir={weights}",
+        f"output_dir={token_shards}",
         "keep_pixels=true",
+        output=token_shards,
+        logs=home,
     )
 
 
 def train_generator(folder: Path, seed: int, generator: str, settings: Settings) -> None:
     """Train one generator of a seed and export it."""
-    home = folder / f"seed_{seed}"
-    run_dir, weights = home / generator / "run", home / generator / "weights"
-    if weights.exists():
-        return
+    tokens = folder / f"seed_{seed}"
+    home = tokens / generator
+    run_dir, weights = home / "run", home / "weights"
     run(
-        None,  # a finished run that is started again only says so
         "launch/pretrain.py",
         "experiment=quickstart",
         f"run_dir={run_dir}",
-        f"data.token_shards={home}/token_shards",
+        f"data.token_shards={tokens}/token_shards",
         f"data.text_tokenizer={folder}/text_tokenizer",
-        f"data.image_tokenizer={home}/image_tokenizer/weights",
+        f"data.image_tokenizer={tokens}/image_tokenizer/weights",
         f"data.seed={seed}",
         f"model.codebook_size={settings.codebook_size}",
-        f"model.image_grid_size={64 // settings.patch_size}",
+        f"model.image_grid_size={IMAGE_SIZE // settings.patch_size}",
         *GENERATORS[generator],
-        "parallelism.micro_batch_size=32",
-        "parallelism.global_batch_size=32",
-        "optimizer.warmup_steps=50",
+        f"parallelism.micro_batch_size={BATCH_PAIRS}",
+        f"parallelism.global_batch_size={BATCH_PAIRS}",
+        f"optimizer.learning_rate={LEARNING_RATE}",
+        f"optimizer.warmup_steps={WARMUP_STEPS}",
         f"training.seed={seed}",
         f"training.steps={settings.steps}",
         "training.save_every=100",
         "training.log_every=10",
         "samples.every=0",
         "tracking.wandb_mode=disabled",
-        log=home / f"{generator}_pretrain.log",
+        output=weights,  # a finished run that is not exported yet only says that it is finished
+        logs=home,
     )
-    run(weights, "launch/export.py", f"run={run_dir}", f"output_dir={weights}")
+    run(
+        "launch/export.py",
+        f"run={run_dir}",
+        f"output_dir={weights}",
+        output=weights,
+        logs=home,
+    )
 
 
-def run(output: Path | None, program: str, *overrides: str, log: Path | None = None) -> None:
+def run(program: str, *overrides: str, output: Path, logs: Path) -> None:
     """Run a program on one thread unless its output is there; its own words go to a log.
 
     Raises:
         RuntimeError: it failed; the message ends in the end of its log.
     """
-    if output is not None:
-        if output.exists():
-            return
-        log = output.with_name(f"{output.name}_{Path(program).stem}.log")
-    assert log is not None
-    log.parent.mkdir(parents=True, exist_ok=True)
+    if output.exists():
+        return
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{Path(program).stem}.log"
     print(f"{program} {' '.join(overrides)}", flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with log.open("ab") as file:
@@ -294,8 +328,7 @@ def measured(
     """Return the figures of each row for one seed, kept in its folder once they are known."""
     path = folder / f"seed_{seed}" / FIGURES_FILE
     if not path.exists():
-        home, generators = folder / f"seed_{seed}", generators_of(seed, settings)
-        pictures = draw_rows(home, generators, pairs)
+        pictures = draw_rows(folder, seed, settings, pairs)
         if seed == 0:
             _write_grid(folder / PICTURES_FILE, pairs, pictures)
         write_json(path, {name: figures_of(drawn, pairs) for name, drawn in pictures.items()})
@@ -303,25 +336,72 @@ def measured(
     return figures
 
 
-def draw_rows(home: Path, generators: Sequence[str], pairs: Sequence[Pair]) -> dict[str, Pictures]:
+def draw_rows(
+    folder: Path, seed: int, settings: Settings, pairs: Sequence[Pair]
+) -> dict[str, Pictures]:
     """Return each row's pictures for the same captions, by the row's name."""
+    home = folder / f"seed_{seed}"
     captions = [pair.caption for pair in pairs]
     originals = [pair.image for pair in pairs]
     drawn: dict[str, Pictures] = {}
-    for generator in generators:
-        model = ErnieVilg.from_pretrained(home / generator / "weights")
+    for generator in generators_of(seed, settings):
+        weights = home / generator / "weights"
+        model = ErnieVilg.from_pretrained(weights)
+        gold = torch.cat([model.encode_images(part) for part in _parts(originals)])
         results = model.generate(captions, batch_size=BATCH_SIZE)
         codes = torch.stack([result.codes for result in results])
         drawn[f"{generator} / two_stage"] = _in_batches(model.decode_images, codes)
-        gold = torch.cat([model.encode_images(part) for part in _parts(originals)])
         if generator == "two_stage":
             drawn["gold / two_stage"] = _in_batches(model.decode_images, gold)
+            model.image_tokenizer = train_decoder_longer(home, seed, settings)
+            drawn[f"two_stage / {LONGER}"] = _in_batches(model.decode_images, codes)
+            drawn[f"gold / {LONGER}"] = _in_batches(model.decode_images, gold)
         else:
             drawn[f"{generator} / {generator}"] = [result.image for result in results]
-            drawn[f"gold / {generator}"] = teacher_forced(
-                home / generator / "weights", model, captions, gold
-            )
+            drawn[f"gold / {generator}"] = teacher_forced(weights, model, captions, gold)
     return {row.name: drawn[row.name] for row in ROWS if row.name in drawn}
+
+
+def train_decoder_longer(home: Path, seed: int, settings: Settings) -> VQGAN:
+    """Return the image tokenizer after its decoder, alone, has seen what the generators see.
+
+    An end-to-end decoder starts at the tokenizer's and is trained for the generator's steps. This
+    control takes the same steps on the same pictures, at the same learning rates and under the
+    same loss, from the codebook's vectors: what it lacks is the hidden states.
+    """
+    tokenizer, _ = load_image_tokenizer(home / "image_tokenizer/weights")
+    manifest = read_manifest(home / "token_shards", "token")
+    batches = TokenBatches(
+        home / "token_shards",
+        manifest,
+        read_model_config(home / "two_stage/weights"),
+        SampleOrder(manifest, seed, SHUFFLE_BLOCK_SHARDS),
+        global_batch_size=BATCH_PAIRS,
+        micro_batch_size=BATCH_PAIRS,
+        data_rank=0,
+        data_size=1,
+        with_pixels=True,
+    )
+    schedule = OptimizerConfig(learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS)
+    decoder = tokenizer.decoder.train()
+    optimizer = AdamW(
+        decoder.parameters(), betas=(schedule.beta1, schedule.beta2), weight_decay=0.0
+    )
+    for step in range(settings.steps):
+        (batch,) = batches.at(step)
+        assert batch.pixels is not None
+        grids = batch.codes.unflatten(1, (tokenizer.config.grid_size, -1))
+        drawn = decoder(tokenizer.quantizer.lookup(grids).detach())
+        loss = reconstruction_loss(
+            drawn, from_bytes(batch.pixels), absolute_weight=1.0, squared_weight=1.0
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(decoder.parameters(), schedule.gradient_clipping)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, settings.steps, schedule)
+        optimizer.step()
+    return tokenizer.eval()
 
 
 @torch.inference_mode()
@@ -480,7 +560,7 @@ def _arguments() -> tuple[Path, Settings]:
         "seeds": 3,
         "prediction-seeds": 1,
         "steps": 250,
-        "tokenizer-steps": 500,
+        "tokenizer-steps": 1200,
         "codebook-size": 512,
         "patch-size": 16,
         "train-scenes": 8192,

@@ -19,13 +19,11 @@ def main(config: PretrainConfig) -> None:
     from ernie_vilg.training.pretrain import pretrain
     from launch.samples import draw_samples
 
-    pretrain(config, launch, lambda step, weights: draw_samples(config, step, weights))
+    pretrain(config, launch, draw_samples)
 
 
 def _dry_run(config: PretrainConfig, launch: Launch) -> None:
     world_size = launch.world_size if config.world_size is None else config.world_size
-    if world_size < 1:
-        raise ValueError(f"world_size={world_size}: must be at least 1")
     config.parallelism.num_micro_batches(world_size)
     if launch.rank == 0:
         from ernie_vilg.training.dry_run import dry_run

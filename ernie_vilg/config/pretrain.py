@@ -234,6 +234,8 @@ class PretrainConfig:
                 f"world_size={self.world_size} is for a dry run: add dry_run=true, or leave it "
                 "out, the launcher sets the number of ranks"
             )
+        if self.world_size is not None and self.world_size < 1:
+            raise ValueError(f"world_size={self.world_size}: must be at least 1")
         if self.model.block_gradient_scale != 1 and self.precision != "fp16":
             raise ValueError(
                 f"model.block_gradient_scale={self.model.block_gradient_scale} with precision="
@@ -283,6 +285,14 @@ class PretrainConfig:
         Raises:
             ValueError: a folder is missing; the message names its key.
         """
+        for name, folder in self.missing_folders().items():
+            raise ValueError(
+                f"{name}={folder} is not a folder: run the program that writes it first, or "
+                "name another"
+            )
+
+    def missing_folders(self) -> dict[str, str]:
+        """Return the folders that the run reads and that are not there, by their keys."""
         folders = {
             "data.token_shards": self.data.token_shards,
             "data.text_tokenizer": self.data.text_tokenizer,
@@ -290,9 +300,4 @@ class PretrainConfig:
         }
         if self.samples.every and self.samples.pairs is not None:
             folders["samples.pairs"] = self.samples.pairs
-        for name, folder in folders.items():
-            if not Path(folder).is_dir():
-                raise ValueError(
-                    f"{name}={folder} is not a folder: run the program that writes it first, or "
-                    "name another"
-                )
+        return {name: folder for name, folder in folders.items() if not Path(folder).is_dir()}

@@ -10,9 +10,11 @@ Source: ours; the scale of residual projections is GPT-2's.
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ernie_vilg.config.model import ModelConfig
 
@@ -123,6 +125,24 @@ def initialize(
         share = whole if dimension is None else whole.chunk(tensor_size, dimension)[tensor_rank]
         with torch.no_grad():
             parameter.copy_(share)
+
+
+class Uninitialized(TorchFunctionMode):
+    """A context in which layers leave their parameters as they are allocated.
+
+    `initialize` or a weights file fills every parameter; what torch's layers would draw before
+    is time lost, minutes for 10 billion.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Skip what fills a tensor in place."""
+        kwargs = kwargs or {}
+        is_filling = function in (Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_)
+        if is_filling or getattr(function, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def _fresh(name: str, shape: list[int], config: ModelConfig, seed: int) -> Tensor:

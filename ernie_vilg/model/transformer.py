@@ -16,7 +16,7 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.block import Block
 from ernie_vilg.model.embedding import Embedding
 from ernie_vilg.model.head import Head
-from ernie_vilg.model.initialization import TIED
+from ernie_vilg.model.initialization import TIED, Uninitialized
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
 
 LayerArguments = tuple[type[nn.Module], tuple[Any, ...]]
@@ -37,7 +37,8 @@ def build_transformer(config: ModelConfig, layers: ParallelLayers = SINGLE_DEVIC
 
     Weights are not meaningful until `initialize` or `load_weights` fills them.
     """
-    model = nn.Sequential(*[cls(*arguments) for cls, arguments in layer_list(config, layers)])
+    with Uninitialized():
+        model = nn.Sequential(*[cls(*arguments) for cls, arguments in layer_list(config, layers)])
     if config.tied_embeddings:
         embedding, head = model[0], model[-1]
         for output, table in TIED.items():

@@ -15,7 +15,7 @@ from torch import nn
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.flops import layer_flops
-from ernie_vilg.model.initialization import TIED
+from ernie_vilg.model.initialization import TIED, Uninitialized
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.model.transformer import layer_list
 from ernie_vilg.parallel.engine import PipelineLoss
@@ -34,6 +34,7 @@ def build_stage(
     with (
         contextlib.redirect_stdout(io.StringIO()),  # DeepSpeed prints its partition
         _stages_start_at(bounds),
+        Uninitialized(),
     ):
         module = PipelineModule(
             layers=[LayerSpec(cls, *arguments) for cls, arguments in layer_list(config, layers)],

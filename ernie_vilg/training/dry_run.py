@@ -63,7 +63,7 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
         world_size: ranks that it is planned for.
 
     Returns:
-        text in lines of up to 100 characters.
+        the description, for people.
 
     Raises:
         ValueError: the settings are not legal for so many ranks, or shards, tokenizers and model
@@ -131,9 +131,9 @@ def _layout_line(config: PretrainConfig, world_size: int, precision: torch.dtype
     name = str(precision).removeprefix("torch.")
     assumed = " (precision=auto, GPUs assumed)" if config.precision == "auto" else ""
     return (
-        f"{config.run_dir} on {world_size} rank(s): tensor {layout.tensor_parallel_size} x pipeline "
-        f"{layout.pipeline_parallel_size} x data {layout.data_parallel_size(world_size)}, ZeRO "
-        f"{layout.zero_stage}, {name}{assumed}"
+        f"{config.run_dir} on {world_size} rank(s): tensor {layout.tensor_parallel_size} x "
+        f"pipeline {layout.pipeline_parallel_size} x data {layout.data_parallel_size(world_size)}, "
+        f"ZeRO {layout.zero_stage}, {name}{assumed}"
     )
 
 
@@ -192,20 +192,12 @@ def _check_data(config: PretrainConfig) -> tuple[PretrainConfig, list[str]]:
     Returns:
         the run with the decoder that its reconstructor needs, and lines that say what was found.
     """
-    folders = {
-        name: getattr(config.data, name)
-        for name in ("token_shards", "text_tokenizer", "image_tokenizer")
-    }
-    missing = [
-        f"  data.{name}={folder} is missing: write it before the run"
-        for name, folder in folders.items()
-        if not Path(folder).is_dir()
+    missing = config.missing_folders()
+    lines = [
+        f"  {name}={folder} is missing: write it before the run" for name, folder in missing.items()
     ]
-    pairs = config.samples.pairs
-    if config.samples.every and pairs is not None and not Path(pairs).is_dir():
-        missing.append(f"  samples.pairs={pairs} is missing: write it before the run")
-    if not all(Path(folder).is_dir() for folder in folders.values()):
-        return _with_known_decoder(config), ["data: not checked, since", *missing]
+    if any(name.startswith("data.") for name in missing):
+        return _with_known_decoder(config), ["data: not checked, since", *lines]
     lineage = check_lineage(config.data, config.model)
     num_pairs = lineage.manifest.num_samples
     seen = config.training.steps * config.parallelism.global_batch_size / num_pairs
@@ -213,7 +205,7 @@ def _check_data(config: PretrainConfig) -> tuple[PretrainConfig, list[str]]:
         f"data: {num_pairs:,} pairs in {len(lineage.manifest.shards)} shards, of these tokenizers; "
         f"the run sees each {seen:.1f} times"
     )
-    return with_decoder(config, lineage.image_tokenizer_config), [found, *missing]
+    return with_decoder(config, lineage.image_tokenizer_config), [found, *lines]
 
 
 def _with_known_decoder(config: PretrainConfig) -> PretrainConfig:

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ from ernie_vilg.training.run_folder import write_run
 from ernie_vilg.training.tracking import RunTracker, SilentTracker, Tracker
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
-DrawSamples = Callable[[int, dict[str, Tensor]], dict[str, Path]]
-"""(step, whole weights) to picture files by name; runs on the leader."""
+DrawSamples = Callable[[PretrainConfig, int, dict[str, Tensor]], dict[str, Path]]
+"""(the run, step, whole weights) to picture files by name; runs on the leader."""
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,9 @@ def pretrain(config: PretrainConfig, launch: Launch, draw_samples: DrawSamples) 
         first_step=first_step,
         checkpoints=checkpoints,
         tracker=tracker,
-        draw_samples=lambda step: _draw_samples(engine, tracker, draw_samples, step),
+        draw_samples=lambda step: _draw_samples(
+            engine, tracker, partial(draw_samples, config), step
+        ),
     )
     tracker.close()
     barrier()
@@ -150,7 +153,12 @@ def _identity(
     }
 
 
-def _draw_samples(engine: Engine, tracker: Tracker, draw_samples: DrawSamples, step: int) -> None:
+def _draw_samples(
+    engine: Engine,
+    tracker: Tracker,
+    draw_samples: Callable[[int, dict[str, Tensor]], dict[str, Path]],
+    step: int,
+) -> None:
     weights = gather_to_leader(engine)
     if weights is not None:
         tracker.log_pictures(step, draw_samples(step, weights))

@@ -176,7 +176,6 @@ def test_the_weights_draw_and_caption(
 
 def test_a_dry_run_of_the_10b_model_takes_a_minute_and_4_gb_at_most(tmp_path: Path) -> None:
     command = ["experiment=ernie_vilg_10b", "dry_run=true", "world_size=64"]
-    began = time.monotonic()
     with (tmp_path / "report").open("wb") as report:
         run = subprocess.Popen(
             [sys.executable, "launch/pretrain.py", *command], cwd=ROOT, stdout=report
@@ -185,7 +184,7 @@ def test_a_dry_run_of_the_10b_model_takes_a_minute_and_4_gb_at_most(tmp_path: Pa
     run.returncode = os.waitstatus_to_exitcode(status)
 
     assert run.returncode == 0
-    assert time.monotonic() - began < 60
+    assert usage.ru_utime + usage.ru_stime < 60  # seconds of one core, whoever shares the machine
     assert usage.ru_maxrss < 4e6  # kB
     text = (tmp_path / "report").read_text()
     assert "10,002,632,704" in text  # parameters

@@ -111,13 +111,13 @@ def test_more_masks_get_a_kernel_than_torch_would_compile(monkeypatch: pytest.Mo
     counter = CompileCounter()
     kernel = torch.compile(flex_attention, dynamic=False, fullgraph=True, backend=counter)
     monkeypatch.setattr(block_sparse, "_compiled_kernel", lambda: kernel)
-    # Its own limit is 8; the sparse patterns take 12, with and without gradient.
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     config = sparse_config()
     heads = random_heads(config)
 
-    for pattern in (Pattern.ROW, Pattern.COLUMN, Pattern.ROW):
-        BlockSparseAttention(config, pattern)(*heads)
+    # Its own limit is 8; the sparse patterns take 12, with and without gradient.
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for pattern in (Pattern.ROW, Pattern.COLUMN, Pattern.ROW):
+            BlockSparseAttention(config, pattern)(*heads)
 
     assert counter.frame_count == 4  # of 2 patterns and 2 directions, none twice
 
@@ -136,12 +136,12 @@ def test_layers_of_one_pattern_share_a_compiled_graph() -> None:
     heads = random_heads(config)
     counter = CompileCounter()
 
-    for pattern in (Pattern.ROW, Pattern.COLUMN, Pattern.ROW, Pattern.CONVOLUTION, Pattern.ROW):
+    for pattern in (Pattern.ROW, Pattern.COLUMN, Pattern.ROW):
         layer = Layer(pattern)
         layer.compile(fullgraph=True, dynamic=False, backend=counter)
         layer(heads)
 
-    assert counter.frame_count == 3
+    assert counter.frame_count == 2
 
 
 @pytest.mark.gpu

@@ -22,7 +22,7 @@ from tests.training.runs import tiny_run
 
 
 def train(launch: Launch, config: PretrainConfig) -> None:
-    pretrain(config, launch, lambda step, weights: {})
+    pretrain(config, launch, lambda config, step, weights: {})
 
 
 def finished_run(data: DataSet, folder: Path) -> Path:
