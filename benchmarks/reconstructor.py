@@ -70,7 +70,6 @@ PICTURES_FILE = "pictures.png"
 CELLS = 4  # a side, of the Frechet distance
 SHOWN_CAPTIONS = 6
 BATCH_SIZE = 100
-SHUFFLE_BLOCK_SHARDS = 16  # the default of launch/pretrain.py
 
 Pictures = list[Image.Image]
 Figures = dict[str, float]
@@ -375,7 +374,7 @@ def train_decoder_longer(home: Path, seed: int, settings: Settings) -> VQGAN:
         home / "token_shards",
         manifest,
         read_model_config(home / "two_stage/weights"),
-        SampleOrder(manifest, seed, SHUFFLE_BLOCK_SHARDS),
+        SampleOrder(manifest, seed),
         global_batch_size=BATCH_PAIRS,
         micro_batch_size=BATCH_PAIRS,
         data_rank=0,

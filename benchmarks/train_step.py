@@ -7,8 +7,9 @@ Three tables: which blocks of the attention masks are empty (arithmetic), attent
 step through the real engine with random tokens. MFU counts the model's own operations, what is
 computed twice once, over 989 TFLOP/s, the dense bf16 peak of an H100 or H200.
 
-Every configuration runs in a process of its own, so that one that needs too much memory or does
-not compile ends its row and not the table. Writes outputs/benchmarks/train_step.json.
+On a CPU the times are those of the process on one thread, which what else the machine does hardly
+changes. Every configuration runs in a process of its own, so that one that needs too much memory
+or does not compile ends its row and not the table. Writes outputs/benchmarks/train_step.json.
 """
 
 import argparse
@@ -341,13 +342,14 @@ def peak_bytes(device: str) -> int:
 
 def median_seconds(run: Callable[[], None], repeats: int, runs: int, device: str) -> float:
     """Return the median over repeats of the time of one run; only repeats are waited for."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
     times = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = clock()
         for _ in range(runs):
             run()
         wait(device)
-        times.append((time.perf_counter() - started) / runs)
+        times.append((clock() - started) / runs)
     return statistics.median(times)
 
 
@@ -564,6 +566,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure:
         task = options.measure
+        if machine() == "cpu":
+            torch.set_num_threads(1)
         if task["section"] == "attention":
             rows = measure_attention(model_shape(machine()), task["pairs"])
         else:
@@ -575,7 +579,7 @@ def main() -> None:
     minutes = options.minutes or (8 if options.quick else 40)
     ends = time.monotonic() + 60 * minutes
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    print(f"{name}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}\n")
+    print(f"{name}, torch {torch.__version__}\n")
     blocks = print_blocks(preset("ernie_vilg_10b"))
     attention = print_attention(device, options.limit)
     steps = print_steps(device, options.limit, ends, quick=options.quick)
