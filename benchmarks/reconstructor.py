@@ -4,11 +4,10 @@
 
 For each seed the programs in launch/ train an image tokenizer, encode the pictures, and train
 generators on them: one two-stage, one end to end, and for the first seed one more for the other
-reading of `hidden_position`. All start
-from the same weights where they have the same parameters and see the same pairs in the same
-order. Each row of the table draws the same unseen captions. The image tokenizer is lossy on
-purpose (a code stands for 16 x 16 pixels, not the quickstart's 8 x 8), which leaves the
-reconstructor something to gain.
+reading of `hidden_position`. All start from the same weights where they have the same parameters
+and see the same pairs in the same order. Each row of the table draws the same unseen captions.
+The image tokenizer is lossy on purpose, which leaves the reconstructor something to gain: a code
+stands for 16 x 16 pixels, and 128 codes for the 257 different such squares of the data.
 
 The figures of a row, all against the true pictures of the captions:
 
@@ -163,17 +162,12 @@ def main() -> None:
     """Make what is missing, measure it, and print the tables."""
     folder, settings = _arguments()
     _keep_settings(folder, settings)
-    seeds = range(settings.seeds)
     make_data(folder, settings)
-    # Every training program is one rank on one thread; two of them share the machine.
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for_all(pool, seeds, lambda seed: make_tokens(folder, seed, settings))
-        jobs = [(seed, name) for seed in seeds for name in generators_of(seed, settings)]
-        for_all(pool, jobs, lambda job: train_generator(folder, *job, settings))
+    train_all(folder, settings)
     pairs = read_pairs(
         folder / "shapes/held_out", count=settings.held_out_scenes, image_size=IMAGE_SIZE
     )
-    figures = [measured(folder, seed, settings, pairs) for seed in seeds]
+    figures = [measured(folder, seed, settings, pairs) for seed in range(settings.seeds)]
     other = read_pairs(
         folder / "shapes/train", count=settings.held_out_scenes, image_size=IMAGE_SIZE
     )
@@ -189,10 +183,27 @@ def generators_of(seed: int, settings: Settings) -> list[str]:
     return [name for name in GENERATORS if name != PREDICTION or seed < settings.prediction_seeds]
 
 
-def for_all(pool: ThreadPoolExecutor, items: Sequence, work: Callable) -> None:  # type: ignore[type-arg]
-    """Do the work for all items in the pool; raise what the first failure raised."""
-    for _ in pool.map(work, items):
-        pass
+def train_all(folder: Path, settings: Settings) -> None:
+    """Train every tokenizer and generator, two programs of one rank and one thread at a time."""
+    seeds = range(settings.seeds)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        tokens = [pool.submit(make_tokens, folder, seed, settings) for seed in seeds]
+
+        def generator_of(seed: int, name: str) -> None:
+            tokens[seed].result()  # it was started before
+            train_generator(folder, seed, name, settings)
+
+        jobs = [
+            pool.submit(generator_of, seed, name)
+            for seed in seeds
+            for name in generators_of(seed, settings)
+        ]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def make_data(folder: Path, settings: Settings) -> None:
@@ -559,8 +570,8 @@ def _arguments() -> tuple[Path, Settings]:
         "seeds": 3,
         "prediction-seeds": 1,
         "steps": 250,
-        "tokenizer-steps": 1200,
-        "codebook-size": 512,
+        "tokenizer-steps": 1000,
+        "codebook-size": 128,
         "patch-size": 16,
         "train-scenes": 8192,
         "held-out-scenes": 1000,
