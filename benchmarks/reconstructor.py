@@ -3,8 +3,8 @@
     python benchmarks/reconstructor.py
 
 For each seed the programs in launch/ train an image tokenizer, encode the pictures, and train
-generators on them: one two-stage, one end to end, and for the first seed one more for the other
-reading of `hidden_position`. All start from the same weights where they have the same parameters
+generators on them: one two-stage, one end to end, and one more for the other reading of
+`hidden_position`. All start from the same weights where they have the same parameters
 and see the same pairs in the same order. Each row of the table draws the same unseen captions.
 The image tokenizer is lossy on purpose, which leaves the reconstructor something to gain: a code
 stands for 16 x 16 pixels, and 128 codes for the 257 different such squares of the data.
@@ -56,6 +56,7 @@ from ernie_vilg.files import read_json, write_bytes, write_json
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.manifest import read_manifest
 from ernie_vilg.model.weights import load_weights, read_model_config
+from ernie_vilg.parallel.precision import machine_precision
 from ernie_vilg.training.schedule import learning_rate_at
 from ernie_vilg.vocabulary import text_slots
 from ernie_vilg.vqgan.autoencoder import VQGAN
@@ -130,9 +131,9 @@ class Row:
         return f"{self.codes} / {self.reconstructor}"
 
     @property
-    def is_of_the_paper(self) -> bool:
-        """Whether the row is in the paper's table, and not our control or the other reading."""
-        return not {self.codes, self.reconstructor} & {LONGER, PREDICTION}
+    def is_shown(self) -> bool:
+        """Whether the row is a column of the picture: not those of the other reading."""
+        return PREDICTION not in (self.codes, self.reconstructor)
 
 
 ROWS = (
@@ -392,8 +393,9 @@ def train_decoder_longer(home: Path, seed: int, settings: Settings) -> VQGAN:
         data_size=1,
         with_pixels=True,
     )
+    precision = machine_precision("auto", torch.device("cpu"))  # the generators'
     schedule = OptimizerConfig(learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS)
-    decoder = tokenizer.decoder.train()
+    decoder = tokenizer.decoder.train().requires_grad_(True)
     optimizer = AdamW(
         decoder.parameters(), betas=(schedule.beta1, schedule.beta2), weight_decay=0.0
     )
@@ -401,7 +403,8 @@ def train_decoder_longer(home: Path, seed: int, settings: Settings) -> VQGAN:
         (batch,) = batches.at(step)
         assert batch.pixels is not None
         grids = batch.codes.unflatten(1, (tokenizer.config.grid_size, -1))
-        drawn = decoder(tokenizer.quantizer.lookup(grids).detach())
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            drawn = decoder(tokenizer.quantizer.lookup(grids))
         loss = reconstruction_loss(
             drawn, from_bytes(batch.pixels), absolute_weight=1.0, squared_weight=1.0
         )
@@ -527,8 +530,8 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 
 def _write_grid(path: Path, pairs: Sequence[Pair], drawn: Mapping[str, Pictures]) -> None:
-    """Write the first captions' pictures: the true one, then one column per row of the paper."""
-    rows = [row.name for row in ROWS if row.is_of_the_paper]
+    """Write the first captions' pictures: the true one, then one column per row of the table."""
+    rows = [row.name for row in ROWS if row.is_shown]
     columns = [[pair.image for pair in pairs], *(drawn[name] for name in rows)]
     size = (112, 112)
     shown = [
@@ -568,7 +571,7 @@ def _arguments() -> tuple[Path, Settings]:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/benchmarks/reconstructor"))
     for name, default in {
         "seeds": 3,
-        "prediction-seeds": 1,
+        "prediction-seeds": 3,
         "steps": 250,
         "tokenizer-steps": 1000,
         "codebook-size": 128,

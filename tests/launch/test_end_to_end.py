@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.generation.pipeline import ErnieVilg
+from ernie_vilg.training.pretrain import pretrain
+from launch.composition import compose_program
+from tests.distributed import run_distributed
 from tests.launch.test_pretrain import ROOT, launcher, settings, start
 from tests.training.data_set import DataSet, make_data_set
 
@@ -24,17 +29,26 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 
 def end_to_end(data_set: DataSet, run_dir: Path, *more: str) -> list[str]:
     return settings(
-        data_set, run_dir, "model.reconstructor.kind=end_to_end", "samples.every=0", *more
+        data_set,
+        run_dir,
+        "model.reconstructor.kind=end_to_end",
+        "samples.every=0",
+        "tracking.wandb_mode=disabled",
+        *more,
     )
+
+
+def train(launch: Launch, config: PretrainConfig) -> None:
+    pretrain(config, launch, lambda step, weights: {})
 
 
 @pytest.fixture(scope="module")
 def resumed_run(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run on two ranks that was started twice."""
+    """Return the folder of a run that stopped after 2 of 4 steps and was started again."""
     run_dir = tmp_path_factory.mktemp("run") / "run"
-    for steps in (2, 4):
-        command = end_to_end(data_set, run_dir, f"training.steps={steps}")
-        start([*launcher("torchrun"), *command])
+    _, *overrides = end_to_end(data_set, run_dir, "training.steps=2")
+    run_distributed(train, 2, compose_program("pretrain", overrides))
+    start([*launcher("torchrun"), *end_to_end(data_set, run_dir)])
     return run_dir
 
 

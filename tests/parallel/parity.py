@@ -128,7 +128,7 @@ LAYOUTS = [
     for data in (1, 2)
     if 1 < tensor * pipeline * data <= 8
 ]
-FAST_LAYOUTS = [(1, 1, 2), (1, 2, 1), (2, 1, 2), (2, 2, 1)]
+FAST_LAYOUTS = [(1, 2, 1), (2, 1, 2), (2, 2, 1)]
 """Those of `make test`; `make test-parallel` runs all."""
 
 
