@@ -26,6 +26,7 @@ from ernie_vilg.config.pretrain import (
 from ernie_vilg.data.batches import Batch
 from ernie_vilg.parallel.build import build_engine
 from ernie_vilg.parallel.groups import build_groups, start_processes
+from ernie_vilg.parallel.precision import machine_precision
 from ernie_vilg.vocabulary import text_slots
 from tests.distributed import run_distributed
 
@@ -233,7 +234,7 @@ def train_all(launch: Launch, configs: Sequence[PretrainConfig]) -> list[History
     groups = build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
     histories = []
     for config in configs:
-        engine = build_engine(config, groups, torch.float32)
+        engine = build_engine(config, groups, machine_precision(config.precision, device))
         histories.append(train(engine, config))
         del engine
         gc.collect()  # DeepSpeed's engines hold themselves in rings

@@ -66,6 +66,22 @@ def test_a_gpu_equals_the_cpu(attention: str) -> None:
     assert largest_difference(history, references()[row.variant.model]) <= 1e-3
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_float16_with_scaled_gradients_trains_on_a_gpu() -> None:
+    config = config_of(ONE_PROCESS)
+    scaled = replace(config.model, block_gradient_scale=1024.0)
+
+    ((history,),) = run_distributed(
+        train_all, 1, [replace(config, precision="fp16", model=scaled)], use_gpu=True
+    )
+
+    # The loss scaler may leave out steps until it has found its scale: only the first loss is
+    # known, and that all are finite.
+    assert history[0][0] == pytest.approx(references()[MODEL][0][0], rel=1e-2)
+    assert all(math.isfinite(loss) for losses, _ in history for loss in losses)
+
+
 @pytest.mark.distributed
 @pytest.mark.timeout(1800)  # the first row of a layout computes all of them
 @pytest.mark.parametrize(
