@@ -53,15 +53,7 @@ def build_engine(
     join_deepspeed()
     layers = _parallel_layers(config, groups)
     objective = Objective(config.objective, layers)
-    settings = EngineSettings(
-        model=config.model,
-        parallelism=config.parallelism,
-        optimizer=config.optimizer,
-        ema_decay=config.training.ema_decay,
-        seed=config.training.seed,
-        precision=precision,
-        num_micro_batches=config.parallelism.num_micro_batches(groups.world_size),
-    )
+    settings = EngineSettings.of_run(config, groups.world_size, precision)
     if groups.pipeline_size > 1:
         loss = PipelineLoss(objective, groups.device)
         model = build_stage(config.model, layers, groups, loss)

@@ -25,7 +25,7 @@ from torch.optim import AdamW
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.config.pretrain import ParallelismConfig
+from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.data.batches import Batch
 from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.initialization import original_name, takes_weight_decay
@@ -56,6 +56,21 @@ class EngineSettings:
     """Of weights and activations."""
     num_micro_batches: int
     """Forward passes per step and replica."""
+
+    @classmethod
+    def of_run(
+        cls, config: PretrainConfig, world_size: int, precision: torch.dtype
+    ) -> "EngineSettings":
+        """Return those of a run on so many ranks."""
+        return cls(
+            model=config.model,
+            parallelism=config.parallelism,
+            optimizer=config.optimizer,
+            ema_decay=config.training.ema_decay,
+            seed=config.training.seed,
+            precision=precision,
+            num_micro_batches=config.parallelism.num_micro_batches(world_size),
+        )
 
 
 class Engine(ABC):

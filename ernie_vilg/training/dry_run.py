@@ -70,23 +70,18 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
             do not fit each other. Folders that are not there are listed, and are no error unless
             the model's shape depends on one.
     """
-    num_micro_batches = config.parallelism.num_micro_batches(world_size)
     config, data = _check_data(config)
     precision = machine_precision(config.precision, torch.device("cuda"))
     stages = stage_shards(config.model, config.parallelism)
-    settings = EngineSettings(
-        model=config.model,
-        parallelism=config.parallelism,
-        optimizer=config.optimizer,
-        ema_decay=config.training.ema_decay,
-        seed=config.training.seed,
-        precision=precision,
-        num_micro_batches=num_micro_batches,
-    )
+    settings = EngineSettings.of_run(config, world_size, precision)
+    totals = _totals(config, settings.num_micro_batches, stages)
     sections = [
         [_layout_line(config, world_size, precision)],
         [*_stage_table(config, world_size, precision, stages), *_TABLE_NOTE],
-        [f"{name:<17}{value}" for name, value in _totals(config, num_micro_batches, stages)],
+        [
+            f"{name:<17}{value}"
+            for name, value in _totals(config, settings.num_micro_batches, stages)
+        ],
         data,
         [
             "DeepSpeed would get (pin_memory is this machine's):"

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig, ReconstructorConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
@@ -29,6 +28,7 @@ from ernie_vilg.parallel.groups import build_groups, start_processes
 from ernie_vilg.parallel.precision import machine_precision
 from ernie_vilg.vocabulary import text_slots
 from tests.distributed import run_distributed
+from tests.model import tiny
 
 STEPS = 4
 RELATIVE_TOLERANCE = 1e-5  # sums in another order, in float32
@@ -44,16 +44,7 @@ MODEL = ModelConfig(
     image_grid_size=4,
     convolution_size=3,
 )
-DECODER = ImageTokenizerConfig(
-    image_size=16,
-    codebook_size=MODEL.codebook_size,
-    embedding_size=4,
-    base_channels=8,
-    channel_multipliers=(1,),
-    num_residual_blocks=0,
-    patch_size=4,
-    normalization="channel",
-)
+DECODER = replace(tiny.DECODER, image_size=16, codebook_size=MODEL.codebook_size)
 
 History = list[tuple[list[float], float]]
 """(losses, gradient norm) of each step."""
