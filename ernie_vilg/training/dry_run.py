@@ -78,10 +78,7 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
     sections = [
         [_layout_line(config, world_size, precision)],
         [*_stage_table(config, world_size, precision, stages), *_TABLE_NOTE],
-        [
-            f"{name:<17}{value}"
-            for name, value in _totals(config, settings.num_micro_batches, stages)
-        ],
+        [f"{name:<17}{value}" for name, value in totals],
         data,
         [
             "DeepSpeed would get (pin_memory is this machine's):"
