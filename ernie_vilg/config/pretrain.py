@@ -105,6 +105,19 @@ class ParallelismConfig:
             )
         return world_size // devices
 
+    def describe(self, world_size: int) -> str:
+        """Return the layout of so many ranks in words."""
+        words = [
+            f"tensor {self.tensor_parallel_size} x pipeline {self.pipeline_parallel_size} x data "
+            f"{self.data_parallel_size(world_size)}",
+            f"ZeRO {self.zero_stage}",
+        ]
+        words += ["sequence parallel"] if self.sequence_parallel else []
+        if self.activation_checkpointing != "none":
+            words.append(f"{self.activation_checkpointing} checkpointing")
+        words += ["optimizer offloaded"] if self.offload_optimizer else []
+        return ", ".join(words)
+
     def num_micro_batches(self, world_size: int) -> int:
         """Return the forward passes per optimizer step and replica.
 

@@ -3,6 +3,7 @@
 Source: ours.
 """
 
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -81,6 +82,7 @@ def _parallel_layers(config: PretrainConfig, groups: Groups) -> ParallelLayers:
         return replace(SINGLE_DEVICE, activation_checkpointing=layout.activation_checkpointing)
     # Imported only where it is used: megatron-core takes 5 seconds to import, which every
     # start without tensor parallelism would pay.
+    logging.getLogger("megatron").setLevel(logging.WARNING)  # it tells of its own FSDP
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Transformer Engine and Apex, which we do not use
         from ernie_vilg.parallel.tensor_parallel import tensor_parallel_layers

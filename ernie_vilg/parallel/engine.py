@@ -241,7 +241,10 @@ def join_deepspeed() -> None:
     # DeepSpeed's own shared-memory collective for CPUs is compiled at the first start, which
     # needs g++ and half a minute; gloo needs neither.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.WARNING)
+    # What it says of AdamW's subclass that keeps an average; ours to test, and tested.
+    logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
     # torch renamed the collectives that DeepSpeed 0.19 calls; both names work.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     deepspeed.init_distributed(dist_init_required=False)

@@ -119,14 +119,10 @@ def state_bytes(
 
 
 def _layout_line(config: PretrainConfig, world_size: int, precision: torch.dtype) -> str:
-    layout = config.parallelism
     name = str(precision).removeprefix("torch.")
     assumed = " (precision=auto, GPUs assumed)" if config.precision == "auto" else ""
-    return (
-        f"{config.run_dir} on {world_size} rank(s): tensor {layout.tensor_parallel_size} x "
-        f"pipeline {layout.pipeline_parallel_size} x data {layout.data_parallel_size(world_size)}, "
-        f"ZeRO {layout.zero_stage}, {name}{assumed}"
-    )
+    layout = config.parallelism.describe(world_size)
+    return f"{config.run_dir} on {world_size} rank(s): {layout}, {name}{assumed}"
 
 
 def _stage_table(

@@ -5,6 +5,7 @@ Source: ours.
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -55,6 +56,10 @@ def pretrain(config: PretrainConfig, launch: Launch, draw_samples: DrawSamples) 
     lineage = check_lineage(config.data, config.model)
     config = with_decoder(config, lineage.image_tokenizer_config)
     precision = machine_precision(config.precision, machine_device(launch))
+    if config.parallelism.tensor_parallel_size > 1:
+        # One queue into the GPU, so that collectives start before the products that hide them,
+        # as megatron-core asks; read when the GPU is first touched.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = start_processes(launch, config.cluster.collective_timeout_seconds)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)  # resumed runs are equal bit for bit
@@ -167,14 +172,10 @@ def _draw_samples(
 
 def _log_start(config: PretrainConfig, groups: Groups, precision: torch.dtype) -> None:
     logger.info(
-        "%.1f M parameters, %s, on %d rank(s): tensor %d x pipeline %d x data %d, ZeRO %d; "
-        "%.2f GFLOP per pair",
+        "%.1f M parameters, %s, on %d rank(s): %s; %.2f GFLOP per pair",
         num_parameters(config.model) / 1e6,
         str(precision).removeprefix("torch."),
         groups.world_size,
-        groups.tensor_size,
-        groups.pipeline_size,
-        groups.data_size,
-        config.parallelism.zero_stage,
+        config.parallelism.describe(groups.world_size),
         training_flops_per_pair(config.model) / 1e9,
     )
