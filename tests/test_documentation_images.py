@@ -1,4 +1,4 @@
-"""The masks in docs/model.md are those that the model uses today."""
+"""The masks in docs/model.md are those of today's model, and no picture lies about unused."""
 
 import importlib.util
 import re
@@ -27,7 +27,7 @@ def test_pictures_are_those_that_the_script_draws_now(tmp_path: Path) -> None:
 
     drawn = script.draw_all(tmp_path)
 
-    assert {path.name for path in drawn} == {path.name for path in FOLDER.glob("*.png")}
+    assert {path.name for path in FOLDER.glob("mask_*.png")} < {path.name for path in drawn}
     for path in drawn:
         now, committed = coloured(path), coloured(FOLDER / path.name)
         assert now.shape == committed.shape, f"{path.name}: run docs/images/draw_masks.py"
@@ -36,9 +36,9 @@ def test_pictures_are_those_that_the_script_draws_now(tmp_path: Path) -> None:
         )
 
 
-def test_every_picture_is_shown() -> None:
-    page = (FOLDER.parent / "model.md").read_text(encoding="utf-8")
+def test_every_picture_is_shown_on_some_page() -> None:
+    pages = [page.read_text(encoding="utf-8") for page in FOLDER.parent.glob("*.md")]
 
-    shown = re.findall(r"\(images/([^)]+)\)", page)
+    shown = [name for page in pages for name in re.findall(r"\(images/([^)]+)\)", page)]
 
     assert sorted(shown) == sorted(path.name for path in FOLDER.glob("*.png"))
