@@ -87,21 +87,23 @@ class Decoder:
         )
         total = torch.zeros(len(text), device=text.device)
         token = embedding.begin_of_image.expand(len(text), 1, -1)
-        states = []  # of the image slots, normed, each [batch, hidden]
+        reconstructor = self._head.reconstructor
+        states = []  # of the image slots, normed, each [batch, hidden], for the reconstructor
         for index in range(config.num_image_slots):
             slot = config.text_length + index
             hidden = embedding.image_target(token, first_slot=index)
             hidden = self._extend(
                 hidden, caches, Direction.TEXT_TO_IMAGE, slice(slot, slot + 1), slot + 1
             )
-            states.append(self._head.norm(hidden[:, 0]))
+            state = self._head.norm(hidden[:, 0])
+            if reconstructor is not None:
+                states.append(state)
             if index == config.num_image_tokens:
                 break  # the last code is an input here, and nothing is left to predict
-            logits = self._head.image_logits(states[-1])
+            logits = self._head.image_logits(state)
             codes[:, index], log_probability = choose_tokens(logits, sampling, generators)
             total += log_probability
             token = embedding.image_embedding(codes[:, index : index + 1])
-        reconstructor = self._head.reconstructor
         pixels = None
         if reconstructor is not None:
             pixels = reconstructor(torch.stack(states, dim=1)).float().clamp(-1, 1)

@@ -6,7 +6,6 @@
 Source: ours.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from ernie_vilg.model.weights import (
     load_weights,
     read_model_config,
 )
+from ernie_vilg.seeds import seed_named
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vocabulary import caption_ids, text_slots
 from ernie_vilg.vqgan.autoencoder import VQGAN
@@ -219,8 +219,7 @@ def choose_device(name: str) -> torch.device:
 
 def picture_seed(seed: int, prompt_index: int, candidate: int) -> int:
     """Return the seed of one picture, below 2^63."""
-    digest = hashlib.sha256(f"{seed}/{prompt_index}/{candidate}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    return seed_named(f"{seed}/{prompt_index}/{candidate}")
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:

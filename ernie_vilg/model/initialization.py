@@ -7,7 +7,6 @@ and data parallelism therefore start from the same weights, bit for bit.
 Source: ours; the scale of residual projections is GPT-2's.
 """
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.seeds import seed_named
 
 TIED = {"image_logits": "image_embedding", "text_logits": "text_embedding"}
 """The head's projections by the embedding tables that stand in for their weights when tied."""
@@ -158,6 +158,5 @@ def _fresh(name: str, shape: list[int], config: ModelConfig, seed: int) -> Tenso
         std = math.prod(shape[1:]) ** -0.5
     elif owner.endswith(_RESIDUAL) and config.residual_scaling == "initializer":
         std /= (2 * config.num_layers) ** 0.5
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    generator = torch.Generator().manual_seed(seed_named(f"{seed}/{name}"))
     return torch.empty(shape).normal_(0.0, std, generator=generator)

@@ -7,7 +7,6 @@ Source: DeepSpeed (https://github.com/deepspeedai/DeepSpeed), arXiv:1910.02054.
 """
 
 import contextlib
-import hashlib
 import io
 import logging
 import warnings
@@ -33,6 +32,7 @@ from ernie_vilg.model.loss import NUM_LOSSES, Losses, Objective, Targets
 from ernie_vilg.parallel.groups import Groups
 from ernie_vilg.parallel.optimizer import build_adamw
 from ernie_vilg.parallel.universal import universal_checkpoint_info
+from ernie_vilg.seeds import seed_named
 
 CHECKPOINT_TAG = "deepspeed"
 """Name of the folder that DeepSpeed makes inside ours."""
@@ -156,8 +156,7 @@ class Engine(ABC):
         groups, settings = self.groups, self._settings
         tensor_rank = groups.tensor_rank if settings.parallelism.sequence_parallel else 0
         place = (groups.pipeline_rank, groups.data_rank, tensor_rank)
-        name = f"{settings.seed}/{self._engine.global_steps}/{place}"
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
+        return seed_named(f"{settings.seed}/{self._engine.global_steps}/{place}")
 
     @abstractmethod
     def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:

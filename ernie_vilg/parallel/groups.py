@@ -135,17 +135,29 @@ def build_groups(tensor_size: int, pipeline_size: int, device: torch.device) -> 
         data_size=data_size,
         pipeline_rank=pipeline_rank,
         pipeline_size=pipeline_size,
-        tensor_group=_group_through(rank, ranks.flatten(0, 1)),
-        data_group=_group_through(rank, ranks.transpose(1, 2).flatten(0, 1)),
+        tensor_group=_of_this_rank(group_through(rank, ranks.flatten(0, 1))),
+        data_group=_of_this_rank(group_through(rank, ranks.transpose(1, 2).flatten(0, 1))),
     )
 
 
-def _group_through(rank: int, rows: torch.Tensor) -> ProcessGroup:
-    """Create a group per row and return the one that holds `rank`."""
+def group_through(rank: int, rows: torch.Tensor) -> ProcessGroup | None:
+    """Create a group per row; every rank must call it.
+
+    Args:
+        rank: this one.
+        rows: ranks of each group, int64 [groups, members].
+
+    Returns:
+        the group that holds `rank`, None if none does.
+    """
     mine = None
     for row in rows.tolist():
         group = dist.new_group(row)  # every rank must take part in creating every group
         if rank in row:
             mine = group
-    assert mine is not None
     return mine
+
+
+def _of_this_rank(group: ProcessGroup | None) -> ProcessGroup:
+    assert group is not None, "an axis of the layout goes through every rank"
+    return group

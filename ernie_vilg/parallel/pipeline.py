@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator
 
 import deepspeed.runtime.utils
-import torch.distributed as dist
+import torch
 from deepspeed.pipe import LayerSpec, PipelineModule
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from torch import nn
@@ -19,7 +19,7 @@ from ernie_vilg.model.initialization import TIED, Uninitialized
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.model.transformer import layer_list
 from ernie_vilg.parallel.engine import PipelineLoss
-from ernie_vilg.parallel.groups import Groups
+from ernie_vilg.parallel.groups import Groups, group_through
 from ernie_vilg.parallel.partition import stage_bounds
 
 
@@ -77,17 +77,7 @@ def _tie_first_and_last_stage(module: PipelineModule, groups: Groups) -> None:
         ends = [getattr(head, output).weight for output in TIED]
         for weight in ends:
             weight.ds_pipe_replicated = True  # type: ignore[attr-defined]  # counted once in the norm
-    group = _group_of_ends(groups)
+    # [pipeline, data * tensor], of which the first and the last row
+    ranks = torch.arange(groups.world_size).view(groups.pipeline_size, -1)
+    group = group_through(groups.rank, ranks[[0, -1]].T)
     module.get_tied_weights_and_groups = lambda: [(weight, group) for weight in ends]
-
-
-def _group_of_ends(groups: Groups) -> dist.ProcessGroup | None:
-    """Create the groups of first and last stage; every rank must call. Return this rank's."""
-    mine = None
-    stride = groups.tensor_size * groups.data_size
-    for first in range(stride):
-        members = [first, first + stride * (groups.pipeline_size - 1)]
-        group = dist.new_group(members)
-        if groups.rank in members:
-            mine = group
-    return mine

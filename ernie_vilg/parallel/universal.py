@@ -10,6 +10,7 @@ import contextlib
 import io
 import re
 from argparse import Namespace
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +34,7 @@ _FLAT_WEIGHTS = ("single_partition_of_fp32_groups", "fp32_flat_groups")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+@lru_cache(maxsize=1)  # asked at every checkpoint
 def universal_checkpoint_info(config: ModelConfig) -> dict[str, Any]:
     """Return what the converter must know of our parameters: which are whole, which split by row.
 
