@@ -45,9 +45,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from data_pipelines.shapes import IMAGE_SIZE
+from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.data.batches import TokenBatches
-from ernie_vilg.data.order import SampleOrder
+from ernie_vilg.data.batches import Share, TokenBatches
+from ernie_vilg.data.mixture import MixturePhase
+from ernie_vilg.data.position_reader import DataSource
+from ernie_vilg.data.quarantine import Quarantine
+from ernie_vilg.data.token_reader import TokenSequence
 from ernie_vilg.evaluation.grid import picture_grid
 from ernie_vilg.evaluation.pairs import Pair, read_pairs
 from ernie_vilg.evaluation.reconstruction import psnr
@@ -382,16 +386,20 @@ def train_decoder_longer(home: Path, seed: int, settings: Settings) -> VQGAN:
     """
     tokenizer, _ = load_image_tokenizer(home / "image_tokenizer/weights")
     manifest = read_manifest(home / "token_shards", "token")
+    folder = home / "token_shards"
     batches = TokenBatches(
-        home / "token_shards",
-        manifest,
-        read_model_config(home / "two_stage/weights"),
-        SampleOrder(manifest, seed),
-        global_batch_size=BATCH_PAIRS,
+        TokenSequence(
+            sources=(DataSource(name="main", location=str(folder), manifest=manifest),),
+            phases=(MixturePhase(first_position=0, weights=(1.0,)),),
+            seed=seed,
+            shuffle_block_shards=16,
+            quarantine=Quarantine(),
+            loader=LoaderConfig(num_workers=0),
+            model=read_model_config(home / "two_stage/weights"),
+            with_pixels=True,
+        ),
+        Share(global_batch_size=BATCH_PAIRS, data_rank=0, data_size=1),
         micro_batch_size=BATCH_PAIRS,
-        data_rank=0,
-        data_size=1,
-        with_pixels=True,
     )
     precision = machine_precision("auto", torch.device("cpu"))  # the generators'
     schedule = OptimizerConfig(learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS)

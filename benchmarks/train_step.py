@@ -33,13 +33,13 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import (
     ParallelismConfig,
     PretrainConfig,
-    PretrainDataConfig,
     TrainingConfig,
 )
 from ernie_vilg.data.batches import Batch

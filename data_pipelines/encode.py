@@ -26,12 +26,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data_pipelines.images import READABLE_FORMATS
 from data_pipelines.outputs import check_output_folder
 from data_pipelines.shard_writer import shard_name, write_shard
 from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.shards import EncodeShardsConfig
-from ernie_vilg.data.batches import PICTURE_MEMBERS
+from ernie_vilg.data.damage import DamagedSampleError
+from ernie_vilg.data.pictures import PICTURE_MEMBERS, picture_of
 from ernie_vilg.data.reader import KEY, Sample, read_shard
 from ernie_vilg.files import commit_folder, read_json, sha256_of_json, write_json
 from ernie_vilg.manifest import (
@@ -85,6 +85,8 @@ class _EncodedShard:
     shard: Shard
     max_text_tokens: int
     """Ids of its longest caption, without special ids."""
+    num_text_tokens: int
+    """Ids of all its captions, without special ids."""
 
 
 def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
@@ -118,6 +120,7 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
             "codebook_size": image_tokenizer.config.codebook_size,
             "text_vocab_size": text_tokenizer.vocab_size,
             "max_text_tokens": max(item.max_text_tokens for item in encoded),
+            "num_text_tokens": sum(item.num_text_tokens for item in encoded),
             "pixels": config.keep_pixels,
         },
         lineage=lineage,
@@ -220,7 +223,14 @@ def _read_record(task: _EncodingTask) -> _EncodedShard | None:
     except ValueError as error:
         logger.warning("encoding %s again: %s", task.shard.file, error)
         return None
-    return _EncodedShard(shard=shard, max_text_tokens=content["max_text_tokens"])
+    if "num_text_tokens" not in content:
+        logger.warning("encoding %s again: its text was not counted then", task.shard.file)
+        return None
+    return _EncodedShard(
+        shard=shard,
+        max_text_tokens=content["max_text_tokens"],
+        num_text_tokens=content["num_text_tokens"],
+    )
 
 
 def _encode_shard(task: _EncodingTask) -> None:
@@ -247,8 +257,9 @@ def _encode_shard(task: _EncodingTask) -> None:
     )
     shard = write_shard(task.output, tokens, members=(*MEMBERS, *kept))
     assert shard is not None  # the manifest lists no shard without samples
-    content = {"shard": asdict(shard), "max_text_tokens": max(len(ids) for ids in text_ids)}
-    write_json(task.record, content)
+    lengths = [len(ids) for ids in text_ids]
+    record = _EncodedShard(shard=shard, max_text_tokens=max(lengths), num_text_tokens=sum(lengths))
+    write_json(task.record, asdict(record))
 
 
 def _encode_images(
@@ -267,15 +278,10 @@ def _encode_images(
 
 
 def _open_image(task: _EncodingTask, sample: Sample, image_size: int) -> Image.Image:
-    content = sample.get("png") or sample.get("jpg") or b""
-    with Image.open(io.BytesIO(content), formats=READABLE_FORMATS) as image:
-        if image.size != (image_size, image_size):
-            raise ValueError(
-                f"shard {task.source / task.shard.file}: image {sample[KEY].decode()} has "
-                f"{image.width} x {image.height} pixels where the manifest says {image_size} x "
-                f"{image_size}: build the shards again"
-            )
-        return image.convert("RGB")
+    try:
+        return picture_of(sample).open(image_size)
+    except DamagedSampleError as error:
+        raise ValueError(f"shard {task.source / task.shard.file}: {error}") from error
 
 
 # Loaded once per process; the hashes are part of the question, so that tokenizers replaced

@@ -1,31 +1,22 @@
 """Files of unknown origin to square RGB images, and those to bytes.
 
-Only JPEG, PNG and WebP are opened, whatever a file's name says. The size is checked before
-any pixel is decoded, so that a small file cannot unfold into gigabytes. Then: the EXIF
-orientation is applied, transparency is composited on white, the largest centred square is
-cut out and resized. Of an animation the first frame is taken. Colour profiles are not
-applied: values are read as sRGB.
+Which files are read, and how odd ones become RGB, is the business of `ernie_vilg.data.pictures`.
+Then the largest centred square is cut out and resized.
 
 Source: ours.
 """
 
 import io
-import struct
-import warnings
-import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from data_pipelines.sources import Reason, RejectedError
+from ernie_vilg.data.pictures import PictureSizeError, UnreadablePictureError, open_picture
+from ernie_vilg.data.pictures import on_white as on_white
 
-READABLE_FORMATS = ("JPEG", "PNG", "WEBP")
 JPEG_QUALITY = 95
-
-# What Pillow raises on damaged files, beside its own two decompression bomb classes.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
 def image_settings(*, image_size: int, image_format: str) -> dict[str, Any]:
@@ -55,15 +46,12 @@ def load_image(path: Path, *, max_pixels: int) -> Image.Image:
         RejectedError: the file is no JPEG, PNG or WebP, is damaged, or has too many pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=READABLE_FORMATS) as image:
-                _check_pixels(image, max_pixels)
-                image.load()
-                return on_white(ImageOps.exif_transpose(image))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise RejectedError(Reason.IMAGE_TOO_LARGE, f"{path.name!r} ({error})") from error
-    except _DAMAGE as error:
+        return open_picture(path, lambda width, height: width * height <= max_pixels)
+    except PictureSizeError as error:
+        raise RejectedError(
+            Reason.IMAGE_TOO_LARGE, f"{path.name!r} has {error}, at most {max_pixels} in all"
+        ) from error
+    except UnreadablePictureError as error:
         raise RejectedError(Reason.UNREADABLE_IMAGE, f"{path.name!r} ({error})") from error
 
 
@@ -94,24 +82,3 @@ def image_bytes(image: Image.Image, image_format: str) -> bytes:
     else:
         image.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _check_pixels(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise RejectedError(
-            Reason.IMAGE_TOO_LARGE,
-            f"{image.width} x {image.height} pixels, at most {max_pixels} in all",
-        )
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGB, transparency composited on white."""
-    if image.mode.startswith("I"):
-        # 16 bits per pixel: Pillow would clip to 255 where the upper byte is meant.
-        upper_byte = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(upper_byte).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    with_alpha = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, with_alpha).convert("RGB")

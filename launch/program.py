@@ -146,7 +146,7 @@ def _twin_default(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _freeze(value: Any, hint: Any) -> Any:
-    """Rebuild a value of twin dataclasses and lists as frozen dataclasses and tuples."""
+    """Rebuild a value of twin dataclasses, lists and dicts of frozen dataclasses and tuples."""
     if isinstance(hint, types.UnionType) and value is not None:  # such as `Settings | None`
         hint = next((part for part in typing.get_args(hint) if dataclasses.is_dataclass(part)), Any)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
@@ -157,7 +157,9 @@ def _freeze(value: Any, hint: Any) -> Any:
                 for field in dataclasses.fields(hint)
             }
         )
+    arguments = typing.get_args(hint) or (Any, Any)
     if isinstance(value, list):
-        arguments = typing.get_args(hint)
-        return tuple(_freeze(item, arguments[0] if arguments else Any) for item in value)
+        return tuple(_freeze(item, arguments[0]) for item in value)
+    if isinstance(value, dict):
+        return {key: _freeze(item, arguments[1]) for key, item in value.items()}
     return value

@@ -1,5 +1,6 @@
 """A folder of shards is what its manifest says, or it is refused."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from ernie_vilg.manifest import (
     Shard,
     describe_shard,
     read_manifest,
+    read_manifest_at,
     verify_shard,
     write_manifest,
 )
+from ernie_vilg.remote import TransferLimits
+from tests.data.shard_server import ShardServer, make_certificate, serving, trust
 
 SHARD = Shard(file="a-00000.tar", samples=3, bytes=10, sha256="0" * 64, members=("json", "txt"))
 MANIFEST = Manifest(
@@ -120,3 +124,106 @@ def test_a_missing_shard_is_refused(tmp_path: Path, shard: Shard) -> None:
 
     with pytest.raises(ValueError, match=r"a-00000\.tar is missing"):
         verify_shard(tmp_path, shard)
+
+
+def written(folder: Path, **changes: object) -> Path:
+    """Write a manifest whose second shard is changed, and return the folder."""
+    write_manifest(folder, MANIFEST)
+    content = read_json(folder / "manifest.json")
+    content["shards"][1].update(changes)
+    write_json(folder / "manifest.json", content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"file": "a/b.tar"}, r"file='a/b\.tar', which is no plain file name"),
+        ({"file": "../b.tar"}, r"file='\.\./b\.tar', which is no plain file name"),
+        ({"file": "..tar"}, r"file='\.\.tar', which is no plain file name"),
+        ({"file": "b\n.tar"}, r"which is no plain file name"),
+        ({"file": "a-00000.tar"}, r"names the shard a-00000\.tar twice"),
+        ({"samples": 0}, r"a-00001\.tar and samples=0, which is no positive whole number"),
+        ({"samples": True}, r"samples=True, which is no positive whole number"),
+        ({"bytes": -1}, r"bytes=-1, which is no positive whole number"),
+        ({"bytes": 1.5}, r"bytes=1\.5, which is no positive whole number"),
+        ({"sha256": "0" * 63}, r"which is not 64 hexadecimal digits"),
+        ({"sha256": "g" * 64}, r"which is not 64 hexadecimal digits"),
+        ({"members": ["json", "pkl"]}, r"members of extension 'pkl', where only codes\.npy, "),
+        ({"members": []}, r"members=\[\], which is no list of extensions"),
+        ({"further": 1}, r"other entries than bytes, file, members, samples, sha256"),
+    ],
+)
+def test_a_wrong_entry_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_manifest(written(tmp_path, **changes), "image")
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"format_version": 1, "kind": "image"}'])
+def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+
+    with pytest.raises(ValueError, match=r"manifest\.json has (format_version None|no shards)"):
+        read_manifest(tmp_path, "image")
+
+
+def test_a_local_location_is_a_folder(tmp_path: Path) -> None:
+    write_manifest(tmp_path, MANIFEST)
+
+    assert read_manifest_at(str(tmp_path), "image") == MANIFEST
+
+
+def test_a_command_is_no_location(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ValueError, match="begins with pipe: is not read"):
+        read_manifest_at("pipe:touch canary", "image")
+
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ShardServer, ShardServer]]:
+    certificate = make_certificate(tmp_path_factory.mktemp("certificate"))
+    with serving(certificate) as web, serving() as store:
+        yield web, store
+
+
+@pytest.fixture(params=["https", "s3"])
+def place(
+    request: pytest.FixtureRequest,
+    servers: tuple[ShardServer, ShardServer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[ShardServer, str]:
+    """An empty server, and the location of a folder in it."""
+    trust(monkeypatch, *servers)
+    server = servers[request.param == "s3"]
+    server.files.clear()
+    server.faults.clear()
+    return server, f"{server.address}/shards" if request.param == "https" else "s3://shards"
+
+
+def test_a_remote_manifest_is_that_of_a_folder(
+    tmp_path: Path, place: tuple[ShardServer, str]
+) -> None:
+    server, location = place
+    write_manifest(tmp_path, MANIFEST)
+    server.files["/shards/manifest.json"] = (tmp_path / "manifest.json").read_bytes()
+    server.fail("/shards/manifest.json", "503", "reset")
+
+    read = read_manifest_at(location, "image", TransferLimits(wait_seconds=0.01))
+
+    assert read.digest() == MANIFEST.digest()
+
+
+def test_a_remote_folder_without_manifest_is_refused(place: tuple[ShardServer, str]) -> None:
+    with pytest.raises(ValueError, match=r"shards has no manifest\.json: name a folder written"):
+        read_manifest_at(place[1], "image")
+
+
+def test_a_remote_manifest_that_is_not_json_is_refused(place: tuple[ShardServer, str]) -> None:
+    server, location = place
+    server.files["/shards/manifest.json"] = b"<html>"
+
+    with pytest.raises(ValueError, match=r"shards/manifest\.json is not valid JSON"):
+        read_manifest_at(location, "image")

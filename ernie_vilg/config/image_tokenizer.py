@@ -8,9 +8,10 @@ Source: the architecture's settings are those of VQGAN (Esser et al. 2021, arXiv
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.locations import is_remote
 
 MAX_CODEBOOK_SIZE = 1 << 16
 """Token shards hold codes as uint16."""
@@ -158,11 +159,15 @@ class ImageTokenizerTrainingConfig:
     """"bf16" or "fp32" arithmetic; "auto" is bf16 on a GPU and on a CPU with AMX. Weights,
     optimizer and quantizer are float32 always."""
     seed: int = 0
-    """Names the fresh weights, the order of the samples and the choice of moved codes."""
+    """Names the fresh weights, the order of the samples, how they are cut and mirrored, and the
+    choice of moved codes."""
     shuffle_block_shards: int = 16
-    """Shards whose samples are shuffled together and kept in memory, per rank."""
-    image_cache_bytes: int = 1 << 30
-    """Memory for decoded pictures per rank, in bytes; what does not fit is decoded again."""
+    """Shards whose samples are shuffled together and kept open, per rank."""
+    horizontal_flip: bool = False
+    """Whether every other picture, by chance, is mirrored."""
+    image_cache_bytes: int = 0
+    """Memory for decoded pictures per rank, in bytes; what does not fit is decoded again. For small
+    data sets; needs loader.num_workers=0."""
     log_every: int = 50
     """Steps between two lines in the log and in metrics.jsonl."""
     save_every: int = 500
@@ -195,6 +200,8 @@ class ImageTokenizerTrainingConfig:
                 f"training.revive_every={self.revive_every}, training.image_cache_bytes="
                 f"{self.image_cache_bytes}: must not be negative"
             )
+        if self.seed < 0:
+            raise ValueError(f"training.seed={self.seed}: must not be negative")
         if not 0 <= self.revive_until <= 1:
             raise ValueError(
                 f"training.revive_until={self.revive_until}: must be a share of the run, 0 to 1"
@@ -206,7 +213,8 @@ class TrainImageTokenizerConfig:
     """Settings of launch/train_image_tokenizer.py."""
 
     shards: str
-    """Folder of image shards, written by launch/build_shards.py."""
+    """Folder or URL (s3://, gs://, https://) of image shards, written by launch/build_shards.py.
+    Pictures larger than the architecture's are cut, at random places."""
     run_dir: str
     """Folder for checkpoints, metrics and the final weights. A run found in it goes on."""
     image_tokenizer: ImageTokenizerConfig
@@ -217,6 +225,22 @@ class TrainImageTokenizerConfig:
     """AdamW and its schedule."""
     training: ImageTokenizerTrainingConfig
     """The run."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """How one rank reads."""
+
+    def __post_init__(self) -> None:
+        if self.training.image_cache_bytes > 0 and self.loader.num_workers > 0:
+            raise ValueError(
+                f"training.image_cache_bytes={self.training.image_cache_bytes} with "
+                f"loader.num_workers={self.loader.num_workers}: pictures are kept by a rank that "
+                "reads them itself, so set loader.num_workers=0 where all of them fit, and "
+                "training.image_cache_bytes=0 where not"
+            )
+        if is_remote(self.shards) and self.loader.cache_dir is None:
+            raise ValueError(
+                f"shards={self.shards} is remote and loader.cache_dir is null: set it to a folder "
+                "on this node's own disk, shards are copied there"
+            )
 
     def check_ranks(self, world_size: int) -> None:
         """Check that every rank gets an equal share of each batch.
@@ -233,19 +257,20 @@ class TrainImageTokenizerConfig:
             )
 
     def check_image_size(self, shards_image_size: int) -> None:
-        """Check that the shards' pictures are of the architecture's size.
+        """Check that the architecture's pictures can be cut from those of the shards.
 
         Args:
             shards_image_size: pixels per side, of the shards' manifest.
 
         Raises:
-            ValueError: they are not.
+            ValueError: they are too small.
         """
-        if shards_image_size != self.image_tokenizer.image_size:
+        image_size = self.image_tokenizer.image_size
+        if shards_image_size < image_size:
             raise ValueError(
-                f"the pictures in {Path(self.shards)} have {shards_image_size} pixels a side where "
-                f"image_tokenizer.image_size={self.image_tokenizer.image_size}: set it to "
-                f"{shards_image_size}, or build the shards with another image_size"
+                f"the pictures in {self.shards} have {shards_image_size} pixels a side where "
+                f"image_tokenizer.image_size={image_size}: set it to at most {shards_image_size}, "
+                f"or build the shards with an image_size of at least {image_size}"
             )
 
 

@@ -6,33 +6,13 @@ Source: ours.
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.tracking import TrackingConfig
+from ernie_vilg.locations import is_remote
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainDataConfig:
-    """Where the training pairs and both tokenizers are."""
-
-    token_shards: str
-    """Folder written by launch/encode_shards.py."""
-    text_tokenizer: str
-    """Folder written by launch/train_text_tokenizer.py."""
-    image_tokenizer: str
-    """Image tokenizer weights written by launch/train_image_tokenizer.py."""
-    seed: int = 0
-    """Names the order of the samples."""
-    shuffle_block_shards: int = 16
-    """Shards whose samples are shuffled together and kept in memory, per rank."""
-
-    def __post_init__(self) -> None:
-        if self.shuffle_block_shards < 1:
-            raise ValueError(
-                f"data.shuffle_block_shards={self.shuffle_block_shards}: must be at least 1"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,7 +287,11 @@ class PretrainConfig:
     def missing_folders(self) -> dict[str, str]:
         """Return the folders that the run reads and that are not there, by their keys."""
         folders = {
-            "data.token_shards": self.data.token_shards,
+            self.data.setting_of(name): location
+            for name, location in self.data.locations.items()
+            if not is_remote(location)
+        }
+        folders |= {
             "data.text_tokenizer": self.data.text_tokenizer,
             "data.image_tokenizer": self.data.image_tokenizer,
         }

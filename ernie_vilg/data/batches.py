@@ -1,34 +1,25 @@
 """From a step number to this replica's micro-batches.
 
 The global batch of step `s` is the samples at positions `s * B` to `(s + 1) * B - 1` of the
-order, whatever the layout. Replica `r` of `R` takes the `r`-th of `R` equal runs of them and
-cuts it into micro-batches.
-
-Ids and codes are kept decoded, a shard at a time. Pictures stay encoded until their batch is
-asked for: decoded they take a hundred times the memory of their codes, at 64 pixels of 3 bytes
-for one code of 2.
+sequence, whatever the layout. Replica `r` of `R` takes the `r`-th of `R` equal runs of them and
+cuts it into micro-batches. The data state of a checkpoint is therefore its step.
 
 Source: ours.
 """
 
-import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.images import decode_picture
-from ernie_vilg.data.order import SampleOrder
-from ernie_vilg.data.reader import KEY, Sample, read_shard
-from ernie_vilg.manifest import Manifest
-from ernie_vilg.vocabulary import NUM_SPECIAL_IDS, PADDING_ID, UNKNOWN_ID, text_slots
-
-PICTURE_MEMBERS = ("png", "jpg")
-"""Extensions of pictures in shards."""
+from ernie_vilg.data.damage import Loss, LossAccount
+from ernie_vilg.data.position_reader import Places
+from ernie_vilg.data.token_reader import TokenReader, TokenSequence
+from ernie_vilg.data.workers import OnWait, PrefetchedSteps
+from ernie_vilg.vocabulary import PADDING_ID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,151 +40,135 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _DecodedShard:
-    """What is kept of a shard."""
+class Share:
+    """Which positions of each step one replica takes."""
 
-    text: np.ndarray
-    """Text ids, int32 [samples, text_length]."""
-    codes: np.ndarray
-    """Image codes, uint16 [samples, num_image_tokens]."""
-    pictures: tuple[Sample, ...]
-    """Each sample's key and picture file; empty where no pixels were asked for."""
+    global_batch_size: int
+    """Pairs per step over all replicas."""
+    data_rank: int
+    """This replica. Its tensor and pipeline ranks read the same samples."""
+    data_size: int
+    """Number of replicas; divides the global batch."""
+
+    def positions(self, step: int) -> np.ndarray:
+        """Return the positions of a step, from step 0, in order, int64 [pairs]."""
+        count = self.global_batch_size // self.data_size
+        first = step * self.global_batch_size + self.data_rank * count
+        return np.arange(first, first + count, dtype=np.int64)
 
 
-def keeps_pixels(manifest: Manifest) -> bool:
-    """Return whether token shards also hold pictures; those of before this setting do not."""
-    return bool(manifest.settings.get("pixels", False))
+@dataclass(frozen=True, kw_only=True)
+class TokenStep:
+    """One replica's pairs of one step."""
+
+    step: int
+    """From 0."""
+    batch: Batch
+    """All of them."""
+    places: Places
+    """Where they come from."""
+    losses: tuple[Loss, ...]
+    """Damage that was met."""
+
+    def pin_memory(self) -> "TokenStep":
+        """Return the same in pinned memory, from which a GPU copies while it computes."""
+        pixels = self.batch.pixels
+        batch = Batch(
+            text=self.batch.text.pin_memory(),
+            codes=self.batch.codes.pin_memory(),
+            pixels=None if pixels is None else pixels.pin_memory(),
+        )
+        return TokenStep(step=self.step, batch=batch, places=self.places, losses=self.losses)
 
 
 class TokenBatches:
-    """The training sequence of a folder of token shards, cut into steps."""
+    """The training sequence, cut into steps and micro-batches, read ahead by workers."""
 
     def __init__(
         self,
-        folder: Path,
-        manifest: Manifest,
-        model: ModelConfig,
-        order: SampleOrder,
+        sequence: TokenSequence,
+        share: Share,
         *,
-        global_batch_size: int,
         micro_batch_size: int,
-        data_rank: int,
-        data_size: int,
-        with_pixels: bool = False,
+        known_losses: tuple[Loss, ...] = (),
+        on_step: Callable[[TokenStep, list[Loss]], None] = lambda step, losses: None,
+        hand_out_pixels: bool = True,
+        pin_memory: bool = False,
     ) -> None:
         """Prepare to read.
 
         Args:
-            folder: where the shards are.
-            manifest: the folder's manifest.
-            model: gives the number of slots and the vocabularies' sizes.
-            order: which sample stands where.
-            global_batch_size: pairs per step over all replicas.
-            micro_batch_size: pairs per batch.
-            data_rank: this replica. Its tensor and pipeline ranks read the same samples.
-            data_size: number of replicas.
-            with_pixels: whether batches hold pictures too.
+            sequence: which pair stands where, and how it is read.
+            share: this replica's positions.
+            micro_batch_size: pairs per batch; divides the share.
+            known_losses: damage found before, which counts towards the limits.
+            on_step: called with each step as it is handed out, and the damage found new in it.
+            hand_out_pixels: whether batches hold the pictures that the sequence reads.
+            pin_memory: whether batches are in pinned memory.
 
         Raises:
-            ValueError: pixels are asked for and the shards keep none.
+            ValueError: the shards cannot be read with these settings.
         """
-        if with_pixels and not keeps_pixels(manifest):
-            raise ValueError(
-                f"token shards {folder} keep no pixels, which with_pixels=True needs: encode them "
-                "again with launch/encode_shards.py ... keep_pixels=true overwrite=true"
-            )
-        self._folder = folder
-        self._manifest = manifest
-        self._model = model
-        self._order = order
-        self._global_batch_size = global_batch_size
+        self._share = share
         self._micro_batch_size = micro_batch_size
-        self._replica_batch_size = global_batch_size // data_size
-        self._data_rank = data_rank
-        self._with_pixels = with_pixels
-        # A block of the order and the first shard of the next.
-        self._shard = lru_cache(maxsize=order.shuffle_block_shards + 1)(self._decode_shard)
+        self._on_step = on_step
+        self._hand_out_pixels = hand_out_pixels
+        self._account = LossAccount(sequence.loss_limits, known_losses)
+        self._steps = PrefetchedSteps(
+            partial(_TokenSteps, sequence, share), sequence.loader, pin_memory=pin_memory
+        )
 
     def at(self, step: int) -> list[Batch]:
         """Return this replica's micro-batches of a step.
 
         Args:
-            step: from 0.
+            step: from 0. Steps in order are read ahead.
 
         Raises:
-            ValueError: a shard differs from the manifest, or a sample from the model's sizes,
-                or a picture from its size in the manifest.
+            ValueError: a shard differs from the manifest, or a sample from the model's sizes; or,
+                with `loader.damage=skip`, too many do.
+            TimeoutError: reading stalls; the message names the shard.
+            RuntimeError: a worker died.
         """
-        first = step * self._global_batch_size + self._data_rank * self._replica_batch_size
+        item = self._steps.at(step)
+        new = self._account.add(item.losses, item.places.is_lost)
+        self._on_step(item, new)
+        whole = item.batch
+        pixels = whole.pixels if self._hand_out_pixels else None
+        size = self._micro_batch_size
         return [
-            self._batch(range(start, start + self._micro_batch_size))
-            for start in range(first, first + self._replica_batch_size, self._micro_batch_size)
+            Batch(
+                text=whole.text[first : first + size],
+                codes=whole.codes[first : first + size],
+                pixels=None if pixels is None else pixels[first : first + size],
+            )
+            for first in range(0, len(whole.text), size)
         ]
 
-    def _batch(self, positions: range) -> Batch:
-        text, codes, pictures = [], [], []
-        for position in positions:
-            location = self._order.locate(position)
-            shard = self._shard(location.shard_index)
-            text.append(shard.text[location.index])
-            codes.append(shard.codes[location.index])
-            if self._with_pixels:
-                pictures.append(shard.pictures[location.index])
-        return Batch(
-            text=torch.from_numpy(np.stack(text).astype(np.int64)),
-            codes=torch.from_numpy(np.stack(codes).astype(np.int64)),
-            pixels=self._decode_pictures(pictures) if self._with_pixels else None,
+    def close(self) -> None:
+        """End the workers and close every file."""
+        self._steps.close()
+
+
+class _TokenSteps:
+    """Reads one replica's share of steps, in a worker or in the rank itself."""
+
+    def __init__(self, sequence: TokenSequence, share: Share, on_wait: OnWait) -> None:
+        self._share = share
+        self._reader = TokenReader(sequence, on_wait)
+
+    def at(self, step: int) -> TokenStep:
+        rows = self._reader.read(self._share.positions(step))
+        return TokenStep(
+            step=step,
+            batch=Batch(
+                text=torch.from_numpy(rows.text),
+                codes=torch.from_numpy(rows.codes),
+                pixels=None if rows.pixels is None else torch.from_numpy(rows.pixels),
+            ),
+            places=rows.places,
+            losses=rows.losses,
         )
 
-    def _decode_pictures(self, pictures: list[Sample]) -> Tensor:
-        """Return pictures as uint8 [batch, 3, height, width]."""
-        image_size = int(self._manifest.settings["image_size"])
-        return torch.from_numpy(
-            np.stack([decode_picture(picture, image_size) for picture in pictures])
-        )
-
-    def _decode_shard(self, shard_index: int) -> _DecodedShard:
-        shard = self._manifest.shards[shard_index]
-        samples = read_shard(self._folder, shard)
-        text = np.empty((len(samples), self._model.text_length), dtype=np.int32)
-        codes = np.empty((len(samples), self._model.num_image_tokens), dtype=np.uint16)
-        for row, sample in enumerate(samples):
-            name = f"sample {sample[KEY].decode()!r} of {shard.file}"
-            token_ids = _load_array(sample["text.npy"])
-            self._check_text(token_ids, name)
-            text[row] = text_slots(token_ids.tolist(), self._model.text_length)
-            sample_codes = _load_array(sample["codes.npy"])
-            self._check_codes(sample_codes, name)
-            codes[row] = sample_codes.ravel()
-        pictures = tuple(map(_picture_alone, samples)) if self._with_pixels else ()
-        return _DecodedShard(text=text, codes=codes, pictures=pictures)
-
-    def _check_text(self, token_ids: np.ndarray, name: str) -> None:
-        is_special = (token_ids < NUM_SPECIAL_IDS) & (token_ids != UNKNOWN_ID)
-        if (is_special | (token_ids >= self._model.text_vocab_size)).any():
-            raise ValueError(
-                f"{name} has text ids from {token_ids.min()} to {token_ids.max()} where "
-                f"{NUM_SPECIAL_IDS} to model.text_vocab_size - 1 = "
-                f"{self._model.text_vocab_size - 1} are legal: encode the shards again"
-            )
-
-    def _check_codes(self, codes: np.ndarray, name: str) -> None:
-        grid = self._model.image_grid_size
-        if codes.shape != (grid, grid):
-            raise ValueError(
-                f"{name} has codes of shape {codes.shape} where model.image_grid_size={grid} "
-                f"needs {(grid, grid)}: encode the shards again, or change the model"
-            )
-        if codes.max() >= self._model.codebook_size:
-            raise ValueError(
-                f"{name} has the image code {codes.max()} where model.codebook_size="
-                f"{self._model.codebook_size}: encode the shards again, or change the model"
-            )
-
-
-def _picture_alone(sample: Sample) -> Sample:
-    return {name: sample[name] for name in (KEY, *PICTURE_MEMBERS) if name in sample}
-
-
-def _load_array(content: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(content), allow_pickle=False)
+    def close(self) -> None:
+        self._reader.close()

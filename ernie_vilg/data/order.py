@@ -9,6 +9,9 @@ An epoch visits every sample once. Its shards are put in random order and cut in
 a few neighbours; within a block all samples are shuffled together. A reader therefore needs
 only one block of shards at hand, and reads each shard once per epoch.
 
+A sample that must not be used (quarantined or damaged) leaves its position to another, which is
+drawn by the position too. No other position changes.
+
 Source: ours. The idea of a global sample index in place of iterator state is that of
 MosaicML Streaming; here it works over plain tars.
 """
@@ -22,6 +25,10 @@ from ernie_vilg.manifest import Manifest
 
 _SHARD_STREAM = 0
 _SAMPLE_STREAM = 1
+_REPLACEMENT_STREAM = 2
+_LOCAL_REPLACEMENTS = 16
+"""Replacements drawn from the position's own block, whose shards are at hand, before the whole
+data set is drawn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,18 @@ class SampleLocation:
     shard_index: int
     """Index into the manifest's shards."""
     index: int
+    """Index of the sample within its shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locations:
+    """Where some samples of the sequence are found, int64 [samples] each."""
+
+    epoch: np.ndarray
+    """How many times every sample came before."""
+    shard_index: np.ndarray
+    """Index into the manifest's shards."""
+    index: np.ndarray
     """Index of the sample within its shard."""
 
 
@@ -67,16 +86,67 @@ class SampleOrder:
         Args:
             position: index into the endless sequence, from 0.
         """
-        epoch, offset = divmod(position, self.num_samples)
-        shards, block_starts = self._shards_of_epoch(epoch)
-        block = int(np.searchsorted(block_starts, offset, side="right")) - 1
-        shard_slots, indices = self._samples_of_block(epoch, block)
-        within = offset - int(block_starts[block])
+        places = self.locate_all(np.array([position]))
         return SampleLocation(
-            epoch=epoch,
-            shard_index=int(shards[shard_slots[within]]),
-            index=int(indices[within]),
+            epoch=int(places.epoch[0]),
+            shard_index=int(places.shard_index[0]),
+            index=int(places.index[0]),
         )
+
+    def locate_all(self, positions: np.ndarray) -> Locations:
+        """Return the samples at some positions.
+
+        Args:
+            positions: indices into the endless sequence, from 0, in any order, int64 [samples].
+        """
+        epochs, offsets = np.divmod(positions, self.num_samples)
+        blocks = np.empty_like(epochs)
+        for epoch in np.unique(epochs):
+            rows = epochs == epoch
+            blocks[rows] = self._block_at(int(epoch), offsets[rows])
+        shard_index, index = np.empty_like(epochs), np.empty_like(epochs)
+        for epoch, block in {*zip(epochs.tolist(), blocks.tolist(), strict=True)}:
+            rows = (epochs == epoch) & (blocks == block)
+            shards, starts = self._shards_of_epoch(epoch)
+            slots, indices = self._samples_of_block(epoch, block)
+            within = offsets[rows] - starts[block]
+            shard_index[rows] = shards[slots[within]]
+            index[rows] = indices[within]
+        return Locations(epoch=epochs, shard_index=shard_index, index=index)
+
+    def replacement(self, position: int, attempt: int) -> SampleLocation:
+        """Return the sample that takes a position whose own cannot be used.
+
+        Args:
+            position: of the unusable sample.
+            attempt: from 0; the replacement itself may be unusable, then the next is asked for.
+        """
+        epoch, offset = divmod(position, self.num_samples)
+        first, count = 0, self.num_samples
+        if attempt < _LOCAL_REPLACEMENTS:
+            _, starts = self._shards_of_epoch(epoch)
+            block = int(self._block_at(epoch, np.array([offset]))[0])
+            first = int(starts[block])
+            end = int(starts[block + 1]) if block + 1 < len(starts) else self.num_samples
+            count = end - first
+        draw = int(self._generator(_REPLACEMENT_STREAM, position, attempt).integers(count))
+        return self.locate(epoch * self.num_samples + first + draw)
+
+    def shards_of_next_block(self, position: int) -> list[int]:
+        """Return the shards of the block after the one that holds a position."""
+        epoch, offset = divmod(position, self.num_samples)
+        _, starts = self._shards_of_epoch(epoch)
+        block = int(self._block_at(epoch, np.array([offset]))[0]) + 1
+        if block == len(starts):
+            epoch, block = epoch + 1, 0
+        shards, _ = self._shards_of_epoch(epoch)
+        first = block * self.shuffle_block_shards
+        return [int(shard) for shard in shards[first : first + self.shuffle_block_shards]]
+
+    def _block_at(self, epoch: int, offsets: np.ndarray) -> np.ndarray:
+        """Return the block that holds each offset into an epoch, int64 [samples]."""
+        _, starts = self._shards_of_epoch(epoch)
+        return np.searchsorted(starts, offsets, side="right") - 1
 
     def _shuffle_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the epoch's shard order, and the offset at which each block starts."""
@@ -88,11 +158,13 @@ class SampleOrder:
         """Return slot into the epoch's shard order and index in the shard, per block offset."""
         shards, _ = self._shards_of_epoch(epoch)
         first = block * self.shuffle_block_shards
-        slots = np.arange(first, min(first + self.shuffle_block_shards, len(shards)))
+        slots = np.arange(
+            first, min(first + self.shuffle_block_shards, len(shards)), dtype=np.int32
+        )
         sizes = self._sizes[shards[slots]]
         order = self._generator(_SAMPLE_STREAM, epoch, block).permutation(int(sizes.sum()))
         shard_slots = np.repeat(slots, sizes)[order]
-        indices = np.concatenate([np.arange(size) for size in sizes])[order]
+        indices = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])[order]
         return shard_slots, indices
 
     def _generator(self, stream: int, epoch: int, block: int) -> np.random.Generator:

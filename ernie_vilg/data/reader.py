@@ -1,25 +1,125 @@
-"""From a shard's name to its samples, with every byte accounted for.
+"""From a shard's entry in the manifest to its samples, by their index.
 
-A shard is checked against the manifest (size, SHA-256, number of samples, member set) before
-any of its samples is used. Nothing is unpickled or extracted to disk.
+A shard is opened once: `index_shard` checks its bytes and finds its members. Its samples are then
+read in any order, each member by one read at its offset, from the page cache. Threads open the
+shards that are needed next while those at hand are being read.
 
-Source: ours; the layout of members is WebDataset's (key, dot, extension).
+Nothing is unpickled, nothing is extracted to disk.
+
+Source: ours.
 """
 
-import io
-import tarfile
-from functools import lru_cache
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from ernie_vilg.manifest import Manifest, Shard, verify_shard
+from ernie_vilg.data.damage import DamagedSampleError, DamagedShardError
+from ernie_vilg.data.shard_folder import LocalFolder, ShardFolder
+from ernie_vilg.data.shard_index import RECORD_BYTES, ShardIndex, index_shard
+from ernie_vilg.manifest import Manifest, Shard
 
 KEY = "__key__"
 Sample = dict[str, bytes]
 """A sample's members by extension, and its key under "__key__"."""
 
+OPENING_THREADS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenShard:
+    """A shard whose bytes are as the manifest says, ready for reads by offset."""
+
+    file: BinaryIO
+    """Unbuffered."""
+    index: ShardIndex
+    """Where the members are."""
+    shard: Shard
+    """Its entry in the manifest."""
+    location: str
+    """Its name for messages."""
+
+    def key(self, index: int) -> str:
+        """Return a sample's key."""
+        key: bytes = self.index.keys[index]
+        return key.decode("utf-8", "replace")
+
+    def describe(self, index: int) -> str:
+        """Name a sample for messages."""
+        return f"sample {self.key(index)!r} of {self.location}"
+
+    def problem(self, index: int) -> DamagedSampleError | None:
+        """Return why a sample cannot be used, None where it was written as it should be."""
+        problem = self.index.problems.get(index)
+        if problem is None:
+            return None
+        return DamagedSampleError(
+            problem.reason,
+            f"{self.describe(index)} cannot be used, {problem.detail}: build the shards again",
+        )
+
+    def member(self, name: str, index: int) -> bytes:
+        """Read one member of one sample."""
+        content = bytearray(int(self.index.sizes[name][index]))
+        self.read_into(memoryview(content), int(self.index.records[name][index]))
+        return bytes(content)
+
+    def read_into(self, view: memoryview, record: int) -> None:
+        """Fill a view with the file's bytes from a record on.
+
+        Raises:
+            OSError: the file is shorter than it was when it was opened, or cannot be read.
+        """
+        offset = record * RECORD_BYTES
+        count = os.preadv(self.file.fileno(), [view], offset)
+        while count < len(view):  # a read may be cut short, by a signal or at the file's end
+            read = os.preadv(self.file.fileno(), [view[count:]], offset + count)
+            if not read:
+                raise OSError(f"shard {self.location} was changed while it was being read")
+            count += read
+
+    def sample(self, index: int) -> Sample:
+        """Read a whole sample.
+
+        Raises:
+            DamagedSampleError: it was written wrongly.
+        """
+        problem = self.problem(index)
+        if problem is not None:
+            raise problem
+        members = {name: self.member(name, index) for name in self.shard.members}
+        return {KEY: self.key(index).encode(), **members}
+
+
+def open_shard(folder: ShardFolder, shard: Shard) -> OpenShard:
+    """Open a shard and check every byte of it.
+
+    Raises:
+        DamagedShardError: it is missing or differs from the manifest.
+        OSError: it cannot be read.
+    """
+    location = f"{folder.location}/{shard.file}"
+    while True:
+        file = folder.open(shard)
+        try:
+            index = index_shard(file, shard, location)
+        except DamagedShardError:
+            file.close()
+            # A copy of this node's may be at fault, and the next one better.
+            if not folder.discard(shard):
+                raise
+        except BaseException:
+            file.close()
+            raise
+        else:
+            return OpenShard(file=file, index=index, shard=shard, location=location)
+
 
 def read_shard(folder: Path, shard: Shard) -> list[Sample]:
-    """Read all samples of a shard into memory.
+    """Read all samples of a local shard into memory.
 
     Args:
         folder: the manifest's folder.
@@ -29,65 +129,79 @@ def read_shard(folder: Path, shard: Shard) -> list[Sample]:
         the samples in the order of the file.
 
     Raises:
-        ValueError: the file is missing or differs from the manifest; the message names the
-            file and what differs.
+        ValueError: the file is missing or differs from the manifest, or a sample was written
+            wrongly; the message names the file and what differs.
     """
-    verify_shard(folder, shard)
-    path = folder / shard.file
-    samples: dict[str, Sample] = {}
-    # Opened uncompressed ("r:"): a compressed file under the name .tar is refused.
-    with tarfile.open(fileobj=io.BytesIO(path.read_bytes()), mode="r:") as archive:
-        for member in archive:
-            content = archive.extractfile(member) if member.isreg() else None
-            if content is None:
-                raise ValueError(f"shard {path}: member {member.name!r} is not a regular file")
-            key, _, extension = member.name.partition(".")
-            sample = samples.setdefault(key, {KEY: key.encode()})
-            if extension in sample:
-                raise ValueError(f"shard {path}: member {member.name!r} occurs twice")
-            sample[extension] = content.read()
-    _check_members(path, shard, samples)
-    return list(samples.values())
+    opened = open_shard(LocalFolder(str(folder)), shard)
+    with opened.file:
+        return [opened.sample(index) for index in range(shard.samples)]
 
 
-def _check_members(path: Path, shard: Shard, samples: dict[str, Sample]) -> None:
-    if len(samples) != shard.samples:
-        raise ValueError(
-            f"shard {path} holds {len(samples)} samples where the manifest says "
-            f"{shard.samples}: build the shards again"
-        )
-    expected = {KEY, *shard.members}
-    for key, sample in samples.items():
-        if set(sample) != expected:
-            raise ValueError(
-                f"shard {path}: sample {key!r} has members {sorted(set(sample) - {KEY})} where "
-                f"the manifest says {list(shard.members)}: build the shards again"
-            )
+class OpenShards:
+    """The shards of one data set that are being read, and those that will be next."""
 
-
-class ShardCache:
-    """The samples of the shards used last, kept in memory."""
-
-    def __init__(self, folder: Path, manifest: Manifest, max_shards: int = 4) -> None:
-        """Prepare an empty cache.
+    def __init__(
+        self,
+        folder: ShardFolder,
+        manifest: Manifest,
+        max_open: int,
+        on_wait: Callable[[str], None],
+    ) -> None:
+        """Open nothing yet.
 
         Args:
             folder: where the shards are.
-            manifest: the folder's manifest.
-            max_shards: shards kept; at least the `shuffle_block_shards` of the order that
-                the samples are asked for in, or shards are read again and again.
+            manifest: of the data set.
+            max_open: shards kept open; those used longest ago are closed.
+            on_wait: told what is being waited for before each wait for a shard, and "" after.
         """
         self._folder = folder
         self._manifest = manifest
-        self._read = lru_cache(maxsize=max_shards)(self._read_shard)
+        self._max_open = max_open
+        self._on_wait = on_wait
+        self._shards: OrderedDict[int, Future[OpenShard]] = OrderedDict()
+        self._threads = ThreadPoolExecutor(OPENING_THREADS, thread_name_prefix="open-shard")
 
-    def sample(self, shard_index: int, index: int) -> Sample:
-        """Return one sample, reading its shard if it is not at hand.
+    def get(self, shard_index: int) -> OpenShard:
+        """Return a shard, opening it if it is not open.
 
         Raises:
-            ValueError: the shard differs from the manifest.
+            DamagedShardError: it is missing or differs from the manifest.
+            OSError: it cannot be read.
         """
-        return self._read(shard_index)[index]
+        future = self._start(shard_index)
+        if not future.done():
+            shard = self._manifest.shards[shard_index]
+            self._on_wait(f"shard {self._folder.location}/{shard.file}")
+            future.exception()
+            self._on_wait("")
+        return future.result()
 
-    def _read_shard(self, shard_index: int) -> list[Sample]:
-        return read_shard(self._folder, self._manifest.shards[shard_index])
+    def open_ahead(self, shard_indices: Sequence[int]) -> None:
+        """Start opening shards without waiting for them."""
+        for shard_index in shard_indices:
+            self._start(shard_index)
+
+    def close(self) -> None:
+        """Close every shard; those still being opened are waited for."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for future in self._shards.values():
+            _close(future)
+        self._shards.clear()
+        self._folder.close()
+
+    def _start(self, shard_index: int) -> "Future[OpenShard]":
+        if shard_index not in self._shards:
+            self._shards[shard_index] = self._threads.submit(
+                open_shard, self._folder, self._manifest.shards[shard_index]
+            )
+        self._shards.move_to_end(shard_index)
+        while len(self._shards) > self._max_open:
+            _, oldest = self._shards.popitem(last=False)
+            oldest.add_done_callback(_close)
+        return self._shards[shard_index]
+
+
+def _close(future: "Future[OpenShard]") -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().file.close()

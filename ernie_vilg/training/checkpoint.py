@@ -14,7 +14,7 @@ Source: ours.
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,18 +45,26 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one run folder."""
 
-    def __init__(self, run_dir: Path, keep: int, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        keep: int,
+        identity_at: Callable[[int], Mapping[str, Any]],
+        data_at: Callable[[int], Mapping[str, Any]],
+    ) -> None:
         """Prepare to save and restore.
 
         Args:
             run_dir: the run's folder, on a file system that all ranks see.
             keep: newest checkpoints that are kept.
-            identity: JSON values that a checkpoint must share with the run that resumes it:
-                model, data order, lineage, layout, precision.
+            identity_at: JSON values that a checkpoint of a step must share with the run that
+                resumes it: model, data order so far, lineage, layout, precision.
+            data_at: JSON values that say where the data stand after a step, for people.
         """
         self._run_dir = run_dir
         self._keep = keep
-        self._identity = dict(identity)
+        self._identity_at = identity_at
+        self._data_at = data_at
 
     def restore(self, engine: Engine) -> int:
         """Load the newest checkpoint that verifies; save one of step 0 in an empty folder.
@@ -99,9 +107,12 @@ class Checkpoints:
             write_manifest(
                 temporary,
                 step=step,
-                identity=self._identity,
+                identity=self._identity_at(step),
                 files=[entry for share in shares for entry in share],
-                about={"versions": {name: version(name) for name in ("torch", "deepspeed")}},
+                about={
+                    "data": dict(self._data_at(step)),
+                    "versions": {name: version(name) for name in ("torch", "deepspeed")},
+                },
             )
             if final.exists():  # saved before, and found damaged at the restart
                 shutil.rmtree(final)
@@ -116,7 +127,7 @@ class Checkpoints:
         for leftover in checkpoints_folder(self._run_dir).glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(leftover)
         try:
-            return resumable_checkpoint(self._run_dir, self._identity, metrics_name=METRICS_NAME)
+            return resumable_checkpoint(self._run_dir, self._identity_at, metrics_name=METRICS_NAME)
         except ValueError as error:
             return str(error)
 

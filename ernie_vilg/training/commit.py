@@ -8,7 +8,7 @@ Source: ours.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +115,14 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
 
 
 def resumable_checkpoint(
-    run_dir: Path, identity: Mapping[str, Any], *, metrics_name: str
+    run_dir: Path, identity_at: Callable[[int], Mapping[str, Any]], *, metrics_name: str
 ) -> Path | None:
     """Return the checkpoint that a run goes on from, None in a fresh run folder.
 
     Args:
         run_dir: the run's folder.
-        identity: of the run that is starting.
+        identity_at: identity of the run that is starting, as its checkpoint of a step would
+            have it.
         metrics_name: the file that a run has written once it has started.
 
     Raises:
@@ -130,7 +131,7 @@ def resumable_checkpoint(
     """
     newest = newest_checkpoint(run_dir)
     if newest is not None:
-        _check_identity(newest, identity)
+        _check_identity(newest, identity_at)
         return newest
     if committed_checkpoints(run_dir) or (run_dir / metrics_name).exists():
         raise ValueError(
@@ -140,8 +141,9 @@ def resumable_checkpoint(
     return None
 
 
-def _check_identity(folder: Path, ours: Mapping[str, Any]) -> None:
-    theirs = read_manifest(folder)["identity"]
+def _check_identity(folder: Path, identity_at: Callable[[int], Mapping[str, Any]]) -> None:
+    manifest = read_manifest(folder)
+    theirs, ours = manifest["identity"], identity_at(manifest["step"])
     different = [
         f"{name}: {theirs.get(name)!r} in the checkpoint, {ours.get(name)!r} now"
         for name in sorted({*theirs, *ours})

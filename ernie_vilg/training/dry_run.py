@@ -14,14 +14,16 @@ from pathlib import Path
 import torch
 
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.mixture import MixtureOrder
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_token
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine import EngineSettings, deepspeed_config
 from ernie_vilg.parallel.precision import machine_precision
 from ernie_vilg.parallel.shard_layers import StageShard, stage_shards
-from ernie_vilg.training.lineage import check_lineage
+from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.pretrain import with_decoder
+from ernie_vilg.training.sequence import mixture_phases
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 _COLUMNS = (
@@ -187,13 +189,20 @@ def _check_data(config: PretrainConfig) -> tuple[PretrainConfig, list[str]]:
     if any(name.startswith("data.") for name in missing):
         return _with_known_decoder(config), ["data: not checked, since", *lines]
     lineage = check_lineage(config.data, config.model)
-    num_pairs = lineage.manifest.num_samples
-    seen = config.training.steps * config.parallelism.global_batch_size / num_pairs
-    found = (
-        f"data: {num_pairs:,} pairs in {len(lineage.manifest.shards)} shards, of these tokenizers; "
-        f"the run sees each {seen:.1f} times"
-    )
-    return with_decoder(config, lineage.image_tokenizer_config), [found, *lines]
+    found = ["data, of these tokenizers:", *_data_set_lines(config, lineage)]
+    return with_decoder(config, lineage.image_tokenizer_config), [*found, *lines]
+
+
+def _data_set_lines(config: PretrainConfig, lineage: Lineage) -> Iterator[str]:
+    """Yield a line per data set: what it holds, and how often the run sees it."""
+    order = MixtureOrder(len(lineage.data_sets), mixture_phases(config, lineage), config.data.seed)
+    drawn = order.drawn_before(config.training.steps * config.parallelism.global_batch_size)
+    for data_set, count in zip(lineage.data_sets, drawn.tolist(), strict=True):
+        num_pairs = data_set.manifest.num_samples
+        yield (
+            f"  {data_set.name}: {num_pairs:,} pairs in {len(data_set.manifest.shards)} shards; "
+            f"the run draws {count:,}, so it sees each {count / num_pairs:.1f} times"
+        )
 
 
 def _with_known_decoder(config: PretrainConfig) -> PretrainConfig:

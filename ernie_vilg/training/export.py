@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from ernie_vilg.config.model import model_config_from_json
+from ernie_vilg.config.model import ModelConfig, model_config_from_json
 from ernie_vilg.files import committed_folder
 from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.transformer import build_transformer
@@ -57,9 +58,38 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool, average: bool) -
     if manifest["step"] == 0:
         raise ValueError(f"{run_dir} has taken no step yet: wait for its next checkpoint")
     identity = manifest["identity"]
-    config = model_config_from_json(identity["model"])
     run = read_run(run_dir)
     _check_tokenizers(run, identity["lineage"])
+    config, weights = whole_weights(checkpoint, average=average)
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with committed_folder(output_dir, replace=overwrite) as folder:
+        about = {
+            "step": manifest["step"],
+            "average": average,
+            "lineage": identity["lineage"],
+        }
+        save_weights(folder, config, weights, about)
+        shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
+        shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
+    logger.info("wrote %s from %s", output_dir, checkpoint)
+    return int(manifest["step"])
+
+
+def whole_weights(checkpoint: Path, *, average: bool) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Put the weights of a checkpoint of any layout together.
+
+    Args:
+        checkpoint: a checkpoint's folder that verifies, of a step above 0: before the first step
+            there is no optimizer's state, from which the weights are put together.
+        average: whether to take the moving average of the weights, not those of the last step.
+
+    Returns:
+        the model's shape, and every parameter by name, whole, float32 on the CPU.
+
+    Raises:
+        ValueError: the checkpoint is of another version of the model, or holds no average.
+    """
+    config = model_config_from_json(read_manifest(checkpoint)["identity"]["model"])
     state = WEIGHT_AVERAGE if average else WEIGHTS
     weights = {
         name: value
@@ -73,19 +103,9 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool, average: bool) -
             f"{checkpoint} lacks {sorted(set(expected) - set(weights))} and has in excess "
             f"{sorted(set(weights) - set(expected))}: it is of another version of the model"
         )
-    shaped = {name: weights[name].view(parameter.shape) for name, parameter in expected.items()}
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with committed_folder(output_dir, replace=overwrite) as folder:
-        about = {
-            "step": manifest["step"],
-            "average": average,
-            "lineage": identity["lineage"],
-        }
-        save_weights(folder, config, shaped, about)
-        shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
-        shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
-    logger.info("wrote %s from %s", output_dir, checkpoint)
-    return int(manifest["step"])
+    return config, {
+        name: weights[name].view(parameter.shape) for name, parameter in expected.items()
+    }
 
 
 def _check_tokenizers(run: dict[str, str], lineage: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ernie_vilg.config.data import ONLY_DATA_SET
 from ernie_vilg.config.image_tokenizer import (
     ReconstructionObjectiveConfig,
     TrainImageTokenizerConfig,
 )
-from ernie_vilg.data.images import ImageBatches, Pictures
-from ernie_vilg.data.order import SampleOrder
+from ernie_vilg.data.batches import Share
+from ernie_vilg.data.damage import Loss
+from ernie_vilg.data.images import ImageBatches, ImageSequence
+from ernie_vilg.data.loss_log import LossLog, read_losses
+from ernie_vilg.data.mixture import MixturePhase
+from ernie_vilg.data.position_reader import DataSource
+from ernie_vilg.data.quarantine import Quarantine
+from ernie_vilg.data.workers import start_worker_server
 from ernie_vilg.files import write_json
 from ernie_vilg.manifest import Manifest
 from ernie_vilg.parallel.collectives import LEADER, barrier, broadcast_from_leader
@@ -40,6 +47,7 @@ from ernie_vilg.training.image_tokenizer_state import (
     load_checkpoint,
     save_checkpoint,
 )
+from ernie_vilg.training.replica_batches import agreed_quarantine
 from ernie_vilg.training.schedule import learning_rate_at
 from ernie_vilg.training.tracking import METRICS_NAME, keep_metrics_until
 from ernie_vilg.vqgan.autoencoder import AutoencoderOutput
@@ -71,23 +79,40 @@ def train_image_tokenizer(
     Raises:
         ValueError: the shards are damaged, or the run folder belongs to other settings.
     """
+    start_worker_server(config.loader)
     run_dir = Path(config.run_dir)
     identity = _identity(config, manifest)
     state = fresh_state(config, device)
     _resume(state, run_dir, identity)
-    batches = ImageBatches(
-        Path(config.shards),
-        manifest,
-        order=SampleOrder(manifest, config.training.seed, config.training.shuffle_block_shards),
-        global_batch_size=config.training.global_batch_size,
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
+    with closing(_batches(config, manifest, device)) as batches:
+        _train(state, batches, config, run_dir, identity)
+        if dist.get_rank() == LEADER:
+            _write_results(state, batches, config, run_dir)
+    barrier()
+
+
+def image_sequence(
+    config: TrainImageTokenizerConfig, manifest: Manifest, quarantine: Quarantine
+) -> ImageSequence:
+    """Return which picture stands where in a run.
+
+    Args:
+        config: the run.
+        manifest: of `config.shards`.
+        quarantine: pictures that the run leaves out.
+    """
+    source = DataSource(name=ONLY_DATA_SET, location=config.shards, manifest=manifest)
+    return ImageSequence(
+        sources=(source,),
+        phases=(MixturePhase(first_position=0, weights=(1.0,)),),
+        seed=config.training.seed,
+        shuffle_block_shards=config.training.shuffle_block_shards,
+        quarantine=quarantine,
+        loader=config.loader,
+        image_size=config.image_tokenizer.image_size,
+        horizontal_flip=config.training.horizontal_flip,
         cache_bytes=config.training.image_cache_bytes,
     )
-    _train(state, batches, config, run_dir, identity)
-    if dist.get_rank() == LEADER:
-        _write_results(state, batches, config, run_dir)
-    barrier()
 
 
 def loss_terms(
@@ -113,6 +138,31 @@ def loss_terms(
             commitment_weight=config.commitment_weight,
         ),
     }
+
+
+def _batches(
+    config: TrainImageTokenizerConfig, manifest: Manifest, device: torch.device
+) -> ImageBatches:
+    """Return this rank's batches; all ranks must call."""
+    run_dir, rank = Path(config.run_dir), dist.get_rank()
+    log = LossLog(run_dir, rank)
+
+    def write_losses(losses: list[Loss]) -> None:
+        for loss in losses:
+            logger.warning("%d sample(s) lost: %s", loss.num_samples, loss.detail)
+        log.write(losses)
+
+    return ImageBatches(
+        image_sequence(config, manifest, agreed_quarantine(run_dir)),
+        Share(
+            global_batch_size=config.training.global_batch_size,
+            data_rank=rank,
+            data_size=dist.get_world_size(),
+        ),
+        known_losses=read_losses(run_dir).losses,
+        on_losses=write_losses,
+        pin_memory=device.type == "cuda",
+    )
 
 
 def _train(
@@ -201,9 +251,9 @@ def _take_step(
     return output, terms
 
 
-def to_device(pictures: Pictures, device: torch.device) -> Tensor:
+def to_device(pictures: Tensor, device: torch.device) -> Tensor:
     """Turn pictures uint8 [batch, 3, height, width] into float32 in [-1, 1], channels last."""
-    images = from_bytes(torch.from_numpy(pictures).to(device))
+    images = from_bytes(pictures.to(device, non_blocking=True))
     return images.contiguous(memory_format=torch.channels_last)
 
 
@@ -237,7 +287,7 @@ def _resume(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -
     found: Path | str | None = None
     if is_leader:
         try:
-            found = resumable_checkpoint(run_dir, identity, metrics_name=METRICS_NAME)
+            found = resumable_checkpoint(run_dir, lambda step: identity, metrics_name=METRICS_NAME)
         except ValueError as error:
             found = str(error)
     found = broadcast_from_leader(found)

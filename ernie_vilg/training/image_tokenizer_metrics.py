@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ernie_vilg.data.images import ImageBatches, Pictures
+from ernie_vilg.data.images import ImageBatches
 from ernie_vilg.progress import duration
 from ernie_vilg.vqgan.autoencoder import VQGAN, AutoencoderOutput
 from ernie_vilg.vqgan.loss import psnr
@@ -123,8 +123,9 @@ def evaluate(
     counts = torch.zeros(model.config.codebook_size, dtype=torch.int64)
     squared_errors: list[float] = []
     for first in range(0, num_images, _EVALUATION_BATCH_SIZE):
-        originals = batches.between(first, min(_EVALUATION_BATCH_SIZE, num_images - first))
-        images = from_bytes(torch.from_numpy(originals).to(device))
+        count = min(_EVALUATION_BATCH_SIZE, num_images - first)
+        originals = batches.for_evaluation(first, count)
+        images = from_bytes(originals.to(device))
         codes = model.encode(images)
         decoded = model.decode(codes)
         counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
@@ -140,7 +141,7 @@ def evaluate(
     }
 
 
-def write_grid(originals: Pictures, decoded: Tensor, path: Path) -> None:
+def write_grid(originals: Tensor, decoded: Tensor, path: Path) -> None:
     """Write pictures above their reconstructions.
 
     Args:
@@ -148,9 +149,8 @@ def write_grid(originals: Pictures, decoded: Tensor, path: Path) -> None:
         decoded: float [batch, 3, height, width] in [-1, 1].
         path: a PNG file.
     """
-    pixels = to_bytes(decoded).cpu().numpy()
     rows = [
-        np.concatenate(list(pictures[:GRID_COLUMNS].transpose(0, 2, 3, 1)), axis=1)
-        for pictures in (originals, pixels)
+        np.concatenate(list(pictures[:GRID_COLUMNS].numpy().transpose(0, 2, 3, 1)), axis=1)
+        for pictures in (originals, to_bytes(decoded).cpu())
     ]
     Image.fromarray(np.concatenate(rows, axis=0)).save(path)

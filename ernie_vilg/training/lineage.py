@@ -2,8 +2,8 @@
 
 Codes mean nothing without the codebook that made them, nor ids without their pieces. Each
 token shard's manifest names both tokenizers by hash; a run whose tokenizers have other
-hashes would learn nonsense, and is refused. Training with `reconstructor=end_to_end` also needs
-the pictures that the codes were made of.
+hashes would learn nonsense, and is refused. That goes for every data set of a mixture. Training
+with `reconstructor=end_to_end` also needs the pictures that the codes were made of.
 
 Source: ours.
 """
@@ -11,11 +11,14 @@ Source: ours.
 from dataclasses import dataclass
 from pathlib import Path
 
+from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.config.pretrain import PretrainDataConfig
-from ernie_vilg.data.batches import keeps_pixels
-from ernie_vilg.manifest import Manifest, read_manifest
+from ernie_vilg.data.position_reader import DataSource
+from ernie_vilg.data.token_reader import keeps_pixels
+from ernie_vilg.locations import shown
+from ernie_vilg.manifest import read_manifest_at
+from ernie_vilg.remote import TransferLimits
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
@@ -24,8 +27,8 @@ from ernie_vilg.vqgan.weights import load_image_tokenizer
 class Lineage:
     """What a run is trained on, by hash."""
 
-    manifest: Manifest
-    """Of the token shards."""
+    data_sets: tuple[DataSource, ...]
+    """The token shards, in the order of their names."""
     text_tokenizer: str
     """SHA-256 of the text tokenizer's model."""
     image_tokenizer: str
@@ -44,12 +47,54 @@ def check_lineage(data: PretrainDataConfig, model: ModelConfig) -> Lineage:
     Raises:
         ValueError: they do not; the message says which, and what to do.
     """
-    manifest = read_manifest(Path(data.token_shards), "token")
+    data_sets = _read_data_sets(data)
     text_tokenizer = TextTokenizer.load(Path(data.text_tokenizer))
     image_tokenizer, image_sha256 = load_image_tokenizer(Path(data.image_tokenizer))
-    _check_hash("text_tokenizer", manifest, data, text_tokenizer.sha256)
-    _check_hash("image_tokenizer", manifest, data, image_sha256)
     config = image_tokenizer.config
+    for data_set in data_sets:
+        _check_samples(data_set, data)
+        _check_hash("text_tokenizer", data_set, data, text_tokenizer.sha256)
+        _check_hash("image_tokenizer", data_set, data, image_sha256)
+        _check_sizes(data_set, data, config)
+    _check_model(model, data, config, text_tokenizer.vocab_size)
+    if model.reconstructor.is_end_to_end:
+        for data_set in data_sets:
+            _check_pixels(data_set, data)
+        _check_decoder(model, data, config)
+    return Lineage(
+        data_sets=data_sets,
+        text_tokenizer=text_tokenizer.sha256,
+        image_tokenizer=image_sha256,
+        image_tokenizer_config=config,
+    )
+
+
+def _read_data_sets(data: PretrainDataConfig) -> tuple[DataSource, ...]:
+    limits = TransferLimits(max_attempts=data.loader.max_attempts)
+    data_sets = []
+    for name, location in data.locations.items():
+        try:
+            manifest = read_manifest_at(location, "token", limits)
+        except (ImportError, OSError) as error:
+            raise ValueError(f"{data.setting_of(name)}: {error}") from error
+        data_sets.append(DataSource(name=name, location=location, manifest=manifest))
+    return tuple(data_sets)
+
+
+def _check_samples(data_set: DataSource, data: PretrainDataConfig) -> None:
+    if data_set.manifest.num_samples == 0:
+        raise ValueError(
+            f"{_named(data_set, data)} hold no samples: encode them again with "
+            "launch/encode_shards.py, or leave them out"
+        )
+
+
+def _check_model(
+    model: ModelConfig,
+    data: PretrainDataConfig,
+    config: ImageTokenizerConfig,
+    text_vocab_size: int,
+) -> None:
     for name, ours, theirs in (
         ("codebook_size", model.codebook_size, config.codebook_size),
         ("image_grid_size", model.image_grid_size, config.grid_size),
@@ -59,42 +104,50 @@ def check_lineage(data: PretrainDataConfig, model: ModelConfig) -> Lineage:
                 f"model.{name}={ours} where the image tokenizer {data.image_tokenizer} has "
                 f"{theirs}: set model.{name}={theirs}"
             )
-    if text_tokenizer.vocab_size > model.text_vocab_size:
+    if text_vocab_size > model.text_vocab_size:
         raise ValueError(
             f"model.text_vocab_size={model.text_vocab_size} is below the "
-            f"{text_tokenizer.vocab_size} pieces of {data.text_tokenizer}: set at least that"
+            f"{text_vocab_size} pieces of {data.text_tokenizer}: set at least that"
         )
-    if model.reconstructor.is_end_to_end:
-        _check_pixels(manifest, data)
-        _check_decoder(model, data, config)
-    return Lineage(
-        manifest=manifest,
-        text_tokenizer=text_tokenizer.sha256,
-        image_tokenizer=image_sha256,
-        image_tokenizer_config=config,
-    )
 
 
-def _check_hash(name: str, manifest: Manifest, data: PretrainDataConfig, actual: str) -> None:
-    expected = manifest.lineage.get(name)
+def _check_hash(name: str, data_set: DataSource, data: PretrainDataConfig, actual: str) -> None:
+    expected = data_set.manifest.lineage.get(name)
     if expected != actual:
         raise ValueError(
-            f"data.token_shards={data.token_shards} were encoded with another {name} (SHA-256 "
-            f"{expected}) than data.{name}={getattr(data, name)} ({actual}): name the one they "
-            "were encoded with, or encode them again with launch/encode_shards.py"
+            f"{_named(data_set, data)} were encoded with another {name} (SHA-256 {expected}) than "
+            f"data.{name}={getattr(data, name)} ({actual}): name the one they were encoded with, "
+            "or encode them again with launch/encode_shards.py"
         )
 
 
-def _check_pixels(manifest: Manifest, data: PretrainDataConfig) -> None:
-    if not keeps_pixels(manifest):
+def _check_sizes(
+    data_set: DataSource, data: PretrainDataConfig, image_tokenizer: ImageTokenizerConfig
+) -> None:
+    for name in ("image_size", "grid_size", "codebook_size"):
+        recorded, actual = data_set.manifest.settings.get(name), getattr(image_tokenizer, name)
+        if recorded != actual:
+            raise ValueError(
+                f"{_named(data_set, data)} have {name}={recorded} in their manifest where their "
+                f"image tokenizer {data.image_tokenizer} has {actual}: the manifest was changed, "
+                "encode them again with launch/encode_shards.py"
+            )
+
+
+def _check_pixels(data_set: DataSource, data: PretrainDataConfig) -> None:
+    if not keeps_pixels(data_set.manifest):
         raise ValueError(
-            "model.reconstructor.kind=end_to_end learns to draw pictures, and data.token_shards="
-            f"{data.token_shards} keep no pixels: encode them again, "
+            "model.reconstructor.kind=end_to_end learns to draw pictures, and "
+            f"{_named(data_set, data)} keep no pixels: encode them again, "
             "from the folder of image shards, with python launch/encode_shards.py shards=... "
             f"text_tokenizer_dir={data.text_tokenizer} image_tokenizer_dir={data.image_tokenizer} "
-            f"output_dir={data.token_shards} keep_pixels=true overwrite=true, "
+            f"output_dir={shown(data_set.location)} keep_pixels=true overwrite=true, "
             "or set model.reconstructor.kind=two_stage"
         )
+
+
+def _named(data_set: DataSource, data: PretrainDataConfig) -> str:
+    return f"{data.setting_of(data_set.name)}={shown(data_set.location)}"
 
 
 def _check_decoder(

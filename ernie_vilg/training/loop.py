@@ -24,6 +24,32 @@ from ernie_vilg.training.tracking import Tracker
 logger = logging.getLogger(__name__)
 
 
+class StepLog(Protocol):
+    """The black box: which positions of the sequence each step trained on."""
+
+    def append(self, step: int, first_position: int, num_positions: int) -> None:
+        """Record a step that has just been made, counted from 1."""
+
+    def flush(self) -> None:
+        """Take all records to the device."""
+
+    def close(self) -> None:
+        """Flush and close."""
+
+
+class SilentStepLog:
+    """Of all ranks but the leader."""
+
+    def append(self, step: int, first_position: int, num_positions: int) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class Batches(Protocol):
     """Where batches come from: a pure function of the step."""
 
@@ -38,6 +64,7 @@ def train(
     *,
     first_step: int,
     checkpoints: Checkpoints,
+    ledger: StepLog,
     tracker: Tracker,
     draw_samples: Callable[[int], None],
 ) -> None:
@@ -49,13 +76,14 @@ def train(
         config: the run.
         first_step: steps taken so far.
         checkpoints: where to save.
+        ledger: where every step's positions are written down.
         tracker: where metrics go.
         draw_samples: called with the step every `samples.every` steps, on all ranks.
 
     Raises:
         FloatingPointError: the loss is not finite.
     """
-    training = config.training
+    training, global_batch_size = config.training, config.parallelism.global_batch_size
     if first_step >= training.steps:
         logger.info("all %d steps are done: raise training.steps to go on", training.steps)
     meter = Meter(losses=torch.zeros(NUM_LOSSES, device=engine.groups.device))
@@ -66,6 +94,7 @@ def train(
         learning_rate = learning_rate_at(step, training.steps, config.optimizer)
         meter.add(engine.train_batch(micro_batches, learning_rate), data_seconds)
         done = step + 1
+        ledger.append(done, step * global_batch_size, global_batch_size)
         if done % training.log_every == 0 or done == training.steps:
             metrics = {**meter.read(engine, config), "learning_rate": learning_rate}
             tracker.log(done, metrics)
@@ -73,6 +102,7 @@ def train(
             _check_finite(done, metrics)
         pause_started = time.monotonic()
         if done % training.save_every == 0 or done == training.steps:
+            ledger.flush()  # a checkpoint has no unknown steps behind it
             checkpoints.save(engine, done)
         if config.samples.every and done % config.samples.every == 0:
             draw_samples(done)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,9 @@ from torch import Tensor
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches import TokenBatches
-from ernie_vilg.data.order import SampleOrder
+from ernie_vilg.data.ledger import Ledger, describe_sequence
+from ernie_vilg.data.token_reader import TokenSequence
+from ernie_vilg.data.workers import start_worker_server
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.build import build_engine
@@ -31,8 +33,10 @@ from ernie_vilg.parallel.groups import Groups, build_groups, machine_device, sta
 from ernie_vilg.parallel.precision import machine_precision
 from ernie_vilg.training.checkpoint import Checkpoints
 from ernie_vilg.training.lineage import Lineage, check_lineage
-from ernie_vilg.training.loop import train
+from ernie_vilg.training.loop import SilentStepLog, StepLog, train
+from ernie_vilg.training.replica_batches import agreed_quarantine, reads_pixels, replica_batches
 from ernie_vilg.training.run_folder import write_run
+from ernie_vilg.training.sequence import order_identity, token_sequence
 from ernie_vilg.training.tracking import RunTracker, SilentTracker, Tracker
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
@@ -53,6 +57,7 @@ def pretrain(config: PretrainConfig, launch: Launch, draw_samples: DrawSamples) 
     Raises:
         ValueError: shards and tokenizers do not fit each other or the run's checkpoints.
     """
+    start_worker_server(config.data.loader)
     lineage = check_lineage(config.data, config.model)
     config = with_decoder(config, lineage.image_tokenizer_config)
     precision = machine_precision(config.precision, machine_device(launch))
@@ -70,28 +75,38 @@ def pretrain(config: PretrainConfig, launch: Launch, draw_samples: DrawSamples) 
     if groups.rank == LEADER:
         Path(config.run_dir).mkdir(parents=True, exist_ok=True)
         _log_start(config, groups, precision)
+    quarantine = agreed_quarantine(Path(config.run_dir))
+    sequence = token_sequence(config, lineage, quarantine, with_pixels=reads_pixels(config, groups))
     engine = build_engine(config, groups, precision, _decoder_weights(config))
     checkpoints = Checkpoints(
         Path(config.run_dir),
         config.training.keep_checkpoints,
-        _identity(config, groups, precision, lineage),
+        partial(_identity, config, groups, precision, lineage),
+        lambda step: {
+            "position": step * config.parallelism.global_batch_size,
+            "quarantine": quarantine.digest(),
+        },
     )
     first_step = checkpoints.restore(engine)
     tracker: Tracker = SilentTracker()
+    ledger: StepLog = SilentStepLog()
     if groups.rank == LEADER:
         write_run(config)
         tracker = RunTracker(config, first_step)
-    train(
-        engine,
-        _batches(config, lineage, groups),
-        config,
-        first_step=first_step,
-        checkpoints=checkpoints,
-        tracker=tracker,
-        draw_samples=lambda step: _draw_samples(
-            engine, tracker, partial(draw_samples, config), step
-        ),
-    )
+        ledger = _open_ledger(config, sequence, groups)
+    with closing(replica_batches(config, sequence, groups)) as batches, closing(ledger):
+        train(
+            engine,
+            batches,
+            config,
+            first_step=first_step,
+            checkpoints=checkpoints,
+            ledger=ledger,
+            tracker=tracker,
+            draw_samples=lambda step: _draw_samples(
+                engine, tracker, partial(draw_samples, config), step
+            ),
+        )
     tracker.close()
     barrier()
     dist.destroy_process_group()
@@ -114,40 +129,28 @@ def _decoder_weights(config: PretrainConfig) -> dict[str, Tensor] | None:
     return tokenizer.decoder.state_dict()
 
 
-def _batches(config: PretrainConfig, lineage: Lineage, groups: Groups) -> TokenBatches:
-    data = config.data
-    return TokenBatches(
-        Path(data.token_shards),
-        lineage.manifest,
-        config.model,
-        SampleOrder(lineage.manifest, data.seed, data.shuffle_block_shards),
-        global_batch_size=config.parallelism.global_batch_size,
+def _open_ledger(config: PretrainConfig, sequence: TokenSequence, groups: Groups) -> Ledger:
+    return Ledger(
+        Path(config.run_dir),
+        sequence=describe_sequence(sequence, config.parallelism.global_batch_size),
+        quarantine=sequence.quarantine,
+        data_parallel_size=groups.data_size,
         micro_batch_size=config.parallelism.micro_batch_size,
-        data_rank=groups.data_rank,
-        data_size=groups.data_size,
-        # The last stage alone draws.
-        with_pixels=config.model.reconstructor.is_end_to_end
-        and groups.pipeline_rank == groups.pipeline_size - 1,
     )
 
 
 def _identity(
-    config: PretrainConfig, groups: Groups, precision: torch.dtype, lineage: Lineage
+    config: PretrainConfig, groups: Groups, precision: torch.dtype, lineage: Lineage, step: int
 ) -> dict[str, Any]:
-    """Return what a checkpoint and the run that resumes it must share."""
+    """Return what a checkpoint of a step and the run that resumes it must share."""
     return {
         # As the manifest gives it back: JSON makes lists of tuples.
         "model": json.loads(json.dumps(asdict(config.model))),
         "lineage": {
-            "token_shards": lineage.manifest.digest(),
             "text_tokenizer": lineage.text_tokenizer,
             "image_tokenizer": lineage.image_tokenizer,
         },
-        "order": {
-            "seed": config.data.seed,
-            "shuffle_block_shards": config.data.shuffle_block_shards,
-            "global_batch_size": config.parallelism.global_batch_size,
-        },
+        "order": order_identity(config, lineage, step),
         "layout": {
             "tensor_parallel_size": groups.tensor_size,
             "pipeline_parallel_size": groups.pipeline_size,

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig, ReconstructorConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import (
     ParallelismConfig,
     PretrainConfig,
-    PretrainDataConfig,
     TrainingConfig,
 )
 

@@ -7,6 +7,12 @@ from pathlib import Path
 import numpy as np
 import webdataset
 
+from ernie_vilg.config.loader import LoaderConfig
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.data.mixture import MixturePhase
+from ernie_vilg.data.position_reader import DataSource
+from ernie_vilg.data.quarantine import Quarantine
+from ernie_vilg.data.token_reader import TokenSequence
 from ernie_vilg.manifest import Manifest, describe_shard, write_manifest
 
 MEMBERS = ("codes.npy", "json", "text.npy")
@@ -43,3 +49,27 @@ def write_token_shards(
     )
     write_manifest(folder, manifest)
     return manifest
+
+
+def sequence_of(
+    folder: Path,
+    manifest: Manifest,
+    model: ModelConfig,
+    *,
+    seed: int = 0,
+    shuffle_block_shards: int = 2,
+    quarantine: Quarantine | None = None,
+    loader: LoaderConfig | None = None,
+    with_pixels: bool = False,
+) -> TokenSequence:
+    """Return the sequence of one data set, read by no workers unless a loader says otherwise."""
+    return TokenSequence(
+        sources=(DataSource(name="main", location=str(folder), manifest=manifest),),
+        phases=(MixturePhase(first_position=0, weights=(1.0,)),),
+        seed=seed,
+        shuffle_block_shards=shuffle_block_shards,
+        quarantine=quarantine or Quarantine(),
+        loader=loader or LoaderConfig(num_workers=0),
+        model=model,
+        with_pixels=with_pixels,
+    )

@@ -1,6 +1,7 @@
 """A step's samples do not depend on how many replicas read them."""
 
 import io
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,11 @@ from PIL import Image
 
 from data_pipelines.shard_writer import write_shard
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.batches import TokenBatches
-from ernie_vilg.data.order import SampleOrder
+from ernie_vilg.data.batches import Batch, Share, TokenBatches
 from ernie_vilg.data.reader import Sample, read_shard
 from ernie_vilg.manifest import Manifest
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
-from tests.data.shards import write_token_shards
+from tests.data.shards import sequence_of, write_token_shards
 
 MODEL = ModelConfig(
     hidden_size=8,
@@ -29,26 +29,24 @@ MODEL = ModelConfig(
 GLOBAL_BATCH = 12
 
 
-def batches_of(
+def step_of(
     folder: Path,
     manifest: Manifest,
+    step: int = 0,
     *,
     rank: int = 0,
     size: int = 1,
     model: ModelConfig = MODEL,
     with_pixels: bool = False,
-) -> TokenBatches:
-    return TokenBatches(
-        folder,
-        manifest,
-        model,
-        SampleOrder(manifest, seed=3, shuffle_block_shards=2),
-        global_batch_size=GLOBAL_BATCH,
+) -> list[Batch]:
+    """Return the micro-batches, of one pair, that a replica gets in a step."""
+    batches = TokenBatches(
+        sequence_of(folder, manifest, model, seed=3, with_pixels=with_pixels),
+        Share(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=size),
         micro_batch_size=1,
-        data_rank=rank,
-        data_size=size,
-        with_pixels=with_pixels,
     )
+    with closing(batches):
+        return batches.at(step)
 
 
 def samples_at(folder: Path, manifest: Manifest, step: int, size: int) -> list[int]:
@@ -56,7 +54,7 @@ def samples_at(folder: Path, manifest: Manifest, step: int, size: int) -> list[i
     return [
         int(batch.codes[0, 0])
         for rank in range(size)
-        for batch in batches_of(folder, manifest, rank=rank, size=size).at(step)
+        for batch in step_of(folder, manifest, step, rank=rank, size=size)
     ]
 
 
@@ -79,7 +77,7 @@ def test_an_epoch_reads_every_sample_once(tmp_path: Path) -> None:
 def test_a_batch_holds_what_the_shard_holds(tmp_path: Path) -> None:
     manifest = write_token_shards(tmp_path, [GLOBAL_BATCH])
 
-    for batch in batches_of(tmp_path, manifest, rank=0, size=1).at(0):
+    for batch in step_of(tmp_path, manifest):
         number = int(batch.codes[0, 0])
         assert batch.codes.tolist() == [[number] * 4]
         assert batch.text.tolist() == [[number + 4, END_OF_TEXT_ID, PADDING_ID]]
@@ -102,7 +100,7 @@ def test_samples_that_do_not_fit_the_model_are_refused(
     model = replace(MODEL, **change)
 
     with pytest.raises(ValueError, match=message):
-        batches_of(tmp_path, manifest, rank=0, size=1, model=model).at(0)
+        step_of(tmp_path, manifest, model=model)
 
 
 def with_picture(sample: Sample) -> Sample:
@@ -127,7 +125,7 @@ def write_shards_with_pixels(folder: Path, sizes: list[int]) -> Manifest:
 def test_a_samples_pixels_are_its_own_picture(tmp_path: Path) -> None:
     manifest = write_shards_with_pixels(tmp_path, [GLOBAL_BATCH])
 
-    for batch in batches_of(tmp_path, manifest, with_pixels=True).at(0):
+    for batch in step_of(tmp_path, manifest, with_pixels=True):
         number = int(batch.codes[0, 0])
         assert batch.pixels is not None
         assert (batch.pixels.dtype, batch.pixels.shape) == (torch.uint8, (1, 3, 4, 4))
@@ -139,7 +137,7 @@ def test_pixels_that_nobody_asks_for_change_no_batch(tmp_path: Path) -> None:
     kept = write_shards_with_pixels(tmp_path / "kept", [GLOBAL_BATCH])
 
     (batches, expected) = (
-        batches_of(tmp_path / name, manifest).at(0)
+        step_of(tmp_path / name, manifest)
         for name, manifest in (("kept", kept), ("plain", plain))
     )
 
@@ -154,4 +152,4 @@ def test_shards_from_before_pixels_could_be_kept_are_refused(tmp_path: Path) -> 
     assert "pixels" not in manifest.settings
 
     with pytest.raises(ValueError, match=r"keep no pixels.*encode_shards.py .*keep_pixels=true"):
-        batches_of(tmp_path, manifest, with_pixels=True)
+        step_of(tmp_path, manifest, with_pixels=True)

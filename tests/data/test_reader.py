@@ -3,14 +3,17 @@
 import gzip
 import io
 import tarfile
+import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import webdataset
 
-from ernie_vilg.data.reader import ShardCache, read_shard
-from ernie_vilg.manifest import Shard, describe_shard
+from ernie_vilg.data.reader import OpenShards, open_shard, read_shard
+from ernie_vilg.data.shard_folder import LocalFolder
+from ernie_vilg.manifest import Manifest, Shard, describe_shard
 from tests.data.shards import MEMBERS, write_token_shards
 
 
@@ -75,9 +78,9 @@ FIRST = ["a.codes.npy", "a.json", "a.text.npy"]
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        pytest.param(FIRST[:2], r"sample 'a' has members \['codes.npy', 'json'\]", id="lacking"),
-        pytest.param([*FIRST, "a.pkl"], "sample 'a' has members", id="a pickle in excess"),
-        pytest.param([*FIRST, "a.json"], "member 'a.json' occurs twice", id="twice"),
+        pytest.param(FIRST[:2], r"sample .* has members \['codes.npy', 'json'\]", id="lacking"),
+        pytest.param([*FIRST, "a.pkl"], "sample 'a' of .* has members", id="a pickle in excess"),
+        pytest.param([*FIRST, "a.json"], "holds 2 samples where the manifest says 1", id="twice"),
         pytest.param([*FIRST, "b.json"], "holds 2 samples where the manifest says 1", id="more"),
     ],
 )
@@ -107,7 +110,7 @@ def test_a_compressed_file_under_the_name_of_a_tar_is_refused(tmp_path: Path) ->
     path = tmp_path / manifest.shards[0].file
     path.write_bytes(gzip.compress(path.read_bytes()))
 
-    with pytest.raises(tarfile.ReadError):
+    with pytest.raises(ValueError, match="no uncompressed tar file"):
         read_shard(tmp_path, described(path, 3))
 
 
@@ -118,13 +121,62 @@ def test_members_of_another_set_are_refused(tmp_path: Path) -> None:
         read_shard(tmp_path, replace(manifest.shards[0], members=("json", "png", "txt")))
 
 
-def test_the_cache_reads_a_shard_once(tmp_path: Path) -> None:
-    manifest = write_token_shards(tmp_path, [3, 2])
-    cache = ShardCache(tmp_path, manifest, max_shards=1)
-    first = cache.sample(0, 2)
-    (tmp_path / "tokens-00000.tar").unlink()
+def test_a_name_beyond_a_plain_header_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "shard.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("a" * 120 + ".json"), io.BytesIO())
 
-    assert cache.sample(0, 2) is first
-    assert cache.sample(1, 0)["__key__"] == b"00000003"
-    with pytest.raises(ValueError, match="is missing"):  # the second shard took its place
-        cache.sample(0, 0)
+    with pytest.raises(ValueError, match="over 100 bytes"):
+        read_shard(tmp_path, described(path, 1))
+
+
+def test_samples_are_read_in_any_order_and_only_as_far_as_asked_for(tmp_path: Path) -> None:
+    manifest = write_token_shards(tmp_path, [5])
+    opened = open_shard(LocalFolder(str(tmp_path)), manifest.shards[0])
+
+    with opened.file:
+        assert [opened.sample(index)["json"] for index in (4, 0, 2)] == [
+            b'{"caption": "4"}',
+            b'{"caption": "0"}',
+            b'{"caption": "2"}',
+        ]
+        assert opened.member("json", 3) == b'{"caption": "3"}'
+
+
+def open_shards(folder: Path, manifest: Manifest, waits: list[str], max_open: int) -> OpenShards:
+    return OpenShards(LocalFolder(str(folder)), manifest, max_open=max_open, on_wait=waits.append)
+
+
+def test_an_open_shard_is_read_from_though_its_file_is_gone(tmp_path: Path) -> None:
+    manifest = write_token_shards(tmp_path, [3, 2, 2])
+    with closing(open_shards(tmp_path, manifest, [], max_open=2)) as shards:
+        shards.get(0)
+        (tmp_path / "tokens-00000.tar").unlink()
+
+        assert shards.get(0).sample(2)["__key__"] == b"00000002"
+        shards.get(1)
+        shards.get(2)  # takes the first one's place
+        with pytest.raises(ValueError, match="is missing"):
+            shards.get(0)
+
+
+def test_waiting_for_a_shard_is_told(tmp_path: Path) -> None:
+    manifest = write_token_shards(tmp_path, [3, 2])
+    waits: list[str] = []
+    with closing(open_shards(tmp_path, manifest, waits, max_open=2)) as shards:
+        shards.get(1)
+        shards.get(1)
+
+    assert waits == [f"shard {tmp_path}/tokens-00001.tar", ""]
+
+
+def test_shards_are_opened_ahead_of_their_use(tmp_path: Path) -> None:
+    manifest = write_token_shards(tmp_path, [3, 2])
+    waits: list[str] = []
+    with closing(open_shards(tmp_path, manifest, waits, max_open=2)) as shards:
+        shards.open_ahead([0, 1])
+        while not all(future.done() for future in shards._shards.values()):
+            time.sleep(0.01)
+        shards.get(1)
+
+    assert waits == []

@@ -16,7 +16,7 @@ from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.data.reader import Sample, read_shard
-from ernie_vilg.files import sha256_of_file, sha256_of_json
+from ernie_vilg.files import read_json, sha256_of_file, sha256_of_json, write_json
 from ernie_vilg.manifest import read_manifest
 from ernie_vilg.text_tokenizer import (
     MODEL_FILE,
@@ -138,15 +138,16 @@ def test_the_manifest_records_lineage_and_settings(folder: Path) -> None:
         "crop_settings": sha256_of_json(images.settings),
         "image_shards": images.digest(),
     }
-    longest = max(
+    text_lengths = [
         len(array_of(sample["text.npy"])) for sample in samples_of(folder, "tokens", "token")
-    )
+    ]
     assert manifest.settings == {
         "image_size": 8,
         "grid_size": 4,
         "codebook_size": 16,
         "text_vocab_size": TextTokenizer.load(folder / "text").vocab_size,
-        "max_text_tokens": longest,
+        "max_text_tokens": max(text_lengths),
+        "num_text_tokens": sum(text_lengths),
         "pixels": False,
     }
     # Nothing of the work is left.
@@ -220,6 +221,22 @@ def test_a_finished_shard_that_was_damaged_is_encoded_again(
     encoded = encode_until(folder, monkeypatch, stop_after=9)
 
     assert encoded == ["images-00000.tar", "images-00002.tar"]
+
+
+def test_a_finished_shard_whose_text_was_not_counted_is_encoded_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_until(folder, monkeypatch, stop_after=2)
+    record = folder / ".encoding-tokens" / "records" / "00001.json"
+    content = read_json(record)
+    del content["num_text_tokens"]  # as the version before wrote it
+    write_json(record, content)
+
+    encoded = encode_until(folder, monkeypatch, stop_after=9)
+
+    assert encoded == ["images-00001.tar", "images-00002.tar"]
+    whole = encode_image_shards(config(folder, "uninterrupted"))
+    assert read_manifest(folder / "tokens", "token") == whole
 
 
 def test_another_tokenizer_starts_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,15 @@
 """What a program makes of its words: settings, or one message."""
 
+import pickle
 import subprocess
 import sys
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
+from ernie_vilg.config.data import MixtureChangeConfig, MixtureDataSetConfig, PretrainDataConfig
+from launch.composition import compose_program
 from launch.program import CONF_FOLDER, quote_chinese
 
 ROOT = CONF_FOLDER.parent
@@ -72,6 +77,12 @@ def start(words: list[str], *, rank: int, world_size: int) -> subprocess.Complet
             ["model.num_heads=5"], 1, "model.num_heads=5 does not divide", id="heads of width"
         ),
         pytest.param(["data.token_shards=nowhere"], 1, "nowhere is not a folder", id="path"),
+        pytest.param(
+            ["+data.mixture={cc:{token_shards:a,weigth:2}}"],
+            1,
+            "Key 'weigth' not in 'MixtureDataSetConfig'",
+            id="mistyped in a dict",
+        ),
         pytest.param(["optimizer.learning_rate=-1"], 1, "must be above 0", id="negative rate"),
     ],
 )
@@ -89,3 +100,65 @@ def test_only_the_leader_speaks() -> None:
     result = start(["data.token_shards=nowhere"], rank=1, world_size=2)
 
     assert (result.returncode, result.stderr) == (2, "")
+
+
+MIXTURE = "+data.mixture={cc:{token_shards:a,weight:2},wukong:{token_shards:b,weight:1}}"
+
+
+def data_of(*words: str) -> PretrainDataConfig:
+    config = compose_program("pretrain", ["experiment=quickstart", *words])
+    data: PretrainDataConfig = config.data
+    return data
+
+
+def test_a_dict_of_settings_on_the_command_line_becomes_dataclasses() -> None:
+    data = data_of(
+        "data.token_shards=null",
+        MIXTURE,
+        "data.mixture.cc.weight=5",
+        "data.mixture_changes=[{step:9,weights:{cc:1,wukong:0}}]",
+        "data.loader.num_workers=3",
+    )
+
+    assert data.mixture == {
+        "cc": MixtureDataSetConfig(token_shards="a", weight=5.0),
+        "wukong": MixtureDataSetConfig(token_shards="b", weight=1.0),
+    }
+    assert data.mixture_changes == (
+        MixtureChangeConfig(step=9, weights={"cc": 1.0, "wukong": 0.0}),
+    )
+    assert data.loader.num_workers == 3
+
+
+def test_a_dict_of_settings_in_a_file_can_be_changed_by_key(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mixed.yaml").write_text(
+        """
+mixture:
+  cc: {token_shards: a, weight: 2}
+  wukong: {token_shards: b, weight: 1}
+mixture_changes:
+  - {step: 9, weights: {wukong: 3}}
+"""
+    )
+
+    data = data_of(
+        f"hydra.searchpath=[file://{tmp_path}]",
+        "data=mixed",
+        "data.token_shards=null",
+        "~data.mixture.cc",
+        "data.mixture.wukong.weight=4",
+    )
+
+    assert data.mixture == {"wukong": MixtureDataSetConfig(token_shards="b", weight=4.0)}
+    assert data.mixture_changes == (MixtureChangeConfig(step=9, weights={"wukong": 3.0}),)
+
+
+def test_a_dict_of_settings_travels_to_other_processes_and_to_json() -> None:
+    data = data_of("data.token_shards=null", MIXTURE)
+
+    assert pickle.loads(pickle.dumps(data)) == data
+    assert asdict(data)["mixture"] == {
+        "cc": {"token_shards": "a", "weight": 2.0},
+        "wukong": {"token_shards": "b", "weight": 1.0},
+    }

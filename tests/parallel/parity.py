@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
+from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig, ReconstructorConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import (
     ParallelismConfig,
     PretrainConfig,
-    PretrainDataConfig,
     TrainingConfig,
 )
 from ernie_vilg.data.batches import Batch

@@ -43,10 +43,17 @@ def make_data_set(
     captions = write_pairs(data.pairs, num_pairs)
     write_text_tokenizer(data.text_tokenizer, text_model(captions, data), {})
     save_image_tokenizer(untrained_vqgan(seed), data.image_tokenizer)
+    encode_pairs(data, data.pairs, data.token_shards, keep_pixels=keep_pixels)
+    return data
+
+
+def encode_pairs(data: DataSet, pairs: Path, output: Path, *, keep_pixels: bool = False) -> None:
+    """Write token shards of raw pairs with the tokenizers of a data set."""
+    image_shards = output.with_name(output.name.replace("token", "image"))
     build_image_shards(
         BuildShardsConfig(
-            source=str(data.pairs),
-            output_dir=str(folder / "image_shards"),
+            source=str(pairs),
+            output_dir=str(image_shards),
             image_size=64,
             samples_per_shard=10,
             num_workers=1,
@@ -54,15 +61,14 @@ def make_data_set(
     )
     encode_image_shards(
         EncodeShardsConfig(
-            shards=str(folder / "image_shards"),
+            shards=str(image_shards),
             text_tokenizer_dir=str(data.text_tokenizer),
             image_tokenizer_dir=str(data.image_tokenizer),
-            output_dir=str(data.token_shards),
+            output_dir=str(output),
             keep_pixels=keep_pixels,
             num_workers=1,
         )
     )
-    return data
 
 
 def write_pairs(folder: Path, count: int) -> list[str]:

@@ -1,28 +1,33 @@
 """A tiny pretraining run on token shards of two code values, without tokenizers."""
 
 import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import (
     ParallelismConfig,
     PretrainConfig,
-    PretrainDataConfig,
     TrainingConfig,
 )
-from ernie_vilg.data.batches import TokenBatches
-from ernie_vilg.data.order import SampleOrder
+from ernie_vilg.data.batches import Share, TokenBatches
 from ernie_vilg.manifest import read_manifest
 from ernie_vilg.parallel.build import build_engine
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.groups import build_groups, start_processes
 from ernie_vilg.training.checkpoint import Checkpoints
-from ernie_vilg.training.loop import train
+from ernie_vilg.training.loop import SilentStepLog, train
+from tests.data.shards import sequence_of
 
 MODEL = ModelConfig(
     hidden_size=16,
@@ -35,7 +40,9 @@ MODEL = ModelConfig(
 )
 
 
-def tiny_run(folder: Path, *, steps: int, save_every: int = 2, **layout: int) -> PretrainConfig:
+def tiny_run(
+    folder: Path, *, steps: int, save_every: int = 2, num_workers: int = 0, **layout: int
+) -> PretrainConfig:
     return PretrainConfig(
         run_dir=str(folder / "run"),
         precision="fp32",
@@ -45,6 +52,7 @@ def tiny_run(folder: Path, *, steps: int, save_every: int = 2, **layout: int) ->
             text_tokenizer="",
             image_tokenizer="",
             shuffle_block_shards=2,
+            loader=LoaderConfig(num_workers=num_workers),
         ),
         parallelism=ParallelismConfig(micro_batch_size=2, global_batch_size=8, **layout),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
@@ -77,8 +85,17 @@ def start(launch: Launch, config: PretrainConfig, precision: torch.dtype) -> Eng
     return build_engine(config, groups, precision)
 
 
+def die() -> None:
+    """End as a killed process does, without a word."""
+    raise Killed
+
+
 def run(
-    launch: Launch, config: PretrainConfig, precision: torch.dtype, stop_after: int | None = None
+    launch: Launch,
+    config: PretrainConfig,
+    precision: torch.dtype,
+    stop_after: int | None = None,
+    stop: Callable[[], None] = die,
 ) -> tuple[int, dict[int, str]]:
     """Train or go on; return the first step and the losses by step.
 
@@ -86,50 +103,79 @@ def run(
         launch: this rank.
         config: the run.
         precision: of weights and activations.
-        stop_after: die without a word before this step, as a killed process does.
+        stop_after: the step before which `stop` is called.
+        stop: what happens then.
     """
     engine = start(launch, config, precision)
     folder = Path(config.data.token_shards)
     manifest = read_manifest(folder, "token")
     batches: Any = TokenBatches(
-        folder,
-        manifest,
-        config.model,
-        SampleOrder(manifest, config.data.seed, config.data.shuffle_block_shards),
-        global_batch_size=config.parallelism.global_batch_size,
+        sequence_of(
+            folder,
+            manifest,
+            config.model,
+            seed=config.data.seed,
+            shuffle_block_shards=config.data.shuffle_block_shards,
+            loader=config.data.loader,
+            with_pixels=config.model.reconstructor.is_end_to_end,
+        ),
+        Share(
+            global_batch_size=config.parallelism.global_batch_size,
+            data_rank=engine.groups.data_rank,
+            data_size=engine.groups.data_size,
+        ),
         micro_batch_size=config.parallelism.micro_batch_size,
-        data_rank=engine.groups.data_rank,
-        data_size=engine.groups.data_size,
-        with_pixels=config.model.reconstructor.is_end_to_end,
     )
-    checkpoints = Checkpoints(Path(config.run_dir), 2, {"test": "identity"})
+    checkpoints = Checkpoints(
+        Path(config.run_dir), 2, lambda step: {"test": "identity"}, lambda step: {"position": step}
+    )
     first_step = checkpoints.restore(engine)
     recorder = Recorder()
-    with contextlib.suppress(Killed):
+    with contextlib.closing(batches), contextlib.suppress(Killed):
         train(
             engine,
-            batches if stop_after is None else DyingBatches(batches, stop_after),
+            batches if stop_after is None else StoppedBatches(batches, stop_after, stop),
             config,
             first_step=first_step,
             checkpoints=checkpoints,
+            ledger=SilentStepLog(),
             tracker=recorder,
             draw_samples=lambda step: None,
         )
     return first_step, recorder.losses
 
 
+def run_until_a_worker_dies(
+    launch: Launch, config: PretrainConfig, precision: torch.dtype, step: int
+) -> str:
+    """Train, killing a data worker of the last rank before a step; return how the rank ends."""
+    before = set(multiprocessing.active_children())
+
+    def kill_worker() -> None:
+        if launch.rank == launch.world_size - 1:
+            workers = set(multiprocessing.active_children()) - before
+            os.kill(max(worker.pid or 0 for worker in workers), signal.SIGKILL)
+
+    try:
+        run(launch, config, precision, stop_after=step, stop=kill_worker)
+    except RuntimeError as error:
+        return str(error)
+    return "it went on to the end"
+
+
 class Killed(Exception):  # noqa: N818, it stands for a signal
     """Stands for SIGKILL within one process."""
 
 
-class DyingBatches:
-    """Batches up to a step, then the end."""
+class StoppedBatches:
+    """Batches before one of which something happens."""
 
-    def __init__(self, batches: TokenBatches, last: int) -> None:
+    def __init__(self, batches: TokenBatches, last: int, stop: Callable[[], None]) -> None:
         self._batches = batches
         self._last = last
+        self._stop = stop
 
     def at(self, step: int) -> Any:
         if step == self._last:
-            raise Killed
+            self._stop()
         return self._batches.at(step)

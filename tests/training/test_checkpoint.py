@@ -44,7 +44,7 @@ class FakeEngine:
 
 
 def checkpoints_of(run_dir: Path, keep: int = 2, identity: Any = IDENTITY) -> Checkpoints:
-    return Checkpoints(run_dir, keep, identity)
+    return Checkpoints(run_dir, keep, lambda step: identity, lambda step: {"position": step})
 
 
 def saved_run(run_dir: Path, steps: tuple[int, ...] = (0, 10, 20)) -> Checkpoints:

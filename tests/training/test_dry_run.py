@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 import torch
 
+from ernie_vilg.config.data import (
+    MixtureChangeConfig,
+    MixtureDataSetConfig,
+    PretrainDataConfig,
+)
 from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import (
     ParallelismConfig,
     PretrainConfig,
-    PretrainDataConfig,
     TrainingConfig,
 )
 from ernie_vilg.training.dry_run import dry_run, state_bytes
@@ -137,6 +141,26 @@ def test_data_that_is_there_is_counted(data_set: DataSet) -> None:
     assert "24 pairs in 3 shards" in report
     assert "sees each 10.0 times" in report
     assert "missing" not in report
+
+
+def test_each_data_set_of_a_mixture_is_counted(data_set: DataSet) -> None:
+    config = run_of(data_set)
+    shards = str(data_set.token_shards)
+    data = replace(
+        config.data,
+        token_shards=None,
+        mixture={
+            "cc": MixtureDataSetConfig(token_shards=shards, weight=1.0),
+            "wukong": MixtureDataSetConfig(token_shards=shards, weight=0.0),
+        },
+        mixture_changes=(MixtureChangeConfig(step=4, weights={"cc": 0.0, "wukong": 1.0}),),
+    )
+
+    report = dry_run(replace(config, data=data), world_size=1)
+
+    # 10 steps of 24 pairs, of which the first 4 are cc's.
+    assert "cc: 24 pairs in 3 shards; the run draws 96, so it sees each 4.0 times" in report
+    assert "wukong: 24 pairs in 3 shards; the run draws 144, so it sees each 6.0 times" in report
 
 
 def test_data_that_does_not_fit_is_refused(data_set: DataSet) -> None:

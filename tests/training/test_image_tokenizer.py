@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from PIL import Image
 
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.loader import LoaderConfig
+from ernie_vilg.data.loss_log import read_losses
 from ernie_vilg.files import sha256_of_file
 from ernie_vilg.manifest import read_manifest
 from ernie_vilg.training import image_tokenizer
@@ -65,16 +68,17 @@ def _run_killed_at_step_three(config: TrainImageTokenizerConfig) -> None:
         run(ALONE, config)
 
 
+def _stop() -> None:
+    raise InterruptedError
+
+
 def _run_whole_and_parted(
     launch: Launch, whole: TrainImageTokenizerConfig, parted: TrainImageTokenizerConfig
 ) -> None:
-    def stop() -> None:
-        raise InterruptedError
-
     manifest = read_manifest(Path(whole.shards), "image")
     with process_group(launch) as device:
         train_image_tokenizer(whole, manifest, device)
-        with dying_at_step(3, stop), pytest.raises(InterruptedError):
+        with dying_at_step(3, _stop), pytest.raises(InterruptedError):
             train_image_tokenizer(parted, manifest, device)
         train_image_tokenizer(parted, manifest, device)
 
@@ -173,6 +177,90 @@ def test_how_often_to_log_may_change_on_resume(shards: Path, tmp_path: Path) -> 
     run(ALONE, tiny_config(shards, tmp_path / "run"))
 
     run(ALONE, tiny_config(shards, tmp_path / "run", log_every=2))
+
+
+def test_workers_change_no_loss_and_are_gone_afterwards(shards: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"image_size": SIZE - 8, "horizontal_flip": True}
+    run(ALONE, tiny_config(shards, tmp_path / "alone", **settings))
+    before = {*multiprocessing.active_children()}
+
+    loader = LoaderConfig(num_workers=2)
+    run(ALONE, tiny_config(shards, tmp_path / "helped", **settings, loader=loader))
+
+    assert {*multiprocessing.active_children()} <= before
+    assert hash_of_state(tmp_path / "helped", 4) == hash_of_state(tmp_path / "alone", 4)
+
+
+def test_mirroring_may_not_change_on_resume(shards: Path, tmp_path: Path) -> None:
+    run(ALONE, tiny_config(shards, tmp_path / "run", steps=1))
+
+    with pytest.raises(ValueError, match=r"training\.horizontal_flip: False in the checkpoint, Tr"):
+        run(ALONE, tiny_config(shards, tmp_path / "run", steps=1, horizontal_flip=True))
+
+
+def test_damaged_picture_stops_the_run(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", num_damaged=1)
+
+    with pytest.raises(ValueError, match=r"sample '000000' of .* picture that cannot be read"):
+        run(ALONE, tiny_config(tmp_path / "shards", tmp_path / "run"))
+
+
+def test_damage_that_is_skipped_is_written_down_once(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", num_damaged=1)
+    loader = LoaderConfig(num_workers=0, damage="skip", max_lost_fraction=0.1)
+    config = tiny_config(tmp_path / "shards", tmp_path / "run", loader=loader)
+    with dying_at_step(3, _stop), pytest.raises(InterruptedError):
+        run(ALONE, config)
+
+    run(ALONE, config)
+
+    summary = read_losses(tmp_path / "run")
+    assert summary.num_samples_by_reason == {"unreadable_image": 1}
+    (line,) = (tmp_path / "run" / "ledger" / "losses-0.jsonl").read_text().splitlines()
+    assert json.loads(line)["key"] == "000000"
+
+
+def test_pictures_in_quarantine_are_left_out(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", num_damaged=1)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "quarantine.jsonl").write_text('{"key": "000000"}\n')
+
+    run(ALONE, tiny_config(tmp_path / "shards", tmp_path / "run"))  # stops at the first damage
+
+    assert read_losses(tmp_path / "run").num_samples == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param(
+            {"image_cache_bytes": 1, "loader": LoaderConfig(num_workers=1)},
+            "image_cache_bytes=1 with loader.num_workers=1: .* set loader.num_workers=0",
+            id="a cache that workers would not see",
+        ),
+        pytest.param({"seed": -1}, "training.seed=-1: must not be negative", id="negative seed"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_config(Path("shards"), Path("run"), **settings)
+
+
+def test_remote_shards_need_a_cache_on_disk() -> None:
+    config = tiny_config(Path("shards"), Path("run"))
+
+    with pytest.raises(ValueError, match=r"s3://b/shards is remote and loader\.cache_dir is"):
+        replace(config, shards="s3://b/shards")
+
+
+@pytest.mark.parametrize("shards_image_size", [SIZE, SIZE + 2])
+def test_shards_of_the_same_size_or_larger_are_taken(shards_image_size: int) -> None:
+    tiny_config(Path("shards"), Path("run")).check_image_size(shards_image_size)
+
+
+def test_shards_of_smaller_pictures_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"have 15 pixels a side where .*image_size=16: set it"):
+        tiny_config(Path("shards"), Path("run")).check_image_size(15)
 
 
 @pytest.mark.distributed

@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ernie_vilg.config.data import MixtureDataSetConfig, PretrainDataConfig
+from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
-from ernie_vilg.config.pretrain import PretrainDataConfig
+from ernie_vilg.manifest import read_manifest, write_manifest
 from ernie_vilg.text_tokenizer import write_text_tokenizer
 from ernie_vilg.training.lineage import check_lineage
 from ernie_vilg.vqgan.weights import save_image_tokenizer
@@ -14,6 +17,7 @@ from tests.training.data_set import (
     CODEBOOK_SIZE,
     GRID_SIZE,
     DataSet,
+    encode_pairs,
     make_data_set,
     text_model,
     untrained_vqgan,
@@ -52,9 +56,76 @@ def settings_of(data_set: DataSet) -> PretrainDataConfig:
 def test_what_belongs_together_is_accepted(data_set: DataSet) -> None:
     lineage = check_lineage(settings_of(data_set), MODEL)
 
-    assert lineage.manifest.num_samples == 24
-    assert lineage.manifest.lineage["text_tokenizer"] == lineage.text_tokenizer
-    assert lineage.manifest.lineage["image_tokenizer"] == lineage.image_tokenizer
+    (only,) = lineage.data_sets
+    assert (only.name, only.location) == ("main", str(data_set.token_shards))
+    assert only.manifest.num_samples == 24
+    assert only.manifest.lineage["text_tokenizer"] == lineage.text_tokenizer
+    assert only.manifest.lineage["image_tokenizer"] == lineage.image_tokenizer
+
+
+def mixed(settings: PretrainDataConfig, **token_shards: Path) -> PretrainDataConfig:
+    """Return the settings with a mixture of folders instead of one."""
+    mixture = {
+        name: MixtureDataSetConfig(token_shards=str(folder), weight=1.0)
+        for name, folder in token_shards.items()
+    }
+    return replace(settings, token_shards=None, mixture=mixture)
+
+
+def test_every_data_set_of_a_mixture_is_there_in_the_order_of_names(data_set: DataSet) -> None:
+    folder = data_set.token_shards
+    lineage = check_lineage(mixed(settings_of(data_set), second=folder, first=folder), MODEL)
+
+    assert [item.name for item in lineage.data_sets] == ["first", "second"]
+
+
+def test_every_data_set_of_a_mixture_is_checked(
+    data_set: DataSet, data_set_with_pixels: DataSet
+) -> None:
+    settings = mixed(
+        settings_of(data_set), cc=data_set.token_shards, shapes=data_set_with_pixels.token_shards
+    )
+
+    with pytest.raises(
+        ValueError,
+        match=r"^data\.mixture\.shapes\.token_shards=\S+ were encoded with another text_tokenizer",
+    ):
+        check_lineage(settings, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"settings": {"image_size": 128, "grid_size": GRID_SIZE, "codebook_size": 16}},
+            "have image_size=128 in their manifest where their image tokenizer .* has 64",
+        ),
+        ({"shards": ()}, "hold no samples: encode them again"),
+    ],
+    ids=["another picture size", "empty"],
+)
+def test_a_manifest_that_cannot_be_is_refused(
+    data_set: DataSet, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    manifest = read_manifest(data_set.token_shards, "token")
+    write_manifest(tmp_path, replace(manifest, **change))
+    settings = mixed(settings_of(data_set), cc=data_set.token_shards, other=tmp_path)
+
+    with pytest.raises(ValueError, match=rf"data\.mixture\.other\.token_shards=\S+ {message}"):
+        check_lineage(settings, MODEL)
+
+
+def test_a_url_that_cannot_be_read_is_named_without_its_password(data_set: DataSet) -> None:
+    other = replace(
+        settings_of(data_set),
+        token_shards="https://user:secret@localhost:9/shards?token=secret",
+        loader=LoaderConfig(cache_dir="unused", max_attempts=1),
+    )
+
+    with pytest.raises(ValueError, match=r"^data\.token_shards: https://localhost:9/") as refusal:
+        check_lineage(other, MODEL)
+
+    assert "secret" not in str(refusal.value)
 
 
 def test_another_text_tokenizer_is_refused(data_set: DataSet, tmp_path: Path) -> None:
@@ -99,6 +170,22 @@ def test_image_shards_are_no_token_shards(data_set: DataSet) -> None:
 def test_end_to_end_needs_shards_that_keep_pixels(data_set: DataSet) -> None:
     with pytest.raises(ValueError, match=r"keep no pixels: .* keep_pixels=true .*kind=two_stage"):
         check_lineage(settings_of(data_set), END_TO_END)
+
+
+def test_every_data_set_of_a_mixture_must_keep_pixels(
+    data_set_with_pixels: DataSet, tmp_path: Path
+) -> None:
+    encode_pairs(data_set_with_pixels, data_set_with_pixels.pairs, tmp_path / "token_shards")
+    settings = mixed(
+        settings_of(data_set_with_pixels),
+        drawn=data_set_with_pixels.token_shards,
+        plain=tmp_path / "token_shards",
+    )
+
+    with pytest.raises(
+        ValueError, match=r"data\.mixture\.plain\.token_shards=\S+ keep no pixels: .* output_dir="
+    ):
+        check_lineage(settings, END_TO_END)
 
 
 def test_the_decoder_is_told_the_image_tokenizers_architecture(

@@ -7,7 +7,7 @@ import torch
 
 from tests.data.shards import write_token_shards
 from tests.distributed import run_distributed
-from tests.training.runs import run, tiny_run
+from tests.training.runs import run, run_until_a_worker_dies, tiny_run
 
 
 @pytest.mark.distributed
@@ -33,3 +33,22 @@ def test_killed_and_resumed_equals_uninterrupted(
 
     assert first_step == 2  # the newest checkpoint before the kill
     assert resumed == {step: reference[step] for step in (3, 4, 5, 6)}
+
+
+@pytest.mark.distributed
+def test_a_killed_data_worker_ends_the_run_which_resumes_with_other_workers(
+    tmp_path: Path,
+) -> None:
+    for name in ("killed", "whole"):
+        write_token_shards(tmp_path / name / "shards", [9, 7, 12])
+    whole = tiny_run(tmp_path / "whole", steps=8)
+    killed = tiny_run(tmp_path / "killed", steps=8, num_workers=2)
+    resumed_with_one = tiny_run(tmp_path / "killed", steps=8, num_workers=1)
+
+    _, reference = run_distributed(run, 2, whole, torch.float32)[0]
+    ends = run_distributed(run_until_a_worker_dies, 2, killed, torch.float32, 3)
+    first_step, resumed = run_distributed(run, 2, resumed_with_one, torch.float32)[0]
+
+    assert "data worker with pid" in ends[1]
+    assert first_step in (2, 4)  # what had been read ahead may have carried it to the next
+    assert resumed == {step: reference[step] for step in range(first_step + 1, 9)}

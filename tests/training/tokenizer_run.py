@@ -17,6 +17,7 @@ from ernie_vilg.config.image_tokenizer import (
     TrainImageTokenizerConfig,
 )
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.manifest import Manifest, describe_shard, read_manifest, write_manifest
 from ernie_vilg.parallel.groups import start_processes
@@ -27,8 +28,8 @@ SAMPLES = 24
 ALONE = Launch(rank=0, local_rank=0, world_size=1)
 
 
-def write_shards(folder: Path) -> None:
-    """Write one shard of random two-coloured pictures, and its manifest."""
+def write_shards(folder: Path, *, num_damaged: int = 0) -> None:
+    """Write one shard of random two-coloured pictures, the first ones damaged, and its manifest."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     path = folder / "images-00000.tar"
@@ -40,7 +41,9 @@ def write_shards(folder: Path) -> None:
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG")
             member = tarfile.TarInfo(f"{index:06d}.png")
-            member.size = buffer.tell()
+            if index < num_damaged:
+                buffer.truncate(buffer.tell() // 2)
+            member.size = len(buffer.getvalue())
             buffer.seek(0)
             archive.addfile(member, buffer)
     shard = describe_shard(path, samples=SAMPLES, members=("png",))
@@ -49,7 +52,13 @@ def write_shards(folder: Path) -> None:
 
 
 def tiny_config(
-    shards: Path, run_dir: Path, *, learning_rate: float = 3.0e-3, **training: int | float | str
+    shards: Path,
+    run_dir: Path,
+    *,
+    learning_rate: float = 3.0e-3,
+    image_size: int = SIZE,
+    loader: LoaderConfig | None = None,
+    **training: int | float | str,
 ) -> TrainImageTokenizerConfig:
     """Return settings under which a step takes milliseconds; float32 unless told otherwise."""
     defaults: dict[str, int | float | str] = {
@@ -67,7 +76,7 @@ def tiny_config(
         shards=str(shards),
         run_dir=str(run_dir),
         image_tokenizer=ImageTokenizerConfig(
-            image_size=SIZE,
+            image_size=image_size,
             codebook_size=32,
             embedding_size=4,
             base_channels=16,
@@ -79,6 +88,7 @@ def tiny_config(
         ),
         optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=1, weight_decay=0.0),
         training=ImageTokenizerTrainingConfig(**{**defaults, **training}),  # type: ignore[arg-type]
+        loader=loader or LoaderConfig(num_workers=0),
     )
 
 

@@ -1,0 +1,154 @@
+"""What a run is trained on: one data set of token shards, or a mixture of several.
+
+Source: ours.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from ernie_vilg.config.loader import LoaderConfig
+from ernie_vilg.locations import is_remote
+
+ONLY_DATA_SET = "main"
+"""Name of the data set of a run without a mixture."""
+
+WEIGH_BY = ("samples", "tokens")
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureDataSetConfig:
+    """One data set of a mixture."""
+
+    token_shards: str
+    """Folder or URL written by launch/encode_shards.py."""
+    weight: float
+    """Its share, on a scale that all data sets of the mixture have in common; 0 draws none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureChangeConfig:
+    """Other weights from a step on."""
+
+    step: int
+    """Steps made before the first one with these weights."""
+    weights: dict[str, float]
+    """New weight of every data set by its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainDataConfig:
+    """Where the training pairs and both tokenizers are, and how the pairs are drawn and read."""
+
+    token_shards: str | None = None
+    """Folder or URL (s3://, gs://, https://) written by launch/encode_shards.py; null with a
+    mixture."""
+    mixture: dict[str, MixtureDataSetConfig] = field(default_factory=dict)
+    """Data sets by name, instead of token_shards."""
+    weigh_by: str = "samples"
+    """What the mixture's weights are shares of: samples, or tokens, that is image codes and text
+    ids of a data set's mean sample."""
+    mixture_changes: tuple[MixtureChangeConfig, ...] = ()
+    """Later weights of the mixture, in the order of their steps."""
+    text_tokenizer: str
+    """Folder written by launch/train_text_tokenizer.py."""
+    image_tokenizer: str
+    """Image tokenizer weights written by launch/train_image_tokenizer.py."""
+    seed: int = 0
+    """Names the order of the samples."""
+    shuffle_block_shards: int = 16
+    """Shards, per data set, whose samples are shuffled together and kept open, per rank."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """How one rank reads."""
+
+    def __post_init__(self) -> None:
+        if self.shuffle_block_shards < 1:
+            raise ValueError(
+                f"data.shuffle_block_shards={self.shuffle_block_shards}: must be at least 1"
+            )
+        if self.seed < 0:
+            raise ValueError(f"data.seed={self.seed}: must not be negative")
+        if self.weigh_by not in WEIGH_BY:
+            raise ValueError(f"data.weigh_by={self.weigh_by}: choose {' or '.join(WEIGH_BY)}")
+        if self.mixture:
+            self._check_mixture()
+        else:
+            self._check_one_data_set()
+        for name, location in self.locations.items():
+            if is_remote(location) and self.loader.cache_dir is None:
+                raise ValueError(
+                    f"{self.setting_of(name)} is a URL and data.loader.cache_dir is null: set it "
+                    "to a folder on this node's own disk, into which shards are copied"
+                )
+
+    @property
+    def locations(self) -> dict[str, str]:
+        """Folder or URL of every data set by name, in the order of the names."""
+        if self.token_shards is not None:
+            return {ONLY_DATA_SET: self.token_shards}
+        return {name: self.mixture[name].token_shards for name in sorted(self.mixture)}
+
+    @property
+    def weights(self) -> tuple[MixtureChangeConfig, ...]:
+        """Weights of all data sets, in the order of their steps, of which the first is 0."""
+        weights = {name: data_set.weight for name, data_set in self.mixture.items()}
+        first = MixtureChangeConfig(step=0, weights=weights or {ONLY_DATA_SET: 1.0})
+        return (first, *self.mixture_changes)
+
+    def setting_of(self, name: str) -> str:
+        """Return the key that says where a data set is."""
+        if self.token_shards is not None:
+            return "data.token_shards"
+        return f"data.mixture.{name}.token_shards"
+
+    def _check_one_data_set(self) -> None:
+        if self.token_shards is None:
+            raise ValueError(
+                "data.token_shards=null without a data.mixture: name a folder of token shards, or "
+                "several in data.mixture"
+            )
+        if self.weigh_by != "samples" or self.mixture_changes:
+            name = "mixture_changes" if self.mixture_changes else f"weigh_by={self.weigh_by}"
+            raise ValueError(
+                f"data.{name} is about a mixture, and data.token_shards is one data set: leave it "
+                "out, or name the data sets in data.mixture"
+            )
+
+    def _check_mixture(self) -> None:
+        if self.token_shards is not None:
+            raise ValueError(
+                f"data.token_shards is set, and data.mixture has {', '.join(self.mixture)}: set "
+                "data.token_shards=null, or leave out the mixture"
+            )
+        for name in self.mixture:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"data.mixture: the name {name!r} must be of the characters A-Z a-z 0-9 _ -"
+                )
+        _check_weights(self.weights[0].weights, "data.mixture", ".weight")
+        for index, change in enumerate(self.mixture_changes):
+            place = f"data.mixture_changes[{index}].weights"
+            if set(change.weights) != set(self.mixture):
+                raise ValueError(
+                    f"{place} is of {', '.join(sorted(change.weights)) or 'no data set'}: give one "
+                    f"weight for each of {', '.join(sorted(self.mixture))}; 0 draws none"
+                )
+            _check_weights(change.weights, place, "")
+        steps = [0, *(change.step for change in self.mixture_changes)]
+        if any(later <= earlier for earlier, later in pairwise(steps)):
+            raise ValueError(
+                f"data.mixture_changes are at steps {steps[1:]}: put them in order, each at a step "
+                "of its own from 1; data.mixture has the weights of step 0"
+            )
+
+
+def _check_weights(weights: Mapping[str, float], place: str, ending: str) -> None:
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"{place}.{name}{ending}={weight}: must be 0 or above, and finite")
+    if not any(weights.values()):
+        raise ValueError(f"{place}: all weights are 0, set one above 0")

@@ -1,0 +1,120 @@
+"""The damage that a run has met, written down for good.
+
+`ledger/losses-<data rank>.jsonl` in the run folder has one line per finding, each finding once,
+over all launches of the run. Replicas meet the same damage at different positions, so that the
+account of the run is put together from all of them.
+
+Source: ours.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ernie_vilg.data.damage import Loss
+from ernie_vilg.data.ledger import ledger_folder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSummary:
+    """All damage that a run has met."""
+
+    losses: tuple[Loss, ...]
+    """Each finding once, in the order of positions."""
+    num_samples: int
+    """Different samples lost."""
+    num_samples_by_reason: Mapping[str, int]
+    """The same by reason; a sample of a lost shard counts for the shard's."""
+    num_damaged_lines: int
+    """Of the files of findings, that could not be read."""
+
+
+class LossLog:
+    """The file of findings of one data rank; one of its processes writes it."""
+
+    def __init__(self, run_dir: Path, data_rank: int) -> None:
+        """Read what was found before, so that nothing is written twice.
+
+        Args:
+            run_dir: the run's folder.
+            data_rank: the replica.
+        """
+        self._path = ledger_folder(run_dir) / f"losses-{data_rank}.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        known, _ = _read_loss_file(self._path)
+        self._known = {_finding(loss) for loss in known}
+        _end_last_line(self._path)
+
+    def write(self, losses: Iterable[Loss]) -> int:
+        """Write down what is new among some findings, down to the device.
+
+        Returns:
+            how many findings are new.
+        """
+        new = {_finding(loss): loss for loss in losses if _finding(loss) not in self._known}
+        if new:
+            lines = "".join(json.dumps(asdict(loss)) + "\n" for loss in new.values())
+            with self._path.open("ab", buffering=0) as file:
+                file.write(lines.encode())
+                os.fsync(file.fileno())
+            self._known.update(new)
+        return len(new)
+
+
+def read_losses(run_dir: Path) -> LossSummary:
+    """Put the findings of all data ranks together."""
+    found: list[Loss] = []
+    num_damaged_lines = 0
+    for path in sorted(ledger_folder(run_dir).glob("losses-*.jsonl")):
+        of_rank, damaged = _read_loss_file(path)
+        found += of_rank
+        num_damaged_lines += damaged
+    distinct: dict[tuple[str, str, int | None], Loss] = {}
+    for loss in sorted(found, key=lambda loss: loss.position):
+        # Ranks meet the same damage at different positions: the first meeting counts.
+        distinct.setdefault(_finding(loss), loss)
+    losses = tuple(distinct.values())
+    lost_shards = {(loss.data_set, loss.shard) for loss in losses if loss.index is None}
+    by_reason: dict[str, int] = {}
+    for loss in losses:
+        if loss.index is None or (loss.data_set, loss.shard) not in lost_shards:
+            by_reason[loss.reason] = by_reason.get(loss.reason, 0) + loss.num_samples
+    return LossSummary(
+        losses=losses,
+        num_samples=sum(by_reason.values()),
+        num_samples_by_reason=by_reason,
+        num_damaged_lines=num_damaged_lines,
+    )
+
+
+def _finding(loss: Loss) -> tuple[str, str, int | None]:
+    return loss.data_set, loss.shard, loss.index
+
+
+def _read_loss_file(path: Path) -> tuple[list[Loss], int]:
+    """Return the findings in a file, and how many lines could not be read."""
+    losses: list[Loss] = []
+    num_damaged = 0
+    lines: Sequence[bytes] = path.read_bytes().split(b"\n") if path.exists() else ()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            losses.append(Loss(**json.loads(line)))
+        except (ValueError, TypeError):
+            num_damaged += 1
+            logger.warning("%s:%d cannot be read and is skipped", path, number)
+    return losses, num_damaged
+
+
+def _end_last_line(path: Path) -> None:
+    """End a line that a killed process left without its end, so that the next one is whole."""
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")

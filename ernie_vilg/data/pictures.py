@@ -1,0 +1,177 @@
+"""Pictures from bytes of unknown origin: which are read, and what becomes of odd ones.
+
+Only JPEG, PNG and WebP are opened, whatever a file's name says. The size is looked at before any
+pixel is decoded, so that a small file cannot unfold into gigabytes. Then: the EXIF orientation is
+applied, transparency is composited on white, of 16 bits the upper 8 are taken, of an animation
+the first frame. Colour profiles are not applied: values are read as sRGB.
+
+Files that shards are built from and pictures in shards are read by the same rules.
+
+Source: ours.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from ernie_vilg.data.damage import DamagedSampleError
+from ernie_vilg.data.reader import KEY, OpenShard, Sample
+
+READABLE_FORMATS = ("JPEG", "PNG", "WEBP")
+PICTURE_MEMBERS = ("png", "jpg", "jpeg", "webp")
+"""Extensions of pictures in shards; the first one that a sample has counts."""
+
+Pictures = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+# What Pillow raises on damaged files.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error,
+           zlib.error)  # fmt: skip
+
+
+class UnreadablePictureError(ValueError):
+    """No JPEG, PNG or WebP, or a damaged one; the message says what was found."""
+
+
+class PictureSizeError(ValueError):
+    """Not a size that the caller takes; the message says the size."""
+
+
+def open_picture(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
+    """Decode a file as an opaque image that stands upright.
+
+    Args:
+        file: its path or content.
+        is_right_size: asked about width and height in pixels, before the EXIF orientation, and
+            before any pixel is decoded.
+
+    Returns:
+        an RGB image.
+
+    Raises:
+        UnreadablePictureError: the file is no JPEG, PNG or WebP, or is damaged.
+        PictureSizeError: `is_right_size` refuses the picture, or it has more pixels than Pillow
+            opens.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Of metadata that is not used, and of sizes, which are looked at below.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=READABLE_FORMATS) as image:
+                # Whether it is right is raised below: here it would pass for damage.
+                width, height = image.size
+                if is_right_size(width, height):
+                    image.load()
+                    return on_white(_upright(image))
+    except Image.DecompressionBombError as error:
+        raise PictureSizeError(f"more pixels than Pillow opens ({error})") from error
+    except _DAMAGE as error:
+        raise UnreadablePictureError(f"{type(error).__name__}: {error}") from error
+    raise PictureSizeError(f"{width} x {height} pixels")
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as RGB, transparency composited on white."""
+    if image.mode.startswith("I"):
+        # 16 bits per pixel: Pillow would clip to 255 where the upper byte is meant.
+        upper_byte = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(upper_byte).convert("RGB")
+    if not image.has_transparency_data:
+        # Where it is RGB already, a copy would cost a tenth of a picture's time.
+        return image if image.mode == "RGB" else image.convert("RGB")
+    with_alpha = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, with_alpha).convert("RGB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPicture:
+    """A sample's picture as its shard holds it."""
+
+    name: str
+    """Of the sample, for messages."""
+    content: bytes | None
+    """Of its file; None where the sample has no picture."""
+
+    def decode(self, image_size: int) -> Pictures:
+        """Return the pixels, uint8 [3, height, width].
+
+        Args:
+            image_size: pixels per side that the picture must have.
+
+        Raises:
+            DamagedSampleError: there is no picture ("no_image"), it cannot be read
+                ("unreadable_image"), or is of another size ("image_size").
+        """
+        return _pixels(self.open(image_size))
+
+    def open(self, image_size: int) -> Image.Image:
+        """Return an RGB image; argument and errors as `decode`."""
+        if self.content is None:
+            raise DamagedSampleError(
+                "no_image",
+                f"{self.name} has none of {', '.join(PICTURE_MEMBERS)}: build the image shards "
+                "again",
+            )
+        size = (image_size, image_size)
+        try:
+            return open_picture(io.BytesIO(self.content), lambda *found: found == size)
+        except PictureSizeError as error:
+            raise DamagedSampleError(
+                "image_size",
+                f"{self.name} has {error} where the manifest says {image_size} x {image_size}: "
+                "build the image shards again",
+            ) from error
+        except UnreadablePictureError as error:
+            raise DamagedSampleError(
+                "unreadable_image",
+                f"{self.name} has a picture that cannot be read ({error}): build the image shards "
+                "again",
+            ) from error
+
+
+def fetch_picture(opened: OpenShard, index: int) -> EncodedPicture:
+    """Read the picture of a shard's sample, and no other member of it."""
+    member = _picture_member(opened.shard.members)
+    return EncodedPicture(
+        name=opened.describe(index),
+        content=None if member is None else opened.member(member, index),
+    )
+
+
+def picture_of(sample: Sample) -> EncodedPicture:
+    """Return the picture among a sample's members."""
+    member = _picture_member(sample)
+    return EncodedPicture(
+        name=f"sample {sample[KEY].decode()!r}",
+        content=None if member is None else sample[member],
+    )
+
+
+def decode_picture(sample: Sample, image_size: int) -> Pictures:
+    """Decode a sample's picture; size, result and errors as `EncodedPicture.decode`."""
+    return picture_of(sample).decode(image_size)
+
+
+def _picture_member(members: Collection[str]) -> str | None:
+    return next((name for name in PICTURE_MEMBERS if name in members), None)
+
+
+def _pixels(image: Image.Image) -> Pictures:
+    # Pillow keeps RGB in four bytes per pixel, which it hands out faster than it packs three.
+    padded = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
+    # [height, width, 4] to [3, height, width]
+    return np.ascontiguousarray(padded.reshape(image.height, image.width, 4).transpose(2, 0, 1)[:3])
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)

@@ -1,0 +1,117 @@
+"""The batches of one replica, and the account of what was lost on the way to them.
+
+All tensor and pipeline ranks of a replica read the same samples, each for itself. Where damaged
+samples are replaced (`loader.damage=skip`), they compare what they read, every step: a disk or a
+cache that fails one node alone would otherwise make a replica train on a mixture of two batches.
+
+Source: ours.
+"""
+
+import logging
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.batches import Share, TokenBatches, TokenStep
+from ernie_vilg.data.damage import Loss
+from ernie_vilg.data.loss_log import LossLog, read_losses
+from ernie_vilg.data.quarantine import QUARANTINE_NAME, Quarantine, read_quarantine
+from ernie_vilg.data.token_reader import TokenSequence
+from ernie_vilg.parallel.collectives import gather_everywhere
+from ernie_vilg.parallel.groups import Groups
+
+logger = logging.getLogger(__name__)
+
+
+def agreed_quarantine(run_dir: Path) -> Quarantine:
+    """Read the run's quarantine; all ranks must call.
+
+    Raises:
+        ValueError: a line is malformed, or ranks read different files.
+    """
+    path = run_dir / QUARANTINE_NAME
+    quarantine = read_quarantine(path)
+    if len(set(gather_everywhere(quarantine.digest()))) > 1:
+        raise ValueError(
+            f"{path} differs between ranks: it was changed while the run started, or run_dir is "
+            "not on a file system that all nodes share; start again"
+        )
+    if quarantine.entries:
+        logger.info("%d samples are in quarantine (%s)", len(quarantine.entries), path)
+    return quarantine
+
+
+def replica_batches(
+    config: PretrainConfig, sequence: TokenSequence, groups: Groups
+) -> TokenBatches:
+    """Return the batches of this rank's replica.
+
+    Args:
+        config: the run.
+        sequence: what stands where.
+        groups: this rank's place.
+    """
+    run_dir = Path(config.run_dir)
+    is_writer = groups.tensor_rank == 0 and groups.pipeline_rank == 0
+    return TokenBatches(
+        sequence,
+        Share(
+            global_batch_size=config.parallelism.global_batch_size,
+            data_rank=groups.data_rank,
+            data_size=groups.data_size,
+        ),
+        micro_batch_size=config.parallelism.micro_batch_size,
+        known_losses=read_losses(run_dir).losses,
+        on_step=_StepCheck(
+            config, groups, LossLog(run_dir, groups.data_rank) if is_writer else None
+        ),
+        hand_out_pixels=is_last_stage(groups),  # which alone draws
+        pin_memory=groups.device.type == "cuda",
+    )
+
+
+def reads_pixels(config: PretrainConfig, groups: Groups) -> bool:
+    """Return whether a rank reads pictures.
+
+    The last stage needs them; where damaged ones are replaced, the others must notice too.
+    """
+    is_needed = is_last_stage(groups) or config.data.loader.damage == "skip"
+    return config.model.reconstructor.is_end_to_end and is_needed
+
+
+def is_last_stage(groups: Groups) -> bool:
+    """Return whether a rank runs the last stage of the pipeline."""
+    return groups.pipeline_rank == groups.pipeline_size - 1
+
+
+class _StepCheck:
+    """Writes down what was lost in a step, and compares it within the replica."""
+
+    def __init__(self, config: PretrainConfig, groups: Groups, log: LossLog | None) -> None:
+        self._log = log
+        self._data_rank = groups.data_rank
+        replica_size = groups.tensor_size * groups.pipeline_size
+        self._must_agree = config.data.loader.damage == "skip" and replica_size > 1
+
+    def __call__(self, step: TokenStep, losses: list[Loss]) -> None:
+        """Take a step as it is handed out, and the damage found new in it."""
+        if self._log is not None:
+            for loss in losses:
+                logger.warning("%d sample(s) lost: %s", loss.num_samples, loss.detail)
+            self._log.write(losses)
+        if self._must_agree:
+            self._compare(step)
+
+    def _compare(self, step: TokenStep) -> None:
+        places = step.places
+        content = np.stack([places.data_set, places.shard_index, places.index]).tobytes()
+        read = gather_everywhere((self._data_rank, zlib.crc32(content)))
+        for data_rank in sorted({rank for rank, _ in read}):
+            if len({digest for rank, digest in read if rank == data_rank}) > 1:
+                raise ValueError(
+                    f"the ranks of replica {data_rank} read different samples in step "
+                    f"{step.step + 1}: damage is seen by some of them alone, look for the shard in "
+                    "ledger/losses-*.jsonl and for a failing disk or cache on one node"
+                )

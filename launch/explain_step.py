@@ -1,0 +1,58 @@
+"""Show what a step of a run was trained on."""
+
+from pathlib import Path
+
+from ernie_vilg.config.explain import ExplainStepConfig
+from ernie_vilg.files import write_bytes
+from launch.program import program
+
+_MOST_PRINTED = 5
+
+
+@program("explain_step", ExplainStepConfig)
+def main(config: ExplainStepConfig) -> None:
+    """Rebuild the batch and write one HTML file."""
+    # Imported here so that a bad setting is reported before torch is loaded.
+    from ernie_vilg.evaluation.step_page import step_page
+    from ernie_vilg.training.explain import explain_step
+    from ernie_vilg.training.past_batch import Moved
+
+    measure_losses = None
+    if config.losses:
+        from ernie_vilg.training.sample_losses import sample_losses
+
+        measure_losses = sample_losses
+    explanation = explain_step(
+        Path(config.run),
+        config.step,
+        max_samples=config.max_samples,
+        moved=Moved(
+            token_shards=config.token_shards,
+            text_tokenizer=config.text_tokenizer_dir,
+            image_tokenizer=config.image_tokenizer_dir,
+            cache_dir=config.cache_dir,
+        ),
+        measure_losses=measure_losses,
+    )
+    output = config.output or f"{config.run}/explained/step_{config.step:08d}.html"
+    write_bytes(Path(output), step_page(explanation).encode())
+    record = explanation.history.record
+    last = record.first_position + record.num_positions - 1
+    print(f"{output}: open it in a browser")
+    certain = "not certain" if explanation.doubts else "certain"
+    print(f"step {record.step}: positions {record.first_position} to {last}, {certain}")
+    for doubt in explanation.doubts:
+        print(f"  {doubt}")
+    if not explanation.history.is_in_effect:
+        print("the run has gone back to before this step since")
+    if explanation.checkpoint_step is not None:
+        print(f"largest losses under the weights of step {explanation.checkpoint_step}:")
+        for sample in explanation.shown[:_MOST_PRINTED]:
+            print(
+                f"  {sample.key} of {sample.shard}: text to image {sample.text_to_image:.3f}, "
+                f"image to text {sample.image_to_text:.3f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
