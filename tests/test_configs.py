@@ -16,6 +16,7 @@ _REQUIRED_SETTINGS = {
     "draw_shapes": ["output_dir=o"],
     "encode_shards": ["shards=s", "text_tokenizer_dir=t", "image_tokenizer_dir=i", "output_dir=o"],
     "evaluate": ["weights=w", "pairs=p", "output_dir=o"],
+    "explain_step": ["run=r", "step=1"],
     "export": ["run=r", "output_dir=o"],
     "generate": ["weights=w", "prompts=[a]", "output_dir=o"],
     "main_job": ["job=quickstart"],

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.locations import is_remote
+from ernie_vilg.locations import is_remote, shown
 
 MAX_CODEBOOK_SIZE = 1 << 16
 """Token shards hold codes as uint16."""
@@ -238,8 +238,8 @@ class TrainImageTokenizerConfig:
             )
         if is_remote(self.shards) and self.loader.cache_dir is None:
             raise ValueError(
-                f"shards={self.shards} is remote and loader.cache_dir is null: set it to a folder "
-                "on this node's own disk, shards are copied there"
+                f"shards={shown(self.shards)} is remote and loader.cache_dir is null: set it to a "
+                "folder on this node's own disk, shards are copied there"
             )
 
     def check_ranks(self, world_size: int) -> None:
@@ -268,9 +268,10 @@ class TrainImageTokenizerConfig:
         image_size = self.image_tokenizer.image_size
         if shards_image_size < image_size:
             raise ValueError(
-                f"the pictures in {self.shards} have {shards_image_size} pixels a side where "
-                f"image_tokenizer.image_size={image_size}: set it to at most {shards_image_size}, "
-                f"or build the shards with an image_size of at least {image_size}"
+                f"the pictures in {shown(self.shards)} have {shards_image_size} pixels a side "
+                f"where image_tokenizer.image_size={image_size}: set it to at most "
+                f"{shards_image_size}, or build the shards with an image_size of at least "
+                f"{image_size}"
             )
 
 

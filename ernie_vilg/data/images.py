@@ -264,7 +264,7 @@ class _PictureCache:
         # used longest ago is the next to come.
         if picture.nbytes <= self._bytes_left and place not in self._pictures:
             self._bytes_left -= picture.nbytes
-            self._pictures[place] = picture
+            self._pictures[place] = np.ascontiguousarray(picture)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,10 +101,14 @@ class EncodedPicture:
     """Of its file; None where the sample has no picture."""
 
     def decode(self, image_size: int) -> Pictures:
-        """Return the pixels, uint8 [3, height, width].
+        """Decode the picture.
 
         Args:
             image_size: pixels per side that the picture must have.
+
+        Returns:
+            uint8 [3, height, width], a read-only view with the channels of a pixel side by side:
+            to be copied to where the picture is needed.
 
         Raises:
             DamagedSampleError: there is no picture ("no_image"), it cannot be read
@@ -168,7 +172,7 @@ def _pixels(image: Image.Image) -> Pictures:
     # Pillow keeps RGB in four bytes per pixel, which it hands out faster than it packs three.
     padded = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
     # [height, width, 4] to [3, height, width]
-    return np.ascontiguousarray(padded.reshape(image.height, image.width, 4).transpose(2, 0, 1)[:3])
+    return padded.reshape(image.height, image.width, 4).transpose(2, 0, 1)[:3]
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -97,4 +97,9 @@ def _read_line(line: str, place: str) -> QuarantineEntry:
             '"...", "reason": "..."} with texts for values, of which only key is required: correct '
             "the line"
         )
-    return QuarantineEntry(**{**content, "reason": content.get("reason") or ""})
+    return QuarantineEntry(
+        key=content["key"],
+        shard=content.get("shard") or None,
+        data_set=content.get("data_set") or None,
+        reason=content.get("reason") or "",
+    )

@@ -47,7 +47,8 @@ _STEP_STYLE = """
 .line { display: block; font-size: 11px; background: var(--soft); border-radius: 4px;
   padding: 4px 6px; overflow-wrap: anywhere; user-select: all; margin-top: auto; }
 .mark { color: #b91c1c; font-weight: 600; }
-.long td { overflow-wrap: anywhere; vertical-align: top; }
+.long { overflow-x: auto; }
+.long td { vertical-align: top; }
 """
 
 
@@ -95,8 +96,22 @@ def _headline(explanation: StepExplanation) -> str:
             for name in ("text_to_image", "image_to_text")
         )
         under = f"under the weights of step {explanation.checkpoint_step}"
-        cards.append(("Text to image", f"{image:.3f}", "", f"nats per image code, {under}"))
-        cards.append(("Image to text", f"{text:.3f}", "", f"nats per text piece, {under}"))
+        cards.append(
+            (
+                "Text to image",
+                f"{image:.3f}",
+                "",
+                f"nats per image code, mean of the samples, {under}",
+            )
+        )
+        cards.append(
+            (
+                "Image to text",
+                f"{text:.3f}",
+                "",
+                f"nats per text piece, mean of the samples, {under}",
+            )
+        )
     body = "".join(
         f'<div class="card"><div class="name">{name}</div><div class="figure {kind}">{figure}'
         f'</div><div class="what">{what}</div></div>'
@@ -201,8 +216,11 @@ def _listed(explanation: StepExplanation) -> str:
         ("Shard, sample", lambda sample: f"{_visible(sample.shard)}, {sample.index}"),
         ("Data set", lambda sample: f"{_visible(sample.data_set)}, epoch {sample.epoch}"),
         ("Caption", lambda sample: f'<bdi lang="zh">{_visible(sample.caption)}</bdi>'),
-        ("Stands for", lambda sample: "" if sample.left_out is None else _left_out(sample)),
     ]
+    if any(sample.left_out is not None for sample in samples):
+        columns.append(
+            ("Stands for", lambda sample: "" if sample.left_out is None else _left_out(sample))
+        )
     if has_losses:
         columns.append(("Losses", lambda sample: ", ".join(dict(_loss_facts(sample)).values())))
     rows = [[show(sample) for _, show in columns] for sample in samples]
@@ -285,7 +303,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table of cells that are HTML already."""
     names = "".join(f"<th>{name}</th>" for name in head)
     lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table class='long'><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table>"
+    table = f"<table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table>"
+    return f"<div class='long'>{table}</div>"
 
 
 def _section(title: str, body: str) -> str:

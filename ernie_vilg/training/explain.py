@@ -175,12 +175,7 @@ def explain_step(
             losses = measure_losses(run_dir, step, batch.rows.text, batch.rows.codes)
             order = np.argsort(-losses.total(config.objective), kind="stable")
         samples = _with_losses(_describe(batch, history.record, text_tokenizer), losses)
-        top = order[:max_samples].tolist()
-        pictures = _pictures(image_tokenizer, batch.rows.codes[top])
-        shown = [
-            replace(samples[row], picture=picture, original=_original(batch, row))
-            for row, picture in zip(top, pictures, strict=True)
-        ]
+        shown = _with_pictures(samples, batch, order[:max_samples].tolist(), image_tokenizer)
     finally:
         batch.close()
     return StepExplanation(
@@ -189,7 +184,7 @@ def explain_step(
         ledger=ledger,
         doubts=(*doubts, *_doubts_about(samples)),
         sources=sequence.sources,
-        shown=tuple(shown),
+        shown=shown,
         listed=tuple(samples[row] for row in order[max_samples:].tolist()),
         checkpoint_step=None if losses is None else losses.checkpoint_step,
         damage=damage,
@@ -276,6 +271,17 @@ def _with_losses(
         )
         for row, sample in enumerate(samples)
     ]
+
+
+def _with_pictures(
+    samples: list[ExplainedSample], batch: PastBatch, rows: list[int], tokenizer: VQGAN
+) -> tuple[ExplainedSample, ...]:
+    """Return some samples of the batch with their pictures."""
+    pictures = _pictures(tokenizer, batch.rows.codes[rows])
+    return tuple(
+        replace(samples[row], picture=picture, original=_original(batch, row))
+        for row, picture in zip(rows, pictures, strict=True)
+    )
 
 
 def _doubts_about(samples: Sequence[ExplainedSample]) -> tuple[str, ...]:

@@ -1,0 +1,82 @@
+"""The picture of docs/loader.md: throughput beside webdataset's, and memory over samples.
+
+Source: ours, drawn with matplotlib.
+"""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")  # no display
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+from benchmarks.loader_parts.process import Result
+
+# Okabe and Ito's colours, which colour-blind people tell apart; they differ in lightness too.
+OURS, BASELINE, LIMIT, INK, PALE = "#0072b2", "#e69f00", "#d55e00", "#333333", "#e5e7eb"
+
+Bars = tuple[str, Sequence[float], Sequence[float]]
+"""What was read; samples per second of our repeats, and of webdataset's."""
+
+
+def draw(path: Path, bars: Sequence[Bars], memory: Result, *, limit_mib: float) -> None:
+    """Draw one panel per kind of sample, whose rates have different scales, and one of memory.
+
+    Args:
+        path: PNG file to write.
+        bars: at least one.
+        memory: `samples` read and `mib` at each look, and `imported`, the MiB before reading.
+        limit_mib: that the memory must stay below.
+    """
+    widths = [1.0] * len(bars) + [2.6]
+    settings = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
+    with mpl.rc_context(settings):
+        figure, axes = pyplot.subplots(
+            1, len(widths), figsize=(12, 3.8), width_ratios=widths, layout="constrained"
+        )
+        for panel, (name, ours, baseline) in zip(axes, bars, strict=False):
+            _draw_bars(panel, name, ours, baseline)
+        axes[0].set_ylabel("samples per second and core")
+        _draw_memory(axes[-1], memory, limit_mib)
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+        pyplot.close(figure)
+
+
+def _draw_bars(axes: Axes, name: str, ours: Sequence[float], baseline: Sequence[float]) -> None:
+    """Draw medians as bars, and lines from the slowest repeat to the fastest."""
+    for place, (rates, colour) in enumerate(((ours, OURS), (baseline, BASELINE))):
+        middle = statistics.median(rates)
+        axes.bar(place, middle, width=0.75, color=colour)
+        axes.vlines(place, min(rates), max(rates), color=INK, linewidth=1.5)
+        axes.text(place, max(rates) * 1.02, f"{middle:,.0f}", ha="center", va="bottom")
+    axes.set_xticks([0, 1], ["ours", "webdataset"])
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.6, 1.6)
+    axes.set_ylim(0, 1.22 * max(*ours, *baseline))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_title(
+        f"{name}: {statistics.median(ours) / statistics.median(baseline):.2g} x", fontweight="bold", fontsize=11
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_memory(axes: Axes, memory: Result, limit_mib: float) -> None:
+    thousands = [samples / 1000 for samples in memory["samples"]]
+    axes.plot(thousands, memory["mib"], color=OURS, linewidth=2, label="one rank that reads")
+    axes.axhline(
+        memory["imported"], color=INK, linewidth=1.2, linestyle=":", label="its imports alone"
+    )
+    axes.axhline(limit_mib, color=LIMIT, linewidth=1.2, linestyle="--", label="limit")
+    axes.set_ylim(0, 1.15 * max(limit_mib, *memory["mib"]))
+    axes.set_xlim(0, thousands[-1])
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("thousand samples read")
+    axes.set_title("resident memory, MiB", fontweight="bold", fontsize=11)
+    axes.grid(axis="y", color=PALE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+
