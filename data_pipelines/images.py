@@ -14,7 +14,6 @@ from PIL import Image
 
 from data_pipelines.sources import Reason, RejectedError
 from ernie_vilg.data.pictures import PictureSizeError, UnreadablePictureError, open_picture
-from ernie_vilg.data.pictures import on_white as on_white
 
 JPEG_QUALITY = 95
 

@@ -1,10 +1,9 @@
 """Train the image tokenizer, or go on training it: the same command does both."""
 
 import os
-from pathlib import Path
 
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
-from ernie_vilg.manifest import read_manifest
+from ernie_vilg.manifest import read_manifest_at
 from launch.environment import read_launch
 from launch.program import program
 
@@ -14,7 +13,7 @@ def main(config: TrainImageTokenizerConfig) -> None:
     """Check every setting, then train."""
     launch = read_launch()
     config.check_ranks(launch.world_size)
-    manifest = read_manifest(Path(config.shards), "image")
+    manifest = read_manifest_at(config.shards, "image")
     config.check_image_size(int(manifest.settings["image_size"]))
     # Imported here so that a bad setting is reported before torch is loaded.
     import torch

@@ -22,14 +22,14 @@ Bars = tuple[str, Sequence[float], Sequence[float]]
 """What was read; samples per second of our repeats, and of webdataset's."""
 
 
-def draw(path: Path, bars: Sequence[Bars], memory: Result, *, limit_mib: float) -> None:
+def draw(path: Path, bars: Sequence[Bars], memory: Result, *, limit_mb: float) -> None:
     """Draw one panel per kind of sample, whose rates have different scales, and one of memory.
 
     Args:
         path: PNG file to write.
         bars: at least one.
-        memory: `samples` read and `mib` at each look, and `imported`, the MiB before reading.
-        limit_mib: that the memory must stay below.
+        memory: `samples` read and `mb` at each look, and `imported`, the MB before reading.
+        limit_mb: that the memory must stay below.
     """
     widths = [1.0] * len(bars) + [2.6]
     settings = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
@@ -40,7 +40,7 @@ def draw(path: Path, bars: Sequence[Bars], memory: Result, *, limit_mib: float) 
         for panel, (name, ours, baseline) in zip(axes, bars, strict=False):
             _draw_bars(panel, name, ours, baseline)
         axes[0].set_ylabel("samples per second and core")
-        _draw_memory(axes[-1], memory, limit_mib)
+        _draw_memory(axes[-1], memory, limit_mb)
         figure.savefig(path, dpi=110, metadata={"Software": None})
         pyplot.close(figure)
 
@@ -57,26 +57,24 @@ def _draw_bars(axes: Axes, name: str, ours: Sequence[float], baseline: Sequence[
     axes.set_xlim(-0.6, 1.6)
     axes.set_ylim(0, 1.22 * max(*ours, *baseline))
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.set_title(
-        f"{name}: {statistics.median(ours) / statistics.median(baseline):.2g} x", fontweight="bold", fontsize=11
-    )
+    ratio = statistics.median(ours) / statistics.median(baseline)
+    axes.set_title(f"{name}: {ratio:.2g} x", fontweight="bold", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_memory(axes: Axes, memory: Result, limit_mib: float) -> None:
+def _draw_memory(axes: Axes, memory: Result, limit_mb: float) -> None:
     thousands = [samples / 1000 for samples in memory["samples"]]
-    axes.plot(thousands, memory["mib"], color=OURS, linewidth=2, label="one rank that reads")
+    axes.plot(thousands, memory["mb"], color=OURS, linewidth=2, label="one rank that reads")
     axes.axhline(
         memory["imported"], color=INK, linewidth=1.2, linestyle=":", label="its imports alone"
     )
-    axes.axhline(limit_mib, color=LIMIT, linewidth=1.2, linestyle="--", label="limit")
-    axes.set_ylim(0, 1.15 * max(limit_mib, *memory["mib"]))
+    axes.axhline(limit_mb, color=LIMIT, linewidth=1.2, linestyle="--", label="limit")
+    axes.set_ylim(0, 1.15 * max(limit_mb, *memory["mb"]))
     axes.set_xlim(0, thousands[-1])
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("thousand samples read")
-    axes.set_title("resident memory, MiB", fontweight="bold", fontsize=11)
+    axes.set_title("resident memory, MB", fontweight="bold", fontsize=11)
     axes.grid(axis="y", color=PALE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-

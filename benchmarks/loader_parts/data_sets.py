@@ -72,14 +72,14 @@ class DataSettings:
 
 QUICK = DataSettings(
     token_shards=4,
-    token_samples=1024,
-    stream_shards=24,
+    token_samples=512,
+    stream_shards=48,
     resumed_shards=1450,
     resumed_samples=1000,
     resumed_files=2,
     png_shards=2,
     jpeg_shards=2,
-    image_samples=64,
+    image_samples=32,
 )
 
 
@@ -112,9 +112,7 @@ def make_data(folder: Path, settings: DataSettings) -> None:
         "jpeg": ("jpeg", settings.jpeg_shards, settings.image_samples),
     }
     tasks = [
-        _Task(
-            path=folder / name / shard_name(name, index), kind=kind, samples=samples, seed=number
-        )
+        _Task(path=folder / name / shard_name(name, index), kind=kind, samples=samples, seed=number)
         for number, (name, index, kind, samples) in enumerate(
             (name, index, kind, samples)
             for name, (kind, shards, samples) in counts.items()

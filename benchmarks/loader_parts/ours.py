@@ -33,7 +33,7 @@ TEXT_LENGTH = 64
 """Text slots."""
 SHUFFLE_BLOCK_SHARDS = 16
 """The default of runs."""
-MIB = 1 << 20
+MB = 1_000_000
 
 _MEMORY_STEP = 10_000  # samples between two looks at the memory
 _SAY_EVERY = 250_000  # samples
@@ -66,9 +66,7 @@ def token_sequence(folder: Path, num_workers: int) -> TokenSequence:
 def token_batches(folder: Path, batch_size: int, num_workers: int) -> TokenBatches:
     """Return the only replica's batches of a data set of token shards."""
     share = Share(global_batch_size=batch_size, data_rank=0, data_size=1)
-    return TokenBatches(
-        token_sequence(folder, num_workers), share, micro_batch_size=batch_size
-    )
+    return TokenBatches(token_sequence(folder, num_workers), share, micro_batch_size=batch_size)
 
 
 def _source(folder: Path, manifest: Manifest) -> DataSource:
@@ -128,9 +126,9 @@ def images(task: Task) -> Result:
 def memory(task: Task) -> Result:
     """Look at the resident memory of a rank without workers while it reads a data set."""
     process = psutil.Process()
-    imported = process.memory_info().rss / MIB
+    imported = process.memory_info().rss / MB
     looks = _look_while_reading(task, 0, lambda: process.memory_info().rss)
-    return {"imported": imported, **looks, "peak": _peak_mib()}
+    return {"imported": imported, **looks, "peak": _peak_mb()}
 
 
 def memory_of_worker(task: Task) -> Result:
@@ -151,25 +149,25 @@ def _look_while_reading(task: Task, num_workers: int, look: Callable[[], int]) -
     folder, batch_size = Path(task["folder"]), task["batch_size"]
     num_steps = _num_steps(folder, "token", batch_size)
     num_steps = min(num_steps, task["samples"] // batch_size)
-    samples, mib, said = [], [], 0
+    samples, mb, said = [], [], 0
     with closing(token_batches(folder, batch_size, num_workers)) as batches:
         for step in range(num_steps):
             batches.at(step)
             done = (step + 1) * batch_size
             if done // _MEMORY_STEP > len(samples):
                 samples.append(done)
-                mib.append(look() / MIB)
+                mb.append(look() / MB)
             if done // _SAY_EVERY > said:
                 said = done // _SAY_EVERY
-                print(f"{done:,} samples read, {mib[-1]:.0f} MiB", flush=True)
-    return {"samples": samples, "mib": mib}
+                print(f"{done:,} samples read, {mb[-1]:.0f} MB", flush=True)
+    return {"samples": samples, "mb": mb}
 
 
-def _peak_mib() -> float:
+def _peak_mb() -> float:
     # Not getrusage: it also counts what this process was before it became this program.
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     line = next(line for line in status if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1024  # KiB
+    return int(line.split()[1]) * 1024 / MB  # in KiB there
 
 
 class _TimedDecoder:

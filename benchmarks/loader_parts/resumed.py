@@ -15,7 +15,7 @@ from benchmarks.loader_parts.process import Result, Task, answer, read_task
 def resumed(task: Task) -> Result:
     """Read one batch at a position deep in a large data set; return seconds by part."""
     started = time.time()
-    from benchmarks.loader_parts.ours import token_batches  # noqa: PLC0415
+    from benchmarks.loader_parts.ours import token_batches
 
     imported = time.time()
     folder, batch_size = Path(task["folder"]), task["batch_size"]

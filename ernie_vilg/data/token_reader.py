@@ -10,14 +10,11 @@ import numpy as np
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.damage import DamagedSampleError, Loss
-from ernie_vilg.data.pictures import decode_picture
+from ernie_vilg.data.pictures import EncodedPicture, fetch_picture
 from ernie_vilg.data.position_reader import Places, PositionReader, SampleSequence
-from ernie_vilg.data.reader import KEY, OpenShard, Sample
+from ernie_vilg.data.reader import OpenShard, Sample
 from ernie_vilg.data.token_decoder import TokenDecoder, TokenHeaders
 from ernie_vilg.manifest import Manifest
-
-PICTURE_MEMBERS = ("png", "jpg")
-"""Extensions of pictures in token shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,20 +121,18 @@ class _PixelDecoder(TokenDecoder):
     ) -> None:
         super().__init__(model, headers, count)
         self._pixels = pixels
-        self._pictures: dict[int, Sample] = {}
+        self._pictures: dict[int, EncodedPicture] = {}
 
     def fetch(self, data_set: int, opened: OpenShard, indices: list[int], rows: list[int]) -> None:
         super().fetch(data_set, opened, indices, rows)
-        names = [name for name in PICTURE_MEMBERS if name in opened.shard.members]
         for row, index in zip(rows, indices, strict=True):
-            members = {name: opened.member(name, index) for name in names}
-            self._pictures[row] = {KEY: opened.key(index).encode(), **members}
+            self._pictures[row] = fetch_picture(opened, index)
 
     def decode(self, rows: list[int]) -> dict[int, DamagedSampleError]:
         failed = super().decode(rows)
         for row in rows:
             try:
-                self._pixels[row] = decode_picture(self._pictures[row], self._pixels.shape[-1])
+                self._pixels[row] = self._pictures[row].decode(self._pixels.shape[-1])
             except DamagedSampleError as error:
                 failed.setdefault(row, error)
         return failed

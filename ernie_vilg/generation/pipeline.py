@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from data_pipelines.images import crop_and_resize, on_white
+from data_pipelines.images import crop_and_resize
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.data.pictures import on_white
 from ernie_vilg.generation.decode import Decoder
 from ernie_vilg.generation.sampling import Sampling
 from ernie_vilg.model.weights import (
