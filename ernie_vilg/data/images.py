@@ -161,7 +161,7 @@ class ImageBatches:
         share: Share,
         *,
         known_losses: tuple[Loss, ...] = (),
-        on_losses: Callable[[list[Loss]], None] = lambda losses: None,
+        on_losses: Callable[[list[Loss]], object] = lambda losses: None,
         pin_memory: bool = False,
     ) -> None:
         """Prepare to read.

@@ -51,12 +51,14 @@ class LossLog:
         _end_last_line(self._path)
 
     def write(self, losses: Iterable[Loss]) -> int:
-        """Write down what is new among some findings, down to the device.
+        """Write down what is new among some findings, down to the device, and log it.
 
         Returns:
             how many findings are new.
         """
         new = {_finding(loss): loss for loss in losses if _finding(loss) not in self._known}
+        for loss in new.values():
+            logger.warning("%d sample(s) lost: %s", loss.num_samples, loss.detail)
         if new:
             lines = "".join(json.dumps(asdict(loss)) + "\n" for loss in new.values())
             with self._path.open("ab", buffering=0) as file:

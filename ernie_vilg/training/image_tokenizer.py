@@ -27,7 +27,6 @@ from ernie_vilg.config.image_tokenizer import (
     TrainImageTokenizerConfig,
 )
 from ernie_vilg.data.batches import Share
-from ernie_vilg.data.damage import Loss
 from ernie_vilg.data.images import ImageBatches, ImageSequence
 from ernie_vilg.data.loss_log import LossLog, read_losses
 from ernie_vilg.data.mixture import MixturePhase
@@ -145,13 +144,6 @@ def _batches(
 ) -> ImageBatches:
     """Return this rank's batches; all ranks must call."""
     run_dir, rank = Path(config.run_dir), dist.get_rank()
-    log = LossLog(run_dir, rank)
-
-    def write_losses(losses: list[Loss]) -> None:
-        for loss in losses:
-            logger.warning("%d sample(s) lost: %s", loss.num_samples, loss.detail)
-        log.write(losses)
-
     return ImageBatches(
         image_sequence(config, manifest, agreed_quarantine(run_dir)),
         Share(
@@ -160,7 +152,7 @@ def _batches(
             data_size=dist.get_world_size(),
         ),
         known_losses=read_losses(run_dir).losses,
-        on_losses=write_losses,
+        on_losses=LossLog(run_dir, rank).write,
         pin_memory=device.type == "cuda",
     )
 

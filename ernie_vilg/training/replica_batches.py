@@ -98,8 +98,6 @@ class _StepCheck:
     def __call__(self, step: TokenStep, losses: list[Loss]) -> None:
         """Take a step as it is handed out, and the damage found new in it."""
         if self._log is not None:
-            for loss in losses:
-                logger.warning("%d sample(s) lost: %s", loss.num_samples, loss.detail)
             self._log.write(losses)
         if self._must_agree:
             self._compare(step)

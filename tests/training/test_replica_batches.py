@@ -1,0 +1,88 @@
+"""The ranks of a replica read the same, or say that they do not."""
+
+import dataclasses
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.loss_log import read_losses
+from ernie_vilg.manifest import read_manifest
+from ernie_vilg.parallel.groups import build_groups, start_processes
+from ernie_vilg.training.replica_batches import agreed_quarantine, replica_batches
+from tests.data.shards import sequence_of, write_token_shards
+from tests.distributed import run_distributed
+from tests.training.runs import tiny_run
+
+STEPS = 4
+
+
+def read_own_shards(launch: Launch, config: PretrainConfig, folders: list[str]) -> str:
+    """Read as one of two tensor ranks, from this rank's own copy of the shards."""
+    device = start_processes(launch, timeout_seconds=60)
+    groups = build_groups(2, 1, device)
+    manifest = read_manifest(Path(config.data.token_shards), "token")
+    sequence = sequence_of(
+        Path(folders[launch.rank]), manifest, config.model, loader=config.data.loader
+    )
+    message = "agreed"
+    with closing(replica_batches(config, sequence, groups)) as batches:
+        try:
+            for step in range(STEPS):
+                batches.at(step)
+        except ValueError as error:
+            message = str(error)
+    dist.barrier()
+    return message
+
+
+def skipping_run(folder: Path) -> PretrainConfig:
+    config = tiny_run(folder, steps=STEPS, tensor_parallel_size=2)
+    loader = dataclasses.replace(config.data.loader, damage="skip", max_lost_fraction=1.0)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, loader=loader))
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("damaged", [(0, 1), (1,)], ids=["on both nodes", "on one node"])
+def test_damage_that_one_rank_alone_sees_stops_its_replica(
+    tmp_path: Path, damaged: tuple[int, ...]
+) -> None:
+    config = skipping_run(tmp_path)
+    folders = [tmp_path / "shards", tmp_path / "copy"]
+    write_token_shards(folders[0], [8, 8, 8, 8])
+    shutil.copytree(*folders)
+    for rank in damaged:
+        (folders[rank] / "tokens-00001.tar").unlink()
+
+    messages = run_distributed(read_own_shards, 2, config, [str(folder) for folder in folders])
+
+    if len(damaged) == 2:
+        assert messages == ["agreed", "agreed"]
+        assert read_losses(Path(config.run_dir)).num_samples == 8
+    else:
+        assert all("ranks of replica 0 read different samples" in text for text in messages)
+
+
+def read_own_quarantine(launch: Launch, folders: list[str]) -> str:
+    start_processes(launch, timeout_seconds=60)
+    try:
+        return str(len(agreed_quarantine(Path(folders[launch.rank])).entries))
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.distributed
+def test_ranks_with_different_quarantines_do_not_start(tmp_path: Path) -> None:
+    for name, text in (("a", '{"key": "1"}\n'), ("b", '{"key": "2"}\n')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "quarantine.jsonl").write_text(text)
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+
+    assert run_distributed(read_own_quarantine, 2, [a, a]) == ["1", "1"]
+    assert all(
+        "differs between ranks" in text for text in run_distributed(read_own_quarantine, 2, [a, b])
+    )
