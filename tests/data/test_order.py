@@ -1,5 +1,6 @@
 """The order visits every sample once per epoch, and depends on nothing but the position."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,6 +70,49 @@ def test_a_block_holds_few_shards_and_mixes_them() -> None:
         shards = [shard for shard, _ in places(order, range(block * 30, block * 30 + 30))]
         assert len(set(shards)) == 3
         assert shards != sorted(shards)
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=9).filter(any),
+    seed=st.integers(0, 5),
+    block=st.integers(1, 10),
+    data=st.data(),
+)
+def test_positions_are_located_alike_alone_and_together(
+    sizes: list[int], seed: int, block: int, data: st.DataObject
+) -> None:
+    order = SampleOrder(manifest_of(sizes), seed, block)
+    positions = data.draw(st.lists(st.integers(0, 4 * sum(sizes)), max_size=20))
+
+    together = order.locate_all(np.array(positions, np.int64))
+
+    assert list(zip(together.shard_index.tolist(), together.index.tolist(), strict=True)) == [
+        (place.shard_index, place.index)
+        for place in map(SampleOrder(manifest_of(sizes), seed, block).locate, positions)
+    ]
+
+
+def test_replacements_come_from_the_block_and_then_from_everywhere() -> None:
+    order = SampleOrder(manifest_of([10] * 12), seed=0, shuffle_block_shards=3)
+    own_block = {order.locate(position).shard_index for position in range(30, 60)}
+
+    near = [order.replacement(41, attempt) for attempt in range(16)]
+    far = [order.replacement(41, attempt) for attempt in range(16, 64)]
+
+    assert {place.shard_index for place in near} <= own_block
+    assert not {place.shard_index for place in far} <= own_block
+    assert len(set(near)) > 8  # draws, not one answer
+    assert order.replacement(41, 3) == near[3]
+    assert [order.replacement(42, attempt) for attempt in range(16)] != near
+
+
+def test_the_next_block_is_known_across_the_end_of_an_epoch() -> None:
+    order = SampleOrder(manifest_of([10] * 5), seed=0, shuffle_block_shards=2)
+
+    for position, following in ((0, range(20, 40)), (39, range(40, 50)), (40, range(50, 70))):
+        ahead = order.shards_of_next_block(position)
+        assert sorted(ahead) == sorted({order.locate(place).shard_index for place in following})
 
 
 def test_an_empty_data_set_is_refused() -> None:
