@@ -19,7 +19,7 @@ import webdataset
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.loader_parts.process import Stopwatch, answer, read_task
+from benchmarks.loader_parts.process import Result, Stopwatch, Task, answer, tasks
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
 
 TEXT_LENGTH = 64
@@ -84,16 +84,15 @@ def _decode_picture(sample: Bytes) -> tuple[np.ndarray, ...]:
 
 def _image_batch(batch: Any) -> tuple[Tensor, ...]:
     # [batch, height, width, 3] to [batch, 3, height, width]
-    return (torch.from_numpy(np.asarray(batch[0])).permute(0, 3, 1, 2).contiguous(),)
+    pictures = np.asarray(batch[0]).transpose(0, 3, 1, 2)
+    return (torch.from_numpy(np.ascontiguousarray(pictures)),)
 
 
 PIPELINES = {"tokens": token_pipeline, "images": image_pipeline}
 
 
-def main() -> None:
-    """Answer one task."""
-    torch.set_num_threads(1)
-    task = read_task()
+def read(task: Task) -> Result:
+    """Make batches of all samples of some shards."""
     files = sorted(Path(task["folder"]).glob("*.tar"))
     part = files[task["first_shard"] :][: task["num_shards"]]
     num_samples = 0
@@ -101,7 +100,14 @@ def main() -> None:
     pipeline = PIPELINES[task["measure"]]
     for batch in pipeline(part, task["batch_size"], is_shuffled=task["is_shuffled"]):
         num_samples += len(batch[0])
-    answer(stopwatch.per_sample(num_samples))
+    return stopwatch.per_sample(num_samples)
+
+
+def main() -> None:
+    """Answer tasks."""
+    torch.set_num_threads(1)
+    for task in tasks():
+        answer(read(task))
 
 
 if __name__ == "__main__":

@@ -62,9 +62,9 @@ class DataSettings:
     """Pairs in each of them."""
     resumed_files: int = 3
     """Different files."""
-    png_shards: int = 2
+    png_shards: int = 1
     """Of pictures."""
-    jpeg_shards: int = 6
+    jpeg_shards: int = 3
     """Of pictures, which are decoded in a third of the time."""
     image_samples: int = 256
     """Pictures in each of them."""
@@ -77,8 +77,8 @@ QUICK = DataSettings(
     resumed_shards=1450,
     resumed_samples=1000,
     resumed_files=2,
-    png_shards=2,
-    jpeg_shards=2,
+    png_shards=1,
+    jpeg_shards=1,
     image_samples=32,
 )
 

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks.loader_parts.process import Result, Stopwatch, Task, answer, read_task
+from benchmarks.loader_parts.process import Result, Stopwatch, Task, answer, tasks
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches import Share, TokenBatches
@@ -69,6 +69,22 @@ def token_batches(folder: Path, batch_size: int, num_workers: int) -> TokenBatch
     return TokenBatches(token_sequence(folder, num_workers), share, micro_batch_size=batch_size)
 
 
+def image_batches(folder: Path, batch_size: int) -> ImageBatches:
+    """Return the only rank's batches of a data set of image shards, as its pictures are."""
+    manifest = read_manifest(folder, "image")
+    sequence = ImageSequence(
+        sources=(_source(folder, manifest),),
+        phases=(MixturePhase(first_position=0, weights=(1.0,)),),
+        seed=0,
+        shuffle_block_shards=SHUFFLE_BLOCK_SHARDS,
+        quarantine=Quarantine(),
+        loader=LoaderConfig(num_workers=0),
+        image_size=manifest.settings["image_size"],
+        horizontal_flip=False,
+    )
+    return ImageBatches(sequence, Share(global_batch_size=batch_size, data_rank=0, data_size=1))
+
+
 def _source(folder: Path, manifest: Manifest) -> DataSource:
     return DataSource(name="main", location=str(folder), manifest=manifest)
 
@@ -77,7 +93,7 @@ def _num_steps(folder: Path, kind: ShardKind, batch_size: int) -> int:
     return read_manifest(folder, kind).num_samples // batch_size
 
 
-def tokens(task: Task) -> Result:
+def read_tokens(task: Task) -> Result:
     """Read an epoch: hash every shard, index it, and make batches of all samples."""
     folder, batch_size = Path(task["folder"]), task["batch_size"]
     num_steps = _num_steps(folder, "token", batch_size)
@@ -100,24 +116,12 @@ def tokens_of_worker(task: Task) -> Result:
         return stopwatch.per_sample((num_steps - 1) * batch_size)
 
 
-def images(task: Task) -> Result:
+def read_images(task: Task) -> Result:
     """Read an epoch of pictures, without a cache of decoded ones."""
     folder, batch_size = Path(task["folder"]), task["batch_size"]
-    manifest = read_manifest(folder, "image")
-    sequence = ImageSequence(
-        sources=(_source(folder, manifest),),
-        phases=(MixturePhase(first_position=0, weights=(1.0,)),),
-        seed=0,
-        shuffle_block_shards=SHUFFLE_BLOCK_SHARDS,
-        quarantine=Quarantine(),
-        loader=LoaderConfig(num_workers=0),
-        image_size=manifest.settings["image_size"],
-        horizontal_flip=False,
-    )
-    share = Share(global_batch_size=batch_size, data_rank=0, data_size=1)
-    num_steps = manifest.num_samples // batch_size
+    num_steps = _num_steps(folder, "image", batch_size)
     stopwatch = Stopwatch()
-    with closing(ImageBatches(sequence, share)) as batches:
+    with closing(image_batches(folder, batch_size)) as batches:
         for step in range(num_steps):
             batches.at(step)
     return stopwatch.per_sample(num_steps * batch_size)
@@ -233,9 +237,9 @@ def _profile_reading(
 
 
 MEASUREMENTS = {
-    "tokens": tokens,
+    "tokens": read_tokens,
     "tokens_of_worker": tokens_of_worker,
-    "images": images,
+    "images": read_images,
     "memory": memory,
     "memory_of_worker": memory_of_worker,
     "profile": profile,
@@ -243,10 +247,10 @@ MEASUREMENTS = {
 
 
 def main() -> None:
-    """Answer one task."""
+    """Answer tasks."""
     torch.set_num_threads(1)
-    task = read_task()
-    answer(MEASUREMENTS[task["measure"]](task))
+    for task in tasks():
+        answer(MEASUREMENTS[task["measure"]](task))
 
 
 if __name__ == "__main__":

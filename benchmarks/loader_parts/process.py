@@ -1,7 +1,8 @@
-"""One measurement, one process: what is measured starts with nothing of what was measured before.
+"""Measurements in processes of their own, which start with nothing of what was measured before.
 
-The process gets its task as JSON, and prints its progress and at last its result on lines that are
-marked. It imports no more than what it measures.
+A process gets its tasks as lines of JSON, and answers each with a line that is marked; other lines
+are progress. It imports no more than what it measures. Two that are compared may live side by side
+and be asked in turn: one waits, without work, while the other is measured.
 
 Source: ours.
 """
@@ -13,71 +14,89 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 Task = dict[str, Any]
 Result = dict[str, Any]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MARK = "RESULT "
+_CORE = "BENCHMARK_CORE"
 _SHOWN_LINES = 20
 
 
-def measure(module: str, task: Task, *, core: int | None = None) -> Result:
-    """Run a measurement in a process of its own.
+class Measurer:
+    """A process that measures."""
 
-    Args:
-        module: of this package, which answers tasks.
-        task: what it is asked, as JSON.
-        core: the only one that it may run on; None leaves it all.
+    def __init__(self, module: str, *, core: int | None = None) -> None:
+        """Start it.
 
-    Raises:
-        RuntimeError: it failed; its last lines are shown.
-    """
-    path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", f"benchmarks.loader_parts.{module}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    errors: deque[str] = deque(maxlen=_SHOWN_LINES)
-    listener = threading.Thread(target=errors.extend, args=(process.stderr,))
-    listener.start()
-    with process.stdin as stdin:
-        stdin.write(json.dumps({**task, "core": core, "launched_at": time.time()}))
-    result = _listen(process.stdout)
-    process.wait()
-    listener.join()
-    if process.returncode or result is None:
-        raise RuntimeError(
-            f"{module} ended with {process.returncode} at {task}:\n{''.join(errors)}"
+        Args:
+            module: of this package, which answers tasks.
+            core: the only one that it may run on; None leaves it all.
+        """
+        self._module = module
+        self._launched_at = time.time()
+        core_text = "" if core is None else str(core)
+        path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", f"benchmarks.loader_parts.{module}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, _CORE: core_text},
         )
-    return result
+        self._errors: deque[str] = deque(maxlen=_SHOWN_LINES)
+        self._listener = threading.Thread(
+            target=self._errors.extend, args=(self._process.stderr,), daemon=True
+        )
+        self._listener.start()
 
+    def ask(self, task: Task) -> Result:
+        """Return what is measured.
 
-def _listen(output: TextIO) -> Result | None:
-    result: Result | None = None
-    for line in output:
-        if line.startswith(_MARK):
-            result = json.loads(line.removeprefix(_MARK))
-        else:
+        Args:
+            task: what is asked, as JSON; the time at which the process was started is added.
+
+        Raises:
+            RuntimeError: it failed; its last lines are shown.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        with suppress(BrokenPipeError):  # it has ended: below it is said how
+            stdin.write(json.dumps({**task, "launched_at": self._launched_at}) + "\n")
+            stdin.flush()
+        for line in stdout:
+            if line.startswith(_MARK):
+                result: Result = json.loads(line.removeprefix(_MARK))
+                return result
             print(f"    {line.rstrip()}", flush=True)
-    return result
+        self._listener.join()
+        lines = "".join(self._errors)
+        raise RuntimeError(f"{self._module} ended with {self._process.wait()} at {task}:\n{lines}")
+
+    def close(self) -> None:
+        """End the process: it has no more tasks."""
+        with self._process:
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+            self._listener.join()
 
 
-def read_task() -> Task:
-    """Return what this process is asked, and keep to the core that it is given."""
-    task: Task = json.load(sys.stdin)
-    if task["core"] is not None:
-        os.sched_setaffinity(0, {task["core"]})
-    return task
+def tasks() -> Iterator[Task]:
+    """Yield what this process is asked, after keeping to the core that it is given."""
+    core = os.environ[_CORE]
+    if core:
+        os.sched_setaffinity(0, {int(core)})
+    for line in sys.stdin:
+        task: Task = json.loads(line)
+        yield task
 
 
 def answer(result: Result) -> None:

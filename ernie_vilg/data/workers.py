@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
@@ -33,6 +34,13 @@ OnWait = Callable[[str], None]
 _LINE_BYTES = 512
 _SHUTDOWN_SECONDS = 5
 _NEWS_SECONDS = 1
+_POLL_SECONDS = 5
+"""How often it is looked whether all workers live: they are no children of the rank, whose death
+the kernel would tell."""
+_TORCHS_TIMEOUT = "timed out"
+_SIGNALS_FOR_RANKS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""A scheduler sends these to every process of a job. What they mean is the rank's to decide, which
+needs its batches until then."""
 _PRELOADED = ["__main__", "ernie_vilg.data.batches"]
 
 logger = logging.getLogger(__name__)
@@ -57,7 +65,13 @@ def start_worker_server(loader: LoaderConfig) -> None:
     if loader.num_workers == 0:
         return
     _context()
-    multiprocessing.forkserver.ensure_running()
+    # The server inherits what is blocked. Its helper comes first, which would undo it.
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_FOR_RANKS)
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class PrefetchedSteps(Generic[Item]):
@@ -118,6 +132,7 @@ class PrefetchedSteps(Generic[Item]):
             self._own_reader = None
 
     def _start_workers(self, first_step: int) -> None:
+        start_worker_server(self._loader)
         context = _context()
         self._doing = context.RawArray("c", _LINE_BYTES * self._loader.num_workers)
         before = set(multiprocessing.active_children())
@@ -128,7 +143,7 @@ class PrefetchedSteps(Generic[Item]):
                 sampler=itertools.count(first_step),
                 num_workers=self._loader.num_workers,
                 prefetch_factor=self._loader.prefetch_steps,
-                timeout=self._loader.timeout_seconds,
+                timeout=min(self._loader.timeout_seconds, _POLL_SECONDS),
                 pin_memory=self._pin_memory,
                 collate_fn=_unchanged,
                 worker_init_fn=_start_worker,
@@ -140,34 +155,44 @@ class PrefetchedSteps(Generic[Item]):
         ]
 
     def _receive(self) -> Any:
-        assert self._items is not None
-        try:
-            return next(self._items)
-        except (RuntimeError, OSError, EOFError) as error:  # OSError: half a message of a dead one
-            doing = "; ".join(
-                f"worker {worker}: {self._line(worker)}"
-                for worker in range(self._loader.num_workers)
-            )
-            dead = self._dead_workers()
-            self._kill_workers()
-            # Its frames would keep the workers' queues, and their semaphores, alive.
-            cause = error.with_traceback(None)
-            if not dead and "timed out" in str(error):
-                raise TimeoutError(
-                    f"no batch for {self._loader.timeout_seconds} s (loader.timeout_seconds): "
-                    f"{doing}. Look at the disk or network that holds the shard, or allow more time"
-                ) from cause
-            raise RuntimeError(
-                f"data worker with pid {dead} ended unexpectedly ({error}; {doing}). Look for the "
-                "kernel's out-of-memory killer (dmesg); the same command resumes from the last "
-                "checkpoint"
-            ) from cause
+        deadline = time.monotonic() + self._loader.timeout_seconds
+        problem = ""
+        while self._items is not None:
+            # The error is let go at once: its frames hold the workers' queues and semaphores.
+            try:
+                return next(self._items)
+            except (RuntimeError, OSError, EOFError) as error:  # half a message of a dead worker
+                problem = str(error)
+            is_timeout = _TORCHS_TIMEOUT in problem
+            if self._dead_workers(0 if is_timeout else _NEWS_SECONDS) or not is_timeout:
+                break
+            if time.monotonic() >= deadline:
+                break
+        raise self._failure(problem)
 
-    def _dead_workers(self) -> list[int]:
-        # The fork server tells of a death a moment after it.
-        multiprocessing.connection.wait(
-            [process.sentinel for process in self._processes], _NEWS_SECONDS
+    def _failure(self, problem: str) -> Exception:
+        """End the workers and return the error that says what they were doing."""
+        doing = "; ".join(
+            f"worker {worker}: {self._line(worker)}" for worker in range(self._loader.num_workers)
         )
+        dead = self._dead_workers(0)
+        self._kill_workers()
+        if dead:
+            return RuntimeError(
+                f"data worker with pid {dead} ended unexpectedly ({doing}). Look for the kernel's "
+                "out-of-memory killer (dmesg); the same command resumes from the last checkpoint"
+            )
+        if _TORCHS_TIMEOUT in problem:
+            return TimeoutError(
+                f"no batch for {self._loader.timeout_seconds} s (loader.timeout_seconds): {doing}. "
+                "Look at the disk or network that holds the shard, or allow more time"
+            )
+        return RuntimeError(f"a data worker failed ({doing}): {problem}")
+
+    def _dead_workers(self, wait_seconds: float) -> list[int]:
+        """Return the pids of dead workers, of which the fork server tells a moment later."""
+        sentinels = [process.sentinel for process in self._processes]
+        multiprocessing.connection.wait(sentinels, wait_seconds)
         return [process.pid for process in self._processes if not process.is_alive()]
 
     def _line(self, worker: int) -> str:
@@ -245,9 +270,8 @@ def _unchanged(item: Any) -> Any:
 
 
 def _start_worker(worker_id: int) -> None:
-    # A scheduler signals every process of a job. What a signal means is the rank's to decide,
-    # which needs its batches until then; a worker ends when its rank says so, or is gone.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    # A worker ends when its rank says so, or is gone.
+    for number in _SIGNALS_FOR_RANKS:
         signal.signal(number, signal.SIG_IGN)
     # torch watches the fork server in place of the rank, and the server lives as long as any
     # worker does.
