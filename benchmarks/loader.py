@@ -3,11 +3,11 @@
     python benchmarks/loader.py           # under 6 minutes, and one more to make the data at first
     python benchmarks/loader.py --quick   # shows that it works; too short for the requirements
 
-The files are in the page cache. What is compared is read in turn, by two processes on one core, so
-that what else the machine does falls on both. "Per core" is by the processor's time of all threads
-of the process, which on a shared machine is steadier than the wall clock's, shown beside it. Ours
-reads a whole epoch with readers that are new: hashing and indexing every shard, order, reads and
-decoding are all in it.
+The files are in the page cache. What is compared is read by two processes on one core, pairs in turn
+and pictures at the same time, so that what else the machine does falls on both. "Per core" is by
+the processor's time of all threads of the process, which on a shared machine is steadier than the
+wall clock's, shown beside it. Ours reads a whole epoch with readers that are new: hashing and
+indexing every shard, order, reads and decoding are all in it.
 
 Prints the tables, writes outputs/benchmarks/loader.json and draws docs/images/loader.png.
 """
@@ -18,7 +18,8 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ class Run:
     """Whether it runs on one core."""
     is_kept: bool = False
     """Whether its process also makes the other measurements of this module."""
+    beside: "Run | None" = None
+    """Another that shares the core with this one, in short turns that the kernel gives out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,22 +139,23 @@ def token_runs(folder: Path, settings: DataSettings, repeats: int, *, quick: boo
 
 
 def image_runs(folder: Path, repeats: int) -> list[Run]:
-    """Return reads of image shards, of each format in turn."""
+    """Return reads of image shards.
+
+    Pillow is most of both: the difference is smaller than what the machine's speed varies by from
+    one second to the next, so both read at the same time.
+    """
     whole = {"first_shard": 0, "num_shards": None, "is_shuffled": True}
     runs = []
     for kind in ("png", "jpeg"):
         task = {"measure": "images", "folder": str(folder / kind), "batch_size": PICTURES}
-        of_kind = [
-            Run(name=f"{kind}, ours", module="ours", task=task, is_kept=True),
-            Run(
-                name=f"{kind}, webdataset",
-                module="baseline",
-                task={**task, **whole},
-                is_kept=True,
-            ),
-        ]
-        # Pillow is most of both: the difference is small, and takes more repeats to be seen.
-        runs += of_kind * (2 * repeats - 1)
+        other = Run(
+            name=f"{kind}, webdataset",
+            module="baseline",
+            task={**task, "first_shard": 0, "num_shards": None, "is_shuffled": True},
+            is_kept=True,
+        )
+        ours = Run(name=f"{kind}, ours", module="ours", task=task, is_kept=True, beside=other)
+        runs += [ours] * repeats
     return runs
 
 
@@ -191,25 +195,42 @@ def other_runs(folder: Path, settings: DataSettings, *, quick: bool) -> list[Run
     ]
 
 
+class Processes:
+    """The measuring processes."""
+
+    def __init__(self, core: int, stack: ExitStack) -> None:
+        self._core = core
+        self._stack = stack
+        self._kept: dict[str, Measurer] = {}
+
+    def ask(self, run: Run) -> Result:
+        """Make a measurement, in a process that is kept or in a new one."""
+        if run.is_kept:
+            if run.module not in self._kept:
+                measurer = Measurer(run.module, core=self._core)
+                self._kept[run.module] = self._stack.enter_context(closing(measurer))
+            return self._kept[run.module].ask(run.task)
+        with closing(Measurer(run.module, core=self._core if run.is_pinned else None)) as measurer:
+            return measurer.ask(run.task)
+
+
 def run_all(runs: Sequence[Run], core: int) -> dict[str, list[Result]]:
     """Run one after another, saying which; return the results by name."""
     results: dict[str, list[Result]] = {}
     started = time.monotonic()
-    kept: dict[str, Measurer] = {}
     with ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(2))
+        processes = Processes(core, stack)
         for number, run in enumerate(runs, start=1):
+            together = [run] if run.beside is None else [run, run.beside]
             seconds = time.monotonic() - started
-            print(f"[{seconds:4.0f} s, {number} of {len(runs)}] {run.name}", flush=True)
-            measurer = kept.get(run.module) if run.is_kept else None
-            if measurer is None:
-                measurer = Measurer(run.module, core=core if run.is_pinned else None)
-                stack.callback(measurer.close)
-            result = measurer.ask(run.task)
-            results.setdefault(run.name, []).append(result)
-            if run.is_kept:
-                kept[run.module] = measurer
-            else:
-                measurer.close()
+            names = " and ".join(each.name for each in together)
+            print(f"[{seconds:4.0f} s, {number} of {len(runs)}] {names}", flush=True)
+            found = list(threads.map(processes.ask, together))
+            for each, result in zip(together, found, strict=True):
+                if len(together) > 1:
+                    del result["wall"]  # part of it was the other's
+                results.setdefault(each.name, []).append(result)
     return results
 
 
@@ -285,15 +306,14 @@ def print_rates(results: dict[str, list[Result]]) -> None:
     """Print samples per second of everything that has them."""
     print(f"\n{'samples per second':50} {'per core':>9} {'lowest':>9} {'highest':>9} {'wall':>9}")
     for name, repeats in results.items():
-        if "wall" not in repeats[0]:
+        if "processor" not in repeats[0]:
             continue
-        wall = statistics.median(rates(repeats, "wall"))
-        if name == WORKER:  # most of its work is another process's
-            print(f"{name:50} {'':29} {wall:9,.0f}")
-            continue
+        wall = f"{statistics.median(rates(repeats, 'wall')):,.0f}" if "wall" in repeats[0] else ""
         found = rates(repeats)
-        middle = statistics.median(found)
-        print(f"{name:50} {middle:9,.0f} {min(found):9,.0f} {max(found):9,.0f} {wall:9,.0f}")
+        cells = [f"{value:,.0f}" for value in (statistics.median(found), min(found), max(found))]
+        if name == WORKER:  # most of its work is another process's
+            cells = [""] * 3
+        print(f"{name:50} " + " ".join(f"{cell:>9}" for cell in [*cells, wall]))
 
 
 def print_rest(results: dict[str, list[Result]]) -> None:

@@ -137,8 +137,7 @@ def test_pixels_that_nobody_asks_for_change_no_batch(tmp_path: Path) -> None:
     kept = write_shards_with_pixels(tmp_path / "kept", [GLOBAL_BATCH])
 
     (batches, expected) = (
-        step_of(tmp_path / name, manifest)
-        for name, manifest in (("kept", kept), ("plain", plain))
+        step_of(tmp_path / name, manifest) for name, manifest in (("kept", kept), ("plain", plain))
     )
 
     assert all(batch.pixels is None for batch in batches)
