@@ -3,10 +3,10 @@
     python benchmarks/loader.py           # under 6 minutes, and one more to make the data at first
     python benchmarks/loader.py --quick   # shows that it works; too short for the requirements
 
-The files are in the page cache. What is compared is read by two processes on one core, pairs in turn
-and pictures at the same time, so that what else the machine does falls on both. "Per core" is by
-the processor's time of all threads of the process, which on a shared machine is steadier than the
-wall clock's, shown beside it. Ours reads a whole epoch with readers that are new: hashing and
+The files are in the page cache. What is compared is read by two processes on one core, pairs in
+turn and pictures at the same time, so that what else the machine does falls on both. "Per core" is
+by the processor's time of all threads of the process, which on a shared machine is steadier than
+the wall clock's, shown beside it. Ours reads a whole epoch with readers that are new: hashing and
 indexing every shard, order, reads and decoding are all in it.
 
 Prints the tables, writes outputs/benchmarks/loader.json and draws docs/images/loader.png.
@@ -144,7 +144,6 @@ def image_runs(folder: Path, repeats: int) -> list[Run]:
     Pillow is most of both: the difference is smaller than what the machine's speed varies by from
     one second to the next, so both read at the same time.
     """
-    whole = {"first_shard": 0, "num_shards": None, "is_shuffled": True}
     runs = []
     for kind in ("png", "jpeg"):
         task = {"measure": "images", "folder": str(folder / kind), "batch_size": PICTURES}

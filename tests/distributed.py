@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.data import workers
 
 TIMEOUT_SECONDS = 240
 
@@ -43,7 +44,7 @@ def run_distributed(
         "spawn" if torch.cuda.is_available() else "forkserver"
     )
     if not torch.cuda.is_available():
-        context.set_forkserver_preload(["tests.rank_imports"])
+        context.set_forkserver_preload(workers.PRELOADED_MODULES)
     port = free_port()
     with TemporaryDirectory() as folder:
         processes = [

@@ -131,7 +131,7 @@ def make_data(folder: Path, settings: DataSettings) -> None:
 def _write_all(tasks: list[_Task]) -> dict[Path, Shard]:
     for folder in {task.path.parent for task in tasks}:
         folder.mkdir(parents=True)
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(_NUM_PROCESSES, mp_context=context) as pool:
         futures = {pool.submit(_write, task): task.path for task in tasks}
         done = progress(as_completed(futures), total=len(tasks), what="make data", unit="shards")

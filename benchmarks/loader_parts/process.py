@@ -43,7 +43,7 @@ class Measurer:
         core_text = "" if core is None else str(core)
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", f"benchmarks.loader_parts.{module}"],
+            [sys.executable, "-P", "-W", "ignore", "-m", f"benchmarks.loader_parts.{module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

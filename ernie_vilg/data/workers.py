@@ -41,7 +41,8 @@ _TORCHS_TIMEOUT = "timed out"
 _SIGNALS_FOR_RANKS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """A scheduler sends these to every process of a job. What they mean is the rank's to decide, which
 needs its batches until then."""
-_PRELOADED = ["__main__", "ernie_vilg.data.batches"]
+PRELOADED_MODULES = ["__main__", "ernie_vilg.data.batches"]
+"""What workers need, imported once by the server that they are forked from."""
 
 logger = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ class _Steps(Dataset[Any]):
 
 def _context() -> Any:
     context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context.set_forkserver_preload(PRELOADED_MODULES)
     return context
 
 
