@@ -48,8 +48,9 @@ FEW_PAIRS = (16, 64)
 
 TOKEN_RATE, TOKEN_RATIO, IMAGE_RATIO = 20_000.0, 5.0, 1.0
 MEMORY_MB, START_SECONDS = 300.0, 3.0
-FLAT_MB = 5.0
-"""What the memory may grow by from the first quarter of the samples to the last."""
+FLAT_MB = 10.0
+"""What the memory may grow by from the first quarter of a million samples to the last: 13 bytes for
+each between, where whatever keeps one number per sample takes 36."""
 
 BASELINE = "webdataset, same files, same run"
 MEMORY, FAMILY = "memory of a rank", "memory of a rank and its worker"
@@ -98,8 +99,10 @@ class Requirement:
     def line(self) -> str:
         """Say it in one line."""
         sign = "<" if self.is_lower_better else ">="
-        by = self.bound / self.value if self.is_lower_better else self.value / self.bound
-        reached = f"reached, {by:.2f} x" if self.is_reached else f"NOT REACHED, {by:.2f} x"
+        reached = "reached" if self.is_reached else "NOT REACHED"
+        if self.value > 0:  # memory may shrink
+            by = self.bound / self.value if self.is_lower_better else self.value / self.bound
+            reached += f", {by:.2f} x"
         spread = f" ({shown(min(self.spread))} to {shown(max(self.spread))})" if self.spread else ""
         value = f"{shown(self.value)} {self.unit}{spread}"
         return f"{self.what:58} {value:36} {sign} {shown(self.bound):>7}: {reached}"
@@ -118,7 +121,7 @@ def token_runs(folder: Path, settings: DataSettings, repeats: int, *, quick: boo
     variants = {"": True, ", not shuffled": False}
     if quick:
         del variants[", not shuffled"]
-    count = settings.token_shards // (repeats * len(variants))
+    count = max(1, settings.token_shards // (repeats * len(variants)))
     runs: list[Run] = []
     first = 0
     for _ in range(repeats):
@@ -134,7 +137,7 @@ def token_runs(folder: Path, settings: DataSettings, repeats: int, *, quick: boo
                     is_kept=True,
                 )
             )
-            first += count
+            first = (first + count) % settings.token_shards
     return runs
 
 

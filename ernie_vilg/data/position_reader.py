@@ -237,9 +237,13 @@ class PositionReader:
         """Read the pending rows; yield those that could not be, with the damage if it is one."""
         opened_of: dict[int, OpenShard] = {}
         failed: dict[int, DamagedSampleError] = {}
-        for group in _by_shard(places, pending):
-            data_set = int(places.data_set[group[0]])
-            shard_index = int(places.shard_index[group[0]])
+        groups = [
+            (int(places.data_set[rows[0]]), int(places.shard_index[rows[0]]), rows)
+            for rows in _by_shard(places, pending)
+        ]
+        for data_set, shard_index, _ in groups:  # all at once, of which most are open already
+            self._shards[data_set].open_ahead([shard_index])
+        for data_set, shard_index, group in groups:
             try:
                 opened = self._shards[data_set].get(shard_index)
             except DamagedShardError as error:
@@ -247,19 +251,14 @@ class PositionReader:
                 yield from ((row, loss) for row in group.tolist())
                 continue
             left_out = self._left_out_of(data_set, shard_index, opened)
-            rows, indices = [], []
-            for row, index in zip(group.tolist(), places.index[group].tolist(), strict=True):
-                if index in left_out:
+            usable, unusable = _sort_out(opened, left_out, group, places.index[group])
+            opened_of.update(dict.fromkeys(usable, opened))
+            decoder.fetch(data_set, opened, [*usable.values()], [*usable])
+            for row, damage in unusable.items():
+                if damage is None:
                     yield row, None
-                    continue
-                opened_of[row] = opened
-                problem = opened.problem(index)
-                if problem is None:
-                    rows.append(row)
-                    indices.append(index)
                 else:
-                    failed[row] = problem
-            decoder.fetch(data_set, opened, indices, rows)
+                    opened_of[row], failed[row] = opened, damage
         failed.update(decoder.decode([row for row in opened_of if row not in failed]))
         for row, damage in failed.items():
             data_set, index = int(places.data_set[row]), int(places.index[row])
@@ -327,6 +326,21 @@ class PositionReader:
         for data_set in np.unique(data_sets).tolist():
             last = int(own_positions[data_sets == data_set].max())
             self._shards[data_set].open_ahead(self._orders[data_set].shards_of_next_block(last))
+
+
+def _sort_out(
+    opened: OpenShard, left_out: frozenset[int], group: np.ndarray, indices: np.ndarray
+) -> tuple[dict[int, int], dict[int, DamagedSampleError | None]]:
+    """Return the index of each usable row, and why each other one is not; None is quarantine."""
+    usable = dict(zip(group.tolist(), indices.tolist(), strict=True))
+    if not left_out and not opened.index.problems:
+        return usable, {}
+    unusable = {
+        row: None if index in left_out else opened.problem(index)
+        for row, index in usable.items()
+        if index in left_out or index in opened.index.problems
+    }
+    return {row: index for row, index in usable.items() if row not in unusable}, unusable
 
 
 def _by_shard(places: Places, pending: np.ndarray) -> list[np.ndarray]:

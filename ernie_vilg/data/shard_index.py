@@ -18,7 +18,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -34,10 +34,13 @@ RECORD_BYTES = 512
 _BLOCK_BYTES = 1 << 20
 _NOT_A_TAR = "it is no uncompressed tar file, build the shards again"
 _NAME_BYTES = 100
-_MAGIC = np.frombuffer(b"ustar", np.uint8)
-_MAGIC_PLACES = np.arange(257, 262)
-_REGULAR_FILE_TYPES = np.frombuffer(b"0\0", np.uint8)
-_EXTENSION_TYPES = np.frombuffer(b"xg", np.uint8)
+_MAGIC = b"ustar"
+_MAGIC_PLACES = slice(257, 262)
+_SIZE_PLACES = slice(124, 135)
+_OCTAL_PLACES = 8 ** np.arange(10, -1, -1)
+_TYPE_PLACE = 156
+_IS_REGULAR_TYPE = np.isin(np.arange(256), list(b"0\0"))
+_IS_EXTENSION_TYPE = np.isin(np.arange(256), list(b"xg"))
 _EXTENSIONS_THAT_MATTER = (b" path=", b" size=", b" linkpath=", b" GNU.sparse")
 _SAFE_KEY = re.compile(rb"[A-Za-z0-9_-]{1,128}")
 _SAFE_CHARACTERS = np.array(
@@ -169,8 +172,8 @@ class _HeaderWalk:
         self._location = location
         self._names: list[np.ndarray] = []
         self._is_extension: list[np.ndarray] = []
-        self._starts: list[int] = []
-        self._sizes: list[int] = []
+        self._starts: list[np.ndarray] = []
+        self._sizes: list[np.ndarray] = []
         self._next_header = 0
         self._passed = 0
         self._problem: DamagedShardError | None = None
@@ -178,12 +181,14 @@ class _HeaderWalk:
     def feed(self, block: bytearray, count: int) -> None:
         """Take the next `count` bytes of the file."""
         if self._problem is None:
-            first = len(self._starts)
-            try:
-                self._walk(block, count)
-            except ValueError:
-                self._fail("not_a_tar", _NOT_A_TAR)
-            self._note(block, np.array(self._starts[first:], np.int64) - self._passed)
+            records = np.frombuffer(block, np.uint8).reshape(-1, RECORD_BYTES)
+            first = (self._next_header - self._passed) // RECORD_BYTES
+            plain, sizes = _plain_headers(records[: count // RECORD_BYTES], first)
+            if len(plain):
+                self._next_header = self._passed + int(_end(plain[-1], sizes[-1])) * RECORD_BYTES
+            others, other_sizes = self._walk(block, count)
+            self._note(records, np.concatenate([plain, others]))
+            self._sizes += [sizes, other_sizes]
         self._passed += count
 
     def finished(self) -> _Members:
@@ -194,45 +199,50 @@ class _HeaderWalk:
         """
         if self._problem is not None:
             raise self._problem
-        empty = np.empty((0, _NAME_BYTES), np.uint8)
+        empty = np.empty(0, np.int64)
         return _Members(
-            names=np.concatenate([empty, *self._names]),
-            offsets=np.array(self._starts, np.int64) + RECORD_BYTES,
-            sizes=np.array(self._sizes, np.int64),
+            names=np.concatenate([np.empty((0, _NAME_BYTES), np.uint8), *self._names]),
+            offsets=np.concatenate([empty, *self._starts]) + RECORD_BYTES,
+            sizes=np.concatenate([empty, *self._sizes]),
             is_extension=np.concatenate([np.empty(0, bool), *self._is_extension]),
         )
 
-    def _walk(self, block: bytearray, count: int) -> None:
-        """Step from header to header: the one loop of Python over every member."""
+    def _walk(self, block: bytearray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Step from header to header; return records in the block and sizes, int64 [headers]."""
         passed, following = self._passed, self._next_header
         end = passed + count
-        add_start, add_size = self._starts.append, self._sizes.append
+        found, sizes = [], []
         while following < end:
             start = following - passed
             if block[start] == 0:  # the zeros at the end of an archive
                 following += RECORD_BYTES
                 continue
-            size = int(block[start + 124 : start + 135], 8)
+            try:
+                size = int(block[start + 124 : start + 135], 8)
+            except ValueError:
+                size = -1
             if size < 0:
-                raise ValueError
-            add_start(following)
-            add_size(size)
-            following += RECORD_BYTES + (size + RECORD_BYTES - 1) // RECORD_BYTES * RECORD_BYTES
+                self._fail("not_a_tar", _NOT_A_TAR)
+                break
+            found.append(start // RECORD_BYTES)
+            sizes.append(size)
+            following = passed + _end(found[-1], size) * RECORD_BYTES
         self._next_header = following
+        return np.array(found, np.int64), np.array(sizes, np.int64)
 
-    def _note(self, block: bytearray, starts: np.ndarray) -> None:
+    def _note(self, records: np.ndarray, places: np.ndarray) -> None:
         """Keep the names of headers and check what they are headers of."""
-        content = np.frombuffer(block, np.uint8)
-        names = content[starts[:, None] + np.arange(_NAME_BYTES)]
+        headers = records[places]
+        names = headers[:, :_NAME_BYTES].copy()
         self._names.append(names)
-        is_ustar = (content[starts[:, None] + _MAGIC_PLACES] == _MAGIC).all(axis=1)
-        if not is_ustar.all():
+        self._starts.append(self._passed + places * RECORD_BYTES)
+        if not _are_magic(headers[:, _MAGIC_PLACES]).all():
             self._fail("not_a_tar", _NOT_A_TAR)
             return
-        types = content[starts + 156]
-        is_extension = np.isin(types, _EXTENSION_TYPES)
+        types = headers[:, _TYPE_PLACE]
+        is_extension = _IS_EXTENSION_TYPE[types]
         self._is_extension.append(is_extension)
-        is_known = is_extension | np.isin(types, _REGULAR_FILE_TYPES)
+        is_known = is_extension | _IS_REGULAR_TYPE[types]
         if not is_known.all():
             name = names[np.argmin(is_known)].tobytes().rstrip(b"\0")
             shown = ascii(name.decode("utf-8", "replace"))
@@ -240,6 +250,42 @@ class _HeaderWalk:
 
     def _fail(self, reason: str, what: str) -> None:
         self._problem = DamagedShardError(reason, f"shard {self._location}: {what}")
+
+
+def _end(place: Any, size: Any) -> Any:
+    """Return the record after a member, from its header's record and its size."""
+    return place + 1 + (size + RECORD_BYTES - 1) // RECORD_BYTES
+
+
+def _are_magic(places: np.ndarray) -> np.ndarray:
+    """Return which rows, uint8 [headers, 5], are the format's name, bool [headers]."""
+    return np.ascontiguousarray(places).view(f"S{len(_MAGIC)}")[:, 0] == _MAGIC
+
+
+def _plain_headers(records: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find headers all at once, as far as nothing is odd.
+
+    What looks like a header is one where the member before it ends just there, and so on from the
+    first. Content that looks like a header breaks that chain, and so does an odd header; from there
+    on the walk goes on alone.
+
+    Args:
+        records: uint8 [records, 512].
+        first: record of the first header, which may lie behind all of these.
+
+    Returns:
+        records of headers and sizes of their members, int64 [headers].
+    """
+    likely = np.flatnonzero(records[:, _MAGIC_PLACES.start] == _MAGIC[0])
+    likely = likely[likely >= first]
+    likely = likely[_are_magic(records[likely, _MAGIC_PLACES])]
+    headers = records[likely]
+    digits = headers[:, _SIZE_PLACES] - ord("0")  # what is below wraps to over 7
+    sizes = digits @ _OCTAL_PLACES
+    starts = np.concatenate([[first], _end(likely, sizes)[:-1]])
+    is_plain = (likely == starts) & (digits < 8).all(axis=1) & (headers[:, 0] != 0)
+    count = len(likely) if is_plain.all() else int(np.argmin(is_plain))
+    return likely[:count], sizes[:count]
 
 
 def _group(members: _Members, shard: Shard, location: str) -> ShardIndex:

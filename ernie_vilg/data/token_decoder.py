@@ -81,21 +81,20 @@ class TokenDecoder:
 
     def fetch(self, data_set: int, opened: OpenShard, indices: list[int], rows: list[int]) -> None:
         """Read the bytes of samples of one shard for these rows."""
-        self._codes_sizes[rows] = opened.index.sizes[_CODES][indices]
-        self._text_sizes[rows] = opened.index.sizes[_TEXT][indices]
-        codes_places = opened.index.records[_CODES][indices].tolist()
-        text_places = opened.index.records[_TEXT][indices].tolist()
+        # One by one: a shard has few rows of a batch, and numpy's calls cost more than they bring.
+        codes_sizes, codes_records = opened.index.sizes[_CODES], opened.index.records[_CODES]
+        text_sizes, text_records = opened.index.sizes[_TEXT], opened.index.records[_TEXT]
         codes_width, text_width = self._codes_bytes.shape[1], self._text_bytes.shape[1]
-        codes_sizes = np.minimum(self._codes_sizes[rows], codes_width).tolist()
-        text_sizes = np.minimum(self._text_sizes[rows], text_width).tolist()
-        for place, row in enumerate(rows):
-            self._origins[row] = opened, indices[place]
+        for index, row in zip(indices, rows, strict=True):
+            self._origins[row] = opened, index
+            size = self._codes_sizes[row] = codes_sizes.item(index)
             start = row * codes_width
-            opened.read_into(
-                self._codes_view[start : start + codes_sizes[place]], codes_places[place]
-            )
+            end = start + min(size, codes_width)
+            opened.read_into(self._codes_view[start:end], codes_records.item(index))
+            size = self._text_sizes[row] = text_sizes.item(index)
             start = row * text_width
-            opened.read_into(self._text_view[start : start + text_sizes[place]], text_places[place])
+            end = start + min(size, text_width)
+            opened.read_into(self._text_view[start:end], text_records.item(index))
 
     def decode(self, rows: list[int]) -> dict[int, DamagedSampleError]:
         """Decode what was fetched; return the rows that cannot be used, with the reason."""

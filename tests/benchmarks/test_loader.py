@@ -96,6 +96,7 @@ def test_data_of_the_same_settings_is_reused(data: Path) -> None:
         pytest.param(4.0, False, "NOT REACHED, 0.80 x", id="below a lower bound"),
         pytest.param(5.0, True, "NOT REACHED, 1.00 x", id="at an upper bound"),
         pytest.param(4.0, True, "reached, 1.25 x", id="below an upper bound"),
+        pytest.param(-1.0, True, "reached", id="a growth that is none"),
     ],
 )
 def test_a_requirement_says_whether_it_is_reached(

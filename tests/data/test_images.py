@@ -2,6 +2,7 @@
 
 import multiprocessing
 import threading
+import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -209,6 +210,9 @@ def test_closing_leaves_neither_processes_nor_threads(shards: tuple[Path, Manife
 
     assert len(during) == 2
     assert not any(process.is_alive() for process in during)
+    deadline = time.monotonic() + 10  # threads that feed queues end a moment after their workers
+    while {*threading.enumerate()} - before[1] and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert {*threading.enumerate()} <= before[1]
 
 
