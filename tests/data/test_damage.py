@@ -3,6 +3,7 @@
 Rows 24 to 28, 32 and 35 of the fault list in the project's reliability notes.
 """
 
+import contextlib
 import io
 import json
 import tarfile
@@ -19,7 +20,7 @@ import pytest
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches import Share, TokenBatches, TokenStep
-from ernie_vilg.data.damage import DamageError, Loss
+from ernie_vilg.data.damage import DamageError, Loss, LossAccount, LossLimits
 from ernie_vilg.data.quarantine import Quarantine, QuarantineEntry
 from ernie_vilg.manifest import Manifest, describe_shard
 from tests.data.shards import MEMBERS, npy, sequence_of, write_token_shards
@@ -400,3 +401,27 @@ def test_a_data_set_with_nothing_usable_stops_instead_of_searching_for_ever(
 
     with pytest.raises(ValueError, match="found no usable sample in 64 draws"):
         read_epoch(tmp_path, manifest)
+
+
+@pytest.mark.parametrize(
+    ("batches", "stops"),
+    [
+        pytest.param(["110", "110", "011"], False, id="never three in a row"),
+        pytest.param(["0111"], True, id="within a batch"),
+        pytest.param(["001", "11"], True, id="over a border"),
+        pytest.param(["001", "1", "1"], True, id="over two borders"),
+        pytest.param(["0011", "100"], True, id="ending at a batch's beginning"),
+        pytest.param(["1101", "1011"], False, id="broken by one good sample"),
+    ],
+)
+def test_a_run_of_losses_is_counted_over_batches(batches: list[str], stops: bool) -> None:
+    account = LossAccount(LossLimits(max_consecutive=3, max_samples=1000))
+    finding = Loss(
+        data_set="main", shard="a.tar", index=0, key="0", num_samples=1, reason="x", detail="",
+        position=0,
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        if stops:
+            stack.enter_context(pytest.raises(ValueError, match="3 samples in a row are lost"))
+        for batch in batches:
+            account.add([finding], np.array([digit == "1" for digit in batch]))
