@@ -9,7 +9,7 @@ Source: ours.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +62,25 @@ class Loss:
     position: int
     """Of the training sequence, where it was met."""
 
+    @property
+    def place(self) -> tuple[str, str, int | None]:
+        """What is damaged, wherever it was met: data set, shard and index."""
+        return self.data_set, self.shard, self.index
+
+
+def lost_samples(losses: Collection[Loss]) -> dict[str, int]:
+    """Return how many different samples are lost, by reason.
+
+    Args:
+        losses: findings, each once. A sample of a lost shard counts for the shard's reason.
+    """
+    lost_shards = {(loss.data_set, loss.shard) for loss in losses if loss.index is None}
+    by_reason: Counter[str] = Counter()
+    for loss in losses:
+        if loss.index is None or (loss.data_set, loss.shard) not in lost_shards:
+            by_reason[loss.reason] += loss.num_samples
+    return dict(by_reason)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossLimits:
@@ -92,14 +111,7 @@ class LossAccount:
     @property
     def num_samples(self) -> int:
         """Samples lost: damaged shards whole, and damaged samples of other shards."""
-        whole = {
-            (loss.data_set, loss.shard) for loss in self._findings.values() if loss.index is None
-        }
-        return sum(
-            loss.num_samples
-            for loss in self._findings.values()
-            if loss.index is None or (loss.data_set, loss.shard) not in whole
-        )
+        return sum(lost_samples(self._findings.values()).values())
 
     @property
     def reasons(self) -> Counter[str]:
@@ -149,10 +161,9 @@ class LossAccount:
         return max(longest, self._run)
 
     def _enter(self, loss: Loss) -> bool:
-        place = (loss.data_set, loss.shard, loss.index)
-        if place in self._findings:
+        if loss.place in self._findings:
             return False
-        self._findings[place] = loss
+        self._findings[loss.place] = loss
         return True
 
     def _stop(self, what: str, last: Loss) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ernie_vilg.data.damage import Loss
+from ernie_vilg.data.damage import Loss, lost_samples
 from ernie_vilg.data.ledger import ledger_folder
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class LossLog:
         self._path = ledger_folder(run_dir) / f"losses-{data_rank}.jsonl"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         known, _ = _read_loss_file(self._path)
-        self._known = {_finding(loss) for loss in known}
+        self._known = {loss.place for loss in known}
         _end_last_line(self._path)
 
     def write(self, losses: Iterable[Loss]) -> int:
@@ -56,7 +56,7 @@ class LossLog:
         Returns:
             how many findings are new.
         """
-        new = {_finding(loss): loss for loss in losses if _finding(loss) not in self._known}
+        new = {loss.place: loss for loss in losses if loss.place not in self._known}
         for loss in new.values():
             logger.warning("%d sample(s) lost: %s", loss.num_samples, loss.detail)
         if new:
@@ -79,23 +79,15 @@ def read_losses(run_dir: Path) -> LossSummary:
     distinct: dict[tuple[str, str, int | None], Loss] = {}
     for loss in sorted(found, key=lambda loss: loss.position):
         # Ranks meet the same damage at different positions: the first meeting counts.
-        distinct.setdefault(_finding(loss), loss)
+        distinct.setdefault(loss.place, loss)
     losses = tuple(distinct.values())
-    lost_shards = {(loss.data_set, loss.shard) for loss in losses if loss.index is None}
-    by_reason: dict[str, int] = {}
-    for loss in losses:
-        if loss.index is None or (loss.data_set, loss.shard) not in lost_shards:
-            by_reason[loss.reason] = by_reason.get(loss.reason, 0) + loss.num_samples
+    by_reason = lost_samples(losses)
     return LossSummary(
         losses=losses,
         num_samples=sum(by_reason.values()),
         num_samples_by_reason=by_reason,
         num_damaged_lines=num_damaged_lines,
     )
-
-
-def _finding(loss: Loss) -> tuple[str, str, int | None]:
-    return loss.data_set, loss.shard, loss.index
 
 
 def _read_loss_file(path: Path) -> tuple[list[Loss], int]:

@@ -78,12 +78,14 @@ class SampleSequence:
     """How to read, and what to do about damage."""
 
     def __post_init__(self) -> None:
+        if self.loader.cache_dir is None:
+            return
         # What is open keeps its place on the disk, whatever the cache has given up.
         needed = sum(
             sum(sorted(shard.bytes for shard in source.manifest.shards)[-self.max_open :])
             for source in self.sources
         )
-        if self.loader.cache_dir is not None and needed > self.loader.cache_bytes:
+        if needed > self.loader.cache_bytes:
             raise ValueError(
                 f"loader.cache_bytes={self.loader.cache_bytes} with shuffle_block_shards="
                 f"{self.shuffle_block_shards}: this block's shards and the next one's have up to "
@@ -180,7 +182,7 @@ class PositionReader:
                 places.is_replaced[row] = True
                 if loss is not None:
                     places.is_lost[row] = True
-                    losses.setdefault((loss.data_set, loss.shard, loss.index), loss)
+                    losses.setdefault(loss.place, loss)
             if not failed:
                 break
             for row in failed:

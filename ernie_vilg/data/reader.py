@@ -19,7 +19,8 @@ from typing import BinaryIO
 
 from ernie_vilg.data.damage import DamagedSampleError, DamagedShardError
 from ernie_vilg.data.shard_folder import LocalFolder, ShardFolder
-from ernie_vilg.data.shard_index import RECORD_BYTES, ShardIndex, index_shard
+from ernie_vilg.data.shard_index import ShardIndex, index_shard
+from ernie_vilg.data.tar_headers import RECORD_BYTES
 from ernie_vilg.manifest import Manifest, Shard
 
 KEY = "__key__"

@@ -17,6 +17,17 @@ from ernie_vilg.manifest import Manifest, describe_shard, write_manifest
 
 MEMBERS = ("codes.npy", "json", "text.npy")
 
+MODEL = ModelConfig(
+    hidden_size=8,
+    num_layers=1,
+    num_heads=1,
+    text_vocab_size=64,
+    text_length=3,
+    codebook_size=64,
+    image_grid_size=2,
+)
+"""That the first 60 samples of `write_token_shards` fit."""
+
 
 def npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()

@@ -15,17 +15,8 @@ from ernie_vilg.data.batches import Batch, Share, TokenBatches
 from ernie_vilg.data.reader import Sample, read_shard
 from ernie_vilg.manifest import Manifest
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
-from tests.data.shards import sequence_of, write_token_shards
+from tests.data.shards import MODEL, sequence_of, write_token_shards
 
-MODEL = ModelConfig(
-    hidden_size=8,
-    num_layers=1,
-    num_heads=1,
-    text_vocab_size=64,
-    text_length=3,
-    codebook_size=64,
-    image_grid_size=2,
-)
 GLOBAL_BATCH = 12
 
 

@@ -114,6 +114,8 @@ def header_of(path: Path, name: str) -> int:
         return archive.getmember(name).offset_data - 512
 
 
+Breakage = Callable[[Path], Callable[[bytearray], bytes]]
+
 BREAKAGES = [
     pytest.param(lambda path: cut_at(header_of(path, "00000030.json") + 700), id="cut in data"),
     pytest.param(lambda path: cut_at(header_of(path, "00000030.json") + 100), id="cut in header"),
@@ -127,13 +129,19 @@ BREAKAGES = [
 ]
 
 
+def write_broken_shards(folder: Path, breakage: Breakage) -> Manifest:
+    """Write shards and break the second one."""
+    manifest = write_token_shards(folder, SIZES)
+    path = folder / manifest.shards[1].file
+    path.write_bytes(breakage(path)(bytearray(path.read_bytes())))
+    return manifest
+
+
 @pytest.mark.parametrize("breakage", BREAKAGES)
 def test_a_damaged_shard_is_lost_whole_and_counted_exactly(
-    tmp_path: Path, breakage: Callable[[Path], Callable[[bytearray], bytes]]
+    tmp_path: Path, breakage: Breakage
 ) -> None:
-    manifest = write_token_shards(tmp_path, SIZES)
-    path = tmp_path / manifest.shards[1].file
-    path.write_bytes(breakage(path)(bytearray(path.read_bytes())))
+    manifest = write_broken_shards(tmp_path, breakage)
 
     epoch = read_epoch(tmp_path, manifest)
 
@@ -147,12 +155,8 @@ def test_a_damaged_shard_is_lost_whole_and_counted_exactly(
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
-def test_a_damaged_shard_stops_a_run_by_default(
-    tmp_path: Path, breakage: Callable[[Path], Callable[[bytearray], bytes]]
-) -> None:
-    manifest = write_token_shards(tmp_path, SIZES)
-    path = tmp_path / manifest.shards[1].file
-    path.write_bytes(breakage(path)(bytearray(path.read_bytes())))
+def test_a_damaged_shard_stops_a_run_by_default(tmp_path: Path, breakage: Breakage) -> None:
+    manifest = write_broken_shards(tmp_path, breakage)
 
     with pytest.raises(DamageError, match=manifest.shards[1].file):
         read_epoch(tmp_path, manifest, loader=LoaderConfig(num_workers=0))

@@ -10,21 +10,10 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.mixture import CYCLE_LENGTH, MixtureOrder, MixturePhase, cycle_parts
 from ernie_vilg.data.position_reader import DataSource
 from ernie_vilg.data.token_reader import TokenReader
-from tests.data.shards import sequence_of, write_token_shards
-
-MODEL = ModelConfig(
-    hidden_size=8,
-    num_layers=1,
-    num_heads=1,
-    text_vocab_size=64,
-    text_length=3,
-    codebook_size=64,
-    image_grid_size=2,
-)
+from tests.data.shards import MODEL, sequence_of, write_token_shards
 
 
 def mixture(*phases: tuple[int, Sequence[float]], seed: int = 0) -> MixtureOrder:

@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ernie_vilg.data.shard_index import RECORD_BYTES, index_shard
+from ernie_vilg.data.shard_index import index_shard
+from ernie_vilg.data.tar_headers import RECORD_BYTES
 from ernie_vilg.manifest import Shard
 from tests.data.shards import npy
 

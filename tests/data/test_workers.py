@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from ernie_vilg.config.loader import LoaderConfig
-from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data import position_reader
 from ernie_vilg.data.batches import Share, TokenBatches
 from ernie_vilg.data.damage import DamagedShardError
@@ -25,17 +24,8 @@ from ernie_vilg.data.shard_folder import LocalFolder
 from ernie_vilg.data.token_reader import TokenReader, TokenSequence
 from ernie_vilg.data.workers import OnWait, PrefetchedSteps
 from ernie_vilg.manifest import Manifest, Shard
-from tests.data.shards import sequence_of, write_token_shards
+from tests.data.shards import MODEL, sequence_of, write_token_shards
 
-MODEL = ModelConfig(
-    hidden_size=8,
-    num_layers=1,
-    num_heads=1,
-    text_vocab_size=64,
-    text_length=3,
-    codebook_size=64,
-    image_grid_size=2,
-)
 SHARE = Share(global_batch_size=8, data_rank=0, data_size=1)
 
 
