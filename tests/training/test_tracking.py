@@ -59,6 +59,7 @@ def test_an_offline_run_is_a_real_wandb_run(tmp_path: Path, no_login: None) -> N
     tracker = RunTracker(config_with(tmp_path, "auto"), step=0)
     tracker.log(10, METRICS)
     tracker.close()
+    wandb.teardown()  # as at a process's end: finish() returns before the file is whole
 
     files = list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 1
