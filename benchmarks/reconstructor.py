@@ -295,7 +295,7 @@ def train_generator(folder: Path, seed: int, generator: str, settings: Settings)
         f"optimizer.warmup_steps={WARMUP_STEPS}",
         f"training.seed={seed}",
         f"training.steps={settings.steps}",
-        "training.save_every=100",
+        "checkpoint.every=100",
         "training.log_every=10",
         "samples.every=0",
         "tracking.wandb_mode=disabled",

@@ -33,6 +33,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.model import ModelConfig
@@ -274,7 +275,8 @@ def pretrain_config(options: Row) -> PretrainConfig:
             global_batch_size=micro_batch * options["accumulation"],
         ),
         optimizer=OptimizerConfig(learning_rate=1e-5, warmup_steps=0),
-        training=TrainingConfig(steps=1, save_every=1),
+        training=TrainingConfig(steps=1),
+        checkpoint=CheckpointConfig(every=1),
         compile_blocks=options["compile"],
     )
 

@@ -6,10 +6,15 @@ Source: ours.
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
+from ernie_vilg.config.guards import GuardsConfig
+from ernie_vilg.config.health import HealthConfig
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
+from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.locations import is_remote
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
@@ -119,7 +124,7 @@ class ParallelismConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long to train and when to log and save."""
+    """How long to train and when to log."""
 
     steps: int
     """Optimizer steps in the whole run, over all its restarts."""
@@ -127,16 +132,12 @@ class TrainingConfig:
     """Names the fresh weights."""
     log_every: int = 10
     """Steps between two lines in the log and in metrics.jsonl."""
-    save_every: int
-    """Steps between two checkpoints; the last step is always saved."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints that are kept."""
     ema_decay: float = 0.0
     """Decay per step of the moving average of the weights, which is sharded like the optimizer's
     state and exported with `average=true`; 0 keeps none."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "save_every", "keep_checkpoints"):
+        for name in ("steps", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name}={getattr(self, name)}: must be at least 1")
         if not 0 <= self.ema_decay < 1:
@@ -178,16 +179,16 @@ class ClusterConfig:
 
     peak_flops_per_device: float | None = None
     """Peak bf16 FLOP/s of one device, the denominator of MFU; null logs FLOP/s instead."""
-    collective_timeout_seconds: int = 600
-    """How long a rank waits for the others before it gives up. torch's default for gloo is
-    half an hour, in which a dead run still costs."""
+    collective_timeout_seconds: int = 300
+    """How long a rank waits for the others before it gives up. torch's defaults are
+    10 minutes for NCCL and half an hour for gloo, in which a dead run still costs."""
+    rendezvous_timeout_seconds: int = 120
+    """How long the ranks wait for each other at the start."""
 
     def __post_init__(self) -> None:
-        if self.collective_timeout_seconds < 1:
-            raise ValueError(
-                f"cluster.collective_timeout_seconds={self.collective_timeout_seconds}: must be "
-                "at least 1"
-            )
+        for name in ("collective_timeout_seconds", "rendezvous_timeout_seconds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"cluster.{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,14 +207,22 @@ class PretrainConfig:
     """Build the model of every rank without memory or processes, print its sizes, and stop."""
     world_size: int | None = None
     """Ranks that a dry run plans for; null means as many as were started."""
+    allow_changes: tuple[str, ...] = ()
+    """Settings, such as optimizer.learning_rate, that may differ from those the run folder was
+    started with; any other change of what decides the weights is refused on resume."""
     model: ModelConfig
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: PretrainDataConfig
     parallelism: ParallelismConfig
     optimizer: OptimizerConfig
     training: TrainingConfig
+    checkpoint: CheckpointConfig
     samples: SamplesConfig = field(default_factory=SamplesConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
@@ -233,6 +242,17 @@ class PretrainConfig:
             raise ValueError(
                 f"model.block_gradient_scale={self.model.block_gradient_scale} with precision="
                 f"{self.precision}: only float16 needs it, set precision=fp16 or the scale to 1"
+            )
+        if self.watch.step_timeout_seconds >= self.cluster.collective_timeout_seconds:
+            raise ValueError(
+                f"watch.step_timeout_seconds={self.watch.step_timeout_seconds} is not below "
+                f"cluster.collective_timeout_seconds={self.cluster.collective_timeout_seconds}: "
+                "the run would end before it can say why, raise the latter"
+            )
+        if self.health.every and self.health.pairs is None and self.samples.pairs is None:
+            raise ValueError(
+                f"health.every={self.health.every} needs health.pairs or samples.pairs, a folder "
+                "with captions.jsonl; or set health.every=0"
             )
         self._check_layout()
 
@@ -297,4 +317,6 @@ class PretrainConfig:
         }
         if self.samples.every and self.samples.pairs is not None:
             folders["samples.pairs"] = self.samples.pairs
+        if self.health.every and self.health.pairs is not None:
+            folders["health.pairs"] = self.health.pairs
         return {name: folder for name, folder in folders.items() if not Path(folder).is_dir()}

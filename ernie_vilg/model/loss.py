@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ernie_vilg.config.model import ObjectiveConfig
+from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.vocabulary import PADDING_ID
@@ -21,6 +21,12 @@ from ernie_vilg.vqgan.loss import reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
 
 NUM_LOSSES = 4
+
+
+def num_losses(config: ModelConfig) -> int:
+    """Return the length of `Losses.detached` for a model."""
+    return NUM_LOSSES
+
 
 Targets = tuple[Tensor, ...]
 """Text ids, int64 [batch, text_length], padding where there is nothing to predict; image codes,

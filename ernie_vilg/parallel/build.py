@@ -56,7 +56,7 @@ def build_engine(
     objective = Objective(config.objective, layers)
     settings = EngineSettings.of_run(config, groups.world_size, precision)
     if groups.pipeline_size > 1:
-        loss = PipelineLoss(objective, groups.device)
+        loss = PipelineLoss(objective, config.model, groups.device)
         model = build_stage(config.model, layers, groups, loss)
     else:
         model = build_transformer(config.model, layers)

@@ -28,7 +28,7 @@ from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.data.batches import Batch
 from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.initialization import original_name, takes_weight_decay
-from ernie_vilg.model.loss import NUM_LOSSES, Losses, Objective, Targets
+from ernie_vilg.model.loss import Losses, Objective, Targets, num_losses
 from ernie_vilg.parallel.groups import Groups
 from ernie_vilg.parallel.optimizer import build_adamw
 from ernie_vilg.parallel.universal import universal_checkpoint_info
@@ -143,6 +143,17 @@ class Engine(ABC):
         for group, values in zip(self._engine.optimizer.param_groups, settings, strict=True):
             group.update(values)
 
+    @property
+    def deepspeed_engine(self) -> Any:
+        """DeepSpeed's own engine, for what in `parallel` looks inside it."""
+        return self._engine
+
+    @property
+    def last_skip(self) -> Tensor:
+        """1 where the guards kept the last step from changing the weights, else 0; float32 [] on
+        the device, the same on every rank."""
+        return torch.zeros((), device=self.groups.device)
+
     def local_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the name (layer index first) and this rank's share of each parameter."""
         yield from self._engine.module.named_parameters()
@@ -184,7 +195,7 @@ class PlainEngine(Engine):
 
     def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
         device = self.groups.device
-        total = torch.zeros(NUM_LOSSES, device=device)
+        total = torch.zeros(num_losses(self._settings.model), device=device)
         for pair, targets in micro_batches:
             output = self._engine(tuple(tensor.to(device) for tensor in pair))
             losses = self._objective(output, tuple(tensor.to(device) for tensor in targets))
@@ -200,9 +211,9 @@ class PipelineLoss:
     DeepSpeed's pipeline reports one scalar per step; the parts are picked up here.
     """
 
-    def __init__(self, objective: Objective, device: torch.device) -> None:
+    def __init__(self, objective: Objective, config: ModelConfig, device: torch.device) -> None:
         self._objective = objective
-        self._total = torch.zeros(NUM_LOSSES, device=device)
+        self._total = torch.zeros(num_losses(config), device=device)
 
     def __call__(self, output: HeadOutput, targets: Targets) -> Tensor:
         """Return the scalar to differentiate."""

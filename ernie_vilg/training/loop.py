@@ -13,7 +13,7 @@ import torch
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches import Batch
-from ernie_vilg.model.loss import NUM_LOSSES
+from ernie_vilg.model.loss import num_losses
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.progress import duration
 from ernie_vilg.training.checkpoint import Checkpoints
@@ -86,7 +86,7 @@ def train(
     training, global_batch_size = config.training, config.parallelism.global_batch_size
     if first_step >= training.steps:
         logger.info("all %d steps are done: raise training.steps to go on", training.steps)
-    meter = Meter(losses=torch.zeros(NUM_LOSSES, device=engine.groups.device))
+    meter = Meter(losses=torch.zeros(num_losses(config.model), device=engine.groups.device))
     for step in range(first_step, training.steps):
         started = time.monotonic()
         micro_batches = batches.at(step)
@@ -101,7 +101,7 @@ def train(
             logger.info("%s", log_line(done, training.steps, metrics))
             _check_finite(done, metrics)
         pause_started = time.monotonic()
-        if done % training.save_every == 0 or done == training.steps:
+        if done % config.checkpoint.every == 0 or done == training.steps:
             ledger.flush()  # a checkpoint has no unknown steps behind it
             checkpoints.save(engine, done)
         if config.samples.every and done % config.samples.every == 0:

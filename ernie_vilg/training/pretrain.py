@@ -80,7 +80,7 @@ def pretrain(config: PretrainConfig, launch: Launch, draw_samples: DrawSamples) 
     engine = build_engine(config, groups, precision, _decoder_weights(config))
     checkpoints = Checkpoints(
         Path(config.run_dir),
-        config.training.keep_checkpoints,
+        config.checkpoint.keep,
         partial(_identity, config, groups, precision, lineage),
         lambda step: {
             "position": step * config.parallelism.global_batch_size,

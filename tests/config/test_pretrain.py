@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig, ReconstructorConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
@@ -33,7 +34,8 @@ def run_with(model: dict[str, Any], layout: dict[str, Any], **settings: Any) -> 
         data=PretrainDataConfig(token_shards="", text_tokenizer="", image_tokenizer=""),
         parallelism=ParallelismConfig(**sizes),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0),
-        training=TrainingConfig(steps=1, save_every=1),
+        training=TrainingConfig(steps=1),
+        checkpoint=CheckpointConfig(every=1),
         **settings,
     )
 
@@ -150,7 +152,7 @@ def test_negative_weight_of_a_loss_is_refused() -> None:
 
 def test_ema_decay_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"training\.ema_decay=1"):
-        TrainingConfig(steps=1, save_every=1, ema_decay=1.0)
+        TrainingConfig(steps=1, ema_decay=1.0)
 
 
 def test_one_more_image_slot_where_the_last_code_is_an_input() -> None:

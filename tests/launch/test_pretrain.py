@@ -48,7 +48,7 @@ def settings(data_set: DataSet, run_dir: Path, *more: str) -> list[str]:
         "parallelism.global_batch_size=8",
         "optimizer.warmup_steps=2",
         "training.steps=4",
-        "training.save_every=2",
+        "checkpoint.every=2",
         "training.log_every=1",
         *more,
     ]

@@ -16,7 +16,7 @@ _MINIATURE = {
         "optimizer.warmup_steps=2",
     ],
     "pretrain": [
-        "training.steps=8", "training.save_every=4", "training.log_every=2",
+        "training.steps=8", "checkpoint.every=4", "training.log_every=2",
         "optimizer.warmup_steps=2", "samples.every=4",
     ],
     "evaluate": ["count=8"],

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig, ReconstructorConfig
@@ -197,7 +198,8 @@ def config_of(row: Row) -> PretrainConfig:
         optimizer=OptimizerConfig(
             learning_rate=LEARNING_RATE, warmup_steps=0, gradient_clipping=0.5
         ),
-        training=TrainingConfig(steps=STEPS, save_every=STEPS),
+        training=TrainingConfig(steps=STEPS),
+        checkpoint=CheckpointConfig(every=STEPS),
     )
 
 

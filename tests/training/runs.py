@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.loader import LoaderConfig
@@ -56,7 +57,8 @@ def tiny_run(
         ),
         parallelism=ParallelismConfig(micro_batch_size=2, global_batch_size=8, **layout),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
-        training=TrainingConfig(steps=steps, save_every=save_every, log_every=1),
+        training=TrainingConfig(steps=steps, log_every=1),
+        checkpoint=CheckpointConfig(every=save_every),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import (
     MixtureChangeConfig,
     MixtureDataSetConfig,
@@ -54,7 +55,8 @@ def run_of(data_set: DataSet | None, **layout: Any) -> PretrainConfig:
         ),
         parallelism=ParallelismConfig(**{"micro_batch_size": 2, "global_batch_size": 24, **layout}),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0),
-        training=TrainingConfig(steps=10, save_every=10),
+        training=TrainingConfig(steps=10),
+        checkpoint=CheckpointConfig(every=10),
     )
 
 

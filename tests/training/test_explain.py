@@ -295,7 +295,8 @@ def trained(encoded: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Pretr
     config = run_config(tmp_path_factory.mktemp("trained"), encoded)
     config = replace(
         config,
-        training=replace(config.training, steps=2, save_every=1),
+        training=replace(config.training, steps=2),
+        checkpoint=replace(config.checkpoint, every=1),
         tracking=replace(config.tracking, wandb_mode="disabled"),
     )
     run_distributed(train, 1, config)

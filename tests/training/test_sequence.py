@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import MixtureChangeConfig, MixtureDataSetConfig, PretrainDataConfig
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.model import ModelConfig
@@ -38,7 +39,8 @@ def run_of(**data: Any) -> PretrainConfig:
         data=PretrainDataConfig(**{"text_tokenizer": "t", "image_tokenizer": "i", **data}),
         parallelism=ParallelismConfig(micro_batch_size=1, global_batch_size=8),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0),
-        training=TrainingConfig(steps=10, save_every=10),
+        training=TrainingConfig(steps=10),
+        checkpoint=CheckpointConfig(every=10),
     )
 
 

@@ -1,0 +1,32 @@
+"""What a run does about numbers that cannot be right.
+
+Source: ours.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardsConfig:
+    """Guards over the loss, the gradient and the equality of replicas."""
+
+    spike_deviations: float = 10.0
+    """A loss this many standard deviations above its running mean is a spike; 0 looks at NaN
+    and infinity alone."""
+    spike_window: int = 100
+    """Steps that the running mean and deviation look back on; no step is a spike before."""
+    max_skips: int = 3
+    """Updates in a row that are skipped; at the next one the run goes back to its last
+    checkpoint and leaves out the steps since."""
+    max_rollbacks: int = 2
+    """Times that one launch goes back before it stops instead."""
+    replica_check_every: int = 100
+    """Steps between two comparisons of what several ranks hold alike; before every checkpoint
+    they are compared in any case. 0: only then."""
+
+    def __post_init__(self) -> None:
+        for name in ("spike_deviations", "max_skips", "max_rollbacks", "replica_check_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"guards.{name}={getattr(self, name)}: must not be negative")
+        if self.spike_window < 2:
+            raise ValueError(f"guards.spike_window={self.spike_window}: must be at least 2")

@@ -1,0 +1,25 @@
+"""How often the two directions of the model are held against each other.
+
+Source: ours.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthConfig:
+    """Two-way health: both directions' gradients, and round trips between text and image."""
+
+    every: int = 0
+    """Steps between two measurements; 0 turns them off."""
+    pairs: str | None = None
+    """Folder of raw pairs (captions.jsonl) that are measured on; null takes samples.pairs."""
+    count: int = 8
+    """Pairs per measurement, from the top of the file."""
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.count < 1:
+            raise ValueError(
+                f"health.every={self.every}, health.count={self.count}: every must not be "
+                "negative, count must be at least 1"
+            )
