@@ -12,7 +12,7 @@ ENVIRONMENT := .venv/.installed
 PIP := DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment quickstart emoji test checks test-slow test-parallel test-gpu clean clean-environment
+.PHONY: help environment quickstart emoji drill soak test checks test-slow test-parallel test-gpu clean clean-environment
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -35,8 +35,14 @@ quickstart: $(ENVIRONMENT)  ## run the whole main job on the built-in data: outp
 emoji: $(ENVIRONMENT)  ## run the main job on the Noto emoji pairs: outputs/emoji/report.html
 	$(BIN)/python launch/main_job.py job=emoji $(if $(FORCE),force=true)
 
+drill: $(ENVIRONMENT)  ## strike the quickstart's run with every fault: outputs/drill/drill.json
+	$(BIN)/python launch/drill.py experiment=quickstart drills=all
+
+soak: $(ENVIRONMENT)  ## strike the quickstart's run at random for 20 minutes: outputs/soak/soak.json
+	$(BIN)/python launch/soak.py experiment=quickstart minutes=20
+
 test: checks  ## run the checks and the CPU suite
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
 checks: $(ENVIRONMENT)  ## run the linter, the formatter's check, the types and the floors
 	$(BIN)/ruff check

@@ -18,11 +18,27 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
     Understands deepspeed and torchrun, and srun. A shell inside an `salloc` or `sbatch` has
     some of Slurm's variables too, but no step: a program typed there is alone.
     """
+    names = _place_variables(environment)
+    rank, local_rank, world_size = (
+        (0, 0, 1) if names is None else (int(environment[name]) for name in names)
+    )
+    return Launch(
+        rank=rank,
+        local_rank=local_rank,
+        world_size=world_size,
+        job=environment.get("SLURM_JOB_ID"),
+        job_restarts=int(environment.get("SLURM_RESTART_COUNT", "0")),
+    )
+
+
+def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Say whether a launcher started this process, rather than a person."""
+    return _place_variables(environment) is not None
+
+
+def _place_variables(environment: Mapping[str, str]) -> tuple[str, str, str] | None:
     if "RANK" in environment:
-        names = _TORCHRUN
-    elif "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:
-        names = _SRUN
-    else:
-        return Launch(rank=0, local_rank=0, world_size=1)
-    rank, local_rank, world_size = (int(environment[name]) for name in names)
-    return Launch(rank=rank, local_rank=local_rank, world_size=world_size)
+        return _TORCHRUN
+    if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:
+        return _SRUN
+    return None

@@ -1,9 +1,25 @@
-"""Train the transformer, or go on training it: the same command does both."""
+"""Train the transformer, or go on training it: the same command does both.
+
+Exit codes: 0 all steps are done, 75 stopped on request with a checkpoint, 2 a setting is wrong,
+1 anything else.
+"""
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from launch.environment import read_launch
+from ernie_vilg.training.preflight import check_run_folder
+from ernie_vilg.training.run_lock import RunLock
+from launch.environment import is_launched, read_launch
+from launch.launchers import find_launchers, stop_with_launchers
 from launch.program import program
+
+if TYPE_CHECKING:
+    from ernie_vilg.training.phases import Phases
 
 
 @program("pretrain", PretrainConfig)
@@ -13,13 +29,42 @@ def main(config: PretrainConfig) -> None:
     if config.dry_run:
         _dry_run(config, launch)
         return
+    sys.exit(start(config, launch))
+
+
+def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None) -> int:
+    """Check what needs no device, then train; return the exit code.
+
+    Args:
+        config: the run.
+        launch: this process's place.
+        phases: hears what this rank is doing; the fire drill has its own.
+    """
     config.parallelism.num_micro_batches(launch.world_size)
     config.check_paths()
-    # Imported here so that a bad setting is reported before torch and DeepSpeed are loaded.
-    from ernie_vilg.training.pretrain import pretrain
-    from launch.samples import draw_samples
+    launchers = find_launchers(sys.argv[0], is_launched=is_launched())
+    stop_with_launchers(launchers, config.stopping.grace_seconds)
+    launch = replace(launch, launchers=launchers)
+    run_dir = Path(config.run_dir)
+    if launch.is_leader:
+        check_run_folder(run_dir)
+    # A second run of the same folder is refused before torch and DeepSpeed are loaded.
+    with RunLock(run_dir, launch) as lock:
+        from ernie_vilg.training.phases import Phases
+        from ernie_vilg.training.pretrain import Surroundings, pretrain
+        from launch.health import measure_health
+        from launch.samples import draw_samples
 
-    pretrain(config, launch, draw_samples)
+        surroundings = Surroundings(
+            draw_samples=draw_samples,
+            measure_health=measure_health,
+            lock=lock,
+            phases=phases or Phases(),
+        )
+        exit_code = pretrain(config, launch, surroundings)
+        # Of ranks that end a moment apart, deepspeed's launcher sends the later ones a SIGTERM.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return exit_code
 
 
 def _dry_run(config: PretrainConfig, launch: Launch) -> None:

@@ -23,10 +23,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ernie_vilg.config.exit_codes import ExitCode
+from ernie_vilg.config.launch import RendezvousError
 from launch.environment import read_launch
 
 CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
-CONFIG_ERROR_EXIT_CODE = 2
 
 _UNQUOTED_VALUE = re.compile(r"[^\[\],{}]*[^\[\],{}\x00-\x7f][^\[\],{}]*")
 
@@ -52,18 +53,22 @@ def program(
     def decorate(main: Callable[[Config], None]) -> Callable[[], None]:
         @hydra.main(version_base=None, config_path=str(CONF_FOLDER), config_name=name)
         def compose_and_run(composed: DictConfig) -> None:
-            is_leader = read_launch().rank == 0  # the others keep silent unless they must not
-            logging.basicConfig(
-                level=logging.INFO if is_leader else logging.WARNING,
+            launch = read_launch()
+            logging.basicConfig(  # all but the leader keep silent unless they must not
+                level=logging.INFO if launch.is_leader else logging.WARNING,
                 format="%(asctime)s %(message)s",
                 force=True,
             )
             try:
                 main(to_dataclass(composed, schema))
-            except (ValueError, OmegaConfBaseException) as error:
-                if is_leader:
+            except RendezvousError as error:
+                if launch.local_rank == 0:  # of every machine: the leader may not know
                     print(f"{name}: {error}", file=sys.stderr)
-                sys.exit(CONFIG_ERROR_EXIT_CODE)
+                sys.exit(ExitCode.FAILED)
+            except (ValueError, OmegaConfBaseException) as error:
+                if launch.is_leader:
+                    print(f"{name}: {error}", file=sys.stderr)
+                sys.exit(ExitCode.BAD_SETTINGS)
 
         @functools.wraps(main)
         def run() -> None:

@@ -14,6 +14,7 @@ _REQUIRED_SETTINGS = {
     "build_shards": ["source=s", "output_dir=o", "image_size=64"],
     "caption": ["weights=w", "images=i", "output=o"],
     "draw_shapes": ["output_dir=o"],
+    "drill": ["experiment=quickstart"],
     "encode_shards": ["shards=s", "text_tokenizer_dir=t", "image_tokenizer_dir=i", "output_dir=o"],
     "evaluate": ["weights=w", "pairs=p", "output_dir=o"],
     "explain_step": ["run=r", "step=1"],
@@ -25,6 +26,7 @@ _REQUIRED_SETTINGS = {
         "title=t", "pretrain_run=p", "tokenizer_run=i", "evaluation=e", "stages=s", "output=o",
         "command=c",
     ],
+    "soak": ["experiment=quickstart"],
     "train_image_tokenizer": ["shards=s", "run_dir=r", "image_tokenizer=quickstart"],
     "train_text_tokenizer": ["shards=s", "output_dir=o"],
 }  # fmt: skip

@@ -18,8 +18,7 @@ class HealthConfig:
     """Pairs per measurement, from the top of the file."""
 
     def __post_init__(self) -> None:
-        if self.every < 0 or self.count < 1:
-            raise ValueError(
-                f"health.every={self.every}, health.count={self.count}: every must not be "
-                "negative, count must be at least 1"
-            )
+        if self.every < 0:
+            raise ValueError(f"health.every={self.every}: must be 0 (never) or above")
+        if self.count < 1:
+            raise ValueError(f"health.count={self.count}: must be at least 1")

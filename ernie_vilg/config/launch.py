@@ -3,7 +3,18 @@
 Source: ours.
 """
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+
+from ernie_vilg.processes import ProcessMark
+
+
+class RendezvousError(ValueError):
+    """The ranks did not find each other.
+
+    Unlike after any other `ValueError`, the same command may succeed later: a port becomes free, a
+    machine comes back.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,3 +27,16 @@ class Launch:
     """Of this process among those of its machine."""
     world_size: int
     """Number of processes."""
+    job: str | None = None
+    """Number of the Slurm job, if there is one."""
+    job_restarts: int = 0
+    """How often Slurm has begun the job anew."""
+    launchers: tuple[ProcessMark, ...] = ()
+    """Processes of this machine that this one was started by, its parent first."""
+    started: float = field(default_factory=time.monotonic, compare=False)
+    """`time.monotonic()` at which the program began."""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this is the rank that speaks, writes and decides."""
+        return self.rank == 0

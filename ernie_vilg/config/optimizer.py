@@ -28,11 +28,19 @@ class OptimizerConfig:
     """Largest norm of the whole gradient; 0 turns clipping off."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"optimizer.learning_rate={self.learning_rate}: must be above 0")
-        for name in ("final_learning_rate_fraction", "beta1", "beta2"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must be from 0 to 1")
+        for name in ("learning_rate", "epsilon"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must be above 0")
+        if not 0 <= self.final_learning_rate_fraction <= 1:
+            raise ValueError(
+                f"optimizer.final_learning_rate_fraction={self.final_learning_rate_fraction}: must "
+                "be from 0 to 1"
+            )
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"optimizer.{name}={getattr(self, name)}: must be from 0 to below 1"
+                )
         for name in ("warmup_steps", "weight_decay", "gradient_clipping"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optimizer.{name}={getattr(self, name)}: must not be negative")

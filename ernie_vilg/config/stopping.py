@@ -17,7 +17,8 @@ class StoppingConfig:
     """Time that whoever sends a SIGTERM waits before a SIGKILL (torchrun and deepspeed: 30). A
     checkpoint that would take longer is not begun; the last one stands."""
     requeue: bool = True
-    """Whether a Slurm job that was asked to stop puts itself back into the queue."""
+    """Whether a Slurm job that was asked to stop puts itself back into the queue; not when a person
+    asked, by Ctrl-C, the file STOP or scancel."""
 
     def __post_init__(self) -> None:
         if self.max_hours is not None and self.max_hours <= 0:

@@ -145,6 +145,11 @@ class TokenBatches:
             for first in range(0, len(whole.text), size)
         ]
 
+    @property
+    def doing(self) -> str:
+        """What workers do, the shards they wait for by name; any thread may ask."""
+        return self._steps.doing
+
     def close(self) -> None:
         """End the workers and close every file."""
         self._steps.close()

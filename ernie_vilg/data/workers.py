@@ -125,6 +125,15 @@ class PrefetchedSteps(Generic[Item]):
             raise item.error
         return item
 
+    @property
+    def doing(self) -> str:
+        """What workers do, the shards they wait for by name; any thread may ask."""
+        if self._doing is None:
+            return ""
+        return "; ".join(
+            f"worker {worker}: {self._line(worker)}" for worker in range(self._loader.num_workers)
+        )
+
     def close(self) -> None:
         """End the workers, and close what this process has opened."""
         self._stop_workers()
@@ -173,9 +182,7 @@ class PrefetchedSteps(Generic[Item]):
 
     def _failure(self, problem: str) -> Exception:
         """End the workers and return the error that says what they were doing."""
-        doing = "; ".join(
-            f"worker {worker}: {self._line(worker)}" for worker in range(self._loader.num_workers)
-        )
+        doing = self.doing
         dead = self._dead_workers(0)
         self._kill_workers()
         if dead:

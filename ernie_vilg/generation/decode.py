@@ -7,7 +7,7 @@ its row of the training mask allows.
 Source: ours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,13 @@ from ernie_vilg.vocabulary import (
     UNKNOWN_ID,
 )
 
+ShouldStop = Callable[[], bool]
+"""Asked before every slot; true ends the work."""
+
+
+class StoppedError(Exception):
+    """Whoever asked for pictures or captions does not want them any more."""
+
 
 class Drawing(NamedTuple):
     """What the model drew for a batch of texts."""
@@ -38,6 +45,11 @@ class Drawing(NamedTuple):
     pixels: Tensor | None
     """Pictures of a model with an end-to-end reconstructor, float [batch, 3, height, width] in
     [-1, 1]; without, the codes are for the image tokenizer to decode."""
+
+
+def never() -> bool:
+    """Return false: go on to the end."""
+    return False
 
 
 _NEVER_WRITTEN = (PADDING_ID, UNKNOWN_ID, BEGIN_OF_TEXT_ID)
@@ -68,7 +80,12 @@ class Decoder:
 
     @torch.inference_mode()
     def draw(
-        self, text: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]
+        self,
+        text: Tensor,
+        sampling: Sampling,
+        generators: Sequence[torch.Generator],
+        *,
+        should_stop: ShouldStop = never,
     ) -> Drawing:
         """Write image codes for texts, and pixels where the model has a reconstructor.
 
@@ -76,6 +93,10 @@ class Decoder:
             text: padded ids, int64 [batch, text_length].
             sampling: how each code is chosen.
             generators: one per sequence.
+            should_stop: asked before every slot.
+
+        Raises:
+            StoppedError: `should_stop` said so.
         """
         config, embedding = self._config, self._embedding
         caches = self._empty_caches(len(text), embedding.begin_of_image)
@@ -90,6 +111,7 @@ class Decoder:
         reconstructor = self._head.reconstructor
         states = []  # of the image slots, normed, each [batch, hidden], for the reconstructor
         for index in range(config.num_image_slots):
+            _check(should_stop)
             slot = config.text_length + index
             hidden = embedding.image_target(token, first_slot=index)
             hidden = self._extend(
@@ -111,7 +133,12 @@ class Decoder:
 
     @torch.inference_mode()
     def caption(
-        self, codes: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]
+        self,
+        codes: Tensor,
+        sampling: Sampling,
+        generators: Sequence[torch.Generator],
+        *,
+        should_stop: ShouldStop = never,
     ) -> tuple[Tensor, Tensor]:
         """Write text for images; stops when every caption has ended.
 
@@ -120,10 +147,14 @@ class Decoder:
             sampling: how each piece is chosen. Special ids other than the end of text, and
                 ids that the text tokenizer lacks, never are.
             generators: one per sequence.
+            should_stop: asked before every slot.
 
         Returns:
             ids, int64 [batch, text_length], padding after the end of text, and each
             caption's log-probability in nats, end of text included, float32 [batch].
+
+        Raises:
+            StoppedError: `should_stop` said so.
         """
         config, embedding = self._config, self._embedding
         caches = self._empty_caches(len(codes), embedding.begin_of_image)
@@ -137,6 +168,7 @@ class Decoder:
         is_open = torch.ones(len(codes), dtype=torch.bool, device=codes.device)
         previous = torch.full_like(codes[:, :1], BEGIN_OF_TEXT_ID)
         for slot in range(config.text_length):
+            _check(should_stop)
             hidden = embedding.text_target(embedding.text_embedding(previous), first_slot=slot)
             hidden = self._extend(
                 hidden, caches, Direction.IMAGE_TO_TEXT, slice(slot, slot + 1), config.seq_length
@@ -174,3 +206,8 @@ class Decoder:
         for block, cache in zip(self._blocks, caches, strict=True):
             hidden = block.extend(hidden, cache, direction, slots, num_keys)
         return hidden[0]
+
+
+def _check(should_stop: ShouldStop) -> None:
+    if should_stop():
+        raise StoppedError("asked to stop before the last slot")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from data_pipelines.images import crop_and_resize
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.pictures import on_white
-from ernie_vilg.generation.decode import Decoder
+from ernie_vilg.generation.decode import Decoder, Drawing, ShouldStop, never
 from ernie_vilg.generation.sampling import Sampling
 from ernie_vilg.model.weights import (
     IMAGE_TOKENIZER_FOLDER,
@@ -78,7 +78,8 @@ class ErnieVilg:
         self.config = config
         self.text_tokenizer = text_tokenizer
         self.image_tokenizer = image_tokenizer.eval()
-        self._decoder = Decoder(model.eval(), config, text_tokenizer.vocab_size)
+        self.transformer = model.eval()
+        self.decoder = Decoder(self.transformer, config, text_tokenizer.vocab_size)
         self._device = next(model.parameters()).device
 
     @classmethod
@@ -106,6 +107,7 @@ class ErnieVilg:
         top_k: int = 0,
         seed: int = 0,
         batch_size: int = 64,
+        should_stop: ShouldStop = never,
     ) -> list[GeneratedImage]:
         """Draw pictures for prompts.
 
@@ -117,12 +119,14 @@ class ErnieVilg:
             seed: names the draws. Picture `c` of prompt `p` depends on the seed, `p` and `c`
                 alone, not on the batch it is drawn in.
             batch_size: pictures drawn at once.
+            should_stop: asked before every slot.
 
         Returns:
             ordered by prompt, then by candidate.
 
         Raises:
             ValueError: a prompt is empty, or a setting is out of range.
+            StoppedError: `should_stop` said so.
         """
         sampling = Sampling(temperature=temperature, top_k=top_k)
         self._check_prompts(prompts, images_per_prompt)
@@ -130,13 +134,13 @@ class ErnieVilg:
         results = []
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
-            text = self._text([prompts[p] for p, _ in batch])
+            text = self.text_ids([prompts[p] for p, _ in batch])
             seeds = [picture_seed(seed, p, c) for p, c in batch]
-            drawing = self._decoder.draw(text, sampling, _generators(seeds))
-            grids = drawing.codes.unflatten(1, (self.config.image_grid_size, -1))
-            pictures = (
-                self.decode_images(grids) if drawing.pixels is None else _to_images(drawing.pixels)
+            drawing = self.decoder.draw(
+                text, sampling, generators_of(seeds), should_stop=should_stop
             )
+            grids = self.grids(drawing.codes)
+            pictures = self.pictures(drawing)
             for index, (p, c) in enumerate(batch):
                 results.append(
                     GeneratedImage(
@@ -152,7 +156,12 @@ class ErnieVilg:
         return results
 
     def caption(
-        self, images: Sequence[Image.Image], *, temperature: float = 0.0, batch_size: int = 64
+        self,
+        images: Sequence[Image.Image],
+        *,
+        temperature: float = 0.0,
+        batch_size: int = 64,
+        should_stop: ShouldStop = never,
     ) -> list[GeneratedCaption]:
         """Write a caption for each picture.
 
@@ -161,20 +170,25 @@ class ErnieVilg:
                 are cropped to the centre square and resized, as in training.
             temperature: 0 takes the likeliest piece at every slot.
             batch_size: pictures captioned at once.
+            should_stop: asked before every slot.
+
+        Raises:
+            StoppedError: `should_stop` said so.
         """
         sampling = Sampling(temperature=temperature)
         results = []
         for start in range(0, len(images), batch_size):
             codes = self.encode_images(images[start : start + batch_size])
             seeds = range(start, start + len(codes))
-            text, log_probabilities = self._decoder.caption(
-                codes.flatten(1), sampling, _generators(seeds)
+            text, log_probabilities = self.decoder.caption(
+                codes.flatten(1), sampling, generators_of(seeds), should_stop=should_stop
             )
-            for ids, log_probability in zip(text.tolist(), log_probabilities, strict=True):
-                caption = self.text_tokenizer.decode(caption_ids(ids))
-                results.append(
-                    GeneratedCaption(caption=caption, log_probability=float(log_probability))
+            results += [
+                GeneratedCaption(caption=caption, log_probability=float(log_probability))
+                for caption, log_probability in zip(
+                    self.captions(text), log_probabilities, strict=True
                 )
+            ]
         return results
 
     @torch.inference_mode()
@@ -191,7 +205,22 @@ class ErnieVilg:
         """Return the RGB pictures of codes [batch, grid, grid]."""
         return _to_images(self.image_tokenizer.decode(codes.to(self._device)))
 
-    def _text(self, prompts: Sequence[str]) -> Tensor:
+    def pictures(self, drawing: Drawing) -> list[Image.Image]:
+        """Return the RGB pictures of what the decoder drew."""
+        if drawing.pixels is not None:
+            return _to_images(drawing.pixels)
+        return self.decode_images(self.grids(drawing.codes))
+
+    def grids(self, codes: Tensor) -> Tensor:
+        """Return codes in raster order [batch, num_image_tokens] as [batch, grid, grid]."""
+        return codes.unflatten(1, (self.config.image_grid_size, -1))
+
+    def captions(self, text: Tensor) -> list[str]:
+        """Return the texts of padded ids, int64 [batch, text_length]."""
+        return [self.text_tokenizer.decode(caption_ids(ids)) for ids in text.tolist()]
+
+    def text_ids(self, prompts: Sequence[str]) -> Tensor:
+        """Return the padded ids of texts, int64 [batch, text_length]."""
         slots = [
             text_slots(self.text_tokenizer.encode(prompt), self.config.text_length)
             for prompt in prompts
@@ -223,7 +252,8 @@ def picture_seed(seed: int, prompt_index: int, candidate: int) -> int:
     return seed_named(f"{seed}/{prompt_index}/{candidate}")
 
 
-def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
+def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
+    """Return one random generator per seed, on the CPU."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 

@@ -8,6 +8,7 @@ Source: ERNIE-ViLG (arXiv:2112.15283, equations 3 to 5), which writes sums; mean
 z-loss is PaLM's (arXiv:2204.02311, section 5).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +21,13 @@ from ernie_vilg.vocabulary import PADDING_ID
 from ernie_vilg.vqgan.loss import reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
 
-NUM_LOSSES = 4
+NUM_TERMS = 4
+"""Of `Losses.detached`: the total and its three terms come first."""
 
 
 def num_losses(config: ModelConfig) -> int:
     """Return the length of `Losses.detached` for a model."""
-    return NUM_LOSSES
+    return NUM_TERMS + config.image_grid_size + 2 * config.text_length
 
 
 Targets = tuple[Tensor, ...]
@@ -46,12 +48,24 @@ class Losses:
     """Of text pieces given image codes, nats per piece."""
     reconstruction: Tensor
     """Of pixels in [-1, 1]; 0 without an end-to-end reconstructor."""
+    by_image_row: Tensor
+    """Of image codes given text, mean over each row of the grid, nats per code, float32
+    [image_grid_size]."""
+    by_text_position: Tensor
+    """Of the text piece at each slot given image codes, 0 where there is none, mean over the
+    pairs, nats per pair, float32 [text_length]."""
+    text_position_share: Tensor
+    """Share of the pairs that have a text target at each slot, float32 [text_length]."""
 
     def detached(self) -> Tensor:
-        """Return the four in order, float32 [4], without a graph."""
-        return torch.stack(
-            [self.total, self.text_to_image, self.image_to_text, self.reconstruction]
-        ).detach()
+        """Return all of them in order, float32 [num_losses], without a graph.
+
+        Each is a mean over pairs, so that micro-batches and replicas of equal size are averaged,
+        and steps added; the loss at a text slot is then the quotient of the last two.
+        """
+        terms = [self.total, self.text_to_image, self.image_to_text, self.reconstruction]
+        profiles = [self.by_image_row, self.by_text_position, self.text_position_share]
+        return torch.cat([torch.stack(terms), *profiles]).detach()
 
 
 class Objective:
@@ -72,10 +86,10 @@ class Objective:
         config = self._config
         text, codes, mean_text_targets, *pixels = targets
         is_target = text != PADDING_ID
-        text_to_image = self._layers.cross_entropy(output.image_logits, codes).mean()
-        image_to_text = _mean(
-            self._layers.cross_entropy(output.text_logits, text), is_target, mean_text_targets
-        )
+        image_losses = self._layers.cross_entropy(output.image_logits, codes)
+        text_losses = self._layers.cross_entropy(output.text_logits, text)
+        text_to_image = image_losses.mean()
+        image_to_text = _mean(text_losses, is_target, mean_text_targets)
         total = (
             config.text_to_image_weight * text_to_image
             + config.image_to_text_weight * image_to_text
@@ -100,7 +114,15 @@ class Objective:
             text_to_image=text_to_image,
             image_to_text=image_to_text,
             reconstruction=reconstruction,
+            by_image_row=_row_means(image_losses.detach()),
+            by_text_position=torch.where(is_target, text_losses.detach(), 0.0).mean(dim=0),
+            text_position_share=is_target.float().mean(dim=0),
         )
+
+
+def _row_means(values: Tensor) -> Tensor:
+    """Return the mean of each row of the grid, [rows], of [batch, rows * columns]."""
+    return values.unflatten(1, (math.isqrt(values.shape[1]), -1)).mean(dim=(0, 2))
 
 
 def _mean(values: Tensor, is_target: Tensor, mean_targets: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import io
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,18 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import AdamW
 
+from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.data.batches import Batch
-from ernie_vilg.model.head import HeadOutput
-from ernie_vilg.model.initialization import original_name, takes_weight_decay
-from ernie_vilg.model.loss import Losses, Objective, Targets, num_losses
+from ernie_vilg.model.loss import Objective, Targets, num_losses
 from ernie_vilg.parallel.groups import Groups
-from ernie_vilg.parallel.optimizer import build_adamw
+from ernie_vilg.parallel.guard import PendingVerdict, StepGuard
+from ernie_vilg.parallel.optimizer import build_optimizer
+from ernie_vilg.parallel.pipeline_loss import PipelineLoss as PipelineLoss
+from ernie_vilg.parallel.snapshot import Snapshot
 from ernie_vilg.parallel.universal import universal_checkpoint_info
 from ernie_vilg.seeds import seed_named
 
@@ -50,6 +51,8 @@ class EngineSettings:
     """AdamW's settings."""
     ema_decay: float
     """Of the moving average of the weights; 0 keeps none."""
+    guards: GuardsConfig
+    """Which updates are left out."""
     seed: int
     """Names what dropout leaves out."""
     precision: torch.dtype
@@ -67,6 +70,7 @@ class EngineSettings:
             parallelism=config.parallelism,
             optimizer=config.optimizer,
             ema_decay=config.training.ema_decay,
+            guards=config.guards,
             seed=config.training.seed,
             precision=precision,
             num_micro_batches=config.parallelism.num_micro_batches(world_size),
@@ -81,6 +85,14 @@ class Engine(ABC):
         self._settings = settings
         self.groups = groups
         self.num_micro_batches = settings.num_micro_batches
+        self._guard = StepGuard(
+            engine.optimizer,
+            groups,
+            settings.guards,
+            read_loss=lambda: self._losses_so_far()[0],
+            num_micro_batches=settings.num_micro_batches,
+            scales_loss=settings.precision == torch.float16,
+        )
 
     def train_batch(self, batches: Sequence[Batch], learning_rate: float) -> Tensor:
         """Take one optimizer step.
@@ -118,19 +130,20 @@ class Engine(ABC):
         """Return the norm of the last step's whole gradient, before clipping."""
         return float(self._engine.get_global_grad_norm())
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's share of weights and optimizer state; all ranks must call."""
-        self._engine.save_checkpoint(
-            str(folder),
-            tag=CHECKPOINT_TAG,
-            client_state={
-                "universal_checkpoint_info": universal_checkpoint_info(self._settings.model)
-            },
-            save_latest=False,
-        )
+    def save(self, snapshot: Snapshot) -> None:
+        """Copy this rank's share of weights and optimizer state; all ranks must call."""
+        with snapshot.catching(self._engine):
+            self._engine.save_checkpoint(
+                ".",
+                tag=CHECKPOINT_TAG,
+                client_state={
+                    "universal_checkpoint_info": universal_checkpoint_info(self._settings.model)
+                },
+                save_latest=False,
+            )
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote under the same layout; all ranks must call.
+        """Read the files of a snapshot that `save` took under the same layout; all ranks must call.
 
         The files hold pickles: the caller has checked their hashes.
         """
@@ -149,10 +162,31 @@ class Engine(ABC):
         return self._engine
 
     @property
+    def settings(self) -> EngineSettings:
+        """What the engine was built from."""
+        return self._settings
+
+    @property
     def last_skip(self) -> Tensor:
-        """1 where the guards kept the last step from changing the weights, else 0; float32 [] on
-        the device, the same on every rank."""
-        return torch.zeros((), device=self.groups.device)
+        """1 where the guard kept the last step from changing the weights, else 0; float32 [] on
+        the device, the same on every rank.
+        """
+        return self._guard.last_skip
+
+    def last_verdict(self) -> PendingVerdict:
+        """Return why the last step changed the weights or did not, the same on every rank."""
+        return self._guard.last_verdict()
+
+    def guard_state(self) -> dict[str, float]:
+        """Return what the guard knows of earlier losses, as JSON numbers, the same on every rank.
+
+        A resumed run that loads it decides as an uninterrupted one does.
+        """
+        return self._guard.state()
+
+    def load_guard_state(self, state: Mapping[str, float]) -> None:
+        """Take over what `guard_state` returned; nothing where it is empty."""
+        self._guard.load_state(state)
 
     def local_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the name (layer index first) and this rank's share of each parameter."""
@@ -173,6 +207,10 @@ class Engine(ABC):
     def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
         """Run forward, backward and update; return the summed losses, float32 [4]."""
 
+    @abstractmethod
+    def _losses_so_far(self) -> Tensor:
+        """Return the losses summed over the step's micro-batches so far, float32 [4]."""
+
     def _mean_text_targets(self, batches: Sequence[Batch]) -> Tensor:
         """Return the step's text targets per micro-batch over all replicas, float32 [1]."""
         count = torch.tensor([float(sum(batch.num_text_targets for batch in batches))])
@@ -192,40 +230,21 @@ class PlainEngine(Engine):
     ) -> None:
         super().__init__(_start_engine(model, settings, mpu=groups), groups, settings)
         self._objective = objective
+        self._losses = torch.zeros(num_losses(settings.model), device=groups.device)
 
     def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
         device = self.groups.device
-        total = torch.zeros(num_losses(self._settings.model), device=device)
+        self._losses.zero_()
         for pair, targets in micro_batches:
             output = self._engine(tuple(tensor.to(device) for tensor in pair))
             losses = self._objective(output, tuple(tensor.to(device) for tensor in targets))
+            self._losses += losses.detached()  # before the step, which the guard judges by them
             self._engine.backward(losses.total)
             self._engine.step()
-            total += losses.detached()
-        return total
+        return self._losses.clone()
 
-
-class PipelineLoss:
-    """The pipeline's loss function, which also keeps the losses of each direction.
-
-    DeepSpeed's pipeline reports one scalar per step; the parts are picked up here.
-    """
-
-    def __init__(self, objective: Objective, config: ModelConfig, device: torch.device) -> None:
-        self._objective = objective
-        self._total = torch.zeros(num_losses(config), device=device)
-
-    def __call__(self, output: HeadOutput, targets: Targets) -> Tensor:
-        """Return the scalar to differentiate."""
-        losses: Losses = self._objective(output, targets)
-        self._total += losses.detached()
-        return losses.total
-
-    def collect(self) -> Tensor:
-        """Return the sum since the last call, float32 [4], and start again from zero."""
-        total = self._total.clone()
-        self._total.zero_()
-        return total
+    def _losses_so_far(self) -> Tensor:
+        return self._losses
 
 
 class PipelineEngine(Engine):
@@ -244,6 +263,9 @@ class PipelineEngine(Engine):
     def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
         self._engine.train_batch(iter(micro_batches))
         return self._loss.collect()
+
+    def _losses_so_far(self) -> Tensor:
+        return self._loss.total
 
 
 def join_deepspeed() -> None:
@@ -264,7 +286,9 @@ def _start_engine(model: nn.Module, settings: EngineSettings, mpu: Groups | None
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its use of memory
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=_build_optimizer(model, settings),
+            optimizer=build_optimizer(
+                model.named_parameters(), settings.model, settings.optimizer, settings.ema_decay
+            ),
             mpu=mpu,
             config=deepspeed_config(settings),
         )
@@ -305,12 +329,3 @@ def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
 def _targets(batch: Batch, mean_text_targets: Tensor) -> Targets:
     pixels = () if batch.pixels is None else (batch.pixels,)
     return (batch.text, batch.codes, mean_text_targets, *pixels)
-
-
-def _build_optimizer(model: nn.Module, settings: EngineSettings) -> AdamW:
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_decayed = takes_weight_decay(original_name(name, settings.model))
-        (decayed if is_decayed else others).append(parameter)
-    return build_adamw(decayed, others, settings.optimizer, ema_decay=settings.ema_decay)

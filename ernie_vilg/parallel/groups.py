@@ -11,12 +11,14 @@ Source: ours.
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed import ProcessGroup
+from torch.distributed import HashStore, ProcessGroup, Store  # type: ignore[attr-defined]
 
-from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.launch import Launch, RendezvousError
+from ernie_vilg.parallel.rendezvous import MeetingPlace, meet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +85,24 @@ def machine_device(launch: Launch) -> torch.device:
     return torch.device("cuda", launch.local_rank) if has_cuda else torch.device("cpu")
 
 
-def start_processes(launch: Launch, timeout_seconds: int) -> torch.device:
+def start_processes(
+    launch: Launch,
+    timeout_seconds: int,
+    *,
+    rendezvous_timeout_seconds: int = 120,
+    dump_folder: Path | None = None,
+) -> torch.device:
     """Join the other ranks and return this rank's device.
 
     Args:
         launch: this process's place.
-        timeout_seconds: how long to wait for the others, in every later collective too.
+        timeout_seconds: how long to wait for the others in every later collective.
+        rendezvous_timeout_seconds: how long to wait for them now.
+        dump_folder: where torch's flight recorder leaves the last collectives of each rank when
+            one of them fails on GPUs; None: where torch puts them.
+
+    Raises:
+        RendezvousError: the ranks do not find each other.
     """
     # DeepSpeed reads its local rank, and a single process its rendezvous, from here.
     os.environ.update(
@@ -96,21 +110,63 @@ def start_processes(launch: Launch, timeout_seconds: int) -> torch.device:
         LOCAL_RANK=str(launch.local_rank),
         WORLD_SIZE=str(launch.world_size),
     )
+    if dump_folder is not None:
+        _record_collectives(dump_folder)
     device = machine_device(launch)
     has_cuda = device.type == "cuda"
     if has_cuda:
         torch.cuda.set_device(device)
     timeout = timedelta(seconds=timeout_seconds)
-    # Both back ends: device tensors go over NCCL, checkpoint book-keeping over gloo.
-    backend = "cpu:gloo,cuda:nccl" if has_cuda else "gloo"
     if launch.world_size == 1:
-        store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+        store: Store = HashStore()
     else:
-        dist.init_process_group(
-            backend, rank=launch.rank, world_size=launch.world_size, timeout=timeout
-        )
+        store = meet(launch, _meeting_place(), rendezvous_timeout_seconds)
+    store.set_timeout(timeout)
+    # Both back ends: device tensors go over NCCL, checkpoint book-keeping over gloo.
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if has_cuda else "gloo",
+        store=store,
+        rank=launch.rank,
+        world_size=launch.world_size,
+        timeout=timeout,
+    )
     return device
+
+
+def _meeting_place() -> MeetingPlace:
+    """Return where the launcher has the ranks meet.
+
+    Raises:
+        RendezvousError: it does not say.
+    """
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise RendezvousError(
+            f"MASTER_ADDR={host!r}, MASTER_PORT={port!r}: several ranks need the name of rank 0's "
+            "machine and a port of it. deepspeed and torchrun set both, under srun export them as "
+            "launch/slurm/pretrain.sbatch does"
+        )
+    return MeetingPlace(
+        host=host,
+        port=int(port),
+        is_kept_by_launcher=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        attempt=os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
+    )
+
+
+def _record_collectives(folder: Path) -> None:
+    """Keep the last collectives in memory, and say where they are written when one times out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        # The second name is the one of torch before 2.9, which people may have set.
+        ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"): "2000",
+        ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"): str(
+            folder / "collectives-rank_"
+        ),
+    }
+    for names, value in settings.items():
+        if not any(name in os.environ for name in names):
+            os.environ[names[0]] = value
 
 
 def build_groups(tensor_size: int, pipeline_size: int, device: torch.device) -> Groups:

@@ -4,6 +4,10 @@ The average is one more tensor of the optimizer's state. DeepSpeed hands the opt
 float32 shares of the weights and keeps the state beside them: so the average is sharded, saved,
 loaded and offloaded as the moments are, whatever the layout.
 
+An update may be called off on the device: where `found_inf` of the optimizer is a tensor that holds
+1, torch's fused kernel changes neither weights nor moments nor the count of steps, and the average
+stays where it is. `ernie_vilg.parallel.guard` sets it.
+
 Source: AdamW, Loshchilov and Hutter 2019 (arXiv:1711.05101); averaging, Polyak and Juditsky 1992;
 the growing decay is that of TensorFlow's ExponentialMovingAverage with num_updates.
 """
@@ -15,7 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.model.initialization import original_name, takes_weight_decay
 
 WEIGHT_AVERAGE = "weight_average"
 """The average's key in the state of a parameter."""
@@ -27,7 +33,7 @@ class AveragingAdamW(AdamW):
     After step t, the average moves by `1 - decay` towards the weights, with decay
     `min(ema_decay, (1 + t) / (10 + t))`: a young average forgets the first weights fast. It
     starts as the weights after the first step, or after the first step of a resumed run whose
-    checkpoint has none.
+    checkpoint has none. A step that is called off does not count and does not move it.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, ema_decay: float, **settings: Any):
@@ -45,21 +51,49 @@ class AveragingAdamW(AdamW):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the weights, then their average."""
         loss = super().step(closure)
+        is_called_off: Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    _update_average(self.state[weight], weight, self._ema_decay)
+                    _update_average(self.state[weight], weight, self._ema_decay, is_called_off)
         return loss
 
 
-def _update_average(state: dict[str, Any], weight: Tensor, ema_decay: float) -> None:
+def _update_average(
+    state: dict[str, Any], weight: Tensor, ema_decay: float, is_called_off: Tensor | None
+) -> None:
     if WEIGHT_AVERAGE not in state:
         state[WEIGHT_AVERAGE] = weight.detach().clone()
         return
     # On the device, so that no step waits for it.
     step: Tensor = state["step"]
     decay = ((1 + step) / (10 + step)).clamp(max=ema_decay)
-    state[WEIGHT_AVERAGE].lerp_(weight, 1 - decay)
+    share = torch.where(step <= 1, 1.0, 1 - decay)  # it may be older, of steps called off
+    if is_called_off is not None:
+        share = share * (1 - is_called_off)
+    state[WEIGHT_AVERAGE].lerp_(weight, share)
+
+
+def build_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    model: ModelConfig,
+    config: OptimizerConfig,
+    ema_decay: float,
+) -> AdamW:
+    """Return AdamW over the parameters of a model or a stage.
+
+    Args:
+        parameters: names, layer index first, and this rank's share of each.
+        model: the model's shape.
+        config: the optimizer's settings.
+        ema_decay: of the average of the weights per step; 0 keeps none.
+    """
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in parameters:
+        is_decayed = takes_weight_decay(original_name(name, model))
+        (decayed if is_decayed else others).append(parameter)
+    return build_adamw(decayed, others, config, ema_decay)
 
 
 def build_adamw(

@@ -9,7 +9,9 @@ Source: DeepSpeed's universal checkpointing (arXiv:2406.18820).
 import contextlib
 import io
 import re
+import shutil
 from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,12 +28,17 @@ from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
 
 WEIGHTS = "fp32"
 """The converter's name of the weights, as `WEIGHT_AVERAGE` is ours of their average."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""torch's and the converter's names of AdamW's moments."""
+
+DoAll = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Applies a function to every item, in any order and process, and gives the results in order."""
 
 # How DeepSpeed names what an optimizer file holds: under ZeRO 1 and 2, and under ZeRO 3.
 _OPTIMIZER_FILES = "*_optim_states.pt"
 _STATES = ("base_optimizer_state", "optimizer_state_dict")
 _FLAT_WEIGHTS = ("single_partition_of_fp32_groups", "fp32_flat_groups")
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_PARAMETERS_FOLDER = "zero"
 
 
 @lru_cache(maxsize=1)  # asked at every checkpoint
@@ -57,9 +64,6 @@ def universal_checkpoint_info(config: ModelConfig) -> dict[str, Any]:
 def gather_weights(folder: Path, state: str = WEIGHTS) -> dict[str, Tensor]:
     """Read the whole weights, or their average, out of a DeepSpeed checkpoint of any layout.
 
-    The converter knows weights and moments alone. For the average it is given copies of the
-    optimizer's files in which the average stands in the place of all of them.
-
     Args:
         folder: the folder that DeepSpeed wrote into (its tag folder), which is left as it is. Its
             files hold pickles: the caller has checked their hashes.
@@ -73,34 +77,122 @@ def gather_weights(folder: Path, state: str = WEIGHTS) -> dict[str, Tensor]:
         ValueError: the checkpoint holds no average.
     """
     with TemporaryDirectory(dir=folder.parent.parent, prefix=".gathering-") as scratch:
-        source, universal = folder, Path(scratch) / "universal"
+        universal = Path(scratch) / "universal"
         if state == WEIGHT_AVERAGE:
-            source, state = Path(scratch) / "averaged", _MOMENTS[0]
-            _write_averaged(folder, source)
-        convert(source, universal)
+            convert_average(folder, universal)
+        else:
+            convert(folder, universal)
         return {
-            file.parent.name: _value(file) for file in sorted(universal.glob(f"zero/*/{state}.pt"))
+            file.parent.name: read_tensor(file) for file in sorted(universal.glob(f"*/{state}.pt"))
         }
 
 
-def convert(folder: Path, output: Path) -> None:
-    """Write a DeepSpeed checkpoint anew in DeepSpeed's universal form, one parameter per folder.
+def convert(folder: Path, output: Path, do_all: DoAll = map) -> None:
+    """Write weights and moments of a DeepSpeed checkpoint anew, a folder for each parameter.
 
     Args:
-        folder: the folder that DeepSpeed wrote into (its tag folder).
-        output: the folder to write.
+        folder: the folder that DeepSpeed wrote into (its tag folder). Its files hold pickles: the
+            caller has checked their hashes.
+        output: the folder to write: `<parameter>/<state>.pt`.
+        do_all: does the work, of which there is some for each rank's file, then for each
+            parameter.
     """
     arguments = Namespace(
-        input_folder=str(folder),
-        output_folder=str(output),
-        num_extract_workers=1,
-        num_merge_workers=1,
+        num_extract_workers=0,
+        num_merge_workers=0,
         keep_temp_folder=False,
         strict=False,
         inject_missing_state=False,
     )
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        ds_to_universal.main(arguments)
+    output.mkdir(parents=True)
+    # The converter takes its paths for patterns: it is given some without special characters.
+    with TemporaryDirectory(prefix="universal_") as links:
+        source, target = Path(links, "source"), Path(links, "target")
+        source.symlink_to(folder.resolve())
+        target.symlink_to(output.resolve())
+        arguments.input_folder, arguments.output_folder = str(source), str(target)
+        with _work_done_by(do_all), contextlib.redirect_stdout(io.StringIO()):
+            ds_to_universal.main(arguments)
+    _keep_parameters_alone(output)
+
+
+def convert_average(folder: Path, output: Path, do_all: DoAll = map) -> None:
+    """Write the moving average of the weights, as `convert` does weights and moments.
+
+    The converter knows weights and moments alone. It is given copies of the optimizer's files in
+    which the average stands in the place of all of them.
+
+    Raises:
+        ValueError: the checkpoint holds no average.
+    """
+    scratch = output.with_name(f"{output.name}-averaged")
+    _write_averaged(folder, scratch)
+    convert(scratch, output, do_all)
+    shutil.rmtree(scratch)
+    for file in output.glob(f"*/{MOMENTS[0]}.pt"):
+        file.rename(file.with_name(f"{WEIGHT_AVERAGE}.pt"))
+        for other in (WEIGHTS, MOMENTS[1]):
+            file.with_name(f"{other}.pt").unlink()
+
+
+def read_tensor(file: Path, *, mmap: bool = False) -> Tensor:
+    """Read what the converter wrote of a parameter.
+
+    Args:
+        file: in a folder that `convert` wrote.
+        mmap: whether its pages come from the file as they are used; it must then stay.
+    """
+    content = torch.load(file, weights_only=True, mmap=mmap)
+    value: Tensor = content["param"] if isinstance(content, dict) else content
+    return value
+
+
+def read_optimizer_file(folder: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    """Read one rank's optimizer file, of whichever rank.
+
+    Args:
+        folder: the folder that DeepSpeed wrote into. Its files hold pickles: the caller has
+            checked their hashes.
+
+    Returns:
+        what ZeRO keeps, and in it AdamW's state of each flat share; no tensor is read yet.
+    """
+    file = min(folder.glob(_OPTIMIZER_FILES))
+    content = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+    shares = content["optimizer_state_dict"]
+    return shares, _states(shares)
+
+
+def _states(shares: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    is_zero3 = _FLAT_WEIGHTS[1] in shares
+    states: dict[int, dict[str, Any]] = shares[_STATES[is_zero3]]["state"]
+    return states
+
+
+@contextlib.contextmanager
+def _work_done_by(do_all: DoAll) -> Iterator[None]:
+    """Let the converter's work be done by us: it shows a bar of its own, and forks.
+
+    A fork of a process with the threads of CUDA and gloo may never end.
+    """
+    theirs = ds_to_universal._do_parallel_work
+    ds_to_universal._do_parallel_work = lambda work, items, _: list(do_all(work, list(items)))
+    try:
+        yield
+    finally:
+        ds_to_universal._do_parallel_work = theirs
+
+
+def _keep_parameters_alone(output: Path) -> None:
+    """Remove what only DeepSpeed's own loading needs: copies of the model's files, for one."""
+    for path in output.iterdir():
+        if path.name != _PARAMETERS_FOLDER:
+            path.unlink()
+    parameters = (output / _PARAMETERS_FOLDER).rename(output / ".parameters")
+    for path in parameters.iterdir():
+        if path.is_dir():
+            path.rename(output / path.name)
+    shutil.rmtree(parameters)
 
 
 def _write_averaged(folder: Path, output: Path) -> None:
@@ -126,18 +218,14 @@ def _put_average_everywhere(shares: dict[str, Any]) -> None:
     converter takes those of the model, which are no average. The other names are for the size
     of the copy; one tensor is written once.
     """
-    is_zero3 = _FLAT_WEIGHTS[1] in shares
-    states = shares[_STATES[is_zero3]]["state"]
+    states = _states(shares)
     if not states or any(WEIGHT_AVERAGE not in state for state in states.values()):
         raise ValueError(
             "the checkpoint holds no average of the weights, as the run had training.ema_decay=0: "
             "export with average=false, or train on with training.ema_decay=0.9999, say"
         )
-    shares[_FLAT_WEIGHTS[is_zero3]] = [states[index][WEIGHT_AVERAGE] for index in sorted(states)]
+    shares[_FLAT_WEIGHTS[_FLAT_WEIGHTS[1] in shares]] = [
+        states[index][WEIGHT_AVERAGE] for index in sorted(states)
+    ]
     for state in states.values():
-        state.update(dict.fromkeys(_MOMENTS, state[WEIGHT_AVERAGE]))
-
-
-def _value(file: Path) -> Tensor:
-    content = torch.load(file, weights_only=True)
-    return content["param"] if isinstance(content, dict) else content
+        state.update(dict.fromkeys(MOMENTS, state[WEIGHT_AVERAGE]))

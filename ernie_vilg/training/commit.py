@@ -2,22 +2,31 @@
 
 A checkpoint is a folder `checkpoints/step_<step>` of a run folder, renamed into place once it
 is whole. Its `checkpoint.json` names every other file with its size and SHA-256, the step, and
-the identity: the settings that a run must share to go on from it.
+the identity: the settings that a run must share to go on from it. The manifest holds its own
+hash too.
+
+What stands beside the checkpoints has a name that begins with a dot: one that is being written,
+one that is being removed, and one whose step was saved again, until the new one is in its place.
 
 Source: ours.
 """
 
+import json
 import logging
+import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ernie_vilg.files import read_json, sha256_of_file, write_json
+from ernie_vilg.files import fsync_folder, json_bytes, sha256_of_file, sha256_of_json, write_json
 
 MANIFEST_NAME = "checkpoint.json"
-FORMAT_VERSION = 1
-TEMPORARY_PREFIX = ".writing-"
-"""Of the name of a checkpoint that is being written."""
+FORMAT_VERSION = 2
+WRITING_PREFIX, REMOVING_PREFIX, REPLACED_PREFIX = ".writing-", ".removing-", ".replaced-"
+
+_NAME = re.compile(r"step_(\d{8,})")
+_OWN_HASH = "sha256"
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +41,20 @@ def checkpoint_path(run_dir: Path, step: int) -> Path:
     return checkpoints_folder(run_dir) / f"step_{step:08d}"
 
 
+def step_of(folder: Path) -> int | None:
+    """Return the step in a checkpoint's name, None for another name."""
+    match = _NAME.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
 def committed_checkpoints(run_dir: Path) -> list[Path]:
-    """Return the folders of a run's committed checkpoints, the newest step first."""
-    return sorted(checkpoints_folder(run_dir).glob("step_*"), reverse=True)
+    """Return the folders of a run's committed checkpoints, the newest step first.
+
+    The step counts, not the time of the files: clocks of machines differ.
+    """
+    steps = {path: step_of(path) for path in checkpoints_folder(run_dir).glob("step_*")}
+    named = [(step, path) for path, step in steps.items() if step is not None]
+    return [path for _, path in sorted(named, reverse=True)]
 
 
 def describe_files(folder: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -63,7 +83,7 @@ def write_manifest(
         folder: the checkpoint, still under its temporary name.
         step: steps taken.
         identity: JSON values that a run must share to go on from here.
-        files: entries of `describe_files` for every file.
+        files: entries for every file: `file`, `bytes`, `sha256`, and more for people.
         about: further JSON values.
     """
     content = {
@@ -73,35 +93,80 @@ def write_manifest(
         **about,
         "files": sorted(files, key=lambda entry: str(entry["file"])),
     }
-    write_json(folder / MANIFEST_NAME, content)
+    content = json.loads(json.dumps(content))  # as it will be read: keys are text
+    write_json(folder / MANIFEST_NAME, {**content, _OWN_HASH: sha256_of_json(content)})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a checkpoint that verifies."""
-    content: dict[str, Any] = read_json(folder / MANIFEST_NAME)
+    """Return the manifest of a checkpoint, if it is what was written.
+
+    Raises:
+        ValueError: it is not; the message says what is wrong with the folder.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise ValueError(f"it has no {MANIFEST_NAME}")
+    raw = path.read_bytes()
+    try:
+        content: dict[str, Any] = json.loads(raw)
+        version = content["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"its {MANIFEST_NAME} cannot be read ({error})") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(f"its format_version is {version}, not {FORMAT_VERSION}")
+    own_hash = content.pop(_OWN_HASH, None)
+    if own_hash != sha256_of_json(content) or raw != json_bytes({**content, _OWN_HASH: own_hash}):
+        raise ValueError(f"its {MANIFEST_NAME} differs from its own SHA-256")
+    if step_of(folder) not in (None, content["step"]):
+        raise ValueError(f"its {MANIFEST_NAME} is of step {content['step']}")
     return content
+
+
+def wrong_files(folder: Path, manifest: Mapping[str, Any]) -> str | None:
+    """Say which file is missing, too much or of another size; None if they are as in the manifest.
+
+    A file too many is damage as well: DeepSpeed would read it if it has the right name.
+    """
+    sizes = {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file() and path != folder / MANIFEST_NAME
+    }
+    expected = {entry["file"]: entry["bytes"] for entry in manifest["files"]}
+    for name in sorted({*sizes, *expected}):
+        if name not in sizes:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} is not of it"
+        if sizes[name] != expected[name]:
+            return f"{name} has {sizes[name]} bytes, not {expected[name]}"
+    return None
+
+
+def wrong_content(folder: Path, entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say which of some files differs from its hash, None if none does.
+
+    Args:
+        folder: the checkpoint.
+        entries: of its manifest.
+    """
+    for entry in entries:
+        try:
+            sha256 = sha256_of_file(folder / entry["file"])
+        except OSError as error:  # a device that gives up is as bad as one that errs
+            return f"{entry['file']} cannot be read ({error})"
+        if sha256 != entry["sha256"]:
+            return f"{entry['file']} differs from its SHA-256"
+    return None
 
 
 def verify_checkpoint(folder: Path) -> str | None:
     """Say what is wrong with a checkpoint, None if every file is as it was written."""
-    path = folder / MANIFEST_NAME
-    if not path.is_file():
-        return f"it has no {MANIFEST_NAME}"
     try:
-        manifest = read_json(path)
-        entries = [(folder / entry["file"], entry) for entry in manifest["files"]]
-    except (ValueError, KeyError, TypeError) as error:
-        return f"its {MANIFEST_NAME} cannot be read ({error})"
-    if manifest.get("format_version") != FORMAT_VERSION:
-        return f"its format_version is {manifest.get('format_version')}, not {FORMAT_VERSION}"
-    for file, entry in entries:
-        if not file.is_file():
-            return f"{entry['file']} is missing"
-        if file.stat().st_size != entry["bytes"]:
-            return f"{entry['file']} has {file.stat().st_size} bytes, not {entry['bytes']}"
-        if sha256_of_file(file) != entry["sha256"]:
-            return f"{entry['file']} differs from its SHA-256"
-    return None
+        manifest = read_manifest(folder)
+        return wrong_files(folder, manifest) or wrong_content(folder, manifest["files"])
+    except (OSError, ValueError) as error:
+        return str(error)
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
@@ -117,7 +182,7 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
 def resumable_checkpoint(
     run_dir: Path, identity_at: Callable[[int], Mapping[str, Any]], *, metrics_name: str
 ) -> Path | None:
-    """Return the checkpoint that a run goes on from, None in a fresh run folder.
+    """Return the checkpoint that a run of one process goes on from, None in a fresh run folder.
 
     Args:
         run_dir: the run's folder.
@@ -130,20 +195,33 @@ def resumable_checkpoint(
             belongs to other settings.
     """
     newest = newest_checkpoint(run_dir)
-    if newest is not None:
-        _check_identity(newest, identity_at)
-        return newest
+    if newest is None:
+        check_fresh(run_dir, metrics_name)
+        return None
+    manifest = read_manifest(newest)
+    check_identity(newest, manifest["identity"], identity_at(manifest["step"]))
+    return newest
+
+
+def check_fresh(run_dir: Path, metrics_name: str) -> None:
+    """Let only a run start over that has not started yet.
+
+    Raises:
+        ValueError: the folder holds checkpoints or metrics.
+    """
     if committed_checkpoints(run_dir) or (run_dir / metrics_name).exists():
         raise ValueError(
             f"{run_dir} holds a run but no checkpoint of it that verifies: restore its "
             "checkpoints folder, or name another run_dir to start afresh"
         )
-    return None
 
 
-def _check_identity(folder: Path, identity_at: Callable[[int], Mapping[str, Any]]) -> None:
-    manifest = read_manifest(folder)
-    theirs, ours = manifest["identity"], identity_at(manifest["step"])
+def check_identity(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Let only a run go on that is of the checkpoint's settings.
+
+    Raises:
+        ValueError: some differ; the message lists them.
+    """
     different = [
         f"{name}: {theirs.get(name)!r} in the checkpoint, {ours.get(name)!r} now"
         for name in sorted({*theirs, *ours})
@@ -154,3 +232,35 @@ def _check_identity(folder: Path, identity_at: Callable[[int], Mapping[str, Any]
             f"{folder} was written by a run with other settings ({'; '.join(different)}): set "
             "them as they were to go on, or name another run_dir to start afresh"
         )
+
+
+def put_in_place(temporary: Path, final: Path) -> None:
+    """Give a whole checkpoint its name; one that has the name stays until then.
+
+    Between the two renames a kill leaves neither under the name: `clear_leftovers` puts the old
+    one back.
+    """
+    replaced = final.with_name(f"{REPLACED_PREFIX}{final.name}")
+    if final.exists():
+        final.rename(replaced)
+    try:
+        temporary.rename(final)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(final)
+        raise
+    fsync_folder(final.parent)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+
+
+def clear_leftovers(run_dir: Path) -> None:
+    """Remove what a killed run left half-written, half-removed or half-replaced."""
+    folder = checkpoints_folder(run_dir)
+    for replaced in folder.glob(f"{REPLACED_PREFIX}*"):
+        final = folder / replaced.name.removeprefix(REPLACED_PREFIX)
+        if not final.exists():
+            replaced.rename(final)
+    for prefix in (WRITING_PREFIX, REMOVING_PREFIX, REPLACED_PREFIX):
+        for leftover in folder.glob(f"{prefix}*"):
+            shutil.rmtree(leftover)

@@ -1,12 +1,18 @@
-"""The training loop.
+"""The training loop, and what may happen at a step's boundary.
+
+A step is data, update, record. Between two steps all ranks agree on what one of them alone may
+know: that the run shall stop, that a checkpoint is still being written. What the guards find sends
+the loop back to the last checkpoint, in one of two ways. Losses and gradients that cannot be right
+are blamed on the data: the steps since the checkpoint count as made, without an update, so that a
+step stays a range of positions. Replicas that differ are blamed on a machine: the steps since are
+made again.
 
 Source: ours.
 """
 
 import logging
-import math
 import time
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -14,40 +20,22 @@ import torch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches import Batch
 from ernie_vilg.model.loss import num_losses
+from ernie_vilg.parallel.collectives import agree_max, broadcast_from_leader
 from ernie_vilg.parallel.engine import Engine
+from ernie_vilg.parallel.step_times import StepTimes
 from ernie_vilg.progress import duration
 from ernie_vilg.training.checkpoint import Checkpoints
+from ernie_vilg.training.guards import Guard, ReplicaMismatch, RollBack
 from ernie_vilg.training.metrics import Meter, Metrics
+from ernie_vilg.training.observers import Observers
+from ernie_vilg.training.phases import Phase, Phases
 from ernie_vilg.training.schedule import learning_rate_at
+from ernie_vilg.training.step_log import StepLog
+from ernie_vilg.training.stopping import Stopping, StopReason
+from ernie_vilg.training.stragglers import Stragglers
 from ernie_vilg.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
-
-
-class StepLog(Protocol):
-    """The black box: which positions of the sequence each step trained on."""
-
-    def append(self, step: int, first_position: int, num_positions: int) -> None:
-        """Record a step that has just been made, counted from 1."""
-
-    def flush(self) -> None:
-        """Take all records to the device."""
-
-    def close(self) -> None:
-        """Flush and close."""
-
-
-class SilentStepLog:
-    """Of all ranks but the leader."""
-
-    def append(self, step: int, first_position: int, num_positions: int) -> None:
-        """Do nothing."""
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class Batches(Protocol):
@@ -57,56 +45,187 @@ class Batches(Protocol):
         """Return this replica's micro-batches of a step."""
 
 
-def train(
-    engine: Engine,
-    batches: Batches,
-    config: PretrainConfig,
-    *,
-    first_step: int,
-    checkpoints: Checkpoints,
-    ledger: StepLog,
-    tracker: Tracker,
-    draw_samples: Callable[[int], None],
-) -> None:
-    """Train from `first_step` to the end; all ranks must call.
+@dataclass(kw_only=True)
+class Trainer:
+    """The parts of one run, and the loop over them; all ranks must call."""
 
-    Args:
-        engine: the model and its optimizer.
-        batches: the training sequence.
-        config: the run.
-        first_step: steps taken so far.
-        checkpoints: where to save.
-        ledger: where every step's positions are written down.
-        tracker: where metrics go.
-        draw_samples: called with the step every `samples.every` steps, on all ranks.
+    config: PretrainConfig
+    """The run."""
+    engine: Engine
+    """The model and its optimizer."""
+    batches: Batches
+    """The training sequence."""
+    num_samples: int
+    """Pairs in all data sets together."""
+    checkpoints: Checkpoints
+    """Where to save, and what to go back to."""
+    guard: Guard
+    """Judges losses, gradients and replicas."""
+    stopping: Stopping
+    """Hears of requests to stop."""
+    phases: Phases
+    """Where this rank says what it is doing."""
+    step_times: StepTimes
+    """Where the time of a step goes."""
+    stragglers: Stragglers
+    """Which rank the others wait for."""
+    ledger: StepLog
+    """Where every step's positions are written down."""
+    tracker: Tracker
+    """Where metrics go."""
+    observers: Observers
+    """What is made of the weights now and then."""
+    _meter: Meter = field(init=False)
+    _num_mismatches: int = field(init=False, default=0)
 
-    Raises:
-        FloatingPointError: the loss is not finite.
-    """
-    training, global_batch_size = config.training, config.parallelism.global_batch_size
-    if first_step >= training.steps:
-        logger.info("all %d steps are done: raise training.steps to go on", training.steps)
-    meter = Meter(losses=torch.zeros(num_losses(config.model), device=engine.groups.device))
-    for step in range(first_step, training.steps):
+    def __post_init__(self) -> None:
+        losses = torch.zeros(num_losses(self.config.model), device=self.engine.groups.device)
+        self._meter = Meter(losses=losses)
+
+    def train(self, first_step: int) -> tuple[int, StopReason]:
+        """Train to the end, or until something asks the run to stop.
+
+        Args:
+            first_step: steps taken so far.
+
+        Returns:
+            the step of the newest checkpoint, and why the run stopped before its last step.
+
+        Raises:
+            FloatingPointError: going back to a checkpoint did not make the numbers right.
+            ReplicaMismatch: ranks differ again and again.
+        """
+        steps = self.config.training.steps
+        if first_step >= steps:
+            logger.info("all %d steps are done: raise training.steps to go on", steps)
+        step, reason = first_step, self._boundary()
+        while step < steps and not reason:
+            step += 1
+            try:
+                self._take_step(step)
+                with self.step_times.paused():
+                    self._after_step(step)
+            except RollBack as fault:
+                self._leave_out(step, fault)
+            except ReplicaMismatch as fault:
+                step = self._make_again(step, fault)
+            reason = self._boundary()
+        if step < steps:
+            return self._stop(step, reason), reason
+        self._finish(step)
+        return step, StopReason.NONE
+
+    def _boundary(self) -> StopReason:
+        """Agree with the other ranks on whether to stop; commit what has been written."""
+        stop, is_writing = agree_max([self.stopping.code(), self.checkpoints.is_writing])
+        reason = StopReason(stop)
+        if not is_writing and reason is not StopReason.LOCK_LOST:
+            self.checkpoints.commit_written()
+        return reason
+
+    def _take_step(self, step: int) -> None:
+        """Make the step after which `step` have been made."""
+        config, num_positions = self.config, self.config.parallelism.global_batch_size
+        self.phases.enter(Phase.DATA, step - 1)
         started = time.monotonic()
-        micro_batches = batches.at(step)
+        with self.step_times.reading():
+            micro_batches = self.batches.at(step - 1)
         data_seconds = time.monotonic() - started
-        learning_rate = learning_rate_at(step, training.steps, config.optimizer)
-        meter.add(engine.train_batch(micro_batches, learning_rate), data_seconds)
-        done = step + 1
-        ledger.append(done, step * global_batch_size, global_batch_size)
-        if done % training.log_every == 0 or done == training.steps:
-            metrics = {**meter.read(engine, config), "learning_rate": learning_rate}
-            tracker.log(done, metrics)
-            logger.info("%s", log_line(done, training.steps, metrics))
-            _check_finite(done, metrics)
-        pause_started = time.monotonic()
-        if done % config.checkpoint.every == 0 or done == training.steps:
-            ledger.flush()  # a checkpoint has no unknown steps behind it
-            checkpoints.save(engine, done)
-        if config.samples.every and done % config.samples.every == 0:
-            draw_samples(done)
-        meter.pause(time.monotonic() - pause_started)
+        self.phases.enter(Phase.STEP, step - 1)
+        learning_rate = learning_rate_at(step - 1, config.training.steps, config.optimizer)
+        losses = self.engine.train_batch(micro_batches, learning_rate)
+        self._meter.add(losses, data_seconds, self.engine.last_skip)
+        self.ledger.append(step, (step - 1) * num_positions, num_positions)
+        self.guard.after_step(step)
+        if step % config.training.log_every == 0 or step == config.training.steps:
+            self._log(step, learning_rate)
+
+    def _after_step(self, step: int) -> None:
+        """Do what is due after a step: comparison of replicas, checkpoint, samples."""
+        started = time.monotonic()
+        is_last = step == self.config.training.steps
+        is_save_due = is_last or step % self.config.checkpoint.every == 0
+        if is_save_due or self.guard.is_check_due(step):
+            self.phases.enter(Phase.CHECK, step)
+            self.guard.check_replicas(step)
+        if is_save_due:
+            self._save(step)
+        self.observers.after_step(step)
+        self._meter.pause(time.monotonic() - started)
+
+    def _save(self, step: int) -> None:
+        self.phases.enter(Phase.SAVE, step)
+        self.ledger.flush()  # a checkpoint has no unknown steps behind it
+        self.checkpoints.save(self.engine, step, state=self.guard.state())
+
+    def _log(self, step: int, learning_rate: float) -> None:
+        position = step * self.config.parallelism.global_batch_size
+        metrics: Metrics = {
+            **self._meter.read(self.engine, self.config),
+            **self.step_times.read(),
+            **self.stragglers.read(step, self.step_times.work_seconds_per_step),
+            "learning_rate": learning_rate,
+            "data_position": float(position),
+            "epoch": position / self.num_samples,
+            "skipped_updates": float(self.guard.num_skips),
+            **self._checkpoint_metrics(),
+        }
+        self.tracker.log(step, metrics)
+        logger.info("%s", log_line(step, self.config.training.steps, metrics))
+
+    def _checkpoint_metrics(self) -> Metrics:
+        report = self.checkpoints.last_save
+        if report is None:
+            return {}
+        return {
+            "checkpoint_stall_seconds": report.stall_seconds,
+            "checkpoint_write_seconds": report.write_seconds,
+            "checkpoint_bytes": float(report.bytes),
+            "checkpoint_snapshot_bytes": float(report.snapshot_bytes),
+        }
+
+    def _finish(self, step: int) -> None:
+        self.phases.enter(Phase.END, step)
+        self.checkpoints.finish()
+
+    def _stop(self, step: int, reason: StopReason) -> int:
+        """Save, if there is something to save and time for it; return the newest checkpoint."""
+        newest = self.checkpoints.last_step or 0
+        if reason is StopReason.LOCK_LOST:
+            return newest
+        report = self.checkpoints.last_save
+        seconds = 0.0 if report is None else report.stall_seconds + report.write_seconds
+        if step > newest and broadcast_from_leader(self.stopping.may_save(seconds)):
+            logger.info("%s: a checkpoint of step %d, then the end", reason, step)
+            self.guard.check_replicas(step)
+            self._save(step)
+        self._finish(step)
+        return self.checkpoints.last_step or 0
+
+    def _leave_out(self, step: int, fault: RollBack) -> None:
+        """Take the last checkpoint's weights, and go on with the data after this step."""
+        saved = self._go_back(fault)
+        logger.warning("steps %d to %d count as made, without an update", saved + 1, step)
+        self._save(step)
+
+    def _make_again(self, step: int, fault: ReplicaMismatch) -> int:
+        """Go back to the last checkpoint, to make the steps since once more; return its step."""
+        self._num_mismatches += 1
+        if self._num_mismatches > self.config.guards.max_rollbacks:
+            raise fault
+        saved = self._go_back(fault)
+        logger.warning("steps %d to %d are made again", saved + 1, step)
+        self.tracker.go_back(saved)
+        return saved
+
+    def _go_back(self, fault: Exception) -> int:
+        if self.engine.groups.rank == 0:
+            logger.warning("%s; going back to the last checkpoint", fault)
+        self.phases.enter(Phase.START, self.checkpoints.last_step or 0)
+        saved = self.checkpoints.reload(self.engine)
+        self.guard.load_state(self.checkpoints.restored_state)
+        self._meter.reset()
+        return saved
 
 
 def log_line(step: int, steps: int, metrics: Metrics) -> str:
@@ -129,12 +248,3 @@ def log_line(step: int, steps: int, metrics: Metrics) -> str:
         f"gradient norm {metrics['gradient_norm']:.2f}  rate {metrics['learning_rate']:.2e}  "
         f"{metrics['tokens_per_second']:,.0f} tokens/s  {speed}  {left} left"
     )
-
-
-def _check_finite(step: int, metrics: Metrics) -> None:
-    if not math.isfinite(metrics["loss"]):
-        raise FloatingPointError(
-            f"the loss is {metrics['loss']} at step {step}: resume with a lower "
-            "optimizer.learning_rate or a longer optimizer.warmup_steps; the last checkpoint "
-            "is of before"
-        )

@@ -1,4 +1,4 @@
-"""What a step did, gathered on the device and read once per log line.
+"""What steps did, gathered on the device and read once per log line.
 
 Source: ours; MFU as in PaLM (arXiv:2204.02311, appendix B): model FLOPs over peak FLOPs.
 """
@@ -6,23 +6,34 @@ Source: ours; MFU as in PaLM (arXiv:2204.02311, appendix B): model FLOPs over pe
 import resource
 import time
 from dataclasses import dataclass
+from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
+from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.flops import training_flops_per_pair
+from ernie_vilg.model.loss import NUM_TERMS
 from ernie_vilg.parallel.engine import Engine
 
-Metrics = dict[str, float]
+Metrics = dict[str, Any]
+"""Figures by name: a float each, or a list of floats along rows or slots, with None where there
+was nothing to measure."""
 
 
 @dataclass(kw_only=True)
 class Meter:
-    """Sums of the steps since the last log line."""
+    """Sums of the steps since the last log line.
+
+    A step whose update the guards left out says nothing of the model: it is counted, and its
+    losses are not.
+    """
 
     losses: Tensor
-    """`Losses.detached` summed over steps, float32 [4] on the device."""
+    """`Losses.detached` summed over the steps that were not skipped, float32 [num_losses] on the
+    device; zeros to begin with."""
     steps: int = 0
     """Steps since the last log line."""
     data_seconds: float = 0.0
@@ -32,49 +43,103 @@ class Meter:
 
     def __post_init__(self) -> None:
         self.since = time.monotonic()
+        self._num_skipped = torch.zeros((), device=self.losses.device)
 
-    def add(self, losses: Tensor, data_seconds: float) -> None:
-        """Count one step; copies nothing to the host."""
-        self.losses += losses
+    def add(self, losses: Tensor, data_seconds: float, is_skipped: Tensor) -> None:
+        """Count one step; copies nothing to the host.
+
+        Args:
+            losses: what `Engine.train_batch` returned, float32 [num_losses].
+            data_seconds: time spent waiting for its batches.
+            is_skipped: `Engine.last_skip`, float32 [].
+        """
+        # Not a product: a step is skipped because its losses are NaN, and NaN * 0 is NaN.
+        self.losses += torch.where(is_skipped > 0, 0.0, losses)
+        self._num_skipped += is_skipped
         self.data_seconds += data_seconds
         self.steps += 1
+
+    def reset(self) -> None:
+        """Start again, without a word about the steps since the last log line."""
+        self.losses.zero_()
+        self._num_skipped.zero_()
+        self.steps, self.data_seconds, self.since = 0, 0.0, time.monotonic()
 
     def pause(self, seconds: float) -> None:
         """Leave out time that went into something else than steps."""
         self.since += seconds
 
     def read(self, engine: Engine, config: PretrainConfig) -> Metrics:
-        """Return the metrics since the last call and start again; all ranks must call."""
-        total, text_to_image, image_to_text, reconstruction = (
-            engine.mean_losses(self.losses) / self.steps
-        ).tolist()
+        """Return the metrics since the last call and start again; all ranks must call.
+
+        There must have been a step.
+        """
+        sums = engine.mean_losses(self.losses)
+        num_skipped = int(self._num_skipped)
         seconds = max(time.monotonic() - self.since, 1e-9)
-        pairs_per_second = self.steps * config.parallelism.global_batch_size / seconds
-        flops = pairs_per_second * training_flops_per_pair(config.model)
-        world_size = engine.groups.world_size
-        metrics = {
-            "loss": total,
-            "loss_text_to_image": text_to_image,
-            "loss_image_to_text": image_to_text,
+        metrics = loss_metrics(sums, self.steps - num_skipped, config.model)
+        metrics |= {
+            "skipped_steps": float(num_skipped),
             "gradient_norm": engine.gradient_norm(),
             "seconds_per_step": seconds / self.steps,
             "data_seconds_per_step": self.data_seconds / self.steps,
-            "pairs_per_second": pairs_per_second,
-            "tokens_per_second": pairs_per_second * 2 * config.model.seq_length,
-            "flops_per_second_per_device": flops / world_size,
-            "peak_memory_bytes": peak_memory_bytes(engine.groups.device),
         }
-        if config.model.reconstructor.is_end_to_end:
-            metrics["loss_reconstruction"] = reconstruction
-        if config.cluster.peak_flops_per_device is not None:
-            metrics["mfu"] = flops / world_size / config.cluster.peak_flops_per_device
-        self.losses.zero_()
-        self.steps, self.data_seconds, self.since = 0, 0.0, time.monotonic()
+        metrics |= speed_metrics(self.steps / seconds, engine.groups.world_size, config)
+        metrics |= memory_metrics(engine.groups.device)
+        self.reset()
         return metrics
 
 
-def peak_memory_bytes(device: torch.device) -> float:
-    """Return this rank's peak: allocated on a GPU, resident on a CPU."""
+def loss_metrics(sums: Tensor, num_steps: int, config: ModelConfig) -> Metrics:
+    """Return the losses by name.
+
+    Args:
+        sums: `Losses.detached` summed over steps, mean over replicas, float32 [num_losses] on the
+            CPU.
+        num_steps: steps that were added; where it is 0, losses are NaN.
+        config: the model.
+    """
+    count = num_steps if num_steps else float("nan")
+    total, text_to_image, image_to_text, reconstruction = (sums[:NUM_TERMS] / count).tolist()
+    by_image_row, by_position, share = sums[NUM_TERMS:].split(
+        [config.image_grid_size, config.text_length, config.text_length]
+    )
+    metrics: Metrics = {
+        "loss": total,
+        "loss_text_to_image": text_to_image,
+        "loss_image_to_text": image_to_text,
+    }
+    if config.reconstructor.is_end_to_end:
+        metrics["loss_reconstruction"] = reconstruction
+    metrics["loss_by_image_row"] = (by_image_row / count).tolist()
+    metrics["loss_by_text_position"] = [
+        loss / weight if weight else None
+        for loss, weight in zip(by_position.tolist(), share.tolist(), strict=True)
+    ]
+    return metrics
+
+
+def speed_metrics(steps_per_second: float, world_size: int, config: PretrainConfig) -> Metrics:
+    """Return how fast the run is, and MFU where the peak of a device is known."""
+    pairs_per_second = steps_per_second * config.parallelism.global_batch_size
+    flops_per_device = pairs_per_second * training_flops_per_pair(config.model) / world_size
+    metrics: Metrics = {
+        "pairs_per_second": pairs_per_second,
+        "tokens_per_second": pairs_per_second * 2 * config.model.seq_length,
+        "flops_per_second_per_device": flops_per_device,
+    }
+    if config.cluster.peak_flops_per_device is not None:
+        metrics["mfu"] = flops_per_device / config.cluster.peak_flops_per_device
+    return metrics
+
+
+def memory_metrics(device: torch.device) -> Metrics:
+    """Return this rank's memory in bytes, now and at its peak: allocated on a GPU, resident on a
+    CPU.
+    """
     if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0  # Linux counts KiB
+        peak, now = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+        now = psutil.Process().memory_info().rss
+    return {"peak_memory_bytes": float(peak), "memory_bytes": float(now)}

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ernie_vilg.parallel.engine import Engine
+
 
 class Phase(StrEnum):
     """Parts of a run, in the words of its reports."""
@@ -55,6 +57,9 @@ class Phases:
             step: steps taken.
         """
         self._now = Whereabouts(phase=phase, step=step, since=time.monotonic())
+
+    def attach(self, engine: Engine) -> None:
+        """Hear of the engine once it is built; the fire drill spoils its tensors."""
 
     def point(self, name: str) -> None:
         """Pass a named point within the phase; the fire drill strikes here."""

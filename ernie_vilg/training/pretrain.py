@@ -3,113 +3,110 @@
 Source: ours.
 """
 
-import json
 import logging
 import os
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import asdict, replace
+import socket
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.ledger import Ledger, describe_sequence
+from ernie_vilg.data.shared_memory import check_shared_memory, remove_leftovers, step_bytes
 from ernie_vilg.data.token_reader import TokenSequence
 from ernie_vilg.data.workers import start_worker_server
+from ernie_vilg.files import sha256_of_json
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.build import build_engine
-from ernie_vilg.parallel.collectives import LEADER, barrier
-from ernie_vilg.parallel.engine import Engine
-from ernie_vilg.parallel.gather import gather_to_leader
-from ernie_vilg.parallel.groups import Groups, build_groups, machine_device, start_processes
+from ernie_vilg.parallel.collectives import LEADER, barrier, gather_everywhere, patient_group
+from ernie_vilg.parallel.communication import Communication
+from ernie_vilg.parallel.groups import Groups, build_groups, start_processes
 from ernie_vilg.parallel.precision import machine_precision
+from ernie_vilg.parallel.step_times import instrument
 from ernie_vilg.training.checkpoint import Checkpoints
+from ernie_vilg.training.commit import checkpoint_path
+from ernie_vilg.training.guards import Guard, skip_writer
+from ernie_vilg.training.identity import identity, layout_identity
 from ernie_vilg.training.lineage import Lineage, check_lineage
-from ernie_vilg.training.loop import SilentStepLog, StepLog, train
+from ernie_vilg.training.loop import Trainer
+from ernie_vilg.training.observers import Observe, Observer, Observers
+from ernie_vilg.training.phases import Phase, Phases
 from ernie_vilg.training.replica_batches import agreed_quarantine, reads_pixels, replica_batches
 from ernie_vilg.training.run_folder import write_run
-from ernie_vilg.training.sequence import order_identity, token_sequence
+from ernie_vilg.training.run_lock import RunLock
+from ernie_vilg.training.sequence import token_sequence
+from ernie_vilg.training.settings_drift import check_drift, record_changes
+from ernie_vilg.training.step_log import SilentStepLog, StepLog
+from ernie_vilg.training.stopping import Stopping
+from ernie_vilg.training.stragglers import Stragglers
 from ernie_vilg.training.tracking import RunTracker, SilentTracker, Tracker
+from ernie_vilg.training.watchdog import REPORTS_FOLDER, Watchdog
 from ernie_vilg.vqgan.weights import load_image_tokenizer
-
-DrawSamples = Callable[[PretrainConfig, int, dict[str, Tensor]], dict[str, Path]]
-"""(the run, step, whole weights) to picture files by name; runs on the leader."""
 
 logger = logging.getLogger(__name__)
 
 
-def pretrain(config: PretrainConfig, launch: Launch, draw_samples: DrawSamples) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a run gets from whoever starts it."""
+
+    draw_samples: Observe
+    """Draws and captions with the weights of a step."""
+    measure_health: Observe
+    """Holds both directions of the model against each other."""
+    lock: RunLock | None = None
+    """On the run folder; the run stops when it is lost."""
+    phases: Phases = field(default_factory=Phases)
+    """Hears what this rank is doing; the fire drill has its own."""
+
+
+def pretrain(config: PretrainConfig, launch: Launch, surroundings: Surroundings) -> ExitCode:
     """Train, or go on training, until `training.steps`; every rank calls it.
 
     Args:
         config: the run.
         launch: this process's place among the others.
-        draw_samples: draws and captions with the weights of a step.
+        surroundings: what the run does not have of itself.
+
+    Returns:
+        `DONE` when all steps are made; else how it was stopped.
 
     Raises:
-        ValueError: shards and tokenizers do not fit each other or the run's checkpoints.
+        ValueError: shards and tokenizers do not fit each other or the run's checkpoints, or a
+            setting changed that must not.
     """
-    start_worker_server(config.data.loader)
-    lineage = check_lineage(config.data, config.model)
-    config = with_decoder(config, lineage.image_tokenizer_config)
-    precision = machine_precision(config.precision, machine_device(launch))
-    if config.parallelism.tensor_parallel_size > 1:
-        # One queue into the GPU, so that collectives start before the products that hide them,
-        # as megatron-core asks; read when the GPU is first touched.
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
-    device = start_processes(launch, config.cluster.collective_timeout_seconds)
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)  # resumed runs are equal bit for bit
-        # By default that also fills every new tensor, DeepSpeed's buffers of 2 GB included.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    layout = config.parallelism
-    groups = build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
-    if groups.rank == LEADER:
-        Path(config.run_dir).mkdir(parents=True, exist_ok=True)
-        _log_start(config, groups, precision)
-    quarantine = agreed_quarantine(Path(config.run_dir))
-    sequence = token_sequence(config, lineage, quarantine, with_pixels=reads_pixels(config, groups))
-    engine = build_engine(config, groups, precision, _decoder_weights(config))
-    checkpoints = Checkpoints(
-        Path(config.run_dir),
-        config.checkpoint.keep,
-        partial(_identity, config, groups, precision, lineage),
-        lambda step: {
-            "position": step * config.parallelism.global_batch_size,
-            "quarantine": quarantine.digest(),
-        },
-    )
-    first_step = checkpoints.restore(engine)
-    tracker: Tracker = SilentTracker()
-    ledger: StepLog = SilentStepLog()
-    if groups.rank == LEADER:
-        write_run(config)
-        tracker = RunTracker(config, first_step)
-        ledger = _open_ledger(config, sequence, groups)
-    with closing(replica_batches(config, sequence, groups)) as batches, closing(ledger):
-        train(
-            engine,
-            batches,
-            config,
-            first_step=first_step,
-            checkpoints=checkpoints,
-            ledger=ledger,
-            tracker=tracker,
-            draw_samples=lambda step: _draw_samples(
-                engine, tracker, partial(draw_samples, config), step
-            ),
-        )
-    tracker.close()
-    barrier()
-    dist.destroy_process_group()
+    run_dir = Path(config.run_dir)
+    with Stopping(config.stopping, run_dir, launch, lock=surroundings.lock) as stopping:
+        surroundings.phases.enter(Phase.START, 0)
+        if launch.local_rank == 0:
+            for path in remove_leftovers():
+                logger.info("removed %s, which a killed process had left", path)
+        start_worker_server(config.data.loader)
+        lineage = check_lineage(config.data, config.model)
+        config = with_decoder(config, lineage.image_tokenizer_config)
+        changes = check_drift(run_dir, config)
+        groups = _start(config, launch)
+        with ExitStack() as parts:
+            trainer, first_step = _build(config, groups, lineage, surroundings, stopping, parts)
+            if groups.rank == LEADER:
+                record_changes(run_dir, changes, first_step)
+            step, reason = trainer.train(first_step)
+        barrier()  # nothing is left to do on any rank
+        exit_code = ExitCode.DONE
+        if reason:
+            exit_code = stopping.leave(reason, step, checkpoint_path(run_dir, step))
+        barrier()  # launchers end all ranks after the first
+        dist.destroy_process_group()
+    return exit_code
 
 
 def with_decoder(config: PretrainConfig, tokenizer: ImageTokenizerConfig) -> PretrainConfig:
@@ -121,12 +118,126 @@ def with_decoder(config: PretrainConfig, tokenizer: ImageTokenizerConfig) -> Pre
     return replace(config, model=replace(config.model, reconstructor=reconstructor))
 
 
+def _start(config: PretrainConfig, launch: Launch) -> Groups:
+    """Join the other ranks."""
+    layout, cluster = config.parallelism, config.cluster
+    if layout.tensor_parallel_size > 1:
+        # One queue into the GPU, so that collectives start before the products that hide them,
+        # as megatron-core asks; read when the GPU is first touched.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    device = start_processes(
+        launch,
+        cluster.collective_timeout_seconds,
+        rendezvous_timeout_seconds=cluster.rendezvous_timeout_seconds,
+        dump_folder=Path(config.run_dir) / REPORTS_FOLDER,
+    )
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)  # resumed runs are equal bit for bit
+        # By default that also fills every new tensor, DeepSpeed's buffers of 2 GB included.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
+
+
+def _build(
+    config: PretrainConfig,
+    groups: Groups,
+    lineage: Lineage,
+    surroundings: Surroundings,
+    stopping: Stopping,
+    parts: ExitStack,
+) -> tuple[Trainer, int]:
+    """Return the run's parts, restored, and the number of steps taken; all ranks must call.
+
+    What must be closed is left to `parts`.
+    """
+    run_dir, phases = Path(config.run_dir), surroundings.phases
+    precision = machine_precision(config.precision, groups.device)
+    if groups.rank == LEADER:
+        _log_start(config, groups, precision)
+    communication = parts.enter_context(Communication(groups))
+    watchdog = parts.enter_context(
+        Watchdog(config.watch, phases, groups, run_dir=run_dir, communication=communication)
+    )
+    quarantine = agreed_quarantine(run_dir)
+    sequence = token_sequence(config, lineage, quarantine, with_pixels=reads_pixels(config, groups))
+    _check_shared_memory(config, sequence, groups)
+    engine = build_engine(config, groups, precision, _decoder_weights(config))
+    phases.attach(engine)
+    checkpoints = Checkpoints(
+        run_dir,
+        config.checkpoint,
+        identity_at=partial(identity, config, precision, lineage),
+        data_at=lambda step: {
+            "position": step * config.parallelism.global_batch_size,
+            "quarantine": quarantine.digest(),
+        },
+        layout=layout_identity(config, groups),
+        config_hash=sha256_of_json(asdict(config)),
+        phases=phases,
+    )
+    first_step = checkpoints.restore(engine)
+    tracker: Tracker = SilentTracker()
+    ledger: StepLog = SilentStepLog()
+    if groups.rank == LEADER:
+        write_run(config)
+        tracker = RunTracker(config, first_step)
+        ledger = _open_ledger(config, sequence, groups)
+    parts.callback(tracker.close)
+    parts.enter_context(closing(ledger))
+    observers = Observers(
+        config=config,
+        engine=engine,
+        observers=(
+            Observer(
+                every=config.samples.every, phase=Phase.DRAW, observe=surroundings.draw_samples
+            ),
+            Observer(
+                every=config.health.every, phase=Phase.HEALTH, observe=surroundings.measure_health
+            ),
+        ),
+        tracker=tracker,
+        phases=phases,
+        should_stop=lambda: stopping.is_requested,
+        patience=patient_group(config.watch.phase_timeout_seconds),
+    )
+    writer = skip_writer(run_dir, sequence, engine, config.parallelism.global_batch_size)
+    guard = Guard(engine, config.guards, writer)
+    guard.load_state(checkpoints.restored_state)
+    batches = replica_batches(config, sequence, groups, None if writer is None else writer.recent)
+    watchdog.reading = lambda: batches.doing
+    trainer = Trainer(
+        config=config,
+        engine=engine,
+        batches=parts.enter_context(closing(batches)),
+        num_samples=sum(source.manifest.num_samples for source in lineage.data_sets),
+        checkpoints=checkpoints,
+        guard=guard,
+        stopping=stopping,
+        phases=phases,
+        step_times=parts.enter_context(instrument(engine, communication)),
+        stragglers=Stragglers(config.watch, groups),
+        ledger=ledger,
+        tracker=tracker,
+        observers=observers,
+    )
+    return trainer, first_step
+
+
 def _decoder_weights(config: PretrainConfig) -> dict[str, Tensor] | None:
     reconstructor = config.model.reconstructor
     if not (reconstructor.is_end_to_end and reconstructor.initialize_decoder):
         return None
     tokenizer, _ = load_image_tokenizer(Path(config.data.image_tokenizer))
     return tokenizer.decoder.state_dict()
+
+
+def _check_shared_memory(config: PretrainConfig, sequence: TokenSequence, groups: Groups) -> None:
+    """Check that the data workers of this machine's ranks have room in shared memory."""
+    check_shared_memory(
+        config.data.loader,
+        step_bytes(sequence, config.parallelism.global_batch_size // groups.data_size),
+        num_readers=gather_everywhere(socket.gethostname()).count(socket.gethostname()),
+    )
 
 
 def _open_ledger(config: PretrainConfig, sequence: TokenSequence, groups: Groups) -> Ledger:
@@ -137,40 +248,6 @@ def _open_ledger(config: PretrainConfig, sequence: TokenSequence, groups: Groups
         data_parallel_size=groups.data_size,
         micro_batch_size=config.parallelism.micro_batch_size,
     )
-
-
-def _identity(
-    config: PretrainConfig, groups: Groups, precision: torch.dtype, lineage: Lineage, step: int
-) -> dict[str, Any]:
-    """Return what a checkpoint of a step and the run that resumes it must share."""
-    return {
-        # As the manifest gives it back: JSON makes lists of tuples.
-        "model": json.loads(json.dumps(asdict(config.model))),
-        "lineage": {
-            "text_tokenizer": lineage.text_tokenizer,
-            "image_tokenizer": lineage.image_tokenizer,
-        },
-        "order": order_identity(config, lineage, step),
-        "layout": {
-            "tensor_parallel_size": groups.tensor_size,
-            "pipeline_parallel_size": groups.pipeline_size,
-            "data_parallel_size": groups.data_size,
-            "zero_stage": config.parallelism.zero_stage,
-        },
-        "precision": str(precision).removeprefix("torch."),
-    }
-
-
-def _draw_samples(
-    engine: Engine,
-    tracker: Tracker,
-    draw_samples: Callable[[int, dict[str, Tensor]], dict[str, Path]],
-    step: int,
-) -> None:
-    weights = gather_to_leader(engine)
-    if weights is not None:
-        tracker.log_pictures(step, draw_samples(step, weights))
-    barrier()
 
 
 def _log_start(config: PretrainConfig, groups: Groups, precision: torch.dtype) -> None:

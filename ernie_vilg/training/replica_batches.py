@@ -18,6 +18,7 @@ from ernie_vilg.data.batches import Share, TokenBatches, TokenStep
 from ernie_vilg.data.damage import Loss
 from ernie_vilg.data.loss_log import LossLog, read_losses
 from ernie_vilg.data.quarantine import QUARANTINE_NAME, Quarantine, read_quarantine
+from ernie_vilg.data.skip_log import RecentPlaces
 from ernie_vilg.data.token_reader import TokenSequence
 from ernie_vilg.parallel.collectives import gather_everywhere
 from ernie_vilg.parallel.groups import Groups
@@ -44,7 +45,10 @@ def agreed_quarantine(run_dir: Path) -> Quarantine:
 
 
 def replica_batches(
-    config: PretrainConfig, sequence: TokenSequence, groups: Groups
+    config: PretrainConfig,
+    sequence: TokenSequence,
+    groups: Groups,
+    recent: RecentPlaces | None = None,
 ) -> TokenBatches:
     """Return the batches of this rank's replica.
 
@@ -52,6 +56,7 @@ def replica_batches(
         config: the run.
         sequence: what stands where.
         groups: this rank's place.
+        recent: is told where the samples of each step came from.
     """
     run_dir = Path(config.run_dir)
     is_writer = groups.tensor_rank == 0 and groups.pipeline_rank == 0
@@ -65,7 +70,7 @@ def replica_batches(
         micro_batch_size=config.parallelism.micro_batch_size,
         known_losses=read_losses(run_dir).losses,
         on_step=_StepCheck(
-            config, groups, LossLog(run_dir, groups.data_rank) if is_writer else None
+            config, groups, LossLog(run_dir, groups.data_rank) if is_writer else None, recent
         ),
         hand_out_pixels=is_last_stage(groups),  # which alone draws
         pin_memory=groups.device.type == "cuda",
@@ -89,8 +94,15 @@ def is_last_stage(groups: Groups) -> bool:
 class _StepCheck:
     """Writes down what was lost in a step, and compares it within the replica."""
 
-    def __init__(self, config: PretrainConfig, groups: Groups, log: LossLog | None) -> None:
+    def __init__(
+        self,
+        config: PretrainConfig,
+        groups: Groups,
+        log: LossLog | None,
+        recent: RecentPlaces | None,
+    ) -> None:
         self._log = log
+        self._recent = recent
         self._data_rank = groups.data_rank
         replica_size = groups.tensor_size * groups.pipeline_size
         self._must_agree = config.data.loader.damage == "skip" and replica_size > 1
@@ -99,6 +111,8 @@ class _StepCheck:
         """Take a step as it is handed out, and the damage found new in it."""
         if self._log is not None:
             self._log.write(losses)
+        if self._recent is not None:
+            self._recent.remember(step.step, step.places)
         if self._must_agree:
             self._compare(step)
 

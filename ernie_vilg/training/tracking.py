@@ -1,51 +1,59 @@
 """Where a run's metrics and pictures go: `metrics.jsonl` always, W&B if it can.
 
-W&B must never block or stop training: every call of it is bounded or caught, and after a
-failure the run goes on without it and says so. Only settings of ours are sent, never the
-command line, the environment, or paths.
+Training writes lines to a file and knows nothing else. A process of its own follows the file and
+talks to W&B (`ernie_vilg.training.wandb_follower`), so that W&B can neither block nor stop
+training, whatever it or the network does. Only settings of ours are sent, never the command line,
+the environment, or paths.
 
 Source: ours, on wandb (https://docs.wandb.ai).
 """
 
-import hashlib
 import json
-import logging
-import netrc
-import os
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-import wandb
+from typing import Any, Protocol
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.files import write_bytes
+from ernie_vilg.training.line_file import LineFile
+from ernie_vilg.training.wandb_process import Orders, WandbProcess
 
 METRICS_NAME = "metrics.jsonl"
 LOGGED_SETTINGS = (
     "precision",
+    "compile_blocks",
     "model",
     "objective",
     "parallelism",
     "optimizer",
     "training",
+    "checkpoint",
+    "stopping",
+    "watch",
+    "guards",
+    "cluster",
+    "data.seed",
+    "data.shuffle_block_shards",
+    "data.weigh_by",
 )
-"""The parts of a `PretrainConfig` that leave the machine: none of them holds a path."""
-_INIT_TIMEOUT_SECONDS = 30.0
-
-logger = logging.getLogger(__name__)
+"""What of a `PretrainConfig` leaves the machine: nothing of it holds a path or a location."""
 
 
 class Tracker(Protocol):
     """What the loop needs: somewhere to put metrics and pictures."""
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of a step."""
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Record the metrics of a step; see `metrics.Metrics`."""
 
-    def log_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
-        """Record picture files by name."""
+    def log_pictures(
+        self, step: int, pictures: Mapping[str, Path], captions: Mapping[str, str] | None = None
+    ) -> None:
+        """Record picture files of the run folder by name, and what to write below them."""
+
+    def go_back(self, step: int) -> None:
+        """Forget what was recorded of later steps: they are made again."""
 
     def close(self) -> None:
         """Flush everything."""
@@ -54,18 +62,27 @@ class Tracker(Protocol):
 class SilentTracker:
     """The tracker of every rank but the leader."""
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Record nothing."""
 
-    def log_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
+    def log_pictures(
+        self, step: int, pictures: Mapping[str, Path], captions: Mapping[str, str] | None = None
+    ) -> None:
         """Record nothing."""
+
+    def go_back(self, step: int) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""
 
 
 class RunTracker:
-    """The leader's tracker: metrics.jsonl in the run folder, and W&B."""
+    """The leader's tracker: metrics.jsonl in the run folder, and W&B, which follows it.
+
+    A line holds a step and what was measured at it; a step may have several lines, of losses and
+    of what was drawn. No call raises because of W&B, or of a disk that is full.
+    """
 
     def __init__(self, config: PretrainConfig, step: int) -> None:
         """Open the run's files.
@@ -75,40 +92,51 @@ class RunTracker:
             step: steps taken so far; metrics of later ones, which a crash rolled back, are
                 dropped from metrics.jsonl.
         """
-        run_dir = Path(config.run_dir)
-        self._path = run_dir / METRICS_NAME
-        keep_metrics_until(self._path, step)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._run = _start_wandb(config.tracking, run_dir, logged_settings(config))
+        self._run_dir = Path(config.run_dir)
+        keep_metrics_until(self._run_dir / METRICS_NAME, step)
+        self._lines = LineFile(self._run_dir / METRICS_NAME)
+        self._wandb = None if config.tracking.wandb_mode == "disabled" else _start_wandb(config)
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append a line to metrics.jsonl and send it to W&B."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
-        self._send(step, dict(metrics))
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        self._append({"step": step, **metrics})
 
-    def log_pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
-        """Send pictures to W&B; they already are files of the run folder."""
-        if self._run is not None:
-            self._send(step, {name: wandb.Image(str(path)) for name, path in pictures.items()})
+    def log_pictures(
+        self, step: int, pictures: Mapping[str, Path], captions: Mapping[str, str] | None = None
+    ) -> None:
+        """Name pictures in metrics.jsonl, as files of the run folder."""
+        captions = captions or {}
+        self._append(
+            {
+                "step": step,
+                "pictures": {
+                    name: {
+                        "file": path.relative_to(self._run_dir).as_posix(),
+                        "caption": captions.get(name),
+                    }
+                    for name, path in pictures.items()
+                },
+            }
+        )
+
+    def go_back(self, step: int) -> None:
+        """Drop the lines of later steps. W&B, which has them, is not told when they are made again:
+        they come out the same, but for their times.
+        """
+        self._lines.close()
+        keep_metrics_until(self._run_dir / METRICS_NAME, step)
+        self._lines = LineFile(self._run_dir / METRICS_NAME)
 
     def close(self) -> None:
-        """Close the file and the W&B run."""
-        self._file.close()
-        if self._run is not None:
-            try:
-                self._run.finish()
-            except Exception as error:  # any failure of W&B's: the run itself is done
-                logger.warning("W&B did not finish: %s", error)
+        """Close the file, and W&B within `tracking.finish_seconds`."""
+        self._lines.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
-    def _send(self, step: int, values: dict[str, Any]) -> None:
-        if self._run is None:
-            return
-        try:
-            self._run.log(values, step=step)
-        except Exception as error:  # any failure of W&B's must not stop training
-            logger.warning("W&B failed, the run goes on without it: %s", error)
-            self._run = None
+    def _append(self, entry: dict[str, Any]) -> None:
+        self._lines.append(json.dumps(_finite(entry), allow_nan=False, ensure_ascii=False))
+        if self._wandb is not None:
+            self._wandb.check()
 
 
 def keep_metrics_until(path: Path, step: int) -> None:
@@ -116,7 +144,7 @@ def keep_metrics_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             is_kept = json.loads(line)["step"] <= step
         except json.JSONDecodeError:
@@ -128,53 +156,36 @@ def keep_metrics_until(path: Path, step: int) -> None:
 
 def logged_settings(config: PretrainConfig) -> dict[str, Any]:
     """Return the settings that W&B may see."""
-    settings = asdict(config)
-    return {name: settings[name] for name in LOGGED_SETTINGS}
+    everything = asdict(config)
+    settings: dict[str, Any] = {}
+    for name in LOGGED_SETTINGS:
+        group, _, field = name.partition(".")
+        if field:
+            settings.setdefault(group, {})[field] = everything[group][field]
+        else:
+            settings[group] = everything[group]
+    return settings
 
 
-def wandb_mode(config: TrackingConfig) -> Literal["online", "offline", "disabled"]:
-    """Resolve `auto`: online where a login is found, else offline."""
-    if config.wandb_mode != "auto":
-        return config.wandb_mode  # type: ignore[return-value]
-    return "online" if _has_login() else "offline"
-
-
-def _has_login() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return False
-
-
-def _start_wandb(config: TrackingConfig, run_dir: Path, settings: dict[str, Any]) -> Any:
-    mode = wandb_mode(config)
-    if mode == "disabled":
-        return None
-    # The same folder is the same run: a restart goes on with its curves.
-    run_id = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]
-    try:
-        return wandb.init(
-            project=config.project,
-            name=config.name or run_dir.name,
-            id=run_id,
-            resume="allow",
-            mode=mode,
-            dir=str(run_dir),
-            config=settings,
-            settings=wandb.Settings(
-                init_timeout=_INIT_TIMEOUT_SECONDS,
-                console="off",
-                silent=True,
-                save_code=False,
-                disable_code=True,
-                disable_git=True,
-                disable_job_creation=True,
-                x_disable_meta=True,  # it holds the command line
-                x_disable_stats=True,
-            ),
+def _start_wandb(config: PretrainConfig) -> WandbProcess:
+    tracking = config.tracking
+    return WandbProcess(
+        Orders(
+            run_dir=config.run_dir,
+            metrics=METRICS_NAME,
+            mode=tracking.wandb_mode,
+            project=tracking.project,
+            name=tracking.name or Path(config.run_dir).name,
+            finish_seconds=tracking.finish_seconds,
+            settings=logged_settings(config),
         )
-    except Exception as error:  # any failure of W&B's must not stop training
-        logger.warning("W&B could not start, the run goes on without it: %s", error)
-        return None
+    )
+
+
+def _finite(value: Any) -> Any:
+    """Return a JSON value with null for what is no number: JSON has neither NaN nor infinity."""
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ernie_vilg.config.model import ReconstructorConfig
-from ernie_vilg.generation.decode import Decoder
+from ernie_vilg.generation.decode import Decoder, StoppedError
 from ernie_vilg.generation.sampling import Sampling
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, NUM_SPECIAL_IDS, PADDING_ID
 from tests.model.tiny import CONFIG, DECODER, tiny_config, tiny_model, tiny_pairs
@@ -132,3 +132,20 @@ def test_the_reconstructor_draws_what_a_full_forward_pass_draws(hidden_position:
     with torch.no_grad():
         expected = model((text, codes)).pixels.clamp(-1, 1)
     torch.testing.assert_close(pixels, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("work", ["draw", "caption"])
+def test_decoding_ends_at_the_next_slot_when_asked_to(work: str) -> None:
+    text, codes = tiny_pairs()
+    asked = []
+
+    def stop_at_the_third_slot() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    decoder = Decoder(tiny_model(), CONFIG)
+    function, source = {"draw": (decoder.draw, text), "caption": (decoder.caption, codes)}[work]
+    with pytest.raises(StoppedError):
+        function(source, Sampling(), generators(3), should_stop=stop_at_the_third_slot)
+
+    assert len(asked) == 3

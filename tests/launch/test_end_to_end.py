@@ -11,11 +11,11 @@ import pytest
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.generation.pipeline import ErnieVilg
-from ernie_vilg.training.pretrain import pretrain
 from launch.composition import compose_program
 from tests.distributed import run_distributed
 from tests.launch.test_pretrain import ROOT, launcher, settings, start
 from tests.training.data_set import DataSet, make_data_set
+from tests.training.runs import pretrain_here
 
 PROMPT = "左上角有一个红色的大圆形"
 
@@ -39,7 +39,7 @@ def end_to_end(data_set: DataSet, run_dir: Path, *more: str) -> list[str]:
 
 
 def train(launch: Launch, config: PretrainConfig) -> None:
-    pretrain(config, launch, lambda step, weights: {})
+    pretrain_here(launch, config)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """What a program makes of its words: settings, or one message."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from ernie_vilg.config.data import MixtureChangeConfig, MixtureDataSetConfig, PretrainDataConfig
+from ernie_vilg.config.generation import CaptionConfig
+from ernie_vilg.config.launch import Launch, RendezvousError
+from ernie_vilg.training.run_lock import RunLock
 from launch.composition import compose_program
-from launch.program import CONF_FOLDER, quote_chinese
+from launch.program import CONF_FOLDER, program, quote_chinese
 
 ROOT = CONF_FOLDER.parent
 
@@ -100,6 +104,57 @@ def test_only_the_leader_speaks() -> None:
     result = start(["data.token_shards=nowhere"], rank=1, world_size=2)
 
     assert (result.returncode, result.stderr) == (2, "")
+
+
+def folders_that_exist(folder: Path) -> list[str]:
+    """Return settings that name folders, empty ones."""
+    names = ("data.token_shards", "data.text_tokenizer", "data.image_tokenizer", "samples.pairs")
+    for name in names:
+        (folder / name).mkdir()
+    return [f"{name}={folder / name}" for name in names]
+
+
+def test_a_second_run_of_a_folder_is_one_message_before_anything_starts(tmp_path: Path) -> None:
+    """Row 42 of the fault list: within 10 s, and the first run goes on."""
+    run_dir = tmp_path / "run"
+    with RunLock(run_dir, Launch(rank=0, local_rank=0, world_size=1)) as first:
+        result = start([f"run_dir={run_dir}", *folders_that_exist(tmp_path)], rank=0, world_size=1)
+
+        assert result.returncode == 2
+        assert f"pretrain: run_dir={run_dir} is in use by process {os.getpid()}" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert not first.is_lost
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    result = start(
+        [f"run_dir={tmp_path}/file/run", *folders_that_exist(tmp_path)], rank=0, world_size=1
+    )
+
+    assert result.returncode == 2
+    assert f"pretrain: run_dir={tmp_path}/file/run cannot be written" in result.stderr
+
+
+def test_ranks_that_do_not_meet_are_no_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command may succeed later; whoever starts it again must be able to tell."""
+
+    @program("caption", CaptionConfig)
+    def main(config: CaptionConfig) -> None:
+        raise RendezvousError("rank 1 does not reach rank 0")
+
+    monkeypatch.setattr(sys, "argv", ["caption", "weights=a", "images=b", "output=c"])
+    for name, value in {"RANK": "8", "LOCAL_RANK": "0", "WORLD_SIZE": "16"}.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "caption: rank 1 does not reach rank 0\n"
 
 
 MIXTURE = "+data.mixture={cc:{token_shards:a,weight:2},wukong:{token_shards:b,weight:1}}"

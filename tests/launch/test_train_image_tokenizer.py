@@ -56,8 +56,8 @@ def shards(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "launcher",
     [
-        "python",
-        pytest.param("torchrun", marks=pytest.mark.distributed),
+        pytest.param("python", marks=pytest.mark.slow),
+        pytest.param("torchrun", marks=[pytest.mark.distributed, pytest.mark.slow]),
         pytest.param("deepspeed", marks=pytest.mark.distributed),
     ],
 )

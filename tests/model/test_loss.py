@@ -5,10 +5,22 @@ import math
 import pytest
 import torch
 
-from ernie_vilg.config.model import ObjectiveConfig
+from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import SINGLE_DEVICE
-from ernie_vilg.model.loss import Losses, Objective
+from ernie_vilg.model.loss import Losses, Objective, num_losses
+
+
+def tiny_model(*, image_grid_size: int, text_length: int) -> ModelConfig:
+    return ModelConfig(
+        hidden_size=4,
+        num_layers=1,
+        num_heads=1,
+        text_vocab_size=8,
+        text_length=text_length,
+        codebook_size=4,
+        image_grid_size=image_grid_size,
+    )
 
 
 def losses_of_two_pairs(config: ObjectiveConfig, mean_text_targets: float = 3.0) -> Losses:
@@ -26,6 +38,51 @@ def test_each_direction_is_a_mean_over_its_targets() -> None:
 
     assert losses.text_to_image.item() == pytest.approx((3 * math.log(2) + math.log(4)) / 4)
     assert losses.image_to_text.item() == pytest.approx(math.log(4))
+
+
+def test_rows_and_slots_are_means_of_their_own_targets() -> None:
+    """Two pairs with a grid of 2 x 2 codes and 3 text slots, of which padding counts nowhere."""
+    sure, half = [0.0, -torch.inf], [math.log(0.5)] * 2  # nats of code 0: 0 and log 2
+    image_logits = torch.tensor([[sure, half, half, half], [sure, sure, half, half]])
+    text_logits = torch.zeros(2, 3, 4)
+    text_logits[0, 1] = torch.tensor([0.0, 0.0, math.log(2), 0.0])
+    text = torch.tensor([[2, 2, 0], [3, 0, 0]])
+    codes = torch.zeros(2, 4, dtype=torch.int64)
+
+    losses = Objective(ObjectiveConfig(), SINGLE_DEVICE)(
+        HeadOutput(image_logits, text_logits), (text, codes, torch.tensor([3.0]))
+    )
+
+    # Of the first row, one of four codes was a toss-up; of the second, all four.
+    assert losses.by_image_row.tolist() == pytest.approx([math.log(2) / 4, math.log(2)])
+    # Both pairs have a first piece, the first pair alone a second (2 of 5 parts), none a third.
+    assert losses.by_text_position.tolist() == pytest.approx([math.log(4), math.log(2.5) / 2, 0])
+    assert losses.text_position_share.tolist() == [1.0, 0.5, 0.0]
+
+
+def test_the_vector_is_the_terms_then_rows_then_slots() -> None:
+    losses = losses_of_two_pairs(ObjectiveConfig())
+
+    vector = losses.detached()
+
+    terms = [losses.total, losses.text_to_image, losses.image_to_text, losses.reconstruction]
+    assert vector[:4].tolist() == [term.item() for term in terms]
+    assert vector[4:].tolist() == [
+        *losses.by_image_row.tolist(),
+        *losses.by_text_position.tolist(),
+        *losses.text_position_share.tolist(),
+    ]
+
+
+def test_the_vector_has_the_length_that_the_model_says() -> None:
+    config = tiny_model(image_grid_size=3, text_length=5)
+    text = torch.ones(2, 5, dtype=torch.int64)
+    codes = torch.zeros(2, 9, dtype=torch.int64)
+    output = HeadOutput(torch.zeros(2, 9, 4), torch.zeros(2, 5, 8))
+
+    losses = Objective(ObjectiveConfig(), SINGLE_DEVICE)(output, (text, codes, torch.ones(1)))
+
+    assert len(losses.detached()) == num_losses(config) == 4 + 3 + 5 + 5
 
 
 def test_text_is_divided_by_the_steps_mean_count() -> None:

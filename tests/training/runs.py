@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
@@ -24,10 +25,19 @@ from ernie_vilg.config.pretrain import (
 from ernie_vilg.data.batches import Share, TokenBatches
 from ernie_vilg.manifest import read_manifest
 from ernie_vilg.parallel.build import build_engine
+from ernie_vilg.parallel.communication import Communication
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.groups import build_groups, start_processes
+from ernie_vilg.parallel.step_times import instrument
 from ernie_vilg.training.checkpoint import Checkpoints
-from ernie_vilg.training.loop import SilentStepLog, train
+from ernie_vilg.training.guards import Guard
+from ernie_vilg.training.loop import Trainer
+from ernie_vilg.training.observers import Observers
+from ernie_vilg.training.phases import Phases
+from ernie_vilg.training.pretrain import Surroundings, pretrain
+from ernie_vilg.training.step_log import SilentStepLog
+from ernie_vilg.training.stopping import Stopping
+from ernie_vilg.training.stragglers import Stragglers
 from tests.data.shards import sequence_of
 
 MODEL = ModelConfig(
@@ -58,7 +68,8 @@ def tiny_run(
         parallelism=ParallelismConfig(micro_batch_size=2, global_batch_size=8, **layout),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
         training=TrainingConfig(steps=steps, log_every=1),
-        checkpoint=CheckpointConfig(every=save_every),
+        # When a save in the background is committed depends on the machine.
+        checkpoint=CheckpointConfig(every=save_every, asynchronous=False),
     )
 
 
@@ -71,8 +82,11 @@ class Recorder:
     def log(self, step: int, metrics: Any) -> None:
         self.losses[step] = float(metrics["loss"]).hex()
 
-    def log_pictures(self, step: int, pictures: Any) -> None:
+    def log_pictures(self, step: int, pictures: Any, captions: Any = None) -> None:
         raise AssertionError("no samples are asked for")
+
+    def go_back(self, step: int) -> None:
+        raise AssertionError("nothing goes wrong")
 
     def close(self) -> None:
         pass
@@ -85,6 +99,37 @@ def start(launch: Launch, config: PretrainConfig, precision: torch.dtype) -> Eng
     layout = config.parallelism
     groups = build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
     return build_engine(config, groups, precision)
+
+
+def pretrain_here(launch: Launch, config: PretrainConfig) -> int:
+    """Run the whole of `pretrain`, with nothing looking at the weights; return its exit code."""
+    Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+    surroundings = Surroundings(
+        draw_samples=lambda config, step, weights, should_stop: None,
+        measure_health=lambda config, step, weights, should_stop: None,
+    )
+    return pretrain(config, launch, surroundings)
+
+
+def checkpoints_of(
+    config: PretrainConfig, engine: Engine, phases: Phases | None = None
+) -> Checkpoints:
+    """Return a run's checkpoints, told of points in passing if somebody asks."""
+    groups = engine.groups
+    return Checkpoints(
+        Path(config.run_dir),
+        config.checkpoint,
+        identity_at=lambda step: {"test": "identity"},
+        data_at=lambda step: {"position": step},
+        layout={
+            "tensor_parallel_size": groups.tensor_size,
+            "pipeline_parallel_size": groups.pipeline_size,
+            "data_parallel_size": groups.data_size,
+            "zero_stage": config.parallelism.zero_stage,
+        },
+        config_hash="",
+        phases=phases or Phases(),
+    )
 
 
 def die() -> None:
@@ -128,22 +173,40 @@ def run(
         ),
         micro_batch_size=config.parallelism.micro_batch_size,
     )
-    checkpoints = Checkpoints(
-        Path(config.run_dir), 2, lambda step: {"test": "identity"}, lambda step: {"position": step}
-    )
+    checkpoints = checkpoints_of(config, engine)
     first_step = checkpoints.restore(engine)
     recorder = Recorder()
-    with contextlib.closing(batches), contextlib.suppress(Killed):
-        train(
-            engine,
-            batches if stop_after is None else StoppedBatches(batches, stop_after, stop),
-            config,
-            first_step=first_step,
+    phases = Phases()
+    stopping = Stopping(config.stopping, Path(config.run_dir), launch)
+    with (
+        contextlib.closing(batches),
+        contextlib.suppress(Killed),
+        Communication(engine.groups) as communication,
+        instrument(engine, communication) as step_times,
+    ):
+        Trainer(
+            config=config,
+            engine=engine,
+            batches=batches if stop_after is None else StoppedBatches(batches, stop_after, stop),
+            num_samples=manifest.num_samples,
             checkpoints=checkpoints,
+            guard=Guard(engine, config.guards),
+            stopping=stopping,
+            phases=phases,
+            step_times=step_times,
+            stragglers=Stragglers(config.watch, engine.groups),
             ledger=SilentStepLog(),
             tracker=recorder,
-            draw_samples=lambda step: None,
-        )
+            observers=Observers(
+                config=config,
+                engine=engine,
+                observers=(),
+                tracker=recorder,
+                phases=phases,
+                should_stop=lambda: False,
+                patience=dist.group.WORLD,
+            ),
+        ).train(first_step)
     return first_step, recorder.losses
 
 

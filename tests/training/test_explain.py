@@ -23,11 +23,11 @@ from ernie_vilg.training.explain import (
     outliers,
 )
 from ernie_vilg.training.past_batch import Moved
-from ernie_vilg.training.pretrain import pretrain
 from ernie_vilg.training.sample_losses import nearest_checkpoint, sample_losses
 from tests.distributed import run_distributed
 from tests.training.data_set import DataSet, make_data_set
 from tests.training.past_run import consume, run_config
+from tests.training.runs import pretrain_here
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +286,7 @@ def test_one_loss_far_above_the_others_is_an_outlier() -> None:
 
 
 def train(launch: Launch, config: PretrainConfig) -> None:
-    pretrain(config, launch, lambda config, step, weights: {})
+    pretrain_here(launch, config)
 
 
 @pytest.fixture(scope="module")

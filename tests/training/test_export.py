@@ -15,14 +15,13 @@ from ernie_vilg.parallel.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.universal import gather_weights
 from ernie_vilg.training.commit import checkpoint_path
 from ernie_vilg.training.export import export
-from ernie_vilg.training.pretrain import pretrain
 from tests.distributed import run_distributed
 from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
-from tests.training.runs import tiny_run
+from tests.training.runs import pretrain_here, tiny_run
 
 
 def train(launch: Launch, config: PretrainConfig) -> None:
-    pretrain(config, launch, lambda config, step, weights: {})
+    pretrain_here(launch, config)
 
 
 def finished_run(data: DataSet, folder: Path) -> Path:

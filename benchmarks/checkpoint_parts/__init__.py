@@ -1,0 +1,1 @@
+"""What `benchmarks/checkpoint.py` is made of."""

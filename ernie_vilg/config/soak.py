@@ -1,0 +1,26 @@
+"""Settings of the soak: a pretraining run under random faults for many minutes.
+
+Source: ours.
+"""
+
+from dataclasses import dataclass
+
+from ernie_vilg.config.drill import DrillConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoakConfig(DrillConfig):
+    """The run, for how long it is struck, and what chooses the faults."""
+
+    drill_dir: str = "outputs/soak"
+    """Folder to write: soak.json, and the runs with their logs. What an earlier soak left there is
+    removed."""
+    minutes: float = 20.0
+    """For how long faults strike."""
+    soak_seed: int = 0
+    """Names the faults and their times."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.minutes <= 0:
+            raise ValueError(f"minutes={self.minutes}: must be above 0")

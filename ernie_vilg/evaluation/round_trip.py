@@ -1,0 +1,145 @@
+"""What is left of a caption after a trip through a picture, and of a picture through a caption.
+
+    text -> image -> text    draw the caption, then ask: how likely is the caption given the drawn
+                             codes, and what caption is written for them?
+    image -> text -> image   write a caption, then ask: how likely are the true codes given the
+                             written caption, and what codes are drawn for it?
+
+Each likelihood stands beside that of the same target given its true source, on the same scale, so
+that what the first leg loses is the difference. Codes and ids go from leg to leg as they are:
+nothing is decoded to pixels or characters and encoded again.
+
+Source: back-translation (Sennrich et al. 2016, arXiv:1511.06709) read as a measure, cycle
+consistency (Zhu et al. 2017, arXiv:1703.10593); the agreement of captions is ROUGE-L (Lin 2004).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ernie_vilg.generation.decode import Drawing, ShouldStop, never
+from ernie_vilg.generation.pipeline import ErnieVilg, generators_of, picture_seed
+from ernie_vilg.generation.sampling import Sampling
+from ernie_vilg.model.layers import cross_entropy
+from ernie_vilg.vocabulary import PADDING_ID, caption_ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundTrips:
+    """Both trips of some pairs."""
+
+    text_given_image: Tensor
+    """Mean log-likelihood of each true caption given the true codes, nats per piece, its end
+    included, float32 [pairs]: the reference of the next."""
+    text_given_drawing: Tensor
+    """The same given the codes drawn for that caption."""
+    image_given_text: Tensor
+    """Mean log-likelihood of each picture's codes given the true caption, nats per code, float32
+    [pairs]: the reference of the next."""
+    image_given_writing: Tensor
+    """The same given the caption written for that picture."""
+    drawn: Drawing
+    """Drawn for the true captions."""
+    redrawn: Drawing
+    """Drawn for the captions written for the true pictures."""
+    written: Tensor
+    """Captions written for the true pictures, padded ids, int64 [pairs, text_length]."""
+    rewritten: Tensor
+    """Captions written for the pictures drawn for the true captions."""
+
+
+def take_round_trips(
+    model: ErnieVilg,
+    text: Tensor,
+    codes: Tensor,
+    *,
+    temperature: float,
+    should_stop: ShouldStop = never,
+) -> RoundTrips:
+    """Take both trips.
+
+    Args:
+        model: draws and writes.
+        text: padded ids of the true captions, int64 [pairs, text_length].
+        codes: of the true pictures, int64 [pairs, num_image_tokens].
+        temperature: of the drawn pictures; captions are written greedily.
+        should_stop: asked before every slot.
+
+    Raises:
+        StoppedError: `should_stop` said so.
+    """
+    decoder, greedy = model.decoder, Sampling()
+    sampling = Sampling(temperature=temperature)
+    # Both drawings of a pair are drawn with the same seed: what differs is their captions.
+    seeds = [picture_seed(0, index, 0) for index in range(len(text))]
+    drawn = decoder.draw(text, sampling, generators_of(seeds), should_stop=should_stop)
+    rewritten, _ = decoder.caption(
+        drawn.codes, greedy, generators_of(seeds), should_stop=should_stop
+    )
+    written, _ = decoder.caption(codes, greedy, generators_of(seeds), should_stop=should_stop)
+    redrawn = decoder.draw(written, sampling, generators_of(seeds), should_stop=should_stop)
+    image_given_text, text_given_image = log_likelihoods(model, text, codes)
+    _, text_given_drawing = log_likelihoods(model, text, drawn.codes)
+    image_given_writing, _ = log_likelihoods(model, written, codes)
+    return RoundTrips(
+        text_given_image=text_given_image,
+        text_given_drawing=text_given_drawing,
+        image_given_text=image_given_text,
+        image_given_writing=image_given_writing,
+        drawn=drawn,
+        redrawn=redrawn,
+        written=written,
+        rewritten=rewritten,
+    )
+
+
+@torch.inference_mode()
+def log_likelihoods(model: ErnieVilg, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean log-likelihood of each half of some pairs given the other.
+
+    Args:
+        model: the model.
+        text: padded ids, int64 [pairs, text_length].
+        codes: int64 [pairs, num_image_tokens].
+
+    Returns:
+        of the codes given the text, nats per code, and of the text given the codes, nats per
+        piece; float32 [pairs] each.
+    """
+    output = model.transformer((text, codes))
+    is_piece = text != PADDING_ID
+    of_codes = -cross_entropy(output.image_logits, codes).mean(dim=1)
+    of_pieces = -cross_entropy(output.text_logits, text)
+    return of_codes, torch.where(is_piece, of_pieces, 0.0).sum(dim=1) / is_piece.sum(dim=1)
+
+
+def agreement_of_captions(captions: Tensor, others: Tensor) -> float:
+    """Return the mean ROUGE-L of two lists of captions, from 0 to 1.
+
+    Args:
+        captions: padded ids, int64 [pairs, text_length].
+        others: as many.
+    """
+    couples = zip(captions.tolist(), others.tolist(), strict=True)
+    scores = [rouge_l(caption_ids(one), caption_ids(other)) for one, other in couples]
+    return sum(scores) / len(scores)
+
+
+def rouge_l(one: Sequence[int], other: Sequence[int]) -> float:
+    """Return the F-measure of the longest common subsequence of two captions.
+
+    With the length L of that subsequence it is the harmonic mean of L over each caption's length:
+    2 L / (len(one) + len(other)); two empty captions agree.
+    """
+    if not one and not other:
+        return 1.0
+    lengths = [0] * (len(other) + 1)  # of the subsequence with each prefix of `other`
+    for piece in one:
+        diagonal = 0
+        for index, candidate in enumerate(other, start=1):
+            above = lengths[index]
+            lengths[index] = diagonal + 1 if piece == candidate else max(above, lengths[index - 1])
+            diagonal = above
+    return 2 * lengths[-1] / (len(one) + len(other))

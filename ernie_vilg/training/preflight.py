@@ -1,0 +1,53 @@
+"""Whether a run folder can take what a run will write, tried before anything is started.
+
+Source: ours.
+"""
+
+import os
+from pathlib import Path
+
+from ernie_vilg.files import fsync_folder
+
+_PROBE = ".preflight"
+
+
+def check_run_folder(run_dir: Path) -> None:
+    """Make a run's folder, and try in it and its subfolders all that a checkpoint needs.
+
+    That is: to make a folder and a file, to flush both to the device, and to rename.
+
+    Raises:
+        ValueError: something is refused; the message names the folder and the reason.
+    """
+    folder = run_dir
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        subfolders = sorted(path for path in run_dir.iterdir() if path.is_dir())
+        for folder in (run_dir, *subfolders):
+            _try_to_write(folder)
+    except OSError as error:
+        raise ValueError(
+            f"run_dir={run_dir} cannot be written: {error.strerror} ({folder}). Give this user "
+            "the right to write there, mount it for writing, make room, or name another run_dir"
+        ) from error
+
+
+def _try_to_write(folder: Path) -> None:
+    # Probes of two starts at the same time must not meet.
+    probe = folder / f"{_PROBE}-{os.uname().nodename}-{os.getpid()}"
+    renamed = probe.with_name(f"{probe.name}-renamed")
+    probe.mkdir()
+    try:
+        file = probe / "file"
+        with file.open("wb") as opened:
+            opened.write(b"?")
+            opened.flush()
+            os.fsync(opened.fileno())
+        file.unlink()
+        probe.rename(renamed)
+        fsync_folder(folder)
+    finally:
+        for path in (probe, renamed):
+            if path.exists():
+                (path / "file").unlink(missing_ok=True)
+                path.rmdir()

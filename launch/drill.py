@@ -1,0 +1,151 @@
+"""Drill a run: strike it with every fault that large runs meet, and show what it survives.
+
+    python launch/drill.py experiment=quickstart drills=all
+
+Source: ours.
+"""
+
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ernie_vilg.config.drill import ALL_DRILLS, DrillConfig
+from ernie_vilg.files import write_json
+from ernie_vilg.progress import duration
+from launch.program import program
+
+if TYPE_CHECKING:
+    from launch.drills.catalogue import Grounds
+
+REPORT_NAME = "drill.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one drill went."""
+
+    name: str
+    """Of the drill."""
+    passed: bool
+    """Whether all that must hold held."""
+    seconds: float
+    """That it took."""
+    recovery_seconds: float | None
+    """From the fault to the next step, where something was lost."""
+    held: str
+    """What was asserted; or what did not hold."""
+
+
+@program("drill", DrillConfig)
+def main(config: DrillConfig) -> None:
+    """Run the drills, print the table, exit with 1 if any failed."""
+    names = _chosen(config)
+    # Imported here so that a bad setting is reported before torch is loaded.
+    from launch.drills.catalogue import Grounds, build_reference
+    from launch.drills.grounds import prepare
+
+    folder = Path(config.drill_dir).resolve()
+    clear(folder)
+    scaled, data = prepare(config, folder / "data")
+    source = "the first of your own shards" if data.is_own else "pairs made here, yours are absent"
+    print(f"{len(names)} drills on {config.num_ranks} ranks, on {source}; logs in {folder}")
+    started = time.monotonic()
+    reference = build_reference(folder / "reference", scaled, config.num_ranks)
+    print(f"undisturbed run: {duration(time.monotonic() - started)}", flush=True)
+    grounds = Grounds(
+        folder=folder,
+        config=scaled,
+        data=data,
+        num_ranks=config.num_ranks,
+        reference=reference,
+    )
+    outcomes = []
+    for number, name in enumerate(names, start=1):
+        outcomes.append(_drill(grounds, name))
+        print(f"[{number}/{len(names)}] {_line(outcomes[-1])}", flush=True)
+    _report(folder, outcomes, time.monotonic() - started)
+    if not all(outcome.passed for outcome in outcomes):
+        sys.exit(1)
+
+
+def _chosen(config: DrillConfig) -> list[str]:
+    """Return the names of the drills to run.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    from launch.drills.catalogue import catalogue
+
+    known = list(catalogue())
+    if config.drills == ALL_DRILLS:
+        return known
+    chosen = config.drills.split("+")
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"drills={name}: choose {ALL_DRILLS}, or of {', '.join(known)}")
+    return chosen
+
+
+def clear(folder: Path) -> None:
+    """Remove an earlier drill's folder.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / "data").is_dir():
+        raise ValueError(f"drill_dir={folder} holds something else: name an empty or new folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _drill(grounds: "Grounds", name: str) -> Outcome:
+    from launch.drills.catalogue import DrillFailedError, catalogue
+
+    started = time.monotonic()
+    try:
+        finding = catalogue()[name](grounds, name)
+    except (DrillFailedError, TimeoutError, AssertionError, OSError, KeyError, ValueError) as error:
+        return Outcome(
+            name=name,
+            passed=False,
+            seconds=time.monotonic() - started,
+            recovery_seconds=None,
+            held=f"{type(error).__name__}: {error}",
+        )
+    return Outcome(
+        name=name,
+        passed=True,
+        seconds=time.monotonic() - started,
+        recovery_seconds=finding.recovery_seconds,
+        held=finding.held,
+    )
+
+
+def _line(outcome: Outcome) -> str:
+    verdict = "pass" if outcome.passed else "FAIL"
+    recovery = outcome.recovery_seconds
+    seconds = "" if recovery is None else f"{recovery:.1f} s"
+    return f"{verdict}  {outcome.name:<30}{outcome.seconds:6.1f} s  {seconds:>8}  {outcome.held}"
+
+
+def _report(folder: Path, outcomes: list[Outcome], seconds: float) -> None:
+    passed = sum(outcome.passed for outcome in outcomes)
+    print(f"\n      {'drill':<30}{'took':>8}  {'recovery':>8}  what held")
+    for outcome in outcomes:
+        print(_line(outcome).splitlines()[0])
+    print(f"\n{passed} of {len(outcomes)} drills passed in {duration(seconds)}")
+    write_json(
+        folder / REPORT_NAME,
+        {
+            "passed": passed == len(outcomes),
+            "seconds": seconds,
+            "drills": [asdict(outcome) for outcome in outcomes],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Random faults, one after another, on one run.
+
+Every 10 to 30 seconds of training something happens: a rank is killed, or frozen, or killed while
+it saves; the launcher is told to stop; a bit of the newest checkpoint or the end of a shard is
+lost; reading is slow. One update has a NaN in its gradient, whenever it is made. The same command
+goes on each time.
+
+Source: ours.
+"""
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from ernie_vilg.data.ledger import STEPS_NAME, ledger_folder, read_steps
+from ernie_vilg.manifest import read_manifest
+from ernie_vilg.training.commit import committed_checkpoints
+from ernie_vilg.training.phases import Phase
+from launch.drills.faults import Fault
+from launch.drills.runs import RANK_PROGRAM, DrilledRun
+
+NAN_STEP = 20
+"""Steps made before the one whose gradient has a NaN."""
+
+_QUIET_SECONDS = (10.0, 30.0)
+_SLOW_SECONDS = 0.05
+_KINDS = (
+    "kill_rank",
+    "kill_in_save",
+    "sigterm",
+    "freeze",
+    "flip_bit",
+    "truncate_shard",
+    "slow_reading",
+)
+_SAVE_POINTS = ("save: before data", "save: before manifest", "save: before rename", "save: after")
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+def nan_fault() -> Fault:
+    """Return the fault that both runs meet, at the same step."""
+    return Fault(kind="nan_gradient", rank=0, phase=Phase.STEP, step=NAN_STEP)
+
+
+def stop_fault(steps: int) -> Fault:
+    """Return the fault that stops a run after so many steps."""
+    return Fault(kind="signal", rank=0, phase=Phase.STEP, step=steps - 1, signal_name="SIGTERM")
+
+
+class Soak:
+    """One run, and what happened to it."""
+
+    def __init__(self, run: DrilledRun, shards: Path, seed: int) -> None:
+        """Prepare.
+
+        Args:
+            run: the run.
+            shards: folder of the shards that it reads, which is damaged and mended.
+            seed: names the faults and their times.
+        """
+        self.run = run
+        self.faults: Counter[str] = Counter()
+        self.started = time.time()
+        self.ended = self.started
+        self.shared_memory_before = set(_SHARED_MEMORY.iterdir())
+        self._shards = shards
+        self._random = random.Random(seed)
+
+    def strike_for(self, seconds: float) -> None:
+        """Strike until so many seconds have passed, then stop the run in order."""
+        while time.time() < self.started + seconds:
+            # Every kind once before any comes again.
+            for kind in self._random.sample(_KINDS, len(_KINDS)):
+                if time.time() < self.started + seconds:
+                    self._strike(kind)
+        self._launch("the end", _send_to_launcher)
+        self.ended = time.time()
+
+    def _strike(self, kind: str) -> None:
+        self.faults[kind] += 1
+        if kind == "kill_rank":
+            self._launch(kind, self._to_some_rank(signal.SIGKILL))
+        elif kind == "freeze":
+            self._launch(kind, self._to_some_rank(signal.SIGSTOP))
+        elif kind == "sigterm":
+            self._launch(kind, _send_to_launcher)
+        elif kind == "slow_reading":
+            slow = Fault(kind="sleep", rank=1, phase=Phase.DATA, seconds=_SLOW_SECONDS)
+            self._launch(kind, _send_to_launcher, slow)
+        elif kind == "kill_in_save":
+            self._launch(kind, _send_to_launcher, self._death_in_save())
+        elif kind == "truncate_shard":
+            self._without_end_of_shard(lambda: self._launch(kind, _send_to_launcher))
+        else:
+            self._launch(kind, self._to_some_rank(signal.SIGKILL))
+            self._flip_bit()
+
+    def _launch(self, kind: str, act: Callable[[int], None], *faults: Fault) -> None:
+        quiet = self._random.uniform(*_QUIET_SECONDS)
+        waiting = _AfterQuiet(self.run, quiet, act)
+        launch = self.run.launch(*faults, nan_fault(), meanwhile=waiting)
+        print(
+            f"{time.time() - self.started:6.0f} s  {kind:<15} exit code {launch.return_code:>4}, "
+            f"newest checkpoint of step {self.run.newest_step()}, "
+            f"{launch.num_orphans} processes left",
+            flush=True,
+        )
+
+    def _to_some_rank(self, number: signal.Signals) -> Callable[[int], None]:
+        def send(launcher: int) -> None:
+            ranks = _ranks_of(launcher)
+            if ranks:
+                self._random.choice(ranks).send_signal(number)
+
+        return send
+
+    def _death_in_save(self) -> Fault:
+        steps = self.run.newest_step() if self.run.launches else 0
+        return Fault(
+            kind="signal",
+            rank=0,  # the one that commits
+            point=self._random.choice(_SAVE_POINTS),
+            step=steps + self._random.randrange(100, 400),
+            signal_name="SIGKILL",
+        )
+
+    def _flip_bit(self) -> None:
+        if len(committed_checkpoints(self.run.run_dir)) < 2:
+            return
+        file = self._random.choice(sorted(self.run.newest().rglob("*.pt")))
+        content = bytearray(file.read_bytes())
+        content[self._random.randrange(len(content))] ^= 1 << self._random.randrange(8)
+        file.write_bytes(content)
+
+    def _without_end_of_shard(self, launch: Callable[[], None]) -> None:
+        shards = read_manifest(self._shards, "token").shards
+        file = self._shards / self._random.choice(shards).file
+        whole = file.read_bytes()
+        file.write_bytes(whole[: self._random.randrange(len(whole))])
+        try:
+            launch()
+        finally:
+            file.write_bytes(whole)
+
+
+class _AfterQuiet:
+    """Acts once, so many seconds after a launch has made its first step."""
+
+    def __init__(self, run: DrilledRun, seconds: float, act: Callable[[int], None]) -> None:
+        self._ledger = ledger_folder(run.run_dir) / STEPS_NAME
+        self._size = self._size_now()
+        self._seconds = seconds
+        self._act = act
+        self._since: float | None = None
+        self._is_done = False
+
+    def __call__(self, launcher: int) -> None:
+        if self._since is None and self._size_now() > self._size:
+            self._since = time.monotonic()
+        if self._is_done or self._since is None:
+            return
+        if time.monotonic() - self._since >= self._seconds:
+            self._is_done = True
+            self._act(launcher)
+
+    def _size_now(self) -> int:
+        return self._ledger.stat().st_size if self._ledger.exists() else 0
+
+
+def verdict(soak: Soak, undisturbed: DrilledRun) -> dict[str, Any]:
+    """Return what holds after a soak, as JSON values; `lines` are for people."""
+    run = soak.run
+    seconds = soak.ended - soak.started
+    steps = run.newest_step()
+    step_seconds = _step_seconds(run)
+    goodput = steps * step_seconds / seconds
+    bound = 1 - sum(_cost_of_launches(run, step_seconds)) / seconds
+    left = sorted(
+        [str(path) for path in set(_SHARED_MEMORY.iterdir()) - soak.shared_memory_before]
+        + [str(path) for path in run.run_dir.rglob(".writing-*")]
+    )
+    claims = {
+        "both runs stopped at the same step": undisturbed.newest_step() == steps,
+        "every sample of every step was used once": run.positions() == undisturbed.positions(),
+        "every tensor at the end is equal": run.state_digest() == undisturbed.state_digest(),
+        "no process was left": not any(launch.num_orphans for launch in run.launches),
+        f"no file was left {left}": not left,
+        f"goodput {goodput:.2f} is at least {bound:.2f}": goodput >= bound,
+    }
+    faults = ", ".join(f"{count} x {kind}" for kind, count in sorted(soak.faults.items()))
+    return {
+        "passed": all(claims.values()),
+        "steps": steps,
+        "goodput": goodput,
+        "goodput_bound": bound,
+        "faults": dict(soak.faults),
+        "claims": claims,
+        "lines": [
+            f"{steps} steps in {seconds:.0f} s under {sum(soak.faults.values())} faults: {faults}",
+            *(f"{'pass' if holds else 'FAIL'}  {claim}" for claim, holds in claims.items()),
+        ],
+    }
+
+
+def _step_seconds(run: DrilledRun) -> float:
+    """Return the median seconds of a step, its share of saving left out."""
+    return float(np.median(np.diff(read_steps(run.run_dir).records["unix_seconds"])))
+
+
+def _cost_of_launches(run: DrilledRun, step_seconds: float) -> list[float]:
+    """Return, for every launch, the most seconds that may bring no step forward.
+
+    They are all before its first step and after its last one, the steps since a checkpoint, and as
+    much again for what checkpoints and two busy cores take from steps.
+    """
+    times = read_steps(run.run_dir).records["unix_seconds"]
+    interval = run.config.checkpoint.every * step_seconds
+    costs = []
+    for launch in run.launches:
+        own = times[(times >= launch.started_at) & (times <= launch.exited_at)]
+        trained = float(own[-1] - own[0]) if len(own) else 0.0
+        costs.append(launch.seconds - trained + 2 * interval + 0.5 * trained)
+    return costs
+
+
+def _send_to_launcher(launcher: int) -> None:
+    psutil.Process(launcher).send_signal(signal.SIGTERM)
+
+
+def _ranks_of(launcher: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(launcher).children(recursive=True):
+        try:
+            words = process.cmdline()
+        except psutil.Error:
+            continue  # it ended meanwhile
+        # A launcher has the same words further back.
+        if RANK_PROGRAM in words[:3]:
+            found.append(process)
+    return found

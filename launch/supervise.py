@@ -1,0 +1,229 @@
+"""Start a training run again when it dies: `python -m launch.supervise --run-dir DIR -- COMMAND`.
+
+    python -m launch.supervise --run-dir outputs/a -- deepspeed launch/pretrain.py run_dir=outputs/a
+
+For machines without a scheduler that does it. The run is not started again when it is done, when a
+setting is wrong, when a person stopped it or its time is over, or after several starts in a row
+without a new checkpoint. Signals are passed on to the run. Nothing of one start is left when the
+next begins, or when this program ends, even by SIGKILL.
+
+Source: ours.
+"""
+
+import argparse
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from ernie_vilg.config.exit_codes import ExitCode
+from ernie_vilg.files import read_json
+from ernie_vilg.processes import catches_signal
+from ernie_vilg.training.commit import committed_checkpoints
+from ernie_vilg.training.run_lock import LOCK_NAME
+from ernie_vilg.training.stopping import STOPPED_NAME, StopReason
+from launch.process_tree import (
+    adopt_orphans,
+    reap_ended,
+    send_signal,
+    stop_descendants,
+    stop_with_parent,
+)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 35.0
+"""Longer than launchers give their ranks."""
+_LONGEST_PAUSE_SECONDS = 300.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How one start of the run ended."""
+
+    return_code: int
+    """Of the command; minus the signal's number if one ended it."""
+    marker: dict[str, Any] | None
+    """The content of `stopped.json`, if this start has left one."""
+    is_locked: bool
+    """Whether this start has left its lock behind: its leader did not end in order."""
+    signal_number: int | None
+    """The last signal that arrived here during it."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps are made: `deepspeed` returns 0 for a killed launcher too."""
+        is_stopped = self.is_locked or self.marker is not None
+        return self.return_code == ExitCode.DONE and not is_stopped
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run must not be started again."""
+        if self.is_done or self.return_code == ExitCode.BAD_SETTINGS:
+            return True
+        if self.signal_number in _ENDING_SIGNALS:
+            return True
+        if self.marker is None:
+            return False
+        is_over = self.marker["reason"] == StopReason.TIME_LIMIT.name.lower()
+        return bool(self.marker["by_person"] or self.marker["requeued"] or is_over)
+
+    @property
+    def exit_code(self) -> int:
+        """What this program ends with if it is final."""
+        if self.marker is not None:  # more than torchrun's exit code says
+            return ExitCode.STOPPED
+        if self.return_code == ExitCode.DONE and not self.is_done:
+            return ExitCode.FAILED
+        return self.return_code if self.return_code >= 0 else 128 - self.return_code
+
+
+class Supervisor:
+    """Starts one command again and again."""
+
+    def __init__(
+        self, command: Sequence[str], run_dir: Path, *, max_failures: int, pause_seconds: float
+    ) -> None:
+        """Prepare to start.
+
+        Args:
+            command: its words.
+            run_dir: the run's folder, which says whether it gets on.
+            max_failures: starts in a row without a new checkpoint after which to give up.
+            pause_seconds: before the next start; doubles with every one that brought nothing.
+        """
+        self._command = command
+        self._run_dir = run_dir
+        self._max_failures = max_failures
+        self._pause_seconds = pause_seconds
+        self._signal_number: int | None = None
+        self._deadline = float("inf")
+
+    def run(self) -> int:
+        """Start the command until its ending is final; return the exit code."""
+        adopt_orphans()
+        for number in _SIGNALS:
+            signal.signal(number, self._pass_on)
+        failures = 0
+        while True:
+            step = newest_step(self._run_dir)
+            ending = self._run_once()
+            if ending.is_final:
+                return ending.exit_code
+            failures = 0 if newest_step(self._run_dir) > step else failures + 1
+            if failures >= self._max_failures:
+                logger.error(
+                    "%d starts in a row brought no new checkpoint: giving up, see the run's log",
+                    failures,
+                )
+                return ending.exit_code
+            pause = min(self._pause_seconds * 2**failures, _LONGEST_PAUSE_SECONDS)
+            logger.warning(
+                "the run ended with exit code %d after checkpoint %d: starting it again in %g s",
+                ending.return_code,
+                newest_step(self._run_dir),
+                pause,
+            )
+            if self._was_told_to_end(pause):
+                return ending.exit_code
+
+    def _run_once(self) -> Ending:
+        """Run the command to its end, and end whatever it leaves running."""
+        before = _read_marker(self._run_dir)
+        self._signal_number, self._deadline = None, float("inf")
+        process = subprocess.Popen(
+            self._command,
+            start_new_session=True,  # Ctrl-C reaches this program alone, which passes it on
+            preexec_fn=stop_with_parent,
+        )
+        while process.returncode is None and time.monotonic() < self._deadline:
+            time.sleep(_POLL_SECONDS)
+            reap_ended(process)
+        if process.returncode is None:
+            process.returncode = -signal.SIGKILL  # it had its time, and is killed now
+        stop_descendants(_GRACE_SECONDS)
+        reap_ended(process)
+        after = _read_marker(self._run_dir)
+        return Ending(
+            return_code=process.returncode,
+            marker=after[1] if after is not None and after != before else None,
+            is_locked=(self._run_dir / LOCK_NAME).exists(),
+            signal_number=self._signal_number,
+        )
+
+    def _was_told_to_end(self, seconds: float) -> bool:
+        """Wait; say whether a signal told this program to end meanwhile."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self._signal_number not in _ENDING_SIGNALS:
+            time.sleep(_POLL_SECONDS)
+        return self._signal_number in _ENDING_SIGNALS
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._signal_number = number
+        descendants = psutil.Process().children(recursive=True)
+        # A launcher without a handler would die of it and leave its ranks behind.
+        receivers = [process for process in descendants if catches_signal(process.pid, number)]
+        if number in _ENDING_SIGNALS:
+            self._deadline = min(self._deadline, time.monotonic() + _GRACE_SECONDS)
+            receivers = receivers or descendants
+        for process in receivers:
+            send_signal(process, number)
+
+
+def newest_step(run_dir: Path) -> int:
+    """Return the step of a run's newest checkpoint, -1 if it has none."""
+    newest = committed_checkpoints(run_dir)[:1]
+    return int(newest[0].name.removeprefix("step_")) if newest else -1
+
+
+def _read_marker(run_dir: Path) -> tuple[int, dict[str, Any]] | None:
+    """Return when `stopped.json` was written and its content, None without one."""
+    path = run_dir / STOPPED_NAME
+    try:
+        return path.stat().st_mtime_ns, read_json(path)
+    except FileNotFoundError:
+        return None
+
+
+def main(words: Sequence[str]) -> int:
+    """Read the command line and supervise."""
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.supervise", description="Start a training run again when it dies."
+    )
+    parser.add_argument("--run-dir", type=Path, required=True, help="the run's run_dir")
+    parser.add_argument(
+        "--max-failures",
+        type=int,
+        default=5,
+        help="starts in a row without a new checkpoint after which to give up",
+    )
+    parser.add_argument(
+        "--pause-seconds",
+        type=float,
+        default=5.0,
+        help="before the next start; doubled by every start that brought no checkpoint",
+    )
+    parser.add_argument("command", nargs="+", help="what starts the run, after --")
+    settings = parser.parse_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s supervise: %(message)s")
+    return Supervisor(
+        settings.command,
+        settings.run_dir,
+        max_failures=settings.max_failures,
+        pause_seconds=settings.pause_seconds,
+    ).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

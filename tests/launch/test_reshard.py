@@ -1,0 +1,196 @@
+"""The program that puts a checkpoint together, and what it leaves in the run folder."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ernie_vilg.parallel.whole_state import parameter_shapes
+from ernie_vilg.training.commit import (
+    checkpoint_path,
+    read_manifest,
+    verify_checkpoint,
+    write_manifest,
+)
+from ernie_vilg.training.reshard import reshard
+from ernie_vilg.training.universal import discard_outdated, universal_path
+from launch.composition import compose_program
+from launch.program import CONF_FOLDER
+from tests.distributed import run_distributed
+from tests.parallel.resharding import SMALL, STEPS_TAKEN, Hop, take_hops
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run with one checkpoint, whose name is a pattern to some programs."""
+    folder = tmp_path_factory.mktemp("runs")
+    hop = Hop(name="run[1]+ *", ema_decay=0.0)
+    run_distributed(take_hops, 1, str(folder), [hop])
+    return folder / hop.name
+
+
+@pytest.fixture
+def run_dir(trained: Path, tmp_path: Path) -> Path:
+    """Return a run folder of a test's own."""
+    return Path(shutil.copytree(trained, tmp_path / trained.name))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.distributed
+def test_program_puts_the_newest_checkpoint_together(run_dir: Path) -> None:
+    program = str(CONF_FOLDER.parent / "launch/reshard.py")
+    # Hydra takes quotes in a value as they are written.
+    word = f"run='{run_dir}'"
+
+    done = subprocess.run(
+        [sys.executable, program, word], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    made = universal_path(run_dir, STEPS_TAKEN)
+    assert done.stdout.splitlines()[-1] == f"{made}: made, step {STEPS_TAKEN}, 1 MB"
+    assert "put parameters together" in done.stderr
+    assert verify_checkpoint(made) is None
+    assert sorted(path.name for path in made.parent.iterdir()) == [made.name]
+    assert len(list((made / "state").iterdir())) == len(parameter_shapes(SMALL))
+
+
+@pytest.mark.distributed
+def test_what_is_there_and_whole_is_used_again(run_dir: Path) -> None:
+    first = reshard(run_dir, None, num_workers=1)
+    before = files_of(first.universal.folder)
+
+    again = reshard(run_dir, STEPS_TAKEN, num_workers=1)
+
+    assert (first.is_new, again.is_new) == (True, False)
+    assert files_of(again.universal.folder) == before
+
+
+@pytest.mark.slow  # each of the processes imports DeepSpeed
+@pytest.mark.distributed
+def test_several_processes_write_what_one_does(run_dir: Path) -> None:
+    one = files_of(reshard(run_dir, None, num_workers=1).universal.folder)
+    shutil.rmtree(run_dir / "universal")
+
+    several = files_of(reshard(run_dir, None, num_workers=2).universal.folder)
+
+    assert several == one
+
+
+def flip_a_bit(folder: Path) -> None:
+    file = max(folder.rglob("*.pt"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def lose_a_file(folder: Path) -> None:
+    next(folder.rglob("*.pt")).unlink()
+
+
+def belong_to_another(made: Path) -> None:
+    """Let the checkpoint be saved once more, with the same state."""
+    folder = checkpoint_path(made.parent.parent, STEPS_TAKEN)
+    manifest = read_manifest(folder)
+    write_manifest(
+        folder,
+        step=STEPS_TAKEN,
+        identity=manifest["identity"],
+        files=manifest["files"],
+        about={"state": {"saved": "again"}, "versions": manifest["versions"]},
+    )
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("damage", [flip_a_bit, lose_a_file, belong_to_another])
+def test_what_is_damaged_or_of_another_checkpoint_is_made_anew(
+    run_dir: Path, damage: Callable[[Path], None]
+) -> None:
+    made = reshard(run_dir, None, num_workers=1).universal.folder
+    whole = files_of(made / "state")
+    damage(made)
+
+    again = reshard(run_dir, None, num_workers=1)
+
+    assert again.is_new
+    assert files_of(made / "state") == whole
+    assert verify_checkpoint(made) is None
+
+
+@pytest.mark.distributed
+def test_without_room_nothing_is_left_and_both_sizes_are_named(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(run_dir)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+
+    with pytest.raises(
+        ValueError, match=r"needs \d{6,} bytes beside the checkpoints, 1000 are free"
+    ):
+        reshard(run_dir, None, num_workers=1)
+
+    assert list((run_dir / "universal").iterdir()) == []
+
+
+@pytest.mark.distributed
+def test_what_a_killed_process_left_does_not_matter(run_dir: Path) -> None:
+    leftover = run_dir / "universal" / f".writing-step_{STEPS_TAKEN:08d}" / "state"
+    leftover.mkdir(parents=True)
+    (leftover / "half").write_bytes(b"half")
+
+    made = reshard(run_dir, None, num_workers=1).universal.folder
+
+    assert list(made.parent.iterdir()) == [made]
+    assert verify_checkpoint(made) is None
+
+
+@pytest.mark.distributed
+def test_a_damaged_checkpoint_is_never_read(run_dir: Path) -> None:
+    flip_a_bit(checkpoint_path(run_dir, STEPS_TAKEN))
+
+    with pytest.raises(
+        ValueError, match="is damaged .* differs from its SHA-256.*: choose another"
+    ):
+        reshard(run_dir, STEPS_TAKEN, num_workers=1)
+    with pytest.raises(ValueError, match="no checkpoint that verifies"):
+        reshard(run_dir, None, num_workers=1)
+
+    assert not (run_dir / "universal").exists()
+
+
+@pytest.mark.distributed
+def test_a_step_without_checkpoint_is_refused_with_those_there_are(run_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"step=7: .* choose one of \[2\]"):
+        reshard(run_dir, 7, num_workers=1)
+
+
+def test_what_is_older_than_a_later_checkpoint_goes(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        universal_path(tmp_path, step).mkdir(parents=True)
+
+    discard_outdated(tmp_path, 6)
+
+    assert list((tmp_path / "universal").iterdir()) == [universal_path(tmp_path, 6)]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("step=0", "step=0: set at least 1"),
+        ("num_workers=-1", "num_workers=-1: set 0 or more"),
+        ("stpe=1", "stpe"),
+    ],
+)
+def test_wrong_setting_is_refused(word: str, message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        compose_program("reshard", ["run=r", word])

@@ -1,0 +1,190 @@
+"""One state, handed on from layout to layout: every one saves it, and the next one loads it.
+
+The state is gathered through DeepSpeed's own interface and tensor-parallel collectives, which the
+code under test uses neither for loading nor for checking.
+"""
+
+import gc
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+from torch import Tensor
+
+from ernie_vilg.config.checkpoint import CheckpointConfig
+from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.model.initialization import original_name, split_dimension
+from ernie_vilg.parallel.build import build_engine
+from ernie_vilg.parallel.collectives import gather_everywhere
+from ernie_vilg.parallel.engine import Engine
+from ernie_vilg.parallel.gather import gather_to_leader
+from ernie_vilg.parallel.groups import Groups, build_groups, start_processes
+from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
+from ernie_vilg.parallel.universal import MOMENTS, WEIGHTS
+from ernie_vilg.training.checkpoint import Checkpoints
+from ernie_vilg.training.commit import checkpoint_path
+from ernie_vilg.training.phases import Phases
+from ernie_vilg.training.reshard import load_resharded
+from tests.parallel.parity import MODEL, Row, Variant, config_of, micro_batches
+
+STEPS_TAKEN = 2
+LEARNING_RATE = 1e-3
+EMA_DECAY = 0.9
+SMALL = replace(MODEL, num_layers=2, tied_embeddings=True)
+"""The conversion's time goes with the number of parameters."""
+WHOLE = Variant(reconstructor="end_to_end", extra="tied embeddings").model
+"""With what can be added to the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hop:
+    """A layout that loads a state, is looked at, and saves it."""
+
+    name: str
+    """Of its run folder."""
+    source: str | None = None
+    """The hop whose checkpoint it loads; None: it trains `STEPS_TAKEN` steps instead."""
+    tensor: int = 1
+    pipeline: int = 1
+    zero: int = 1
+    precision: torch.dtype = torch.float32
+    ema_decay: float = EMA_DECAY
+    offload: bool = False
+    model: ModelConfig = SMALL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What was seen of a hop, on the leader."""
+
+    state: dict[str, Tensor]
+    """Weights, moments and average of every parameter, whole, float32; by "state of parameter"."""
+    model: dict[str, Tensor]
+    """What the model computes with, by name; the last stage has tied weights once more."""
+    steps: set[float]
+    """AdamW's counts of updates, of all ranks."""
+    counters: tuple[int, int]
+    """DeepSpeed's counts of steps and samples."""
+    next_losses: list[float]
+    """Of the step after."""
+
+
+def take_hops(launch: Launch, folder: str, hops: Sequence[Hop]) -> list[Seen] | None:
+    """Go through hops of so many ranks; the leader returns what it has seen of each."""
+    device = start_processes(launch, timeout_seconds=60)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    seen = []
+    for hop in hops:
+        groups = build_groups(hop.tensor, hop.pipeline, device)
+        seen.append(take_hop(Path(folder), hop, groups))
+        gc.collect()  # DeepSpeed's engines hold themselves in rings
+    return seen if launch.rank == 0 else None
+
+
+def hop_config(hop: Hop, data_size: int) -> PretrainConfig:
+    """Return the run of a hop."""
+    variant = Variant(zero=hop.zero, offload=hop.offload)
+    config = config_of(
+        Row(tensor=hop.tensor, pipeline=hop.pipeline, data=data_size, variant=variant)
+    )
+    return replace(
+        config, model=hop.model, training=replace(config.training, ema_decay=hop.ema_decay)
+    )
+
+
+def start_hop(hop: Hop, groups: Groups) -> tuple[Engine, PretrainConfig]:
+    """Return a fresh engine."""
+    config = hop_config(hop, groups.data_size)
+    return build_engine(config, groups, hop.precision), config
+
+
+def save(engine: Engine, config: PretrainConfig, run_dir: Path) -> None:
+    """Commit a checkpoint of `STEPS_TAKEN` steps."""
+    checkpoints = Checkpoints(
+        run_dir,
+        CheckpointConfig(every=1),
+        identity_at=lambda step: {"model": asdict(config.model)},
+        data_at=lambda step: {},
+        layout={},
+        config_hash="",
+        phases=Phases(),
+    )
+    checkpoints.save(engine, STEPS_TAKEN)
+    checkpoints.finish()
+
+
+def load(engine: Engine, folder: Path, hop: Hop) -> None:
+    """Load the checkpoint of the hop's source."""
+    assert hop.source is not None
+    source = folder / hop.source
+    load_resharded(engine, checkpoint_path(source, STEPS_TAKEN), source)
+
+
+def take_hop(folder: Path, hop: Hop, groups: Groups) -> Seen:
+    """Train or load, look, save, take one more step; all ranks must call."""
+    engine, config = start_hop(hop, groups)
+    if hop.source is None:
+        for step in range(STEPS_TAKEN):
+            engine.train_batch(micro_batches(groups, config, step), LEARNING_RATE)
+    else:
+        load(engine, folder, hop)
+    state, model = gather_state(engine, config), gather_to_leader(engine) or {}
+    steps = {
+        float(each["step"]) for rank in gather_everywhere(_adam_steps(engine)) for each in rank
+    }
+    deepspeed_engine = engine.deepspeed_engine
+    counters = (deepspeed_engine.global_steps, deepspeed_engine.global_samples)
+    save(engine, config, folder / hop.name)
+    losses = engine.train_batch(micro_batches(groups, config, STEPS_TAKEN), LEARNING_RATE)
+    return Seen(
+        state=state,
+        model=model,
+        steps=steps,
+        counters=counters,
+        next_losses=engine.mean_losses(losses).tolist()[:4],
+    )
+
+
+def _adam_steps(engine: Engine) -> list[dict[str, float]]:
+    states = engine.deepspeed_engine.optimizer.optimizer.state.values()
+    return [{"step": float(state["step"])} for state in states]
+
+
+def gather_state(engine: Engine, config: PretrainConfig) -> dict[str, Tensor]:
+    """Return weights, moments and average of every parameter, whole; all ranks must call."""
+    groups, zero = engine.groups, engine.deepspeed_engine.optimizer
+    if hasattr(zero, "_hp_optimizer_states_linked"):
+        # ZeRO 1 and 2 do so when the first group has stepped, and miss the states of the others.
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
+    average = (WEIGHT_AVERAGE,) if config.training.ema_decay else ()
+    mine: dict[str, Tensor] = {}
+    for name, parameter in engine.local_parameters():
+        for state in (WEIGHTS, *MOMENTS, *average):
+            if state == WEIGHTS:
+                share = safe_get_full_fp32_param(parameter)
+            else:
+                share = safe_get_full_optimizer_state(parameter, state)
+            dimension = split_dimension(name)
+            if groups.tensor_size > 1 and dimension is not None:
+                shares = [torch.empty_like(share) for _ in range(groups.tensor_size)]
+                dist.all_gather(shares, share.contiguous(), group=groups.tensor_group)
+                share = torch.cat(shares, dim=dimension)
+            mine[f"{state} of {original_name(name, config.model)}"] = share.clone()
+    whole: dict[str, Tensor] = {}
+    for stage in gather_everywhere(mine):
+        whole.update(stage)
+    return whole
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return the names under which two collections of tensors differ."""
+    assert set(one) == set(other)
+    return [name for name, value in one.items() if not value.equal(other[name])]
