@@ -51,8 +51,12 @@ def program(
     register_schema(name, schema)
 
     def decorate(main: Callable[[Config], None]) -> Callable[[], None]:
+        is_composed = False
+
         @hydra.main(version_base=None, config_path=str(CONF_FOLDER), config_name=name)
         def compose_and_run(composed: DictConfig) -> None:
+            nonlocal is_composed
+            is_composed = True
             launch = read_launch()
             logging.basicConfig(  # all but the leader keep silent unless they must not
                 level=logging.INFO if launch.is_leader else logging.WARNING,
@@ -75,7 +79,13 @@ def program(
             # The deepspeed launcher puts --local_rank=K first, which Hydra cannot parse.
             words = [word for word in sys.argv if not word.startswith("--local_rank")]
             sys.argv = [quote_chinese(word) for word in words]
-            compose_and_run()
+            try:
+                compose_and_run()
+            except SystemExit as end:
+                # Hydra has said what it cannot compose, and ends as if something had broken.
+                if end.code == ExitCode.FAILED and not is_composed:
+                    sys.exit(ExitCode.BAD_SETTINGS)
+                raise
 
         return run
 
@@ -156,6 +166,9 @@ def _freeze(value: Any, hint: Any) -> Any:
         hint = next((part for part in typing.get_args(hint) if dataclasses.is_dataclass(part)), Any)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
+        for name in sorted(vars(value).keys() - hints.keys()):
+            # Hydra adds whatever a + stands before, and OmegaConf makes it an attribute.
+            raise ValueError(f"Key '{name}' not in '{hint.__name__}': leave out +{name}")
         return hint(
             **{
                 field.name: _freeze(getattr(value, field.name), hints[field.name])

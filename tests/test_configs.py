@@ -26,6 +26,7 @@ _REQUIRED_SETTINGS = {
         "title=t", "pretrain_run=p", "tokenizer_run=i", "evaluation=e", "stages=s", "output=o",
         "command=c",
     ],
+    "reshard": ["run=r"],
     "soak": ["experiment=quickstart"],
     "train_image_tokenizer": ["shards=s", "run_dir=r", "image_tokenizer=quickstart"],
     "train_text_tokenizer": ["shards=s", "output_dir=o"],

@@ -11,6 +11,7 @@ from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.health import HealthConfig
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
+from ernie_vilg.config.numbers import require_finite
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
@@ -186,6 +187,11 @@ class ClusterConfig:
     """How long the ranks wait for each other at the start."""
 
     def __post_init__(self) -> None:
+        if self.peak_flops_per_device is not None and self.peak_flops_per_device <= 0:
+            raise ValueError(
+                f"cluster.peak_flops_per_device={self.peak_flops_per_device}: must be above 0, or "
+                "null"
+            )
         for name in ("collective_timeout_seconds", "rendezvous_timeout_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"cluster.{name}={getattr(self, name)}: must be at least 1")
@@ -231,6 +237,9 @@ class PretrainConfig:
                 f"precision={self.precision}: choose {', '.join(PRECISIONS[:-1])} or "
                 f"{PRECISIONS[-1]}"
             )
+        require_finite(self)
+        if not self.run_dir:
+            raise ValueError("run_dir is empty: name a folder for what the run leaves behind")
         if self.world_size is not None and not self.dry_run:
             raise ValueError(
                 f"world_size={self.world_size} is for a dry run: add dry_run=true, or leave it "
@@ -319,4 +328,8 @@ class PretrainConfig:
             folders["samples.pairs"] = self.samples.pairs
         if self.health.every and self.health.pairs is not None:
             folders["health.pairs"] = self.health.pairs
-        return {name: folder for name, folder in folders.items() if not Path(folder).is_dir()}
+        return {
+            name: folder
+            for name, folder in folders.items()
+            if not folder or not Path(folder).is_dir()
+        }

@@ -35,7 +35,8 @@ class Curve:
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """Read a run's metrics.jsonl, one entry per step in order.
 
-    A run that was stopped logs some steps again when it goes on: the last line of a step counts.
+    A step may have several lines, of losses and of what was drawn. A run that was stopped logs some
+    steps again when it goes on: of each figure the last one counts.
     A half-written last line, left by a kill, is passed over.
 
     Args:
@@ -53,7 +54,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
                 break
             raise ValueError(f"{path}, line {number} is not JSON ({error}): mend it") from error
         if "step" in entry:
-            by_step[entry["step"]] = entry
+            by_step.setdefault(entry["step"], {}).update(entry)
     return [by_step[step] for step in sorted(by_step)]
 
 

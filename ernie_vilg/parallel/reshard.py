@@ -62,7 +62,7 @@ def load_whole_state(engine: Engine, source: WholeState) -> None:
             held = _held(zero.optimizer, piece, state)
             held.copy_(_piece_of(piece, source.read(piece.name, state), engine.groups))
     _update_model(zero)
-    _set_counters(engine.deepspeed_engine, source.counters)
+    set_counters(engine.deepspeed_engine, source.counters)
 
 
 @torch.no_grad()
@@ -91,6 +91,16 @@ def find_differences(engine: Engine, source: WholeState) -> list[str]:
         if not _same_bits(held, expected.to(held.dtype)):
             differences.append(f"the model's {name}")
     return differences
+
+
+def set_counters(engine: Any, counters: Counters) -> None:
+    """Let a DeepSpeed engine count on from where another one was."""
+    engine.global_steps = counters.global_steps
+    engine.global_samples = counters.global_samples
+    engine.skipped_steps = counters.skipped_steps
+    if getattr(engine.optimizer, "dynamic_loss_scale", False):
+        for key, value in counters.loss_scale.items():
+            setattr(engine.optimizer.loss_scaler, key, value)
 
 
 def _named(engine: Engine, source: WholeState) -> Iterator[tuple[str, nn.Parameter]]:
@@ -200,15 +210,6 @@ def _update_model(zero: Any) -> None:
     for index in range(len(zero.fp16_groups)):
         zero._reassign_or_swap_out_partitioned_parameters(index)
     zero.checkpoint_event_epilogue()
-
-
-def _set_counters(engine: Any, counters: Counters) -> None:
-    engine.global_steps = counters.global_steps
-    engine.global_samples = counters.global_samples
-    engine.skipped_steps = counters.skipped_steps
-    if getattr(engine.optimizer, "dynamic_loss_scale", False):
-        for key, value in counters.loss_scale.items():
-            setattr(engine.optimizer.loss_scaler, key, value)
 
 
 def _missing_pieces(engine: Engine, source: WholeState, pieces: list[_Piece]) -> list[str]:

@@ -7,7 +7,7 @@ Source: ours; the files are those of DeepSpeed's universal checkpoints (arXiv:24
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def write_whole_state(
     Raises:
         ValueError: no update has been made yet, or the model is of another version.
     """
-    shares, states = read_optimizer_file(folder)
+    _, states = read_optimizer_file(folder)
     if not states:
         raise ValueError(
             f"{folder.parent} was saved before the optimizer's first update: go on with the layout "
@@ -104,7 +104,28 @@ def write_whole_state(
         convert_average(folder, average, do_all)
         _move_average(average, output)
     _keep_originals(output, config)
-    return _counters(folder, shares, states)
+    return read_counters(folder)
+
+
+def read_counters(folder: Path) -> Counters:
+    """Read what counts steps out of the folder that DeepSpeed wrote into.
+
+    Its files hold pickles: the caller has checked their hashes.
+    """
+    shares, states = read_optimizer_file(folder)
+    steps = {float(state["step"]) for state in states.values()}
+    assert len(steps) == 1, f"AdamW counts different numbers of updates: {sorted(steps)}"
+    scale = vars(shares["loss_scaler"]) if shares.get("dynamic_loss_scale") else {}
+    model = torch.load(
+        min(folder.glob(_MODEL_FILES)), map_location="cpu", mmap=True, weights_only=False
+    )
+    return Counters(
+        optimizer_steps=steps.pop(),
+        global_steps=model["global_steps"],
+        global_samples=model["global_samples"],
+        skipped_steps=model["skipped_steps"],
+        loss_scale={key: value for key, value in scale.items() if isinstance(value, int | float)},
+    )
 
 
 def has_average(states: Mapping[int, Mapping[str, Any]]) -> bool:
@@ -119,6 +140,20 @@ def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in parameters}
 
 
+def require_parameters(found: Set[str], config: ModelConfig) -> None:
+    """Check that names are those of a model's parameters.
+
+    Raises:
+        ValueError: some lack, or are too many.
+    """
+    expected = set(parameter_shapes(config))
+    if found != expected:
+        raise ValueError(
+            f"the checkpoint lacks {sorted(expected - found)} and has in excess "
+            f"{sorted(found - expected)}: it is of another version of the model"
+        )
+
+
 def _move_average(source: Path, output: Path) -> None:
     for file in sorted(source.glob(f"*/{WEIGHT_AVERAGE}.pt")):
         file.rename(output / file.parent.name / file.name)
@@ -130,26 +165,4 @@ def _keep_originals(output: Path, config: ModelConfig) -> None:
     for folder in sorted(output.iterdir()):
         if original_name(folder.name, config) != folder.name:
             shutil.rmtree(folder)
-    found = {path.name for path in output.iterdir()}
-    expected = set(parameter_shapes(config))
-    if found != expected:
-        raise ValueError(
-            f"the checkpoint lacks {sorted(expected - found)} and has in excess "
-            f"{sorted(found - expected)}: it is of another version of the model"
-        )
-
-
-def _counters(folder: Path, shares: dict[str, Any], states: dict[int, dict[str, Any]]) -> Counters:
-    steps = {float(state["step"]) for state in states.values()}
-    assert len(steps) == 1, f"AdamW counts different numbers of updates: {sorted(steps)}"
-    scale = vars(shares["loss_scaler"]) if shares.get("dynamic_loss_scale") else {}
-    model = torch.load(
-        min(folder.glob(_MODEL_FILES)), map_location="cpu", mmap=True, weights_only=False
-    )
-    return Counters(
-        optimizer_steps=steps.pop(),
-        global_steps=model["global_steps"],
-        global_samples=model["global_samples"],
-        skipped_steps=model["skipped_steps"],
-        loss_scale={key: value for key, value in scale.items() if isinstance(value, int | float)},
-    )
+    require_parameters({path.name for path in output.iterdir()}, config)

@@ -7,13 +7,11 @@ import logging
 import shutil
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ernie_vilg.config.model import ModelConfig, model_config_from_json
 from ernie_vilg.files import committed_folder
 from ernie_vilg.model.initialization import original_name
-from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.model.weights import (
     IMAGE_TOKENIZER_FOLDER,
     TEXT_TOKENIZER_FOLDER,
@@ -22,6 +20,7 @@ from ernie_vilg.model.weights import (
 from ernie_vilg.parallel.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.universal import WEIGHTS, gather_weights
+from ernie_vilg.parallel.whole_state import parameter_shapes, require_parameters
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.training.commit import newest_checkpoint, read_manifest
 from ernie_vilg.training.run_folder import read_run
@@ -96,15 +95,9 @@ def whole_weights(checkpoint: Path, *, average: bool) -> tuple[ModelConfig, dict
         for name, value in gather_weights(checkpoint / CHECKPOINT_TAG, state).items()
         if original_name(name, config) == name  # the last stage has tied weights once more
     }
-    with torch.device("meta"):
-        expected = dict(build_transformer(config).named_parameters())
-    if set(weights) != set(expected):
-        raise ValueError(
-            f"{checkpoint} lacks {sorted(set(expected) - set(weights))} and has in excess "
-            f"{sorted(set(weights) - set(expected))}: it is of another version of the model"
-        )
+    require_parameters(set(weights), config)
     return config, {
-        name: weights[name].view(parameter.shape) for name, parameter in expected.items()
+        name: weights[name].view(shape) for name, shape in parameter_shapes(config).items()
     }
 
 

@@ -140,6 +140,7 @@ def memory_metrics(device: torch.device) -> Metrics:
     if device.type == "cuda":
         peak, now = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
         now = psutil.Process().memory_info().rss
+        # Linux counts KiB, and brings the peak up to date now and then only.
+        peak = max(now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return {"peak_memory_bytes": float(peak), "memory_bytes": float(now)}

@@ -44,7 +44,7 @@ from ernie_vilg.training.replica_batches import agreed_quarantine, reads_pixels,
 from ernie_vilg.training.run_folder import write_run
 from ernie_vilg.training.run_lock import RunLock
 from ernie_vilg.training.sequence import token_sequence
-from ernie_vilg.training.settings_drift import check_drift, record_changes
+from ernie_vilg.training.settings_drift import Change, check_drift, record_changes
 from ernie_vilg.training.step_log import SilentStepLog, StepLog
 from ernie_vilg.training.stopping import Stopping
 from ernie_vilg.training.stragglers import Stragglers
@@ -96,9 +96,9 @@ def pretrain(config: PretrainConfig, launch: Launch, surroundings: Surroundings)
         changes = check_drift(run_dir, config)
         groups = _start(config, launch)
         with ExitStack() as parts:
-            trainer, first_step = _build(config, groups, lineage, surroundings, stopping, parts)
-            if groups.rank == LEADER:
-                record_changes(run_dir, changes, first_step)
+            trainer, first_step = _build(
+                config, groups, lineage, changes, surroundings, stopping, parts
+            )
             step, reason = trainer.train(first_step)
         barrier()  # nothing is left to do on any rank
         exit_code = ExitCode.DONE
@@ -142,6 +142,7 @@ def _build(
     config: PretrainConfig,
     groups: Groups,
     lineage: Lineage,
+    changes: list[Change],
     surroundings: Surroundings,
     stopping: Stopping,
     parts: ExitStack,
@@ -179,6 +180,7 @@ def _build(
     tracker: Tracker = SilentTracker()
     ledger: StepLog = SilentStepLog()
     if groups.rank == LEADER:
+        record_changes(run_dir, changes, first_step)  # first: else a kill in between loses them
         write_run(config)
         tracker = RunTracker(config, first_step)
         ledger = _open_ledger(config, sequence, groups)

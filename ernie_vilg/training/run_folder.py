@@ -15,7 +15,7 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.ledger import recorded_location
 from ernie_vilg.files import read_json, write_json
 
-_NAME = "run.json"
+RUN_NAME = "run.json"
 
 Settings = TypeVar("Settings")
 
@@ -28,7 +28,7 @@ def write_run(config: PretrainConfig) -> None:
     """
     settings = _as_recorded(asdict(config))
     write_json(
-        Path(config.run_dir) / _NAME,
+        Path(config.run_dir) / RUN_NAME,
         {
             "text_tokenizer": settings["data"]["text_tokenizer"],
             "image_tokenizer": settings["data"]["image_tokenizer"],
@@ -43,9 +43,11 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     Raises:
         ValueError: the folder is no run folder.
     """
-    path = run_dir / _NAME
+    path = run_dir / RUN_NAME
     if not path.is_file():
-        raise ValueError(f"{run_dir} has no {_NAME}: name the run_dir of a launch/pretrain.py run")
+        raise ValueError(
+            f"{run_dir} has no {RUN_NAME}: name the run_dir of a launch/pretrain.py run"
+        )
     content: dict[str, Any] = read_json(path)
     return content
 
@@ -56,7 +58,7 @@ def read_settings(run_dir: Path) -> PretrainConfig:
     Raises:
         ValueError: the folder is no run folder, or the settings are not of this version.
     """
-    path = run_dir / _NAME
+    path = run_dir / RUN_NAME
     try:
         return from_json(read_run(run_dir)["settings"], PretrainConfig)
     except (KeyError, TypeError) as error:
@@ -112,6 +114,7 @@ def _as_recorded(settings: dict[str, Any]) -> dict[str, Any]:
         *((data_set, "token_shards") for data_set in data["mixture"].values()),
         (data["loader"], "cache_dir"),
         (samples, "pairs"),
+        (settings["health"], "pairs"),
     ]
     for group, name in places:
         if group[name] is not None:

@@ -28,7 +28,7 @@ from typing import Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.ledger import recorded_location
-from ernie_vilg.training.run_folder import read_settings
+from ernie_vilg.training.run_folder import RUN_NAME, read_settings
 
 CHANGES_NAME = "changes.jsonl"
 """Of a run folder: every accepted change, a line each."""
@@ -84,7 +84,6 @@ RULES = {
 """By setting, or by the group that it is in; of several names that fit, the longest holds. Every
 setting has a rule: a test asks for it."""
 
-_RUN_NAME = "run.json"
 _OF_ONE_START = ("dry_run", "world_size", "allow_changes")
 _LOCATIONS = ("run_dir", "token_shards", "text_tokenizer", "image_tokenizer", "cache_dir", "pairs")
 _DECODER = "model.reconstructor.decoder"
@@ -141,7 +140,7 @@ def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
 
 def settings_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
     """Return every setting that differs from the run's last start, in the order of the schema."""
-    if not (run_dir / _RUN_NAME).is_file():
+    if not (run_dir / RUN_NAME).is_file():
         return []
     old, new = comparable_settings(read_settings(run_dir)), comparable_settings(config)
     names = [*new, *(name for name in old if name not in new)]

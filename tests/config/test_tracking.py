@@ -14,5 +14,5 @@ def test_an_unknown_mode_is_refused() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.inf, math.nan])
 def test_the_end_is_bounded(seconds: float) -> None:
-    with pytest.raises(ValueError, match="tracking.finish_seconds"):
+    with pytest.raises(ValueError, match=r"tracking\.finish_seconds"):
         TrackingConfig(finish_seconds=seconds)

@@ -159,7 +159,7 @@ def test_a_damaged_checkpoint_is_never_read(run_dir: Path) -> None:
     flip_a_bit(checkpoint_path(run_dir, STEPS_TAKEN))
 
     with pytest.raises(
-        ValueError, match="is damaged .* differs from its SHA-256.*: choose another"
+        ValueError, match=r"is damaged .* differs from its SHA-256.*: choose another"
     ):
         reshard(run_dir, STEPS_TAKEN, num_workers=1)
     with pytest.raises(ValueError, match="no checkpoint that verifies"):
