@@ -12,6 +12,7 @@ import functools
 import logging
 import re
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable
@@ -73,6 +74,10 @@ def program(
                 if launch.is_leader:
                     print(f"{name}: {error}", file=sys.stderr)
                 sys.exit(ExitCode.BAD_SETTINGS)
+            except Exception:
+                # Hydra would repeat the command line, in which a URL may hold a password.
+                traceback.print_exc()
+                sys.exit(ExitCode.FAILED)
 
         @functools.wraps(main)
         def run() -> None:

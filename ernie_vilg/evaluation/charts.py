@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -32,11 +33,11 @@ class Curve:
     """What was measured."""
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read a run's metrics.jsonl, one entry per step in order.
 
-    A step may have several lines, of losses and of what was drawn. A run that was stopped logs some
-    steps again when it goes on: of each figure the last one counts.
+    Lines of one step, of its losses and of what was drawn at it, are one entry. A run that was
+    stopped may log some steps again when it goes on: the last value of a step counts.
     A half-written last line, left by a kill, is passed over.
 
     Args:
@@ -44,7 +45,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """
     if not path.is_file():
         return []
-    by_step: dict[float, dict[str, float]] = {}
+    by_step: dict[float, dict[str, Any]] = {}
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
@@ -58,8 +59,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def curves(entries: Sequence[Mapping[str, float]], labels: Mapping[str, str]) -> list[Curve]:
-    """Return a curve for each of some metrics that was logged at all.
+def curves(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[Curve]:
+    """Return a curve for each of some metrics that was logged at all; null is no point.
 
     Args:
         entries: from `read_metrics`.
@@ -67,7 +68,7 @@ def curves(entries: Sequence[Mapping[str, float]], labels: Mapping[str, str]) ->
     """
     found = []
     for name, label in labels.items():
-        points = [(entry["step"], entry[name]) for entry in entries if name in entry]
+        points = [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
         if points:
             steps, values = zip(*points, strict=True)
             found.append(Curve(label=label, steps=steps, values=values))

@@ -230,8 +230,8 @@ def describe(report: ReplicaReport, step: int) -> str:
     if len(report.differences) > len(shown):
         lines.append(f"  and {len(report.differences) - len(shown)} more")
     lines.append(
-        "a memory or network fault of such a rank's device is the likeliest cause: start again "
-        "without its machine, the run goes on from the last checkpoint, before which ranks agreed"
+        "a fault of such a rank's memory or network is the likeliest cause: if it comes again, "
+        "start without its machine; at the last checkpoint all ranks agreed"
     )
     return "\n".join(lines)
 

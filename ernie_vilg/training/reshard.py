@@ -71,7 +71,7 @@ def load_resharded(engine: Engine, checkpoint: Path, run_dir: Path) -> None:
     rank, world_size = engine.groups.rank, engine.groups.world_size
     universal = _found_by_all(checkpoint, run_dir, rank, world_size)
     if universal is None:
-        _let_leader_write(checkpoint, run_dir, rank)
+        let_leader_write(checkpoint, run_dir, rank)
         universal = _found_by_all(checkpoint, run_dir, rank, world_size)
     if universal is None:
         raise ValueError(
@@ -152,8 +152,14 @@ def _found_by_all(checkpoint: Path, run_dir: Path, rank: int, world_size: int) -
     return None if named else universal
 
 
-def _let_leader_write(checkpoint: Path, run_dir: Path, rank: int) -> None:
-    """Wait for the leader, in a group whose time-out is not that of a step's collectives."""
+def let_leader_write(checkpoint: Path, run_dir: Path, rank: int) -> None:
+    """Let the leader put a checkpoint together; all ranks must call.
+
+    They wait in a group of their own, whose time-out is not that of a step's collectives.
+
+    Raises:
+        ValueError: it failed; the message says why, on every rank.
+    """
     group = patient_group(_PATIENCE_SECONDS)
     problem: str | None = None
     if rank == LEADER:

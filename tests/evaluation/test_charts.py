@@ -21,6 +21,19 @@ def test_repeated_step_counts_once_with_its_last_values(tmp_path: Path) -> None:
     assert read_metrics(path) == [{"step": 1, "loss": 3}, {"step": 2, "loss": 4}]
 
 
+def test_lines_of_one_step_are_one_entry(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, {"step": 1, "loss": 5}, {"step": 1, "samples/perplexity": 3.0})
+
+    assert read_metrics(path) == [{"step": 1, "loss": 5, "samples/perplexity": 3.0}]
+
+
+def test_null_is_no_point() -> None:
+    entries = [{"step": 1, "loss": None}, {"step": 2, "loss": 1.0}]
+
+    assert curves(entries, {"loss": "total"}) == [Curve(label="total", steps=(2,), values=(1.0,))]
+
+
 def test_half_written_last_line_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 5}\n{"step": 2, "lo')

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ernie_vilg.training.wandb_file import logged_history
 from launch.program import CONF_FOLDER
 from tests.distributed import free_port
 from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
@@ -75,7 +76,8 @@ def start(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 def losses(run_dir: Path) -> list[float]:
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    entries = [json.loads(line) for line in lines]
+    return [entry["loss"] for entry in entries if "loss" in entry]
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +93,20 @@ def test_a_run_leaves_metrics_checkpoints_samples_and_a_wandb_run(finished_run: 
     assert {path.name for path in (finished_run / "checkpoints").iterdir()} == {
         "step_00000002",
         "step_00000004",
+        "latest.json",
     }
     with Image.open(finished_run / "samples" / "step_00000004.png") as picture:
         assert picture.width > 2 * 64
     captions = (finished_run / "samples" / "step_00000004.jsonl").read_text().splitlines()
     assert [set(json.loads(line)) for line in captions] == [{"caption", "written"}] * 2
-    assert list((finished_run / "wandb").glob("offline-run-*/*.wandb"))
+    lines = (finished_run / "metrics.jsonl").read_text().splitlines()
+    drawn = [json.loads(line) for line in lines if "loss" not in json.loads(line)]
+    assert drawn[0]["pictures"]["samples"]["file"] == "samples/step_00000004.png"
+    assert 0 < drawn[1]["samples/codebook_usage"] <= 1
+    (path,) = (finished_run / "wandb").glob("offline-run-*/*.wandb")
+    history = logged_history(path)
+    assert [entry["loss"] for entry in history] == losses(finished_run)
+    assert history[-1]["samples"]["caption"].startswith("1. ")
 
 
 @pytest.mark.parametrize("name", ["torchrun", "python"])

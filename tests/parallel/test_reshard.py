@@ -29,7 +29,6 @@ def states_of(steps: float) -> dict[int, Any]:
 def dynamic_scaler(scale: float, iteration: int) -> DynamicLossScaler:
     scaler = DynamicLossScaler(
         init_scale=scale,
-        scale_factor=2.0,
         scale_window=1000,
         min_scale=1.0,
         delayed_shift=2,

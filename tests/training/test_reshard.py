@@ -1,6 +1,7 @@
 """A state that goes on under another layout is the same state, bit for bit (rows 20 and 21)."""
 
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,34 @@ def test_one_bit_that_differs_on_one_rank_is_found_and_named(tmp_path: Path) -> 
     assert not any(found_by_0.values())  # what is not there at all, every rank knows
     assert re.search(r"as it was: rank 1: exp_avg of \S+, 1 in all\.", error)
     assert same_error == error
+
+
+SHORT_TIMEOUT = 10  # of collectives, in seconds; the rendezvous has its own
+
+
+def wait_for_a_slow_leader(launch: Launch, folder: str) -> list[str]:
+    """Let the leader take longer than collectives may, first well, then badly."""
+    start_processes(launch, timeout_seconds=SHORT_TIMEOUT)
+
+    def put_together(checkpoint: Path, run_dir: Path) -> None:
+        time.sleep(1.5 * SHORT_TIMEOUT if checkpoint.name == "good" else 0)
+        if checkpoint.name == "bad":
+            raise ValueError("it could not be put together: disk full")
+
+    reshard.write_universal = put_together  # type: ignore[assignment]  # this process's alone
+    ends = []
+    for name in ("good", "bad"):
+        try:
+            reshard.let_leader_write(Path(folder, name), Path(folder), launch.rank)
+            ends.append("went on")
+        except ValueError as error:
+            ends.append(str(error))
+    return ends
+
+
+@pytest.mark.slow  # it sleeps
+@pytest.mark.distributed
+def test_ranks_wait_longer_for_the_leader_than_for_a_step(tmp_path: Path) -> None:
+    ends = run_distributed(wait_for_a_slow_leader, 2, str(tmp_path))
+
+    assert ends == [["went on", "it could not be put together: disk full"]] * 2
