@@ -3,6 +3,7 @@
 Source: ours, drawn with matplotlib.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,11 +48,11 @@ def _draw_stalls(axes: Axes, stalls: Mapping[str, Sequence[float]], limit: float
         last = max(1, len(ordered) - 1)
         spread = [place + 0.5 * (index / last - 0.5) for index in range(len(ordered))]
         axes.scatter(spread, ordered, s=14, color=colour, label=name)
-        middle = ordered[len(ordered) // 2]
+        middle = statistics.median(ordered)
         axes.hlines(middle, place - 0.32, place + 0.32, color=INK, linewidth=1.5)
         axes.text(place + 0.35, middle, f"{middle:.2f} s", va="center")
     axes.axhline(limit, color=LIMIT, linewidth=1.2, linestyle="--")
-    axes.text(len(stalls) - 0.3, limit, "20 % of blocking", color=LIMIT, va="bottom", ha="right")
+    axes.text(1, limit, "20 % of blocking", color=LIMIT, va="bottom", ha="center")
     axes.set_xticks(range(len(stalls)), list(stalls))
     axes.set_xlim(-0.5, len(stalls) - 0.2)
     axes.set_ylim(bottom=0)

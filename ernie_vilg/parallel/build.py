@@ -28,12 +28,12 @@ from ernie_vilg.parallel.engine import (
     Engine,
     EngineSettings,
     PipelineEngine,
-    PipelineLoss,
     PlainEngine,
     join_deepspeed,
 )
 from ernie_vilg.parallel.groups import Groups
 from ernie_vilg.parallel.pipeline import build_stage
+from ernie_vilg.parallel.pipeline_loss import PipelineLoss
 
 
 def build_engine(

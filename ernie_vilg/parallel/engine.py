@@ -30,7 +30,7 @@ from ernie_vilg.model.loss import Objective, Targets, num_losses
 from ernie_vilg.parallel.groups import Groups
 from ernie_vilg.parallel.guard import PendingVerdict, StepGuard
 from ernie_vilg.parallel.optimizer import build_optimizer
-from ernie_vilg.parallel.pipeline_loss import PipelineLoss as PipelineLoss
+from ernie_vilg.parallel.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.snapshot import Snapshot
 from ernie_vilg.parallel.universal import universal_checkpoint_info
 from ernie_vilg.seeds import seed_named

@@ -144,7 +144,10 @@ class Trainer:
         """Do what is due after a step: comparison of replicas, checkpoint, samples."""
         started = time.monotonic()
         is_last = step == self.config.training.steps
-        is_save_due = is_last or step % self.config.checkpoint.every == 0
+        # Within a row of updates left out, a checkpoint would be no good place to go back to.
+        is_save_due = is_last or (
+            step % self.config.checkpoint.every == 0 and not self.guard.is_in_doubt
+        )
         if is_save_due or self.guard.is_check_due(step):
             self.phases.enter(Phase.CHECK, step)
             self.guard.check_replicas(step)
@@ -197,8 +200,11 @@ class Trainer:
         seconds = 0.0 if report is None else report.stall_seconds + report.write_seconds
         if step > newest and broadcast_from_leader(self.stopping.may_save(seconds)):
             logger.info("%s: a checkpoint of step %d, then the end", reason, step)
-            self.guard.check_replicas(step)
-            self._save(step)
+            try:
+                self.guard.check_replicas(step)
+                self._save(step)
+            except (RollBack, ReplicaMismatch) as fault:
+                logger.warning("%s; the last checkpoint stands", fault)
         self._finish(step)
         return self.checkpoints.last_step or 0
 

@@ -281,7 +281,7 @@ def _damaged_checkpoint(grounds: Grounds, name: str, damage: Callable[[bytes], b
 def _disk_full(grounds: Grounds, name: str) -> Finding:
     """A save that finds no room: the last checkpoint stands, and training goes on."""
     run = grounds.run(name)
-    fault = Fault(kind="file_limit", rank=0, phase=Phase.SAVE, step=SAVE_EVERY, limit_bytes=1 << 14)
+    fault = Fault(kind="file_limit", rank=0, phase=Phase.SAVE, step=SAVE_EVERY, limit_bytes=1 << 16)
     launch = run.launch(fault)
     _finishes(launch)
     _require("File too large" in launch.log, "the log says why a save failed", launch)
@@ -320,7 +320,7 @@ def _resharded(
     launch = run.launch(num_ranks=num_ranks)
     _finishes(launch)
     _require(
-        "bitwise equal" in launch.log,
+        "as they were, bit for bit" in launch.log,
         "weights and moments were held against the checkpoint",
         launch,
     )

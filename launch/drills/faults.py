@@ -35,7 +35,7 @@ class Fault:
     kind: str
     """signal: `signal_name` is sent to `target`; sleep: every step from `step` on takes `seconds`
     longer; nan_gradient: a gradient becomes NaN; one_ulp: a weight changes in its last bit;
-    file_limit: no file may grow beyond `limit_bytes` during the save."""
+    file_limit: no file may grow beyond `limit_bytes` until the next save."""
     rank: int
     """The rank it happens on."""
     phase: str = ""
@@ -87,8 +87,10 @@ class FaultyPhases(Phases):
         """Say what comes next, and strike if this is the place."""
         super().enter(phase, step)
         for record, fault in self._faults.items():
-            if fault.kind == "file_limit" and phase != Phase.SAVE:
-                self._lift_limit()
+            # What a save writes in the background is written after its phase.
+            is_next = phase in (Phase.SAVE, Phase.END) and record.exists()
+            if fault.kind == "file_limit" and is_next:
+                _lift_limit()
             if fault.phase == phase.value and step >= fault.step:
                 self._strike(fault, record)
 
@@ -115,13 +117,14 @@ class FaultyPhases(Phases):
             _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (fault.limit_bytes, hard))
 
-    def _lift_limit(self) -> None:
-        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-
     def _parameter(self) -> Tensor:
         assert self._engine is not None, "the engine is attached before the first step"
         return next(value for _, value in self._engine.local_parameters() if value.numel())
+
+
+def _lift_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
 def _send(fault: Fault) -> None:

@@ -11,7 +11,7 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches import Batch
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.gather import gather_to_leader
-from tests.training.runs import MODEL, start, tiny_run
+from tests.training.runs import MODEL, save_state, start, tiny_run
 
 STEPS = 4
 HALFWAY = 2
@@ -60,18 +60,18 @@ def take_steps(
     is_offloaded = engine._engine.zero_cpu_offload()
     result = Result(losses=[], gradient_norms=[], weights=[], is_offloaded=is_offloaded)
     for step in range(first_step, STEPS):
-        losses = engine.train_batch(_batches(engine, step), learning_rate=1e-2)
+        losses = engine.train_batch(batches_of_step(engine, step), learning_rate=1e-2)
         result.losses.append(engine.mean_losses(losses).tolist())
         result.gradient_norms.append(engine.gradient_norm())
         weights = gather_to_leader(engine)
         if weights is not None:
             result.weights.append(weights)
         if step + 1 in (HALFWAY, STEPS):
-            engine.save(folder / str(step + 1))
+            save_state(engine, folder / str(step + 1))
     return result if launch.rank == 0 else None
 
 
-def _batches(engine: Engine, step: int) -> list[Batch]:
+def batches_of_step(engine: Engine, step: int) -> list[Batch]:
     """Return this replica's share of a global batch that depends on the step alone."""
     generator = torch.Generator().manual_seed(step)
     text = torch.randint(

@@ -17,7 +17,7 @@ from ernie_vilg.parallel.groups import build_groups, start_processes
 from ernie_vilg.parallel.snapshot import Snapshot
 from ernie_vilg.training.commit import checkpoint_path
 from tests.distributed import run_distributed
-from tests.parallel.optimizer_runs import _batches
+from tests.parallel.optimizer_runs import batches_of_step
 from tests.training.runs import checkpoints_of, tiny_run
 
 
@@ -128,7 +128,7 @@ def train_on_and_go_back(
 
 
 def _step(engine: Engine, step: int) -> Tensor:
-    return engine.train_batch(_batches(engine, step), learning_rate=1e-2)
+    return engine.train_batch(batches_of_step(engine, step), learning_rate=1e-2)
 
 
 def _state(engine: Engine) -> list[Tensor]:

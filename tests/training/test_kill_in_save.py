@@ -12,7 +12,7 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.parallel.collectives import agree_max
 from tests.distributed import run_distributed
-from tests.parallel.optimizer_runs import _batches
+from tests.parallel.optimizer_runs import batches_of_step
 from tests.training.checkpoint_runs import AtPoint
 from tests.training.runs import checkpoints_of, start, tiny_run
 
@@ -33,7 +33,7 @@ def train(
     for step in range(first, STEPS):
         if not any(agree_max([checkpoints.is_writing])):
             checkpoints.commit_written()
-        step_losses = engine.train_batch(_batches(engine, step), learning_rate=1e-2)
+        step_losses = engine.train_batch(batches_of_step(engine, step), learning_rate=1e-2)
         losses[step + 1] = [value.hex() for value in engine.mean_losses(step_losses).tolist()]
         if (step + 1) % SAVED_BEFORE == 0:
             checkpoints.finish()

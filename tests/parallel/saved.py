@@ -1,0 +1,19 @@
+"""An engine's files in a folder, without the protocol of checkpoints."""
+
+from pathlib import Path
+
+import torch
+
+from ernie_vilg.parallel.engine import Engine
+from ernie_vilg.parallel.snapshot import Snapshot
+
+
+def save_to(engine: Engine, folder: Path) -> None:
+    """Write this rank's share; all ranks must call."""
+    snapshot = Snapshot()
+    engine.save(snapshot)
+    for name, content in snapshot.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, path)
+    torch.distributed.barrier()
