@@ -11,7 +11,8 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches import Batch
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.gather import gather_to_leader
-from tests.training.runs import MODEL, save_state, start, tiny_run
+from tests.parallel.saved import save_to
+from tests.training.runs import MODEL, start, tiny_run
 
 STEPS = 4
 HALFWAY = 2
@@ -67,7 +68,7 @@ def take_steps(
         if weights is not None:
             result.weights.append(weights)
         if step + 1 in (HALFWAY, STEPS):
-            save_state(engine, folder / str(step + 1))
+            save_to(engine, folder / str(step + 1))
     return result if launch.rank == 0 else None
 
 

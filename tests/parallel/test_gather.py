@@ -16,7 +16,8 @@ from ernie_vilg.parallel.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.gather import gather_to_leader
 from ernie_vilg.parallel.universal import gather_weights
 from tests.distributed import run_distributed
-from tests.training.runs import MODEL, save_state, start, tiny_run
+from tests.parallel.saved import save_to
+from tests.training.runs import MODEL, start, tiny_run
 
 
 def gather(launch: Launch, config: PretrainConfig, folder: str) -> Any:
@@ -24,7 +25,7 @@ def gather(launch: Launch, config: PretrainConfig, folder: str) -> Any:
     engine = start(launch, config, torch.float32)
     batch = Batch(text=torch.tensor([[4, 5, 3]] * 2), codes=torch.tensor([[1, 2, 3, 4]] * 2))
     engine.train_batch([batch] * engine.num_micro_batches, learning_rate=1e-2)
-    save_state(engine, Path(folder))
+    save_to(engine, Path(folder))
     return gather_to_leader(engine)
 
 

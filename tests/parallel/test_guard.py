@@ -33,8 +33,7 @@ from ernie_vilg.parallel.guard import (
 )
 from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE, build_adamw
 from tests.distributed import run_distributed
-from tests.parallel.optimizer_runs import batches_of_step
-from tests.parallel.optimizer_runs import run_config
+from tests.parallel.optimizer_runs import batches_of_step, run_config
 
 GUARDS = GuardsConfig(spike_window=2, spike_deviations=10)
 FP32, BF16 = torch.float32, torch.bfloat16

@@ -15,8 +15,7 @@ from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.replicas import Digests, ReplicaReport, check_replicas, outvoted
 from tests.distributed import run_distributed
-from tests.parallel.optimizer_runs import batches_of_step
-from tests.parallel.optimizer_runs import run_config
+from tests.parallel.optimizer_runs import batches_of_step, run_config
 from tests.training.runs import start
 
 NORM = "1.attention_branch.norm.weight"

@@ -25,11 +25,9 @@ from ernie_vilg.config.pretrain import (
 from ernie_vilg.data.batches import Share, TokenBatches
 from ernie_vilg.manifest import read_manifest
 from ernie_vilg.parallel.build import build_engine
-from ernie_vilg.parallel.collectives import barrier
 from ernie_vilg.parallel.communication import Communication
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.groups import build_groups, start_processes
-from ernie_vilg.parallel.snapshot import Snapshot
 from ernie_vilg.parallel.step_times import instrument
 from ernie_vilg.training.checkpoint import Checkpoints
 from ernie_vilg.training.guards import Guard
@@ -111,16 +109,6 @@ def pretrain_here(launch: Launch, config: PretrainConfig) -> int:
         measure_health=lambda config, step, weights, should_stop: None,
     )
     return pretrain(config, launch, surroundings)
-
-
-def save_state(engine: Engine, folder: Path) -> None:
-    """Write the state as a checkpoint's files, without its protocol; all ranks must call."""
-    snapshot = Snapshot()
-    engine.save(snapshot)
-    for name, content in snapshot.files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, folder / name)
-    barrier()
 
 
 def checkpoints_of(

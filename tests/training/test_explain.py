@@ -306,7 +306,7 @@ def trained(encoded: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Pretr
 def copy_with_checkpoints(run_dir: str, folder: Path, *steps: int) -> Path:
     """Copy a run with some of its checkpoints only."""
     shutil.copytree(run_dir, folder)
-    for path in (folder / "checkpoints").iterdir():
+    for path in (folder / "checkpoints").glob("step_*"):
         if path.name not in {f"step_{step:08d}" for step in steps}:
             shutil.rmtree(path)
     return folder

@@ -1,6 +1,8 @@
 """A state that goes on under another layout is the same state, bit for bit (rows 20 and 21)."""
 
+import json
 import re
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.initialization import original_name
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.groups import build_groups, start_processes
@@ -18,6 +21,7 @@ from ernie_vilg.parallel.reshard import find_differences, load_whole_state
 from ernie_vilg.parallel.whole_state import WholeState
 from ernie_vilg.training import reshard
 from ernie_vilg.training.commit import checkpoint_path
+from ernie_vilg.training.tracking import METRICS_NAME
 from ernie_vilg.training.universal import find_universal
 from tests.distributed import run_distributed
 from tests.parallel.resharding import (
@@ -31,6 +35,8 @@ from tests.parallel.resharding import (
     take_hop,
     take_hops,
 )
+from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
+from tests.training.runs import pretrain_here, tiny_run
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-3}
 """Relative, of the next step's loss: sums in another order. The state itself has none."""
@@ -229,3 +235,56 @@ def test_ranks_wait_longer_for_the_leader_than_for_a_step(tmp_path: Path) -> Non
     ends = run_distributed(wait_for_a_slow_leader, 2, str(tmp_path))
 
     assert ends == [["went on", "it could not be put together: disk full"]] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("world_size", "layout"),
+    [
+        pytest.param(1, {}, id="one process"),
+        pytest.param(2, {"tensor_parallel_size": 2}, id="tensor 2"),
+    ],
+)
+def test_a_run_goes_on_under_another_layout(
+    tmp_path: Path, world_size: int, layout: dict[str, int]
+) -> None:
+    """The run as a whole: checkpoint found, layout seen to differ, same samples, same losses."""
+    data = make_data_set(tmp_path / "data")
+    config = run_of(data, tmp_path / "first", {})
+    run_distributed(pretrain_here, 2, config)
+    going_on = run_of(data, tmp_path / "second", layout)
+    shutil.copytree(config.run_dir, going_on.run_dir)
+    shutil.rmtree(checkpoint_path(Path(going_on.run_dir), 4))  # so that it goes on after step 2
+
+    run_distributed(pretrain_here, world_size, going_on)
+
+    before, after = (losses_of(Path(each.run_dir)) for each in (config, going_on))
+    assert after[3] == pytest.approx(before[3], rel=TOLERANCE[torch.float32], abs=0)
+    assert after[4] == pytest.approx(before[4], rel=1e-4, abs=0)  # after a step of its own
+
+
+def run_of(data: DataSet, folder: Path, layout: dict[str, int]) -> PretrainConfig:
+    config = tiny_run(folder, steps=4, save_every=2, **layout)
+    return replace(
+        config,
+        model=replace(
+            config.model,
+            text_vocab_size=320,
+            text_length=12,
+            codebook_size=CODEBOOK_SIZE,
+            image_grid_size=GRID_SIZE,
+        ),
+        data=replace(
+            config.data,
+            token_shards=str(data.token_shards),
+            text_tokenizer=str(data.text_tokenizer),
+            image_tokenizer=str(data.image_tokenizer),
+        ),
+    )
+
+
+def losses_of(run_dir: Path) -> dict[int, float]:
+    """Return the last loss that was recorded of each step."""
+    lines = (run_dir / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
