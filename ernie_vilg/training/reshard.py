@@ -1,8 +1,7 @@
 """A run goes on under another layout: its checkpoint is put together, then spread anew.
 
 Putting together is done by the leader alone, at the first start under the new layout, or ahead of
-it by launch/reshard.py on a machine without GPUs. What comes of it stays until a later checkpoint
-is committed: see `universal.discard_outdated`.
+it by launch/reshard.py on a machine without GPUs.
 
 Source: ours.
 """
@@ -86,6 +85,29 @@ def load_resharded(engine: Engine, checkpoint: Path, run_dir: Path) -> None:
     )
 
 
+def let_leader_write(checkpoint: Path, run_dir: Path, rank: int) -> None:
+    """Let the leader put a checkpoint together; all ranks must call.
+
+    They wait in a group of their own, whose time-out is not that of a step's collectives.
+
+    Raises:
+        ValueError: it failed; the message says why, on every rank.
+    """
+    group = patient_group(_PATIENCE_SECONDS)
+    problem: str | None = None
+    if rank == LEADER:
+        logger.info("%s is of another layout: it is put together first", checkpoint)
+        try:
+            write_universal(checkpoint, run_dir)
+        except (OSError, ValueError) as error:
+            problem = str(error)
+    barrier(group)
+    dist.destroy_process_group(group)
+    problem = broadcast_from_leader(problem)
+    if problem is not None:
+        raise ValueError(problem)
+
+
 def reshard(run_dir: Path, step: int | None, num_workers: int) -> Resharded:
     """Put a run's checkpoint together ahead of a start, without other processes.
 
@@ -150,29 +172,6 @@ def _found_by_all(checkpoint: Path, run_dir: Path, rank: int, world_size: int) -
     if named and rank == LEADER:
         logger.warning("%s is made anew: %s", universal.folder, named)
     return None if named else universal
-
-
-def let_leader_write(checkpoint: Path, run_dir: Path, rank: int) -> None:
-    """Let the leader put a checkpoint together; all ranks must call.
-
-    They wait in a group of their own, whose time-out is not that of a step's collectives.
-
-    Raises:
-        ValueError: it failed; the message says why, on every rank.
-    """
-    group = patient_group(_PATIENCE_SECONDS)
-    problem: str | None = None
-    if rank == LEADER:
-        logger.info("%s is of another layout: it is put together first", checkpoint)
-        try:
-            write_universal(checkpoint, run_dir)
-        except (OSError, ValueError) as error:
-            problem = str(error)
-    barrier(group)
-    dist.destroy_process_group(group)
-    problem = broadcast_from_leader(problem)
-    if problem is not None:
-        raise ValueError(problem)
 
 
 def _check_no_difference(checkpoint: Path, everywhere: list[list[str]]) -> None:

@@ -1,7 +1,7 @@
 """A checkpoint of any layout, put together once: which other layouts then start from.
 
 It lies in `universal/step_<step>` of the run folder, hashed and committed as a checkpoint is, and
-names the checkpoint that it was made from.
+names the checkpoint that it was made from. It goes when a later checkpoint is committed.
 
 Source: ours; DeepSpeed's universal checkpointing (arXiv:2406.18820) does the putting together.
 """
@@ -32,6 +32,7 @@ from ernie_vilg.parallel.whole_state import (
 from ernie_vilg.progress import progress
 from ernie_vilg.training.commit import (
     MANIFEST_NAME,
+    REMOVING_PREFIX,
     WRITING_PREFIX,
     describe_files,
     read_manifest,
@@ -132,13 +133,14 @@ def discard_outdated(run_dir: Path, step: int) -> None:
     """Remove what was put together from checkpoints of before a step; the leader calls it."""
     for folder in _universal_folder(run_dir).glob("step_*"):
         if _step(folder) < step:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder.rename(folder.with_name(f"{REMOVING_PREFIX}{folder.name}")))
 
 
 def clear_leftovers(run_dir: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for leftover in _universal_folder(run_dir).glob(f"{WRITING_PREFIX}*"):
-        shutil.rmtree(leftover)
+    """Remove what a killed process left half-written or half-removed."""
+    for prefix in (WRITING_PREFIX, REMOVING_PREFIX):
+        for leftover in _universal_folder(run_dir).glob(f"{prefix}*"):
+            shutil.rmtree(leftover)
 
 
 def _universal_folder(run_dir: Path) -> Path:

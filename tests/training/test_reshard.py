@@ -20,7 +20,7 @@ from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.reshard import find_differences, load_whole_state
 from ernie_vilg.parallel.whole_state import WholeState
 from ernie_vilg.training import reshard
-from ernie_vilg.training.commit import checkpoint_path
+from ernie_vilg.training.commit import checkpoint_path, read_manifest
 from ernie_vilg.training.tracking import METRICS_NAME
 from ernie_vilg.training.universal import find_universal
 from tests.distributed import run_distributed
@@ -255,10 +255,15 @@ def test_a_run_goes_on_under_another_layout(
     run_distributed(pretrain_here, 2, config)
     going_on = run_of(data, tmp_path / "second", layout)
     shutil.copytree(config.run_dir, going_on.run_dir)
-    shutil.rmtree(checkpoint_path(Path(going_on.run_dir), 4))  # so that it goes on after step 2
+    last = checkpoint_path(Path(going_on.run_dir), 4)
+    shutil.rmtree(last)  # so that it goes on after step 2
+    metrics = Path(going_on.run_dir) / METRICS_NAME
+    first_two = metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:2]
+    metrics.write_text("".join(first_two), encoding="utf-8")
 
     run_distributed(pretrain_here, world_size, going_on)
 
+    assert read_manifest(last)["layout"]["data_parallel_size"] == 1
     before, after = (losses_of(Path(each.run_dir)) for each in (config, going_on))
     assert after[3] == pytest.approx(before[3], rel=TOLERANCE[torch.float32], abs=0)
     assert after[4] == pytest.approx(before[4], rel=1e-4, abs=0)  # after a step of its own
