@@ -31,6 +31,7 @@ class StopSignals:
         self._numbers = numbers
         self._on_signal = on_signal
         self._handlers: dict[int, Any] = {}
+        self._mask: set[int] = set()
         self._read_end, self._write_end = -1, -1
         self._listener = threading.Thread(target=self._listen, name="signals", daemon=True)
 
@@ -43,9 +44,12 @@ class StopSignals:
             self._handlers[number] = signal.signal(number, _leave_to_listener)
             signal.siginterrupt(number, False)  # system calls of libraries go on
         self._listener.start()
+        # Whoever started this process may have had them blocked, which is inherited.
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
 
     def stop(self) -> None:
         """Give the signals back to what handled them before."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)

@@ -126,6 +126,18 @@ def test_a_press_that_a_launcher_passes_on_counts_once(stopping: Stopping, clock
     assert stopping.code() is StopReason.INTERRUPTED
 
 
+def test_signals_that_a_parent_had_blocked_are_heard(tmp_path: Path) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        with Stopping(StoppingConfig(), tmp_path, LEADER) as stopping:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            wait_until(lambda: stopping.is_requested)
+    finally:
+        mask = signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    assert signal.SIGUSR1 in mask
+
+
 def stop_at(launch: Launch, folder: str, asked_rank: int) -> tuple[StopReason, int]:
     """Step until all ranks agree to stop, of which one is asked to before its third step."""
     start_processes(launch, timeout_seconds=60)
