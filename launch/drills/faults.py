@@ -25,6 +25,7 @@ from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.training.phases import Phase, Phases
 
 _LAUNCHERS = ("deepspeed", "torchrun", "torch.distributed", "supervise")
+_DELIVERY_SECONDS = 3.0
 _BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
@@ -135,6 +136,8 @@ def _send(fault: Fault) -> None:
     launchers = _launchers()
     for process in launchers if fault.target == "parents" else launchers[-1:]:
         process.send_signal(number)
+    # A small run makes many steps until what the launcher passes on arrives.
+    time.sleep(_DELIVERY_SECONDS)
 
 
 def _launchers() -> list[psutil.Process]:
