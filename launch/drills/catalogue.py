@@ -190,7 +190,11 @@ def _slow(grounds: Grounds, name: str) -> Finding:
     run = grounds.run(name)
     launch = run.launch(Fault(kind="sleep", rank=1, phase=Phase.STEP, step=2, seconds=0.7))
     _finishes(launch)
-    _require("rank 1" in _lines_with(launch.log, "slow"), "the log names rank 1", launch)
+    _require(
+        "rank 1" in _lines_with(launch.log, "all others wait for it"),
+        "the log names rank 1",
+        launch,
+    )
     _equals(grounds, run, launch)
     return Finding(recovery_seconds=None, held="rank 1 named, the run equal bit for bit")
 
