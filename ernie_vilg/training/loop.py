@@ -20,7 +20,7 @@ import torch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches import Batch
 from ernie_vilg.model.loss import num_losses
-from ernie_vilg.parallel.collectives import agree_max, broadcast_from_leader
+from ernie_vilg.parallel.collectives import LEADER, agree_max, broadcast_from_leader
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.step_times import StepTimes
 from ernie_vilg.progress import duration
@@ -225,7 +225,7 @@ class Trainer:
         return saved
 
     def _go_back(self, fault: Exception) -> int:
-        if self.engine.groups.rank == 0:
+        if self.engine.groups.rank == LEADER:
             logger.warning("%s; going back to the last checkpoint", fault)
         self.phases.enter(Phase.START, self.checkpoints.last_step or 0)
         saved = self.checkpoints.reload(self.engine)

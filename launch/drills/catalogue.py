@@ -26,8 +26,6 @@ from launch.drills.faults import Fault
 from launch.drills.grounds import SAVE_EVERY, STEPS, Data
 from launch.drills.runs import DrilledRun, Launch
 
-STOPPED_EXIT_CODE = 75
-
 _LOSS_TOLERANCE = 1e-6
 _LATE_STEP = SAVE_EVERY + 2
 
@@ -319,8 +317,7 @@ def _resharded(
         sequence_parallel=False,
         micro_batch_size=2,
     )
-    model = replace(grounds.config.model)
-    run = grounds.copy(name, last_step=2 * SAVE_EVERY, parallelism=layout, model=model)
+    run = grounds.copy(name, last_step=2 * SAVE_EVERY, parallelism=layout)
     launch = run.launch(num_ranks=num_ranks)
     _finishes(launch)
     _require(

@@ -1,7 +1,7 @@
 """A data set small enough to train on in a test: real tokenizers, real shards, real lineage."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from data_pipelines.build import build_image_shards
 from data_pipelines.encode import encode_image_shards
 from data_pipelines.shapes import all_scenes, caption_of, draw_scene
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
+from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
@@ -45,6 +46,26 @@ def make_data_set(
     save_image_tokenizer(untrained_vqgan(seed), data.image_tokenizer)
     encode_pairs(data, data.pairs, data.token_shards, keep_pixels=keep_pixels)
     return data
+
+
+def run_on(config: PretrainConfig, data: DataSet) -> PretrainConfig:
+    """Return a run with the data set's shards and tokenizers, and a model of their sizes."""
+    return replace(
+        config,
+        model=replace(
+            config.model,
+            text_vocab_size=320,
+            text_length=12,
+            codebook_size=CODEBOOK_SIZE,
+            image_grid_size=GRID_SIZE,
+        ),
+        data=replace(
+            config.data,
+            token_shards=str(data.token_shards),
+            text_tokenizer=str(data.text_tokenizer),
+            image_tokenizer=str(data.image_tokenizer),
+        ),
+    )
 
 
 def encode_pairs(data: DataSet, pairs: Path, output: Path, *, keep_pixels: bool = False) -> None:

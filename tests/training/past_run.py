@@ -17,7 +17,7 @@ from ernie_vilg.data.token_reader import TokenSequence
 from ernie_vilg.training.lineage import check_lineage
 from ernie_vilg.training.run_folder import write_run
 from ernie_vilg.training.sequence import token_sequence
-from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet
+from tests.training.data_set import DataSet, run_on
 from tests.training.runs import tiny_run
 
 DATA_SIZE = 2
@@ -33,24 +33,9 @@ class Consumed:
 
 def run_config(folder: Path, data: DataSet, *, damage: str = "stop") -> PretrainConfig:
     """Return the settings of a tiny run on real tokenizers."""
-    config = tiny_run(folder, steps=8)
-    return replace(
-        config,
-        model=replace(
-            config.model,
-            text_vocab_size=320,
-            text_length=12,
-            codebook_size=CODEBOOK_SIZE,
-            image_grid_size=GRID_SIZE,
-        ),
-        data=replace(
-            config.data,
-            token_shards=str(data.token_shards),
-            text_tokenizer=str(data.text_tokenizer),
-            image_tokenizer=str(data.image_tokenizer),
-            loader=replace(config.data.loader, damage=damage, max_lost_fraction=1.0),
-        ),
-    )
+    config = run_on(tiny_run(folder, steps=8), data)
+    loader = replace(config.data.loader, damage=damage, max_lost_fraction=1.0)
+    return replace(config, data=replace(config.data, loader=loader))
 
 
 def consume(

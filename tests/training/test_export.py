@@ -16,7 +16,7 @@ from ernie_vilg.parallel.universal import gather_weights
 from ernie_vilg.training.commit import checkpoint_path
 from ernie_vilg.training.export import export
 from tests.distributed import run_distributed
-from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
+from tests.training.data_set import DataSet, make_data_set, run_on
 from tests.training.runs import pretrain_here, tiny_run
 
 
@@ -26,24 +26,8 @@ def train(launch: Launch, config: PretrainConfig) -> None:
 
 def finished_run(data: DataSet, folder: Path) -> Path:
     """Train two steps; return the run's folder."""
-    config = tiny_run(folder, steps=2, save_every=1)
-    config = replace(
-        config,
-        model=replace(
-            config.model,
-            text_vocab_size=320,
-            text_length=12,
-            codebook_size=CODEBOOK_SIZE,
-            image_grid_size=GRID_SIZE,
-        ),
-        data=replace(
-            config.data,
-            token_shards=str(data.token_shards),
-            text_tokenizer=str(data.text_tokenizer),
-            image_tokenizer=str(data.image_tokenizer),
-        ),
-        training=replace(config.training, ema_decay=0.9),
-    )
+    config = run_on(tiny_run(folder, steps=2, save_every=1), data)
+    config = replace(config, training=replace(config.training, ema_decay=0.9))
     run_distributed(train, 1, config)
     return Path(config.run_dir)
 

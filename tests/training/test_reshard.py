@@ -35,7 +35,7 @@ from tests.parallel.resharding import (
     take_hop,
     take_hops,
 )
-from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
+from tests.training.data_set import DataSet, make_data_set, run_on
 from tests.training.runs import pretrain_here, tiny_run
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-3}
@@ -270,23 +270,7 @@ def test_a_run_goes_on_under_another_layout(
 
 
 def run_of(data: DataSet, folder: Path, layout: dict[str, int]) -> PretrainConfig:
-    config = tiny_run(folder, steps=4, save_every=2, **layout)
-    return replace(
-        config,
-        model=replace(
-            config.model,
-            text_vocab_size=320,
-            text_length=12,
-            codebook_size=CODEBOOK_SIZE,
-            image_grid_size=GRID_SIZE,
-        ),
-        data=replace(
-            config.data,
-            token_shards=str(data.token_shards),
-            text_tokenizer=str(data.text_tokenizer),
-            image_tokenizer=str(data.image_tokenizer),
-        ),
-    )
+    return run_on(tiny_run(folder, steps=4, save_every=2, **layout), data)
 
 
 def losses_of(run_dir: Path) -> dict[int, float]:
