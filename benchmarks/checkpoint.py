@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ if not __package__:  # run by its path: this folder is not installed
 from benchmarks.checkpoint_parts import chart  # noqa: E402
 from benchmarks.loader import Requirement  # noqa: E402
 from ernie_vilg.files import write_json  # noqa: E402
+from ernie_vilg.ports import free_port  # noqa: E402
 
 OUTPUTS = Path("outputs/benchmarks")
 RANKS = 2
@@ -124,13 +124,10 @@ def start_ranks(task: Result, result: Path) -> list["subprocess.Popen[bytes]"]:
     """Start the ranks of a task."""
     settings = result.with_suffix(".task")
     settings.write_text(json.dumps(task))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
     common = {
         "WORLD_SIZE": str(RANKS),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        "MASTER_PORT": str(free_port()),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }

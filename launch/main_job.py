@@ -11,7 +11,6 @@ import fcntl
 import shlex
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from typing import Any
 
 from ernie_vilg.config.main_job import LOGS_FOLDER, JobConfig, MainJobConfig, StageConfig
 from ernie_vilg.files import read_json, write_json
+from ernie_vilg.ports import free_port
 from ernie_vilg.progress import duration
 from launch.composition import settings_of
 from launch.program import CONF_FOLDER, program
@@ -134,7 +134,7 @@ def run_stage(job: JobConfig, number: int, fingerprint: str, *, root: Path, lock
     if plan.is_finished and previous is not None:
         print(f"{title}: unchanged since it finished ({duration(previous.seconds)}), skipped")
         return
-    port = str(_free_port())
+    port = str(free_port())
     command = [word.replace("{free_port}", port) for word in job.command(stage)]
     shown = " ".join([*(f"{k}={v}" for k, v in stage.environment.items()), shlex.join(command)])
     log = folder / LOGS_FOLDER / f"{stage.name}.log"
@@ -290,13 +290,6 @@ def _remove_content(folder: Path, *, keep: Path) -> None:
 
 def _relative(path: Path, root: Path) -> Path:
     return path.relative_to(root) if path.is_relative_to(root) else path
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:

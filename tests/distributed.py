@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import pickle
-import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import torch
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.data import workers
+from ernie_vilg.ports import free_port
 
 TIMEOUT_SECONDS = 240
 
@@ -69,13 +69,6 @@ def run_distributed(
     failures = [text for is_ok, text in results if not is_ok]
     assert not failures, "\n".join(failures)
     return [value for _, value in results]
-
-
-def free_port() -> int:
-    """Return a TCP port that nothing listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _run_rank(

@@ -91,7 +91,8 @@ def _open_store(launch: Launch, place: MeetingPlace, timeout_seconds: float) -> 
         )
 
     try:
-        return _within(timeout_seconds, connect)
+        # A little longer than the store's own limit: most connections then end by themselves.
+        return _within(timeout_seconds + 1, connect)
     except (dist.DistError, TimeoutError) as error:
         if keeps_store and "EADDRINUSE" in str(error):
             raise RendezvousError(

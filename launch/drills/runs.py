@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import torch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.ledger import read_steps
 from ernie_vilg.files import read_json, write_json
+from ernie_vilg.ports import free_port
 from ernie_vilg.training.commit import committed_checkpoints, read_manifest, verify_checkpoint
 from launch.drills.faults import Fault, write_fault
 
@@ -196,11 +196,8 @@ class DrilledRun:
 
 
 def _launcher(num_ranks: int) -> list[str]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     program = str(Path(sys.executable).parent / "deepspeed")
-    return [program, "--num_gpus", str(num_ranks), "--master_port", str(port)]
+    return [program, "--num_gpus", str(num_ranks), "--master_port", str(free_port())]
 
 
 def _environment() -> dict[str, str]:

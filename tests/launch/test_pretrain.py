@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ernie_vilg.ports import free_port
 from ernie_vilg.training.wandb_file import logged_history
 from launch.program import CONF_FOLDER
-from tests.distributed import free_port
 from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
 
 ROOT = CONF_FOLDER.parent

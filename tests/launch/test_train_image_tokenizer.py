@@ -14,8 +14,8 @@ from ernie_vilg.config.image_tokenizer import (
     ImageTokenizerTrainingConfig,
     ReconstructionObjectiveConfig,
 )
+from ernie_vilg.ports import free_port
 from launch.composition import compose_program
-from tests.distributed import free_port
 from tests.training.tokenizer_run import write_shards
 
 PROGRAM = Path(__file__).parents[2] / "launch" / "train_image_tokenizer.py"

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 from ernie_vilg.config.launch import Launch, RendezvousError
 from ernie_vilg.parallel import groups
 from ernie_vilg.parallel.rendezvous import MeetingPlace, meet
-from tests.distributed import free_port
+from ernie_vilg.ports import free_port
 
 TIMEOUT_SECONDS = 2.0
 LENIENT = 5
@@ -26,6 +27,10 @@ def mute_port() -> Iterator[int]:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield listener.getsockname()[1]
+    # Now the connections end. A thread of C++ that returns while the interpreter ends aborts it.
+    for thread in threading.enumerate():
+        if thread.name == "rendezvous":
+            thread.join(LENIENT * TIMEOUT_SECONDS)
 
 
 def place(port: int, host: str = "127.0.0.1") -> MeetingPlace:

@@ -19,10 +19,11 @@ from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.data import workers
 from ernie_vilg.parallel.communication import Communication
 from ernie_vilg.parallel.groups import build_groups, start_processes
+from ernie_vilg.ports import free_port
 from ernie_vilg.training import watchdog
 from ernie_vilg.training.phases import Phase, Phases, Whereabouts
 from ernie_vilg.training.watchdog import Patience, Watchdog
-from tests.distributed import free_port, run_distributed
+from tests.distributed import run_distributed
 
 STEP_TIMEOUT_SECONDS = 2.0
 WATCH = WatchConfig(step_timeout_seconds=STEP_TIMEOUT_SECONDS, heartbeat_seconds=0.2)
