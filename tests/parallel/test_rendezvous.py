@@ -20,6 +20,15 @@ LENIENT = 5
 """Times the timeout that a message may take on a busy machine."""
 
 
+@pytest.fixture(autouse=True)
+def no_attempt_goes_on() -> Iterator[None]:
+    """Wait for attempts that nobody waits for: one that ends as the interpreter does aborts it."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "rendezvous":
+            thread.join()
+
+
 @pytest.fixture
 def mute_port() -> Iterator[int]:
     """Return a port of a program that takes connections and never answers."""
@@ -27,10 +36,6 @@ def mute_port() -> Iterator[int]:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield listener.getsockname()[1]
-    # Now the connections end. A thread of C++ that returns while the interpreter ends aborts it.
-    for thread in threading.enumerate():
-        if thread.name == "rendezvous":
-            thread.join(LENIENT * TIMEOUT_SECONDS)
 
 
 def place(port: int, host: str = "127.0.0.1") -> MeetingPlace:
