@@ -167,6 +167,11 @@ def requirements(saves: Result) -> list[Requirement]:
     """Return what must be reached, with what was."""
     blocking = statistics.median(saves["blocking"])
     shares = [seconds / blocking for seconds in saves["stalls"]]
+    found = [("median", statistics.median(shares)), ("99th percentile", percentile(shares, 99))]
+    own = [share for share, stolen in zip(shares, saves["stolen"], strict=True) if not stolen]
+    if own:
+        name = f"99th percentile of the {len(own)} in which no other machine took a processor"
+        found.append((name, percentile(own, 99)))
     return [
         Requirement(
             what=f"stall of a save in the background, {name}",
@@ -176,10 +181,7 @@ def requirements(saves: Result) -> list[Requirement]:
             is_lower_better=True,
             spread=shares,
         )
-        for name, value in (
-            ("median", statistics.median(shares)),
-            ("99th percentile", percentile(shares, 99)),
-        )
+        for name, value in found
     ]
 
 

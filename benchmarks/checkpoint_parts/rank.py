@@ -113,16 +113,18 @@ def measure_saves(trainer: Trainer, rounds: int) -> Result:
     """Save in the background, blocking, and as DeepSpeed does, in turns."""
     background = trainer.checkpoints("background", asynchronous=True)
     blocking = trainer.checkpoints("blocking", asynchronous=False)
-    found: Result = {name: [] for name in ("stalls", "writes", "blocking", "deepspeed")}
+    found: Result = {name: [] for name in ("stalls", "stolen", "writes", "blocking", "deepspeed")}
     found |= {"steps": [], "steps_beside_a_save": []}
     for number in range(rounds + 1):
         kept = found if number else {name: [] for name in found}  # the first warms up
         kept["steps"] += [trainer.take_step() for _ in range(SAVES_PER_ROUND)]
         for _ in range(SAVES_PER_ROUND):
-            kept["steps_beside_a_save"] += _save_beside_training(trainer, background)
+            seconds, stolen = _save_beside_training(trainer, background)
+            kept["steps_beside_a_save"] += seconds
             report = background.last_save
             assert report is not None, "it was committed"
             kept["stalls"].append(report.stall_seconds)
+            kept["stolen"].append(stolen)
             kept["writes"].append(report.write_seconds)
         kept["blocking"].append(_timed(lambda: blocking.save(trainer.engine, trainer.step)))
         kept["deepspeed"].append(_timed(lambda: _save_as_deepspeed(trainer)))
@@ -131,16 +133,33 @@ def measure_saves(trainer: Trainer, rounds: int) -> Result:
     return {**found, "bytes": report.bytes, "snapshot_bytes": report.snapshot_bytes}
 
 
-def _save_beside_training(trainer: Trainer, checkpoints: Checkpoints) -> list[float]:
-    """Save, and train until it is committed; return the seconds of those steps."""
+def _save_beside_training(trainer: Trainer, checkpoints: Checkpoints) -> tuple[list[float], float]:
+    """Save, and train until it is committed.
+
+    Returns:
+        the seconds of those steps; processor seconds that the machine was not given while
+        training stood still.
+    """
     trainer.take_step()
     barrier()
+    before = stolen_seconds()
     checkpoints.save(trainer.engine, trainer.step)
+    stolen = stolen_seconds() - before
     seconds = []
     while any(agree_max([checkpoints.is_writing])):
         seconds.append(trainer.take_step())
+    before = stolen_seconds()
     checkpoints.commit_written()
-    return seconds
+    return seconds, stolen + stolen_seconds() - before
+
+
+def stolen_seconds() -> float:
+    """Return the processor seconds since boot that a hypervisor gave to other machines.
+
+    In them this machine stood still, whatever it was doing. Source: proc(5), "steal".
+    """
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    return int(fields[8]) / os.sysconf("SC_CLK_TCK")
 
 
 def _save_as_deepspeed(trainer: Trainer) -> None:

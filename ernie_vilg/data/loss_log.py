@@ -68,11 +68,28 @@ class LossLog:
         return len(new)
 
 
+class LossCount:
+    """How many samples a run has lost, for whoever asks again and again."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Take the run's folder; nothing is read yet."""
+        self._run_dir = run_dir
+        self._sizes: dict[Path, int] = {}
+        self._num_samples = 0
+
+    def num_samples(self) -> int:
+        """Return the different samples that all data ranks have lost so far."""
+        sizes = {path: path.stat().st_size for path in _loss_files(self._run_dir)}
+        if sizes != self._sizes:
+            self._sizes, self._num_samples = sizes, read_losses(self._run_dir).num_samples
+        return self._num_samples
+
+
 def read_losses(run_dir: Path) -> LossSummary:
     """Put the findings of all data ranks together."""
     found: list[Loss] = []
     num_damaged_lines = 0
-    for path in sorted(ledger_folder(run_dir).glob("losses-*.jsonl")):
+    for path in _loss_files(run_dir):
         of_rank, damaged = _read_loss_file(path)
         found += of_rank
         num_damaged_lines += damaged
@@ -88,6 +105,10 @@ def read_losses(run_dir: Path) -> LossSummary:
         num_samples_by_reason=by_reason,
         num_damaged_lines=num_damaged_lines,
     )
+
+
+def _loss_files(run_dir: Path) -> list[Path]:
+    return sorted(ledger_folder(run_dir).glob("losses-*.jsonl"))
 
 
 def _read_loss_file(path: Path) -> tuple[list[Loss], int]:

@@ -12,6 +12,7 @@ Source: ours.
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -57,6 +58,8 @@ class Trainer:
     """The training sequence."""
     num_samples: int
     """Pairs in all data sets together."""
+    data_metrics: Callable[[], Metrics]
+    """Says what damage and quarantine have cost so far; nothing on all ranks but the leader."""
     checkpoints: Checkpoints
     """Where to save, and what to go back to."""
     guard: Guard
@@ -127,14 +130,12 @@ class Trainer:
         """Make the step after which `step` have been made."""
         config, num_positions = self.config, self.config.parallelism.global_batch_size
         self.phases.enter(Phase.DATA, step - 1)
-        started = time.monotonic()
         with self.step_times.reading():
             micro_batches = self.batches.at(step - 1)
-        data_seconds = time.monotonic() - started
         self.phases.enter(Phase.STEP, step - 1)
         learning_rate = learning_rate_at(step - 1, config.training.steps, config.optimizer)
         losses = self.engine.train_batch(micro_batches, learning_rate)
-        self._meter.add(losses, data_seconds, self.engine.last_skip)
+        self._meter.add(losses, self.engine.last_skip)
         self.ledger.append(step, (step - 1) * num_positions, num_positions)
         self.guard.after_step(step)
         if step % config.training.log_every == 0 or step == config.training.steps:
@@ -171,6 +172,7 @@ class Trainer:
             "data_position": float(position),
             "epoch": position / self.num_samples,
             "skipped_updates": float(self.guard.num_skips),
+            **self.data_metrics(),
             **self._checkpoint_metrics(),
         }
         self.tracker.log(step, metrics)
@@ -204,14 +206,14 @@ class Trainer:
                 self.guard.check_replicas(step)
                 self._save(step)
             except (RollBack, ReplicaMismatch) as fault:
-                logger.warning("%s; the last checkpoint stands", fault)
+                self._warn("%s; the last checkpoint stands", fault)
         self._finish(step)
         return self.checkpoints.last_step or 0
 
     def _leave_out(self, step: int, fault: RollBack) -> None:
         """Take the last checkpoint's weights, and go on with the data after this step."""
         saved = self._go_back(fault)
-        logger.warning("steps %d to %d count as made, without an update", saved + 1, step)
+        self._warn("steps %d to %d count as made, without an update", saved + 1, step)
         self._save(step)
 
     def _make_again(self, step: int, fault: ReplicaMismatch) -> int:
@@ -220,18 +222,22 @@ class Trainer:
         if self._num_mismatches > self.config.guards.max_rollbacks:
             raise fault
         saved = self._go_back(fault)
-        logger.warning("steps %d to %d are made again", saved + 1, step)
+        self._warn("steps %d to %d are made again", saved + 1, step)
         self.tracker.go_back(saved)
         return saved
 
     def _go_back(self, fault: Exception) -> int:
-        if self.engine.groups.rank == LEADER:
-            logger.warning("%s; going back to the last checkpoint", fault)
+        self._warn("%s; going back to the last checkpoint", fault)
         self.phases.enter(Phase.START, self.checkpoints.last_step or 0)
         saved = self.checkpoints.reload(self.engine)
         self.guard.load_state(self.checkpoints.restored_state)
         self._meter.reset()
         return saved
+
+    def _warn(self, message: str, *values: object) -> None:
+        """Log once what all ranks know."""
+        if self.engine.groups.rank == LEADER:
+            logger.warning(message, *values)
 
 
 def log_line(step: int, steps: int, metrics: Metrics) -> str:

@@ -36,8 +36,6 @@ class Meter:
     device; zeros to begin with."""
     steps: int = 0
     """Steps since the last log line."""
-    data_seconds: float = 0.0
-    """Time spent waiting for batches."""
     since: float = 0.0
     """`time.monotonic()` of the last log line."""
 
@@ -45,25 +43,23 @@ class Meter:
         self.since = time.monotonic()
         self._num_skipped = torch.zeros((), device=self.losses.device)
 
-    def add(self, losses: Tensor, data_seconds: float, is_skipped: Tensor) -> None:
+    def add(self, losses: Tensor, is_skipped: Tensor) -> None:
         """Count one step; copies nothing to the host.
 
         Args:
             losses: what `Engine.train_batch` returned, float32 [num_losses].
-            data_seconds: time spent waiting for its batches.
             is_skipped: `Engine.last_skip`, float32 [].
         """
         # Not a product: a step is skipped because its losses are NaN, and NaN * 0 is NaN.
         self.losses += torch.where(is_skipped > 0, 0.0, losses)
         self._num_skipped += is_skipped
-        self.data_seconds += data_seconds
         self.steps += 1
 
     def reset(self) -> None:
         """Start again, without a word about the steps since the last log line."""
         self.losses.zero_()
         self._num_skipped.zero_()
-        self.steps, self.data_seconds, self.since = 0, 0.0, time.monotonic()
+        self.steps, self.since = 0, time.monotonic()
 
     def pause(self, seconds: float) -> None:
         """Leave out time that went into something else than steps."""
@@ -82,7 +78,6 @@ class Meter:
             "skipped_steps": float(num_skipped),
             "gradient_norm": engine.gradient_norm(),
             "seconds_per_step": seconds / self.steps,
-            "data_seconds_per_step": self.data_seconds / self.steps,
         }
         metrics |= speed_metrics(self.steps / seconds, engine.groups.world_size, config)
         metrics |= memory_metrics(engine.groups.device)

@@ -6,6 +6,7 @@ Source: ours.
 import logging
 import os
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -20,6 +21,8 @@ from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.ledger import Ledger, describe_sequence
+from ernie_vilg.data.loss_log import LossCount
+from ernie_vilg.data.quarantine import Quarantine
 from ernie_vilg.data.shared_memory import check_shared_memory, remove_leftovers, step_bytes
 from ernie_vilg.data.token_reader import TokenSequence
 from ernie_vilg.data.workers import start_worker_server
@@ -38,6 +41,7 @@ from ernie_vilg.training.guards import Guard, skip_writer
 from ernie_vilg.training.identity import identity, layout_identity
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.loop import Trainer
+from ernie_vilg.training.metrics import Metrics
 from ernie_vilg.training.observers import Observe, Observer, Observers
 from ernie_vilg.training.phases import Phase, Phases
 from ernie_vilg.training.replica_batches import agreed_quarantine, reads_pixels, replica_batches
@@ -179,11 +183,13 @@ def _build(
     first_step = checkpoints.restore(engine)
     tracker: Tracker = SilentTracker()
     ledger: StepLog = SilentStepLog()
+    data_metrics: Callable[[], Metrics] = dict
     if groups.rank == LEADER:
         record_changes(run_dir, changes, first_step)  # first: else a kill in between loses them
         write_run(config)
         tracker = RunTracker(config, first_step)
         ledger = _open_ledger(config, sequence, groups)
+        data_metrics = partial(_data_metrics, LossCount(run_dir), quarantine)
     parts.callback(tracker.close)
     parts.enter_context(closing(ledger))
     observers = Observers(
@@ -211,6 +217,7 @@ def _build(
         config=config,
         engine=engine,
         batches=parts.enter_context(closing(batches)),
+        data_metrics=data_metrics,
         num_samples=sum(source.manifest.num_samples for source in lineage.data_sets),
         checkpoints=checkpoints,
         guard=guard,
@@ -250,6 +257,13 @@ def _open_ledger(config: PretrainConfig, sequence: TokenSequence, groups: Groups
         data_parallel_size=groups.data_size,
         micro_batch_size=config.parallelism.micro_batch_size,
     )
+
+
+def _data_metrics(lost: LossCount, quarantine: Quarantine) -> Metrics:
+    return {
+        "lost_samples": float(lost.num_samples()),
+        "quarantined_samples": float(len(quarantine.entries)),
+    }
 
 
 def _log_start(config: PretrainConfig, groups: Groups, precision: torch.dtype) -> None:

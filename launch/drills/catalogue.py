@@ -69,10 +69,9 @@ class Grounds:
         """Return the undisturbed run as it was when a checkpoint was its newest."""
         run = self.run(name, **changes)
         shutil.copytree(self.reference.run_dir, run.run_dir)
+        last = checkpoint_path(run.run_dir, last_step)
         for checkpoint in committed_checkpoints(run.run_dir):
-            if checkpoint != checkpoint_path(run.run_dir, last_step) and checkpoint > (
-                checkpoint_path(run.run_dir, last_step)
-            ):
+            if checkpoint > last:  # names end in the step, with zeros before it
                 shutil.rmtree(checkpoint)
         return run
 

@@ -45,6 +45,8 @@ class Fault:
     """Beginning of the name of the point at which it happens."""
     step: int = 0
     """Steps taken before it happens; it happens at the first occasion from there on."""
+    is_of_one_step: bool = False
+    """Whether it happens before no later step than that."""
     signal_name: str = ""
     """Such as SIGTERM."""
     target: str = "self"
@@ -92,14 +94,17 @@ class FaultyPhases(Phases):
             is_next = phase in (Phase.SAVE, Phase.END) and record.exists()
             if fault.kind == "file_limit" and is_next:
                 _lift_limit()
-            if fault.phase == phase.value and step >= fault.step:
+            if fault.phase == phase.value and self._is_time(fault, step):
                 self._strike(fault, record)
 
     def point(self, name: str) -> None:
         """Pass a point, and strike if this is the place."""
         for record, fault in self._faults.items():
-            if fault.point and name.startswith(fault.point) and self.now.step >= fault.step:
+            if fault.point and name.startswith(fault.point) and self._is_time(fault, self.now.step):
                 self._strike(fault, record)
+
+    def _is_time(self, fault: Fault, step: int) -> bool:
+        return step == fault.step if fault.is_of_one_step else step >= fault.step
 
     def _strike(self, fault: Fault, record: Path) -> None:
         if fault.kind == "sleep":

@@ -7,49 +7,40 @@ shards, where they are on this machine, and else on pairs made here.
 Source: ours.
 """
 
-import json
 import shutil
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import torch
-
-from data_pipelines.build import build_image_shards
-from data_pipelines.encode import encode_image_shards
-from data_pipelines.shapes import all_scenes, caption_of, draw_scene
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.drill import DrillConfig
 from ernie_vilg.config.health import HealthConfig
-from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig, SamplesConfig
-from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
-from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.locations import is_remote
 from ernie_vilg.manifest import read_manifest, write_manifest
-from ernie_vilg.text_tokenizer import TextTokenizer, train_text_tokenizer, write_text_tokenizer
-from ernie_vilg.vqgan.autoencoder import VQGAN
-from ernie_vilg.vqgan.weights import save_image_tokenizer
+from launch.drills.data_set import (
+    CODEBOOK_SIZE,
+    GRID_SIZE,
+    TEXT_VOCAB_SIZE,
+    DataSet,
+    make_data_set,
+    write_pairs,
+)
 
 STEPS = 12
 SAVE_EVERY = 4
 SAMPLES_EVERY = 6
 
 _NUM_PAIRS = 64
-_SAMPLES_PER_SHARD = 16
 _MOST_SHARDS = 3
 _HEADS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(DataSet):
     """What the drilled runs read."""
 
-    token_shards: Path
-    text_tokenizer: Path
-    image_tokenizer: Path
-    pairs: Path
     is_own: bool
     """Whether it is a copy of the user's."""
 
@@ -88,82 +79,22 @@ def _copy_own(config: DrillConfig, folder: Path) -> Data:
     for shard in shards:
         shutil.copyfile(source / shard.file, target / shard.file)
     write_manifest(target, replace(manifest, shards=shards))
-    pairs = config.samples.pairs
+    pairs = Path(config.samples.pairs or "")
+    if not config.samples.pairs or not pairs.is_dir():
+        pairs = folder / "pairs"
+        write_pairs(pairs, _NUM_PAIRS)
     return Data(
         token_shards=target,
         text_tokenizer=Path(config.data.text_tokenizer).resolve(),
         image_tokenizer=Path(config.data.image_tokenizer).resolve(),
-        pairs=Path(pairs).resolve()
-        if pairs is not None and Path(pairs).is_dir()
-        else _draw_pairs(folder / "pairs"),
+        pairs=pairs.resolve(),
         is_own=True,
     )
 
 
 def _make_up(folder: Path) -> Data:
-    """Draw scenes, and encode them with tokenizers that have seen nothing else."""
-    data = Data(
-        token_shards=folder / "token_shards",
-        text_tokenizer=folder / "text_tokenizer",
-        image_tokenizer=folder / "image_tokenizer",
-        pairs=_draw_pairs(folder / "pairs"),
-        is_own=False,
-    )
-    lines = (data.pairs / "captions.jsonl").read_text(encoding="utf-8").splitlines()
-    settings = TrainTextTokenizerConfig(
-        shards="", output_dir=str(data.text_tokenizer), vocab_size=320, model_type="bpe"
-    )
-    captions = [json.loads(line)["caption"] for line in lines]
-    write_text_tokenizer(data.text_tokenizer, train_text_tokenizer(captions, settings), {})
-    save_image_tokenizer(_untrained_image_tokenizer(), data.image_tokenizer)
-    images = folder / "image_shards"
-    build_image_shards(
-        BuildShardsConfig(
-            source=str(data.pairs),
-            output_dir=str(images),
-            image_size=64,
-            samples_per_shard=_SAMPLES_PER_SHARD,
-            num_workers=1,
-        )
-    )
-    encode_image_shards(
-        EncodeShardsConfig(
-            shards=str(images),
-            text_tokenizer_dir=str(data.text_tokenizer),
-            image_tokenizer_dir=str(data.image_tokenizer),
-            output_dir=str(data.token_shards),
-            num_workers=1,
-        )
-    )
-    return data
-
-
-def _draw_pairs(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    lines = []
-    for index, scene in enumerate(list(all_scenes())[-_NUM_PAIRS:]):
-        draw_scene(scene).save(folder / f"{index}.png")
-        line = {"image": f"{index}.png", "caption": caption_of(scene)}
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    (folder / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
-    return folder
-
-
-def _untrained_image_tokenizer() -> VQGAN:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return VQGAN(
-            ImageTokenizerConfig(
-                image_size=64,
-                codebook_size=16,
-                embedding_size=4,
-                base_channels=8,
-                channel_multipliers=(1,),
-                num_residual_blocks=0,
-                patch_size=16,
-                normalization="none",
-            )
-        )
+    made = make_data_set(folder, num_pairs=_NUM_PAIRS)
+    return Data(**vars(made), is_own=False)
 
 
 def _scaled_down(config: DrillConfig, data: Data) -> PretrainConfig:
@@ -204,13 +135,12 @@ def _small_model(model: ModelConfig, data: Data, num_stages: int) -> ModelConfig
     small = replace(model, hidden_size=32 * _HEADS, num_heads=_HEADS, num_layers=2 * num_stages)
     if data.is_own:
         return small
-    tokenizer = TextTokenizer.load(data.text_tokenizer)
     return replace(
         small,
-        text_vocab_size=(tokenizer.vocab_size + 7) // 8 * 8,
+        text_vocab_size=TEXT_VOCAB_SIZE,
         text_length=16,
-        codebook_size=16,
-        image_grid_size=4,
+        codebook_size=CODEBOOK_SIZE,
+        image_grid_size=GRID_SIZE,
         reconstructor=ReconstructorConfig(),
     )
 

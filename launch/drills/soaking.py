@@ -46,7 +46,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 def nan_fault() -> Fault:
     """Return the fault that both runs meet, at the same step."""
-    return Fault(kind="nan_gradient", rank=0, phase=Phase.STEP, step=NAN_STEP)
+    return Fault(kind="nan_gradient", rank=0, phase=Phase.STEP, step=NAN_STEP, is_of_one_step=True)
 
 
 def stop_fault(steps: int) -> Fault:

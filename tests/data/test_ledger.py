@@ -21,7 +21,7 @@ from ernie_vilg.data.ledger import (
     read_step,
     read_steps,
 )
-from ernie_vilg.data.loss_log import LossLog, read_losses
+from ernie_vilg.data.loss_log import LossCount, LossLog, read_losses
 from ernie_vilg.data.mixture import MixturePhase
 from ernie_vilg.data.position_reader import DataSource, SampleSequence
 from ernie_vilg.data.quarantine import Quarantine, QuarantineEntry
@@ -266,6 +266,16 @@ def test_samples_lost_are_counted_once_over_all_ranks(tmp_path: Path) -> None:
     assert [found.position for found in summary.losses] == [33, 40, 50]
     assert summary.num_samples == 11
     assert summary.num_samples_by_reason == {"sha256": 11}
+
+
+def test_the_count_follows_what_ranks_write(tmp_path: Path) -> None:
+    count = LossCount(tmp_path)
+    counts = [count.num_samples()]
+    for rank, found in ((0, loss("b.tar", 1, 33)), (1, loss("b.tar", 1, 7)), (1, loss("c", 2, 9))):
+        LossLog(tmp_path, rank).write([found])
+        counts.append(count.num_samples())
+
+    assert counts == [0, 1, 1, 2]
 
 
 def test_a_torn_line_of_findings_is_counted_and_harms_no_other(tmp_path: Path) -> None:

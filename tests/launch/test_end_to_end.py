@@ -12,9 +12,9 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.generation.pipeline import ErnieVilg
 from launch.composition import compose_program
+from launch.drills.data_set import DataSet, make_data_set
 from tests.distributed import run_distributed
 from tests.launch.test_pretrain import ROOT, launcher, settings, start
-from tests.training.data_set import DataSet, make_data_set
 from tests.training.runs import pretrain_here
 
 PROMPT = "左上角有一个红色的大圆形"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from launch.composition import compose_program
+from launch.drills.data_set import make_data_set
 from launch.program import CONF_FOLDER
-from tests.training.data_set import make_data_set
 from tests.training.past_run import consume, run_config
 
 

@@ -17,8 +17,8 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.initialization import initialize
 from ernie_vilg.model.transformer import build_transformer
 from launch.composition import compose_program
+from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
 from launch.health import measure_health
-from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
 
 MODEL = ModelConfig(
     hidden_size=16,

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ernie_vilg.ports import free_port
 from ernie_vilg.training.wandb_file import logged_history
+from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
 from launch.program import CONF_FOLDER
-from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
 
 ROOT = CONF_FOLDER.parent
 PROGRAMS = Path(sys.executable).parent

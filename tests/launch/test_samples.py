@@ -10,8 +10,8 @@ from PIL import Image
 from ernie_vilg.config.pretrain import PretrainConfig, SamplesConfig
 from ernie_vilg.model.initialization import initialize
 from ernie_vilg.model.transformer import build_transformer
+from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
 from launch.samples import draw_samples
-from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
 from tests.training.runs import tiny_run
 
 NUM_PAIRS = 3

@@ -14,8 +14,8 @@ from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.training.run_folder import write_run
 from ernie_vilg.training.tracking import RunTracker, logged_settings
 from ernie_vilg.training.wandb_process import Orders, WandbProcess
+from launch.drills.data_set import DataSet, make_data_set
 from tests.launch.test_pretrain import ROOT, settings
-from tests.training.data_set import DataSet, make_data_set
 from tests.training.runs import tiny_run
 from tests.training.wandb_servers import black_hole, failing_server
 

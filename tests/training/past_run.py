@@ -17,8 +17,8 @@ from ernie_vilg.data.token_reader import TokenSequence
 from ernie_vilg.training.lineage import check_lineage
 from ernie_vilg.training.run_folder import write_run
 from ernie_vilg.training.sequence import token_sequence
-from tests.training.data_set import DataSet, run_on
-from tests.training.runs import tiny_run
+from launch.drills.data_set import DataSet
+from tests.training.runs import run_on, tiny_run
 
 DATA_SIZE = 2
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from ernie_vilg.training.pretrain import Surroundings, pretrain
 from ernie_vilg.training.step_log import SilentStepLog
 from ernie_vilg.training.stopping import Stopping
 from ernie_vilg.training.stragglers import Stragglers
+from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, TEXT_VOCAB_SIZE, DataSet
 from tests.data.shards import sequence_of
 
 MODEL = ModelConfig(
@@ -99,6 +101,26 @@ def start(launch: Launch, config: PretrainConfig, precision: torch.dtype) -> Eng
     layout = config.parallelism
     groups = build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
     return build_engine(config, groups, precision)
+
+
+def run_on(config: PretrainConfig, data: DataSet) -> PretrainConfig:
+    """Return a run with the data set's shards and tokenizers, and a model of their sizes."""
+    return replace(
+        config,
+        model=replace(
+            config.model,
+            text_vocab_size=TEXT_VOCAB_SIZE,
+            text_length=12,
+            codebook_size=CODEBOOK_SIZE,
+            image_grid_size=GRID_SIZE,
+        ),
+        data=replace(
+            config.data,
+            token_shards=str(data.token_shards),
+            text_tokenizer=str(data.text_tokenizer),
+            image_tokenizer=str(data.image_tokenizer),
+        ),
+    )
 
 
 def pretrain_here(launch: Launch, config: PretrainConfig) -> int:
@@ -188,6 +210,7 @@ def run(
             config=config,
             engine=engine,
             batches=batches if stop_after is None else StoppedBatches(batches, stop_after, stop),
+            data_metrics=dict,
             num_samples=manifest.num_samples,
             checkpoints=checkpoints,
             guard=Guard(engine, config.guards),

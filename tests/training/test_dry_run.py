@@ -21,7 +21,7 @@ from ernie_vilg.config.pretrain import (
     TrainingConfig,
 )
 from ernie_vilg.training.dry_run import dry_run, state_bytes
-from tests.training.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
+from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
 
 
 @pytest.fixture(scope="module")

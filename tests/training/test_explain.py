@@ -24,8 +24,8 @@ from ernie_vilg.training.explain import (
 )
 from ernie_vilg.training.past_batch import Moved
 from ernie_vilg.training.sample_losses import nearest_checkpoint, sample_losses
+from launch.drills.data_set import DataSet, make_data_set
 from tests.distributed import run_distributed
-from tests.training.data_set import DataSet, make_data_set
 from tests.training.past_run import consume, run_config
 from tests.training.runs import pretrain_here
 

@@ -15,9 +15,9 @@ from ernie_vilg.parallel.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.universal import gather_weights
 from ernie_vilg.training.commit import checkpoint_path
 from ernie_vilg.training.export import export
+from launch.drills.data_set import DataSet, make_data_set
 from tests.distributed import run_distributed
-from tests.training.data_set import DataSet, make_data_set, run_on
-from tests.training.runs import pretrain_here, tiny_run
+from tests.training.runs import pretrain_here, run_on, tiny_run
 
 
 def train(launch: Launch, config: PretrainConfig) -> None:

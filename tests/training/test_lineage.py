@@ -13,7 +13,7 @@ from ernie_vilg.manifest import read_manifest, write_manifest
 from ernie_vilg.text_tokenizer import write_text_tokenizer
 from ernie_vilg.training.lineage import check_lineage
 from ernie_vilg.vqgan.weights import save_image_tokenizer
-from tests.training.data_set import (
+from launch.drills.data_set import (
     CODEBOOK_SIZE,
     GRID_SIZE,
     DataSet,

@@ -52,8 +52,8 @@ def meter() -> Meter:
 def test_losses_are_means_over_steps_and_slots_over_their_targets(
     meter: Meter, config: PretrainConfig
 ) -> None:
-    meter.add(vector(4.0, [1.0, 2.0], [3.0, 0.5, 0.0], [1.0, 0.25, 0.0]), 0.0, NOT_SKIPPED)
-    meter.add(vector(2.0, [3.0, 4.0], [1.0, 1.0, 0.0], [1.0, 0.50, 0.0]), 0.0, NOT_SKIPPED)
+    meter.add(vector(4.0, [1.0, 2.0], [3.0, 0.5, 0.0], [1.0, 0.25, 0.0]), NOT_SKIPPED)
+    meter.add(vector(2.0, [3.0, 4.0], [1.0, 1.0, 0.0], [1.0, 0.50, 0.0]), NOT_SKIPPED)
 
     metrics = read(meter, config)
 
@@ -70,9 +70,9 @@ def test_a_skipped_step_is_counted_and_its_nan_is_left_out(
     meter: Meter, config: PretrainConfig
 ) -> None:
     good = vector(4.0, [1.0, 2.0], [3.0, 0.5, 0.0], [1.0, 0.25, 0.0])
-    meter.add(good, 0.0, NOT_SKIPPED)
-    meter.add(torch.full_like(good, math.nan), 0.0, SKIPPED)
-    meter.add(good, 0.0, NOT_SKIPPED)
+    meter.add(good, NOT_SKIPPED)
+    meter.add(torch.full_like(good, math.nan), SKIPPED)
+    meter.add(good, NOT_SKIPPED)
 
     metrics = read(meter, config)
 
@@ -84,7 +84,7 @@ def test_a_skipped_step_is_counted_and_its_nan_is_left_out(
 def test_where_all_steps_were_skipped_there_is_no_loss(
     meter: Meter, config: PretrainConfig
 ) -> None:
-    meter.add(torch.zeros(num_losses(MODEL)), 0.0, SKIPPED)
+    meter.add(torch.zeros(num_losses(MODEL)), SKIPPED)
 
     metrics = read(meter, config)
 
@@ -93,20 +93,19 @@ def test_where_all_steps_were_skipped_there_is_no_loss(
 
 
 def test_reading_starts_again_from_zero(meter: Meter, config: PretrainConfig) -> None:
-    meter.add(torch.ones(num_losses(MODEL)), 5.0, SKIPPED)
+    meter.add(torch.ones(num_losses(MODEL)), SKIPPED)
     read(meter, config)
-    meter.add(vector(2.0, [0.0, 0.0], [0.0] * 3, [0.0] * 3), 1.0, NOT_SKIPPED)
+    meter.add(vector(2.0, [0.0, 0.0], [0.0] * 3, [0.0] * 3), NOT_SKIPPED)
 
     metrics = read(meter, config)
 
     assert (metrics["loss"], metrics["skipped_steps"]) == (2.0, 0.0)
-    assert metrics["data_seconds_per_step"] == 1.0
 
 
 def test_rates_and_mfu_follow_from_the_time_of_a_step(
     meter: Meter, config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    meter.add(torch.zeros(num_losses(MODEL)), 0.0, NOT_SKIPPED)
+    meter.add(torch.zeros(num_losses(MODEL)), NOT_SKIPPED)
     monkeypatch.setattr("time.monotonic", lambda: meter.since + 2.0)
     peak = replace(config.cluster, peak_flops_per_device=1e9)
 

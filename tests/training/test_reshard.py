@@ -23,6 +23,7 @@ from ernie_vilg.training import reshard
 from ernie_vilg.training.commit import checkpoint_path, read_manifest
 from ernie_vilg.training.tracking import METRICS_NAME
 from ernie_vilg.training.universal import find_universal
+from launch.drills.data_set import DataSet, make_data_set
 from tests.distributed import run_distributed
 from tests.parallel.resharding import (
     STEPS_TAKEN,
@@ -35,8 +36,7 @@ from tests.parallel.resharding import (
     take_hop,
     take_hops,
 )
-from tests.training.data_set import DataSet, make_data_set, run_on
-from tests.training.runs import pretrain_here, tiny_run
+from tests.training.runs import pretrain_here, run_on, tiny_run
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-3}
 """Relative, of the next step's loss: sums in another order. The state itself has none."""

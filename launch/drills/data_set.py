@@ -1,7 +1,12 @@
-"""A data set small enough to train on in a test: real tokenizers, real shards, real lineage."""
+"""A data set made in seconds: real tokenizers, real shards, real lineage, of drawn scenes.
+
+The image tokenizer is untrained: what is drilled or tested with it is the way that data takes.
+
+Source: ours.
+"""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,7 +15,6 @@ from data_pipelines.build import build_image_shards
 from data_pipelines.encode import encode_image_shards
 from data_pipelines.shapes import all_scenes, caption_of, draw_scene
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
-from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
@@ -19,6 +23,9 @@ from ernie_vilg.vqgan.weights import save_image_tokenizer
 
 CODEBOOK_SIZE = 16
 GRID_SIZE = 4
+"""Codes along each side of a picture."""
+TEXT_VOCAB_SIZE = 320
+"""Ids that a model of it needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +33,26 @@ class DataSet:
     """Where everything is."""
 
     pairs: Path
+    """Raw pairs: captions.jsonl and the pictures that it names."""
     text_tokenizer: Path
+    """Folder."""
     image_tokenizer: Path
+    """Folder."""
     token_shards: Path
+    """Folder."""
 
 
 def make_data_set(
     folder: Path, *, num_pairs: int = 24, seed: int = 0, keep_pixels: bool = False
 ) -> DataSet:
-    """Draw scenes, tokenize and encode them; the image tokenizer is untrained."""
+    """Draw scenes, tokenize and encode them.
+
+    Args:
+        folder: is made.
+        num_pairs: how many scenes.
+        seed: of the image tokenizer's random weights.
+        keep_pixels: whether shards hold the pictures beside their codes.
+    """
     data = DataSet(
         pairs=folder / "pairs",
         text_tokenizer=folder / "text_tokenizer",
@@ -46,26 +64,6 @@ def make_data_set(
     save_image_tokenizer(untrained_vqgan(seed), data.image_tokenizer)
     encode_pairs(data, data.pairs, data.token_shards, keep_pixels=keep_pixels)
     return data
-
-
-def run_on(config: PretrainConfig, data: DataSet) -> PretrainConfig:
-    """Return a run with the data set's shards and tokenizers, and a model of their sizes."""
-    return replace(
-        config,
-        model=replace(
-            config.model,
-            text_vocab_size=320,
-            text_length=12,
-            codebook_size=CODEBOOK_SIZE,
-            image_grid_size=GRID_SIZE,
-        ),
-        data=replace(
-            config.data,
-            token_shards=str(data.token_shards),
-            text_tokenizer=str(data.text_tokenizer),
-            image_tokenizer=str(data.image_tokenizer),
-        ),
-    )
 
 
 def encode_pairs(data: DataSet, pairs: Path, output: Path, *, keep_pixels: bool = False) -> None:
@@ -93,7 +91,7 @@ def encode_pairs(data: DataSet, pairs: Path, output: Path, *, keep_pixels: bool 
 
 
 def write_pairs(folder: Path, count: int) -> list[str]:
-    """Write the last scenes, of two objects, as raw pairs; return their captions."""
+    """Draw the last scenes, of two objects, as raw pairs; return their captions."""
     folder.mkdir(parents=True)
     lines, captions = [], []
     for index, scene in enumerate(list(all_scenes())[-count:]):
@@ -105,7 +103,7 @@ def write_pairs(folder: Path, count: int) -> list[str]:
 
 
 def text_model(captions: list[str], data: DataSet) -> bytes:
-    """Return a SentencePiece model of the captions' characters."""
+    """Return a SentencePiece model of captions, for the place that a data set has for it."""
     return train_text_tokenizer(
         captions,
         TrainTextTokenizerConfig(
@@ -116,16 +114,16 @@ def text_model(captions: list[str], data: DataSet) -> bytes:
 
 def untrained_vqgan(seed: int) -> VQGAN:
     """Return an image tokenizer with random weights, 16 pixels per code."""
-    torch.manual_seed(seed)
-    return VQGAN(
-        ImageTokenizerConfig(
-            image_size=64,
-            codebook_size=CODEBOOK_SIZE,
-            embedding_size=4,
-            base_channels=8,
-            channel_multipliers=(1,),
-            num_residual_blocks=0,
-            patch_size=16,
-            normalization="none",
-        )
+    config = ImageTokenizerConfig(
+        image_size=64,
+        codebook_size=CODEBOOK_SIZE,
+        embedding_size=4,
+        base_channels=8,
+        channel_multipliers=(1,),
+        num_residual_blocks=0,
+        patch_size=16,
+        normalization="none",
     )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VQGAN(config)
