@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ernie_vilg.config.model import ObjectiveConfig
@@ -14,11 +13,9 @@ from ernie_vilg.evaluation.round_trip import RoundTrips, agreement_of_captions, 
 from ernie_vilg.evaluation.two_way import TwoWay, compare_directions, suggested_weights
 from ernie_vilg.files import write_bytes, write_json
 from ernie_vilg.generation.decode import ShouldStop, StoppedError, never
-from ernie_vilg.generation.pipeline import ErnieVilg, choose_device
-from ernie_vilg.model.weights import model_from_weights
-from ernie_vilg.text_tokenizer import TextTokenizer
+from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.training.observers import Observation
-from ernie_vilg.vqgan.weights import load_image_tokenizer
+from launch.model_of_run import model_of_run
 
 
 def measure_health(
@@ -43,7 +40,7 @@ def measure_health(
     """
     folder = config.health.pairs or config.samples.pairs
     assert folder is not None  # checked by PretrainConfig
-    model = _model(config, weights)
+    model = model_of_run(config, weights)
     size = model.image_tokenizer.config.image_size
     pairs = read_pairs(Path(folder), count=config.health.count, image_size=size)
     text = model.text_ids([pair.caption for pair in pairs])
@@ -65,20 +62,6 @@ def measure_health(
     write_json(path.with_suffix(".json"), _record(step, metrics, rows))
     return Observation(
         metrics=metrics, pictures={"health": path}, captions={"health": _legend(rows)}
-    )
-
-
-def _model(config: PretrainConfig, weights: dict[str, Tensor]) -> ErnieVilg:
-    device = choose_device("auto")
-    # torch's layers draw their first weights from the generator that training also uses.
-    with torch.random.fork_rng(devices=[]):
-        tokenizer, _ = load_image_tokenizer(Path(config.data.image_tokenizer))
-        transformer = model_from_weights(config.model, weights)
-    return ErnieVilg(
-        transformer.to(device),
-        config.model,
-        TextTokenizer.load(Path(config.data.text_tokenizer)),
-        tokenizer.to(device),
     )
 
 

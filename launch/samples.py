@@ -17,12 +17,9 @@ from ernie_vilg.generation.pipeline import (
     ErnieVilg,
     GeneratedCaption,
     GeneratedImage,
-    choose_device,
 )
-from ernie_vilg.model.weights import model_from_weights
-from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.training.observers import Observation
-from ernie_vilg.vqgan.weights import load_image_tokenizer
+from launch.model_of_run import model_of_run
 
 _COLUMNS = 8
 
@@ -48,19 +45,12 @@ def draw_samples(
         the picture and figures of its codes; None where `should_stop` said so, and nothing was
         written.
     """
-    device = choose_device("auto")
-    tokenizer, _ = load_image_tokenizer(Path(config.data.image_tokenizer))
-    model = ErnieVilg(
-        model_from_weights(config.model, weights).to(device),
-        config.model,
-        TextTokenizer.load(Path(config.data.text_tokenizer)),
-        tokenizer.to(device),
-    )
+    model = model_of_run(config, weights)
     assert config.samples.pairs is not None  # checked by SamplesConfig
     pairs = read_pairs(
         Path(config.samples.pairs),
         count=config.samples.count,
-        image_size=tokenizer.config.image_size,
+        image_size=model.image_tokenizer.config.image_size,
     )
     try:
         drawn = model.generate(

@@ -19,7 +19,8 @@ from launch.program import program
 REPORT_NAME = "soak.json"
 
 _STEPS = 1_000_000
-_SAVE_EVERY = 50
+_SAVE_EVERY = 20
+_LOADER_TIMEOUT_SECONDS = 10
 _LONGEST_SECONDS = 2 * 3600.0
 
 
@@ -39,6 +40,12 @@ def main(config: SoakConfig) -> None:
         training=replace(scaled.training, steps=_STEPS, log_every=10),
         checkpoint=replace(scaled.checkpoint, every=_SAVE_EVERY),
         samples=replace(scaled.samples, every=0),
+        data=replace(
+            scaled.data,
+            loader=replace(
+                scaled.data.loader, num_workers=1, timeout_seconds=_LOADER_TIMEOUT_SECONDS
+            ),
+        ),
     )
     struck, undisturbed = (
         DrilledRun(

@@ -1,9 +1,9 @@
 """Random faults, one after another, on one run.
 
-Every 10 to 30 seconds of training something happens: a rank is killed, or frozen, or killed while
-it saves; the launcher is told to stop; a bit of the newest checkpoint or the end of a shard is
-lost; reading is slow. One update has a NaN in its gradient, whenever it is made. The same command
-goes on each time.
+Every 10 to 30 seconds of training something happens: a rank or its data worker is killed, or
+frozen; a rank is killed while it saves; the launcher is told to stop; a bit of the newest
+checkpoint or the end of a shard is lost. One update has a NaN in its gradient, whenever it is made.
+The same command goes on each time.
 
 Source: ours.
 """
@@ -12,7 +12,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,15 @@ NAN_STEP = 20
 """Steps made before the one whose gradient has a NaN."""
 
 _QUIET_SECONDS = (10.0, 30.0)
-_SLOW_SECONDS = 0.05
 _KINDS = (
     "kill_rank",
     "kill_in_save",
+    "kill_worker",
+    "freeze_rank",
+    "freeze_worker",
     "sigterm",
-    "freeze",
     "flip_bit",
     "truncate_shard",
-    "slow_reading",
 )
 _SAVE_POINTS = ("save: before data", "save: before manifest", "save: before rename", "save: after")
 _SHARED_MEMORY = Path("/dev/shm")
@@ -86,20 +86,21 @@ class Soak:
     def _strike(self, kind: str) -> None:
         self.faults[kind] += 1
         if kind == "kill_rank":
-            self._launch(kind, self._to_some_rank(signal.SIGKILL))
-        elif kind == "freeze":
-            self._launch(kind, self._to_some_rank(signal.SIGSTOP))
+            self._launch(kind, self._to_one_of(_ranks_of, signal.SIGKILL))
+        elif kind == "kill_worker":
+            self._launch(kind, self._to_one_of(_workers_of, signal.SIGKILL))
+        elif kind == "freeze_rank":
+            self._launch(kind, self._to_one_of(_ranks_of, signal.SIGSTOP))
+        elif kind == "freeze_worker":
+            self._launch(kind, self._to_one_of(_workers_of, signal.SIGSTOP))
         elif kind == "sigterm":
             self._launch(kind, _send_to_launcher)
-        elif kind == "slow_reading":
-            slow = Fault(kind="sleep", rank=1, phase=Phase.DATA, seconds=_SLOW_SECONDS)
-            self._launch(kind, _send_to_launcher, slow)
         elif kind == "kill_in_save":
             self._launch(kind, _send_to_launcher, self._death_in_save())
         elif kind == "truncate_shard":
             self._without_end_of_shard(lambda: self._launch(kind, _send_to_launcher))
         else:
-            self._launch(kind, self._to_some_rank(signal.SIGKILL))
+            self._launch(kind, self._to_one_of(_ranks_of, signal.SIGKILL))
             self._flip_bit()
 
     def _launch(self, kind: str, act: Callable[[int], None], *faults: Fault) -> None:
@@ -113,11 +114,13 @@ class Soak:
             flush=True,
         )
 
-    def _to_some_rank(self, number: signal.Signals) -> Callable[[int], None]:
+    def _to_one_of(
+        self, find: Callable[[int], list[psutil.Process]], number: signal.Signals
+    ) -> Callable[[int], None]:
         def send(launcher: int) -> None:
-            ranks = _ranks_of(launcher)
-            if ranks:
-                self._random.choice(ranks).send_signal(number)
+            found = find(launcher)
+            if found:
+                self._random.choice(found).send_signal(number)
 
         return send
 
@@ -127,7 +130,7 @@ class Soak:
             kind="signal",
             rank=0,  # the one that commits
             point=self._random.choice(_SAVE_POINTS),
-            step=steps + self._random.randrange(100, 400),
+            step=steps + self._random.randrange(50, 150),
             signal_name="SIGKILL",
         )
 
@@ -235,13 +238,24 @@ def _send_to_launcher(launcher: int) -> None:
 
 
 def _ranks_of(launcher: int) -> list[psutil.Process]:
+    # A launcher has the same words further back.
+    return _descendants(launcher, lambda words: RANK_PROGRAM in words[:3])
+
+
+def _workers_of(launcher: int) -> list[psutil.Process]:
+    """Return the data workers of all ranks: copies of the process that they are forked from."""
+    servers = _descendants(launcher, lambda words: any("forkserver" in word for word in words))
+    ids = {process.pid for process in servers}
+    return [process for process in servers if process.ppid() in ids]
+
+
+def _descendants(launcher: int, is_wanted: Callable[[Sequence[str]], bool]) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(launcher).children(recursive=True):
         try:
             words = process.cmdline()
         except psutil.Error:
             continue  # it ended meanwhile
-        # A launcher has the same words further back.
-        if RANK_PROGRAM in words[:3]:
+        if is_wanted(words):
             found.append(process)
     return found

@@ -1,0 +1,124 @@
+"""The fire drill: what it runs, what it says, and that a failure is one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ernie_vilg.training.phases import Phase
+from launch import drill
+from launch.drills import catalogue as drills
+from launch.drills.catalogue import DrillFailedError, Finding
+from launch.drills.faults import Fault, FaultyPhases
+from launch.program import CONF_FOLDER
+
+
+def run_program(name: str, *words: str, seconds: float) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, f"launch/{name}.py", "experiment=quickstart", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=CONF_FOLDER.parent,
+        timeout=seconds,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_run_survives_what_strikes_it(tmp_path: Path) -> None:
+    names = ["sigterm_save", "sigkill_rank", "flipped_bit", "other_tensor_parallel_size"]
+
+    done = run_program(
+        "drill", f"drill_dir={tmp_path}/drill", f"drills={'+'.join(names)}", seconds=600
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 of 4 drills passed" in done.stdout
+    report = json.loads((tmp_path / "drill/drill.json").read_text())
+    assert report["passed"]
+    assert [found["name"] for found in report["drills"]] == names
+    assert all(found["recovery_seconds"] for found in report["drills"][:2])
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_soaked_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    done = run_program("soak", f"drill_dir={tmp_path}/soak", "minutes=1", seconds=900)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAIL" not in done.stdout
+    report = json.loads((tmp_path / "soak/soak.json").read_text())
+    assert report["passed"]
+    assert sum(report["faults"].values()) > 0
+
+
+def test_one_failed_drill_fails_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def survives(grounds: object, name: str) -> Finding:
+        return Finding(recovery_seconds=2.5, held="all of it")
+
+    def breaks(grounds: object, name: str) -> Finding:
+        raise DrillFailedError("it does not hold that the losses of all steps are equal")
+
+    monkeypatch.setattr(drills, "catalogue", lambda: {"good": survives, "bad": breaks})
+    monkeypatch.setattr(drills, "build_reference", lambda folder, config, num_ranks: None)
+    words = ["drill", "experiment=quickstart", f"drill_dir={tmp_path}/drill"]
+    monkeypatch.setattr(sys, "argv", words)
+
+    with pytest.raises(SystemExit) as end:
+        drill.main()
+
+    assert end.value.code == 1
+    text = capsys.readouterr().out
+    assert "1 of 2 drills passed" in text
+    assert "FAIL  bad" in text
+    report = json.loads((tmp_path / "drill/drill.json").read_text())
+    assert not report["passed"]
+    assert [(found["name"], found["passed"]) for found in report["drills"]] == [
+        ("good", True),
+        ("bad", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["drills=sigkil_rank"], "drills=sigkil_rank: choose all, or of sigterm_warm_up, "),
+        (["num_ranks=1"], "num_ranks=1: most drills need at least 2 ranks"),
+    ],
+)
+def test_wrong_settings_are_one_message(words: list[str], message: str, tmp_path: Path) -> None:
+    done = run_program("drill", f"drill_dir={tmp_path}/drill", *words, seconds=120)
+
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_something_else_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+
+    done = run_program("drill", f"drill_dir={tmp_path}", seconds=120)
+
+    assert done.returncode == 2
+    assert "holds something else: name an empty or new folder" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("is_of_one_step", "first_step", "is_struck"),
+    [(False, 3, True), (False, 4, True), (True, 3, True), (True, 4, False), (False, 2, False)],
+)
+def test_a_fault_waits_for_its_step(
+    tmp_path: Path, is_of_one_step: bool, first_step: int, is_struck: bool
+) -> None:
+    fault = Fault(kind="sleep", rank=0, phase=Phase.STEP, step=3, is_of_one_step=is_of_one_step)
+    record = tmp_path / "struck"
+
+    FaultyPhases({record: fault}).enter(Phase.STEP, first_step)
+
+    assert record.exists() == is_struck
