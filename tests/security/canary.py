@@ -1,0 +1,46 @@
+"""What a hostile input would create, were it obeyed."""
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.data.shards import npy
+
+
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+class Canary:
+    """A file that a hostile input would create."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.command = f"touch {path}"
+
+    @property
+    def is_there(self) -> bool:
+        return self._path.exists()
+
+    def pickled(self) -> bytes:
+        return pickle.dumps(Payload(self.command))
+
+    def saved_by_torch(self) -> bytes:
+        buffer = io.BytesIO()
+        torch.save({"weights": Payload(self.command)}, buffer)
+        return buffer.getvalue()
+
+    def in_an_array(self) -> bytes:
+        """Return an .npy file of one Python object."""
+        return npy(np.array([[Payload(self.command)]], dtype=object))
