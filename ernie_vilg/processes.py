@@ -3,14 +3,16 @@
 The kernel gives a process's id to another one when it has ended, and the time of day may be set
 back. What stays is the tick after boot at which a process began, on this boot of this machine.
 
-Source: proc(5), pid_namespaces(7).
+Source: proc(5), pid_namespaces(7), prctl(2).
 """
 
+import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
+_PR_SET_PDEATHSIG = 1
 _ENDED_STATES = ("Z", "X")
 """A process that has ended stays visible, as a zombie, until its parent has taken note."""
 
@@ -42,6 +44,28 @@ def parent_of(process_id: int) -> int:
     """Return the id of a process's parent, 0 if there is none that we can see."""
     fields = _stat_fields(process_id)
     return int(fields[1]) if fields is not None else 0
+
+
+def signal_at_parents_end(number: int) -> None:
+    """Have the kernel send this process a signal when the one that started it is gone.
+
+    Strictly, when the thread is gone that started it. A process that is stopped gets it as well,
+    and a SIGKILL ends it. Processes started from here do not inherit this.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    set_process_attribute(_PR_SET_PDEATHSIG, number)
+
+
+def set_process_attribute(option: int, value: int) -> None:
+    """Set one of the attributes that prctl(2) names, of this process.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl option {option} failed")
 
 
 def words_of(process_id: int) -> list[str]:

@@ -3,25 +3,25 @@
 Source: ours, on prctl(2).
 """
 
-import ctypes
 import os
 import signal
 import subprocess
 
 import psutil
 
-_PR_SET_PDEATHSIG = 1
+from ernie_vilg.processes import set_process_attribute, signal_at_parents_end
+
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 def stop_with_parent() -> None:
     """Have Linux send this process a SIGTERM when the process that started it is gone."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal_at_parents_end(signal.SIGTERM)
 
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    set_process_attribute(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def reap_until_it_ends(process: "subprocess.Popen[bytes]") -> int:
@@ -68,8 +68,3 @@ def send_signal(process: psutil.Process, number: int) -> None:
         process.send_signal(number)
     except psutil.NoSuchProcess:
         return  # it ended by itself
-
-
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl option {option} failed")

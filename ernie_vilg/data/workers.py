@@ -27,6 +27,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ernie_vilg.config.loader import LoaderConfig
+from ernie_vilg.processes import signal_at_parents_end
 
 Item = TypeVar("Item", covariant=True)
 OnWait = Callable[[str], None]
@@ -41,7 +42,7 @@ _TORCHS_TIMEOUT = "timed out"
 _SIGNALS_FOR_RANKS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """A scheduler sends these to every process of a job. What they mean is the rank's to decide, which
 needs its batches until then."""
-PRELOADED_MODULES = ["__main__", "ernie_vilg.data.batches"]
+PRELOADED_MODULES = ["ernie_vilg.data.worker_server", "__main__", "ernie_vilg.data.batches"]
 """What workers need, imported once by the server that they are forked from."""
 
 logger = logging.getLogger(__name__)
@@ -281,8 +282,9 @@ def _start_worker(worker_id: int) -> None:
     # A worker ends when its rank says so, or is gone.
     for number in _SIGNALS_FOR_RANKS:
         signal.signal(number, signal.SIG_IGN)
-    # torch watches the fork server in place of the rank, and the server lives as long as any
-    # worker does.
+    # torch watches the fork server in place of the rank. Where the server serves others too, or
+    # the rank ends in order, the worker itself must look.
+    signal_at_parents_end(signal.SIGKILL)
     threading.Thread(target=_end_with_rank, daemon=True).start()
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ _ROOT = Path(__file__).resolve().parent.parent.parent
 RANK_PROGRAM = "launch/drill_rank.py"
 _LONGEST_SECONDS = 240.0
 _POLL_SECONDS = 0.1
+_LOOK_SECONDS = 1.0
+"""How often a launch's processes are listed, which takes the time of a small step."""
 _LOG_CHARACTERS = 4000
 
 
@@ -109,9 +112,9 @@ class DrilledRun:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            self._wait(process, log, meanwhile, longest_seconds)
+            family = self._wait(process, log, meanwhile, longest_seconds)
         exited_at = time.time()
-        orphans = _wait_for_orphans(str(settings))
+        orphans = _wait_for_orphans(family, str(settings))
         struck = Path(words[-1]).with_suffix(".struck")
         done = Launch(
             return_code=process.returncode,
@@ -182,9 +185,15 @@ class DrilledRun:
         log: Path,
         meanwhile: Callable[[int], None],
         longest_seconds: float,
-    ) -> None:
+    ) -> set[psutil.Process]:
+        """Wait for the launcher's end; return every descendant of it that was seen."""
+        family: set[psutil.Process] = set()
         deadline = time.monotonic() + longest_seconds
+        next_look = 0.0
         while process.poll() is None:
+            if time.monotonic() >= next_look:
+                family |= _descendants(process.pid)
+                next_look = time.monotonic() + _LOOK_SECONDS
             if time.monotonic() > deadline:
                 _kill(process)
                 raise TimeoutError(
@@ -193,6 +202,7 @@ class DrilledRun:
                 )
             meanwhile(process.pid)
             time.sleep(_POLL_SECONDS)
+        return family
 
 
 def _launcher(num_ranks: int) -> list[str]:
@@ -208,25 +218,46 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _wait_for_orphans(mark: str) -> int:
-    """Wait until no process of a launch is left; kill and count those that stay ten seconds."""
+def _wait_for_orphans(family: set[psutil.Process], mark: str) -> int:
+    """Wait until no process of a launch is left; kill and count those that stay ten seconds.
+
+    Args:
+        family: processes that were seen during the launch; data workers have no mark.
+        mark: a word of the command line of ranks and launchers, which may have come later.
+    """
     deadline = time.monotonic() + 10
-    while (left := _processes_of(mark)) and time.monotonic() < deadline:
+    while left := _running(family) | _processes_of(mark):
+        if time.monotonic() >= deadline:
+            break
         time.sleep(_POLL_SECONDS)
     for process in left:
         process.kill()
     return len(left)
 
 
-def _processes_of(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if mark in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue  # it ended meanwhile
+def _descendants(process_id: int) -> set[psutil.Process]:
+    try:
+        return set(psutil.Process(process_id).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def _running(processes: set[psutil.Process]) -> set[psutil.Process]:
+    found = set()
+    for process in processes:
+        with suppress(psutil.Error):  # it ended meanwhile
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.add(process)
     return found
+
+
+def _processes_of(mark: str) -> set[psutil.Process]:
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it ended meanwhile
+            if mark in process.cmdline():
+                found.add(process)
+    return _running(found)
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
