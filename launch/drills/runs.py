@@ -52,7 +52,8 @@ class Launch:
     exited_at: float
     """Unix time at which the launcher was gone."""
     num_orphans: int
-    """Processes that were left ten seconds after the launcher was gone."""
+    """Processes that were left `stopping.grace_seconds` after the launcher was gone: until then
+    ranks that have lost it may save."""
 
 
 @dataclass(kw_only=True)
@@ -114,7 +115,7 @@ class DrilledRun:
             )
             family = self._wait(process, log, meanwhile, longest_seconds)
         exited_at = time.time()
-        orphans = _wait_for_orphans(family, str(settings))
+        orphans = _wait_for_orphans(family, str(settings), self.config.stopping.grace_seconds)
         struck = Path(words[-1]).with_suffix(".struck")
         done = Launch(
             return_code=process.returncode,
@@ -218,14 +219,15 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _wait_for_orphans(family: set[psutil.Process], mark: str) -> int:
-    """Wait until no process of a launch is left; kill and count those that stay ten seconds.
+def _wait_for_orphans(family: set[psutil.Process], mark: str, grace_seconds: float) -> int:
+    """Wait until no process of a launch is left; kill and count those that stay too long.
 
     Args:
         family: processes that were seen during the launch; data workers have no mark.
         mark: a word of the command line of ranks and launchers, which may have come later.
+        grace_seconds: how long they may stay.
     """
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + grace_seconds
     while left := _running(family) | _processes_of(mark):
         if time.monotonic() >= deadline:
             break
