@@ -45,7 +45,7 @@ def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os
         problems += (
             receive(meeting, nodes[1:])
             if is_first
-            else _clock_problems(greet(meeting, node), options.most_skew_seconds)
+            else clock_problems(greet(meeting, node), options.most_skew_seconds)
         )
     if folder.is_dir():
         start = environment.get("SLURM_RESTART_COUNT", "0")
@@ -87,7 +87,13 @@ def space_problems(folder: Path, least_gigabytes: float) -> list[str]:
     return []
 
 
-def _clock_problems(answer: float | str, most_seconds: float) -> list[str]:
+def clock_problems(answer: float | str, most_seconds: float) -> list[str]:
+    """Say whether the first node was not reached, or its clock differs.
+
+    Args:
+        answer: seconds that the first node's clock is ahead, or why it is not known.
+        most_seconds: that clocks may differ.
+    """
     if isinstance(answer, str):
         return [answer]
     if abs(answer) > most_seconds:

@@ -201,6 +201,17 @@ class SlurmCluster:
                 found.append(process)
         return found
 
+    def rank(self, job: str, rank: int) -> psutil.Process:
+        """Return the process of a rank of a job."""
+        wanted = {"SLURM_JOB_ID": job, "SLURM_PROCID": str(rank), "SLURM_STEP_ID": "1"}
+        ranks = [
+            process
+            for process in self.processes()
+            if wanted.items() <= process.environ().items()
+            and "pretrain.py" in str(process.cmdline())
+        ]
+        return min(ranks, key=lambda process: process.create_time())
+
     def _start_munged(self) -> None:
         key = self.folder / "munge.key"
         key.touch(mode=0o600)

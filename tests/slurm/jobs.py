@@ -2,8 +2,10 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launch.composition import compose_program
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, TEXT_VOCAB_SIZE, DataSet
@@ -64,6 +66,11 @@ class Trial:
         told = self.cluster.wait_for_job(job, "COMPLETED", "FAILED", "CANCELLED", seconds=seconds)
         assert told["JobState"] == "COMPLETED", self.log(job)
         return told
+
+    def wait_for_requeue(self, job: str) -> Mapping[str, Any]:
+        """Wait until a job is back in the queue and return what the run says of its stop."""
+        self.cluster.wait_for_job(job, "PENDING", seconds=120)
+        return self.run.stopped()
 
     def wait_for_step(self, step: int, job: str) -> None:
         """Wait until the run has taken a step."""
