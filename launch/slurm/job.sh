@@ -83,7 +83,8 @@ run_ranks() {
     # One rank that dies takes the others with it, rather than leave them waiting.
     srun --kill-on-bad-exit=1 --wait=60 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
         --output="$logs/rank_%t-%N.log" --open-mode=append "${srun_options[@]}" \
-        "${runner[@]}" "$@" "${settings[@]}" || code=$?
+        "${runner[@]}" "$@" "${settings[@]}" &
+    wait $! || code=$?  # unlike a foreground process, it lets a trap run at once
     echo "$(date --iso-8601=seconds) ranks ended with $code after $SECONDS s"
     case $code in
         "$EXIT_DONE" | "$EXIT_STOPPED") ;;
@@ -94,6 +95,12 @@ run_ranks() {
             ;;
     esac
     exit "$code"
+}
+
+# For programs that do not save when they are warned: Slurm warns this script instead
+# (--signal=B:USR1@...), and the program goes on later from what it saved last.
+requeue_when_warned() {
+    trap 'echo "the time limit is near: requeued" >&2; scontrol requeue "$SLURM_JOB_ID"; sleep 60' USR1
 }
 
 requeue_after_accident() {

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,20 +35,10 @@ class Trial:
         config = compose_program("pretrain", self.settings)
         return DrilledRun(folder=self.folder, config=config, num_ranks=NUM_RANKS)
 
-    def submit(self, *options: str, script: str = "pretrain.sbatch") -> str:
-        """Submit a job and return its number."""
-        done = self.cluster.run(
-            "sbatch",
-            "--parsable",
-            *_LAYOUT,
-            *options,
-            f"launch/slurm/{script}",
-            f"--python={sys.executable}",
-            *self.settings,
-            cwd=self.folder,
-            environment={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        )
-        return done.stdout.strip()
+    def submit(self, *options: str) -> str:
+        """Submit the run and return the job's number."""
+        words = (*_LAYOUT, *options, "launch/slurm/pretrain.sbatch")
+        return submit(self.cluster, self.folder, *words, settings=self.settings)
 
     def log(self, job: str) -> str:
         """Return all that a job has written, for a message."""
@@ -83,11 +73,38 @@ class Trial:
         wait_until(has_come, f"step {step}", seconds=180)
 
 
-def start_trial(cluster: SlurmCluster, data: DataSet, folder: Path, steps: int) -> Trial:
-    """Return a run of few steps that nothing has been done for yet."""
+def submit(cluster: SlurmCluster, folder: Path, *words: str, settings: Sequence[str] = ()) -> str:
+    """Submit a job with this interpreter and return its number.
+
+    Args:
+        cluster: to which.
+        folder: where it is submitted, from `working_folder`.
+        words: options of sbatch, and the script.
+        settings: of the script's program.
+    """
+    done = cluster.run(
+        "sbatch",
+        "--parsable",
+        *words,
+        f"--python={sys.executable}",
+        *settings,
+        cwd=folder,
+        environment={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    return done.stdout.strip()
+
+
+def working_folder(folder: Path) -> Path:
+    """Make a folder that looks to a job as a clone of the repository does."""
     folder.mkdir()
     for name in ("launch", "conf"):
         os.symlink(ROOT / name, folder / name)
+    return folder
+
+
+def start_trial(cluster: SlurmCluster, data: DataSet, folder: Path, steps: int) -> Trial:
+    """Return a run of few steps that nothing has been done for yet."""
+    working_folder(folder)
     settings = (
         "experiment=quickstart",
         "model.hidden_size=64",
