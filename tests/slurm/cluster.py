@@ -31,6 +31,8 @@ _SYSTEM_FOLDERS = "/usr/sbin:/sbin"
 _WAIT_SECONDS = 60.0
 _END_SECONDS = 10.0
 
+_GPUS = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
+"""Two devices per node that Slurm takes for GPUs."""
 _CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -62,8 +64,9 @@ SchedulerParameters=bf_interval=2,sched_interval=2
 SlurmdTimeout=10
 KillWait=20
 ReturnToService=2
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_1} CPUs=4 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_2} CPUs=4 State=UNKNOWN
+GresTypes=gpu
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_1} CPUs=4 Gres=gpu:2 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_2} CPUs=4 Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -108,6 +111,7 @@ class SlurmCluster:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True)
         (self.folder / "state").mkdir()
+        (self.folder / "gres.conf").write_text(_GPUS)
         (self.folder / "slurm.conf").write_text(
             _CONFIGURATION.format(
                 host=socket.gethostname().split(".")[0],
