@@ -20,11 +20,12 @@ WORKDIR /ernie_vilg
 
 COPY . .
 # NVIDIA's own constraints (PIP_CONSTRAINT of the base) pin torch and what was built with it; ours
-# pin only what decides how a run is spread. The last line fails if torch was replaced after all.
+# pin only what decides how a run is spread. The last lines fail if torch was replaced after all.
 RUN python -c 'import torch; print(torch.__version__)' > /tmp/torch && \
     grep -E '^(deepspeed|megatron-core|webdataset)==' constraints.txt > /tmp/constraints.txt && \
     pip install --constraint /tmp/constraints.txt --editable '.[remote]' && \
-    python -c 'import torch; print(torch.__version__)' | diff - /tmp/torch
+    python -c 'import torch; print(torch.__version__)' > /tmp/torch_after && \
+    diff /tmp/torch /tmp/torch_after
 
 USER 10001
 # A run that hangs ends itself (docs/watching.md); what is left to ask is whether the GPUs answer.

@@ -6,6 +6,7 @@ context; FROM, useradd, USER and HEALTHCHECK's schedule are not. Nothing of the 
 """
 
 import fnmatch
+import json
 import os
 import re
 import shutil
@@ -131,8 +132,9 @@ def test_what_the_cpu_image_installs_works(tmp_path: Path) -> None:
     for command in installed:
         run("bash", "-euc", command)
     health = next(rest for keyword, rest in steps if keyword == "HEALTHCHECK")
-    run("bash", "-euc", f'set -- {health.partition("CMD ")[2].strip("[]").replace(",", "")}; "$@"')
-    run("docker/entrypoint.sh", "draw_shapes", "output_dir=outputs/pairs", "count=4")
+    run(*json.loads(health.partition("CMD ")[2]))
+    run("docker/entrypoint.sh", "draw_shapes", "output_dir=outputs/pairs", "train_scenes=4",
+        "held_out_scenes=2")  # fmt: skip
     assert len(list((folder / "outputs" / "pairs").rglob("*.png"))) > 0
     planned = run("docker/entrypoint.sh", "pretrain", "experiment=ernie_vilg_10b",
                   "dry_run=true", "world_size=64")  # fmt: skip
