@@ -17,7 +17,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 # Commands that are not ours and need no check beyond standing here.
 _KNOWN_TOOLS = {
-    "apt-get", "bash", "cd", "cat", "cp", "docker", "export", "git", "kill", "ls", "open", "pip",
+    "apptainer", "apt-get", "bash", "cd", "cat", "cp", "docker", "enroot", "export", "git", "kill", "ls", "open", "pip",
     "ray", "sbatch", "scancel", "squeue", "wandb", "xdg-open",
 }  # fmt: skip
 _LAUNCHERS = {"python", "python3", "deepspeed", "torchrun", "srun"}

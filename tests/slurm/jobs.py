@@ -105,7 +105,13 @@ def working_folder(folder: Path) -> Path:
 def start_trial(cluster: SlurmCluster, data: DataSet, folder: Path, steps: int) -> Trial:
     """Return a run of few steps that nothing has been done for yet."""
     working_folder(folder)
-    settings = (
+    settings = tiny_settings(data, folder / "run", steps)
+    return Trial(cluster=cluster, folder=folder, settings=settings)
+
+
+def tiny_settings(data: DataSet, run_dir: Path, steps: int) -> tuple[str, ...]:
+    """Return the settings of a run that four ranks train in seconds."""
+    return (
         "experiment=quickstart",
         "model.hidden_size=64",
         "model.num_heads=2",
@@ -125,6 +131,5 @@ def start_trial(cluster: SlurmCluster, data: DataSet, folder: Path, steps: int) 
         "training.log_every=1",
         "checkpoint.every=10",
         "samples.every=0",
-        f"run_dir={folder / 'run'}",
+        f"run_dir={run_dir}",
     )
-    return Trial(cluster=cluster, folder=folder, settings=settings)

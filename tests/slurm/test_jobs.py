@@ -12,7 +12,12 @@ from tests.slurm.jobs import NUM_RANKS, Trial, start_trial
 STEPS = 40
 STRUCK_AT = 13
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.distributed]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.slurm,
+    pytest.mark.distributed,
+    pytest.mark.timeout(600),
+]
 
 
 @pytest.fixture(scope="module")
