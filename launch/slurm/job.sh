@@ -88,13 +88,18 @@ run_ranks() {
     echo "$(date --iso-8601=seconds) ranks ended with $code after $SECONDS s"
     case $code in
         "$EXIT_DONE" | "$EXIT_STOPPED") ;;
-        "$EXIT_BAD_SETTINGS") tail -n 5 "$logs"/rank_0-*.log >&2 ;;
+        "$EXIT_BAD_SETTINGS") show_end ;;
         *)
-            tail -n 20 "$logs"/rank_0-*.log >&2
+            show_end
             requeue_after_accident
             ;;
     esac
     exit "$code"
+}
+
+# The leader's last words; there are none where no rank could be started.
+show_end() {
+    tail -n 20 "$logs"/rank_0-*.log >&2 || true
 }
 
 # For programs that do not save when they are warned: Slurm warns this script instead
@@ -105,7 +110,9 @@ requeue_when_warned() {
 
 requeue_after_accident() {
     local short=0
-    ((SECONDS >= SHORT_ATTEMPT_SECONDS)) || short=$(($(cat "$logs/short_attempts" 2>/dev/null || echo 0) + 1))
+    if ((SECONDS < SHORT_ATTEMPT_SECONDS)); then
+        short=$(($(cat "$logs/short_attempts" 2>/dev/null || echo 0) + 1))
+    fi
     echo "$short" > "$logs/short_attempts"
     if ((short >= MOST_SHORT_ATTEMPTS)); then
         echo "$short attempts in a row ended within $SHORT_ATTEMPT_SECONDS s: not requeued" >&2

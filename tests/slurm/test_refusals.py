@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def log_of(cluster: SlurmCluster, folder: Path, job: str) -> str:
-    told = cluster.wait_for_job(job, "FAILED", "COMPLETED", seconds=60)
+    told = cluster.wait_for_job(job, "FAILED", "COMPLETED", seconds=120)
     assert told["JobState"] == "FAILED"
     return (folder / f"slurm-{job}.log").read_text()
 
@@ -53,6 +53,35 @@ def test_a_missing_container_ends_the_job_before_anything(
     )  # fmt: skip
 
     assert "--container=none.sif: no such file on" in log_of(cluster, folder, job)
+
+
+def test_a_wrong_setting_is_shown_and_not_tried_again(cluster: SlurmCluster, folder: Path) -> None:
+    job = submit(
+        cluster, folder, "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1",
+        "launch/slurm/pretrain.sbatch", settings=["experiment=quickstart", "training.steps=0"],
+    )  # fmt: skip
+
+    assert "training.steps=0: must be at least 1" in log_of(cluster, folder, job)
+    assert cluster.job(job)["Restarts"] == "0"
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_at_once_comes_back_twice_and_no_more(
+    cluster: SlurmCluster, folder: Path
+) -> None:
+    program = folder / "python"
+    program.write_text("#!/bin/sh\n[ $1 = -m ] || exit 1\n")  # every check passes, no run does
+    program.chmod(0o755)
+
+    job = cluster.run(
+        "sbatch", "--parsable", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1",
+        "launch/slurm/pretrain.sbatch", f"--python={program}", cwd=folder,
+    ).stdout.strip()  # fmt: skip
+
+    log = log_of(cluster, folder, job)
+    assert log.count("requeued: the run goes on") == 2
+    assert "3 attempts in a row ended within 600 s: not requeued" in log
+    assert cluster.job(job)["Restarts"] == "2"
 
 
 def test_a_wrong_partition_is_slurms_to_refuse(cluster: SlurmCluster, tmp_path: Path) -> None:
