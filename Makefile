@@ -12,7 +12,7 @@ ENVIRONMENT := .venv/.installed
 PIP := DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment quickstart emoji drill soak test checks test-slow test-parallel test-gpu clean clean-environment
+.PHONY: help environment quickstart emoji drill soak test checks test-slow test-parallel test-slurm test-gpu clean clean-environment
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -55,6 +55,9 @@ test-slow: $(ENVIRONMENT)  ## run the tests that take over half a minute each
 
 test-parallel: $(ENVIRONMENT)  ## run every layout against one process and print the table
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "distributed and not gpu" tests/parallel
+
+test-slurm: $(ENVIRONMENT)  ## run jobs on a two-node Slurm of this machine, and strike them
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests/slurm
 
 test-gpu: $(ENVIRONMENT)  ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from data_pipelines.outputs import check_output_folder
 from data_pipelines.shard_writer import shard_name, write_shard
+from data_pipelines.work_folder import prepare_work_folder
 from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.shards import EncodeShardsConfig
 from ernie_vilg.data.damage import DamagedSampleError
@@ -53,8 +54,6 @@ CODES = "codes.npy"
 TEXT = "text.npy"
 MEMBERS = (CODES, "json", TEXT)
 """Of every token sample; with `keep_pixels` one of PICTURE_MEMBERS is added."""
-
-_JOB_FILE = "job.json"
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +88,20 @@ class _EncodedShard:
     """Ids of all its captions, without special ids."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """All that is to be done for one output folder."""
+
+    folder: Path
+    """Beside it: finished shards, and their records."""
+    tasks: list[_EncodingTask]
+    """In the order of the image shards."""
+    settings: Mapping[str, Any]
+    """Of the manifest, as far as the tokenizers decide them."""
+    lineage: Mapping[str, str]
+    """Of the manifest."""
+
+
 def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
     """Write token shards and their manifest.
 
@@ -96,6 +109,45 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
         ValueError: the image shards or a tokenizer cannot be read, do not fit together, or
             `output_dir` must not be written.
     """
+    work = _start_work(config)
+    encoded = _encode_all(work.tasks, config.num_workers)
+    manifest = Manifest(
+        kind="token",
+        shards=tuple(item.shard for item in encoded),
+        settings={
+            **work.settings,
+            "max_text_tokens": max(item.max_text_tokens for item in encoded),
+            "num_text_tokens": sum(item.num_text_tokens for item in encoded),
+            "pixels": config.keep_pixels,
+        },
+        lineage=work.lineage,
+    )
+    write_manifest(work.folder / "shards", manifest)
+    commit_folder(work.folder / "shards", Path(config.output_dir))
+    shutil.rmtree(work.folder)
+    return manifest
+
+
+def encode_part(config: EncodeShardsConfig) -> int:
+    """Encode every `num_parts`-th image shard, and leave the rest and the manifest to others.
+
+    Several processes, also of several machines that share the folder, may each have a part. When
+    all are done, `encode_image_shards` finds every shard encoded and writes the manifest.
+
+    Returns:
+        shards of this part.
+
+    Raises:
+        ValueError: as `encode_image_shards`; or other work has been begun for `output_dir`.
+    """
+    assert config.part_index is not None
+    work = _start_work(config)
+    part = work.tasks[config.part_index :: config.num_parts]
+    _encode_all(part, config.num_workers)
+    return len(part)
+
+
+def _start_work(config: EncodeShardsConfig) -> _Work:
     output_dir = Path(config.output_dir)
     check_output_folder(output_dir, overwrite=config.overwrite, marker=FILE_NAME)
     images = read_manifest(Path(config.shards), "image")
@@ -109,26 +161,18 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
         "image_shards": images.digest(),
     }
     job = {"lineage": lineage, "keep_pixels": config.keep_pixels}
-    work = _prepare_work_folder(output_dir, job)
-    encoded = _encode_all(_encoding_tasks(config, images, lineage, work), config.num_workers)
-    manifest = Manifest(
-        kind="token",
-        shards=tuple(item.shard for item in encoded),
+    folder = prepare_work_folder(output_dir, job, is_shared=config.part_index is not None)
+    return _Work(
+        folder=folder,
+        tasks=_encoding_tasks(config, images, lineage, folder),
         settings={
             "image_size": image_tokenizer.config.image_size,
             "grid_size": image_tokenizer.config.grid_size,
             "codebook_size": image_tokenizer.config.codebook_size,
             "text_vocab_size": text_tokenizer.vocab_size,
-            "max_text_tokens": max(item.max_text_tokens for item in encoded),
-            "num_text_tokens": sum(item.num_text_tokens for item in encoded),
-            "pixels": config.keep_pixels,
         },
         lineage=lineage,
     )
-    write_manifest(work / "shards", manifest)
-    commit_folder(work / "shards", output_dir)
-    shutil.rmtree(work)
-    return manifest
 
 
 def image_batch(images: list[Image.Image]) -> Tensor:
@@ -148,23 +192,6 @@ def _check_image_size(config: EncodeShardsConfig, images: Manifest, tokenizer: V
         )
     if not images.shards:
         raise ValueError(f"shards={config.shards} hold no samples: build the shards again")
-
-
-def _prepare_work_folder(output_dir: Path, job: Mapping[str, Any]) -> Path:
-    """Return the folder to work in, emptied unless it belongs to the same work.
-
-    Args:
-        output_dir: folder that the finished work becomes.
-        job: all that the bytes of the shards depend on, as JSON.
-    """
-    work = output_dir.with_name(f".encoding-{output_dir.name}")
-    job_file = work / _JOB_FILE
-    if work.exists() and not (job_file.is_file() and read_json(job_file) == job):
-        shutil.rmtree(work)
-    (work / "shards").mkdir(parents=True, exist_ok=True)
-    (work / "records").mkdir(exist_ok=True)
-    write_json(job_file, dict(job))
-    return work
 
 
 def _encoding_tasks(

@@ -8,8 +8,12 @@ from launch.program import program
 def main(config: EncodeShardsConfig) -> None:
     """Encode the shards; typed again after a kill, go on where it stopped."""
     # torch takes seconds to import: only once the settings are known to be right.
-    from data_pipelines.encode import encode_image_shards
+    from data_pipelines.encode import encode_image_shards, encode_part
 
+    if config.part_index is not None:
+        num_shards = encode_part(config)
+        print(f"part {config.part_index} of {config.num_parts}: {num_shards} shards are encoded")
+        return
     manifest = encode_image_shards(config)
     print(
         f"{config.output_dir}: {manifest.num_samples} samples in {len(manifest.shards)} shards, "

@@ -1,10 +1,10 @@
-"""The only place that reads what a launcher leaves in the environment.
+"""The only place that reads what a launcher leaves in the environment, and adds to it.
 
 Source: the variables are those of torchrun, which deepspeed sets too, and of Slurm's srun.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 from ernie_vilg.config.launch import Launch
 
@@ -34,6 +34,18 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
     """Say whether a launcher started this process, rather than a person."""
     return _place_variables(environment) is not None
+
+
+def add_variables(
+    variables: Mapping[str, str], environment: MutableMapping[str, str] = os.environ
+) -> None:
+    """Set variables for this process and those it starts; what is set already stands.
+
+    Call it before torch is loaded: libraries below it read theirs when they are loaded, or first
+    used.
+    """
+    for name, value in variables.items():
+        environment.setdefault(name, value)
 
 
 def _place_variables(environment: Mapping[str, str]) -> tuple[str, str, str] | None:

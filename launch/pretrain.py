@@ -14,7 +14,7 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.training.preflight import check_run_folder
 from ernie_vilg.training.run_lock import RunLock
-from launch.environment import is_launched, read_launch
+from launch.environment import add_variables, is_launched, read_launch
 from launch.launchers import find_launchers, stop_with_launchers
 from launch.program import program
 
@@ -42,6 +42,7 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
     """
     config.parallelism.num_micro_batches(launch.world_size)
     config.check_paths()
+    add_variables(config.cluster.environment)
     launchers = find_launchers(sys.argv[0], is_launched=is_launched())
     stop_with_launchers(launchers, config.stopping.grace_seconds)
     launch = replace(launch, launchers=launchers)

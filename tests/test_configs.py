@@ -28,6 +28,7 @@ _REQUIRED_SETTINGS = {
     ],
     "reshard": ["run=r"],
     "soak": ["experiment=quickstart"],
+    "submit": ["experiment=quickstart"],
     "train_image_tokenizer": ["shards=s", "run_dir=r", "image_tokenizer=quickstart"],
     "train_text_tokenizer": ["shards=s", "output_dir=o"],
 }  # fmt: skip

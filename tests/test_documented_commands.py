@@ -17,8 +17,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 # Commands that are not ours and need no check beyond standing here.
 _KNOWN_TOOLS = {
-    "apt-get", "bash", "cd", "cat", "cp", "docker", "export", "git", "kill", "ls", "open", "pip",
-    "ray", "sbatch", "scancel", "squeue", "wandb", "xdg-open",
+    "apptainer", "apt-get", "bash", "cd", "cat", "cp", "docker", "enroot", "export", "git", "kill",
+    "ls", "open", "pip", "ray", "scancel", "squeue", "wandb", "xdg-open",
 }  # fmt: skip
 _LAUNCHERS = {"python", "python3", "deepspeed", "torchrun", "srun"}
 _BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -54,6 +54,8 @@ def _check_simple(command: str) -> None:
         assert run.returncode == 0, run.stderr
     elif name in _LAUNCHERS:
         _check_program(words)
+    elif name == "sbatch":
+        _check_batch_script(words)
     elif name in {"pytest", "ruff", "mypy", "lint-imports", "pre-commit", "chromium"}:
         return
     else:
@@ -70,6 +72,13 @@ def _check_program(words: list[str]) -> None:
     assert scripts or modules or "-c" in words, f"{shlex.join(words)} runs no program"
     for script in scripts:
         assert (ROOT / script).is_file(), f"{script} does not exist"
+
+
+def _check_batch_script(words: list[str]) -> None:
+    (index,) = [index for index, word in enumerate(words) if word.endswith(".sbatch")]
+    assert (ROOT / words[index]).is_file(), f"{words[index]} does not exist"
+    settings = [word for word in words[index + 1 :] if not word.startswith("--")]
+    compose_program(Path(words[index]).stem, settings)
 
 
 DOCUMENTED = [
@@ -95,6 +104,8 @@ def test_the_documents_show_commands() -> None:
         pytest.param("python launch/nothing.py a=1", id="program"),
         pytest.param("python benchmarks/nothing.py", id="script"),
         pytest.param("deepspeed --num_gpus 2 launch/evaluate.py weigths=w", id="setting"),
+        pytest.param("sbatch launch/slurm/nothing.sbatch a=1", id="batch script"),
+        pytest.param("sbatch launch/slurm/pretrain.sbatch experiment=none", id="its setting"),
         pytest.param("frobnicate", id="tool"),
         pytest.param("make test && frobnicate", id="tool behind another"),
     ],

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ernie_vilg.config.checkpoint import CheckpointConfig
+from ernie_vilg.config.cluster import ClusterConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.health import HealthConfig
@@ -172,29 +173,6 @@ class SamplesConfig:
                 f"samples.every={self.every} needs samples.pairs, a folder with captions.jsonl; "
                 "or set samples.every=0"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterConfig:
-    """The machines that a run is on."""
-
-    peak_flops_per_device: float | None = None
-    """Peak bf16 FLOP/s of one device, the denominator of MFU; null logs FLOP/s instead."""
-    collective_timeout_seconds: int = 300
-    """How long a rank waits for the others before it gives up. torch's defaults are
-    10 minutes for NCCL and half an hour for gloo, in which a dead run still costs."""
-    rendezvous_timeout_seconds: int = 120
-    """How long the ranks wait for each other at the start."""
-
-    def __post_init__(self) -> None:
-        if self.peak_flops_per_device is not None and self.peak_flops_per_device <= 0:
-            raise ValueError(
-                f"cluster.peak_flops_per_device={self.peak_flops_per_device}: must be above 0, or "
-                "null"
-            )
-        for name in ("collective_timeout_seconds", "rendezvous_timeout_seconds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"cluster.{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

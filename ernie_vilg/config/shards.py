@@ -74,9 +74,19 @@ class EncodeShardsConfig:
     """Processes; 0 or 1 works in the program's own."""
     overwrite: bool = False
     """Whether token shards already in `output_dir` are replaced."""
+    num_parts: int = 1
+    """Into how many parts the shards are split, such as tasks of a Slurm array."""
+    part_index: int | None = None
+    """The part, from 0, that is encoded now, without the manifest; null: all that is left of any
+    part, and the manifest."""
 
     def __post_init__(self) -> None:
-        _require_at_least_one(batch_size=self.batch_size)
+        _require_at_least_one(batch_size=self.batch_size, num_parts=self.num_parts)
+        if self.part_index is not None and not 0 <= self.part_index < self.num_parts:
+            raise ValueError(
+                f"part_index={self.part_index} with num_parts={self.num_parts}: set it from 0 to "
+                f"{self.num_parts - 1}, or to null for all parts and the manifest"
+            )
         if self.num_workers < 0:
             raise ValueError(f"num_workers={self.num_workers}: set 0 or more")
 

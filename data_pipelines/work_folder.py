@@ -1,0 +1,62 @@
+"""The folder in which encoding is done until all of it is done.
+
+It says in `job.json` what its shards are made of, so that what another work has left there is not
+mistaken for one's own. It appears under its name with that file in it, all at once: of several
+processes that begin at the same time, one makes it and the others use it.
+
+Source: ours, on rename(2), which replaces no folder that holds a file.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from ernie_vilg.files import read_json, write_json
+
+_JOB_FILE = "job.json"
+
+
+def prepare_work_folder(output_dir: Path, job: Mapping[str, Any], *, is_shared: bool) -> Path:
+    """Return the folder to work in, with `shards/` and `records/` of this work alone.
+
+    Args:
+        output_dir: folder that the finished work becomes.
+        job: all that the bytes of the shards depend on, as JSON.
+        is_shared: whether others may be working in it; then nothing in it is removed.
+
+    Raises:
+        ValueError: it is shared and belongs to other work.
+    """
+    work = output_dir.with_name(f".encoding-{output_dir.name}")
+    if work.exists() and not _is_of(work, job):
+        if is_shared:
+            raise ValueError(
+                f"{work} holds the beginnings of other work (other shards, tokenizers or "
+                "keep_pixels): end what works there and remove it, or name another output_dir"
+            )
+        shutil.rmtree(work)
+    if not work.exists():
+        _make(work, job)
+    return work
+
+
+def _is_of(work: Path, job: Mapping[str, Any]) -> bool:
+    job_file = work / _JOB_FILE
+    return job_file.is_file() and bool(read_json(job_file) == job)
+
+
+def _make(work: Path, job: Mapping[str, Any]) -> None:
+    work.parent.mkdir(parents=True, exist_ok=True)
+    unnamed = Path(mkdtemp(prefix=f"{work.name}-", dir=work.parent))
+    for name in ("shards", "records"):
+        (unnamed / name).mkdir()
+    write_json(unnamed / _JOB_FILE, dict(job))
+    try:
+        os.rename(unnamed, work)
+    except OSError:
+        shutil.rmtree(unnamed)
+        if not _is_of(work, job):
+            raise

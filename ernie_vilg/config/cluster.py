@@ -1,0 +1,124 @@
+"""The machines that a run is on, and what to ask Slurm for.
+
+Source: ours; the words of `SlurmConfig` are those of sbatch(1).
+"""
+
+import re
+from dataclasses import dataclass, field
+
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+_TIME_LIMIT = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
+_OWN_OPTIONS = re.compile(
+    r"--(nodes|ntasks-per-node|gpus-per-node|cpus-per-task|time|signal|partition|account)\b"
+)
+_IMAGE_FILES = (".sif", ".sqsh")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmConfig:
+    """What a job asks Slurm for; `launch/submit.py` writes it as words of sbatch."""
+
+    nodes: int = 1
+    """Machines."""
+    ranks_per_node: int = 8
+    """Tasks per machine: one per GPU."""
+    gpus_per_node: int = 8
+    """GPUs per machine; 0 asks for none and trains on cores."""
+    cpus_per_rank: int = 8
+    """Cores per rank, of which the data workers need most."""
+    time_limit: str = "1-00:00:00"
+    """Hours:minutes:seconds, with days and a dash before them if need be, after which Slurm ends
+    the job."""
+    warning_seconds: int = 180
+    """Before the time limit at which ranks are told to save. Longer than a step and a checkpoint;
+    Slurm rounds to about a minute."""
+    partition: str | None = None
+    """Of the cluster; null leaves the choice to Slurm."""
+    account: str | None = None
+    """That pays; null leaves the choice to Slurm."""
+    container: str | None = None
+    """A .sif file runs under Apptainer; a .sqsh file or a registry's image under pyxis and enroot;
+    null runs the .venv of this folder."""
+    container_mounts: tuple[str, ...] = ()
+    """Further folders that the container sees, such as the data's; this one it always sees."""
+    options: tuple[str, ...] = ()
+    """Further words of sbatch, such as --qos=high."""
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "ranks_per_node", "cpus_per_rank", "warning_seconds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"cluster.slurm.{name}={getattr(self, name)}: must be at least 1")
+        if self.gpus_per_node not in (0, self.ranks_per_node):
+            raise ValueError(
+                f"cluster.slurm.gpus_per_node={self.gpus_per_node} with cluster.slurm."
+                f"ranks_per_node={self.ranks_per_node}: every rank drives one GPU, set both to the "
+                "same number, or the former to 0 to train on cores"
+            )
+        if not _TIME_LIMIT.fullmatch(self.time_limit):
+            raise ValueError(
+                f"cluster.slurm.time_limit={self.time_limit}: write HH:MM:SS or D-HH:MM:SS, such "
+                "as 1-00:00:00 for a day"
+            )
+        if self.warning_seconds >= self.time_limit_seconds:
+            raise ValueError(
+                f"cluster.slurm.warning_seconds={self.warning_seconds} is not below cluster.slurm."
+                f"time_limit={self.time_limit}: the job would be told to stop when it starts"
+            )
+        for word in self.options:
+            if not word.startswith("-") or _OWN_OPTIONS.match(word):
+                raise ValueError(
+                    f"cluster.slurm.options: {word!r} must be a whole word of sbatch, such as "
+                    "--qos=high, and none that has a setting of its own in cluster.slurm"
+                )
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the job."""
+        return self.nodes * self.ranks_per_node
+
+    @property
+    def time_limit_seconds(self) -> int:
+        """The time limit as one number."""
+        match = _TIME_LIMIT.fullmatch(self.time_limit)
+        assert match is not None  # checked when this was made
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+    @property
+    def has_image_file(self) -> bool:
+        """Whether the container is a file, rather than an image of a registry."""
+        return self.container is not None and self.container.endswith(_IMAGE_FILES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """The machines that a run is on."""
+
+    peak_flops_per_device: float | None = None
+    """Peak bf16 FLOP/s of one device, the denominator of MFU; null logs FLOP/s instead."""
+    collective_timeout_seconds: int = 300
+    """How long a rank waits for the others before it gives up. torch's defaults are
+    10 minutes for NCCL and half an hour for gloo, in which a dead run still costs."""
+    rendezvous_timeout_seconds: int = 120
+    """How long the ranks wait for each other at the start."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables that ranks set for themselves before torch is loaded, such as NCCL's; what the
+    launcher has set already stands. Written into the run folder: no place for secrets."""
+    slurm: SlurmConfig | None = None
+    """What `launch/submit.py` asks Slurm for; null: there is no Slurm."""
+
+    def __post_init__(self) -> None:
+        if self.peak_flops_per_device is not None and self.peak_flops_per_device <= 0:
+            raise ValueError(
+                f"cluster.peak_flops_per_device={self.peak_flops_per_device}: must be above 0, or "
+                "null"
+            )
+        for name in ("collective_timeout_seconds", "rendezvous_timeout_seconds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"cluster.{name}={getattr(self, name)}: must be at least 1")
+        for name in self.environment:
+            if not _VARIABLE.fullmatch(name):
+                raise ValueError(
+                    f"cluster.environment.{name}: write the variable's name in capital letters, "
+                    "such as NCCL_DEBUG"
+                )

@@ -1,0 +1,70 @@
+"""What a node is: versions, GPUs, commit and the launcher's variables, without secrets.
+
+Source: ours.
+"""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Any
+
+_PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "ernie-vilg")
+_PREFIXES = ("SLURM_", "SLURMD_", "NCCL_", "TORCH_", "CUDA_", "OMP_", "MASTER_", "GLOO_", "UCX_")
+"""Beginnings of the variables that decide how ranks run. A list of what may be written down, not
+of what may not: a secret has any name."""
+_SECRETS = ("JWT", "TOKEN", "KEY", "PASSWORD", "SECRET")
+_GPU_FIELDS = "name,memory.total,driver_version,uuid"
+_SECONDS = 30
+
+
+def record_node(node: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return what is worth knowing of a node when its run is explained later."""
+    return {
+        "node": node,
+        "time": time.time(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "commit": _output("git", "describe", "--always", "--dirty", "--abbrev=40"),
+        "num_cores": len(os.sched_getaffinity(0)),
+        "open_files_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "gpus": list_gpus(),
+        "environment": launch_variables(environment),
+    }
+
+
+def list_gpus() -> list[str] | None:
+    """Return a line per GPU; None where the driver does not answer in time."""
+    try:
+        answer = _output("nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader")
+    except subprocess.TimeoutExpired:
+        return None
+    return answer.splitlines() if answer else []
+
+
+def launch_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that decide how ranks run, by name."""
+    return {
+        name: value
+        for name, value in sorted(environment.items())
+        if name.startswith(_PREFIXES) and not any(word in name for word in _SECRETS)
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _output(*words: str) -> str | None:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,94 @@
+"""On a real Slurm of two nodes, a run trains, stops, comes back and ends with the same bits."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch.drills.data_set import DataSet
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.jobs import NUM_RANKS, Trial, start_trial
+
+STEPS = 40
+STRUCK_AT = 13
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.slurm,
+    pytest.mark.distributed,
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    cluster: SlurmCluster, data: DataSet, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Trial, str]:
+    """Return a run that nothing happened to, and its job."""
+    trial = start_trial(cluster, data, tmp_path_factory.mktemp("slurm") / "undisturbed", STEPS)
+    job = trial.submit()
+    trial.finish(job)
+    return trial, job
+
+
+def test_two_nodes_of_two_tasks_train(undisturbed: tuple[Trial, str]) -> None:
+    trial, job = undisturbed
+
+    assert sorted(trial.run.losses()) == list(range(1, STEPS + 1))
+    assert trial.run.newest_step() == STEPS
+    ranks = sorted(path.name.split("-")[0] for path in trial.logs(job).glob("rank_*.log"))
+    assert ranks == [f"rank_{rank}" for rank in range(NUM_RANKS)]
+    nodes = [json.loads(path.read_text()) for path in sorted(trial.logs(job).glob("node-*.json"))]
+    assert [node["node"] for node in nodes] == ["n1", "n2"]
+    assert nodes[1]["environment"]["SLURM_JOB_ID"] == job
+
+
+def test_a_warning_signal_saves_requeues_and_resumes(
+    undisturbed: tuple[Trial, str], data: DataSet, tmp_path: Path
+) -> None:
+    trial = start_trial(undisturbed[0].cluster, data, tmp_path / "warned", STEPS)
+    job = trial.submit()
+    trial.wait_for_step(STRUCK_AT, job)
+
+    trial.cluster.run("scancel", "--signal=USR1", job)
+    stopped = trial.wait_for_requeue(job)
+
+    assert stopped["step"] > STRUCK_AT
+    assert (stopped["reason"], stopped["requeued"]) == ("user_signal", True)
+    _ends_as(undisturbed[0], trial, job)
+
+
+def test_a_killed_rank_takes_the_others_with_it_and_the_job_comes_back(
+    undisturbed: tuple[Trial, str], data: DataSet, tmp_path: Path
+) -> None:
+    trial = start_trial(undisturbed[0].cluster, data, tmp_path / "rank_killed", STEPS)
+    job = trial.submit()
+    trial.wait_for_step(STRUCK_AT, job)
+
+    trial.cluster.rank(job, 3).kill()
+
+    told = _ends_as(undisturbed[0], trial, job)
+    assert told["Restarts"] == "1"
+
+
+def test_a_node_that_fails_is_waited_for_and_the_run_resumes(
+    undisturbed: tuple[Trial, str], data: DataSet, tmp_path: Path
+) -> None:
+    trial = start_trial(undisturbed[0].cluster, data, tmp_path / "node_killed", STEPS)
+    job = trial.submit()
+    trial.wait_for_step(STRUCK_AT, job)
+
+    trial.cluster.kill_node("n2")
+    trial.cluster.wait_for_job(job, "PENDING")
+    trial.cluster.start_node("n2")
+
+    told = _ends_as(undisturbed[0], trial, job)
+    assert told["Restarts"] == "1"
+
+
+def _ends_as(undisturbed: Trial, trial: Trial, job: str) -> dict[str, str]:
+    """Wait for the end of a job and hold its run against the one that nothing happened to."""
+    told = trial.finish(job)
+    assert trial.run.losses() == undisturbed.run.losses()
+    assert trial.run.state_digest() == undisturbed.run.state_digest()
+    return told
