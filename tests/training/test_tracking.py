@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ernie_vilg.config.cluster import SlurmConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.training.tracking import RunTracker, keep_metrics_until, logged_settings
@@ -78,10 +79,16 @@ def test_no_path_is_sent(tmp_path: Path) -> None:
         samples=replace(config.samples, every=1, pairs=str(tmp_path / "pairs")),
         health=replace(config.health, every=1, pairs=str(tmp_path / "pairs")),
         data=replace(config.data, text_tokenizer=str(tmp_path), image_tokenizer=str(tmp_path)),
+        cluster=replace(
+            config.cluster,
+            environment={"NCCL_TOPO_FILE": str(tmp_path)},
+            slurm=SlurmConfig(container=str(tmp_path / "image.sif"), account="ours"),
+        ),
     )
 
     settings = logged_settings(config)
 
     assert str(tmp_path) not in json.dumps(settings)
+    assert "ours" not in json.dumps(settings)
     assert settings["model"]["hidden_size"] == 16
     assert settings["data"] == {"seed": 0, "shuffle_block_shards": 2, "weigh_by": "samples"}
