@@ -82,13 +82,13 @@ def test_no_path_is_sent(tmp_path: Path) -> None:
         cluster=replace(
             config.cluster,
             environment={"NCCL_TOPO_FILE": str(tmp_path)},
-            slurm=SlurmConfig(container=str(tmp_path / "image.sif"), account="ours"),
+            slurm=SlurmConfig(container=str(tmp_path / "image.sif"), account="who-pays"),
         ),
     )
 
     settings = logged_settings(config)
 
     assert str(tmp_path) not in json.dumps(settings)
-    assert "ours" not in json.dumps(settings)
+    assert "who-pays" not in json.dumps(settings)
     assert settings["model"]["hidden_size"] == 16
     assert settings["data"] == {"seed": 0, "shuffle_block_shards": 2, "weigh_by": "samples"}
