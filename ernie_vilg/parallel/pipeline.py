@@ -19,7 +19,7 @@ from ernie_vilg.model.initialization import TIED, Uninitialized
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.model.transformer import layer_list
 from ernie_vilg.parallel.groups import Groups, group_through
-from ernie_vilg.parallel.partition import stage_bounds
+from ernie_vilg.model.partition import stage_bounds
 from ernie_vilg.parallel.pipeline_loss import PipelineLoss
 
 
