@@ -18,8 +18,8 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.flops import layer_flops
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
-from ernie_vilg.model.transformer import build_transformer, layer_list
 from ernie_vilg.model.partition import stage_bounds
+from ernie_vilg.model.transformer import build_transformer, layer_list
 
 
 @dataclass(frozen=True, kw_only=True)

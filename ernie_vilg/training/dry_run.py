@@ -17,10 +17,10 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.mixture import MixtureOrder
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_token
+from ernie_vilg.model.shard_layers import StageShard, stage_shards
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine import EngineSettings, deepspeed_config
 from ernie_vilg.parallel.precision import machine_precision
-from ernie_vilg.model.shard_layers import StageShard, stage_shards
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.pretrain import with_decoder
 from ernie_vilg.training.sequence import mixture_phases
