@@ -3,7 +3,7 @@
 Source: ours.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ernie_vilg.config.checkpoint import CheckpointConfig
@@ -92,3 +92,30 @@ ROWS = [
     _row("pipeline 2, bf16", 2, "bf16", pipeline_parallel_size=2),
     _row("pipeline 2 x data 2, full", 4, pipeline_parallel_size=2, activation_checkpointing="full"),
 ]
+
+_LARGE = replace(
+    MODEL,
+    hidden_size=2048,
+    num_layers=12,
+    num_heads=16,
+    text_vocab_size=32768,
+    text_length=64,
+    codebook_size=8192,
+    image_grid_size=32,
+)
+"""0.77 billion parameters, 1,088 slots."""
+
+
+def _gpu_row(name: str, **settings: Any) -> Row:
+    return replace(_row(name, 1, "bf16", **settings), model=_LARGE)
+
+
+GPU_ROWS = [
+    _gpu_row("micro-batch of 2", micro_batch_size=2),
+    _gpu_row("micro-batch of 8", micro_batch_size=8),
+    _gpu_row("selective", micro_batch_size=8, activation_checkpointing="selective"),
+    _gpu_row("full", micro_batch_size=16, activation_checkpointing="full"),
+    _gpu_row("ZeRO 2", zero_stage=2),
+    replace(_gpu_row("sparse"), model=replace(_LARGE, attention="sparse")),
+]
+"""Shapes for one GPU of 80 GB."""
