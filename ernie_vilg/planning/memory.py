@@ -202,13 +202,25 @@ class _MicroBatches:
 
     @property
     def held_between(self) -> int:
-        """Bytes that the pipeline keeps when no micro-batch is under way."""
-        return 2 * self._boundary
+        """Bytes that the pipeline keeps when no micro-batch is under way.
+
+        Of every place for a micro-batch the input and its gradient, and what each neighbour sends
+        into.
+        """
+        if not self._boundary:
+            return 0
+        from_before = 0 if self._is_first else 2 * self._num_places + 1
+        return (from_before + (not self._is_last)) * self._boundary
 
     @property
     def logits_held(self) -> int:
         """Bytes of logits that the engine keeps when no micro-batch is under way."""
-        return logits_bytes(self.variant, self._size) if self._is_last else 0
+        return self._num_places * logits_bytes(self.variant, self._size) if self._is_last else 0
+
+    @property
+    def _num_places(self) -> int:
+        """Micro-batches that DeepSpeed's pipeline has places for: two at least."""
+        return max(2, self._in_flight) if self._boundary else 1
 
     def peak(self, gradient_size: int) -> _Peak:
         """Return the highest point of a pass forward and backward.
@@ -224,6 +236,8 @@ class _MicroBatches:
         layers = [(index, self._memory(index)) for index in self._layers()]
         passing = sum(memory.kept for _, memory in layers)
         level = (self._in_flight - 1) * (passing + self._boundary) + self.held_between
+        if self._is_last:  # of the other places
+            level += (self._num_places - 1) * logits_bytes(self.variant, self._size)
         made = gradient_size * sum(self._parameters.values())
         for index, memory in layers:
             made -= gradient_size * self._parameters[index]  # by the layers behind
