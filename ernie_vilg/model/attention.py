@@ -67,16 +67,27 @@ class Attention(nn.Module):
         Returns:
             float, of the same shape.
         """
-        query, key, value = self._project(hidden, *self.mask.shape[:2])
-        if hidden.device.type == "cuda":
-            attended = self.block_sparse(query, key, value)
-        elif self.is_selective and torch.is_grad_enabled():
-            attended = checkpoint(
+        return self._merge(self.attend_all(*self._project(hidden, *self.mask.shape[:2])))
+
+    def attend_all(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend from all slots, with the kernel that is best on their device.
+
+        Args:
+            query: float [direction, batch, heads, seq, head_dim].
+            key: float, of the same shape.
+            value: float, of the same shape.
+
+        Returns:
+            float, of the same shape.
+        """
+        if query.device.type == "cuda":
+            return self.block_sparse(query, key, value)
+        if self.is_selective and torch.is_grad_enabled():
+            attended: Tensor = checkpoint(
                 attend, query, key, value, self.mask, self.pb_relax, use_reentrant=False
             )
-        else:
-            attended = attend(query, key, value, self.mask, self.pb_relax)
-        return self._merge(attended)
+            return attended
+        return attend(query, key, value, self.mask, self.pb_relax)
 
     def extend(
         self, hidden: Tensor, cache: KeyValueCache, direction: int, slots: slice, num_keys: int

@@ -28,10 +28,11 @@ def recomputed(output: Tensor, compute: Callable[[], Tensor]) -> Iterator[None]:
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         yield
         return
-    address, size = output.untyped_storage().data_ptr(), output.numel()
+    # The storage itself, not its address: on the meta device all addresses are 0.
+    storage, size = output.untyped_storage()._cdata, output.numel()
 
     def pack(tensor: Tensor) -> Tensor | torch.Size:
-        is_output = tensor.untyped_storage().data_ptr() == address and tensor.numel() == size
+        is_output = tensor.untyped_storage()._cdata == storage and tensor.numel() == size
         return tensor.shape if is_output and tensor.is_contiguous() else tensor
 
     def unpack(kept: Tensor | torch.Size) -> Tensor:

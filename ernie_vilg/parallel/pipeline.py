@@ -17,9 +17,9 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.flops import layer_flops
 from ernie_vilg.model.initialization import TIED, Uninitialized
 from ernie_vilg.model.layers import ParallelLayers
+from ernie_vilg.model.partition import stage_bounds
 from ernie_vilg.model.transformer import layer_list
 from ernie_vilg.parallel.groups import Groups, group_through
-from ernie_vilg.parallel.partition import stage_bounds
 from ernie_vilg.parallel.pipeline_loss import PipelineLoss
 
 

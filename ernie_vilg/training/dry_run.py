@@ -8,7 +8,6 @@ Source: ours; the bytes per parameter are those of DeepSpeed 0.19 (arXiv:1910.02
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,10 +16,11 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.mixture import MixtureOrder
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_token
+from ernie_vilg.model.shard_layers import StageShard, stage_shards
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine import EngineSettings, deepspeed_config
 from ernie_vilg.parallel.precision import machine_precision
-from ernie_vilg.parallel.shard_layers import StageShard, stage_shards
+from ernie_vilg.planning.memory import estimate_memory
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.pretrain import with_decoder
 from ernie_vilg.training.sequence import mixture_phases
@@ -35,26 +35,16 @@ _COLUMNS = (
     "weights",
     "gradients",
     "optimizer",
+    "activations",
+    "buffers",
     "on device",
+    "on host",
 )
 _TABLE_NOTE = (
     "Parameters and bytes are per rank; layer 0 is the embedding, the last the head.",
-    "Activations and buffers come on top.",
+    "Bytes are those of the moment of a step when most is needed; activations may be gone by then.",
+    "Buffers are DeepSpeed's and megatron-core's, and what the allocator cannot use.",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class StateBytes:
-    """What one rank keeps from step to step, in bytes."""
-
-    weights: int
-    """That the model computes with."""
-    gradients: int
-    """That are accumulated over micro-batches."""
-    optimizer: int
-    """float32 weights, two moments, and the average where one is kept."""
-    on_device: int
-    """Of these; the rest is in host memory."""
 
 
 def dry_run(config: PretrainConfig, world_size: int) -> str:
@@ -92,34 +82,6 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
     return "\n\n".join("\n".join(lines) for lines in sections)
 
 
-def state_bytes(
-    num_parameters: int, config: PretrainConfig, precision: torch.dtype, data_size: int
-) -> StateBytes:
-    """Return what a rank keeps of its parameters.
-
-    Args:
-        num_parameters: of the rank's stage and tensor share.
-        config: the run.
-        precision: of weights and activations.
-        data_size: replicas that ZeRO shares the state of the parameters among.
-    """
-    zero_stage = config.parallelism.zero_stage
-    share = -(-num_parameters // data_size)  # rounded up: the last replica's is padded
-    # bf16 gradients are summed in float32, the others as they come: see deepspeed_config.
-    gradient_size = 4 if precision == torch.bfloat16 else precision.itemsize
-    copies = 4 if config.training.ema_decay else 3
-    weights = precision.itemsize * (share if zero_stage == 3 else num_parameters)
-    gradients = gradient_size * (share if zero_stage >= 2 else num_parameters)
-    optimizer = 4 * copies * share
-    on_device = weights + gradients + optimizer
-    if config.parallelism.offload_optimizer:
-        # Gradients that are shared out go to where the optimizer takes them.
-        on_device = weights + (gradients if zero_stage == 1 else 0)
-    return StateBytes(
-        weights=weights, gradients=gradients, optimizer=optimizer, on_device=on_device
-    )
-
-
 def _layout_line(config: PretrainConfig, world_size: int, precision: torch.dtype) -> str:
     name = str(precision).removeprefix("torch.")
     assumed = " (precision=auto, GPUs assumed)" if config.precision == "auto" else ""
@@ -133,14 +95,20 @@ def _stage_table(
     precision: torch.dtype,
     stages: Sequence[StageShard],
 ) -> list[str]:
-    layout = config.parallelism
-    data_size = layout.data_parallel_size(world_size)
-    num_ranks = layout.tensor_parallel_size * data_size
+    num_ranks = world_size // config.parallelism.pipeline_parallel_size
     flops = sum(stage.flops for stage in stages)
     rows = []
-    for index, stage in enumerate(stages):
-        state = state_bytes(stage.num_parameters, config, precision, data_size)
-        parts = (state.weights, state.gradients, state.optimizer, state.on_device)
+    memory = estimate_memory(config, world_size, precision)
+    for index, (stage, need) in enumerate(zip(stages, memory, strict=True)):
+        parts = (
+            need.weights,
+            need.gradients,
+            need.optimizer,
+            need.activations + need.logits,
+            need.workspace + need.fragmentation,
+            need.total,
+            need.host,
+        )
         rows.append(
             (
                 str(index),

@@ -27,6 +27,7 @@ from ernie_vilg.parallel.step_times import StepTimes
 from ernie_vilg.progress import duration
 from ernie_vilg.training.checkpoint import Checkpoints
 from ernie_vilg.training.guards import Guard, ReplicaMismatch, RollBack
+from ernie_vilg.training.measured import Measured
 from ernie_vilg.training.metrics import Meter, Metrics
 from ernie_vilg.training.observers import Observers
 from ernie_vilg.training.phases import Phase, Phases
@@ -79,11 +80,13 @@ class Trainer:
     observers: Observers
     """What is made of the weights now and then."""
     _meter: Meter = field(init=False)
+    _measured: Measured = field(init=False)
     _num_mismatches: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         losses = torch.zeros(num_losses(self.config.model), device=self.engine.groups.device)
         self._meter = Meter(losses=losses)
+        self._measured = Measured(self.config, self.engine)
 
     def train(self, first_step: int) -> tuple[int, StopReason]:
         """Train to the end, or until something asks the run to stop.
@@ -161,6 +164,7 @@ class Trainer:
         self.phases.enter(Phase.SAVE, step)
         self.ledger.flush()  # a checkpoint has no unknown steps behind it
         self.checkpoints.save(self.engine, step, state=self.guard.state())
+        self._measured.write()
 
     def _log(self, step: int, learning_rate: float) -> None:
         position = step * self.config.parallelism.global_batch_size
@@ -176,6 +180,7 @@ class Trainer:
             **self._checkpoint_metrics(),
         }
         self.tracker.log(step, metrics)
+        self._measured.add(metrics)
         logger.info("%s", log_line(step, self.config.training.steps, metrics))
 
     def _checkpoint_metrics(self) -> Metrics:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import (
@@ -20,7 +19,7 @@ from ernie_vilg.config.pretrain import (
     PretrainConfig,
     TrainingConfig,
 )
-from ernie_vilg.training.dry_run import dry_run, state_bytes
+from ernie_vilg.training.dry_run import dry_run
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
 
 
@@ -64,45 +63,6 @@ def end_to_end(config: PretrainConfig) -> PretrainConfig:
     return replace(
         config, model=replace(config.model, reconstructor=ReconstructorConfig(kind="end_to_end"))
     )
-
-
-@pytest.mark.parametrize(
-    ("layout", "precision", "ema_decay", "expected"),
-    [
-        pytest.param({}, torch.bfloat16, 0.0, (200, 400, 300), id="ZeRO 1 shares the optimizer"),
-        pytest.param({"zero_stage": 2}, torch.bfloat16, 0.0, (200, 100, 300), id="2 gradients"),
-        pytest.param({"zero_stage": 3}, torch.bfloat16, 0.0, (50, 100, 300), id="3 weights"),
-        pytest.param({}, torch.float16, 0.0, (200, 200, 300), id="fp16 gradients are fp16"),
-        pytest.param({}, torch.float32, 0.0, (400, 400, 300), id="fp32 has two copies"),
-        pytest.param({}, torch.bfloat16, 0.9, (200, 400, 400), id="an average is one more"),
-    ],
-)
-def test_bytes_of_100_parameters_on_4_replicas(
-    layout: dict[str, int],
-    precision: torch.dtype,
-    ema_decay: float,
-    expected: tuple[int, int, int],
-) -> None:
-    config = run_of(None, **layout)
-    config = replace(config, training=replace(config.training, ema_decay=ema_decay))
-
-    state = state_bytes(100, config, precision, data_size=4)
-
-    assert (state.weights, state.gradients, state.optimizer) == expected
-    assert state.on_device == sum(expected)
-
-
-@pytest.mark.parametrize(
-    ("zero_stage", "on_device"),
-    [
-        pytest.param(1, 200 + 400, id="ZeRO 1: weights and gradients"),
-        pytest.param(3, 50, id="ZeRO 3: its share of the weights"),
-    ],
-)
-def test_an_offloaded_optimizer_takes_no_device_memory(zero_stage: int, on_device: int) -> None:
-    config = run_of(None, offload_optimizer=True, zero_stage=zero_stage)
-
-    assert state_bytes(100, config, torch.bfloat16, data_size=4).on_device == on_device
 
 
 def test_every_stage_is_a_line() -> None:

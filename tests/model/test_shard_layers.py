@@ -13,9 +13,9 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.initialization import split_dimension
+from ernie_vilg.model.shard_layers import StageShard, shard_layers, stage_shards
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.groups import build_groups
-from ernie_vilg.parallel.shard_layers import StageShard, shard_layers, stage_shards
 from launch.composition import compose_program
 from tests.distributed import run_distributed
 

@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_vilg.parallel.partition import stage_bounds
+from ernie_vilg.model.partition import stage_bounds
 
 
 def costs_of_stages(costs: list[int], bounds: list[int]) -> list[int]:

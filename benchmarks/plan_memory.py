@@ -1,0 +1,152 @@
+"""How far predicted peak memory is from what ranks allocate, layout by layout.
+
+    python benchmarks/plan_memory.py           # 12 layouts on a CPU (7 minutes), 6 shapes on a GPU
+    python benchmarks/plan_memory.py --quick   # the first two
+
+Every rank takes three steps through the real engine; what is compared is the largest that torch had
+allocated at any time from before the engine was built, of the worst rank of the worst stage. On a
+CPU, host memory is device memory: an offloaded optimizer counts as well. DeepSpeed's bucket of
+500 million elements, 2 GB, would hide errors in a model of 15 million parameters: the error is of
+what remains without it.
+
+Prints the table and writes outputs/benchmarks/plan_memory.json.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+if not __package__:  # run by its path: this folder is not installed
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.plan_memory_parts.rows import GPU_ROWS, ROWS, Row  # noqa: E402
+from ernie_vilg.config.launch import Launch  # noqa: E402
+from ernie_vilg.files import write_json  # noqa: E402
+from ernie_vilg.planning.engine_memory import REDUCE_BUCKET  # noqa: E402
+from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory  # noqa: E402
+from ernie_vilg.ports import free_port  # noqa: E402
+
+OUTPUT = Path("outputs/benchmarks/plan_memory.json")
+LIMIT = 0.05
+"""Largest error that is allowed, of the measured bytes."""
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One line of the table."""
+
+    name: str
+    """The layout."""
+    predicted: int
+    """Bytes of the worst rank, without DeepSpeed's bucket."""
+    measured: int
+    """Bytes of the worst rank, without DeepSpeed's bucket."""
+    bucket: int
+    """Bytes of the bucket."""
+
+    @property
+    def error(self) -> float:
+        """Share by which the prediction is too high, or below 0 too low."""
+        return self.predicted / self.measured - 1
+
+
+def compare(row: Row, measured: int, device_type: str) -> Comparison:
+    """Hold a row's measurement against its prediction.
+
+    Args:
+        row: the layout.
+        measured: bytes of the worst rank.
+        device_type: cuda or cpu.
+    """
+    estimates = estimate_memory(row.config, row.world_size, PRECISIONS[row.precision], device_type)
+    worst = max(estimates, key=lambda estimate: _counted(estimate, device_type))
+    size = REDUCE_BUCKET * PRECISIONS[row.precision].itemsize
+    bucket = worst.workspace // size * size  # two of them under a pipeline
+    return Comparison(
+        name=row.name,
+        predicted=_counted(worst, device_type) - bucket,
+        measured=measured - bucket,
+        bucket=bucket,
+    )
+
+
+def _counted(estimate: MemoryEstimate, device_type: str) -> int:
+    """Return what torch counts: host memory too, where it is the device's."""
+    return estimate.allocated + (estimate.host if device_type == "cpu" else 0)
+
+
+def measure_row(row: Row) -> int:
+    """Start a row's ranks and return the bytes of the worst."""
+    context: Any = multiprocessing.get_context("spawn")
+    results, port = context.Queue(), free_port()
+    ranks = [
+        context.Process(target=_run_rank, args=(row, rank, port, results))
+        for rank in range(row.world_size)
+    ]
+    for rank in ranks:
+        rank.start()
+    try:
+        peaks = [results.get(timeout=600) for _ in ranks]
+    finally:
+        for rank in ranks:
+            rank.join(60)
+            if rank.is_alive():
+                rank.kill()
+    return max(peaks)
+
+
+def _run_rank(row: Row, rank: int, port: int, results: Any) -> None:
+    from benchmarks.plan_memory_parts.rank import measure  # it imports DeepSpeed
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    launch = Launch(rank=rank, local_rank=rank, world_size=row.world_size)
+    results.put(measure(launch, row.config))
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="the first two layouts alone")
+    options = parser.parse_args()
+    device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = GPU_ROWS if device_type == "cuda" else ROWS
+    compared = []
+    for row in rows[:2] if options.quick else rows:
+        compared.append(compare(row, measure_row(row), device_type))
+        print(line(compared[-1]), flush=True)
+    worst = max(abs(each.error) for each in compared)
+    reached = "reached" if worst <= LIMIT else "NOT REACHED"
+    print(f"largest error {100 * worst:.1f} %, at most {100 * LIMIT:.0f} %: {reached}")
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        OUTPUT.with_stem("plan_memory_quick") if options.quick else OUTPUT,
+        {
+            "device": torch.cuda.get_device_name() if device_type == "cuda" else "cpu",
+            "rows": [{**asdict(each), "error": each.error} for each in compared],
+        },
+    )
+
+
+def line(comparison: Comparison) -> str:
+    """Write a comparison as a row of a Markdown table."""
+    predicted, measured, bucket = (
+        f"{value / 1e6:,.1f}"
+        for value in (comparison.predicted, comparison.measured, comparison.bucket)
+    )
+    return (
+        f"| {comparison.name} | {predicted} | {measured} | {100 * comparison.error:+.1f} % "
+        f"| {bucket} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a run would need and do, worked out without running it."""

@@ -1,0 +1,64 @@
+"""What a run writes down for whoever plans the next: its memory, and where a step's time went.
+
+The record is renewed at every checkpoint. Its seconds are medians over the log lines, the first
+left out once there are others: it has the start of kernels and caches in it.
+
+Source: ours.
+"""
+
+import statistics
+from pathlib import Path
+
+import torch
+
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.parallel.collectives import LEADER, gather_everywhere
+from ernie_vilg.parallel.engine import Engine
+from ernie_vilg.planning.history import RunRecord, deciding_settings, write_record
+from ernie_vilg.training.metrics import Metrics, memory_metrics
+
+PARTS = ("data", "forward", "backward", "optimizer", "communication", "other")
+"""Of a step, as `StepTimes` names them."""
+
+
+class Measured:
+    """Gathers what log lines say of speed."""
+
+    def __init__(self, config: PretrainConfig, engine: Engine) -> None:
+        """Begin to gather.
+
+        Args:
+            config: the run.
+            engine: which it trains with.
+        """
+        self._config = config
+        self._groups = engine.groups
+        self._precision = str(engine.settings.precision).removeprefix("torch.")
+        self._lines: list[dict[str, float]] = []
+
+    def add(self, metrics: Metrics) -> None:
+        """Take the metrics of a log line."""
+        names = {part: f"{part}_seconds_per_step" for part in PARTS} | {"": "seconds_per_step"}
+        self._lines.append({part: metrics[name] for part, name in names.items() if name in metrics})
+
+    def write(self) -> None:
+        """Write the record, if there has been a log line; all ranks must call."""
+        device = self._groups.device
+        peaks = gather_everywhere(memory_metrics(device)["peak_memory_bytes"])
+        if self._groups.rank != LEADER or not self._lines:
+            return
+        lines = self._lines[1:] or self._lines
+        seconds = {
+            part: statistics.median(line[part] for line in lines if part in line)
+            for part in ("", *PARTS)
+            if any(part in line for line in lines)
+        }
+        record = RunRecord(
+            hardware=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            world_size=self._groups.world_size,
+            settings=deciding_settings(self._config, self._precision),
+            peak_memory_bytes=int(max(peaks)),
+            seconds_per_step=seconds.pop(""),
+            parts=seconds,
+        )
+        write_record(Path(self._config.run_dir), record)

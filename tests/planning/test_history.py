@@ -1,0 +1,61 @@
+"""What a run measured comes back as it was written."""
+
+from pathlib import Path
+
+import pytest
+
+from ernie_vilg.planning.history import (
+    RunRecord,
+    read_plan,
+    read_record,
+    write_plan,
+    write_record,
+)
+from ernie_vilg.planning.memory import MemoryEstimate
+
+RECORD = RunRecord(
+    hardware="cpu",
+    world_size=2,
+    settings={"precision": "float32"},
+    peak_memory_bytes=123,
+    seconds_per_step=0.5,
+    parts={"forward": 0.2},
+)
+
+
+def test_a_record_comes_back(tmp_path: Path) -> None:
+    write_record(tmp_path, RECORD)
+
+    assert read_record(tmp_path) == RECORD
+
+
+def test_a_run_without_a_record_has_none(tmp_path: Path) -> None:
+    assert read_record(tmp_path) is None
+    assert read_plan(tmp_path) is None
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "measured.json").write_text('{"hardware": "cpu"}')
+
+    with pytest.raises(ValueError, match="not of this version"):
+        read_record(tmp_path)
+
+
+def test_a_plan_says_the_bytes_of_each_stage(tmp_path: Path) -> None:
+    estimate = MemoryEstimate(
+        weights=1,
+        gradients=2,
+        optimizer=3,
+        activations=4,
+        workspace=5,
+        logits=6,
+        fragmentation=7,
+        host=8,
+    )
+    write_plan(tmp_path, 4, [estimate, estimate])
+
+    plan = read_plan(tmp_path)
+
+    assert plan is not None
+    assert plan["world_size"] == 4
+    assert [stage["total"] for stage in plan["memory_bytes"]] == [28, 28]
