@@ -8,8 +8,7 @@ Source: ours.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -18,15 +17,19 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
-from ernie_vilg.model.attention import PLAIN_ATTENTION_MAX_SEQ
+from ernie_vilg.model.attention import PLAIN_ATTENTION_MAX_SEQ, Attention
 from ernie_vilg.model.attention_mask import Direction, Pattern, both_masks, pattern_of_block
 from ernie_vilg.model.block import Block
 from ernie_vilg.model.block_sparse import transpose_grid
 from ernie_vilg.model.embedding import Embedding
 from ernie_vilg.model.head import Head
-from ernie_vilg.model.loss import Objective
+from ernie_vilg.model.layers import ParallelLayers
+from ernie_vilg.model.loss import Objective, Targets
 from ernie_vilg.planning.sharded_layers import memory_layers
-from ernie_vilg.planning.trace import LayerTrace, trace_layer
+from ernie_vilg.planning.trace import LayerMemory, LayerTrace, trace_layer
+
+Run = tuple[Sequence[Tensor], Callable[[], Tensor]]
+"""Tensors that are there anyway, and what runs a layer forward."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,51 +52,89 @@ class Variant:
     """none, selective or full."""
 
 
-@lru_cache(maxsize=512)
-def embedding_trace(variant: Variant) -> LayerTrace:
+@lru_cache(maxsize=1024)
+def embedding_memory(variant: Variant, micro_batch_size: int) -> LayerMemory:
     """Return what the first layer needs."""
+    return _embedding_trace(replace(variant, checkpointing="none")).at(micro_batch_size)
 
-    def run(size: int) -> tuple[Sequence[Tensor], Callable[[], Tensor]]:
-        layer = _built(variant, Embedding, variant.model, size)
-        ids = _ids(variant.model, size)
+
+@lru_cache(maxsize=4096)
+def block_memory(variant: Variant, block_index: int, micro_batch_size: int) -> LayerMemory:
+    """Return what a block needs.
+
+    Args:
+        variant: the layout.
+        block_index: from 1; its pattern matters where a GPU puts columns into order.
+        micro_batch_size: pairs.
+    """
+    is_column = pattern_of_block(variant.model, block_index) is Pattern.COLUMN
+    ordered = is_column and variant.device_type == "cuda"
+    return _block_trace(variant, ordered).at(micro_batch_size)
+
+
+@lru_cache(maxsize=1024)
+def head_memory(variant: Variant, micro_batch_size: int) -> LayerMemory:
+    """Return what the last layer and the loss need."""
+    return _head_trace(replace(variant, checkpointing="none")).at(micro_batch_size)
+
+
+def hidden_bytes(variant: Variant, micro_batch_size: int) -> int:
+    """Return the bytes that a layer hands to the next, on one rank."""
+    tokens = _tokens(variant.model, micro_batch_size)
+    shares = variant.tensor_size if variant.sequence_parallel else 1
+    return tokens * variant.model.hidden_size * variant.precision.itemsize // shares
+
+
+def logits_bytes(variant: Variant, micro_batch_size: int) -> int:
+    """Return the bytes of a micro-batch's logits on one rank."""
+    model = variant.model
+    values = (
+        model.num_image_tokens * model.codebook_size + model.text_length * model.text_vocab_size
+    )
+    return micro_batch_size * values * variant.precision.itemsize // variant.tensor_size
+
+
+def mask_bytes(model: ModelConfig) -> int:
+    """Return the bytes of the mask of one block: one per pair of slots and direction."""
+    return len(Direction) * model.seq_length**2
+
+
+@lru_cache(maxsize=256)
+def _embedding_trace(variant: Variant) -> LayerTrace:
+    def run(size: int) -> Run:
+        layer = _built(variant, Embedding, size)
+        ids = _ids(variant, size)
         return [*_state(layer), *ids], lambda: layer(ids)
 
     return _trace(variant, run)
 
 
-@lru_cache(maxsize=512)
-def block_trace(variant: Variant, is_column: bool) -> LayerTrace:
-    """Return what a block needs.
+@lru_cache(maxsize=256)
+def _block_trace(variant: Variant, ordered: bool) -> LayerTrace:
+    """Trace a block, with or without an attention in column-major order."""
+    model = variant.model
+    pattern = Pattern.COLUMN if ordered else Pattern.FULL
+    model = replace(model, attention="sparse" if ordered else "full")
+    indices = range(1, model.num_layers + 1)
+    index = next(index for index in indices if pattern_of_block(model, index) is pattern)
+    both_masks(model, pattern)  # kept from here on: it is to be made of real values
 
-    Args:
-        variant: the layout.
-        is_column: whether its attention runs in column-major order on a GPU.
-    """
-    index = next(
-        index
-        for index in range(1, variant.model.num_layers + 1)
-        if is_column_block(variant.model, index) == is_column
-    )
-    both_masks(variant.model, pattern_of_block(variant.model, index))  # outside: it has values
-
-    def run(size: int) -> tuple[Sequence[Tensor], Callable[[], Tensor]]:
-        layer = _built(variant, Block, variant.model, size, index)
-        layer.attention.attend_all = partial(_attend, layer.attention, variant, is_column)
-        hidden = _hidden(variant, size).requires_grad_()
+    def run(size: int) -> Run:
+        layer = _built(variant, Block, size, model, index)
+        layer.attention.attend_all = partial(_attend, layer.attention, variant, ordered)
+        hidden = _hidden(variant, size)
         return [*_state(layer), hidden], lambda: layer(hidden)
 
     return _trace(variant, run)
 
 
-@lru_cache(maxsize=512)
-def head_trace(variant: Variant) -> LayerTrace:
-    """Return what the last layer and the loss need."""
-
-    def run(size: int) -> tuple[Sequence[Tensor], Callable[[], Tensor]]:
-        layer = _built(variant, Head, variant.model, size)
+@lru_cache(maxsize=256)
+def _head_trace(variant: Variant) -> LayerTrace:
+    def run(size: int) -> Run:
+        layer = _built(variant, Head, size)
         objective = Objective(variant.objective, _layers(variant, size))
-        hidden, targets = _hidden(variant, size).requires_grad_(), _targets(variant, size)
-        held: list[Any] = []  # the engine holds the logits until the step is over
+        hidden, targets = _hidden(variant, size), _targets(variant, size)
+        held: list[Any] = []  # the engine holds logits and losses through the backward pass
 
         def forward() -> Tensor:
             held.append(layer(hidden))
@@ -106,54 +147,45 @@ def head_trace(variant: Variant) -> LayerTrace:
     return _trace(variant, run)
 
 
-def is_column_block(model: ModelConfig, index: int) -> bool:
-    """Return whether a block's attention runs in column-major order on a GPU."""
-    return pattern_of_block(model, index) is Pattern.COLUMN
+def _trace(variant: Variant, run: Callable[[int], Run]) -> LayerTrace:
+    with torch.enable_grad():
+        if variant.device_type != "cpu":
+            return trace_layer(run)
+        # Without values too, but on a device that says it is a CPU: the plain attention asks.
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return trace_layer(run)
 
 
-def hidden_bytes(variant: Variant, micro_batch_size: int) -> int:
-    """Return the bytes that a layer hands to the next."""
-    model = variant.model
-    values = len(Direction) * micro_batch_size * model.seq_length * model.hidden_size
-    shares = variant.tensor_size if variant.sequence_parallel else 1
-    return values * variant.precision.itemsize // shares
-
-
-def _trace(
-    variant: Variant, run: Callable[[int], tuple[Sequence[Tensor], Callable[[], Tensor]]]
-) -> LayerTrace:
-    with ExitStack() as stack:
-        if variant.device_type == "cpu":
-            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        else:
-            stack.enter_context(torch.device("meta"))
-        stack.enter_context(torch.enable_grad())
-        return trace_layer(run)
+def _empty(variant: Variant, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    device = "cpu" if variant.device_type == "cpu" else "meta"
+    return torch.empty(shape, dtype=dtype or variant.precision, device=device)
 
 
 def _built(
-    variant: Variant, kind: type[nn.Module], model: ModelConfig, size: int, *rest: Any
+    variant: Variant,
+    kind: type[nn.Module],
+    size: int,
+    model: ModelConfig | None = None,
+    *rest: Any,
 ) -> Any:
-    layer = kind(model, _layers(variant, size), *rest)
+    """Return a layer whose parameters already have gradients."""
+    with torch.device("meta"):
+        layer = kind(model or variant.model, _layers(variant, size), *rest)
     for module in layer.modules():
         for name, parameter in module.named_parameters(recurse=False):
             # Not `layer.to`, which cannot exchange tensors without values.
-            converted = nn.Parameter(torch.empty(parameter.shape, dtype=variant.precision))
-            converted.grad = torch.empty_like(converted)
+            converted = nn.Parameter(_empty(variant, *parameter.shape))
+            converted.grad = _empty(variant, *parameter.shape)
             setattr(module, name, converted)
     return layer
 
 
-def _layers(variant: Variant, size: int) -> Any:
+def _layers(variant: Variant, size: int) -> ParallelLayers:
     gathered = None
     if variant.sequence_parallel:
-        shape = (_tokens(variant.model, size), variant.model.hidden_size)
-        gathered = partial(_the_one, torch.empty(shape, dtype=variant.precision))
+        tokens = _tokens(variant.model, size)
+        gathered = _empty(variant, tokens, variant.model.hidden_size)
     return memory_layers(variant.tensor_size, variant.checkpointing, gathered)
-
-
-def _the_one(buffer: Tensor) -> Tensor:
-    return buffer.detach()
 
 
 def _tokens(model: ModelConfig, size: int) -> int:
@@ -164,45 +196,54 @@ def _state(layer: nn.Module) -> list[Tensor]:
     return [*layer.parameters(), *layer.buffers()]
 
 
-def _ids(model: ModelConfig, size: int) -> tuple[Tensor, Tensor]:
+def _ids(variant: Variant, size: int) -> tuple[Tensor, Tensor]:
+    model = variant.model
     return (
-        torch.empty(size, model.text_length, dtype=torch.int64),
-        torch.empty(size, model.num_image_tokens, dtype=torch.int64),
+        _empty(variant, size, model.text_length, dtype=torch.int64),
+        _empty(variant, size, model.num_image_tokens, dtype=torch.int64),
     )
 
 
 def _hidden(variant: Variant, size: int) -> Tensor:
     model = variant.model
-    shape = (len(Direction), size, model.seq_length, model.hidden_size)
+    shape: tuple[int, ...] = (len(Direction), size, model.seq_length, model.hidden_size)
     if variant.sequence_parallel:
-        shape = (_tokens(model, size) // variant.tensor_size, model.hidden_size)  # type: ignore[assignment]
-    return torch.empty(shape, dtype=variant.precision)
+        shape = (_tokens(model, size) // variant.tensor_size, model.hidden_size)
+    return _empty(variant, *shape).requires_grad_()
 
 
-def _targets(variant: Variant, size: int) -> tuple[Tensor, ...]:
-    model = variant.model
+def _targets(variant: Variant, size: int) -> Targets:
+    decoder = variant.model.reconstructor.decoder
     pixels: list[Tensor] = []
-    decoder = model.reconstructor.decoder
-    if model.reconstructor.is_end_to_end and decoder is not None:
+    if variant.model.reconstructor.is_end_to_end and decoder is not None:
         side = decoder.image_size
-        pixels = [torch.empty(size, 3, side, side, dtype=torch.uint8)]
-    return (*_ids(model, size), torch.empty(1), *pixels)
+        pixels = [_empty(variant, size, 3, side, side, dtype=torch.uint8)]
+    return (*_ids(variant, size), _empty(variant, 1, dtype=torch.float32), *pixels)
 
 
 def _attend(
-    attention: Any, variant: Variant, is_column: bool, query: Tensor, key: Tensor, value: Tensor
+    attention: Attention,
+    variant: Variant,
+    ordered: bool,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
 ) -> Tensor:
-    """Do what the device's kernel does to memory."""
+    """Do to memory what the device's kernel does."""
     if variant.device_type == "cpu":
-        is_short = key.shape[-2] <= PLAIN_ATTENTION_MAX_SEQ
-        if is_short or variant.model.pb_relax:
-            result: Tensor = type(attention).attend_all(attention, query, key, value)
-            return result
-    order = partial(transpose_grid, config=variant.model) if is_column else None
-    if order is not None and variant.device_type == "cuda":
-        query, key, value = order(query), order(key), order(value)
-    attended = torch.stack([_Fused.apply(*parts) for parts in zip(query, key, value, strict=True)])
-    return order(attended) if order is not None and variant.device_type == "cuda" else attended
+        if variant.model.pb_relax or key.shape[-2] <= PLAIN_ATTENTION_MAX_SEQ:
+            return Attention.attend_all(attention, query, key, value)
+        return _fused(query, key, value)
+    if not ordered:
+        return _fused(query, key, value)
+    query, key, value = (transpose_grid(part, variant.model) for part in (query, key, value))
+    return transpose_grid(_fused(query, key, value), variant.model)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend with one kernel per direction."""
+    directions = zip(query, key, value, strict=True)
+    return torch.stack([_Fused.apply(*direction) for direction in directions])
 
 
 class _Fused(torch.autograd.Function):
@@ -217,8 +258,6 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        query, key, value, *_ = context.saved_tensors
-        (gradient,) = gradients
-        products = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
-        del gradient, products
+        query, key, value, _, normalizer = context.saved_tensors
+        _products = torch.empty_like(normalizer)  # of gradient and result, one per query
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)

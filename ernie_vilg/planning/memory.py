@@ -1,9 +1,13 @@
 """The peak memory of every rank of a layout, before there is one.
 
+What layers keep is found by tracing them (`layer_memory`), what DeepSpeed keeps is known from its
+source (`engine_memory`); here both are put together at each moment of a step.
+
 Source: ours; the bytes per parameter are those of DeepSpeed 0.19 (arXiv:1910.02054).
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,17 +16,23 @@ import torch
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.model.shard_layers import StageShard, stage_shards
+from ernie_vilg.planning.engine_memory import Moment, StageState, moments
 from ernie_vilg.planning.layer_memory import (
     Variant,
-    block_trace,
-    embedding_trace,
-    head_trace,
+    block_memory,
+    embedding_memory,
+    head_memory,
     hidden_bytes,
-    is_column_block,
+    logits_bytes,
+    mask_bytes,
 )
+from ernie_vilg.planning.trace import LayerMemory
 
-REDUCE_BUCKET = 500_000_000
-"""Elements of DeepSpeed's buffer for gradients on their way to other ranks, its default."""
+FRAGMENTED_SHARE = 0.04
+"""Of what is allocated on a GPU, held in pieces that fit nothing, the kernels' own workspace
+included. An allowance, not a measurement: torch's allocator rounds large blocks up to 2 MiB and
+splits larger ones, and long runs of one shape lose a few percent to it. `max_memory_allocated`
+does not count it; the limit of a GPU does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +57,29 @@ class MemoryEstimate:
     """In host memory: an offloaded optimizer."""
 
     @property
+    def allocated(self) -> int:
+        """What is allocated on the device, as `torch.cuda.max_memory_allocated` counts it."""
+        return self.total - self.fragmentation
+
+    @property
     def total(self) -> int:
         """All that is on the device."""
-        return (
-            self.weights
-            + self.gradients
-            + self.optimizer
-            + self.activations
-            + self.workspace
-            + self.logits
-            + self.fragmentation
-        )
+        state = self.weights + self.gradients + self.optimizer
+        return state + self.activations + self.workspace + self.logits + self.fragmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Peak:
+    """The point of a micro-batch's passes at which most is held, in bytes."""
+
+    activations: int
+    logits: int
+    gradients: int
+    """Of this pass alone, where no earlier one has left any."""
+
+    @property
+    def total(self) -> int:
+        return self.activations + self.logits + self.gradients
 
 
 def estimate_memory(
@@ -78,8 +100,6 @@ def estimate_memory(
         ValueError: the layout is not legal for so many ranks.
     """
     layout = config.parallelism
-    data_size = layout.data_parallel_size(world_size)
-    num_micro_batches = layout.num_micro_batches(world_size)
     variant = Variant(
         model=config.model,
         objective=config.objective,
@@ -90,13 +110,23 @@ def estimate_memory(
         checkpointing=layout.activation_checkpointing,
     )
     stages = _stages(config.model, layout.tensor_parallel_size, layout.pipeline_parallel_size)
-    return [
-        _estimate(config, variant, stages, index, data_size, num_micro_batches)
-        for index in range(len(stages))
-    ]
+    estimates = []
+    for index, stage in enumerate(stages):
+        state = StageState.of_run(
+            config,
+            precision,
+            world_size,
+            num_parameters=stage.num_parameters,
+            largest_parameter=max(shape.numel() for shape in stage.shapes.values()),
+        )
+        in_flight = min(len(stages) - index, state.num_micro_batches)
+        micro_batches = _MicroBatches(variant, stage, layout.micro_batch_size, in_flight)
+        candidates = (_at(moment, state, micro_batches) for moment in moments(state))
+        estimates.append(max(candidates, key=lambda estimate: estimate.total))
+    return estimates
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _stages(model: ModelConfig, tensor_size: int, num_stages: int) -> tuple[StageShard, ...]:
     layout = ParallelismConfig(
         tensor_parallel_size=tensor_size,
@@ -107,71 +137,115 @@ def _stages(model: ModelConfig, tensor_size: int, num_stages: int) -> tuple[Stag
     return tuple(stage_shards(model, layout))
 
 
-def _estimate(
-    config: PretrainConfig,
-    variant: Variant,
-    stages: Sequence[StageShard],
-    index: int,
-    data_size: int,
-    num_micro_batches: int,
-) -> MemoryEstimate:
-    layout = config.parallelism
-    stage, size = stages[index], layout.micro_batch_size
-    count = stage.num_parameters
-    share = -(-count // data_size)
-    item, zero = variant.precision.itemsize, layout.zero_stage
-    is_last = index == len(stages) - 1
-    in_flight = min(len(stages) - index, num_micro_batches)
-    activations, logits = _activations(variant, stage, size, is_last=is_last)
-    kept = sum(layer.kept for layer in _blocks(variant, stage, size))
-    boundary = hidden_bytes(variant, size) if len(stages) > 1 else 0
-    activations += (in_flight - 1) * (kept + boundary) + 2 * boundary
-    is_bf16 = variant.precision == torch.bfloat16
-    weights = item * (share if zero == 3 else count)
-    gradients = (4 if is_bf16 else item) * (share if zero >= 2 else count)
-    if zero == 1 and is_bf16:
-        gradients += item * count
-    optimizer = 4 * (4 if config.training.ema_decay else 3) * share
-    workspace = 0
-    if not (zero == 1 and is_bf16):
-        workspace += REDUCE_BUCKET * item
-    if zero == 3:
-        workspace += item * min(count, 1_000_000_000)
-    if variant.sequence_parallel:
-        workspace += variant.tensor_size * hidden_bytes(variant, size)
-    host = 0
-    if layout.offload_optimizer:
-        host, optimizer = optimizer, 0
-    total = weights + gradients + optimizer + activations + workspace + logits
-    return MemoryEstimate(
-        weights=weights,
-        gradients=gradients,
-        optimizer=optimizer,
-        activations=activations,
-        workspace=workspace,
-        logits=logits,
-        fragmentation=total // 20 if variant.device_type == "cuda" else 0,
-        host=host,
-    )
+def _at(moment: Moment, state: StageState, micro_batches: "_MicroBatches") -> MemoryEstimate:
+    """Return what a rank needs at a moment."""
+    gradients = moment.gradients
+    activations, logits = micro_batches.held_between, micro_batches.logits_held
+    if moment.has_activations:
+        is_first = state.num_micro_batches == 1 and state.zero_stage == 1
+        peak = micro_batches.peak(state.precision.itemsize if is_first else 0)
+        activations, logits = peak.activations, peak.logits
+        if is_first:
+            gradients += peak.gradients - state.precision.itemsize * state.num_parameters
+    variant = micro_batches.variant
+    parts = {
+        "weights": moment.weights + micro_batches.masks,
+        "gradients": gradients,
+        "optimizer": moment.optimizer,
+        "activations": activations,
+        "workspace": moment.workspace + micro_batches.gathered_tokens,
+        "logits": logits,
+    }
+    is_gpu = variant.device_type == "cuda"
+    fragmentation = int(FRAGMENTED_SHARE * sum(parts.values())) if is_gpu else 0
+    return MemoryEstimate(**parts, fragmentation=fragmentation, host=moment.host)
 
 
-def _blocks(variant: Variant, stage: StageShard, size: int) -> Iterator:
-    for index in stage.layers:
-        if 0 < index <= variant.model.num_layers:
-            yield block_trace(variant, is_column_block(variant.model, index)).at(size)
+class _MicroBatches:
+    """The activations of a stage."""
 
+    def __init__(self, variant: Variant, stage: StageShard, size: int, in_flight: int) -> None:
+        """Look at a stage.
 
-def _activations(
-    variant: Variant, stage: StageShard, size: int, *, is_last: bool
-) -> tuple[int, int]:
-    """Return the activations and logits at the peak of one micro-batch."""
-    level = embedding_trace(variant).at(size).kept if stage.layers.start == 0 else 0
-    peak = (0, 0)
-    for layer in _blocks(variant, stage, size):
-        peak = max(peak, (level + max(layer.forward_peak, layer.backward_peak), 0))
-        level += layer.kept
-    if is_last:
-        head = head_trace(variant).at(size)
-        need = max(head.forward_peak, head.backward_peak)
-        peak = max(peak, (level, need), key=sum)
-    return peak
+        Args:
+            variant: what decides the memory of its layers.
+            stage: what it runs.
+            size: pairs per micro-batch.
+            in_flight: micro-batches whose activations it keeps at once.
+        """
+        self.variant = variant
+        self._size = size
+        self._in_flight = in_flight
+        self._is_first = stage.layers.start == 0
+        self._is_last = stage.layers.stop == variant.model.num_layers + 2
+        self._blocks = range(
+            max(stage.layers.start, 1), min(stage.layers.stop, variant.model.num_layers + 1)
+        )
+        self._parameters: Counter[int] = Counter()
+        for name, shape in stage.shapes.items():
+            self._parameters[int(name.partition(".")[0])] += shape.numel()
+        has_pipeline = not (self._is_first and self._is_last)
+        self._boundary = hidden_bytes(variant, size) if has_pipeline else 0
+
+    @property
+    def masks(self) -> int:
+        """Bytes of the masks of attention: on a GPU every block has its own."""
+        copies = len(self._blocks) if self.variant.device_type == "cuda" else 1
+        return copies * mask_bytes(self.variant.model)
+
+    @property
+    def gathered_tokens(self) -> int:
+        """Bytes of megatron-core's buffer for the tokens that sequence parallelism shares."""
+        if not self.variant.sequence_parallel:
+            return 0
+        return self.variant.tensor_size * hidden_bytes(self.variant, self._size)
+
+    @property
+    def held_between(self) -> int:
+        """Bytes that the pipeline keeps when no micro-batch is under way."""
+        return 2 * self._boundary
+
+    @property
+    def logits_held(self) -> int:
+        """Bytes of logits that the engine keeps when no micro-batch is under way."""
+        return logits_bytes(self.variant, self._size) if self._is_last else 0
+
+    def peak(self, gradient_size: int) -> _Peak:
+        """Return the highest point of a pass forward and backward.
+
+        Args:
+            gradient_size: bytes per parameter of gradients that no earlier pass has made; 0 where
+                they are there already, or leave with the layer.
+        """
+        peaks = list(self._points(gradient_size))
+        return max(peaks, key=lambda peak: peak.total)
+
+    def _points(self, gradient_size: int) -> Iterator[_Peak]:
+        layers = [(index, self._memory(index)) for index in self._layers()]
+        passing = sum(memory.kept for _, memory in layers)
+        level = (self._in_flight - 1) * (passing + self._boundary) + self.held_between
+        made = gradient_size * sum(self._parameters.values())
+        for index, memory in layers:
+            made -= gradient_size * self._parameters[index]  # by the layers behind
+            for need, gradients in ((memory.forward_peak, 0), (memory.backward_peak, made)):
+                is_head = index == self.variant.model.num_layers + 1
+                yield _Peak(
+                    activations=level if is_head else level + need,
+                    logits=need if is_head else 0,
+                    gradients=gradients,
+                )
+            level += memory.kept
+
+    def _layers(self) -> Iterator[int]:
+        if self._is_first:
+            yield 0
+        yield from self._blocks
+        if self._is_last:
+            yield self.variant.model.num_layers + 1
+
+    def _memory(self, index: int) -> LayerMemory:
+        if index == 0:
+            return embedding_memory(self.variant, self._size)
+        if index > self.variant.model.num_layers:
+            return head_memory(self.variant, self._size)
+        return block_memory(self.variant, index, self._size)

@@ -6,7 +6,6 @@ keep for the backward pass and which they overwrite is as in megatron-core 0.16.
 Source: ours, after megatron-core's tensor_parallel (arXiv:1909.08053, arXiv:2205.05198).
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,16 +18,14 @@ from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.model.shard_layers import shard_layers
 
 
-def memory_layers(
-    tensor_size: int, checkpointing: str, gathered: Callable[[], Tensor] | None
-) -> ParallelLayers:
+def memory_layers(tensor_size: int, checkpointing: str, gathered: Tensor | None) -> ParallelLayers:
     """Return constructors of one tensor rank's layers.
 
     Args:
         tensor_size: ranks that share each layer.
         checkpointing: `ParallelismConfig.activation_checkpointing`.
-        gathered: with sequence parallelism, returns the buffer that a layer's whole input is
-            gathered in, [tokens, hidden], one for all layers.
+        gathered: with sequence parallelism, the buffer that a layer's whole input is gathered
+            in, [tokens, hidden], one for all layers.
     """
     layers = replace(shard_layers(tensor_size), activation_checkpointing=checkpointing)
     if tensor_size == 1:
@@ -58,9 +55,7 @@ def memory_layers(
 class _Column(nn.Linear):
     """Output features are split."""
 
-    def __init__(
-        self, size: int, gathered: Callable[[], Tensor] | None, inputs: int, outputs: int
-    ) -> None:
+    def __init__(self, size: int, gathered: Tensor | None, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs // size)
         self._gathered = gathered
 
@@ -68,7 +63,7 @@ class _Column(nn.Linear):
         """Map [..., in] to [..., out / size], or shared tokens to [tokens, out / size]."""
         flat = hidden.flatten(0, -2)
         output: Tensor = _Linear.apply(flat, self.weight, self.bias, self._gathered)
-        return output if self._gathered else output.unflatten(0, hidden.shape[:-1])
+        return output if self._gathered is not None else output.unflatten(0, hidden.shape[:-1])
 
 
 class _Row(nn.Linear):
@@ -94,11 +89,11 @@ class _Linear(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        gathered: Callable[[], Tensor] | None,
+        gathered: Tensor | None,
     ) -> Tensor:
         context.save_for_backward(hidden, weight)
         context.has_bias, context.gathered = bias is not None, gathered
-        output = (hidden if gathered is None else gathered()) @ weight.t()
+        output = (hidden if gathered is None else gathered) @ weight.t()
         return output if bias is None else output + bias
 
     @staticmethod
@@ -108,7 +103,7 @@ class _Linear(torch.autograd.Function):
         entering = gradient @ weight
         whole = hidden
         if context.gathered is not None:
-            whole = context.gathered()
+            whole = context.gathered
             share = torch.empty_like(hidden)
         of_weight = gradient.contiguous().t() @ whole
         of_bias = gradient.sum(dim=0) if context.has_bias else None

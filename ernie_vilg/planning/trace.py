@@ -134,7 +134,8 @@ def _histories(
     given: Sequence[Tensor], layer: Callable[[], Tensor]
 ) -> tuple[Sequence[int], Sequence[int]]:
     with StorageMeter() as meter:
-        meter.ignore([*given, *(each.grad for each in given if each.grad is not None)])
+        leaves = [each for each in given if each.is_leaf]
+        meter.ignore([*given, *(each.grad for each in leaves if each.grad is not None)])
         result = layer()
         meter.note()
         forward, meter.history = meter.history, []

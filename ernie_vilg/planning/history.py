@@ -1,0 +1,98 @@
+"""What real runs measured, and what was predicted for them, as files in their folders.
+
+`measured.json` holds a `RunRecord`; `plan.json` what planning said of the run when it started.
+
+Source: ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.files import read_json, write_json
+from ernie_vilg.planning.memory import MemoryEstimate
+
+MEASURED_NAME = "measured.json"
+PLAN_NAME = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What one run took."""
+
+    hardware: str
+    """Name of the device, such as "NVIDIA H100 80GB HBM3", or "cpu"."""
+    world_size: int
+    """Ranks."""
+    settings: Mapping[str, Any]
+    """What decides memory and speed: see `deciding_settings`."""
+    peak_memory_bytes: int
+    """Largest of all ranks: allocated on a GPU, resident on a CPU."""
+    seconds_per_step: float
+    """Median."""
+    parts: Mapping[str, float]
+    """Seconds per step of data, forward, backward, optimizer, communication and other."""
+
+
+def deciding_settings(config: PretrainConfig, precision: str) -> dict[str, Any]:
+    """Return the settings of a run that decide its memory and speed, as JSON values.
+
+    Args:
+        config: the run.
+        precision: that it computes in, such as "bfloat16".
+    """
+    return {
+        "model": asdict(config.model),
+        "objective": asdict(config.objective),
+        "parallelism": asdict(config.parallelism),
+        "precision": precision,
+        "compile_blocks": config.compile_blocks,
+        "ema_decay": config.training.ema_decay,
+    }
+
+
+def write_record(run_dir: Path, record: RunRecord) -> None:
+    """Write down what a run measured, whole or not at all."""
+    write_json(run_dir / MEASURED_NAME, asdict(record))
+
+
+def read_record(run_dir: Path) -> RunRecord | None:
+    """Read what a run measured; None where it has not got that far.
+
+    Raises:
+        ValueError: the file is no record of this version.
+    """
+    path = run_dir / MEASURED_NAME
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    names = {each.name for each in fields(RunRecord)}
+    if not isinstance(content, dict) or set(content) != names:
+        raise ValueError(
+            f"{path} does not hold {', '.join(sorted(names))}: it is not of this version, leave "
+            "the run out or start it again"
+        )
+    return RunRecord(**content)
+
+
+def write_plan(run_dir: Path, world_size: int, memory: list[MemoryEstimate]) -> None:
+    """Write down what is predicted for a run.
+
+    Args:
+        run_dir: of the run.
+        world_size: ranks.
+        memory: of each stage.
+    """
+    stages = [{**asdict(estimate), "total": estimate.total} for estimate in memory]
+    write_json(run_dir / PLAN_NAME, {"world_size": world_size, "memory_bytes": stages})
+
+
+def read_plan(run_dir: Path) -> dict[str, Any] | None:
+    """Read what was predicted for a run; None where nothing was."""
+    path = run_dir / PLAN_NAME
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = read_json(path)
+    return content
