@@ -9,7 +9,7 @@ Source: ours.
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import nn
@@ -17,9 +17,10 @@ from torch import nn
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.flops import layer_flops
+from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
 from ernie_vilg.model.partition import stage_bounds
-from ernie_vilg.model.transformer import build_transformer, layer_list
+from ernie_vilg.model.transformer import layer_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,28 +71,37 @@ def stage_shards(config: ModelConfig, layout: ParallelismConfig) -> list[StageSh
     """
     costs = layer_flops(config)
     bounds = stage_bounds(costs, layout.pipeline_parallel_size)
-    layers = shard_layers(layout.tensor_parallel_size)
     return [
         StageShard(
             layers=range(first, end),
-            shapes=_shapes(config, layers, range(first, end)),
+            shapes=_shapes(config, layout.tensor_parallel_size, range(first, end)),
             flops=sum(costs[first:end]),
         )
         for first, end in itertools.pairwise(bounds)
     ]
 
 
-def _shapes(config: ModelConfig, layers: ParallelLayers, stage: range) -> Mapping[str, torch.Size]:
+def _shapes(config: ModelConfig, tensor_size: int, stage: range) -> Mapping[str, torch.Size]:
+    last = config.num_layers + 1
+    shapes = {
+        f"{index}.{name}": shape
+        for index in stage
+        # All blocks have the shapes of the first.
+        for name, shape in _layer_shapes(config, tensor_size, index if index in (0, last) else 1)
+    }
+    if len(stage) <= last:  # first and last stage have a copy each of what is tied
+        return shapes
+    return {name: shape for name, shape in shapes.items() if original_name(name, config) == name}
+
+
+@lru_cache(maxsize=256)
+def _layer_shapes(
+    config: ModelConfig, tensor_size: int, index: int
+) -> tuple[tuple[str, torch.Size], ...]:
+    kind, arguments = layer_list(config, shard_layers(tensor_size))[index]
     with torch.device("meta"):
-        module: nn.Module
-        if len(stage) == config.num_layers + 2:
-            module = build_transformer(config, layers)  # which ties what is tied
-        else:
-            classes = layer_list(config, layers)
-            module = nn.ModuleDict(
-                {str(index): classes[index][0](*classes[index][1]) for index in stage}
-            )
-    return {name: parameter.shape for name, parameter in module.named_parameters()}
+        layer = kind(*arguments)
+    return tuple((name, parameter.shape) for name, parameter in layer.named_parameters())
 
 
 def _column_linear(size: int, inputs: int, outputs: int) -> nn.Module:

@@ -26,7 +26,7 @@ from ernie_vilg.model.head import Head
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.model.loss import Objective, Targets
 from ernie_vilg.planning.sharded_layers import memory_layers
-from ernie_vilg.planning.trace import LayerMemory, LayerTrace, trace_layer
+from ernie_vilg.planning.trace import MARKER, LayerMemory, LayerTrace, trace_layer
 
 Run = tuple[Sequence[Tensor], Callable[[], Tensor]]
 """Tensors that are there anyway, and what runs a layer forward."""
@@ -149,11 +149,13 @@ def _head_trace(variant: Variant) -> LayerTrace:
 
 def _trace(variant: Variant, run: Callable[[int], Run]) -> LayerTrace:
     with torch.enable_grad():
+        # Divisible by the tensor ranks, which share the tokens.
+        size = MARKER * variant.tensor_size
         if variant.device_type != "cpu":
-            return trace_layer(run)
+            return trace_layer(size, *run(size))
         # Without values too, but on a device that says it is a CPU: the plain attention asks.
         with FakeTensorMode(allow_non_fake_inputs=True):
-            return trace_layer(run)
+            return trace_layer(size, *run(size))
 
 
 def _empty(variant: Variant, *shape: int, dtype: torch.dtype | None = None) -> Tensor:

@@ -1,8 +1,8 @@
 """What layers keep for the backward pass, and what they need on top, found by running them.
 
 A layer runs forward and backward on tensors without values, while every storage that an operation
-returns is counted until nothing holds it. That is done for two micro-batch sizes; at every
-operation memory is affine in the size, so all other sizes follow without running again.
+returns is counted until nothing holds it. Storages either grow with the micro-batch or do not; one
+run at a size that is a multiple of a large prime tells which, so all sizes follow from it.
 
 Source: ours.
 """
@@ -17,8 +17,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-TRACED_SIZES = (2, 3)
-"""Micro-batches that are run. One alone would take short cuts: dimensions of 1 need no copies."""
+MARKER = 10_007
+"""A prime that no dimension of a model is a multiple of: storages whose number of values is, grow
+with the micro-batch, which is traced at a multiple of it."""
+
+Bytes = tuple[int, int]
+"""Those that are always needed, and those per traced micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,24 +44,20 @@ class LayerMemory:
 class LayerTrace:
     """`LayerMemory` for every micro-batch size."""
 
-    sizes: tuple[int, int]
-    """That were run."""
-    forward: tuple[Sequence[int], Sequence[int]]
-    """Bytes after each operation, for both sizes."""
-    backward: tuple[Sequence[int], Sequence[int]]
-    """Bytes after each operation, for both sizes."""
+    size: int
+    """Micro-batch that was run."""
+    forward: Sequence[Bytes]
+    """After each operation."""
+    backward: Sequence[Bytes]
+    """After each operation."""
 
     def at(self, micro_batch_size: int) -> LayerMemory:
         """Return what a micro-batch of some size needs."""
         forward, backward = (
-            [self._at(one, other, micro_batch_size) for one, other in zip(*values, strict=True)]
-            for values in (self.forward, self.backward)
+            [constant + growing * micro_batch_size // self.size for constant, growing in points]
+            for points in (self.forward, self.backward)
         )
         return LayerMemory(kept=forward[-1], forward_peak=max(forward), backward_peak=max(backward))
-
-    def _at(self, one: int, other: int, size: int) -> int:
-        first, second = self.sizes
-        return one + (other - one) * (size - first) // (second - first)
 
 
 class StorageMeter(TorchDispatchMode):
@@ -65,27 +65,21 @@ class StorageMeter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.history: list[int] = []
+        self.history: list[Bytes] = []
         """Bytes held after each operation."""
-        self._held: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._held: dict[int, tuple[StorageWeakRef, int, bool]] = {}
         self._given: set[int] = set()
 
     def ignore(self, tensors: Sequence[Tensor]) -> None:
         """Leave out what is there anyway, and all views of it."""
         self._given |= {tensor.untyped_storage()._cdata for tensor in tensors}
 
-    def now(self) -> int:
-        """Return the bytes that are held."""
-        self._held = {
-            address: (storage, size)
-            for address, (storage, size) in self._held.items()
-            if not storage.expired()
-        }
-        return sum(size for _, size in self._held.values())
-
     def note(self) -> None:
         """Write down what is held now."""
-        self.history.append(self.now())
+        self._held = {key: held for key, held in self._held.items() if not held[0].expired()}
+        constant = sum(size for _, size, grows in self._held.values() if not grows)
+        growing = sum(size for _, size, grows in self._held.values() if grows)
+        self.history.append((constant, growing))
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -95,8 +89,10 @@ class StorageMeter(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
-                if storage._cdata not in self._given and storage._cdata not in self._held:
-                    self._held[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+                key, size = storage._cdata, storage.nbytes()
+                if key not in self._given and key not in self._held:
+                    grows = size // tensor.element_size() % MARKER == 0
+                    self._held[key] = (StorageWeakRef(storage), size, grows)
         self.note()
         return result
 
@@ -116,23 +112,15 @@ class _Next(torch.autograd.Function):
         return gradients[0].new_empty(context.shape)
 
 
-def trace_layer(
-    run: Callable[[int], tuple[Sequence[Tensor], Callable[[], Tensor]]],
-) -> LayerTrace:
+def trace_layer(size: int, given: Sequence[Tensor], layer: Callable[[], Tensor]) -> LayerTrace:
     """Return what a layer needs.
 
     Args:
-        run: (micro-batch size) to tensors that are there anyway, parameters and inputs, and a
-            function that runs the layer forward. Its parameters have gradients, to which those of
-            this pass are added.
+        size: micro-batch that it runs, a multiple of `MARKER`.
+        given: tensors that are there anyway: parameters, to whose gradients those of this pass are
+            added, and inputs.
+        layer: runs the layer forward.
     """
-    forward, backward = zip(*(_histories(*run(size)) for size in TRACED_SIZES), strict=True)
-    return LayerTrace(sizes=TRACED_SIZES, forward=forward, backward=backward)
-
-
-def _histories(
-    given: Sequence[Tensor], layer: Callable[[], Tensor]
-) -> tuple[Sequence[int], Sequence[int]]:
     with StorageMeter() as meter:
         leaves = [each for each in given if each.is_leaf]
         meter.ignore([*given, *(each.grad for each in leaves if each.grad is not None)])
@@ -144,4 +132,4 @@ def _histories(
         end.backward()
         del end
         meter.note()
-    return forward, meter.history
+    return LayerTrace(size=size, forward=forward, backward=meter.history)
