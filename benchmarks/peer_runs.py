@@ -153,7 +153,12 @@ def _torchtitan() -> list[PeerRun]:
         key_value_share=0.25,
     )  # fmt: skip
     runs = []
-    for gpus, rate, compiled in ((8, 6667, True), (8, 5762, False), (128, 6514, True), (128, 5605, False)):
+    for gpus, rate, compiled in (
+        (8, 6667, True),
+        (8, 5762, False),
+        (128, 6514, True),
+        (128, 5605, False),
+    ):
         way = "compiled" if compiled else "eager"
         runs.append(
             PeerRun(
@@ -179,9 +184,7 @@ def _nanotron() -> list[PeerRun]:
     """
     shape = Shape(hidden=4096, layers=32, heads=32, seq=4096, vocab=131072, ffn_weights=10.5)
     work = gpt(shape, flash=True, fused=False)
-    counted = 3 * (
-        shape.layers * (work.block_flops + 2 * work.attention_flops) + work.head_flops
-    )
+    counted = 3 * (shape.layers * (work.block_flops + 2 * work.attention_flops) + work.head_flops)
     rows = (
         (1, 1, 4, 2, 0.452), (2, 4, 1, 4, 0.439), (4, 1, 2, 16, 0.433), (8, 1, 2, 32, 0.395),
         (16, 8, 1, 16, 0.363),

@@ -90,7 +90,12 @@ def _scaling(axes: Axes, curve: Mapping[int, PlannedLayout]) -> None:
     axes.plot(gpus, rates, marker="o", color="#2563eb", label="predicted")
     axes.plot(gpus, ideal, color="#9ca3af", linestyle="--", label="as many times as fast")
     for number, rate in zip(gpus, rates, strict=True):
-        axes.annotate(f"{curve[number].flops_utilization:.0%}", (number, rate), (0, -12), textcoords="offset points")
+        axes.annotate(
+            f"{curve[number].flops_utilization:.0%}",
+            (number, rate),
+            (0, -12),
+            textcoords="offset points",
+        )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(gpus, [str(number) for number in gpus])

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ernie_vilg.config.plan import PlanConfig
-from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
+from ernie_vilg.config.pretrain import ParallelismConfig
 
 _TENSOR_SIZES = (1, 2, 4, 8)
 _ZERO_STAGES = (1, 2, 3)
@@ -31,23 +31,31 @@ class Refusal:
     """The whole message, which ends in what to set."""
 
 
-def legal_layouts(
+def candidate_layouts(
     config: PlanConfig, num_gpus: int
-) -> tuple[list[PretrainConfig], list[Refusal]]:
-    """Return the settings of every legal layout on so many GPUs, and the refusals."""
-    legal: list[PretrainConfig] = []
+) -> tuple[list[ParallelismConfig], list[Refusal]]:
+    """Return the layouts that are legal by themselves on so many GPUs, and the refusals.
+
+    What the rest of the run refuses, `refusal_of` says: its checks are slow, and are asked of
+    fast layouts alone.
+    """
+    legal: list[ParallelismConfig] = []
     refused: list[Refusal] = []
     for values in _candidates(config, num_gpus):
         try:
             layout = replace(config.parallelism, **values)
             layout.num_micro_batches(num_gpus)
-            run = replace(config, parallelism=layout)
         except ValueError as error:
             words = ", ".join(f"{name}={value}" for name, value in values.items())
-            refused.append(Refusal(layout=words, reason=_kind(str(error)), fix=str(error)))
+            refused.append(refusal_of(words, error))
         else:
-            legal.append(run)
+            legal.append(layout)
     return legal, refused
+
+
+def refusal_of(layout: str, error: ValueError) -> Refusal:
+    """Return a refusal in the words of the settings' own check."""
+    return Refusal(layout=layout, reason=_kind(str(error)), fix=str(error))
 
 
 def override_line(layout: ParallelismConfig) -> str:

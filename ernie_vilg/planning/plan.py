@@ -7,16 +7,16 @@ Source: ours.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ernie_vilg.config.plan import PlanConfig
-from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.planning.calibration import Correction
 from ernie_vilg.planning.goodput import Goodput, goodput
-from ernie_vilg.planning.layouts import Refusal, legal_layouts
+from ernie_vilg.planning.layouts import Refusal, candidate_layouts, refusal_of
 from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory
 from ernie_vilg.planning.step_time import StepTime, step_time
 from ernie_vilg.planning.work import Work, spread_of_layout, work_of_model
@@ -58,7 +58,7 @@ class Plan:
     refused: tuple[Refusal, ...]
     """That do not work, faster ones that do not fit among them."""
     num_legal: int
-    """Layouts that the checks accept, whether they fit or not."""
+    """Layouts that are legal by themselves, whether they fit or not."""
 
     @property
     def reasons(self) -> list[tuple[str, int, str]]:
@@ -71,7 +71,11 @@ class Plan:
 
 
 def plan(
-    config: PlanConfig, correction: Correction, *, num_gpus: int | None = None, top: int | None = None
+    config: PlanConfig,
+    correction: Correction,
+    *,
+    num_gpus: int | None = None,
+    top: int | None = None,
 ) -> Plan:
     """Find the best layouts.
 
@@ -82,20 +86,25 @@ def plan(
         top: layouts to look for, instead of the settings' own.
     """
     gpus = num_gpus or config.num_gpus
-    legal, refused = legal_layouts(config, gpus)
+    legal, refused = candidate_layouts(config, gpus)
     work = work_of_model(config.model, fused=config.compile_blocks)
-    timed = [(_ranked(run, gpus, work, config, correction), run) for run in legal]
+    timed = [(_ranked(layout, gpus, work, config, correction), layout) for layout in legal]
     timed.sort(key=lambda pair: pair[0][0])
     best: list[PlannedLayout] = []
-    for (seconds, step, kept), run in timed:
+    for timing, layout in timed:
         if len(best) == (top or config.top):
             break
+        try:
+            run = replace(config, parallelism=layout)
+        except ValueError as error:
+            refused.append(refusal_of(layout.describe(gpus), error))
+            continue
         memory = worst_memory(run, gpus, config, correction)
         refusal = _refusal(run, gpus, memory, config)
-        if refusal is not None:
+        if refusal is None:
+            best.append(_planned(run, gpus, timing, memory, config))
+        else:
             refused.append(refusal)
-            continue
-        best.append(_planned(run, gpus, (seconds, step, kept), memory, config))
     return Plan(best=tuple(best), refused=tuple(refused), num_legal=len(legal))
 
 
@@ -123,10 +132,10 @@ def smallest_number(config: PlanConfig, correction: Correction, limit: int = 409
 
 
 def _ranked(
-    run: PretrainConfig, num_gpus: int, work: Work, config: PlanConfig, correction: Correction
+    layout: ParallelismConfig, num_gpus: int, work: Work, config: PlanConfig, correction: Correction
 ) -> tuple[float, StepTime, Goodput]:
     """Return the seconds of a step with the share of stops, by which layouts are ranked."""
-    spread = spread_of_layout(run.parallelism, num_gpus)
+    spread = spread_of_layout(layout, num_gpus)
     step = step_time(work, spread, config.gpu, correction.efficiencies)
     kept = goodput(config, work, step.total, num_gpus)
     seconds = step.total / kept.share if kept.share else float("inf")
@@ -164,7 +173,11 @@ def _refusal(
     size = run.parallelism.micro_batch_size
     if memory.total > config.gpu.memory_bytes:
         given = f"{memory.total / 1e9:.0f} GB of {config.gpu.memory_bytes / 1e9:.0f}"
-        return Refusal(layout=layout, reason=_NO_MEMORY, fix=f"{layout}, micro-batch {size}: {given}: {_saving(run)}")
+        return Refusal(
+            layout=layout,
+            reason=_NO_MEMORY,
+            fix=f"{layout}, micro-batch {size}: {given}: {_saving(run)}",
+        )
     per_machine = memory.host * min(num_gpus, config.gpu.gpus_per_node)
     if per_machine > config.gpu.host_memory_bytes:
         given = f"{per_machine / 1e9:.0f} GB of {config.gpu.host_memory_bytes / 1e9:.0f}"

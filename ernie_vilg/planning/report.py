@@ -14,9 +14,7 @@ _HEADER = (
 )
 
 
-def lines_of_plan(
-    config: PlanConfig, found: Plan, curve: Mapping[int, PlannedLayout]
-) -> list[str]:
+def lines_of_plan(config: PlanConfig, found: Plan, curve: Mapping[int, PlannedLayout]) -> list[str]:
     """Return what to print of a plan.
 
     Args:
@@ -64,7 +62,9 @@ def line_of_layout(layout: PlannedLayout) -> str:
 
 def scaling_table(curve: Mapping[int, PlannedLayout]) -> Sequence[str]:
     """Return the best layouts by number of GPUs as a Markdown table."""
-    rows = ["| GPUs | layout | micro | GB | step, s | MFU | tokens/s | hours | GPU-hours | goodput |"]
+    rows = [
+        "| GPUs | layout | micro | GB | step, s | MFU | tokens/s | hours | GPU-hours | goodput |"
+    ]
     rows.append("|---|---|---|---|---|---|---|---|---|---|")
     for num_gpus, best in curve.items():
         rows.append(

@@ -98,9 +98,7 @@ def step_time(
     )
 
 
-def _forward(
-    work: Work, spread: Spread, gpu: GpuConfig, rates: Efficiencies
-) -> dict[str, float]:
+def _forward(work: Work, spread: Spread, gpu: GpuConfig, rates: Efficiencies) -> dict[str, float]:
     """Return the seconds of one micro-batch's forward pass on a stage, by part."""
     layers = -(-work.num_layers // spread.pipeline)
     samples = spread.micro_batch
@@ -109,8 +107,7 @@ def _forward(
     rows = samples * work.tokens
     # Operands and results pass the memory once per product; rows are cut by nobody, weights are.
     operands = 2.0 * (
-        work.block_parameters / spread.tensor
-        + rows * work.hidden_size * (4 + 10 / spread.tensor)
+        work.block_parameters / spread.tensor + rows * work.hidden_size * (4 + 10 / spread.tensor)
     )
     matrix = samples * work.block_flops / spread.tensor / peak + operands / memory
     scores = samples * work.attention_flops / spread.tensor / (peak * rates.attention)
@@ -154,9 +151,7 @@ def _replicas(parameters: float, spread: Spread, gpu: GpuConfig, hidden_by_pass:
     return spread.num_micro_batches * max(exchanged - hidden_by_pass, 0.0)
 
 
-def _optimizer(
-    parameters: float, spread: Spread, gpu: GpuConfig, rates: Efficiencies
-) -> float:
+def _optimizer(parameters: float, spread: Spread, gpu: GpuConfig, rates: Efficiencies) -> float:
     mine = parameters / spread.data
     if not spread.offload:
         return mine * BYTES_PER_ADAM / (gpu.memory_bandwidth * rates.memory)
