@@ -21,6 +21,7 @@ _REQUIRED_SETTINGS = {
     "export": ["run=r", "output_dir=o"],
     "generate": ["weights=w", "prompts=[a]", "output_dir=o"],
     "main_job": ["job=quickstart"],
+    "plan": ["experiment=quickstart", "num_gpus=8", "gpu=h100-80gb"],
     "pretrain": ["experiment=quickstart"],
     "report": [
         "title=t", "pretrain_run=p", "tokenizer_run=i", "evaluation=e", "stages=s", "output=o",

@@ -1,0 +1,120 @@
+"""Every layout worth thinking about, and why the others are not legal.
+
+What is legal is for the settings' own checks to say: each candidate is put into the run's
+settings, and what they refuse is refused here, in their words.
+
+Source: ours.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ernie_vilg.config.plan import PlanConfig
+from ernie_vilg.config.pretrain import ParallelismConfig
+
+_TENSOR_SIZES = (1, 2, 4, 8)
+_ZERO_STAGES = (1, 2, 3)
+_CHECKPOINTING = ("none", "selective", "full")
+_MAX_MICRO_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A layout that is not possible."""
+
+    layout: str
+    """In words."""
+    reason: str
+    """The kind of reason, to count by."""
+    fix: str
+    """The whole message, which ends in what to set."""
+
+
+def candidate_layouts(
+    config: PlanConfig, num_gpus: int
+) -> tuple[list[ParallelismConfig], list[Refusal]]:
+    """Return the layouts that are legal by themselves on so many GPUs, and the refusals.
+
+    What the rest of the run refuses, `refusal_of` says: its checks are slow, and are asked of
+    fast layouts alone.
+    """
+    legal: list[ParallelismConfig] = []
+    refused: list[Refusal] = []
+    for values in _candidates(config, num_gpus):
+        try:
+            layout = replace(config.parallelism, **values)
+            layout.num_micro_batches(num_gpus)
+        except ValueError as error:
+            words = ", ".join(f"{name}={value}" for name, value in values.items())
+            refused.append(refusal_of(words, error))
+        else:
+            legal.append(layout)
+    return legal, refused
+
+
+def refusal_of(layout: str, error: ValueError) -> Refusal:
+    """Return a refusal in the words of the settings' own check."""
+    return Refusal(layout=layout, reason=_kind(str(error)), fix=str(error))
+
+
+def override_line(layout: ParallelismConfig) -> str:
+    """Return the words that put a layout into a command line."""
+    names = (
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "zero_stage",
+        "sequence_parallel",
+        "activation_checkpointing",
+        "offload_optimizer",
+        "micro_batch_size",
+        "global_batch_size",
+    )
+    words = []
+    for name in names:
+        value = getattr(layout, name)
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        words.append(f"parallelism.{name}={text}")
+    return " ".join(words)
+
+
+def _candidates(config: PlanConfig, num_gpus: int) -> Iterator[dict[str, int | bool | str]]:
+    """Yield the settings of layouts that use all GPUs, legal or not."""
+    limit = min(_MAX_MICRO_BATCH, config.parallelism.global_batch_size)
+    micro_batches = [2**power for power in range(limit.bit_length())]
+    for tensor in _TENSOR_SIZES:
+        if tensor > config.gpu.gpus_per_node or num_gpus % tensor:
+            continue  # tensor ranks talk at every layer: within a machine only
+        deepest = min(num_gpus // tensor, config.model.num_layers)
+        for pipeline in range(1, deepest + 1):
+            if num_gpus // tensor % pipeline:
+                continue
+            choices = itertools.product(
+                _ZERO_STAGES,
+                micro_batches,
+                _CHECKPOINTING,
+                (False, True) if tensor > 1 else (False,),
+                (False, True),
+            )
+            for zero_stage, micro_batch, checkpointing, sequence_parallel, offload in choices:
+                yield {
+                    "tensor_parallel_size": tensor,
+                    "pipeline_parallel_size": pipeline,
+                    "zero_stage": zero_stage,
+                    "micro_batch_size": micro_batch,
+                    "activation_checkpointing": checkpointing,
+                    "sequence_parallel": sequence_parallel,
+                    "offload_optimizer": offload,
+                }
+
+
+def _kind(message: str) -> str:
+    """Return what a refusal is about, without its figures."""
+    kinds = {
+        "is no multiple of parallelism.micro_batch_size": "global batch does not divide",
+        "DeepSpeed rejects 2 and 3": "ZeRO 2 or 3 under a pipeline",
+        "is not divisible by parallelism.tensor_parallel_size": "tensor size does not divide",
+        "tokens of a micro-batch": "tokens do not divide",
+        "compile_blocks=true": "compiled blocks with tensor parallelism",
+    }
+    return next((kind for words, kind in kinds.items() if words in message), "not legal")

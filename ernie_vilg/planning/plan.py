@@ -1,0 +1,200 @@
+"""Layouts of a run, fastest first, with what each needs and costs.
+
+Step times are arithmetic and cheap, memory is traced and dear. So all legal layouts are timed
+first, and memory is asked of them in order of their speed until enough of them fit.
+
+Source: ours.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import torch
+
+from ernie_vilg.config.plan import PlanConfig
+from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
+from ernie_vilg.model.flops import training_flops_per_pair
+from ernie_vilg.planning.calibration import Correction
+from ernie_vilg.planning.goodput import Goodput, goodput
+from ernie_vilg.planning.layouts import Refusal, candidate_layouts, refusal_of
+from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory
+from ernie_vilg.planning.step_time import StepTime, step_time
+from ernie_vilg.planning.work import Work, spread_of_layout, work_of_model
+
+_NO_MEMORY = "does not fit the GPU's memory"
+_NO_HOST_MEMORY = "does not fit the host's memory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedLayout:
+    """One layout and what is expected of it."""
+
+    run: PretrainConfig
+    """The run's settings with this layout."""
+    num_gpus: int
+    """That it takes."""
+    step: StepTime
+    """Seconds of one step, part by part."""
+    goodput: Goodput
+    """What stops and checkpoints leave of the time."""
+    memory: MemoryEstimate
+    """Of the stage that needs most."""
+    tokens_per_second: float
+    """Of all GPUs, stops and checkpoints taken off."""
+    flops_utilization: float
+    """MFU: model operations over the peak, while training."""
+    hours: float
+    """Of the whole run."""
+    dollars: float
+    """Of the whole run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The layouts of one number of GPUs."""
+
+    best: tuple[PlannedLayout, ...]
+    """That fit, most tokens per second first."""
+    refused: tuple[Refusal, ...]
+    """That do not work, faster ones that do not fit among them."""
+    num_legal: int
+    """Layouts that are legal by themselves, whether they fit or not."""
+
+    @property
+    def reasons(self) -> list[tuple[str, int, str]]:
+        """Each reason of refusal, how often it was met, and an example with its fix."""
+        counts = Counter(refusal.reason for refusal in self.refused)
+        first: dict[str, str] = {}
+        for refusal in self.refused:
+            first.setdefault(refusal.reason, refusal.fix)
+        return [(reason, count, first[reason]) for reason, count in counts.most_common()]
+
+
+def plan(
+    config: PlanConfig,
+    correction: Correction,
+    *,
+    num_gpus: int | None = None,
+    top: int | None = None,
+) -> Plan:
+    """Find the best layouts.
+
+    Args:
+        config: the run and the GPUs.
+        correction: what past runs teach.
+        num_gpus: instead of the settings' own.
+        top: layouts to look for, instead of the settings' own.
+    """
+    gpus = num_gpus or config.num_gpus
+    legal, refused = candidate_layouts(config, gpus)
+    work = work_of_model(config.model, fused=config.compile_blocks)
+    timed = [(_ranked(layout, gpus, work, config, correction), layout) for layout in legal]
+    timed.sort(key=lambda pair: pair[0][0])
+    best: list[PlannedLayout] = []
+    for timing, layout in timed:
+        if len(best) == (top or config.top):
+            break
+        try:
+            run = replace(config, parallelism=layout)
+        except ValueError as error:
+            refused.append(refusal_of(layout.describe(gpus), error))
+            continue
+        memory = worst_memory(run, gpus, config, correction)
+        refusal = _refusal(run, gpus, memory, config)
+        if refusal is None:
+            best.append(_planned(run, gpus, timing, memory, config))
+        else:
+            refused.append(refusal)
+    return Plan(best=tuple(best), refused=tuple(refused), num_legal=len(legal))
+
+
+def worst_memory(
+    run: PretrainConfig, num_gpus: int, config: PlanConfig, correction: Correction
+) -> MemoryEstimate:
+    """Return the memory of the stage that needs most."""
+    dtype = torch.bfloat16 if config.gpu.bfloat16 and run.precision != "fp16" else torch.float16
+    precision = torch.float32 if run.precision == "fp32" else dtype
+    stages = estimate_memory(run, num_gpus, precision)
+    return correction.memory_of(max(stages, key=lambda stage: stage.total))
+
+
+def smallest_number(config: PlanConfig, correction: Correction, limit: int = 4096) -> int | None:
+    """Return the least number of GPUs above the plan's that some layout fits; None up to a limit.
+
+    Powers of two and multiples of whole machines are tried, as clusters lend them.
+    """
+    gpus = 1
+    while gpus <= limit:
+        if gpus > config.num_gpus and plan(config, correction, num_gpus=gpus, top=1).best:
+            return gpus
+        gpus *= 2
+    return None
+
+
+def _ranked(
+    layout: ParallelismConfig, num_gpus: int, work: Work, config: PlanConfig, correction: Correction
+) -> tuple[float, StepTime, Goodput]:
+    """Return the seconds of a step with the share of stops, by which layouts are ranked."""
+    spread = spread_of_layout(layout, num_gpus)
+    step = step_time(work, spread, config.gpu, correction.efficiencies)
+    kept = goodput(config, work, step.total, num_gpus)
+    seconds = step.total / kept.share if kept.share else float("inf")
+    return seconds, step, kept
+
+
+def _planned(
+    run: PretrainConfig,
+    num_gpus: int,
+    timing: tuple[float, StepTime, Goodput],
+    memory: MemoryEstimate,
+    config: PlanConfig,
+) -> PlannedLayout:
+    seconds, step, kept = timing
+    batch = run.parallelism.global_batch_size
+    hours = config.num_pairs / batch * seconds / 3600
+    flops = training_flops_per_pair(config.model) * batch / step.total
+    return PlannedLayout(
+        run=run,
+        num_gpus=num_gpus,
+        step=step,
+        goodput=kept,
+        memory=memory,
+        tokens_per_second=2 * config.model.seq_length * batch / seconds,
+        flops_utilization=flops / (num_gpus * config.gpu.peak_flops),
+        hours=hours,
+        dollars=hours * num_gpus * config.gpu.dollars_per_hour,
+    )
+
+
+def _refusal(
+    run: PretrainConfig, num_gpus: int, memory: MemoryEstimate, config: PlanConfig
+) -> Refusal | None:
+    layout = run.parallelism.describe(num_gpus)
+    size = run.parallelism.micro_batch_size
+    if memory.total > config.gpu.memory_bytes:
+        given = f"{memory.total / 1e9:.0f} GB of {config.gpu.memory_bytes / 1e9:.0f}"
+        return Refusal(
+            layout=layout,
+            reason=_NO_MEMORY,
+            fix=f"{layout}, micro-batch {size}: {given}: {_saving(run)}",
+        )
+    per_machine = memory.host * min(num_gpus, config.gpu.gpus_per_node)
+    if per_machine > config.gpu.host_memory_bytes:
+        given = f"{per_machine / 1e9:.0f} GB of {config.gpu.host_memory_bytes / 1e9:.0f}"
+        fix = f"{layout}: {given} per machine: set parallelism.offload_optimizer=false"
+        return Refusal(layout=layout, reason=_NO_HOST_MEMORY, fix=fix)
+    return None
+
+
+def _saving(run: PretrainConfig) -> str:
+    """Return the setting to change first in a layout that does not fit."""
+    layout = run.parallelism
+    if layout.tensor_parallel_size > 1 and not layout.sequence_parallel:
+        return "set parallelism.sequence_parallel=true"
+    if layout.activation_checkpointing == "none":
+        return "set parallelism.activation_checkpointing=selective"
+    if layout.micro_batch_size > 1:
+        return f"set parallelism.micro_batch_size={layout.micro_batch_size // 2}"
+    if layout.activation_checkpointing == "selective":
+        return "set parallelism.activation_checkpointing=full"
+    return "raise parallelism.tensor_parallel_size, or the number of GPUs"

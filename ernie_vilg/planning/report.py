@@ -1,0 +1,77 @@
+"""A plan in words: the lines for the terminal and the tables of docs/scaling.md.
+
+Source: ours.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from ernie_vilg.config.plan import PlanConfig
+from ernie_vilg.planning.plan import Plan, PlannedLayout
+
+_HEADER = (
+    f"{'TP':>3}{'PP':>4}{'DP':>5}{'ZeRO':>5}{'SP':>3}{'micro':>6} {'recompute':<10}{'offload':<8}"
+    f"{'memory':>8}{'step':>9}{'bubble':>7}{'MFU':>5}{'tokens/s':>10}{'hours':>8}{'dollars':>12}"
+)
+
+
+def lines_of_plan(config: PlanConfig, found: Plan, curve: Mapping[int, PlannedLayout]) -> list[str]:
+    """Return what to print of a plan.
+
+    Args:
+        config: what was asked.
+        found: the layouts.
+        curve: the best layout by number of GPUs.
+    """
+    best = found.best[0]
+    lines = [
+        f"{config.num_gpus} x {config.gpu.name}, {found.num_legal} legal layouts; predictions",
+        "",
+        _HEADER,
+        *(line_of_layout(layout) for layout in found.best),
+        "",
+        f"best: {config.num_pairs:,} pairs in {best.hours:,.0f} hours, "
+        f"{best.hours * config.num_gpus:,.0f} GPU-hours, {best.dollars:,.0f} dollars; goodput "
+        f"{best.goodput.share:.1%} with a stop every {best.goodput.hours_between_stops:,.0f} hours",
+        f"checkpoints: {best.goodput.stall_seconds:.1f} s of stall, {best.goodput.write_seconds:.0f}"
+        f" s of writing; checkpoint.every={config.checkpoint.every}, "
+        f"{best.goodput.best_interval_steps} would lose least",
+        "",
+        "not possible:",
+        *(f"{count:>6}  {reason}; such as: {fix}" for reason, count, fix in found.reasons),
+        "",
+        *scaling_table(curve),
+    ]
+    return lines
+
+
+def line_of_layout(layout: PlannedLayout) -> str:
+    """Return a layout as a row of the terminal's table."""
+    split = layout.run.parallelism
+    data = split.data_parallel_size(layout.num_gpus)
+    flag = "yes" if split.sequence_parallel else "-"
+    offload = "yes" if split.offload_optimizer else "-"
+    return (
+        f"{split.tensor_parallel_size:>3}{split.pipeline_parallel_size:>4}{data:>5}"
+        f"{split.zero_stage:>5}{flag:>4}{split.micro_batch_size:>5} "
+        f"{split.activation_checkpointing:<10}{offload:<8}{layout.memory.total / 1e9:>5.0f} GB"
+        f"{layout.step.total:>7.2f} s{layout.step.bubble / layout.step.total:>7.0%}"
+        f"{layout.flops_utilization:>5.0%}{layout.tokens_per_second:>10,.0f}{layout.hours:>8,.0f}"
+        f"{layout.dollars:>12,.0f}"
+    )
+
+
+def scaling_table(curve: Mapping[int, PlannedLayout]) -> Sequence[str]:
+    """Return the best layouts by number of GPUs as a Markdown table."""
+    rows = [
+        "| GPUs | layout | micro | GB | step, s | MFU | tokens/s | hours | GPU-hours | goodput |"
+    ]
+    rows.append("|---|---|---|---|---|---|---|---|---|---|")
+    for num_gpus, best in curve.items():
+        rows.append(
+            f"| {num_gpus:,} | {best.run.parallelism.describe(num_gpus)} | "
+            f"{best.run.parallelism.micro_batch_size} | {best.memory.total / 1e9:.0f} | "
+            f"{best.step.total:.2f} | {best.flops_utilization:.0%} | "
+            f"{best.tokens_per_second:,.0f} | {best.hours:,.0f} | {best.hours * num_gpus:,.0f} | "
+            f"{best.goodput.share:.1%} |"
+        )
+    return rows

@@ -1,0 +1,160 @@
+"""How long one optimizer step takes, part by part, before there is one.
+
+Every part is arithmetic over rates: matrix products over what the GPU reaches, element-wise
+passes over its memory, collectives over wires. `Efficiencies` holds what arithmetic cannot know.
+
+Source: ours; the pipeline's bubble is that of 1F1B (arXiv:2104.04473, section 2.2).
+"""
+
+from dataclasses import dataclass, fields
+
+from ernie_vilg.config.plan import GpuConfig
+from ernie_vilg.planning.communication import replica_seconds, send_seconds, tensor_seconds
+from ernie_vilg.planning.work import Spread, Work
+
+BYTES_PER_ADAM = 30.0
+"""Read and written per parameter by AdamW: fp32 weight, gradient and moments, 16-bit weight."""
+GATHERS_PER_PASS = 2
+"""Of the weights with ZeRO 3: before the forward and before the backward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Efficiencies:
+    """What is calibrated on measured runs."""
+
+    matrix: float = 1.0
+    """Over the GPU's own `matrix_efficiency`."""
+    attention: float = 0.45
+    """Share of what matrix products reach, of attention's own products."""
+    memory: float = 0.8
+    """Share of the memory's rate in element-wise passes."""
+    overlap: float = 0.7
+    """Share of the time of computing behind which replicas' exchange hides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """Seconds of one step on the slowest rank; the parts add up."""
+
+    matrix: float
+    """Matrix products, forward and backward."""
+    attention: float
+    """Scores and sums."""
+    elementwise: float
+    """Norms, GELU, residuals."""
+    recomputation: float
+    """Of what was not kept."""
+    tensor: float
+    """Collectives among tensor ranks."""
+    pipeline: float
+    """Sends between stages."""
+    bubble: float
+    """Waiting for other stages."""
+    replicas: float
+    """Exchange among replicas that nothing hides."""
+    optimizer: float
+    """AdamW, on the GPU or the host, with the way there."""
+
+    @property
+    def total(self) -> float:
+        """Seconds of the step."""
+        return float(sum(getattr(self, field.name) for field in fields(self)))
+
+
+def step_time(
+    work: Work, spread: Spread, gpu: GpuConfig, rates: Efficiencies | None = None
+) -> StepTime:
+    """Predict a step.
+
+    Args:
+        work: the model.
+        spread: how it is spread.
+        gpu: on what.
+        rates: calibrated; None takes the defaults.
+    """
+    rates = rates or Efficiencies()
+    forward = _forward(work, spread, gpu, rates)
+    passes = spread.num_micro_batches
+    recomputed = _recomputed(forward, spread.checkpointing)
+    tensor = forward["tensor"] * (3 if spread.checkpointing == "full" else 2)
+    sends = send_seconds(work, spread, gpu) * spread.virtual_stages
+    matrix = 3 * (forward["matrix"] + forward["head"])
+    busy = matrix + 3 * (forward["attention"] + forward["elementwise"]) + recomputed + tensor
+    parameters = (
+        work.num_layers / spread.pipeline * work.block_parameters
+        + work.outer_parameters / min(spread.pipeline, 2)
+    ) / spread.tensor
+    bubble = (spread.pipeline - 1) / spread.virtual_stages * (busy + sends)
+    return StepTime(
+        matrix=passes * matrix,
+        attention=passes * 3 * forward["attention"],
+        elementwise=passes * 3 * forward["elementwise"],
+        recomputation=passes * recomputed,
+        tensor=passes * tensor,
+        pipeline=passes * sends,
+        bubble=bubble,
+        replicas=_replicas(parameters, spread, gpu, rates.overlap * busy),
+        optimizer=_optimizer(parameters, spread, gpu, rates),
+    )
+
+
+def _forward(work: Work, spread: Spread, gpu: GpuConfig, rates: Efficiencies) -> dict[str, float]:
+    """Return the seconds of one micro-batch's forward pass on a stage, by part."""
+    layers = -(-work.num_layers // spread.pipeline)
+    samples = spread.micro_batch
+    peak = gpu.peak_flops * gpu.matrix_efficiency * rates.matrix
+    memory = gpu.memory_bandwidth * rates.memory
+    rows = samples * work.tokens
+    # Operands and results pass the memory once per product; rows are cut by nobody, weights are.
+    operands = 2.0 * (
+        work.block_parameters / spread.tensor + rows * work.hidden_size * (4 + 10 / spread.tensor)
+    )
+    matrix = samples * work.block_flops / spread.tensor / peak + operands / memory
+    scores = samples * work.attention_flops / spread.tensor / (peak * rates.attention)
+    scores += samples * work.attention_bytes / 3 / spread.tensor / memory
+    # Without sequence parallelism half of the passes, outside the products, are on every rank.
+    share = 1 / spread.tensor if spread.sequence_parallel else (1 + 1 / spread.tensor) / 2
+    moved = rows * work.hidden_size * work.elementwise_bytes / 3 * share
+    # The pipeline is cut by cost: the head is shared out like a few layers more.
+    head = samples * work.head_flops / spread.tensor / peak / spread.pipeline
+    return {
+        "matrix": layers * matrix,
+        "attention": layers * scores,
+        "elementwise": layers * moved / memory,
+        "head": head,
+        "tensor": layers * tensor_seconds(work, spread, gpu),
+    }
+
+
+def _recomputed(forward: dict[str, float], checkpointing: str) -> float:
+    if checkpointing == "full":
+        return forward["matrix"] + forward["attention"] + forward["elementwise"]
+    if checkpointing == "selective":
+        return forward["attention"] + forward["elementwise"] / 2
+    return 0.0
+
+
+def _replicas(parameters: float, spread: Spread, gpu: GpuConfig, hidden_by_pass: float) -> float:
+    """Return the seconds of exchange that computing does not hide.
+
+    DeepSpeed reduces after the last micro-batch under a pipeline and with ZeRO 1; with ZeRO 2 and
+    3 it does so in every pass, behind the backward pass.
+    """
+    weights = replica_seconds(2 * parameters, spread, gpu)
+    gradients = replica_seconds(spread.gradient_bytes * parameters, spread, gpu)
+    if spread.zero_stage == 1:
+        hidden = 0.0 if spread.pipeline > 1 else hidden_by_pass * 2 / 3
+        return weights + max(gradients - hidden, 0.0)
+    if spread.zero_stage == 2:
+        return weights + spread.num_micro_batches * max(gradients - hidden_by_pass * 2 / 3, 0.0)
+    exchanged = GATHERS_PER_PASS * weights + gradients
+    return spread.num_micro_batches * max(exchanged - hidden_by_pass, 0.0)
+
+
+def _optimizer(parameters: float, spread: Spread, gpu: GpuConfig, rates: Efficiencies) -> float:
+    mine = parameters / spread.data
+    if not spread.offload:
+        return mine * BYTES_PER_ADAM / (gpu.memory_bandwidth * rates.memory)
+    share = gpu.host_memory_bandwidth / min(gpu.gpus_per_node, spread.num_gpus)
+    way = mine * (spread.gradient_bytes * spread.num_micro_batches + 2) / gpu.host_bandwidth
+    return way + mine * BYTES_PER_ADAM / (share * rates.memory)

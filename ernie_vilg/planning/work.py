@@ -1,0 +1,140 @@
+"""What one optimizer step has to do, whoever's model it is.
+
+A transformer of ours and a GPT of a peer fill the same few numbers, so that what predicts our
+steps can be held against steps that peers published.
+
+Source: ours; operations as in Narayanan et al. 2021 (arXiv:2104.04473, appendix).
+"""
+
+from dataclasses import dataclass
+
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.config.pretrain import ParallelismConfig
+from ernie_vilg.model.attention import num_visible_pairs
+from ernie_vilg.model.attention_mask import Direction, pattern_of_block
+from ernie_vilg.model.flops import layer_flops
+
+FUSED_BYTES = 62.0
+"""Moved per token and hidden value by a block's norms, GELU and residuals, forward and backward,
+where each is one kernel (PERFORMANCE.md: 2.2 GB for 8,704 tokens of 4,096)."""
+EAGER_BYTES = 124.0
+"""The same with torch's own kernels, one per operation: an assumption, twice as much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A model as the step time sees it. Operations are forward; a sample is what the micro-batch
+    counts: a pair, both directions, of ours, a sequence of a GPT."""
+
+    hidden_size: int
+    """Width of the residual stream."""
+    num_layers: int
+    """Blocks."""
+    tokens: int
+    """Per sample."""
+    block_flops: float
+    """Of one block's matrix products, per sample."""
+    attention_flops: float
+    """Of one block's scores and sums, on average, per sample."""
+    head_flops: float
+    """Of the projections on the vocabulary, per sample."""
+    block_parameters: int
+    """Of one block."""
+    outer_parameters: int
+    """Of embeddings and head together."""
+    elementwise_bytes: float = EAGER_BYTES
+    """Moved per token and hidden value of a block, forward and backward."""
+    attention_bytes: float = 0.0
+    """Moved by one block's attention where it writes its scores down, per sample, forward and
+    backward; 0 for flash attention."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the whole model."""
+        return self.num_layers * self.block_parameters + self.outer_parameters
+
+    @property
+    def flops(self) -> float:
+        """Model operations per sample, forward and backward: the numerator of MFU."""
+        blocks = self.num_layers * (self.block_flops + self.attention_flops)
+        return 3 * (blocks + self.head_flops)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How the work is spread."""
+
+    tensor: int = 1
+    """Ranks that share each product."""
+    pipeline: int = 1
+    """Stages."""
+    data: int = 1
+    """Replicas."""
+    zero_stage: int = 1
+    """1, 2 or 3; 3 stands for FSDP too."""
+    micro_batch: int
+    """Samples per replica per pass."""
+    num_micro_batches: int
+    """Passes per step."""
+    sequence_parallel: bool = False
+    """Whether tensor ranks share norms and residuals."""
+    checkpointing: str = "none"
+    """none, selective or full."""
+    offload: bool = False
+    """Whether the optimizer runs on the host."""
+    virtual_stages: int = 1
+    """Parts of each stage (interleaved schedule; DeepSpeed has 1)."""
+    gradient_bytes: int = 2
+    """Per parameter in the reduction among replicas."""
+
+    @property
+    def num_gpus(self) -> int:
+        """All of them."""
+        return self.tensor * self.pipeline * self.data
+
+
+def work_of_model(model: ModelConfig, *, fused: bool = False) -> Work:
+    """Describe a model of ours.
+
+    Args:
+        model: its shape.
+        fused: whether torch.compile fuses what lies between the matrix products.
+    """
+    hidden = model.hidden_size
+    weights = (4 + 2 * model.ffn_multiplier) * hidden**2
+    tokens = len(Direction) * model.seq_length
+    patterns = [pattern_of_block(model, index) for index in range(1, model.num_layers + 1)]
+    pairs = sum(num_visible_pairs(model, pattern) for pattern in patterns)
+    tables = model.text_vocab_size + model.codebook_size
+    copies = 1 if model.tied_embeddings else 2
+    positions = model.text_length + 2 * model.image_grid_size
+    return Work(
+        hidden_size=hidden,
+        num_layers=model.num_layers,
+        tokens=tokens,
+        block_flops=2.0 * weights * tokens,
+        attention_flops=4.0 * hidden * pairs / model.num_layers,
+        head_flops=float(layer_flops(model)[-1]),
+        block_parameters=weights + (9 + 2 * model.ffn_multiplier) * hidden,
+        outer_parameters=(copies * tables + positions) * hidden,
+        elementwise_bytes=FUSED_BYTES if fused else EAGER_BYTES,
+    )
+
+
+def spread_of_layout(layout: ParallelismConfig, num_gpus: int) -> Spread:
+    """Describe a layout of ours on so many GPUs.
+
+    Raises:
+        ValueError: it does not fit them.
+    """
+    return Spread(
+        tensor=layout.tensor_parallel_size,
+        pipeline=layout.pipeline_parallel_size,
+        data=layout.data_parallel_size(num_gpus),
+        zero_stage=layout.zero_stage,
+        micro_batch=layout.micro_batch_size,
+        num_micro_batches=layout.num_micro_batches(num_gpus),
+        sequence_parallel=layout.sequence_parallel,
+        checkpointing=layout.activation_checkpointing,
+        offload=layout.offload_optimizer,
+    )

@@ -1,0 +1,121 @@
+"""Plan a run on GPUs you need not have: the fastest layouts that fit, what they need and cost.
+
+    python launch/plan.py experiment=ernie_vilg_10b num_gpus=64 gpu=h100-80gb
+
+Source: ours.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ernie_vilg.config.plan import PlanConfig
+from launch.program import program
+
+if TYPE_CHECKING:
+    from ernie_vilg.planning.calibration import Correction
+    from ernie_vilg.planning.plan import Plan, PlannedLayout
+
+PLAN_NAME = "plan.json"
+PICTURE_NAME = "plan.png"
+_CURVE = (8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@program("plan", PlanConfig)
+def main(config: PlanConfig) -> None:
+    """Print the layouts, or the settings of the best alone, and write plan.json and plan.png."""
+    # Imported here so that a bad setting is reported before torch is loaded.
+    from ernie_vilg.planning.layouts import override_line
+    from ernie_vilg.planning.plan import plan
+    from ernie_vilg.planning.report import lines_of_plan
+
+    correction, lessons = _learn(config)
+    found = plan(config, correction)
+    _require_a_layout(config, found, correction)
+    if config.apply:
+        print(override_line(found.best[0].run.parallelism))
+        return
+    curve = _scaling(config, correction, found)
+    for line in [*lessons, *lines_of_plan(config, found, curve)]:
+        print(line)
+    _write(config, found, curve)
+
+
+def _learn(config: PlanConfig) -> tuple["Correction", list[str]]:
+    """Return what the past runs teach, and what to say of them."""
+    from ernie_vilg.planning.calibration import Correction
+
+    if not config.history:
+        return Correction(), []
+    from ernie_vilg.planning.past_runs import learn_from_runs
+
+    return learn_from_runs(config)
+
+
+def _require_a_layout(config: PlanConfig, found: "Plan", correction: "Correction") -> None:
+    if found.best:
+        return
+    from ernie_vilg.planning.plan import smallest_number
+
+    enough = smallest_number(config, correction)
+    fix = f"num_gpus={enough} is enough" if enough else "no number of them up to 4096 does"
+    reasons = "; ".join(f"{reason}: {count}" for reason, count, _ in found.reasons)
+    raise ValueError(
+        f"num_gpus={config.num_gpus} of gpu={config.gpu.name}: no layout fits ({reasons}): {fix}"
+    )
+
+
+def _scaling(
+    config: PlanConfig, correction: "Correction", found: "Plan"
+) -> dict[int, "PlannedLayout"]:
+    """Return the best layout of each number of GPUs of the scaling curve that has one."""
+    from ernie_vilg.planning.plan import plan
+
+    curve = {config.num_gpus: found.best[0]}
+    for num_gpus in _CURVE:
+        if num_gpus not in curve and num_gpus % config.gpu.gpus_per_node == 0:
+            best = plan(config, correction, num_gpus=num_gpus, top=1).best
+            curve |= {num_gpus: best[0]} if best else {}
+    return dict(sorted(curve.items()))
+
+
+def _write(config: PlanConfig, found: "Plan", curve: dict[int, "PlannedLayout"]) -> None:
+    from ernie_vilg.evaluation.plan_picture import plan_picture
+    from ernie_vilg.files import write_json
+
+    folder = Path(config.plan_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / PLAN_NAME,
+        {
+            "num_gpus": config.num_gpus,
+            "gpu": asdict(config.gpu),
+            "layouts": [_as_json(layout) for layout in found.best],
+            "refused": [
+                {"reason": reason, "count": count, "example": example}
+                for reason, count, example in found.reasons
+            ],
+            "scaling": {str(num_gpus): _as_json(best) for num_gpus, best in curve.items()},
+        },
+    )
+    (folder / PICTURE_NAME).write_bytes(plan_picture(config, found.best, curve))
+    print(f"written: {folder / PLAN_NAME}, {folder / PICTURE_NAME}")
+
+
+def _as_json(layout: "PlannedLayout") -> dict[str, Any]:
+    return {
+        "parallelism": asdict(layout.run.parallelism),
+        "seconds_per_step": layout.step.total,
+        "parts": asdict(layout.step),
+        "memory_bytes": {**asdict(layout.memory), "total": layout.memory.total},
+        "goodput": asdict(layout.goodput),
+        "tokens_per_second": layout.tokens_per_second,
+        "flops_utilization": layout.flops_utilization,
+        "hours": layout.hours,
+        "gpu_hours": layout.hours * layout.num_gpus,
+        "dollars": layout.dollars,
+    }
+
+
+if __name__ == "__main__":
+    main()
