@@ -80,15 +80,16 @@ def peer_runs() -> list[PeerRun]:
 
 def _korthikanti() -> list[PeerRun]:
     """Return table 5 of arXiv:2205.05198, which publishes seconds: A100 80 GB, micro-batch 1."""
-    shapes = {
-        "22B": (Shape(hidden=6144, layers=48, heads=64, seq=2048, vocab=51200), 1, 4, 1, 1.42, 1.10),
-        "175B": (Shape(hidden=12288, layers=96, heads=96, seq=2048, vocab=51200), 8, 64, 3, 18.13, 13.75),
-        "530B": (Shape(hidden=20480, layers=105, heads=128, seq=2048, vocab=51200), 35, 280, 3, 49.05, 37.83),
-        "1T": (Shape(hidden=25600, layers=128, heads=160, seq=2048, vocab=51200), 64, 512, 1, 94.42, 71.49),
-    }  # fmt: skip
+    sizes = {  # hidden, layers, heads; stages, batch, virtual stages; seconds full, selective
+        "22B": ((6144, 48, 64), (1, 4, 1), (1.42, 1.10)),
+        "175B": ((12288, 96, 96), (8, 64, 3), (18.13, 13.75)),
+        "530B": ((20480, 105, 128), (35, 280, 3), (49.05, 37.83)),
+        "1T": ((25600, 128, 160), (64, 512, 1), (94.42, 71.49)),
+    }
     runs = []
-    for name, (shape, stages, batch, virtual, full, selective) in shapes.items():
-        for checkpointing, seconds in (("full", full), ("selective", selective)):
+    for name, ((hidden, layers, heads), (stages, batch, virtual), both) in sizes.items():
+        shape = Shape(hidden=hidden, layers=layers, heads=heads, seq=2048, vocab=51200)
+        for checkpointing, seconds in zip(("full", "selective"), both, strict=True):
             runs.append(
                 PeerRun(
                     name=f"Megatron-LM {name}, {8 * stages} A100, {checkpointing} recomputation",
@@ -112,7 +113,8 @@ def _korthikanti() -> list[PeerRun]:
 
 def _narayanan() -> list[PeerRun]:
     """Return table 1 of arXiv:2104.04473: A100 80 GB, full recomputation, which its TFLOP/s count.
-    Micro-batches are not in the table and assumed."""
+    Micro-batches are not in the table and assumed.
+    """
     rows = {
         "1.7B": (2304, 24, 24, 1, 1, 32, 512, 16, 137),
         "3.6B": (3072, 30, 32, 2, 1, 64, 512, 16, 138),

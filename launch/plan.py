@@ -27,7 +27,7 @@ def main(config: PlanConfig) -> None:
     # Imported here so that a bad setting is reported before torch is loaded.
     from ernie_vilg.planning.layouts import override_line
     from ernie_vilg.planning.plan import plan
-    from ernie_vilg.planning.report import lines_of_plan
+    from ernie_vilg.planning.report import lines_of_plan, scaling_table
 
     correction, lessons = _learn(config)
     found = plan(config, correction)
@@ -35,9 +35,10 @@ def main(config: PlanConfig) -> None:
     if config.apply:
         print(override_line(found.best[0].run.parallelism))
         return
+    print("\n".join([*lessons, *lines_of_plan(config, found), ""]), flush=True)
+    # Other numbers of GPUs and the picture take as long again: whoever asked reads meanwhile.
     curve = _scaling(config, correction, found)
-    for line in [*lessons, *lines_of_plan(config, found, curve)]:
-        print(line)
+    print("\n".join(scaling_table(curve)), flush=True)
     _write(config, found, curve)
 
 

@@ -5,6 +5,7 @@ Megatron-LM (arXiv:1909.08053).
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -159,6 +160,7 @@ def attend(
     )
 
 
+@lru_cache(maxsize=64)
 def num_visible_pairs(config: ModelConfig, pattern: Pattern) -> int:
     """Return the (query, key) pairs that a block's attention is counted with, per text-image pair.
 

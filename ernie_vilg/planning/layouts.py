@@ -9,6 +9,7 @@ Source: ours.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ernie_vilg.config.plan import PlanConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
@@ -78,7 +79,7 @@ def override_line(layout: ParallelismConfig) -> str:
     return " ".join(words)
 
 
-def _candidates(config: PlanConfig, num_gpus: int) -> Iterator[dict[str, int | bool | str]]:
+def _candidates(config: PlanConfig, num_gpus: int) -> Iterator[dict[str, Any]]:
     """Yield the settings of layouts that use all GPUs, legal or not."""
     limit = min(_MAX_MICRO_BATCH, config.parallelism.global_batch_size)
     micro_batches = [2**power for power in range(limit.bit_length())]

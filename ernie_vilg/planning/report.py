@@ -14,16 +14,16 @@ _HEADER = (
 )
 
 
-def lines_of_plan(config: PlanConfig, found: Plan, curve: Mapping[int, PlannedLayout]) -> list[str]:
+def lines_of_plan(config: PlanConfig, found: Plan) -> list[str]:
     """Return what to print of a plan.
 
     Args:
         config: what was asked.
-        found: the layouts.
-        curve: the best layout by number of GPUs.
+        found: the layouts, one at least.
     """
     best = found.best[0]
-    lines = [
+    stalls = f"{best.goodput.stall_seconds:.1f} s of stall"
+    return [
         f"{config.num_gpus} x {config.gpu.name}, {found.num_legal} legal layouts; predictions",
         "",
         _HEADER,
@@ -32,16 +32,13 @@ def lines_of_plan(config: PlanConfig, found: Plan, curve: Mapping[int, PlannedLa
         f"best: {config.num_pairs:,} pairs in {best.hours:,.0f} hours, "
         f"{best.hours * config.num_gpus:,.0f} GPU-hours, {best.dollars:,.0f} dollars; goodput "
         f"{best.goodput.share:.1%} with a stop every {best.goodput.hours_between_stops:,.0f} hours",
-        f"checkpoints: {best.goodput.stall_seconds:.1f} s of stall, {best.goodput.write_seconds:.0f}"
-        f" s of writing; checkpoint.every={config.checkpoint.every}, "
-        f"{best.goodput.best_interval_steps} would lose least",
+        f"checkpoints: {stalls}, {best.goodput.write_seconds:.0f} s of writing; "
+        f"checkpoint.every={config.checkpoint.every}, {best.goodput.best_interval_steps} would "
+        "lose least",
         "",
         "not possible:",
         *(f"{count:>6}  {reason}; such as: {fix}" for reason, count, fix in found.reasons),
-        "",
-        *scaling_table(curve),
     ]
-    return lines
 
 
 def line_of_layout(layout: PlannedLayout) -> str:

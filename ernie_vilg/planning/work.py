@@ -24,7 +24,8 @@ EAGER_BYTES = 124.0
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """A model as the step time sees it. Operations are forward; a sample is what the micro-batch
-    counts: a pair, both directions, of ours, a sequence of a GPT."""
+    counts: a pair, both directions, of ours, a sequence of a GPT.
+    """
 
     hidden_size: int
     """Width of the residual stream."""

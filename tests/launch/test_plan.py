@@ -1,0 +1,139 @@
+"""The planner as it is typed: table, files, the line to paste, past runs, and bad input."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ernie_vilg.config.plan import PlanConfig
+from ernie_vilg.planning.calibration import Correction
+from ernie_vilg.planning.history import RunRecord, deciding_settings, write_record
+from ernie_vilg.planning.plan import plan
+from launch import plan as program
+from launch.composition import compose_program
+
+WORDS = ["experiment=base_300m", "num_gpus=8", "gpu=h100-80gb"]
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[str, str, int]:
+    """Run the program here; return what it printed to both streams, and its exit code."""
+    monkeypatch.setattr(sys, "argv", ["launch/plan.py", *words])
+    code = 0
+    try:
+        program.main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    printed = capsys.readouterr()
+    return printed.out, printed.err, code
+
+
+def test_a_plan_is_a_table_a_file_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, _, code = run(monkeypatch, capsys, *WORDS, f"plan_dir={tmp_path}", "top=3")
+
+    assert code == 0
+    assert "8 x NVIDIA H100 80GB HBM3" in text
+    assert "ZeRO 2 or 3 under a pipeline; such as: " in text
+    content = json.loads((tmp_path / "plan.json").read_text())
+    layouts = content["layouts"]
+    assert len(layouts) == 3
+    speeds = [layout["tokens_per_second"] for layout in layouts]
+    assert speeds == sorted(speeds, reverse=True)
+    for layout in layouts:
+        assert layout["memory_bytes"]["total"] <= content["gpu"]["memory_bytes"]
+        assert layout["seconds_per_step"] == pytest.approx(sum(layout["parts"].values()))
+    assert set(content["scaling"]) == {"8", "16", "32", "64", "128", "256", "512", "1024"}
+    with Image.open(tmp_path / "plan.png") as picture:
+        assert picture.size[0] > 500
+
+
+def test_the_line_to_paste_is_the_best_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, _, _ = run(monkeypatch, capsys, *WORDS, f"plan_dir={tmp_path}", "apply=true")
+
+    (line,) = text.splitlines()
+    config = compose_program("pretrain", ["experiment=base_300m", *line.split()])
+    best = plan(planned(), Correction(), top=1).best[0]
+    assert to_parallelism(config) == asdict(best.run.parallelism)
+    assert list(tmp_path.iterdir()) == []
+
+
+def to_parallelism(config: object) -> dict[str, object]:
+    return asdict(config.parallelism)  # type: ignore[attr-defined]
+
+
+def planned(*words: str) -> PlanConfig:
+    config = compose_program("plan", [*WORDS, *words])
+    assert isinstance(config, PlanConfig)
+    return config
+
+
+def test_past_runs_correct_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = plan(planned(), Correction(), top=1).best[0]
+    record = RunRecord(
+        hardware="NVIDIA H100 80GB HBM3",
+        world_size=8,
+        settings=deciding_settings(best.run, "bfloat16"),
+        peak_memory_bytes=round(1.5 * best.memory.allocated),
+        seconds_per_step=2 * best.step.total,
+        parts={},
+    )
+    for name, hardware in (("same", record.hardware), ("other", "NVIDIA A100-SXM4-80GB")):
+        (tmp_path / name).mkdir()
+        write_record(tmp_path / name, RunRecord(**{**asdict(record), "hardware": hardware}))
+    history = f"history=[{tmp_path}/same,{tmp_path}/other]"
+
+    text, _, code = run(monkeypatch, capsys, *WORDS, f"plan_dir={tmp_path}/plan", "top=1", history)
+
+    assert code == 0
+    assert "1 past runs: mean error of seconds 50.0%, 0.0% after correction" in text
+    assert "of memory 33.3%, 0.0%" in text
+    assert "other: of NVIDIA A100-SXM4-80GB, not NVIDIA H100 80GB HBM3: not used" in text
+    content = json.loads((tmp_path / "plan/plan.json").read_text())
+    assert content["layouts"][0]["seconds_per_step"] > 1.5 * best.step.total
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["num_gpus=12"], "does not fill machines of gpu.gpus_per_node=8: set num_gpus=8 or 16"),
+        (["num_gpus=0"], "num_gpus=0: must be at least 1"),
+        (["gpu=h100-80gb", "gpu.matrix_efficiency=2"], "set it to at most 1"),
+        (["history=[/nowhere]"], "history=/nowhere is not a folder"),
+    ],
+)
+def test_bad_input_is_one_message(
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text, errors, code = run(monkeypatch, capsys, *WORDS, *words)
+
+    assert code == 2
+    assert message in errors
+    assert "Traceback" not in errors
+    assert text == ""
+
+
+def test_too_few_gpus_say_how_many_are_enough(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["experiment=ernie_vilg_10b", "gpu=h100-80gb", "gpu.host_memory_bytes=9e9"]
+
+    _, errors, code = run(monkeypatch, capsys, "num_gpus=1", *words)
+
+    assert code == 2
+    assert "no layout fits (" in errors
+    assert "is enough" in errors
+    enough = int(errors.partition("num_gpus=")[2].partition("num_gpus=")[2].split()[0])
+    assert plan(planned(*words, f"num_gpus={enough}"), Correction(), top=1).best
