@@ -3,10 +3,12 @@
 import gzip
 import io
 import tarfile
+import threading
 import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import webdataset
@@ -161,9 +163,22 @@ def test_an_open_shard_is_read_from_though_its_file_is_gone(tmp_path: Path) -> N
 
 
 def test_waiting_for_a_shard_is_told(tmp_path: Path) -> None:
-    manifest = write_token_shards(tmp_path, [3, 2])
+    told = threading.Event()
     waits: list[str] = []
-    with closing(open_shards(tmp_path, manifest, waits, max_open=2)) as shards:
+
+    class Slow(LocalFolder):
+        """Opens nothing before its reader has said that it waits."""
+
+        def open(self, shard: Shard) -> BinaryIO:
+            assert told.wait(timeout=60)
+            return super().open(shard)
+
+    def on_wait(what: str) -> None:
+        waits.append(what)
+        told.set()
+
+    manifest = write_token_shards(tmp_path, [3, 2])
+    with closing(OpenShards(Slow(str(tmp_path)), manifest, max_open=2, on_wait=on_wait)) as shards:
         shards.get(1)
         shards.get(1)
 
