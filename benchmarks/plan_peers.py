@@ -6,9 +6,7 @@ Two rows are calibrated on, one number each: what share of the peak large matrix
 and of an H100 reach. All the other rows are predicted, with nothing fitted. Prints a table and
 writes outputs/benchmarks/plan_peers.json. No GPU, a second.
 
-Sources: Korthikanti et al. 2022 (arXiv:2205.05198, table 5), Narayanan et al. 2021
-(arXiv:2104.04473, table 1), and the tables of the peers' repositories; docs/scaling.md says what
-of each row is published and what is assumed.
+benchmarks/peers/ says of each row what is published, where, and what is assumed.
 """
 
 import statistics
@@ -18,7 +16,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from benchmarks.peer_runs import PeerRun, peer_runs
+from benchmarks.peers.runs import peer_runs
+from benchmarks.peers.shapes import PeerRun
 from ernie_vilg.config.plan import GpuConfig
 from ernie_vilg.files import write_json
 from ernie_vilg.planning.step_time import Efficiencies, step_time
@@ -34,6 +33,8 @@ class Reproduced:
 
     name: str
     """Whose run."""
+    peer: str
+    """Who published it."""
     published_seconds: float
     """Of a step."""
     predicted_seconds: float
@@ -65,17 +66,21 @@ def calibrated(run: PeerRun) -> float:
 def predicted(run: PeerRun, matrix: float) -> float:
     """Return the seconds of a peer's step."""
     rates = replace(Efficiencies(), matrix=matrix)
-    return step_time(run.work, run.spread, read_gpu(run.gpu), rates).total
+    gpu = read_gpu(run.gpu)
+    if run.memory_bandwidth is not None:
+        gpu = replace(gpu, memory_bandwidth=run.memory_bandwidth)
+    return step_time(run.work, run.spread, gpu, rates).total
 
 
 def compare(runs: Sequence[PeerRun]) -> list[Reproduced]:
-    """Predict every run with the factor of its generation of GPUs."""
+    """Predict every run with the factor of its generation of GPUs, 1 where none is fitted."""
     factors = {run.generation: calibrated(run) for run in runs if run.is_calibration}
     return [
         Reproduced(
             name=run.name,
+            peer=run.peer,
             published_seconds=run.seconds,
-            predicted_seconds=predicted(run, factors[run.generation]),
+            predicted_seconds=predicted(run, factors.get(run.generation, 1.0)),
             is_calibration=run.is_calibration,
         )
         for run in runs
@@ -101,13 +106,25 @@ def table(rows: Sequence[Reproduced]) -> list[str]:
         lines.append(
             f"| {row.name} | {row.published_seconds:.3g} | {row.predicted_seconds:.3g} | {error} |"
         )
-    free = [abs(row.error) for row in rows if not row.is_calibration]
-    met = sum(error <= GOAL for error in free)
+    return [*lines, "", *summary(rows)]
+
+
+def summary(rows: Sequence[Reproduced]) -> list[str]:
+    """Return how many rows are reproduced, of all and of each peer."""
+    free = [row for row in rows if not row.is_calibration]
+    by_peer: dict[str, list[Reproduced]] = {}
+    for row in free:
+        by_peer.setdefault(row.peer, []).append(row)
+    words = [f"{peer} {_num_met(own)} of {len(own)}" for peer, own in by_peer.items()]
+    median = statistics.median(abs(row.error) for row in free)
     return [
-        *lines,
-        "",
-        f"{met} of {len(free)} within {GOAL:.0%}, median error {statistics.median(free):.0%}.",
+        f"{_num_met(free)} of {len(free)} within {GOAL:.0%}, median error {median:.0%}:",
+        f"{', '.join(words)}.",
     ]
+
+
+def _num_met(rows: Sequence[Reproduced]) -> int:
+    return sum(abs(row.error) <= GOAL for row in rows)
 
 
 if __name__ == "__main__":

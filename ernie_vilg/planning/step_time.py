@@ -29,7 +29,8 @@ class Efficiencies:
     memory: float = 0.8
     """Share of the memory's rate in element-wise passes."""
     overlap: float = 0.7
-    """Share of the time of computing behind which replicas' exchange hides."""
+    """Share of the time of computing behind which replicas' exchange hides, and of tensor ranks'
+    messages that hide where they may."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +76,14 @@ def step_time(
     rates = rates or Efficiencies()
     forward = _forward(work, spread, gpu, rates)
     passes = spread.num_micro_batches
-    recomputed = _recomputed(forward, spread.checkpointing)
-    tensor = forward["tensor"] * (3 if spread.checkpointing == "full" else 2)
+    again = spread.recomputation
+    recomputed = sum(
+        getattr(again, part) * forward[part] for part in ("matrix", "attention", "elementwise")
+    )
+    tensor = forward["tensor"] * (2 + again.matrix)
     sends = send_seconds(work, spread, gpu) * spread.virtual_stages
+    if spread.hides_messages:
+        tensor, sends = ((1 - rates.overlap) * seconds for seconds in (tensor, sends))
     matrix = 3 * (forward["matrix"] + forward["head"])
     busy = matrix + 3 * (forward["attention"] + forward["elementwise"]) + recomputed + tensor
     parameters = (
@@ -126,22 +132,18 @@ def _forward(work: Work, spread: Spread, gpu: GpuConfig, rates: Efficiencies) ->
     }
 
 
-def _recomputed(forward: dict[str, float], checkpointing: str) -> float:
-    if checkpointing == "full":
-        return forward["matrix"] + forward["attention"] + forward["elementwise"]
-    if checkpointing == "selective":
-        return forward["attention"] + forward["elementwise"] / 2
-    return 0.0
-
-
 def _replicas(parameters: float, spread: Spread, gpu: GpuConfig, hidden_by_pass: float) -> float:
     """Return the seconds of exchange that computing does not hide.
 
     DeepSpeed reduces after the last micro-batch under a pipeline and with ZeRO 1; with ZeRO 2 and
-    3 it does so in every pass, behind the backward pass.
+    3 it does so in every pass, behind the backward pass. Megatron-LM's optimizer reduces behind the
+    last backward pass and gathers behind the first forward pass.
     """
     weights = replica_seconds(2 * parameters, spread, gpu)
     gradients = replica_seconds(spread.gradient_bytes * parameters, spread, gpu)
+    if spread.hides_messages:
+        exposed = weights - hidden_by_pass / 3, gradients - hidden_by_pass * 2 / 3
+        return sum(max(seconds, 0.0) for seconds in exposed)
     if spread.zero_stage == 1:
         hidden = 0.0 if spread.pipeline > 1 else hidden_by_pass * 2 / 3
         return weights + max(gradients - hidden, 0.0)

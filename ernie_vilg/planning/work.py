@@ -62,6 +62,26 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recomputation:
+    """Shares of a forward pass that the backward pass runs again."""
+
+    matrix: float = 0.0
+    """Of the matrix products, and of the tensor ranks' messages with them."""
+    attention: float = 0.0
+    """Of scores and sums."""
+    elementwise: float = 0.0
+    """Of what lies between the products."""
+
+
+RECOMPUTATION = {
+    "none": Recomputation(),
+    "selective": Recomputation(attention=1.0, elementwise=0.5),
+    "full": Recomputation(matrix=1.0, attention=1.0, elementwise=1.0),
+}
+"""By `ParallelismConfig.activation_checkpointing`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spread:
     """How the work is spread."""
 
@@ -79,14 +99,17 @@ class Spread:
     """Passes per step."""
     sequence_parallel: bool = False
     """Whether tensor ranks share norms and residuals."""
-    checkpointing: str = "none"
-    """none, selective or full."""
+    recomputation: Recomputation = Recomputation()
+    """What the backward pass runs again."""
     offload: bool = False
     """Whether the optimizer runs on the host."""
     virtual_stages: int = 1
     """Parts of each stage (interleaved schedule; DeepSpeed has 1)."""
     gradient_bytes: int = 2
     """Per parameter in the reduction among replicas."""
+    hides_messages: bool = False
+    """Whether the messages of tensor ranks, and the gathering of weights, pass behind products, as
+    Megatron-LM's may. Ours do not."""
 
     @property
     def num_gpus(self) -> int:
@@ -136,6 +159,6 @@ def spread_of_layout(layout: ParallelismConfig, num_gpus: int) -> Spread:
         micro_batch=layout.micro_batch_size,
         num_micro_batches=layout.num_micro_batches(num_gpus),
         sequence_parallel=layout.sequence_parallel,
-        checkpointing=layout.activation_checkpointing,
+        recomputation=RECOMPUTATION[layout.activation_checkpointing],
         offload=layout.offload_optimizer,
     )

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.peer_runs import Shape, gpt, peer_runs
+from benchmarks.peers.runs import peer_runs
+from benchmarks.peers.shapes import Shape, gpt
 from benchmarks.plan_peers import GOAL, compare, read_gpu
 from ernie_vilg.planning.communication import replica_seconds
 from ernie_vilg.planning.step_time import step_time
-from ernie_vilg.planning.work import Spread
+from ernie_vilg.planning.work import RECOMPUTATION, Spread
 
 _WORK = gpt(Shape(hidden=4096, layers=8, heads=32, seq=2048, vocab=51200), flash=True)
 _SPREAD = Spread(micro_batch=2, num_micro_batches=4)
@@ -45,7 +46,7 @@ def test_full_checkpointing_computes_a_forward_pass_again() -> None:
     gpu = read_gpu("h100-80gb")
     work = replace(_WORK, head_flops=0.0)
 
-    step = step_time(work, replace(_SPREAD, checkpointing="full"), gpu)
+    step = step_time(work, replace(_SPREAD, recomputation=RECOMPUTATION["full"]), gpu)
 
     computed = step.matrix + step.attention + step.elementwise
     assert step.recomputation == pytest.approx(computed / 3)

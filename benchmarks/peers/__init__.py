@@ -1,0 +1,1 @@
+"""Runs that peers published, for benchmarks/plan_peers.py."""
