@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.peers.runs import peer_runs
 from benchmarks.peers.shapes import PeerRun
-from ernie_vilg.config.plan import GpuConfig
+from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.files import write_json
 from ernie_vilg.planning.step_time import Efficiencies, step_time
 

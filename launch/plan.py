@@ -92,10 +92,7 @@ def _write(config: PlanConfig, found: "Plan", curve: dict[int, "PlannedLayout"])
             "num_gpus": config.num_gpus,
             "gpu": asdict(config.gpu),
             "layouts": [_as_json(layout) for layout in found.best],
-            "refused": [
-                {"reason": reason, "count": count, "example": example}
-                for reason, count, example in found.reasons
-            ],
+            "refused": [asdict(refusal) for refusal in found.refused],
             "scaling": {str(num_gpus): _as_json(best) for num_gpus, best in curve.items()},
         },
     )

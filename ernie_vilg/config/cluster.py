@@ -94,8 +94,6 @@ class SlurmConfig:
 class ClusterConfig:
     """The machines that a run is on."""
 
-    peak_flops_per_device: float | None = None
-    """Peak bf16 FLOP/s of one device, the denominator of MFU; null logs FLOP/s instead."""
     collective_timeout_seconds: int = 300
     """How long a rank waits for the others before it gives up. torch's defaults are
     10 minutes for NCCL and half an hour for gloo, in which a dead run still costs."""
@@ -108,11 +106,6 @@ class ClusterConfig:
     """What `launch/submit.py` asks Slurm for; null: there is no Slurm."""
 
     def __post_init__(self) -> None:
-        if self.peak_flops_per_device is not None and self.peak_flops_per_device <= 0:
-            raise ValueError(
-                f"cluster.peak_flops_per_device={self.peak_flops_per_device}: must be above 0, or "
-                "null"
-            )
         for name in ("collective_timeout_seconds", "rendezvous_timeout_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"cluster.{name}={getattr(self, name)}: must be at least 1")

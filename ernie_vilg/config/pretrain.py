@@ -9,6 +9,7 @@ from pathlib import Path
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.cluster import ClusterConfig
 from ernie_vilg.config.data import PretrainDataConfig
+from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.health import HealthConfig
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
@@ -208,6 +209,9 @@ class PretrainConfig:
     watch: WatchConfig = field(default_factory=WatchConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    gpu: GpuConfig | None = None
+    """The kind of GPU that it runs on, a file of conf/gpu/: the peak that MFU is a share of, and
+    what a plan of the run needs to know. null: neither MFU nor seconds are known."""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

@@ -3,7 +3,7 @@
 Source: the costs of ring collectives (Patarasuk and Yuan 2009); constants are ours.
 """
 
-from ernie_vilg.config.plan import GpuConfig
+from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.planning.work import Spread, Work
 
 LATENCY_SECONDS = 20.0e-6

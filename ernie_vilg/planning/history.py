@@ -12,7 +12,7 @@ from typing import Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.files import read_json, write_json
-from ernie_vilg.planning.memory import MemoryEstimate
+from ernie_vilg.planning.forecast import Forecast
 
 MEASURED_NAME = "measured.json"
 PLAN_NAME = "plan.json"
@@ -50,6 +50,7 @@ def deciding_settings(config: PretrainConfig, precision: str) -> dict[str, Any]:
         "precision": precision,
         "compile_blocks": config.compile_blocks,
         "ema_decay": config.training.ema_decay,
+        "num_workers": config.data.loader.num_workers,
     }
 
 
@@ -77,16 +78,24 @@ def read_record(run_dir: Path) -> RunRecord | None:
     return RunRecord(**content)
 
 
-def write_plan(run_dir: Path, world_size: int, memory: list[MemoryEstimate]) -> None:
+def write_plan(run_dir: Path, world_size: int, predicted: Forecast) -> None:
     """Write down what is predicted for a run.
 
     Args:
         run_dir: of the run.
         world_size: ranks.
-        memory: of each stage.
+        predicted: for it; without a step where the kind of GPU is not known.
     """
-    stages = [{**asdict(estimate), "total": estimate.total} for estimate in memory]
-    write_json(run_dir / PLAN_NAME, {"world_size": world_size, "memory_bytes": stages})
+    step = predicted.step
+    content = {
+        "world_size": world_size,
+        "memory_bytes": [
+            {**asdict(estimate), "total": estimate.total} for estimate in predicted.memory
+        ],
+        "seconds_per_step": None if step is None else step.total,
+        "parts": None if step is None else asdict(step),
+    }
+    write_json(run_dir / PLAN_NAME, content)
 
 
 def read_plan(run_dir: Path) -> dict[str, Any] | None:

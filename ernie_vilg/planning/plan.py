@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.config.plan import PlanConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.model.flops import training_flops_per_pair
@@ -88,6 +89,7 @@ def plan(
     gpus = num_gpus or config.num_gpus
     legal, refused = candidate_layouts(config, gpus)
     work = work_of_model(config.model, fused=config.compile_blocks)
+    precision = planned_precision(config.precision, config.gpu)
     timed = [(_ranked(layout, gpus, work, config, correction), layout) for layout in legal]
     timed.sort(key=lambda pair: pair[0][0])
     best: list[PlannedLayout] = []
@@ -99,7 +101,7 @@ def plan(
         except ValueError as error:
             refused.append(refusal_of(layout.describe(gpus), error))
             continue
-        memory = worst_memory(run, gpus, config, correction)
+        memory = worst_memory(run, gpus, precision, correction)
         refusal = _refusal(run, gpus, memory, config)
         if refusal is None:
             best.append(_planned(run, gpus, timing, memory, config))
@@ -108,12 +110,16 @@ def plan(
     return Plan(best=tuple(best), refused=tuple(refused), num_legal=len(legal))
 
 
+def planned_precision(setting: str, gpu: GpuConfig) -> torch.dtype:
+    """Return the precision that `PretrainConfig.precision` comes to on a kind of GPU."""
+    half = torch.bfloat16 if gpu.bfloat16 and setting != "fp16" else torch.float16
+    return torch.float32 if setting == "fp32" else half
+
+
 def worst_memory(
-    run: PretrainConfig, num_gpus: int, config: PlanConfig, correction: Correction
+    run: PretrainConfig, num_gpus: int, precision: torch.dtype, correction: Correction
 ) -> MemoryEstimate:
     """Return the memory of the stage that needs most."""
-    dtype = torch.bfloat16 if config.gpu.bfloat16 and run.precision != "fp16" else torch.float16
-    precision = torch.float32 if run.precision == "fp32" else dtype
     stages = estimate_memory(run, num_gpus, precision)
     return correction.memory_of(max(stages, key=lambda stage: stage.total))
 
@@ -121,21 +127,45 @@ def worst_memory(
 def smallest_number(config: PlanConfig, correction: Correction, limit: int = 4096) -> int | None:
     """Return the least number of GPUs above the plan's that some layout fits; None up to a limit.
 
-    Powers of two and multiples of whole machines are tried, as clusters lend them.
+    Within a machine every number is tried, beyond it whole machines. Doubling finds a number that
+    is enough, and only those between it and the last that is not are looked at one by one.
     """
-    gpus = 1
-    while gpus <= limit:
-        if gpus > config.num_gpus and plan(config, correction, num_gpus=gpus, top=1).best:
-            return gpus
+    gpus = config.num_gpus
+    while not fits(config, correction, gpus):
         gpus *= 2
-    return None
+        if gpus > limit:
+            return None
+    step = config.gpu.gpus_per_node if gpus > config.gpu.gpus_per_node else 1
+    first = max(config.num_gpus, gpus // 2) // step * step + step
+    candidates = range(first, gpus, step)
+    return next((fewer for fewer in candidates if fits(config, correction, fewer)), gpus)
+
+
+def fits(config: PlanConfig, correction: Correction, num_gpus: int) -> bool:
+    """Return whether some layout fits so many GPUs.
+
+    Only those that need least are looked at: one pair at a time, all activations computed again.
+    """
+    legal, _ = candidate_layouts(config, num_gpus)
+    precision = planned_precision(config.precision, config.gpu)
+    for layout in legal:
+        if layout.micro_batch_size > 1 or layout.activation_checkpointing != "full":
+            continue
+        try:
+            run = replace(config, parallelism=layout)
+        except ValueError:
+            continue
+        memory = worst_memory(run, num_gpus, precision, correction)
+        if _refusal(run, num_gpus, memory, config) is None:
+            return True
+    return False
 
 
 def _ranked(
     layout: ParallelismConfig, num_gpus: int, work: Work, config: PlanConfig, correction: Correction
 ) -> tuple[float, StepTime, Goodput]:
     """Return the seconds of a step with the share of stops, by which layouts are ranked."""
-    spread = spread_of_layout(layout, num_gpus)
+    spread = spread_of_layout(layout, num_gpus, config.data.loader.num_workers)
     step = step_time(work, spread, config.gpu, correction.efficiencies)
     kept = goodput(config, work, step.total, num_gpus)
     seconds = step.total / kept.share if kept.share else float("inf")
@@ -171,12 +201,13 @@ def _refusal(
 ) -> Refusal | None:
     layout = run.parallelism.describe(num_gpus)
     size = run.parallelism.micro_batch_size
-    if memory.total > config.gpu.memory_bytes:
-        given = f"{memory.total / 1e9:.0f} GB of {config.gpu.memory_bytes / 1e9:.0f}"
+    room = config.gpu.memory_bytes * (1 - config.memory_margin)
+    if memory.total > room:
+        given = f"{memory.total / 1e9:.0f} GB of {room / 1e9:.0f}"
         return Refusal(
             layout=layout,
             reason=_NO_MEMORY,
-            fix=f"{layout}, micro-batch {size}: {given}: {_saving(run)}",
+            fix=f"{layout}, micro-batch {size}: {given}: {saving(run)}",
         )
     per_machine = memory.host * min(num_gpus, config.gpu.gpus_per_node)
     if per_machine > config.gpu.host_memory_bytes:
@@ -186,8 +217,8 @@ def _refusal(
     return None
 
 
-def _saving(run: PretrainConfig) -> str:
-    """Return the setting to change first in a layout that does not fit."""
+def saving(run: PretrainConfig) -> str:
+    """Return the setting to change first in a run that does not fit its GPUs."""
     layout = run.parallelism
     if layout.tensor_parallel_size > 1 and not layout.sequence_parallel:
         return "set parallelism.sequence_parallel=true"

@@ -24,7 +24,8 @@ def lines_of_plan(config: PlanConfig, found: Plan) -> list[str]:
     best = found.best[0]
     stalls = f"{best.goodput.stall_seconds:.1f} s of stall"
     return [
-        f"{config.num_gpus} x {config.gpu.name}, {found.num_legal} legal layouts; predictions",
+        f"{config.num_gpus} x {config.gpu.name}, {found.num_legal} legal layouts; predictions, "
+        f"with {config.memory_margin:.0%} of the memory left free",
         "",
         _HEADER,
         *(line_of_layout(layout) for layout in found.best),

@@ -8,7 +8,7 @@ Source: ours; the pipeline's bubble is that of 1F1B (arXiv:2104.04473, section 2
 
 from dataclasses import dataclass, fields
 
-from ernie_vilg.config.plan import GpuConfig
+from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.planning.communication import replica_seconds, send_seconds, tensor_seconds
 from ernie_vilg.planning.work import Spread, Work
 
@@ -55,6 +55,8 @@ class StepTime:
     """Exchange among replicas that nothing hides."""
     optimizer: float
     """AdamW, on the GPU or the host, with the way there."""
+    data: float
+    """Waiting for samples."""
 
     @property
     def total(self) -> float:
@@ -91,6 +93,7 @@ def step_time(
         + work.outer_parameters / min(spread.pipeline, 2)
     ) / spread.tensor
     bubble = (spread.pipeline - 1) / spread.virtual_stages * (busy + sends)
+    computing = passes * (busy + sends) + bubble
     return StepTime(
         matrix=passes * matrix,
         attention=passes * 3 * forward["attention"],
@@ -101,6 +104,7 @@ def step_time(
         bubble=bubble,
         replicas=_replicas(parameters, spread, gpu, rates.overlap * busy),
         optimizer=_optimizer(parameters, spread, gpu, rates),
+        data=_waiting(work, spread, computing),
     )
 
 
@@ -160,3 +164,9 @@ def _optimizer(parameters: float, spread: Spread, gpu: GpuConfig, rates: Efficie
     share = gpu.host_memory_bandwidth / min(gpu.gpus_per_node, spread.num_gpus)
     way = mine * (spread.gradient_bytes * spread.num_micro_batches + 2) / gpu.host_bandwidth
     return way + mine * BYTES_PER_ADAM / (share * rates.memory)
+
+
+def _waiting(work: Work, spread: Spread, computing: float) -> float:
+    """Return the seconds that a replica waits for the samples of its next step."""
+    reading = spread.micro_batch * spread.num_micro_batches / work.samples_per_reader
+    return max(reading / spread.readers - computing, 0.0) if spread.readers else reading

@@ -21,6 +21,12 @@ EAGER_BYTES = 124.0
 """The same with torch's own kernels, one per operation: an assumption, twice as much."""
 
 
+TOKEN_SAMPLES_PER_SECOND = 17_768.0
+"""Token samples that one core reads per second, 16 at a time (docs/benchmarks.md)."""
+PICTURES_PER_SECOND = 207.0
+"""PNG files of 256 pixels that one core decodes per second (docs/benchmarks.md)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """A model as the step time sees it. Operations are forward; a sample is what the micro-batch
@@ -45,6 +51,8 @@ class Work:
     """Of embeddings and head together."""
     elementwise_bytes: float = EAGER_BYTES
     """Moved per token and hidden value of a block, forward and backward."""
+    samples_per_reader: float = TOKEN_SAMPLES_PER_SECOND
+    """That one core reads per second."""
     attention_bytes: float = 0.0
     """Moved by one block's attention where it writes its scores down, per sample, forward and
     backward; 0 for flash attention."""
@@ -107,6 +115,8 @@ class Spread:
     """Parts of each stage (interleaved schedule; DeepSpeed has 1)."""
     gradient_bytes: int = 2
     """Per parameter in the reduction among replicas."""
+    readers: int = 1
+    """Processes per replica that read ahead; 0 reads while training waits."""
     hides_messages: bool = False
     """Whether the messages of tensor ranks, and the gathering of weights, pass behind products, as
     Megatron-LM's may. Ours do not."""
@@ -142,11 +152,21 @@ def work_of_model(model: ModelConfig, *, fused: bool = False) -> Work:
         block_parameters=weights + (9 + 2 * model.ffn_multiplier) * hidden,
         outer_parameters=(copies * tables + positions) * hidden,
         elementwise_bytes=FUSED_BYTES if fused else EAGER_BYTES,
+        samples_per_reader=(
+            PICTURES_PER_SECOND
+            if model.reconstructor.is_end_to_end  # trains on pixels too
+            else TOKEN_SAMPLES_PER_SECOND
+        ),
     )
 
 
-def spread_of_layout(layout: ParallelismConfig, num_gpus: int) -> Spread:
+def spread_of_layout(layout: ParallelismConfig, num_gpus: int, readers: int) -> Spread:
     """Describe a layout of ours on so many GPUs.
+
+    Args:
+        layout: the layout.
+        num_gpus: that it is spread over.
+        readers: `LoaderConfig.num_workers`.
 
     Raises:
         ValueError: it does not fit them.
@@ -161,4 +181,5 @@ def spread_of_layout(layout: ParallelismConfig, num_gpus: int) -> Spread:
         sequence_parallel=layout.sequence_parallel,
         recomputation=RECOMPUTATION[layout.activation_checkpointing],
         offload=layout.offload_optimizer,
+        readers=readers,
     )

@@ -8,6 +8,7 @@ Source: ours; the bytes per parameter are those of DeepSpeed 0.19 (arXiv:1910.02
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from ernie_vilg.model.shard_layers import StageShard, stage_shards
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine import EngineSettings, deepspeed_config
 from ernie_vilg.parallel.precision import machine_precision
-from ernie_vilg.planning.memory import estimate_memory
+from ernie_vilg.planning.forecast import Forecast, forecast
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.pretrain import with_decoder
 from ernie_vilg.training.sequence import mixture_phases
@@ -66,10 +67,12 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
     precision = machine_precision(config.precision, torch.device("cuda"))
     stages = stage_shards(config.model, config.parallelism)
     settings = EngineSettings.of_run(config, world_size, precision)
+    predicted = forecast(config, world_size, precision)
     totals = _totals(config, settings.num_micro_batches, stages)
     sections = [
         [_layout_line(config, world_size, precision)],
-        [*_stage_table(config, world_size, precision, stages), *_TABLE_NOTE],
+        [*_stage_table(config, world_size, predicted, stages), *_TABLE_NOTE],
+        *_on_gpu(config, predicted),
         [f"{name:<17}{value}" for name, value in totals],
         data,
         [
@@ -92,14 +95,13 @@ def _layout_line(config: PretrainConfig, world_size: int, precision: torch.dtype
 def _stage_table(
     config: PretrainConfig,
     world_size: int,
-    precision: torch.dtype,
+    predicted: Forecast,
     stages: Sequence[StageShard],
 ) -> list[str]:
     num_ranks = world_size // config.parallelism.pipeline_parallel_size
     flops = sum(stage.flops for stage in stages)
     rows = []
-    memory = estimate_memory(config, world_size, precision)
-    for index, (stage, need) in enumerate(zip(stages, memory, strict=True)):
+    for index, (stage, need) in enumerate(zip(stages, predicted.memory, strict=True)):
         parts = (
             need.weights,
             need.gradients,
@@ -120,6 +122,21 @@ def _stage_table(
             )
         )
     return list(_aligned([_COLUMNS, *rows]))
+
+
+def _on_gpu(config: PretrainConfig, predicted: Forecast) -> Iterator[list[str]]:
+    """Yield what is known where the kind of GPU is: seconds, and whether memory is enough."""
+    if config.gpu is None or predicted.step is None:
+        return
+    step = predicted.step
+    parts = sorted(asdict(step).items(), key=lambda part: -part[1])
+    words = ", ".join(f"{name} {seconds / step.total:.0%}" for name, seconds in parts[:4])
+    hours = config.training.steps * step.total / 3600
+    yield [
+        f"predicted on {config.gpu.name}: {step.total:.2f} s per step ({words}), "
+        f"{hours:,.0f} hours for {config.training.steps:,} steps",
+        predicted.excess or "memory is enough",
+    ]
 
 
 def _totals(

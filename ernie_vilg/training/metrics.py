@@ -115,7 +115,7 @@ def loss_metrics(sums: Tensor, num_steps: int, config: ModelConfig) -> Metrics:
 
 
 def speed_metrics(steps_per_second: float, world_size: int, config: PretrainConfig) -> Metrics:
-    """Return how fast the run is, and MFU where the peak of a device is known."""
+    """Return how fast the run is, and MFU where the kind of GPU is known."""
     pairs_per_second = steps_per_second * config.parallelism.global_batch_size
     flops_per_device = pairs_per_second * training_flops_per_pair(config.model) / world_size
     metrics: Metrics = {
@@ -123,8 +123,8 @@ def speed_metrics(steps_per_second: float, world_size: int, config: PretrainConf
         "tokens_per_second": pairs_per_second * 2 * config.model.seq_length,
         "flops_per_second_per_device": flops_per_device,
     }
-    if config.cluster.peak_flops_per_device is not None:
-        metrics["mfu"] = flops_per_device / config.cluster.peak_flops_per_device
+    if config.gpu is not None:
+        metrics["mfu"] = flops_per_device / config.gpu.peak_flops
     return metrics
 
 

@@ -35,8 +35,8 @@ from ernie_vilg.parallel.communication import Communication
 from ernie_vilg.parallel.groups import Groups, build_groups, start_processes
 from ernie_vilg.parallel.precision import machine_precision
 from ernie_vilg.parallel.step_times import instrument
+from ernie_vilg.planning.forecast import forecast
 from ernie_vilg.planning.history import write_plan
-from ernie_vilg.planning.memory import estimate_memory
 from ernie_vilg.training.checkpoint import Checkpoints
 from ernie_vilg.training.commit import checkpoint_path
 from ernie_vilg.training.guards import Guard, skip_writer
@@ -270,15 +270,15 @@ def _data_metrics(lost: LossCount, quarantine: Quarantine) -> Metrics:
 
 
 def _write_plan(config: PretrainConfig, groups: Groups, precision: torch.dtype) -> None:
-    """Write down what memory is predicted, beside which the run will write what it measures.
+    """Write down what is predicted, beside which the run will write what it measures.
 
     Not on a CPU: there a run measures its resident memory, which no plan predicts, and tracing
     takes as long as a tiny run.
     """
     if groups.device.type == "cpu":
         return
-    memory = estimate_memory(config, groups.world_size, precision, groups.device.type)
-    write_plan(Path(config.run_dir), groups.world_size, memory)
+    predicted = forecast(config, groups.world_size, precision)
+    write_plan(Path(config.run_dir), groups.world_size, predicted)
 
 
 def _log_start(config: PretrainConfig, groups: Groups, precision: torch.dtype) -> None:

@@ -37,10 +37,11 @@ def test_a_variable_in_small_letters_is_refused() -> None:
 
 
 def test_a_cluster_adds_to_the_one_that_it_is_made_from() -> None:
-    cluster = compose_program("pretrain", ["experiment=quickstart", "cluster=slurm"]).cluster
+    run = compose_program("pretrain", ["experiment=quickstart", "cluster=slurm"])
+    cluster = run.cluster
 
     assert cluster.environment == {"NCCL_DEBUG": "WARN", "NCCL_IB_TIMEOUT": "22"}
-    assert cluster.peak_flops_per_device == 989e12
+    assert run.gpu.peak_flops == 989e12
     assert cluster.slurm.world_size == 8
 
 

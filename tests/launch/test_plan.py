@@ -46,8 +46,10 @@ def test_a_plan_is_a_table_a_file_and_a_picture(
     speeds = [layout["tokens_per_second"] for layout in layouts]
     assert speeds == sorted(speeds, reverse=True)
     for layout in layouts:
-        assert layout["memory_bytes"]["total"] <= content["gpu"]["memory_bytes"]
+        assert layout["memory_bytes"]["total"] <= 0.95 * content["gpu"]["memory_bytes"]
         assert layout["seconds_per_step"] == pytest.approx(sum(layout["parts"].values()))
+    assert all(refusal["layout"] and refusal["fix"] for refusal in content["refused"])
+    assert "set parallelism.zero_stage=1" in text
     assert set(content["scaling"]) == {"8", "16", "32", "64", "128", "256", "512", "1024"}
     with Image.open(tmp_path / "plan.png") as picture:
         assert picture.size[0] > 500
@@ -108,6 +110,7 @@ def test_past_runs_correct_the_plan(
         (["num_gpus=12"], "does not fill machines of gpu.gpus_per_node=8: set num_gpus=8 or 16"),
         (["num_gpus=0"], "num_gpus=0: must be at least 1"),
         (["gpu=h100-80gb", "gpu.matrix_efficiency=2"], "set it to at most 1"),
+        (["memory_margin=1"], "memory_margin=1.0: is a share of gpu.memory_bytes"),
         (["history=[/nowhere]"], "history=/nowhere is not a folder"),
     ],
 )
@@ -128,7 +131,8 @@ def test_bad_input_is_one_message(
 def test_too_few_gpus_say_how_many_are_enough(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["experiment=ernie_vilg_10b", "gpu=h100-80gb", "gpu.host_memory_bytes=9e9"]
+    words = ["experiment=base_300m", "gpu=h100-80gb", "gpu.host_memory_bytes=1e9"]
+    words.append("gpu.memory_bytes=4.5e9")
 
     _, errors, code = run(monkeypatch, capsys, "num_gpus=1", *words)
 
@@ -136,4 +140,7 @@ def test_too_few_gpus_say_how_many_are_enough(
     assert "no layout fits (" in errors
     assert "is enough" in errors
     enough = int(errors.partition("num_gpus=")[2].partition("num_gpus=")[2].split()[0])
+    assert enough not in (1, 2, 4, 8)  # not the next power of two: the least
+    for num_gpus in range(1, enough):
+        assert not plan(planned(*words, f"num_gpus={num_gpus}"), Correction(), top=1).best
     assert plan(planned(*words, f"num_gpus={enough}"), Correction(), top=1).best

@@ -1,9 +1,11 @@
 """What a run measured comes back as it was written."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from ernie_vilg.planning.forecast import Forecast
 from ernie_vilg.planning.history import (
     RunRecord,
     read_plan,
@@ -12,6 +14,7 @@ from ernie_vilg.planning.history import (
     write_record,
 )
 from ernie_vilg.planning.memory import MemoryEstimate
+from ernie_vilg.planning.step_time import StepTime
 
 RECORD = RunRecord(
     hardware="cpu",
@@ -41,7 +44,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
         read_record(tmp_path)
 
 
-def test_a_plan_says_the_bytes_of_each_stage(tmp_path: Path) -> None:
+def test_a_plan_says_the_bytes_of_each_stage_and_the_seconds(tmp_path: Path) -> None:
     estimate = MemoryEstimate(
         weights=1,
         gradients=2,
@@ -52,10 +55,12 @@ def test_a_plan_says_the_bytes_of_each_stage(tmp_path: Path) -> None:
         fragmentation=7,
         host=8,
     )
-    write_plan(tmp_path, 4, [estimate, estimate])
+    step = StepTime(**{each.name: 0.5 for each in fields(StepTime)})
+    write_plan(tmp_path, 4, Forecast(memory=[estimate, estimate], step=step, excess=None))
 
     plan = read_plan(tmp_path)
 
     assert plan is not None
     assert plan["world_size"] == 4
     assert [stage["total"] for stage in plan["memory_bytes"]] == [28, 28]
+    assert plan["seconds_per_step"] == sum(plan["parts"].values()) == step.total

@@ -42,6 +42,32 @@ def test_bubble_of_four_stages_is_three_micro_batches() -> None:
     assert step.bubble / (step.total - step.replicas - step.optimizer) == pytest.approx(3 / 7)
 
 
+def test_reading_ahead_is_free_until_it_is_slower_than_computing() -> None:
+    gpu = read_gpu("h100-80gb")
+    slow = replace(_WORK, samples_per_reader=1.0)  # 8 samples a step: 8 seconds
+
+    step = step_time(_WORK, _SPREAD, gpu)
+    waiting = step_time(slow, _SPREAD, gpu)
+    two_readers = step_time(slow, replace(_SPREAD, readers=2), gpu)
+    not_ahead = step_time(_WORK, replace(_SPREAD, readers=0), gpu)
+
+    assert step.data == 0
+    assert 4 < two_readers.data + 4 <= waiting.data < 8
+    assert not_ahead.data == pytest.approx(8 / _WORK.samples_per_reader)
+
+
+def test_hidden_messages_leave_a_share_of_their_time() -> None:
+    gpu = read_gpu("h100-80gb")
+    spread = replace(_SPREAD, tensor=4, data=4)
+
+    open_ = step_time(_WORK, spread, gpu)
+    hidden = step_time(_WORK, replace(spread, hides_messages=True), gpu)
+
+    assert hidden.tensor == pytest.approx(0.3 * open_.tensor)
+    assert hidden.replicas < open_.replicas
+    assert hidden.matrix == open_.matrix
+
+
 def test_full_checkpointing_computes_a_forward_pass_again() -> None:
     gpu = read_gpu("h100-80gb")
     work = replace(_WORK, head_flops=0.0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.plan_peers import read_gpu
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import (
     MixtureChangeConfig,
@@ -152,3 +153,18 @@ def test_an_unknown_decoder_is_asked_for() -> None:
 def test_ranks_that_make_no_replica_are_refused() -> None:
     with pytest.raises(ValueError, match="world size 3 is no multiple"):
         dry_run(run_of(None, tensor_parallel_size=2), world_size=3)
+
+
+def test_a_known_gpu_adds_seconds_and_says_what_does_not_fit() -> None:
+    gpu = read_gpu("h100-80gb")
+    small = replace(gpu, memory_bytes=1e4)
+
+    unknown = dry_run(run_of(None), 2)
+    fitting = dry_run(replace(run_of(None), gpu=gpu), 2)
+    too_small = dry_run(replace(run_of(None), gpu=small), 2)
+
+    assert "predicted on" not in unknown
+    assert "predicted on NVIDIA H100 80GB HBM3: " in fitting
+    assert "memory is enough" in fitting
+    assert "does not fit: " in too_small
+    assert "GB of gpu.memory_bytes=0.0 GB: set parallelism." in too_small

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.plan_peers import read_gpu
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.loss import num_losses
 from ernie_vilg.training.metrics import Meter, loss_metrics
@@ -107,9 +108,9 @@ def test_rates_and_mfu_follow_from_the_time_of_a_step(
 ) -> None:
     meter.add(torch.zeros(num_losses(MODEL)), NOT_SKIPPED)
     monkeypatch.setattr("time.monotonic", lambda: meter.since + 2.0)
-    peak = replace(config.cluster, peak_flops_per_device=1e9)
+    gpu = replace(read_gpu("h100-80gb"), peak_flops=1e9)
 
-    metrics = read(meter, replace(config, cluster=peak))
+    metrics = read(meter, replace(config, gpu=gpu))
 
     assert metrics["seconds_per_step"] == 2.0
     assert metrics["pairs_per_second"] == 8 / 2

@@ -1,0 +1,57 @@
+"""What is predicted for one run as it is set, for its dry run and for the plan beside it.
+
+Source: ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory
+from ernie_vilg.planning.plan import saving
+from ernie_vilg.planning.step_time import StepTime, step_time
+from ernie_vilg.planning.work import spread_of_layout, work_of_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Memory and speed of one run."""
+
+    memory: Sequence[MemoryEstimate]
+    """Of each pipeline stage."""
+    step: StepTime | None
+    """None where the kind of GPU is not known."""
+    excess: str | None
+    """What does not fit the GPU, and what to set; None where all fits or the GPU is not known."""
+
+
+def forecast(config: PretrainConfig, world_size: int, precision: torch.dtype) -> Forecast:
+    """Predict a run on GPUs.
+
+    Args:
+        config: the run.
+        world_size: ranks.
+        precision: of weights and activations.
+
+    Raises:
+        ValueError: the layout is not legal for so many ranks.
+    """
+    memory = estimate_memory(config, world_size, precision)
+    if config.gpu is None:
+        return Forecast(memory=memory, step=None, excess=None)
+    readers = config.data.loader.num_workers
+    step = step_time(
+        work_of_model(config.model, fused=config.compile_blocks),
+        spread_of_layout(config.parallelism, world_size, readers),
+        config.gpu,
+    )
+    most = max(stage.total for stage in memory)
+    excess = None
+    if most > config.gpu.memory_bytes:
+        excess = (
+            f"does not fit: {most / 1e9:.1f} GB of gpu.memory_bytes="
+            f"{config.gpu.memory_bytes / 1e9:.1f} GB: {saving(config)}"
+        )
+    return Forecast(memory=memory, step=step, excess=excess)

@@ -1,0 +1,53 @@
+"""Past runs put the rates of computing right, and leave the wires as they are."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.peers.shapes import Shape, gpt
+from benchmarks.plan_peers import read_gpu
+from ernie_vilg.planning.calibration import Correction, PastRun, errors, learn
+from ernie_vilg.planning.step_time import Efficiencies
+from ernie_vilg.planning.work import Spread
+
+_RUN = PastRun(
+    run_dir="run",
+    work=gpt(Shape(hidden=4096, layers=8, heads=32, seq=2048, vocab=51200), flash=True),
+    spread=Spread(micro_batch=2, num_micro_batches=4, tensor=8),
+    gpu=read_gpu("h100-80gb"),
+    measured_seconds=1.0,
+    predicted_bytes=10.0,
+    measured_bytes=12.0,
+)
+
+
+def test_a_slow_gpu_slows_computing_and_not_the_wires() -> None:
+    slow = Correction(rates=0.5)
+    run = replace(_RUN, measured_seconds=_RUN.seconds(slow.efficiencies))
+
+    learned = learn([run])
+
+    assert learned.rates == pytest.approx(0.5)
+    # Half the rate is not twice the time: collectives among tensor ranks take as long as before.
+    assert run.measured_seconds < 1.9 * run.seconds(Efficiencies())
+
+
+def test_the_median_of_three_runs_counts_and_the_error_that_is_left_is_told() -> None:
+    runs = [
+        replace(_RUN, measured_seconds=_RUN.seconds(Correction(rates=rates).efficiencies))
+        for rates in (0.5, 0.6, 1.0)
+    ]
+
+    learned = learn(runs)
+    before, after = errors(runs, Correction()), errors(runs, learned)
+
+    assert learned.rates == pytest.approx(0.6)
+    assert learned.memory == pytest.approx(1.2)
+    assert after[0] < before[0]
+    off = [run.seconds(learned.efficiencies) / run.measured_seconds - 1 for run in runs]
+    assert after[0] == pytest.approx(sum(map(abs, off)) / 3)
+    assert (before[1], after[1]) == (pytest.approx(1 / 6), pytest.approx(0))
+
+
+def test_no_run_teaches_nothing() -> None:
+    assert learn([]) == Correction()
