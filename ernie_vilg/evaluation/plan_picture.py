@@ -43,7 +43,7 @@ def plan_picture(
             for part in _MEMORY_PARTS
         }
         _bars(memory, names, parts, "memory of a GPU, GB")
-        memory.axvline(config.gpu.memory_bytes / 1e9, color="#dc2626", linestyle="--")
+        _limits(memory, config)
         times = {
             part.name: [getattr(layout.step, part.name) for layout in layouts]
             for part in fields(StepTime)
@@ -81,6 +81,24 @@ def _bars(
     axes.set_title(title, loc="left", fontweight="bold")
     axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=4)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _limits(axes: Axes, config: PlanConfig) -> None:
+    """Draw a line at what a GPU has, and one at what a layout may need of it."""
+    whole = config.gpu.memory_bytes / 1e9
+    limits = ((whole, "#dc2626", "all"), (whole * (1 - config.memory_margin), "#f59e0b", "allowed"))
+    for place, colour, name in limits:
+        axes.axvline(place, color=colour, linestyle="--")
+        is_all = name == "all"
+        axes.annotate(
+            name,
+            (place, 1.0),
+            (2 if is_all else -2, -8),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="left" if is_all else "right",
+            color=colour,
+        )
 
 
 def _scaling(axes: Axes, curve: Mapping[int, PlannedLayout]) -> None:

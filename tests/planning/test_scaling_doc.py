@@ -1,0 +1,32 @@
+"""The tables of docs/scaling.md are what the planner says today."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers.runs import peer_runs
+from benchmarks.plan_peers import compare, table
+from ernie_vilg.planning.calibration import Correction
+from ernie_vilg.planning.plan import plan
+from ernie_vilg.planning.report import scaling_table
+from launch.composition import compose_program
+
+_DOC = Path(__file__).parents[2] / "docs/scaling.md"
+
+
+def test_the_comparison_with_peers_is_current() -> None:
+    assert "\n".join(table(compare(peer_runs()))) in _DOC.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpu", ["h100-80gb", "h200-141gb"])
+def test_the_tables_of_the_10b_are_current(gpu: str) -> None:
+    words = ["experiment=ernie_vilg_10b", f"gpu={gpu}", "num_gpus=64"]
+    config = compose_program("plan", words)
+
+    best = {
+        num_gpus: plan(config, Correction(), num_gpus=num_gpus, top=1).best[0]
+        for num_gpus in (8, 64, 256, 1024)
+    }
+
+    assert "\n".join(scaling_table(best)) in _DOC.read_text()
