@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_vilg.config.plan import PlanConfig
+from launch.no_compiler import leave_compiler_unloaded
 from launch.program import program
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _CURVE = (8, 16, 32, 64, 128, 256, 512, 1024)
 @program("plan", PlanConfig)
 def main(config: PlanConfig) -> None:
     """Print the layouts, or the settings of the best alone, and write plan.json and plan.png."""
+    leave_compiler_unloaded()
     # Imported here so that a bad setting is reported before torch is loaded.
     from ernie_vilg.planning.layouts import override_line
     from ernie_vilg.planning.plan import plan

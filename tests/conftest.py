@@ -4,6 +4,15 @@ Processes that tests start, ranks and data workers alike, are forked from one se
 process, which imports once what any of them needs. Whoever starts it must know all of that.
 """
 
+import pytest
+import torch
+
 from ernie_vilg.data import workers
 
 workers.PRELOADED_MODULES = ["tests.rank_imports"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked gpu where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")

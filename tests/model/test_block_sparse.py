@@ -23,7 +23,6 @@ from ernie_vilg.model.layers import SINGLE_DEVICE
 from tests.model.tiny import DECODER, tiny_config
 
 CPU = torch.device("cpu")
-NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 END_TO_END = ReconstructorConfig(kind="end_to_end", decoder=DECODER)  # one image slot more
 
 
@@ -145,7 +144,6 @@ def test_layers_of_one_pattern_share_a_compiled_graph() -> None:
 
 
 @pytest.mark.gpu
-@NEEDS_GPU
 @pytest.mark.parametrize("pattern", Pattern)
 @pytest.mark.parametrize(
     ("config", "precision", "tolerance"),
@@ -179,7 +177,6 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
 
 
 @pytest.mark.gpu
-@NEEDS_GPU
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
 @pytest.mark.parametrize("block_index", [1, 2, 4], ids=["row", "column", "convolution"])

@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 
 import pytest
-import torch
 
 from tests.distributed import run_distributed
 from tests.parallel.conftest import record_row
@@ -55,7 +54,6 @@ def test_recomputing_changes_no_bit(checkpointing: str, extra: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("attention", ["full", "sparse"])
 def test_a_gpu_equals_the_cpu(attention: str) -> None:
     row = replace(ONE_PROCESS, variant=Variant(attention=attention))
@@ -67,7 +65,6 @@ def test_a_gpu_equals_the_cpu(attention: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_float16_with_scaled_gradients_trains_on_a_gpu() -> None:
     config = config_of(ONE_PROCESS)
     scaled = replace(config.model, block_gradient_scale=1024.0)
