@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import SlurmCluster
+from tests.slurm import accounts
+from tests.slurm.cluster import PROGRAMS, SlurmCluster, missing_programs
 from tests.slurm.jobs import ROOT, submit, working_folder
 
 pytestmark = pytest.mark.slurm
@@ -84,15 +85,17 @@ def test_a_job_that_fails_at_once_comes_back_twice_and_no_more(
     assert cluster.job(job)["Restarts"] == "2"
 
 
-def test_a_wrong_partition_is_slurms_to_refuse(cluster: SlurmCluster, tmp_path: Path) -> None:
+def submit_by_program(
+    cluster: SlurmCluster, folder: Path, word: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run launch/submit.py with one setting of cluster.slurm."""
     words = [
         "experiment=quickstart", "cluster=slurm", "parallelism.global_batch_size=128",
-        f"data.token_shards={tmp_path}", f"data.text_tokenizer={tmp_path}",
-        f"data.image_tokenizer={tmp_path}", "samples.every=0", f"run_dir={tmp_path / 'run'}",
-        "cluster.slurm.partition=nowhere", "submit=true",
+        f"data.token_shards={folder}", f"data.text_tokenizer={folder}",
+        f"data.image_tokenizer={folder}", "samples.every=0", f"run_dir={folder / 'run'}",
+        word, "submit=true",
     ]  # fmt: skip
-
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "launch/submit.py", *words],
         cwd=ROOT,
         env={**cluster.environment, "PYTHONPATH": str(ROOT)},
@@ -101,5 +104,23 @@ def test_a_wrong_partition_is_slurms_to_refuse(cluster: SlurmCluster, tmp_path: 
         check=False,
     )
 
+
+def test_a_wrong_partition_is_slurms_to_refuse(cluster: SlurmCluster, tmp_path: Path) -> None:
+    done = submit_by_program(cluster, tmp_path, "cluster.slurm.partition=nowhere")
+
     assert done.returncode == 2, os.linesep.join((done.stdout, done.stderr))
     assert "invalid partition specified: nowhere" in done.stderr
+
+
+@pytest.mark.skipif(
+    bool(missing_programs((*accounts.PROGRAMS, *PROGRAMS))),
+    reason="apt-get install slurm-wlm munge slurmdbd mariadb-server",
+)
+def test_a_wrong_account_is_slurms_to_refuse(tmp_path: Path) -> None:
+    with SlurmCluster(folder=tmp_path / "cluster", account="vision") as cluster:
+        done = submit_by_program(cluster, tmp_path, "cluster.slurm.account=nobody")
+        allowed = cluster.run("sbatch", "--test-only", "--account=vision", "--wrap=true")
+
+    assert done.returncode == 2, os.linesep.join((done.stdout, done.stderr))
+    assert "Invalid account or account/partition combination specified" in done.stderr
+    assert "to start at" in allowed.stderr
