@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.launch import RendezvousError
-from launch.environment import read_launch
+from launch.environment import leave_refusal, read_launch
 
 CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 
@@ -73,6 +73,7 @@ def program(
             except (ValueError, OmegaConfBaseException) as error:
                 if launch.is_leader:
                     print(f"{name}: {error}", file=sys.stderr)
+                leave_refusal(f"{name}: {error}")
                 sys.exit(ExitCode.BAD_SETTINGS)
             except Exception:
                 # Hydra would repeat the command line, in which a URL may hold a password.
@@ -89,6 +90,7 @@ def program(
             except SystemExit as end:
                 # Hydra has said what it cannot compose, and ends as if something had broken.
                 if end.code == ExitCode.FAILED and not is_composed:
+                    leave_refusal(f"{name}: no settings, the log of every rank says why")
                     sys.exit(ExitCode.BAD_SETTINGS)
                 raise
 

@@ -214,14 +214,13 @@ class SlurmCluster:
                 found.append(process)
         return found
 
-    def rank(self, job: str, rank: int) -> psutil.Process:
-        """Return the process of a rank of a job."""
+    def rank(self, job: str, rank: int, program: str = "pretrain.py") -> psutil.Process:
+        """Return the process of a rank of a job that runs a program."""
         wanted = {"SLURM_JOB_ID": job, "SLURM_PROCID": str(rank), "SLURM_STEP_ID": "1"}
         ranks = [
             process
             for process in self.processes()
-            if wanted.items() <= process.environ().items()
-            and "pretrain.py" in str(process.cmdline())
+            if wanted.items() <= process.environ().items() and program in str(process.cmdline())
         ]
         return min(ranks, key=lambda process: process.create_time())
 
