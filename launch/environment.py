@@ -5,7 +5,6 @@ Source: the variables are those of torchrun, which deepspeed sets too, and of Sl
 
 import os
 from collections.abc import Mapping, MutableMapping
-from pathlib import Path
 
 from ernie_vilg.config.launch import Launch
 
@@ -29,6 +28,7 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
         world_size=world_size,
         job=environment.get("SLURM_JOB_ID"),
         job_restarts=int(environment.get("SLURM_RESTART_COUNT", "0")),
+        ending_file=environment.get("ENDING_FILE"),
     )
 
 
@@ -47,18 +47,6 @@ def add_variables(
     """
     for name, value in variables.items():
         environment.setdefault(name, value)
-
-
-def leave_refusal(message: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Write down that this process is refused, if its batch script asks for that in REFUSAL_FILE.
-
-    The first rank that ends badly has srun end the others, the leader among them before it has
-    spoken, and srun's exit code is then theirs. The file is what still says that the same command
-    will fail again, and why.
-    """
-    path = environment.get("REFUSAL_FILE")
-    if path:
-        Path(path).write_text(f"{message}\n")
 
 
 def _place_variables(environment: Mapping[str, str]) -> tuple[str, str, str] | None:

@@ -18,8 +18,8 @@ prepare_job() {
     job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
     logs=$PWD/outputs/slurm-$job
     mkdir -p "$logs"
-    # A rank that is refused leaves its message here: launch/environment.py.
-    export REFUSAL_FILE=$logs/refusal-${SLURM_RESTART_COUNT:-0}.txt
+    # A rank that is stopped or refused says so here, code and message: launch/environment.py.
+    export ENDING_FILE=$logs/ending-${SLURM_RESTART_COUNT:-0}.txt
     # A program of launch/ finds itself beside other folders: the code is that of this one, whatever
     # an image brings.
     export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
@@ -102,10 +102,11 @@ run_ranks() {
         wait "$ranks" || code=$?
     fi
     # srun tells the code of the ranks that it has ended for the first one's sake.
-    [[ ! -s $REFUSAL_FILE ]] || code=$EXIT_BAD_SETTINGS
+    [[ ! -s $ENDING_FILE ]] || read -r code < "$ENDING_FILE"
     echo "$(date --iso-8601=seconds) ranks ended with $code after $SECONDS s"
     case $code in
-        "$EXIT_DONE" | "$EXIT_STOPPED") ;;
+        "$EXIT_DONE") ;;
+        "$EXIT_STOPPED") requeue_if_asked ;;
         "$EXIT_BAD_SETTINGS") show_end ;;
         *)
             show_end
@@ -117,8 +118,8 @@ run_ranks() {
 
 # Why a rank was refused, else the leader's last words; there are none where no rank could be started.
 show_end() {
-    if [[ -s $REFUSAL_FILE ]]; then
-        cat "$REFUSAL_FILE" >&2
+    if [[ -s $ENDING_FILE ]]; then
+        tail -n +2 "$ENDING_FILE" >&2
     else
         tail -n 20 "$logs"/rank_0-*.log >&2 || true
     fi
@@ -130,6 +131,13 @@ requeue_when_warned() {
     trap 'was_warned=1; requeue "the time limit is near"' USR1
 }
 
+# The leader puts the job back by itself, unless it has no scontrol, as in a container.
+requeue_if_asked() {
+    if grep -qsx requeue "$ENDING_FILE" && is_running; then
+        requeue "the ranks have saved"
+    fi
+}
+
 requeue_after_accident() {
     local start=${SLURM_RESTART_COUNT:-0} last=-1 short=0
     [[ ! -f $logs/short_attempts ]] || read -r last short < "$logs/short_attempts"
@@ -138,10 +146,14 @@ requeue_after_accident() {
     echo "$start $short" > "$logs/short_attempts"
     if ((short >= MOST_SHORT_ATTEMPTS)); then
         echo "$short attempts in a row ended within $SHORT_ATTEMPT_SECONDS s: not requeued" >&2
-    # A job that a person cancelled is no longer running, and must not come back.
-    elif [[ $(squeue --noheader --jobs="$job" --format=%T) == RUNNING ]]; then
+    elif is_running; then
         requeue "an accident"
     fi
+}
+
+# A job that a person cancelled is no longer running, and must not come back.
+is_running() {
+    [[ $(squeue --noheader --jobs="$job" --format=%T) == RUNNING ]]
 }
 
 # Put the job back into the queue, in which Slurm ends this script; return where it refuses.

@@ -119,12 +119,14 @@ def test_only_the_leader_speaks() -> None:
 def test_any_refused_rank_leaves_its_message_for_the_batch_script(
     tmp_path: Path, word: str, message: str
 ) -> None:
-    refusal = tmp_path / "refusal.txt"
+    ending = tmp_path / "ending.txt"
 
-    result = start([word], rank=1, world_size=2, REFUSAL_FILE=str(refusal))
+    result = start([word], rank=1, world_size=2, ENDING_FILE=str(ending))
 
     assert result.returncode == 2
-    assert message in refusal.read_text()
+    code, _, said = ending.read_text().partition("\n")
+    assert code == "2"
+    assert message in said
 
 
 def folders_that_exist(folder: Path) -> list[str]:

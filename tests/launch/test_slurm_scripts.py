@@ -199,13 +199,30 @@ def test_only_accidents_in_a_row_are_counted(job: Job) -> None:
     assert ["3 attempts in a row" in end for end in ends] == [False, False, False, False, True]
 
 
-def test_a_refused_rank_is_told_though_srun_says_that_the_others_were_killed(job: Job) -> None:
-    refusal = job.folder / "outputs" / "slurm-7" / "refusal-0.txt"
-    refusal.parent.mkdir(parents=True)
-    refusal.write_text("pretrain: training.steps=0: must be at least 1\n")
+def test_a_run_that_could_not_put_its_job_back_has_the_script_do_so(job: Job) -> None:
+    ending = job.folder / "outputs" / "slurm-7" / "ending-0.txt"
+    ending.parent.mkdir(parents=True)
+    ending.write_text("75\nrequeue\n")
+
+    job.run("pretrain", python(job), RANKS_CODE="143", REQUEUE_CODE="0")
+
+    assert job.calls("scontrol")[-1] == ["requeue", "7"]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(2, "pretrain: training.steps=0: must be at least 1\n"), (75, "")],
+    ids=["refused", "stopped by a person"],
+)
+def test_how_the_first_rank_ended_counts_though_srun_ended_the_others(
+    job: Job, code: int, message: str
+) -> None:
+    ending = job.folder / "outputs" / "slurm-7" / "ending-0.txt"
+    ending.parent.mkdir(parents=True)
+    ending.write_text(f"{code}\n{message}")
 
     done = job.run("pretrain", python(job), RANKS_CODE="143", REQUEUE_CODE="0")
 
-    assert done.returncode == 2
-    assert done.stderr == refusal.read_text()
+    assert done.returncode == code
+    assert done.stderr == message
     assert not job.calls("squeue")

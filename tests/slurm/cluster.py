@@ -41,6 +41,8 @@ _CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
+# Where ranks meet follows from the job's number: another cluster on this machine has others.
+FirstJobId={first_job}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -231,6 +233,7 @@ class SlurmCluster:
             folder=self.folder,
             user=psutil.Process().username(),
             controller_port=free_port(),
+            first_job=1 + secrets.randbelow(10_000),
             port_1=free_port(),
             port_2=free_port(),
         )
