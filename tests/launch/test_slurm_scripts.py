@@ -204,7 +204,7 @@ def test_a_run_that_could_not_put_its_job_back_has_the_script_do_so(job: Job) ->
     ending.parent.mkdir(parents=True)
     ending.write_text("75\nrequeue\n")
 
-    job.run("pretrain", python(job), RANKS_CODE="143", REQUEUE_CODE="0")
+    job.run("pretrain", python(job), RANKS_CODE="75", REQUEUE_CODE="0")
 
     assert job.calls("scontrol")[-1] == ["requeue", "7"]
 
