@@ -28,6 +28,7 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
         world_size=world_size,
         job=environment.get("SLURM_JOB_ID"),
         job_restarts=int(environment.get("SLURM_RESTART_COUNT", "0")),
+        ending_file=environment.get("ENDING_FILE"),
     )
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 _RETRY_SECONDS = 0.5
 _LONGEST_LINE = 1024
+_ANSWER_SECONDS = 2.0
+"""Within which who has connected says its name; a port scanner says none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ def _answer(server: socket.socket) -> set[str]:
     try:
         connection, _ = server.accept()
         with connection:
-            connection.settimeout(server.gettimeout())
+            connection.settimeout(_ANSWER_SECONDS)
             name = _read_line(connection)
             connection.sendall(f"{time.time()!r}\n".encode())
             # The other end closes first: the port is then free at once for the ranks.

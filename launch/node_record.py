@@ -64,7 +64,14 @@ def _version(package: str) -> str | None:
 
 def _output(*words: str) -> str | None:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
     except FileNotFoundError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    try:
+        answer, _ = process.communicate(timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()  # and not waited for: what hangs inside a driver does not end
+        raise
+    return answer.strip() if process.returncode == 0 else None

@@ -24,7 +24,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ernie_vilg.config.exit_codes import ExitCode
+from ernie_vilg.config.exit_codes import ExitCode, write_ending
 from ernie_vilg.config.launch import RendezvousError
 from launch.environment import read_launch
 
@@ -73,6 +73,7 @@ def program(
             except (ValueError, OmegaConfBaseException) as error:
                 if launch.is_leader:
                     print(f"{name}: {error}", file=sys.stderr)
+                write_ending(launch.ending_file, ExitCode.BAD_SETTINGS, f"{name}: {error}")
                 sys.exit(ExitCode.BAD_SETTINGS)
             except Exception:
                 # Hydra would repeat the command line, in which a URL may hold a password.
@@ -89,6 +90,8 @@ def program(
             except SystemExit as end:
                 # Hydra has said what it cannot compose, and ends as if something had broken.
                 if end.code == ExitCode.FAILED and not is_composed:
+                    message = f"{name}: no settings, the log of every rank says why"
+                    write_ending(read_launch().ending_file, ExitCode.BAD_SETTINGS, message)
                     sys.exit(ExitCode.BAD_SETTINGS)
                 raise
 

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from statistics import median
 
 from ernie_vilg.config.cluster import SlurmConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.submit import SubmitConfig
+from ernie_vilg.planning.history import read_record
 from launch.program import program
 
 SCRIPT = "launch/slurm/pretrain.sbatch"
@@ -99,7 +99,12 @@ def time_limit_warning(config: SubmitConfig, slurm: SlurmConfig) -> str | None:
 
     It then lives on the one checkpoint that it saves when it is warned.
     """
-    seconds = config.seconds_per_step or measured_seconds_per_step(Path(config.run_dir))
+    try:
+        seconds = config.seconds_per_step or measured_seconds_per_step(
+            Path(config.run_dir), slurm.world_size
+        )
+    except ValueError as error:  # no reason to refuse a run
+        return str(error)
     if seconds is None:
         return None
     interval = config.checkpoint.every * seconds
@@ -114,16 +119,16 @@ def time_limit_warning(config: SubmitConfig, slurm: SlurmConfig) -> str | None:
     )
 
 
-def measured_seconds_per_step(run_dir: Path) -> float | None:
-    """Return the median of what a run's metrics say of its steps, None without any."""
-    path = run_dir / "metrics.jsonl"
-    if not path.is_file():
-        return None
-    from ernie_vilg.evaluation.charts import read_metrics  # matplotlib takes a second to import
+def measured_seconds_per_step(run_dir: Path, world_size: int) -> float | None:
+    """Return what a run wrote down of its steps; None without it, or with other ranks.
 
-    lines = read_metrics(path)
-    seconds = [line["seconds_per_step"] for line in lines if "seconds_per_step" in line]
-    return median(seconds) if seconds else None
+    Raises:
+        ValueError: it is of another version.
+    """
+    record = read_record(run_dir)
+    if record is None or record.world_size != world_size:
+        return None
+    return record.seconds_per_step
 
 
 def submit(command: Sequence[str]) -> str:

@@ -7,6 +7,10 @@ Source: ours; 75 is EX_TEMPFAIL of sysexits(3), "try again later".
 """
 
 from enum import IntEnum
+from pathlib import Path
+
+REQUEUE = "requeue"
+"""An ending's message: the job shall go back into the queue."""
 
 
 class ExitCode(IntEnum):
@@ -20,3 +24,19 @@ class ExitCode(IntEnum):
     """The same command will fail again: the message says what to change."""
     STOPPED = 75
     """Stopped on request, with a checkpoint; the same command goes on from there."""
+
+
+def write_ending(file: str | None, code: ExitCode, message: str = "") -> None:
+    """Tell the batch script how a rank ends, where there is one that asks.
+
+    The first rank that ends with another code than 0 has srun end the others, the leader among them
+    before it has spoken, and srun's exit code is then theirs. The file still says what the run
+    meant.
+
+    Args:
+        file: `Launch.ending_file`; its first line will be the code.
+        code: of this rank.
+        message: why, or `REQUEUE`.
+    """
+    if file is not None:
+        Path(file).write_text(f"{code.value}\n{message}\n")

@@ -31,6 +31,8 @@ class Launch:
     """Number of the Slurm job, if there is one."""
     job_restarts: int = 0
     """How often Slurm has begun the job anew."""
+    ending_file: str | None = None
+    """Where the batch script looks for how the ranks ended, if there is one."""
     launchers: tuple[ProcessMark, ...] = ()
     """Processes of this machine that this one was started by, its parent first."""
     started: float = field(default_factory=time.monotonic, compare=False)

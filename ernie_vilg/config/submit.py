@@ -15,8 +15,8 @@ class SubmitConfig(PretrainConfig):
     submit: bool = False
     """Whether the command is run, rather than printed alone."""
     seconds_per_step: float | None = None
-    """Of this run, for the check of the time limit; null: as measured, where the run folder has
-    a measurement."""
+    """Of this run, for the check of the time limit; null: as measured with as many ranks, where the
+    run folder has a measurement."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

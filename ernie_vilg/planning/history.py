@@ -8,11 +8,13 @@ Source: ours.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.files import read_json, write_json
-from ernie_vilg.planning.forecast import Forecast
+
+if TYPE_CHECKING:  # it needs torch, which who reads a record may do without
+    from ernie_vilg.planning.forecast import Forecast
 
 MEASURED_NAME = "measured.json"
 PLAN_NAME = "plan.json"
@@ -78,7 +80,7 @@ def read_record(run_dir: Path) -> RunRecord | None:
     return RunRecord(**content)
 
 
-def write_plan(run_dir: Path, world_size: int, predicted: Forecast) -> None:
+def write_plan(run_dir: Path, world_size: int, predicted: "Forecast") -> None:
     """Write down what is predicted for a run.
 
     Args:

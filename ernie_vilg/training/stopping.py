@@ -20,10 +20,10 @@ from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
 
-from ernie_vilg.config.exit_codes import ExitCode
+from ernie_vilg.config.exit_codes import REQUEUE, ExitCode, write_ending
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.stopping import StoppingConfig
-from ernie_vilg.files import write_json
+from ernie_vilg.files import read_json, write_json
 from ernie_vilg.processes import is_running
 from ernie_vilg.training.requeue import requeue_job
 from ernie_vilg.training.run_lock import RunLock
@@ -183,13 +183,15 @@ class Stopping:
             step: steps taken.
             checkpoint: that the run goes on from; None if there is none.
         """
+        code = ExitCode.FAILED if checkpoint is None else ExitCode.STOPPED
         if self._launch.is_leader and reason is StopReason.LOCK_LOST:
             logger.error("stopped at step %d, nothing was written: %s", step, reason)
         elif self._launch.is_leader:
             self._write_down(reason, step, checkpoint)
+            self._hand_on(reason, code)
         if reason is StopReason.LOCK_LOST:
             return ExitCode.FAILED
-        return ExitCode.FAILED if checkpoint is None else ExitCode.STOPPED
+        return code
 
     def _write_down(self, reason: StopReason, step: int, checkpoint: Path | None) -> None:
         logger.info(
@@ -207,10 +209,18 @@ class Stopping:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "requeued": False,
         }
-        path, job = self._run_dir / STOPPED_NAME, self._launch.job
-        write_json(path, marker)
-        if job is None or not self._config.requeue or reason.is_by_person:
+        write_json(self._run_dir / STOPPED_NAME, marker)
+
+    def _hand_on(self, reason: StopReason, code: ExitCode) -> None:
+        """Put the job back into the queue, or have its batch script do so."""
+        job = None if reason.is_by_person or not self._config.requeue else self._launch.job
+        if code is ExitCode.STOPPED:
+            # A container may lack scontrol, which the script outside of it has.
+            write_ending(self._launch.ending_file, code, "" if job is None else REQUEUE)
+        if job is None:
             return
+        path = self._run_dir / STOPPED_NAME
+        marker = read_json(path)
         # Written first: the requeued job's processes may be ended before they can write it.
         write_json(path, {**marker, "requeued": True})
         if not requeue_job(job):

@@ -13,11 +13,16 @@ readonly EXIT_DONE=0 EXIT_BAD_SETTINGS=2 EXIT_STOPPED=75  # ernie_vilg/config/ex
 
 # Read the options, and set where logs go and where ranks meet.
 prepare_job() {
-    cd "$SLURM_SUBMIT_DIR"
+    cd "$SLURM_SUBMIT_DIR" || fail "$SLURM_SUBMIT_DIR is not on storage that all nodes share"
     read_options "$@"
     job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
     logs=$PWD/outputs/slurm-$job
     mkdir -p "$logs"
+    # A rank that is stopped or refused says so here, code and message: launch/environment.py.
+    export ENDING_FILE=$logs/ending-${SLURM_RESTART_COUNT:-0}.txt
+    # A program of launch/ finds itself beside other folders: the code is that of this one, whatever
+    # an image brings.
+    export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
     choose_runner
     nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd ,)
     # The first node's first rank is where all ranks meet: by the address that Slurm itself uses.
@@ -45,20 +50,26 @@ read_options() {
 
 # What stands between srun and a program of ours.
 choose_runner() {
-    srun_options=()
+    # Packages in the user's home folder, which a container may see, would hide the image's.
+    [[ -z $container ]] || export PYTHONNOUSERSITE=1
+    srun_options=(--export=ALL)  # of this script; srun would heed an sbatch --export=NONE
     if [[ -z $container ]]; then
         runner=("${interpreter:-.venv/bin/python}")
-        [[ -x ${runner[0]} ]] || fail "${runner[0]} is no program: run make environment in $PWD"
+        command -v "${runner[0]}" > /dev/null ||
+            fail "${runner[0]} is no program: run make environment in $PWD"
     elif [[ $container == *.sif ]]; then
         [[ -f $container ]] || fail "--container=$container: no such file on $(hostname)"
         runner=(apptainer exec --nv --bind "$PWD${mounts:+,$mounts}" --pwd "$PWD" "$container"
             "${interpreter:-python}")
     else
-        [[ $container != *.sqsh || -f $container ]] ||
-            fail "--container=$container: no such file on $(hostname)"
-        local binds=$PWD:$PWD folder
-        for folder in ${mounts//,/ }; do binds+=,$folder:$folder; done
-        srun_options=(--container-image="$container" --container-mounts="$binds"
+        if [[ $container == *.sqsh ]]; then
+            [[ -f $container ]] || fail "--container=$container: no such file on $(hostname)"
+            container=$(realpath "$container")  # pyxis takes a relative path for a registry's image
+        fi
+        local binds=$PWD:$PWD folders=() folder
+        IFS=, read -ra folders <<< "$mounts"
+        for folder in "${folders[@]}"; do binds+=,$folder:$folder; done
+        srun_options+=(--container-image="$container" --container-mounts="$binds"
             --container-workdir="$PWD")
         runner=("${interpreter:-python}")
     fi
@@ -78,16 +89,24 @@ check_nodes() {
 
 # Start one rank per task and wait; after an accident put the job back into the queue.
 run_ranks() {
-    local code=0
-    SECONDS=0
+    local code=0 ranks
+    SECONDS=0 was_warned=''
     # One rank that dies takes the others with it, rather than leave them waiting.
     srun --kill-on-bad-exit=1 --wait=60 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
         --output="$logs/rank_%t-%N.log" --open-mode=append "${srun_options[@]}" \
         "${runner[@]}" "$@" "${settings[@]}" &
-    wait $! || code=$?  # unlike a foreground process, it lets a trap run at once
+    ranks=$!
+    wait "$ranks" || code=$?  # unlike a foreground process, it lets a trap run at once
+    if [[ -n $was_warned ]]; then  # the trap has ended the wait, and Slurm did not end us
+        code=0
+        wait "$ranks" || code=$?
+    fi
+    # srun tells the code of the ranks that it has ended for the first one's sake.
+    [[ ! -s $ENDING_FILE ]] || read -r code < "$ENDING_FILE"
     echo "$(date --iso-8601=seconds) ranks ended with $code after $SECONDS s"
     case $code in
-        "$EXIT_DONE" | "$EXIT_STOPPED") ;;
+        "$EXIT_DONE") ;;
+        "$EXIT_STOPPED") requeue_if_asked ;;
         "$EXIT_BAD_SETTINGS") show_end ;;
         *)
             show_end
@@ -97,30 +116,54 @@ run_ranks() {
     exit "$code"
 }
 
-# The leader's last words; there are none where no rank could be started.
+# Why a rank was refused, else the leader's last words; there are none where no rank could be started.
 show_end() {
-    tail -n 20 "$logs"/rank_0-*.log >&2 || true
+    if [[ -s $ENDING_FILE ]]; then
+        tail -n +2 "$ENDING_FILE" >&2
+    else
+        tail -n 20 "$logs"/rank_0-*.log >&2 || true
+    fi
 }
 
 # For programs that do not save when they are warned: Slurm warns this script instead
 # (--signal=B:USR1@...), and the program goes on later from what it saved last.
 requeue_when_warned() {
-    trap 'echo "the time limit is near: requeued" >&2; scontrol requeue "$SLURM_JOB_ID"; sleep 60' USR1
+    trap 'was_warned=1; requeue "the time limit is near"' USR1
+}
+
+# The leader puts the job back by itself, unless it has no scontrol, as in a container.
+requeue_if_asked() {
+    if grep -qsx requeue "$ENDING_FILE" && is_running; then
+        requeue "the ranks have saved"
+    fi
 }
 
 requeue_after_accident() {
-    local short=0
-    if ((SECONDS < SHORT_ATTEMPT_SECONDS)); then
-        short=$(($(cat "$logs/short_attempts" 2>/dev/null || echo 0) + 1))
-    fi
-    echo "$short" > "$logs/short_attempts"
+    local start=${SLURM_RESTART_COUNT:-0} last=-1 short=0
+    [[ ! -f $logs/short_attempts ]] || read -r last short < "$logs/short_attempts"
+    ((last == start - 1)) || short=0  # the start before this one was not ended by an accident
+    short=$((SECONDS < SHORT_ATTEMPT_SECONDS ? short + 1 : 0))
+    echo "$start $short" > "$logs/short_attempts"
     if ((short >= MOST_SHORT_ATTEMPTS)); then
         echo "$short attempts in a row ended within $SHORT_ATTEMPT_SECONDS s: not requeued" >&2
-    # A job that a person cancelled is no longer running, and must not come back.
-    elif [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then
-        echo "requeued: the run goes on from its newest checkpoint" >&2
-        scontrol requeue "$SLURM_JOB_ID"
-        sleep 60  # Slurm ends this script meanwhile
+    elif is_running; then
+        requeue "an accident"
+    fi
+}
+
+# A job that a person cancelled is no longer running, and must not come back.
+is_running() {
+    [[ $(squeue --noheader --jobs="$job" --format=%T) == RUNNING ]]
+}
+
+# Put the job back into the queue, in which Slurm ends this script; return where it refuses.
+requeue() {
+    echo "$1: back into the queue, to go on from what was saved last" >&2
+    # Not by SLURM_JOB_ID: of an array's last task it is the array's, whose tasks would all come back.
+    if scontrol requeue "$job"; then
+        sleep 60
+    else
+        echo "not requeued: submit the job again" >&2
     fi
 }
 

@@ -3,7 +3,9 @@
 import json
 import os
 import socket
+import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,15 @@ from launch.node_record import launch_variables
 
 def meeting(seconds: float = 20.0) -> Meeting:
     return Meeting(host="127.0.0.1", port=free_port(), seconds=seconds)
+
+
+def connect(place: Meeting) -> socket.socket:
+    """Reach a meeting that is about to be opened."""
+    while True:
+        try:
+            return socket.create_connection((place.host, place.port))
+        except ConnectionRefusedError:
+            time.sleep(0.05)
 
 
 def test_nodes_meet_and_compare_clocks() -> None:
@@ -53,6 +64,19 @@ def test_nodes_that_do_not_come_are_named() -> None:
     first.join()
 
     assert problems == ["did not hear of n2, n4 within 1 s"]
+
+
+def test_a_stranger_who_says_nothing_holds_nobody_up() -> None:
+    place = meeting(seconds=10.0)
+    problems: list[str] = []
+    first = threading.Thread(target=lambda: problems.extend(receive(place, ["n2"])))
+    first.start()
+    with connect(place):
+        skew = greet(place, "n2")
+        first.join()
+
+    assert problems == []
+    assert isinstance(skew, float)
 
 
 def test_a_port_that_is_taken_is_told() -> None:
@@ -143,5 +167,12 @@ def test_a_driver_that_hangs_does_not_hang_the_check(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(node_record, "_SECONDS", 0.2)
+    hung: list[subprocess.Popen[str]] = []
+    # As of a process inside the kernel, on which no signal has an effect.
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda process: hung.append(process))
 
     assert node_record.list_gpus() is None
+
+    (process,) = hung
+    process.terminate()
+    process.communicate()

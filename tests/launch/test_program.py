@@ -34,13 +34,15 @@ def test_chinese_is_quoted_for_hydra(word: str, expected: str) -> None:
     assert quote_chinese(word) == expected
 
 
-def start(words: list[str], *, rank: int, world_size: int) -> subprocess.CompletedProcess[str]:
+def start(
+    words: list[str], *, rank: int, world_size: int, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Start one rank of a pretraining run as a launcher would."""
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     return subprocess.run(
         [sys.executable, "launch/pretrain.py", "experiment=quickstart", *words],
         cwd=ROOT,
-        env={"PATH": "", **place},
+        env={"PATH": "", "PYTHONPATH": str(ROOT), **place, **variables},
         capture_output=True,
         text=True,
         timeout=10,
@@ -104,6 +106,27 @@ def test_only_the_leader_speaks() -> None:
     result = start(["data.token_shards=nowhere"], rank=1, world_size=2)
 
     assert (result.returncode, result.stderr) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("data.token_shards=nowhere", "nowhere is not a folder"),
+        ("data.token_shards", "no settings, the log of every rank says why"),
+    ],
+    ids=["ours", "Hydra's"],
+)
+def test_any_refused_rank_leaves_its_message_for_the_batch_script(
+    tmp_path: Path, word: str, message: str
+) -> None:
+    ending = tmp_path / "ending.txt"
+
+    result = start([word], rank=1, world_size=2, ENDING_FILE=str(ending))
+
+    assert result.returncode == 2
+    code, _, said = ending.read_text().partition("\n")
+    assert code == "2"
+    assert message in said
 
 
 def folders_that_exist(folder: Path) -> list[str]:

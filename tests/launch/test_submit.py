@@ -1,7 +1,6 @@
 """A job is written as one command, and what is wrong with it is said before it waits in a queue."""
 
 import dataclasses
-import json
 import logging
 import os
 import shlex
@@ -12,6 +11,7 @@ import pytest
 
 from ernie_vilg.config.cluster import SlurmConfig
 from ernie_vilg.config.submit import SubmitConfig
+from ernie_vilg.planning.history import RunRecord, write_record
 from launch import submit
 from launch.composition import compose_program
 from launch.submit import SCRIPT, sbatch_command, time_limit_warning
@@ -35,6 +35,17 @@ def composed(*words: str) -> tuple[SubmitConfig, SlurmConfig]:
     config: SubmitConfig = compose_program("submit", [*JOB, *words])
     assert config.cluster.slurm is not None
     return config, config.cluster.slurm
+
+
+def measured(*, seconds_per_step: float, world_size: int) -> RunRecord:
+    return RunRecord(
+        hardware="cpu",
+        world_size=world_size,
+        settings={},
+        peak_memory_bytes=0,
+        seconds_per_step=seconds_per_step,
+        parts={},
+    )
 
 
 def test_the_command_asks_for_what_is_set_and_passes_the_run_on() -> None:
@@ -126,8 +137,7 @@ def test_a_missing_container_stops_a_submission_and_warns_on_paper(
 def test_a_limit_below_one_checkpoint_interval_warns(
     tmp_path: Path, given: float | None, limit: str, is_short: bool
 ) -> None:
-    lines = [{"step": step, "seconds_per_step": second} for step, second in enumerate((11, 90, 2))]
-    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    write_record(tmp_path, measured(seconds_per_step=11, world_size=16))
     config, slurm = composed(f"run_dir={tmp_path}", f"cluster.slurm.time_limit={limit}")
 
     warning = time_limit_warning(dataclasses.replace(config, seconds_per_step=given), slurm)
@@ -136,6 +146,20 @@ def test_a_limit_below_one_checkpoint_interval_warns(
     if warning is not None:
         assert "time_limit=00:20:00 leaves 1,020 s" in warning
         assert f"takes {100 * (given or 11):,.0f} s (checkpoint.every=100 x" in warning
+
+
+def test_a_measurement_with_other_ranks_is_none(tmp_path: Path) -> None:
+    write_record(tmp_path, measured(seconds_per_step=11, world_size=8))
+    config, slurm = composed(f"run_dir={tmp_path}", "cluster.slurm.time_limit=00:04:00")
+
+    assert time_limit_warning(config, slurm) is None
+
+
+def test_a_measurement_of_another_version_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "measured.json").write_text("{}")
+    config, slurm = composed(f"run_dir={tmp_path}")
+
+    assert "it is not of this version" in str(time_limit_warning(config, slurm))
 
 
 def test_without_a_measurement_no_time_is_guessed(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +25,15 @@ from typing import Self
 import psutil
 
 from ernie_vilg.ports import free_port
+from launch.program import CONF_FOLDER
+from tests.slurm.accounts import Accounts, choose_accounts
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 NODES = ("n1", "n2")
+_ROOT = CONF_FOLDER.parent
 _SYSTEM_FOLDERS = "/usr/sbin:/sbin"
 _WAIT_SECONDS = 60.0
-_END_SECONDS = 10.0
+_END_SECONDS = 20.0
 
 _GPUS = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
 """Two devices per node that Slurm takes for GPUs."""
@@ -37,6 +41,8 @@ _CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
+# Where ranks meet follows from the job's number: another cluster on this machine has others.
+FirstJobId={first_job}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -53,7 +59,6 @@ MailProg=/bin/true
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
 # Nodes may claim more cores than this machine has.
 SlurmdParameters=config_overrides
 MpiDefault=none
@@ -71,9 +76,9 @@ PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def missing_programs() -> list[str]:
-    """Return the programs of Slurm and munge that this machine lacks."""
-    return [name for name in PROGRAMS if shutil.which(name, path=_search_path()) is None]
+def missing_programs(programs: Sequence[str] = PROGRAMS) -> list[str]:
+    """Return the programs that this machine lacks, by default of Slurm's and munge's."""
+    return [name for name in programs if shutil.which(name, path=_search_path()) is None]
 
 
 def wait_until(
@@ -90,14 +95,27 @@ def wait_until(
         time.sleep(step)
 
 
+@contextlib.contextmanager
+def suspended(process: psutil.Process) -> Iterator[None]:
+    """Hold a process still for as long as the block lasts."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
 @dataclass(kw_only=True)
 class SlurmCluster:
     """A running cluster; leave the `with` block and all of it is gone."""
 
     folder: Path
     """Of configuration, logs and state; is made."""
+    account: str | None = None
+    """The only one that may submit; None: everybody may."""
     daemons: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-    """By name: munged, slurmctld, and the nodes."""
+    """By name: the guards of munged, slurmctld and the nodes. A guard adopts what its daemon starts
+    and ends it all when pytest is gone, however that ended."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -111,19 +129,12 @@ class SlurmCluster:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True)
         (self.folder / "state").mkdir()
-        (self.folder / "gres.conf").write_text(_GPUS)
-        (self.folder / "slurm.conf").write_text(
-            _CONFIGURATION.format(
-                host=socket.gethostname().split(".")[0],
-                folder=self.folder,
-                user=psutil.Process().username(),
-                controller_port=free_port(),
-                port_1=free_port(),
-                port_2=free_port(),
-            )
-        )
+        accounts = None if self.account is None else choose_accounts(self.folder)
+        self._write_configuration(accounts)
         try:
             self._start_munged()
+            if accounts is not None:
+                self._start_accounts(accounts)
             self._start("slurmctld", "slurmctld", "-D", "-i", "-f", self.environment["SLURM_CONF"])
             for node in NODES:
                 self.start_node(node)
@@ -148,15 +159,14 @@ class SlurmCluster:
 
     def kill_node(self, node: str) -> None:
         """End everything on a node at once, as a power failure would: daemon, steps and tasks."""
-        ours = [p for p in self.processes() if p.environ().get("SLURMD_NODENAME") == node]
-        stepds = [parent for p in ours if (parent := p.parent()) and parent.name() == "slurmstepd"]
-        daemon = self.daemons.pop(node)
-        daemon.kill()
-        for process in (*stepds, *ours):
+        guard = self.daemons.pop(node)
+        family = psutil.Process(guard.pid).children(recursive=True)
+        guard.kill()  # first: it would ask the others to end
+        for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        daemon.wait()
-        psutil.wait_procs([*stepds, *ours], timeout=_END_SECONDS)
+        guard.wait()
+        psutil.wait_procs(family, timeout=_END_SECONDS)
 
     def run(
         self,
@@ -194,27 +204,52 @@ class SlurmCluster:
 
     def processes(self) -> list[psutil.Process]:
         """Return all processes of this cluster, daemons and jobs alike."""
-        configuration = self.environment["SLURM_CONF"]
+        variable = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
         found = []
         for process in psutil.process_iter():
             try:
-                is_ours = process.environ().get("SLURM_CONF") == configuration
-            except psutil.Error:  # it has ended, or is another user's
+                # Not psutil's environ(): slurmstepd writes its title over the first variables.
+                environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+            except OSError:  # it has ended, or is another user's
                 continue
-            if is_ours:
+            if variable in environment.split(b"\0"):
                 found.append(process)
         return found
 
-    def rank(self, job: str, rank: int) -> psutil.Process:
-        """Return the process of a rank of a job."""
+    def rank(self, job: str, rank: int, program: str = "pretrain.py") -> psutil.Process:
+        """Return the process of a rank of a job that runs a program."""
         wanted = {"SLURM_JOB_ID": job, "SLURM_PROCID": str(rank), "SLURM_STEP_ID": "1"}
         ranks = [
             process
             for process in self.processes()
-            if wanted.items() <= process.environ().items()
-            and "pretrain.py" in str(process.cmdline())
+            if wanted.items() <= process.environ().items() and program in str(process.cmdline())
         ]
         return min(ranks, key=lambda process: process.create_time())
+
+    def _write_configuration(self, accounts: Accounts | None) -> None:
+        (self.folder / "gres.conf").write_text(_GPUS)
+        configuration = _CONFIGURATION.format(
+            host=socket.gethostname().split(".")[0],
+            folder=self.folder,
+            user=psutil.Process().username(),
+            controller_port=free_port(),
+            first_job=1 + secrets.randbelow(10_000),
+            port_1=free_port(),
+            port_2=free_port(),
+        )
+        kept_by = "" if accounts is None else accounts.configuration
+        (self.folder / "slurm.conf").write_text(configuration + kept_by)
+
+    def _start_accounts(self, accounts: Accounts) -> None:
+        accounts.prepare()
+        self._start("database", *accounts.database_words)
+        wait_until(accounts.database_socket.exists, f"see {self.folder}/database.output")
+        self._start("slurmdbd", "slurmdbd", "-D")
+        wait_until(accounts.is_open, f"see {self.folder}/slurmdbd.output")
+        user = psutil.Process().username()
+        for entry in (("cluster", "test"), ("account", str(self.account)),
+                      ("user", user, f"account={self.account}")):  # fmt: skip
+            self.run("sacctmgr", "--immediate", "add", *entry)
 
     def _start_munged(self) -> None:
         key = self.folder / "munge.key"
@@ -233,9 +268,11 @@ class SlurmCluster:
         wait_until((self.folder / "munge.socket").exists, "munged listens")
 
     def _start(self, name: str, *words: str) -> None:
+        guard = (sys.executable, "-m", "launch.stage_guard", str(os.getpid()))
         with (self.folder / f"{name}.output").open("wb") as output:
             self.daemons[name] = subprocess.Popen(
-                words,
+                (*guard, *words),
+                cwd=_ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -257,7 +294,8 @@ class SlurmCluster:
         for number in (signal.SIGTERM, signal.SIGKILL):
             alive = [process for process in self.processes() if process.pid not in own]
             for process in alive:
-                process.send_signal(number)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
             for daemon in self.daemons.values():
                 _wait_briefly(daemon)
             psutil.wait_procs(alive, timeout=_END_SECONDS)

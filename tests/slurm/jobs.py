@@ -72,6 +72,10 @@ class Trial:
 
         wait_until(has_come, f"step {step}", seconds=180)
 
+    def wait_for_words(self, words: str, job: str) -> None:
+        """Wait until a job has written some words."""
+        wait_until(lambda: words in self.log(job), f"{words!r} in the job's logs", seconds=120)
+
 
 def submit(cluster: SlurmCluster, folder: Path, *words: str, settings: Sequence[str] = ()) -> str:
     """Submit a job with this interpreter and return its number.

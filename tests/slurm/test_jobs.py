@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launch.drills.data_set import DataSet
-from tests.slurm.cluster import SlurmCluster
+from tests.slurm.cluster import SlurmCluster, suspended
 from tests.slurm.jobs import NUM_RANKS, Trial, start_trial
 
 STEPS = 40
@@ -54,6 +54,22 @@ def test_a_warning_signal_saves_requeues_and_resumes(
     stopped = trial.wait_for_requeue(job)
 
     assert stopped["step"] > STRUCK_AT
+    assert (stopped["reason"], stopped["requeued"]) == ("user_signal", True)
+    _ends_as(undisturbed[0], trial, job)
+
+
+def test_a_job_near_its_time_limit_is_warned_saves_requeues_and_resumes(
+    undisturbed: tuple[Trial, str], data: DataSet, tmp_path: Path
+) -> None:
+    trial = start_trial(undisturbed[0].cluster, data, tmp_path / "out_of_time", STEPS)
+    # Slurm looks at limits every 30 s and warns up to as much early: 30 to 60 s after the start.
+    job = trial.submit("--time=4")
+    trial.wait_for_step(STRUCK_AT, job)
+
+    with suspended(trial.cluster.rank(job, 3)):  # a step that lasts until the warning has come
+        trial.wait_for_words("SIGUSR1 or SIGUSR2 arrived", job)
+    stopped = trial.wait_for_requeue(job)
+
     assert (stopped["reason"], stopped["requeued"]) == ("user_signal", True)
     _ends_as(undisturbed[0], trial, job)
 

@@ -1,13 +1,16 @@
 """Encoding as an array, and the image tokenizer over two nodes, on a real Slurm."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from ernie_vilg.manifest import read_manifest
+from ernie_vilg.training.commit import committed_checkpoints
+from ernie_vilg.training.tracking import METRICS_NAME
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 from launch.drills.data_set import DataSet
-from tests.slurm.cluster import SlurmCluster
+from tests.slurm.cluster import SlurmCluster, wait_until
 from tests.slurm.jobs import submit, working_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -47,25 +50,54 @@ def test_an_array_encodes_what_one_process_does(
     ] == ["part 0 of 2: 2 shards", "part 1 of 2: 1 shards"]
 
 
-@pytest.mark.distributed
-def test_two_nodes_train_the_image_tokenizer(
-    cluster: SlurmCluster, data: DataSet, tmp_path: Path
-) -> None:
-    folder = working_folder(tmp_path / "training")
+def submit_image_tokenizer(
+    cluster: SlurmCluster, folder: Path, data: DataSet, *options: str, steps: int
+) -> str:
     settings = (
         "image_tokenizer=quickstart",
         f"shards={data.token_shards.with_name('image_shards')}",
         f"run_dir={folder / 'run'}",
         "image_tokenizer.base_channels=8",
-        "training.steps=4",
+        f"training.steps={steps}",
+        "training.save_every=5",
         "training.global_batch_size=4",
         "training.num_evaluation_images=2",
     )
-
-    job = submit(
-        cluster, folder, "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0",
-        "--cpus-per-task=1", "launch/slurm/train_image_tokenizer.sbatch", settings=settings,
+    return submit(
+        cluster, folder, *options, "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1",
+        "launch/slurm/train_image_tokenizer.sbatch", settings=settings,
     )  # fmt: skip
+
+
+@pytest.mark.distributed
+def test_two_nodes_train_the_image_tokenizer(
+    cluster: SlurmCluster, data: DataSet, tmp_path: Path
+) -> None:
+    folder = working_folder(tmp_path / "training")
+
+    job = submit_image_tokenizer(cluster, folder, data, "--nodes=2", steps=4)
     finish(cluster, folder, job)
 
+    load_image_tokenizer(folder / "run" / "weights")
+
+
+def test_a_program_that_does_not_save_when_warned_goes_back_and_resumes(
+    cluster: SlurmCluster, data: DataSet, tmp_path: Path
+) -> None:
+    folder = working_folder(tmp_path / "out_of_time")
+    # Slurm looks at limits every 30 s and warns up to as much early: 30 to 60 s after the start.
+    job = submit_image_tokenizer(cluster, folder, data, "--time=2", steps=60)
+    wait_until(lambda: bool(committed_checkpoints(folder / "run")), "the first checkpoint", 120)
+
+    # It would be done before its time is over. Slurm ends it, asleep as it is.
+    cluster.rank(job, 0, "train_image_tokenizer.py").suspend()
+    cluster.wait_for_job(job, "PENDING", seconds=120)
+    finish(cluster, folder, job)
+
+    assert (
+        "the time limit is near: back into the queue" in (folder / f"slurm-{job}.log").read_text()
+    )
+    lines = (folder / "run" / METRICS_NAME).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines][-1] == 60
+    assert any("resumed" in path.read_text() for path in folder.glob("outputs/*/rank_0-*.log"))
     load_image_tokenizer(folder / "run" / "weights")

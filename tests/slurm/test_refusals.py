@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import SlurmCluster
+from tests.slurm import accounts
+from tests.slurm.cluster import PROGRAMS, SlurmCluster, missing_programs
 from tests.slurm.jobs import ROOT, submit, working_folder
 
 pytestmark = pytest.mark.slurm
@@ -56,9 +57,11 @@ def test_a_missing_container_ends_the_job_before_anything(
 
 
 def test_a_wrong_setting_is_shown_and_not_tried_again(cluster: SlurmCluster, folder: Path) -> None:
+    # The first of four ranks that ends has srun end the others, most before they have spoken.
     job = submit(
-        cluster, folder, "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1",
-        "launch/slurm/pretrain.sbatch", settings=["experiment=quickstart", "training.steps=0"],
+        cluster, folder, "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=0",
+        "--cpus-per-task=1", "launch/slurm/pretrain.sbatch",
+        settings=["experiment=quickstart", "training.steps=0"],
     )  # fmt: skip
 
     assert "training.steps=0: must be at least 1" in log_of(cluster, folder, job)
@@ -79,20 +82,22 @@ def test_a_job_that_fails_at_once_comes_back_twice_and_no_more(
     ).stdout.strip()  # fmt: skip
 
     log = log_of(cluster, folder, job)
-    assert log.count("requeued: the run goes on") == 2
+    assert log.count("an accident: back into the queue") == 2
     assert "3 attempts in a row ended within 600 s: not requeued" in log
     assert cluster.job(job)["Restarts"] == "2"
 
 
-def test_a_wrong_partition_is_slurms_to_refuse(cluster: SlurmCluster, tmp_path: Path) -> None:
+def submit_by_program(
+    cluster: SlurmCluster, folder: Path, word: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run launch/submit.py with one setting of cluster.slurm."""
     words = [
         "experiment=quickstart", "cluster=slurm", "parallelism.global_batch_size=128",
-        f"data.token_shards={tmp_path}", f"data.text_tokenizer={tmp_path}",
-        f"data.image_tokenizer={tmp_path}", "samples.every=0", f"run_dir={tmp_path / 'run'}",
-        "cluster.slurm.partition=nowhere", "submit=true",
+        f"data.token_shards={folder}", f"data.text_tokenizer={folder}",
+        f"data.image_tokenizer={folder}", "samples.every=0", f"run_dir={folder / 'run'}",
+        word, "submit=true",
     ]  # fmt: skip
-
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "launch/submit.py", *words],
         cwd=ROOT,
         env={**cluster.environment, "PYTHONPATH": str(ROOT)},
@@ -101,5 +106,24 @@ def test_a_wrong_partition_is_slurms_to_refuse(cluster: SlurmCluster, tmp_path: 
         check=False,
     )
 
+
+def test_a_wrong_partition_is_slurms_to_refuse(cluster: SlurmCluster, tmp_path: Path) -> None:
+    done = submit_by_program(cluster, tmp_path, "cluster.slurm.partition=nowhere")
+
     assert done.returncode == 2, os.linesep.join((done.stdout, done.stderr))
     assert "invalid partition specified: nowhere" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    bool(missing_programs((*accounts.PROGRAMS, *PROGRAMS))),
+    reason="apt-get install slurm-wlm munge slurmdbd mariadb-server",
+)
+def test_a_wrong_account_is_slurms_to_refuse(tmp_path: Path) -> None:
+    with SlurmCluster(folder=tmp_path / "cluster", account="vision") as cluster:
+        done = submit_by_program(cluster, tmp_path, "cluster.slurm.account=nobody")
+        allowed = cluster.run("sbatch", "--test-only", "--account=vision", "--wrap=true")
+
+    assert done.returncode == 2, os.linesep.join((done.stdout, done.stderr))
+    assert "Invalid account or account/partition combination specified" in done.stderr
+    assert "to start at" in allowed.stderr

@@ -296,8 +296,12 @@ def test_the_leader_puts_its_job_back_into_the_queue_unless_a_person_stopped_it(
 
     monkeypatch.setattr(stopping_module, "requeue_job", requeue)
     config = StoppingConfig(requeue=wants_requeue)
+    ending = tmp_path / "ending.txt"
     for launch in (LEADER, OTHER):
-        Stopping(config, tmp_path, replace(launch, job="7")).leave(reason, 3, tmp_path)
+        place = replace(launch, job="7", ending_file=str(ending))
+        Stopping(config, tmp_path, place).leave(reason, 3, tmp_path)
 
     assert json.loads((tmp_path / "stopped.json").read_text())["requeued"] is is_requeued
     assert jobs == (["7"] if is_requeued or not slurm_agrees else [])
+    # The batch script may try where the rank could not.
+    assert ending.read_text().split() == ["75", *(["requeue"] if jobs else [])]
