@@ -57,6 +57,7 @@ RULES = {
     "stopping": Freedom.FREE,
     "watch": Freedom.FREE,
     "cluster": Freedom.FREE,
+    "gpu": Freedom.FREE,
     "data.loader": Freedom.FREE,
     "guards.replica_check_every": Freedom.FREE,
     # Places; the lineage and the order in each checkpoint hold what lies there to its hash.

@@ -95,7 +95,7 @@ def test_a_second_run_of_this_machine_is_refused_at_once_and_told_by_whom(tmp_pa
         started = time.monotonic()
         with pytest.raises(ValueError, match=f"is in use by process {holder.pid} on .*STOP"):
             lock_of(tmp_path, stale_seconds=30.0).__enter__()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 25
 
         beat = json.loads((tmp_path / LOCK_NAME).read_text())["beat"]
         wait_until(lambda: json.loads((tmp_path / LOCK_NAME).read_text())["beat"] > beat)
@@ -110,7 +110,7 @@ def test_a_killed_run_of_this_machine_is_taken_over_at_once(
         started = time.monotonic()
 
         with lock_of(tmp_path, stale_seconds=30.0):
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 25
 
     assert f"process {holder.pid} on" in caplog.text
     assert "taking over" in caplog.text
@@ -166,7 +166,7 @@ def test_a_job_that_slurm_begins_anew_need_not_wait_for_itself(tmp_path: Path) -
     with other_machine(tmp_path, beats=False):
         started = time.monotonic()
         with lock_of(tmp_path, again, stale_seconds=30.0):
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 25
 
 
 def test_a_second_step_of_the_same_job_is_refused(tmp_path: Path) -> None:
