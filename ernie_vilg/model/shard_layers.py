@@ -17,7 +17,7 @@ from torch import nn
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.flops import layer_flops
-from ernie_vilg.model.initialization import original_name
+from ernie_vilg.model.initialization import Uninitialized, original_name
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
 from ernie_vilg.model.partition import stage_bounds
 from ernie_vilg.model.transformer import layer_list
@@ -99,7 +99,7 @@ def _layer_shapes(
     config: ModelConfig, tensor_size: int, index: int
 ) -> tuple[tuple[str, torch.Size], ...]:
     kind, arguments = layer_list(config, shard_layers(tensor_size))[index]
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         layer = kind(*arguments)
     return tuple((name, parameter.shape) for name, parameter in layer.named_parameters())
 

@@ -23,6 +23,7 @@ from ernie_vilg.model.block import Block
 from ernie_vilg.model.block_sparse import transpose_grid
 from ernie_vilg.model.embedding import Embedding
 from ernie_vilg.model.head import Head
+from ernie_vilg.model.initialization import Uninitialized
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.model.loss import Objective, Targets
 from ernie_vilg.planning.sharded_layers import memory_layers
@@ -171,7 +172,7 @@ def _built(
     *rest: Any,
 ) -> Any:
     """Return a layer whose parameters already have gradients."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         layer = kind(model or variant.model, _layers(variant, size), *rest)
     for module in layer.modules():
         for name, parameter in module.named_parameters(recurse=False):
