@@ -1,13 +1,16 @@
 """Predicted memory is what ranks allocate, and moves the right way with the layout."""
 
 from dataclasses import replace
+from threading import Timer
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
-from benchmarks.plan_memory import LIMIT, compare
-from benchmarks.plan_memory_parts.rank import measure
+from benchmarks.plan_memory import LIMIT, compare, compare_stages
+from benchmarks.plan_memory_parts.rank import awaited_sums, measure
 from benchmarks.plan_memory_parts.rows import GPU_ROWS, MODEL, ROWS, Row
 from ernie_vilg.planning.engine_memory import StageState, moments
 from ernie_vilg.planning.memory import estimate_memory
@@ -112,6 +115,35 @@ def test_a_gpu_keeps_no_attention_scores() -> None:
 
     # Per block: float32 scores of 2 x 4 sequences, 6 heads, and their copy in bf16.
     assert on_cpu.activations - on_gpu.activations > 8 * 6 * 160**2 * (4 + 2)
+
+
+def test_each_stage_is_held_against_its_worst_rank() -> None:
+    layout = {"pipeline_parallel_size": 2}
+    row = Row(name="two", world_size=4, precision="bf16", layout=layout, model=SMALL)
+
+    first, second = compare_stages(row, [10, 20, 40, 30], "cpu")
+
+    assert (first.name, first.measured) == ("two: stage 1 of 2", 20)
+    assert (second.name, second.measured) == ("two: stage 2 of 2", 40)
+
+
+def test_a_sum_is_measured_only_when_no_other_thread_holds_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[Tensor] = []
+
+    def as_gloo_does(tensor: Tensor) -> None:
+        held.append(tensor * tensor)  # its graph holds the factors outside Python
+        Timer(0.1, held.clear).start()
+
+    monkeypatch.setattr(dist, "all_reduce", as_gloo_does)
+    tensor = torch.zeros(2, requires_grad=True)
+    holders = tensor._use_count()  # type: ignore[attr-defined]
+
+    with awaited_sums():
+        dist.all_reduce(tensor)
+
+    assert tensor._use_count() == holders  # type: ignore[attr-defined]
 
 
 @pytest.mark.distributed
