@@ -166,8 +166,9 @@ def test_shapes_on_a_gpu_take_what_is_predicted(row: Row) -> None:
 
 
 def check(row: Row, *, use_gpu: bool) -> None:
-    measured = max(run_distributed(measure, row.world_size, row.config, use_gpu=use_gpu))
+    device_type = "cuda" if use_gpu else "cpu"
+    peaks = run_distributed(measure, row.world_size, row.config, use_gpu=use_gpu)
 
-    comparison = compare(row, measured, "cuda" if use_gpu else "cpu")
+    comparisons = [compare(row, max(peaks), device_type), *compare_stages(row, peaks, device_type)]
 
-    assert abs(comparison.error) <= LIMIT, comparison
+    assert all(abs(each.error) <= LIMIT for each in comparisons), comparisons
