@@ -1,6 +1,6 @@
 """How far predicted peak memory is from what ranks allocate, layout by layout.
 
-    python benchmarks/plan_memory.py            # 14 layouts on a CPU, 6 shapes on a GPU
+    python benchmarks/plan_memory.py            # 14 layouts on a CPU (11 minutes), 6 on a GPU
     python benchmarks/plan_memory.py --quick    # the first two
     python benchmarks/plan_memory.py --stages   # and every stage of a pipeline by itself
 
