@@ -1,7 +1,8 @@
 """How far predicted peak memory is from what ranks allocate, layout by layout.
 
-    python benchmarks/plan_memory.py           # 12 layouts on a CPU (7 minutes), 6 shapes on a GPU
-    python benchmarks/plan_memory.py --quick   # the first two
+    python benchmarks/plan_memory.py            # 14 layouts on a CPU (11 minutes), 6 on a GPU
+    python benchmarks/plan_memory.py --quick    # the first two
+    python benchmarks/plan_memory.py --stages   # and every stage of a pipeline by itself
 
 Every rank takes three steps through the real engine; what is compared is the largest that torch had
 allocated at any time from before the engine was built, of the worst rank of the worst stage. On a
@@ -66,13 +67,44 @@ def compare(row: Row, measured: int, device_type: str) -> Comparison:
         measured: bytes of the worst rank.
         device_type: cuda or cpu.
     """
-    estimates = estimate_memory(row.config, row.world_size, PRECISIONS[row.precision], device_type)
-    worst = max(estimates, key=lambda estimate: _counted(estimate, device_type))
+    worst = max(_estimates(row, device_type), key=lambda stage: _counted(stage, device_type))
+    return _compare(row, row.name, worst, measured, device_type)
+
+
+def compare_stages(row: Row, peaks: list[int], device_type: str) -> list[Comparison]:
+    """Hold every stage of a pipeline against its prediction, first stage first.
+
+    Args:
+        row: the layout.
+        peaks: bytes of each rank; the ranks of a stage follow each other.
+        device_type: cuda or cpu.
+    """
+    estimates = _estimates(row, device_type)
+    per_stage = len(peaks) // len(estimates)
+    return [
+        _compare(
+            row,
+            f"{row.name}: stage {index + 1} of {len(estimates)}",
+            estimate,
+            max(peaks[index * per_stage : (index + 1) * per_stage]),
+            device_type,
+        )
+        for index, estimate in enumerate(estimates)
+    ]
+
+
+def _estimates(row: Row, device_type: str) -> list[MemoryEstimate]:
+    return estimate_memory(row.config, row.world_size, PRECISIONS[row.precision], device_type)
+
+
+def _compare(
+    row: Row, name: str, estimate: MemoryEstimate, measured: int, device_type: str
+) -> Comparison:
     size = REDUCE_BUCKET * PRECISIONS[row.precision].itemsize
-    bucket = worst.workspace // size * size  # two of them under a pipeline
+    bucket = estimate.workspace // size * size  # two of them under a pipeline
     return Comparison(
-        name=row.name,
-        predicted=_counted(worst, device_type) - bucket,
+        name=name,
+        predicted=_counted(estimate, device_type) - bucket,
         measured=measured - bucket,
         bucket=bucket,
     )
@@ -83,8 +115,8 @@ def _counted(estimate: MemoryEstimate, device_type: str) -> int:
     return estimate.allocated + (estimate.host if device_type == "cpu" else 0)
 
 
-def measure_row(row: Row) -> int:
-    """Start a row's ranks and return the bytes of the worst."""
+def measure_row(row: Row) -> list[int]:
+    """Start a row's ranks and return the bytes of each."""
     context: Any = multiprocessing.get_context("spawn")
     results, port = context.Queue(), free_port()
     ranks = [
@@ -94,13 +126,13 @@ def measure_row(row: Row) -> int:
     for rank in ranks:
         rank.start()
     try:
-        peaks = [results.get(timeout=600) for _ in ranks]
+        peaks = dict(results.get(timeout=600) for _ in ranks)
     finally:
         for rank in ranks:
             rank.join(60)
             if rank.is_alive():
                 rank.kill()
-    return max(peaks)
+    return [peaks[rank] for rank in range(row.world_size)]
 
 
 def _run_rank(row: Row, rank: int, port: int, results: Any) -> None:
@@ -109,20 +141,21 @@ def _run_rank(row: Row, rank: int, port: int, results: Any) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     launch = Launch(rank=rank, local_rank=rank, world_size=row.world_size)
-    results.put(measure(launch, row.config))
+    results.put((rank, measure(launch, row.config)))
 
 
 def main() -> None:
     """Measure, print and keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the first two layouts alone")
+    parser.add_argument("--stages", action="store_true", help="every stage of a pipeline too")
     options = parser.parse_args()
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     rows = GPU_ROWS if device_type == "cuda" else ROWS
-    compared = []
+    compared: list[Comparison] = []
     for row in rows[:2] if options.quick else rows:
-        compared.append(compare(row, measure_row(row), device_type))
-        print(line(compared[-1]), flush=True)
+        compared += (found := _measured(row, device_type, every_stage=options.stages))
+        print("\n".join(map(line, found)), flush=True)
     worst = max(abs(each.error) for each in compared)
     reached = "reached" if worst <= LIMIT else "NOT REACHED"
     print(f"largest error {100 * worst:.1f} %, at most {100 * LIMIT:.0f} %: {reached}")
@@ -134,6 +167,14 @@ def main() -> None:
             "rows": [{**asdict(each), "error": each.error} for each in compared],
         },
     )
+
+
+def _measured(row: Row, device_type: str, *, every_stage: bool) -> list[Comparison]:
+    peaks = measure_row(row)
+    worst = compare(row, max(peaks), device_type)
+    if not every_stage or row.config.parallelism.pipeline_parallel_size == 1:
+        return [worst]
+    return [worst, *compare_stages(row, peaks, device_type)]
 
 
 def line(comparison: Comparison) -> str:

@@ -91,6 +91,8 @@ ROWS = [
     ),
     _row("pipeline 2, bf16", 2, "bf16", pipeline_parallel_size=2),
     _row("pipeline 2 x data 2, full", 4, pipeline_parallel_size=2, activation_checkpointing="full"),
+    _row("pipeline 4, bf16", 4, "bf16", micro_batch_size=2, pipeline_parallel_size=4),
+    _row("pipeline 3, 16 micro-batches", 3, micro_batch_size=1, pipeline_parallel_size=3),
 ]
 
 _LARGE = replace(

@@ -204,13 +204,20 @@ class _MicroBatches:
     def held_between(self) -> int:
         """Bytes that the pipeline keeps when no micro-batch is under way.
 
-        Of every place for a micro-batch the input and its gradient, and what each neighbour sends
-        into.
+        What each neighbour sends into. The last stage never lets go of its outputs, whose graph
+        leads to the input of every place for a micro-batch, and to that input's gradient.
         """
         if not self._boundary:
             return 0
-        from_before = 0 if self._is_first else 2 * self._num_places + 1
-        return (from_before + (not self._is_last)) * self._boundary
+        incoming = (not self._is_first) + (not self._is_last)
+        reached = 2 * self._num_places if self._is_last else 0
+        return (incoming + reached) * self._boundary
+
+    @property
+    def _received(self) -> int:
+        """Bytes of inputs in the middle: as each came, and the copy that the running one takes."""
+        is_middle = not (self._is_first or self._is_last)
+        return (self._in_flight + 1) * self._boundary if is_middle else 0
 
     @property
     def logits_held(self) -> int:
@@ -235,7 +242,8 @@ class _MicroBatches:
     def _points(self, gradient_size: int) -> Iterator[_Peak]:
         layers = [(index, self._memory(index)) for index in self._layers()]
         passing = sum(memory.kept for _, memory in layers)
-        level = (self._in_flight - 1) * (passing + self._boundary) + self.held_between
+        level = (self._in_flight - 1) * (passing + self._boundary)
+        level += self.held_between + self._received
         if self._is_last:  # of the other places
             level += (self._num_places - 1) * logits_bytes(self.variant, self._size)
         made = gradient_size * sum(self._parameters.values())

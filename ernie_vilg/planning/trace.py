@@ -76,9 +76,14 @@ class StorageMeter(TorchDispatchMode):
 
     def note(self) -> None:
         """Write down what is held now."""
-        self._held = {key: held for key, held in self._held.items() if not held[0].expired()}
-        constant = sum(size for _, size, grows in self._held.values() if not grows)
-        growing = sum(size for _, size, grows in self._held.values() if grows)
+        constant = growing = 0
+        for key, (storage, size, grows) in list(self._held.items()):
+            if storage.expired():
+                del self._held[key]
+            elif grows:
+                growing += size
+            else:
+                constant += size
         self.history.append((constant, growing))
 
     def __torch_dispatch__(
