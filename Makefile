@@ -44,11 +44,12 @@ soak: $(ENVIRONMENT)  ## strike the quickstart's run at random for 20 minutes: o
 test: checks  ## run the checks and the CPU suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
-checks: $(ENVIRONMENT)  ## run the linter, the formatter's check, the types and the floors
+checks: $(ENVIRONMENT)  ## run the linters, the formatter's check, the types and the floors
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck --external-sources .ci/run docker/entrypoint.sh launch/slurm/*
 
 test-slow: $(ENVIRONMENT)  ## run the tests that take over half a minute each
 	$(BIN)/python -m pytest -m "slow and not gpu"
