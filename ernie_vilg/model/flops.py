@@ -36,10 +36,20 @@ def training_flops_per_token(config: ModelConfig) -> int:
     return training_flops_per_pair(config) // (len(Direction) * config.seq_length)
 
 
-def _block_flops(config: ModelConfig, block_index: int) -> int:
+def product_flops(config: ModelConfig) -> int:
+    """Return the operations of one block's products with weights, forward, per pair."""
     weights = (4 + 2 * config.ffn_multiplier) * config.hidden_size**2
+    return len(Direction) * 2 * weights * config.seq_length
+
+
+def attention_flops(config: ModelConfig, block_index: int) -> int:
+    """Return the operations of a block's scores and sums, forward, per pair; from 1."""
     pairs = num_visible_pairs(config, pattern_of_block(config, block_index))
-    return len(Direction) * 2 * weights * config.seq_length + 4 * config.hidden_size * pairs
+    return 4 * config.hidden_size * pairs
+
+
+def _block_flops(config: ModelConfig, block_index: int) -> int:
+    return product_flops(config) + attention_flops(config, block_index)
 
 
 def _head_flops(config: ModelConfig) -> int:

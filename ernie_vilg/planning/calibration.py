@@ -24,8 +24,6 @@ _SLOWEST, _FASTEST = 0.02, 50.0
 class PastRun:
     """One run: what is known before it, and what it measured."""
 
-    run_dir: str
-    """Its folder."""
     work: Work
     """Its model."""
     spread: Spread

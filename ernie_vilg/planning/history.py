@@ -98,12 +98,3 @@ def write_plan(run_dir: Path, world_size: int, predicted: "Forecast") -> None:
         "parts": None if step is None else asdict(step),
     }
     write_json(run_dir / PLAN_NAME, content)
-
-
-def read_plan(run_dir: Path) -> dict[str, Any] | None:
-    """Read what was predicted for a run; None where nothing was."""
-    path = run_dir / PLAN_NAME
-    if not path.is_file():
-        return None
-    content: dict[str, Any] = read_json(path)
-    return content

@@ -36,7 +36,7 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
         if record.hardware != config.gpu.name:
             lines.append(f"{folder}: of {record.hardware}, not {config.gpu.name}: not used")
             continue
-        runs.append(_past_run(folder, record, config))
+        runs.append(_past_run(record, config))
     correction = learn(runs)
     if runs:
         before, after = errors(runs, Correction()), errors(runs, correction)
@@ -47,7 +47,7 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
     return correction, lines
 
 
-def _past_run(folder: str, record: RunRecord, config: PlanConfig) -> PastRun:
+def _past_run(record: RunRecord, config: PlanConfig) -> PastRun:
     settings = record.settings
     run = replace(
         config,
@@ -60,7 +60,6 @@ def _past_run(folder: str, record: RunRecord, config: PlanConfig) -> PastRun:
     precision: torch.dtype = getattr(torch, settings["precision"])
     memory = worst_memory(run, record.world_size, precision, Correction())
     return PastRun(
-        run_dir=folder,
         work=work_of_model(run.model, fused=run.compile_blocks),
         spread=spread_of_layout(run.parallelism, record.world_size, settings["num_workers"]),
         gpu=config.gpu,

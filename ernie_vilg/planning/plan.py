@@ -89,24 +89,17 @@ def plan(
     gpus = num_gpus or config.num_gpus
     legal, refused = candidate_layouts(config, gpus)
     work = work_of_model(config.model, fused=config.compile_blocks)
-    precision = planned_precision(config.precision, config.gpu)
     timed = [(_ranked(layout, gpus, work, config, correction), layout) for layout in legal]
     timed.sort(key=lambda pair: pair[0][0])
     best: list[PlannedLayout] = []
     for timing, layout in timed:
         if len(best) == (top or config.top):
             break
-        try:
-            run = replace(config, parallelism=layout)
-        except ValueError as error:
-            refused.append(refusal_of(layout.describe(gpus), error))
-            continue
-        memory = worst_memory(run, gpus, precision, correction)
-        refusal = _refusal(run, gpus, memory, config)
-        if refusal is None:
-            best.append(_planned(run, gpus, timing, memory, config))
+        found = _examined(layout, gpus, config, correction)
+        if isinstance(found, Refusal):
+            refused.append(found)
         else:
-            refused.append(refusal)
+            best.append(_planned(*found, gpus, timing, config))
     return Plan(best=tuple(best), refused=tuple(refused), num_legal=len(legal))
 
 
@@ -147,18 +140,26 @@ def fits(config: PlanConfig, correction: Correction, num_gpus: int) -> bool:
     Only those that need least are looked at: one pair at a time, all activations computed again.
     """
     legal, _ = candidate_layouts(config, num_gpus)
+    smallest = (
+        layout
+        for layout in legal
+        if layout.micro_batch_size == 1 and layout.activation_checkpointing == "full"
+    )
+    looked_at = (_examined(layout, num_gpus, config, correction) for layout in smallest)
+    return any(not isinstance(found, Refusal) for found in looked_at)
+
+
+def _examined(
+    layout: ParallelismConfig, num_gpus: int, config: PlanConfig, correction: Correction
+) -> tuple[PretrainConfig, MemoryEstimate] | Refusal:
+    """Return the run with a layout and the memory it takes, or why it does not work."""
+    try:
+        run = replace(config, parallelism=layout)
+    except ValueError as error:
+        return refusal_of(layout.describe(num_gpus), error)
     precision = planned_precision(config.precision, config.gpu)
-    for layout in legal:
-        if layout.micro_batch_size > 1 or layout.activation_checkpointing != "full":
-            continue
-        try:
-            run = replace(config, parallelism=layout)
-        except ValueError:
-            continue
-        memory = worst_memory(run, num_gpus, precision, correction)
-        if _refusal(run, num_gpus, memory, config) is None:
-            return True
-    return False
+    memory = worst_memory(run, num_gpus, precision, correction)
+    return _refusal(run, num_gpus, memory, config) or (run, memory)
 
 
 def _ranked(
@@ -174,9 +175,9 @@ def _ranked(
 
 def _planned(
     run: PretrainConfig,
+    memory: MemoryEstimate,
     num_gpus: int,
     timing: tuple[float, StepTime, Goodput],
-    memory: MemoryEstimate,
     config: PlanConfig,
 ) -> PlannedLayout:
     seconds, step, kept = timing

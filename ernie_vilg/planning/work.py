@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
-from ernie_vilg.model.attention import num_visible_pairs
-from ernie_vilg.model.attention_mask import Direction, pattern_of_block
-from ernie_vilg.model.flops import layer_flops
+from ernie_vilg.model.attention_mask import Direction
+from ernie_vilg.model.flops import attention_flops, layer_flops, product_flops
+from ernie_vilg.model.shard_layers import stage_shards
 
 FUSED_BYTES = 62.0
 """Moved per token and hidden value by a block's norms, GELU and residuals, forward and backward,
@@ -134,23 +134,20 @@ def work_of_model(model: ModelConfig, *, fused: bool = False) -> Work:
         model: its shape.
         fused: whether torch.compile fuses what lies between the matrix products.
     """
-    hidden = model.hidden_size
-    weights = (4 + 2 * model.ffn_multiplier) * hidden**2
-    tokens = len(Direction) * model.seq_length
-    patterns = [pattern_of_block(model, index) for index in range(1, model.num_layers + 1)]
-    pairs = sum(num_visible_pairs(model, pattern) for pattern in patterns)
-    tables = model.text_vocab_size + model.codebook_size
-    copies = 1 if model.tied_embeddings else 2
-    positions = model.text_length + 2 * model.image_grid_size
+    blocks = range(1, model.num_layers + 1)
+    (whole,) = stage_shards(model, ParallelismConfig(micro_batch_size=1, global_batch_size=1))
+    block_parameters = sum(
+        shape.numel() for name, shape in whole.shapes.items() if name.startswith("1.")
+    )
     return Work(
-        hidden_size=hidden,
+        hidden_size=model.hidden_size,
         num_layers=model.num_layers,
-        tokens=tokens,
-        block_flops=2.0 * weights * tokens,
-        attention_flops=4.0 * hidden * pairs / model.num_layers,
+        tokens=len(Direction) * model.seq_length,
+        block_flops=float(product_flops(model)),
+        attention_flops=sum(attention_flops(model, index) for index in blocks) / len(blocks),
         head_flops=float(layer_flops(model)[-1]),
-        block_parameters=weights + (9 + 2 * model.ffn_multiplier) * hidden,
-        outer_parameters=(copies * tables + positions) * hidden,
+        block_parameters=block_parameters,
+        outer_parameters=whole.num_parameters - len(blocks) * block_parameters,
         elementwise_bytes=FUSED_BYTES if fused else EAGER_BYTES,
         samples_per_reader=(
             PICTURES_PER_SECOND

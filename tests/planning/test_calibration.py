@@ -11,7 +11,6 @@ from ernie_vilg.planning.step_time import Efficiencies
 from ernie_vilg.planning.work import Spread
 
 _RUN = PastRun(
-    run_dir="run",
     work=gpt(Shape(hidden=4096, layers=8, heads=32, seq=2048, vocab=51200), flash=True),
     spread=Spread(micro_batch=2, num_micro_batches=4, tensor=8),
     gpu=read_gpu("h100-80gb"),

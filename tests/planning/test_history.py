@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from ernie_vilg.files import read_json
 from ernie_vilg.planning.forecast import Forecast
 from ernie_vilg.planning.history import (
+    PLAN_NAME,
     RunRecord,
-    read_plan,
     read_record,
     write_plan,
     write_record,
@@ -34,7 +35,6 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
 
 def test_a_run_without_a_record_has_none(tmp_path: Path) -> None:
     assert read_record(tmp_path) is None
-    assert read_plan(tmp_path) is None
 
 
 def test_another_version_is_refused(tmp_path: Path) -> None:
@@ -58,9 +58,8 @@ def test_a_plan_says_the_bytes_of_each_stage_and_the_seconds(tmp_path: Path) -> 
     step = StepTime(**{each.name: 0.5 for each in fields(StepTime)})
     write_plan(tmp_path, 4, Forecast(memory=[estimate, estimate], step=step, excess=None))
 
-    plan = read_plan(tmp_path)
+    plan = read_json(tmp_path / PLAN_NAME)
 
-    assert plan is not None
     assert plan["world_size"] == 4
     assert [stage["total"] for stage in plan["memory_bytes"]] == [28, 28]
     assert plan["seconds_per_step"] == sum(plan["parts"].values()) == step.total
