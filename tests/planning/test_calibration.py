@@ -7,7 +7,7 @@ import pytest
 from benchmarks.peers.shapes import Shape, gpt
 from benchmarks.plan_peers import read_gpu
 from ernie_vilg.planning.calibration import Correction, PastRun, errors, learn
-from ernie_vilg.planning.step_time import Efficiencies
+from ernie_vilg.planning.step_time import Efficiencies, step_time
 from ernie_vilg.planning.work import Spread
 
 _RUN = PastRun(
@@ -27,6 +27,13 @@ def test_a_slow_gpu_slows_computing_and_not_the_wires() -> None:
     learned = learn([run])
 
     assert learned.rates == pytest.approx(0.5)
+    before, after = (
+        step_time(run.work, run.spread, run.gpu, rates)
+        for rates in (Efficiencies(), learned.efficiencies)
+    )
+    assert after.matrix == pytest.approx(2 * before.matrix)
+    assert after.elementwise == pytest.approx(2 * before.elementwise)
+    assert after.tensor == before.tensor
     # Half the rate is not twice the time: collectives among tensor ranks take as long as before.
     assert run.measured_seconds < 1.9 * run.seconds(Efficiencies())
 
