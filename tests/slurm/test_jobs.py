@@ -46,9 +46,7 @@ def test_two_nodes_of_two_tasks_train(undisturbed: tuple[Trial, str]) -> None:
 def test_a_warning_signal_saves_requeues_and_resumes(
     undisturbed: tuple[Trial, str], data: DataSet, tmp_path: Path
 ) -> None:
-    trial = start_trial(undisturbed[0].cluster, data, tmp_path / "warned", STEPS)
-    job = trial.submit()
-    trial.wait_for_step(STRUCK_AT, job)
+    trial, job = _trial_at_work(undisturbed[0], data, tmp_path / "warned")
 
     trial.cluster.run("scancel", "--signal=USR1", job)
     stopped = trial.wait_for_requeue(job)
@@ -61,10 +59,8 @@ def test_a_warning_signal_saves_requeues_and_resumes(
 def test_a_job_near_its_time_limit_is_warned_saves_requeues_and_resumes(
     undisturbed: tuple[Trial, str], data: DataSet, tmp_path: Path
 ) -> None:
-    trial = start_trial(undisturbed[0].cluster, data, tmp_path / "out_of_time", STEPS)
     # Slurm looks at limits every 30 s and warns up to as much early: 30 to 60 s after the start.
-    job = trial.submit("--time=4")
-    trial.wait_for_step(STRUCK_AT, job)
+    trial, job = _trial_at_work(undisturbed[0], data, tmp_path / "out_of_time", "--time=4")
 
     with suspended(trial.cluster.rank(job, 3)):  # a step that lasts until the warning has come
         trial.wait_for_words("SIGUSR1 or SIGUSR2 arrived", job)
@@ -77,9 +73,7 @@ def test_a_job_near_its_time_limit_is_warned_saves_requeues_and_resumes(
 def test_a_killed_rank_takes_the_others_with_it_and_the_job_comes_back(
     undisturbed: tuple[Trial, str], data: DataSet, tmp_path: Path
 ) -> None:
-    trial = start_trial(undisturbed[0].cluster, data, tmp_path / "rank_killed", STEPS)
-    job = trial.submit()
-    trial.wait_for_step(STRUCK_AT, job)
+    trial, job = _trial_at_work(undisturbed[0], data, tmp_path / "rank_killed")
 
     trial.cluster.rank(job, 3).kill()
 
@@ -90,9 +84,7 @@ def test_a_killed_rank_takes_the_others_with_it_and_the_job_comes_back(
 def test_a_node_that_fails_is_waited_for_and_the_run_resumes(
     undisturbed: tuple[Trial, str], data: DataSet, tmp_path: Path
 ) -> None:
-    trial = start_trial(undisturbed[0].cluster, data, tmp_path / "node_killed", STEPS)
-    job = trial.submit()
-    trial.wait_for_step(STRUCK_AT, job)
+    trial, job = _trial_at_work(undisturbed[0], data, tmp_path / "node_killed")
 
     trial.cluster.kill_node("n2")
     trial.cluster.wait_for_job(job, "PENDING")
@@ -100,6 +92,16 @@ def test_a_node_that_fails_is_waited_for_and_the_run_resumes(
 
     told = _ends_as(undisturbed[0], trial, job)
     assert told["Restarts"] == "1"
+
+
+def _trial_at_work(
+    undisturbed: Trial, data: DataSet, folder: Path, *words: str
+) -> tuple[Trial, str]:
+    """Return a run like the undisturbed one that has come to where it is struck, and its job."""
+    trial = start_trial(undisturbed.cluster, data, folder, STEPS)
+    job = trial.submit(*words)
+    trial.wait_for_step(STRUCK_AT, job)
+    return trial, job
 
 
 def _ends_as(undisturbed: Trial, trial: Trial, job: str) -> dict[str, str]:
