@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.files import write_json
 from ernie_vilg.model import attention
 from ernie_vilg.model.attention_mask import both_masks
+from ernie_vilg.storage.files import write_json
 
 REPEATS = 7
 SHAPES = (

@@ -38,7 +38,7 @@ from benchmarks.loader_parts.data_sets import (  # noqa: E402
     make_data,
 )
 from benchmarks.loader_parts.process import Measurer, Result, Task  # noqa: E402
-from ernie_vilg.files import write_json  # noqa: E402
+from ernie_vilg.storage.files import write_json  # noqa: E402
 
 OUTPUTS = Path("outputs/benchmarks")
 PAIRS, PICTURES = 256, 32

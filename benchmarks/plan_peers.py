@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from benchmarks.peers.runs import peer_runs
 from benchmarks.peers.shapes import PeerRun
 from ernie_vilg.config.gpu import GpuConfig
-from ernie_vilg.files import write_json
 from ernie_vilg.planning.step_time import Efficiencies, step_time
+from ernie_vilg.storage.files import write_json
 
 GOAL = 0.15
 """Error up to which a row counts as reproduced."""

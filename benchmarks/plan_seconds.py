@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run by its path: this folder is not installed
     sys.path.insert(0, str(ROOT))
 
-from ernie_vilg.files import write_json  # noqa: E402
+from ernie_vilg.storage.files import write_json  # noqa: E402
 
 OUTPUT = Path("outputs/benchmarks/plan_seconds.json")
 COMMAND = ("launch/plan.py", "experiment=ernie_vilg_10b", "num_gpus=1024", "gpu=h100-80gb")

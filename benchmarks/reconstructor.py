@@ -56,11 +56,12 @@ from ernie_vilg.evaluation.grid import picture_grid
 from ernie_vilg.evaluation.pairs import Pair, read_pairs
 from ernie_vilg.evaluation.reconstruction import psnr
 from ernie_vilg.evaluation.shapes import required_scenes, score_pictures
-from ernie_vilg.files import read_json, write_bytes, write_json
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.manifest import read_manifest
 from ernie_vilg.model.weights import load_weights, read_model_config
 from ernie_vilg.parallel.precision import machine_precision
+from ernie_vilg.storage.files import write_bytes, write_json
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.training.schedule import learning_rate_at
 from ernie_vilg.vocabulary import text_slots
 from ernie_vilg.vqgan.autoencoder import VQGAN

@@ -44,12 +44,12 @@ from ernie_vilg.config.pretrain import (
     TrainingConfig,
 )
 from ernie_vilg.data.batches import Batch
-from ernie_vilg.files import write_json
 from ernie_vilg.model import block_sparse
 from ernie_vilg.model.attention import Attention, attend
 from ernie_vilg.model.attention_mask import Direction, Pattern, both_masks
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
+from ernie_vilg.storage.files import write_json
 from ernie_vilg.vocabulary import NUM_SPECIAL_IDS
 
 PEAK_FLOPS = 989e12

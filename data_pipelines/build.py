@@ -30,9 +30,10 @@ from data_pipelines.sources import (
 from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.data.reader import KEY, Sample
-from ernie_vilg.files import write_bytes
+from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import FILE_NAME, Manifest, Shard, write_manifest
 from ernie_vilg.progress import progress
+from ernie_vilg.storage.files import write_bytes
 
 REJECTED_FILE = "rejected.jsonl"
 SHARD_PREFIX = "images"
@@ -73,7 +74,7 @@ def build_image_shards(config: BuildShardsConfig) -> BuildReport:
     """Write image shards, their manifest and the list of rejected lines.
 
     Raises:
-        ValueError: there is nothing to read, `output_dir` must not be written, or too many
+        InputError: there is nothing to read, `output_dir` must not be written, or too many
             lines were rejected; then `<output_dir>.rejected.jsonl` lists them.
     """
     output_dir = Path(config.output_dir)
@@ -181,7 +182,7 @@ def _check_rejections(
 ) -> None:
     """Stop where too many lines were rejected, or none is left."""
     if num_lines == 0:
-        raise ValueError(f"source={config.source}: its {CAPTIONS_FILE} is empty; add lines to it")
+        raise InputError(f"source={config.source}: its {CAPTIONS_FILE} is empty; add lines to it")
     too_many = len(rejections) > config.max_rejected_fraction * num_lines
     if not too_many and len(rejections) < num_lines:
         return
@@ -192,7 +193,7 @@ def _check_rejections(
     rule = (
         f"max_rejected_fraction={config.max_rejected_fraction}" if too_many else "one sample left"
     )
-    raise ValueError(
+    raise InputError(
         f"source={config.source}: {len(rejections)} of {num_lines} lines rejected ({counts}), "
         f"where {rule} is required: nothing was written but {listing}, which lists them; mend "
         "these lines, or allow a larger fraction"

@@ -20,7 +20,7 @@ def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None)
         max_captions: how many to yield, taken at even distances; None yields all.
 
     Raises:
-        ValueError: a shard differs from the manifest.
+        InputError: a shard differs from the manifest.
     """
     wanted = manifest.num_samples if max_captions is None else max_captions
     position = 0

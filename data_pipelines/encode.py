@@ -34,7 +34,7 @@ from ernie_vilg.config.shards import EncodeShardsConfig
 from ernie_vilg.data.damage import DamagedSampleError
 from ernie_vilg.data.pictures import PICTURE_MEMBERS, picture_of
 from ernie_vilg.data.reader import KEY, Sample, read_shard
-from ernie_vilg.files import commit_folder, read_json, sha256_of_json, write_json
+from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import (
     FILE_NAME,
     Manifest,
@@ -44,6 +44,8 @@ from ernie_vilg.manifest import (
     write_manifest,
 )
 from ernie_vilg.progress import progress
+from ernie_vilg.storage.files import commit_folder, sha256_of_json, write_json
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.pixels import from_bytes
@@ -106,7 +108,7 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
     """Write token shards and their manifest.
 
     Raises:
-        ValueError: the image shards or a tokenizer cannot be read, do not fit together, or
+        InputError: the image shards or a tokenizer cannot be read, do not fit together, or
             `output_dir` must not be written.
     """
     work = _start_work(config)
@@ -138,7 +140,7 @@ def encode_part(config: EncodeShardsConfig) -> int:
         shards of this part.
 
     Raises:
-        ValueError: as `encode_image_shards`; or other work has been begun for `output_dir`.
+        InputError: as `encode_image_shards`; or other work has been begun for `output_dir`.
     """
     assert config.part_index is not None
     work = _start_work(config)
@@ -185,13 +187,13 @@ def _check_image_size(config: EncodeShardsConfig, images: Manifest, tokenizer: V
     size = images.settings["image_size"]
     required = tokenizer.config.image_size
     if size != required:
-        raise ValueError(
+        raise InputError(
             f"shards={config.shards} hold images of {size} pixels, image_tokenizer_dir="
             f"{config.image_tokenizer_dir} was trained on {required}: build shards with "
             f"image_size={required}, or name a tokenizer trained on {size}"
         )
     if not images.shards:
-        raise ValueError(f"shards={config.shards} hold no samples: build the shards again")
+        raise InputError(f"shards={config.shards} hold no samples: build the shards again")
 
 
 def _encoding_tasks(
@@ -231,7 +233,7 @@ def _encode_all(tasks: list[_EncodingTask], num_workers: int) -> list[_EncodedSh
         pass
     records = [record for task in tasks if (record := _read_record(task)) is not None]
     if len(records) < len(tasks):
-        raise ValueError(
+        raise InputError(
             f"{len(tasks) - len(records)} token shards in {tasks[0].output.parent} changed after "
             "they were written: look for another program that writes there, or a failing disk, "
             "and start again"
@@ -308,7 +310,7 @@ def _open_image(task: _EncodingTask, sample: Sample, image_size: int) -> Image.I
     try:
         return picture_of(sample).open(image_size)
     except DamagedSampleError as error:
-        raise ValueError(f"shard {task.source / task.shard.file}: {error}") from error
+        raise InputError(f"shard {task.source / task.shard.file}: {error}") from error
 
 
 # Loaded once per process; the hashes are part of the question, so that tokenizers replaced
@@ -320,7 +322,7 @@ def _load_tokenizers(
     text_tokenizer = TextTokenizer.load(text_folder)
     image_tokenizer, sha256 = load_image_tokenizer(image_folder)
     if (text_tokenizer.sha256, sha256) != (text_sha256, image_sha256):
-        raise ValueError(
+        raise InputError(
             f"a tokenizer in {text_folder} or {image_folder} was replaced while shards were "
             "encoded: start the program again"
         )

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ernie_vilg.files import committed_folder
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import committed_folder
 
 
 def check_output_folder(path: Path, *, overwrite: bool, marker: str) -> None:
@@ -20,18 +21,18 @@ def check_output_folder(path: Path, *, overwrite: bool, marker: str) -> None:
         marker: a file within the folder by which an earlier output is known.
 
     Raises:
-        ValueError: `path` exists, and either `overwrite` is false or what stands there is not
+        InputError: `path` exists, and either `overwrite` is false or what stands there is not
             an earlier output, which a mistyped path would delete.
     """
     if not path.exists():
         return
     if not overwrite:
-        raise ValueError(
+        raise InputError(
             f"output_dir={path} already exists: set overwrite=true to replace it, or name "
             "another folder"
         )
     if not path.is_dir() or (any(path.iterdir()) and not (path / marker).is_file()):
-        raise ValueError(
+        raise InputError(
             f"output_dir={path} with overwrite=true: it holds no {marker}, so this program did "
             "not write it and will not delete it; name another folder"
         )
@@ -44,7 +45,7 @@ def output_folder(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]
     After an error nothing is left of it.
 
     Raises:
-        ValueError: see `check_output_folder`.
+        InputError: see `check_output_folder`.
     """
     check_output_folder(path, overwrite=overwrite, marker=marker)
     with committed_folder(path, replace=overwrite) as folder:

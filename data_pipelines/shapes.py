@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from ernie_vilg.errors import InputError
+
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
@@ -78,7 +80,7 @@ class SceneObject:
         }
         for field, words in known.items():
             if getattr(self, field) not in words:
-                raise ValueError(
+                raise InputError(
                     f"{field}={getattr(self, field)!r}: choose one of {', '.join(words)}"
                 )
 
@@ -92,12 +94,12 @@ class Scene:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.objects) <= MAX_OBJECTS:
-            raise ValueError(
+            raise InputError(
                 f"a scene of {len(self.objects)} objects: it must hold 1 to {MAX_OBJECTS}"
             )
         positions = [_QUADRANT_ORDER[item.quadrant] for item in self.objects]
         if positions != sorted(set(positions)):
-            raise ValueError(
+            raise InputError(
                 f"objects in {', '.join(item.quadrant for item in self.objects)}: each needs a "
                 f"quadrant of its own, in the order {', '.join(QUADRANTS)}"
             )

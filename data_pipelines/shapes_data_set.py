@@ -13,6 +13,7 @@ from data_pipelines.outputs import output_folder
 from data_pipelines.shapes import Scene, all_scenes, caption_of, draw_scene, is_held_out
 from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.shapes import DrawShapesConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.progress import progress
 
 CAPTIONS_FILE = "captions.jsonl"
@@ -40,7 +41,7 @@ def write_shapes(config: DrawShapesConfig) -> dict[str, int]:
         number of scenes by split.
 
     Raises:
-        ValueError: `output_dir` must not be written, or more scenes are asked for than exist.
+        InputError: `output_dir` must not be written, or more scenes are asked for than exist.
     """
     splits = choose_scenes(config)
     marker = f"{TRAIN}/{CAPTIONS_FILE}"
@@ -60,7 +61,7 @@ def choose_scenes(config: DrawShapesConfig) -> dict[str, list[Scene]]:
     """Return the scenes of each split in their order, shuffled by the seed.
 
     Raises:
-        ValueError: a split has fewer scenes than asked for.
+        InputError: a split has fewer scenes than asked for.
     """
     wanted = {TRAIN: config.train_scenes, HELD_OUT: config.held_out_scenes}
     available: dict[str, list[Scene]] = {TRAIN: [], HELD_OUT: []}
@@ -71,7 +72,7 @@ def choose_scenes(config: DrawShapesConfig) -> dict[str, list[Scene]]:
         limit = wanted[name]
         count = len(scenes) if limit is None else limit
         if count > len(scenes):
-            raise ValueError(
+            raise InputError(
                 f"{name}_scenes={count}: there are {len(scenes)} such scenes; ask for fewer"
             )
         # Each split has a generator of its own, so that the size of one does not move the other.

@@ -20,6 +20,8 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from ernie_vilg.errors import InputError
+
 CAPTIONS_FILE = "captions.jsonl"
 MAX_LINE_BYTES = 1 << 20
 """Longest line of `captions.jsonl` that is read."""
@@ -94,7 +96,7 @@ def count_lines(source: Path) -> int:
     """Return the number of lines of the source's `captions.jsonl`.
 
     Raises:
-        ValueError: there is no such file.
+        InputError: there is no such file.
     """
     with _open_captions(source) as file:
         return sum(1 for _ in _lines(file))
@@ -108,7 +110,7 @@ def read_pairs(source: Path, *, max_caption_characters: int) -> Iterator[RawPair
         max_caption_characters: longest caption accepted, after cleaning.
 
     Raises:
-        ValueError: there is no `captions.jsonl`.
+        InputError: there is no `captions.jsonl`.
     """
     root = os.path.realpath(source)
     line_of_image: dict[str, int] = {}
@@ -208,7 +210,7 @@ def find_image(root: str, name: str) -> str:
 def _open_captions(source: Path) -> BinaryIO:
     path = source / CAPTIONS_FILE
     if not path.is_file():
-        raise ValueError(
+        raise InputError(
             f"source={source} has no {CAPTIONS_FILE}: name a folder with one JSON object per "
             'line, such as {"image": "images/0.png", "caption": "..."}'
         )
@@ -230,7 +232,7 @@ def _is_kept(character: str) -> bool:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+    raise InputError(f"{name} is not JSON")
 
 
 def _excerpt(content: bytes) -> str:

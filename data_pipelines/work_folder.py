@@ -14,7 +14,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from ernie_vilg.files import read_json, write_json
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.json_files import read_json
 
 _JOB_FILE = "job.json"
 
@@ -28,12 +30,12 @@ def prepare_work_folder(output_dir: Path, job: Mapping[str, Any], *, is_shared: 
         is_shared: whether others may be working in it; then nothing in it is removed.
 
     Raises:
-        ValueError: it is shared and belongs to other work.
+        InputError: it is shared and belongs to other work.
     """
     work = output_dir.with_name(f".encoding-{output_dir.name}")
     if work.exists() and not _is_of(work, job):
         if is_shared:
-            raise ValueError(
+            raise InputError(
                 f"{work} holds the beginnings of other work (other shards, tokenizers or "
                 "keep_pixels): end what works there and remove it, or name another output_dir"
             )

@@ -18,6 +18,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from ernie_vilg.errors import InputError
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -42,7 +44,7 @@ def map_in_order(
         initializer_arguments: what it is called with.
 
     Raises:
-        ValueError: a process was killed.
+        InputError: a process was killed.
     """
     if num_workers <= 1:
         if initializer is not None:
@@ -58,7 +60,7 @@ def map_in_order(
     try:
         yield from _sliding_window(executor, function, tasks, num_workers * _TASKS_UNDER_WAY)
     except BrokenProcessPool as error:
-        raise ValueError(
+        raise InputError(
             f"one of num_workers={num_workers} processes ended before its task was done: if "
             "memory ran out, set a smaller num_workers; else look above for its error"
         ) from error

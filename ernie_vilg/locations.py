@@ -9,6 +9,8 @@ Source: ours.
 import re
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from ernie_vilg.errors import InputError
+
 REMOTE_SCHEMES = ("s3", "gs", "https")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
@@ -19,26 +21,26 @@ def is_remote(location: str) -> bool:
     """Return whether a location is a URL that can be read, rather than a local folder.
 
     Raises:
-        ValueError: it is a URL or command of another kind, or has "..", a control character or,
+        InputError: it is a URL or command of another kind, or has "..", a control character or,
             for s3 and gs, a query.
     """
     if _CONTROL_CHARACTER.search(location):
-        raise ValueError("a location has a control character: name a folder or a URL without")
+        raise InputError("a location has a control character: name a folder or a URL without")
     match = _SCHEME.match(location)
     if match is None:
         return False
     scheme, rest = match[1], location[match.end() :]
     if scheme not in REMOTE_SCHEMES or not re.match(r"//[^/]", rest):
         # What follows is not shown: in a command it may hold a password.
-        raise ValueError(
+        raise InputError(
             f"a location that begins with {scheme}: is not read: name a local folder (./{scheme}:"
             "... if that is its name), or a URL that begins with "
             f"{', '.join(f'{known}://' for known in REMOTE_SCHEMES)}"
         )
     if ".." in re.split(r"[/\\]", unquote(urlsplit(location).path)):
-        raise ValueError(f"{shown(location)} has '..' in its path: name the folder directly")
+        raise InputError(f"{shown(location)} has '..' in its path: name the folder directly")
     if "#" in rest or ("?" in rest and scheme != "https"):
-        raise ValueError(f"{shown(location)} is followed by '?' or '#': name a folder only")
+        raise InputError(f"{shown(location)} is followed by '?' or '#': name a folder only")
     return True
 
 

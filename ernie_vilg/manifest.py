@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from ernie_vilg.files import read_json, sha256_of_file, sha256_of_json, write_json
+from ernie_vilg.errors import InputError
 from ernie_vilg.locations import is_remote, shown
 from ernie_vilg.remote import DEFAULT_LIMITS, RemoteFolder, TransferLimits
+from ernie_vilg.storage.files import sha256_of_file, sha256_of_json, write_json
+from ernie_vilg.storage.json_files import read_json
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -87,12 +89,12 @@ def read_manifest(folder: Path, kind: ShardKind) -> Manifest:
         kind: the kind of shards that the caller can use.
 
     Raises:
-        ValueError: there is no manifest, or it is of another kind or version or has a wrong
+        InputError: there is no manifest, or it is of another kind or version or has a wrong
             entry.
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        raise ValueError(_no_manifest(str(folder)))
+        raise InputError(_no_manifest(str(folder)))
     return _manifest_of(read_json(path), str(folder), kind)
 
 
@@ -107,7 +109,7 @@ def read_manifest_at(
         limits: of the transfer from a URL.
 
     Raises:
-        ValueError: the location is of a kind that is not read, there is no manifest, or it is
+        InputError: the location is of a kind that is not read, there is no manifest, or it is
             of another kind or version or has a wrong entry.
         ImportError: the library that reads the URL is not installed.
         OSError: the URL cannot be read.
@@ -118,11 +120,11 @@ def read_manifest_at(
     try:
         text = RemoteFolder(location, limits).read(FILE_NAME)
     except FileNotFoundError:
-        raise ValueError(_no_manifest(name)) from None
+        raise InputError(_no_manifest(name)) from None
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise ValueError(
+        raise InputError(
             f"{name}/{FILE_NAME} is not valid JSON ({error}): copy it there again"
         ) from error
     return _manifest_of(content, name, kind)
@@ -139,18 +141,18 @@ def _manifest_of(content: Any, name: str, kind: ShardKind) -> Manifest:
     """Check what a manifest file says and return it."""
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
-        raise ValueError(
+        raise InputError(
             f"{name}/{FILE_NAME} has format_version {version}, this code reads "
             f"{FORMAT_VERSION}: build the shards again"
         )
     for key, form in (("kind", str), ("shards", list), ("settings", dict), ("lineage", dict)):
         if not isinstance(content.get(key), form):
-            raise ValueError(
+            raise InputError(
                 f"{name}/{FILE_NAME} has no {key} of type {form.__name__}: restore it or build the "
                 "shards again"
             )
     if content["kind"] != kind:
-        raise ValueError(
+        raise InputError(
             f"{name} holds {content['kind']} shards where {kind} shards are needed: "
             "launch/encode_shards.py makes token shards from image shards"
         )
@@ -168,7 +170,7 @@ def _shard_of(entry: Any, name: str) -> Shard:
     """Check one entry and return it."""
     problem = _problem_of(entry)
     if problem is not None:
-        raise ValueError(
+        raise InputError(
             f"{name}/{FILE_NAME} has a shard with {problem}: restore the manifest or build the "
             "shards again"
         )
@@ -202,7 +204,7 @@ def _check_unique(shards: tuple[Shard, ...], name: str) -> None:
     files = [shard.file for shard in shards]
     if len(set(files)) != len(files):
         twice = next(file for file in files if files.count(file) > 1)
-        raise ValueError(
+        raise InputError(
             f"{name}/{FILE_NAME} names the shard {twice} twice: restore the manifest or build the "
             "shards again"
         )
@@ -212,18 +214,18 @@ def verify_shard(folder: Path, shard: Shard) -> None:
     """Check a shard's size and hash against the manifest.
 
     Raises:
-        ValueError: the file is missing, of another size or of other content.
+        InputError: the file is missing, of another size or of other content.
     """
     path = folder / shard.file
     if not path.is_file():
-        raise ValueError(f"shard {path} is missing: copy it again or build the shards again")
+        raise InputError(f"shard {path} is missing: copy it again or build the shards again")
     size = path.stat().st_size
     if size != shard.bytes:
-        raise ValueError(
+        raise InputError(
             f"shard {path} has {size} bytes where the manifest says {shard.bytes}: copy it again"
         )
     if sha256_of_file(path) != shard.sha256:
-        raise ValueError(
+        raise InputError(
             f"shard {path} differs from the manifest's SHA-256: it is damaged or was replaced; "
             "copy it again"
         )

@@ -25,6 +25,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import fsspec
 
+from ernie_vilg.errors import InputError
 from ernie_vilg.locations import is_remote, shown
 
 logger = logging.getLogger(__name__)
@@ -101,11 +102,11 @@ class RemoteFolder:
             limits: of each file's transfer.
 
         Raises:
-            ValueError: it is no such URL.
+            InputError: it is no such URL.
             ImportError: the library that reads it is not installed.
         """
         if not is_remote(location):
-            raise ValueError(f"{location} is a local folder where a URL is required")
+            raise InputError(f"{location} is a local folder where a URL is required")
         self.name = shown(location)
         self.limits = limits
         self._location = location
@@ -115,10 +116,10 @@ class RemoteFolder:
         """Return one of its files.
 
         Raises:
-            ValueError: the name leads out of the folder.
+            InputError: the name leads out of the folder.
         """
         if "/" in name or name in ("", ".", ".."):
-            raise ValueError(f"{name!r} is not a file of {self.name}: a name has no '/' or '..'")
+            raise InputError(f"{name!r} is not a file of {self.name}: a name has no '/' or '..'")
         parts = urlsplit(self._location)
         if parts.scheme != "https":
             return RemoteFile(self._filesystem, f"{self._location.rstrip('/')}/{name}")
@@ -220,7 +221,7 @@ def copy_blocks(
 def _read_block(source: BlockSource, start: int, end: int, timeout_seconds: float) -> bytes:
     block = source.read(start, end, timeout_seconds)
     if len(block) > end - start:
-        raise ValueError(
+        raise InputError(
             f"the server answers with {len(block)} bytes where {end - start} were asked for: it "
             "must honour requests for a range of bytes"
         )
@@ -304,7 +305,7 @@ def _web_filesystem() -> Any:
     async def check_redirect(session: Any, context: Any, redirect: Any) -> None:
         target = urlsplit(redirect.response.headers.get("Location", ""))
         if target.scheme not in ("", "https"):
-            raise ValueError(f"it redirects to {target.scheme}://, which is not encrypted")
+            raise InputError(f"it redirects to {target.scheme}://, which is not encrypted")
 
     redirects = aiohttp.TraceConfig()
     redirects.on_request_redirect.append(check_redirect)

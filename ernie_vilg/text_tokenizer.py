@@ -22,7 +22,9 @@ from typing import Any
 import sentencepiece
 
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
-from ernie_vilg.files import read_json, sha256_of_file, write_bytes, write_json
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import sha256_of_file, write_bytes, write_json
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.vocabulary import (
     BEGIN_OF_TEXT_ID,
     END_OF_TEXT_ID,
@@ -62,13 +64,13 @@ class TextTokenizer:
             sha256: the model's hash, 64 hexadecimal digits; token shards and weights record it.
 
         Raises:
-            ValueError: the model is not SentencePiece's, or its special ids are not those of
+            InputError: the model is not SentencePiece's, or its special ids are not those of
                 `ernie_vilg.vocabulary`.
         """
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
-            raise ValueError(
+            raise InputError(
                 f"the text tokenizer's model is not a SentencePiece model ({error}): train it "
                 "with launch/train_text_tokenizer.py"
             ) from error
@@ -82,17 +84,17 @@ class TextTokenizer:
         """Read a text tokenizer that `launch/train_text_tokenizer.py` wrote.
 
         Raises:
-            ValueError: a file is missing, or the model is not the one that was recorded.
+            InputError: a file is missing, or the model is not the one that was recorded.
         """
         for name in (MODEL_FILE, DESCRIPTION_FILE):
             if not (folder / name).is_file():
-                raise ValueError(
+                raise InputError(
                     f"{folder} has no {name}: name a folder written by "
                     "launch/train_text_tokenizer.py"
                 )
         description = read_json(folder / DESCRIPTION_FILE)
         if description.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
+            raise InputError(
                 f"{folder / DESCRIPTION_FILE} has format_version "
                 f"{description.get('format_version')}, this code reads {FORMAT_VERSION}: train "
                 "the text tokenizer again"
@@ -100,7 +102,7 @@ class TextTokenizer:
         path = folder / MODEL_FILE
         sha256 = sha256_of_file(path)
         if sha256 != description["sha256"]:
-            raise ValueError(
+            raise InputError(
                 f"{path} has SHA-256 {sha256} where {DESCRIPTION_FILE} records "
                 f"{description['sha256']}: it is damaged or was replaced; copy both files again"
             )
@@ -118,10 +120,10 @@ class TextTokenizer:
         U+FFFD.
 
         Raises:
-            ValueError: an id is not in the vocabulary.
+            InputError: an id is not in the vocabulary.
         """
         if ids and (min(ids) < 0 or max(ids) >= self.vocab_size):
-            raise ValueError(
+            raise InputError(
                 f"text ids from {min(ids)} to {max(ids)}: this text tokenizer has ids from 0 to "
                 f"{self.vocab_size - 1}; use the text tokenizer that the ids were made with"
             )
@@ -145,7 +147,7 @@ def train_text_tokenizer(captions: Iterable[str], config: TrainTextTokenizerConf
         the serialised model.
 
     Raises:
-        ValueError: SentencePiece cannot learn this vocabulary from these captions.
+        InputError: SentencePiece cannot learn this vocabulary from these captions.
     """
     model = io.BytesIO()
     try:
@@ -169,7 +171,7 @@ def train_text_tokenizer(captions: Iterable[str], config: TrainTextTokenizerConf
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ValueError(
+        raise InputError(
             f"vocab_size={config.vocab_size} with character_coverage="
             f"{config.character_coverage}: SentencePiece cannot learn it from these captions "
             f"({error}); set a larger vocab_size, a smaller character_coverage, or name shards "
@@ -241,7 +243,7 @@ def _check_special_ids(processor: Any) -> None:
         "end_of_text": processor.eos_id(),
     }
     if found != SPECIAL_IDS:
-        raise ValueError(
+        raise InputError(
             f"the text tokenizer's special ids are {found} where {SPECIAL_IDS} are required: "
             "train it with launch/train_text_tokenizer.py"
         )

@@ -7,7 +7,8 @@ from glob import glob
 from pathlib import Path
 
 from ernie_vilg.config.generation import CaptionConfig
-from ernie_vilg.files import write_bytes
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import write_bytes
 from launch.program import program
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ def main(config: CaptionConfig) -> None:
     """Write one JSON object per picture: image, caption, log_probability."""
     files = sorted(glob(config.images, recursive=True))
     if not files:
-        raise ValueError(f"images={config.images} matches no file: quote the pattern, check it")
+        raise InputError(f"images={config.images} matches no file: quote the pattern, check it")
     # Imported here so that a bad setting is reported before torch is loaded.
     from data_pipelines.images import load_image
     from data_pipelines.sources import RejectedError
@@ -32,7 +33,7 @@ def main(config: CaptionConfig) -> None:
         try:
             images = [load_image(Path(name), max_pixels=config.max_pixels) for name in names]
         except RejectedError as error:
-            raise ValueError(f"{error}: remove it, or name other images") from error
+            raise InputError(f"{error}: remove it, or name other images") from error
         captions = model.caption(
             images, temperature=config.temperature, batch_size=config.batch_size
         )

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ernie_vilg.config.exit_codes import ExitCode
-from ernie_vilg.files import write_json
+from ernie_vilg.storage.files import write_json
 from launch.node_meeting import Meeting, greet, receive
 from launch.node_record import list_gpus, record_node
 

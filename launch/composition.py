@@ -20,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from ernie_vilg.errors import InputError
 from launch.program import CONF_FOLDER, quote_chinese, to_dataclass
 
 
@@ -34,7 +35,7 @@ def compose_program(name: str, overrides: Sequence[str]) -> Any:
         the frozen dataclass that the program's `main` would get.
 
     Raises:
-        ValueError: there is no such program, or it would refuse the settings; the message says
+        InputError: there is no such program, or it would refuse the settings; the message says
             why.
     """
     try:
@@ -42,7 +43,7 @@ def compose_program(name: str, overrides: Sequence[str]) -> Any:
     except ModuleNotFoundError as error:
         if error.name != f"launch.{name}":
             raise
-        raise ValueError(f"launch/{name}.py does not exist: name a program in launch/") from error
+        raise InputError(f"launch/{name}.py does not exist: name a program in launch/") from error
     main = inspect.unwrap(module.main)
     (schema,) = [hint for key, hint in typing.get_type_hints(main).items() if key != "return"]
     try:
@@ -51,7 +52,7 @@ def compose_program(name: str, overrides: Sequence[str]) -> Any:
             return to_dataclass(compose(config_name=name, overrides=words), schema)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         line = " ".join(overrides)
-        raise ValueError(f"launch/{name}.py {line}: it refuses these settings: {error}") from error
+        raise InputError(f"launch/{name}.py {line}: it refuses these settings: {error}") from error
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_vilg.config.drill import ALL_DRILLS, DrillConfig
-from ernie_vilg.files import write_json
+from ernie_vilg.errors import InputError
 from ernie_vilg.progress import duration
+from ernie_vilg.storage.files import write_json
 from launch.program import program
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _chosen(config: DrillConfig) -> list[str]:
     """Return the names of the drills to run.
 
     Raises:
-        ValueError: a name is unknown.
+        InputError: a name is unknown.
     """
     from launch.drills.catalogue import catalogue
 
@@ -85,7 +86,7 @@ def _chosen(config: DrillConfig) -> list[str]:
     chosen = config.drills.split("+")
     for name in chosen:
         if name not in known:
-            raise ValueError(f"drills={name}: choose {ALL_DRILLS}, or of {', '.join(known)}")
+            raise InputError(f"drills={name}: choose {ALL_DRILLS}, or of {', '.join(known)}")
     return chosen
 
 
@@ -93,10 +94,10 @@ def clear(folder: Path) -> None:
     """Remove an earlier drill's folder.
 
     Raises:
-        ValueError: the folder holds something else.
+        InputError: the folder holds something else.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / "data").is_dir():
-        raise ValueError(f"drill_dir={folder} holds something else: name an empty or new folder")
+        raise InputError(f"drill_dir={folder} holds something else: name an empty or new folder")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 

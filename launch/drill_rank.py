@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.files import read_json
+from ernie_vilg.storage.json_files import read_json
 from launch.environment import read_launch
 
 
@@ -31,15 +31,15 @@ def main(words: list[str]) -> int:
         format="%(asctime)s %(message)s",
     )
     # Imported here, as launch/pretrain.py does, after what can fail fast.
+    from ernie_vilg.config.schema import from_json
     from ernie_vilg.training.phases import Phases
-    from ernie_vilg.training.run_folder import from_json
     from launch.drills.faults import FaultyPhases, read_fault
     from launch.pretrain import start
 
     faults = {file.with_suffix(".struck"): read_fault(file) for file in fault_files}
     mine = {record: fault for record, fault in faults.items() if fault.rank == launch.rank}
     phases = FaultyPhases(mine) if mine else Phases()
-    return start(from_json(read_json(settings), PretrainConfig), launch, phases)
+    return start(from_json(read_json(settings), PretrainConfig, str(settings)), launch, phases)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ernie_vilg.config.explain import ExplainStepConfig
-from ernie_vilg.files import write_bytes
+from ernie_vilg.storage.files import write_bytes
 from launch.program import program
 
 _MOST_PRINTED = 5

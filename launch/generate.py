@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from ernie_vilg.config.generation import GenerateConfig
-from ernie_vilg.files import write_bytes
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import write_bytes
 from launch.program import program
 
 logger = logging.getLogger(__name__)
@@ -52,17 +53,17 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     A line of the file is a prompt, or a JSON object with the key `caption`.
 
     Raises:
-        ValueError: the file is missing or holds no prompt.
+        InputError: the file is missing or holds no prompt.
     """
     if config.prompts_file is None:
         return list(config.prompts)
     path = Path(config.prompts_file)
     if not path.is_file():
-        raise ValueError(f"prompts_file={path} is not a file: name one with a prompt per line")
+        raise InputError(f"prompts_file={path} is not a file: name one with a prompt per line")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     prompts = [_prompt_of(line) for line in lines if line]
     if not prompts:
-        raise ValueError(f"prompts_file={path} is empty: write a prompt per line")
+        raise InputError(f"prompts_file={path} is empty: write a prompt per line")
     return prompts
 
 
@@ -72,7 +73,7 @@ def _prompt_of(line: str) -> str:
     try:
         return str(json.loads(line)["caption"])
     except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(
+        raise InputError(
             f"the line {line[:80]!r} starts like JSON but has no caption: write "
             '{"caption": "..."} or plain text'
         ) from error

@@ -11,9 +11,9 @@ from ernie_vilg.evaluation.health_picture import HealthRow, health_picture
 from ernie_vilg.evaluation.pairs import Pair, read_pairs
 from ernie_vilg.evaluation.round_trip import RoundTrips, agreement_of_captions, take_round_trips
 from ernie_vilg.evaluation.two_way import TwoWay, compare_directions, suggested_weights
-from ernie_vilg.files import write_bytes, write_json
 from ernie_vilg.generation.decode import ShouldStop, StoppedError, never
 from ernie_vilg.generation.pipeline import ErnieVilg
+from ernie_vilg.storage.files import write_bytes, write_json
 from ernie_vilg.training.observers import Observation
 from launch.model_of_run import model_of_run
 

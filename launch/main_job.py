@@ -21,9 +21,11 @@ from types import FrameType
 from typing import Any
 
 from ernie_vilg.config.main_job import LOGS_FOLDER, JobConfig, MainJobConfig, StageConfig
-from ernie_vilg.files import read_json, write_json
+from ernie_vilg.errors import InputError
 from ernie_vilg.ports import free_port
 from ernie_vilg.progress import duration
+from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.json_files import read_json
 from launch.composition import settings_of
 from launch.program import CONF_FOLDER, program
 from launch.stage_guard import GRACE_SECONDS
@@ -79,7 +81,7 @@ def run_job(job: JobConfig, *, force: bool, root: Path, settings: Settings = set
         settings: composes a command's settings.
 
     Raises:
-        ValueError: the folder holds something else, or another main job is using it.
+        InputError: the folder holds something else, or another main job is using it.
         StageFailedError: a stage failed.
     """
     folder = root / job.output_dir
@@ -96,12 +98,12 @@ def owned_folder(folder: Path, name: str, *, force: bool) -> Iterator[int]:
     """Hold the job's folder for as long as the block runs, and yield the lock's descriptor.
 
     Raises:
-        ValueError: the folder is not empty and not this job's, or another process holds it.
+        InputError: the folder is not empty and not this job's, or another process holds it.
     """
     marker = folder / MARKER_FILE
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not (marker.exists() and read_json(marker) == {"job": name}):
-        raise ValueError(
+        raise InputError(
             f"job.output_dir={folder} holds files that are not those of job {name}: name another "
             "folder, or move its content away"
         )
@@ -274,7 +276,7 @@ def _take_lock(descriptor: int, folder: Path) -> None:
             return
         except BlockingIOError as error:
             if time.monotonic() >= patience:
-                raise ValueError(
+                raise InputError(
                     f"another main job is running in {folder}: wait for it, or stop it"
                 ) from error
             time.sleep(_LOCK_POLL_SECONDS)

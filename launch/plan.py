@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_vilg.config.plan import PlanConfig
+from ernie_vilg.errors import InputError
 from launch.no_compiler import leave_compiler_unloaded
 from launch.program import program
 
@@ -63,7 +64,7 @@ def _require_a_layout(config: PlanConfig, found: "Plan", correction: "Correction
     enough = smallest_number(config, correction)
     fix = f"num_gpus={enough} is enough" if enough else "no number of them up to 4096 does"
     reasons = "; ".join(f"{reason}: {count}" for reason, count, _ in found.reasons)
-    raise ValueError(
+    raise InputError(
         f"num_gpus={config.num_gpus} of gpu={config.gpu.name}: no layout fits ({reasons}): {fix}"
     )
 
@@ -84,7 +85,7 @@ def _scaling(
 
 def _write(config: PlanConfig, found: "Plan", curve: dict[int, "PlannedLayout"]) -> None:
     from ernie_vilg.evaluation.plan_picture import plan_picture
-    from ernie_vilg.files import write_json
+    from ernie_vilg.storage.files import write_json
 
     folder = Path(config.plan_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ernie_vilg.config.exit_codes import ExitCode, write_ending
 from ernie_vilg.config.launch import RendezvousError
+from ernie_vilg.errors import InputError
 from launch.environment import read_launch
 
 CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
@@ -70,7 +71,7 @@ def program(
                 if launch.local_rank == 0:  # of every machine: the leader may not know
                     print(f"{name}: {error}", file=sys.stderr)
                 sys.exit(ExitCode.FAILED)
-            except (ValueError, OmegaConfBaseException) as error:
+            except (InputError, OmegaConfBaseException) as error:
                 if launch.is_leader:
                     print(f"{name}: {error}", file=sys.stderr)
                 write_ending(launch.ending_file, ExitCode.BAD_SETTINGS, f"{name}: {error}")
@@ -122,7 +123,7 @@ def to_dataclass(composed: DictConfig, schema: type[Config]) -> Config:
     """Turn Hydra's composed settings into the frozen dataclass, running its checks.
 
     Raises:
-        ValueError: a check in a `__post_init__` failed.
+        InputError: a check in a `__post_init__` failed.
         OmegaConfBaseException: a required key has no value.
     """
     return typing.cast(Config, _freeze(OmegaConf.to_object(composed), schema))
@@ -176,7 +177,7 @@ def _freeze(value: Any, hint: Any) -> Any:
         hints = typing.get_type_hints(hint)
         for name in sorted(vars(value).keys() - hints.keys()):
             # Hydra adds whatever a + stands before, and OmegaConf makes it an attribute.
-            raise ValueError(f"Key '{name}' not in '{hint.__name__}': leave out +{name}")
+            raise InputError(f"Key '{name}' not in '{hint.__name__}': leave out +{name}")
         return hint(
             **{
                 field.name: _freeze(getattr(value, field.name), hints[field.name])

@@ -6,7 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ernie_vilg.config.evaluation import ReportConfig
-from ernie_vilg.files import read_json, write_bytes
+from ernie_vilg.storage.files import write_bytes
+from ernie_vilg.storage.json_files import read_json
 from launch.program import program
 
 _LIBRARIES = ("torch", "deepspeed", "megatron-core")

@@ -11,13 +11,13 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.evaluation.codebook import code_figures
 from ernie_vilg.evaluation.grid import before_and_after
 from ernie_vilg.evaluation.pairs import Pair, read_pairs
-from ernie_vilg.files import write_bytes
 from ernie_vilg.generation.decode import ShouldStop, StoppedError, never
 from ernie_vilg.generation.pipeline import (
     ErnieVilg,
     GeneratedCaption,
     GeneratedImage,
 )
+from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.training.observers import Observation
 from launch.model_of_run import model_of_run
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ernie_vilg.config.soak import SoakConfig
-from ernie_vilg.files import write_json
 from ernie_vilg.progress import duration
+from ernie_vilg.storage.files import write_json
 from launch.drill import clear
 from launch.program import program
 

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ernie_vilg.config.main_job import STAGES_FOLDER, JobConfig, StageConfig
-from ernie_vilg.files import read_json, sha256_of_file, sha256_of_json, write_json
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import sha256_of_file, sha256_of_json, write_json
+from ernie_vilg.storage.json_files import read_json
 
 Status = Literal["running", "finished", "failed", "stopped"]
 Settings = Callable[[Sequence[str]], dict[str, Any] | None]
@@ -65,7 +67,7 @@ def fingerprints(job: JobConfig, root: Path, settings: Settings) -> dict[str, st
         settings: composes a command's settings; None for a command that is not ours.
 
     Raises:
-        ValueError: an input neither exists nor is made by an earlier stage.
+        InputError: an input neither exists nor is made by an earlier stage.
     """
     found: dict[str, str] = {}
     makers: list[tuple[Path, str]] = []
@@ -156,7 +158,7 @@ def read_state(job_folder: Path, name: str) -> StageState | None:
     """Read a stage's state; None when it never ran.
 
     Raises:
-        ValueError: the file is not one of ours.
+        InputError: the file is not one of ours.
     """
     path = _state_file(job_folder, name)
     if not path.exists():
@@ -164,7 +166,7 @@ def read_state(job_folder: Path, name: str) -> StageState | None:
     try:
         return StageState(**read_json(path))
     except TypeError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is not the state of a stage ({error}): start over with force=true"
         ) from error
 
@@ -190,7 +192,7 @@ def _input_digest(
         if path == output or output in path.parents:
             return found[maker]
     if not (root / path).exists():
-        raise ValueError(
+        raise InputError(
             f"stage {stage.name} reads {given}, which does not exist and which no earlier stage "
             "makes: put it there, or correct the path in conf/job/"
         )

@@ -18,6 +18,7 @@ from pathlib import Path
 from ernie_vilg.config.cluster import SlurmConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.submit import SubmitConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.planning.history import read_record
 from launch.program import program
 
@@ -34,14 +35,14 @@ def main(config: SubmitConfig) -> None:
     """Check every setting, then print or submit the job."""
     slurm = config.cluster.slurm
     if slurm is None:
-        raise ValueError(
+        raise InputError(
             "cluster.slurm=null: say what to ask Slurm for, add cluster=slurm (or a file of your "
             "own in conf/cluster/ with the key slurm)"
         )
     config.parallelism.num_micro_batches(slurm.world_size)
     missing = what_is_missing(config, slurm)
     if missing and config.submit:
-        raise ValueError(" ".join(missing))
+        raise InputError(" ".join(missing))
     warnings = [*missing, time_limit_warning(config, slurm)]
     for warning in filter(None, warnings):
         logger.warning("%s", warning)
@@ -123,7 +124,7 @@ def measured_seconds_per_step(run_dir: Path, world_size: int) -> float | None:
     """Return what a run wrote down of its steps; None without it, or with other ranks.
 
     Raises:
-        ValueError: it is of another version.
+        InputError: it is of another version.
     """
     record = read_record(run_dir)
     if record is None or record.world_size != world_size:
@@ -135,17 +136,17 @@ def submit(command: Sequence[str]) -> str:
     """Submit a job and return what Slurm answers.
 
     Raises:
-        ValueError: there is no Slurm, or it refuses the job, in its own words.
+        InputError: there is no Slurm, or it refuses the job, in its own words.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise ValueError(
+        raise InputError(
             "submit=true: there is no sbatch on this machine, submit from a login node of the "
             "cluster, or leave it out to see the command"
         ) from error
     if done.returncode:
-        raise ValueError(f"Slurm refuses the job:\n{done.stderr.strip()}\n{shlex.join(command)}")
+        raise InputError(f"Slurm refuses the job:\n{done.stderr.strip()}\n{shlex.join(command)}")
     return done.stdout.strip()
 
 

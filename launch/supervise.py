@@ -25,8 +25,8 @@ from typing import Any
 import psutil
 
 from ernie_vilg.config.exit_codes import ExitCode
-from ernie_vilg.files import read_json
 from ernie_vilg.processes import catches_signal
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.training.commit import committed_checkpoints
 from ernie_vilg.training.run_lock import LOCK_NAME
 from ernie_vilg.training.stopping import STOPPED_NAME, StopReason

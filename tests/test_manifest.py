@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg.files import read_json, write_json
 from ernie_vilg.manifest import (
     Manifest,
     Shard,
@@ -17,6 +16,8 @@ from ernie_vilg.manifest import (
     write_manifest,
 )
 from ernie_vilg.remote import TransferLimits
+from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.json_files import read_json
 from tests.data.shard_server import ShardServer, make_certificate, serving, trust
 
 SHARD = Shard(file="a-00000.tar", samples=3, bytes=10, sha256="0" * 64, members=("json", "txt"))

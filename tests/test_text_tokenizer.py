@@ -6,7 +6,8 @@ import pytest
 
 from data_pipelines.shapes import all_scenes, caption_of
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
-from ernie_vilg.files import read_json, sha256_of_file, write_json
+from ernie_vilg.storage.files import sha256_of_file, write_json
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.text_tokenizer import (
     DESCRIPTION_FILE,
     MODEL_FILE,

@@ -25,9 +25,10 @@ from PIL import Image
 from data_pipelines.images import image_bytes
 from data_pipelines.shard_writer import shard_name, write_shard
 from ernie_vilg.data.reader import KEY, Sample
-from ernie_vilg.files import read_json, write_json
 from ernie_vilg.manifest import Manifest, Shard, ShardKind, write_manifest
 from ernie_vilg.progress import progress
+from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.json_files import read_json
 
 GRID_SIZE, CODEBOOK_SIZE, TEXT_VOCAB_SIZE = 32, 8192, 32768
 IMAGE_SIZE = 256

@@ -26,8 +26,8 @@ from ernie_vilg.data.reader import OpenShard, open_shard
 from ernie_vilg.data.shard_folder import LocalFolder
 from ernie_vilg.data.token_decoder import TokenDecoder, TokenHeaders
 from ernie_vilg.data.token_reader import TokenSequence
-from ernie_vilg.files import sha256_of_file
 from ernie_vilg.manifest import Manifest, ShardKind, read_manifest
+from ernie_vilg.storage.files import sha256_of_file
 
 TEXT_LENGTH = 64
 """Text slots."""

@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
@@ -26,7 +28,7 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         for name in ("every", "keep"):
             if getattr(self, name) < 1:
-                raise ValueError(f"checkpoint.{name}={getattr(self, name)}: must be at least 1")
+                raise InputError(f"checkpoint.{name}={getattr(self, name)}: must be at least 1")
         for name in ("keep_every", "max_failed_saves"):
             if getattr(self, name) < 0:
-                raise ValueError(f"checkpoint.{name}={getattr(self, name)}: must not be negative")
+                raise InputError(f"checkpoint.{name}={getattr(self, name)}: must not be negative")

@@ -6,6 +6,8 @@ Source: ours; the words of `SlurmConfig` are those of sbatch(1).
 import re
 from dataclasses import dataclass, field
 
+from ernie_vilg.errors import InputError
+
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 _TIME_LIMIT = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
 _OWN_OPTIONS = re.compile(
@@ -47,26 +49,26 @@ class SlurmConfig:
     def __post_init__(self) -> None:
         for name in ("nodes", "ranks_per_node", "cpus_per_rank", "warning_seconds"):
             if getattr(self, name) < 1:
-                raise ValueError(f"cluster.slurm.{name}={getattr(self, name)}: must be at least 1")
+                raise InputError(f"cluster.slurm.{name}={getattr(self, name)}: must be at least 1")
         if self.gpus_per_node not in (0, self.ranks_per_node):
-            raise ValueError(
+            raise InputError(
                 f"cluster.slurm.gpus_per_node={self.gpus_per_node} with cluster.slurm."
                 f"ranks_per_node={self.ranks_per_node}: every rank drives one GPU, set both to the "
                 "same number, or the former to 0 to train on cores"
             )
         if not _TIME_LIMIT.fullmatch(self.time_limit):
-            raise ValueError(
+            raise InputError(
                 f"cluster.slurm.time_limit={self.time_limit}: write HH:MM:SS or D-HH:MM:SS, such "
                 "as 1-00:00:00 for a day"
             )
         if self.warning_seconds >= self.time_limit_seconds:
-            raise ValueError(
+            raise InputError(
                 f"cluster.slurm.warning_seconds={self.warning_seconds} is not below cluster.slurm."
                 f"time_limit={self.time_limit}: the job would be told to stop when it starts"
             )
         for word in self.options:
             if not word.startswith("-") or _OWN_OPTIONS.match(word):
-                raise ValueError(
+                raise InputError(
                     f"cluster.slurm.options: {word!r} must be a whole word of sbatch, such as "
                     "--qos=high, and none that has a setting of its own in cluster.slurm"
                 )
@@ -108,10 +110,10 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         for name in ("collective_timeout_seconds", "rendezvous_timeout_seconds"):
             if getattr(self, name) < 1:
-                raise ValueError(f"cluster.{name}={getattr(self, name)}: must be at least 1")
+                raise InputError(f"cluster.{name}={getattr(self, name)}: must be at least 1")
         for name in self.environment:
             if not _VARIABLE.fullmatch(name):
-                raise ValueError(
+                raise InputError(
                     f"cluster.environment.{name}: write the variable's name in capital letters, "
                     "such as NCCL_DEBUG"
                 )

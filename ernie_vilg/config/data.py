@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from ernie_vilg.config.loader import LoaderConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.locations import is_remote
 
 ONLY_DATA_SET = "main"
@@ -67,20 +68,20 @@ class PretrainDataConfig:
 
     def __post_init__(self) -> None:
         if self.shuffle_block_shards < 1:
-            raise ValueError(
+            raise InputError(
                 f"data.shuffle_block_shards={self.shuffle_block_shards}: must be at least 1"
             )
         if self.seed < 0:
-            raise ValueError(f"data.seed={self.seed}: must not be negative")
+            raise InputError(f"data.seed={self.seed}: must not be negative")
         if self.weigh_by not in WEIGH_BY:
-            raise ValueError(f"data.weigh_by={self.weigh_by}: choose {' or '.join(WEIGH_BY)}")
+            raise InputError(f"data.weigh_by={self.weigh_by}: choose {' or '.join(WEIGH_BY)}")
         if self.mixture:
             self._check_mixture()
         else:
             self._check_one_data_set()
         for name, location in self.locations.items():
             if is_remote(location) and self.loader.cache_dir is None:
-                raise ValueError(
+                raise InputError(
                     f"{self.setting_of(name)} is a URL and data.loader.cache_dir is null: set it "
                     "to a folder on this node's own disk, into which shards are copied"
                 )
@@ -107,40 +108,40 @@ class PretrainDataConfig:
 
     def _check_one_data_set(self) -> None:
         if self.token_shards is None:
-            raise ValueError(
+            raise InputError(
                 "data.token_shards=null without a data.mixture: name a folder of token shards, or "
                 "several in data.mixture"
             )
         if self.weigh_by != "samples" or self.mixture_changes:
             name = "mixture_changes" if self.mixture_changes else f"weigh_by={self.weigh_by}"
-            raise ValueError(
+            raise InputError(
                 f"data.{name} is about a mixture, and data.token_shards is one data set: leave it "
                 "out, or name the data sets in data.mixture"
             )
 
     def _check_mixture(self) -> None:
         if self.token_shards is not None:
-            raise ValueError(
+            raise InputError(
                 f"data.token_shards is set, and data.mixture has {', '.join(self.mixture)}: set "
                 "data.token_shards=null, or leave out the mixture"
             )
         for name in self.mixture:
             if not _NAME.fullmatch(name):
-                raise ValueError(
+                raise InputError(
                     f"data.mixture: the name {name!r} must be of the characters A-Z a-z 0-9 _ -"
                 )
         _check_weights(self.weights[0].weights, "data.mixture", ".weight")
         for index, change in enumerate(self.mixture_changes):
             place = f"data.mixture_changes[{index}].weights"
             if set(change.weights) != set(self.mixture):
-                raise ValueError(
+                raise InputError(
                     f"{place} is of {', '.join(sorted(change.weights)) or 'no data set'}: give one "
                     f"weight for each of {', '.join(sorted(self.mixture))}; 0 draws none"
                 )
             _check_weights(change.weights, place, "")
         steps = [0, *(change.step for change in self.mixture_changes)]
         if any(later <= earlier for earlier, later in pairwise(steps)):
-            raise ValueError(
+            raise InputError(
                 f"data.mixture_changes are at steps {steps[1:]}: put them in order, each at a step "
                 "of its own from 1; data.mixture has the weights of step 0"
             )
@@ -149,6 +150,6 @@ class PretrainDataConfig:
 def _check_weights(weights: Mapping[str, float], place: str, ending: str) -> None:
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"{place}.{name}{ending}={weight}: must be 0 or above, and finite")
+            raise InputError(f"{place}.{name}{ending}={weight}: must be 0 or above, and finite")
     if not any(weights.values()):
-        raise ValueError(f"{place}: all weights are 0, set one above 0")
+        raise InputError(f"{place}: all weights are 0, set one above 0")

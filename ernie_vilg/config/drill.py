@@ -6,6 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.errors import InputError
 
 ALL_DRILLS = "all"
 
@@ -25,4 +26,4 @@ class DrillConfig(PretrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_ranks < 2:
-            raise ValueError(f"num_ranks={self.num_ranks}: most drills need at least 2 ranks")
+            raise InputError(f"num_ranks={self.num_ranks}: most drills need at least 2 ranks")

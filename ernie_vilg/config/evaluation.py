@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 JUDGES = ("shapes", "none")
 
 
@@ -34,11 +36,11 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         for name in ("count", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: set at least 1")
+                raise InputError(f"{name}={getattr(self, name)}: set at least 1")
         if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature}: must be 0 (greedy) or above")
+            raise InputError(f"temperature={self.temperature}: must be 0 (greedy) or above")
         if self.judge not in JUDGES:
-            raise ValueError(f"judge={self.judge}: choose one of {', '.join(JUDGES)}")
+            raise InputError(f"judge={self.judge}: choose one of {', '.join(JUDGES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,4 +68,4 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         if self.examples < 1:
-            raise ValueError(f"examples={self.examples}: set at least 1")
+            raise InputError(f"examples={self.examples}: set at least 1")

@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass, field
 
+from ernie_vilg.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainStepConfig:
@@ -34,6 +36,6 @@ class ExplainStepConfig:
 
     def __post_init__(self) -> None:
         if self.step < 1:
-            raise ValueError(f"step={self.step}: the first update makes step 1, set at least that")
+            raise InputError(f"step={self.step}: the first update makes step 1, set at least that")
         if self.max_samples < 1:
-            raise ValueError(f"max_samples={self.max_samples}: set at least 1")
+            raise InputError(f"max_samples={self.max_samples}: set at least 1")

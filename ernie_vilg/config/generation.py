@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
@@ -49,17 +51,17 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         if bool(self.prompts) == bool(self.prompts_file):
-            raise ValueError(
+            raise InputError(
                 f"prompts={list(self.prompts)} and prompts_file={self.prompts_file}: give one of "
                 "the two"
             )
         _check_generation(self.batch_size, self.device)
         if self.images_per_prompt < 1:
-            raise ValueError(f"images_per_prompt={self.images_per_prompt}: must be at least 1")
+            raise InputError(f"images_per_prompt={self.images_per_prompt}: must be at least 1")
         if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k}: must be 0 (all codes) or above")
+            raise InputError(f"top_k={self.top_k}: must be 0 (all codes) or above")
         if self.temperature is not None and self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature}: must be 0 (greedy) or above")
+            raise InputError(f"temperature={self.temperature}: must be 0 (greedy) or above")
 
     @property
     def resolved_temperature(self) -> float:
@@ -91,13 +93,13 @@ class CaptionConfig:
     def __post_init__(self) -> None:
         _check_generation(self.batch_size, self.device)
         if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature}: must be 0 (greedy) or above")
+            raise InputError(f"temperature={self.temperature}: must be 0 (greedy) or above")
         if self.max_pixels < 1:
-            raise ValueError(f"max_pixels={self.max_pixels}: must be at least 1")
+            raise InputError(f"max_pixels={self.max_pixels}: must be at least 1")
 
 
 def _check_generation(batch_size: int, device: str) -> None:
     if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        raise InputError(f"batch_size={batch_size}: must be at least 1")
     if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device={device}: choose auto, cpu or cuda")
+        raise InputError(f"device={device}: choose auto, cpu or cuda")

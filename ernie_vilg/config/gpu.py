@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class GpuConfig:
@@ -42,9 +44,9 @@ class GpuConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
-                raise ValueError(f"gpu.{name}={value}: must be above 0")
+                raise InputError(f"gpu.{name}={value}: must be above 0")
         if self.matrix_efficiency > 1:
-            raise ValueError(
+            raise InputError(
                 f"gpu.matrix_efficiency={self.matrix_efficiency}: is a share of gpu.peak_flops, "
                 "set it to at most 1"
             )

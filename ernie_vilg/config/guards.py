@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuardsConfig:
@@ -27,9 +29,9 @@ class GuardsConfig:
     def __post_init__(self) -> None:
         for name in ("spike_deviations", "max_skips", "max_rollbacks", "replica_check_every"):
             if not getattr(self, name) >= 0:  # NaN is not, either
-                raise ValueError(f"guards.{name}={getattr(self, name)}: must be 0 or more")
+                raise InputError(f"guards.{name}={getattr(self, name)}: must be 0 or more")
         if self.spike_window < 2:
-            raise ValueError(
+            raise InputError(
                 f"guards.spike_window={self.spike_window}: must be at least 2, a deviation needs "
                 "two steps"
             )

@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class HealthConfig:
@@ -19,6 +21,6 @@ class HealthConfig:
 
     def __post_init__(self) -> None:
         if self.every < 0:
-            raise ValueError(f"health.every={self.every}: must be 0 (never) or above")
+            raise InputError(f"health.every={self.every}: must be 0 (never) or above")
         if self.count < 1:
-            raise ValueError(f"health.count={self.count}: must be at least 1")
+            raise InputError(f"health.count={self.count}: must be at least 1")

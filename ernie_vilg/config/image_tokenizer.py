@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.locations import is_remote, shown
 
 MAX_CODEBOOK_SIZE = 1 << 16
@@ -59,25 +60,25 @@ class ImageTokenizerConfig:
             ("image_size", "codebook_size", "embedding_size", "base_channels", "patch_size"),
         )
         if self.num_residual_blocks < 0:
-            raise ValueError(
+            raise InputError(
                 f"image_tokenizer.num_residual_blocks={self.num_residual_blocks}: set 0 or more"
             )
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:
-            raise ValueError(
+            raise InputError(
                 f"image_tokenizer.channel_multipliers={list(self.channel_multipliers)}: give at "
                 "least one, each 1 or more; their number sets the downsampling factor"
             )
         if self.codebook_size > MAX_CODEBOOK_SIZE:
-            raise ValueError(
+            raise InputError(
                 f"image_tokenizer.codebook_size={self.codebook_size}: token shards hold codes as "
                 f"uint16, so set at most {MAX_CODEBOOK_SIZE}"
             )
         if self.encoder_kernel_size not in (1, 3):
-            raise ValueError(
+            raise InputError(
                 f"image_tokenizer.encoder_kernel_size={self.encoder_kernel_size}: set 1 or 3"
             )
         if self.normalization not in NORMALIZATIONS:
-            raise ValueError(
+            raise InputError(
                 f"image_tokenizer.normalization={self.normalization!r}: choose one of "
                 f"{', '.join(NORMALIZATIONS)}"
             )
@@ -85,7 +86,7 @@ class ImageTokenizerConfig:
 
     def _check_grid(self) -> None:
         if self.image_size % self.downsampling_factor:
-            raise ValueError(
+            raise InputError(
                 f"image_tokenizer.image_size={self.image_size} is no multiple of the downsampling "
                 f"factor {self.downsampling_factor} (patch_size={self.patch_size} times 2 for each "
                 f"of {len(self.channel_multipliers)} channel_multipliers but the first): set it to "
@@ -97,12 +98,12 @@ class ImageTokenizerConfig:
         )
         unknown = set(self.attention_resolutions) - set(resolutions)
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"image_tokenizer.attention_resolutions={list(self.attention_resolutions)}: this "
                 f"architecture computes at {list(resolutions)} only; choose among these"
             )
         if self.normalization == "group" and self.base_channels % GROUP_NORM_GROUPS:
-            raise ValueError(
+            raise InputError(
                 f"image_tokenizer.base_channels={self.base_channels} with normalization=group: set "
                 f"a multiple of {GROUP_NORM_GROUPS}, the number of groups"
             )
@@ -134,9 +135,9 @@ class ReconstructionObjectiveConfig:
     def __post_init__(self) -> None:
         for name, weight in vars(self).items():
             if weight < 0:
-                raise ValueError(f"objective.{name}={weight}: must not be negative")
+                raise InputError(f"objective.{name}={weight}: must not be negative")
         if self.absolute_error_weight + self.squared_error_weight == 0:
-            raise ValueError(
+            raise InputError(
                 "objective.absolute_error_weight=0 with objective.squared_error_weight=0: one of "
                 "them must be above 0, or nothing asks for a likeness"
             )
@@ -192,18 +193,18 @@ class ImageTokenizerTrainingConfig:
             ),
         )
         if self.precision not in PRECISIONS:
-            raise ValueError(
+            raise InputError(
                 f"training.precision={self.precision!r}: choose one of {', '.join(PRECISIONS)}"
             )
         if self.revive_every < 0 or self.image_cache_bytes < 0:
-            raise ValueError(
+            raise InputError(
                 f"training.revive_every={self.revive_every}, training.image_cache_bytes="
                 f"{self.image_cache_bytes}: must not be negative"
             )
         if self.seed < 0:
-            raise ValueError(f"training.seed={self.seed}: must not be negative")
+            raise InputError(f"training.seed={self.seed}: must not be negative")
         if not 0 <= self.revive_until <= 1:
-            raise ValueError(
+            raise InputError(
                 f"training.revive_until={self.revive_until}: must be a share of the run, 0 to 1"
             )
 
@@ -230,14 +231,14 @@ class TrainImageTokenizerConfig:
 
     def __post_init__(self) -> None:
         if self.training.image_cache_bytes > 0 and self.loader.num_workers > 0:
-            raise ValueError(
+            raise InputError(
                 f"training.image_cache_bytes={self.training.image_cache_bytes} with "
                 f"loader.num_workers={self.loader.num_workers}: pictures are kept by a rank that "
                 "reads them itself, so set loader.num_workers=0 where all of them fit, and "
                 "training.image_cache_bytes=0 where not"
             )
         if is_remote(self.shards) and self.loader.cache_dir is None:
-            raise ValueError(
+            raise InputError(
                 f"shards={shown(self.shards)} is remote and loader.cache_dir is null: set it to a "
                 "folder on this node's own disk, shards are copied there"
             )
@@ -246,11 +247,11 @@ class TrainImageTokenizerConfig:
         """Check that every rank gets an equal share of each batch.
 
         Raises:
-            ValueError: it does not.
+            InputError: it does not.
         """
         batch_size = self.training.global_batch_size
         if batch_size % world_size:
-            raise ValueError(
+            raise InputError(
                 f"training.global_batch_size={batch_size} on {world_size} ranks: every rank needs "
                 f"an equal share, so set a multiple of {world_size}, or start another number of "
                 "ranks"
@@ -263,11 +264,11 @@ class TrainImageTokenizerConfig:
             shards_image_size: pixels per side, of the shards' manifest.
 
         Raises:
-            ValueError: they are too small.
+            InputError: they are too small.
         """
         image_size = self.image_tokenizer.image_size
         if shards_image_size < image_size:
-            raise ValueError(
+            raise InputError(
                 f"the pictures in {shown(self.shards)} have {shards_image_size} pixels a side "
                 f"where image_tokenizer.image_size={image_size}: set it to at most "
                 f"{shards_image_size}, or build the shards with an image_size of at least "
@@ -279,4 +280,4 @@ def _require_positive(config: object, section: str, names: tuple[str, ...]) -> N
     for name in names:
         value = getattr(config, name)
         if value <= 0:
-            raise ValueError(f"{section}.{name}={value}: must be positive")
+            raise InputError(f"{section}.{name}={value}: must be positive")

@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 DAMAGE_POLICIES = ("stop", "skip")
 
 
@@ -37,16 +39,16 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
-            raise ValueError(f"loader.num_workers={self.num_workers}: must not be negative")
+            raise InputError(f"loader.num_workers={self.num_workers}: must not be negative")
         for name in ("prefetch_steps", "timeout_seconds", "cache_bytes", "max_attempts"):
             if getattr(self, name) < 1:
-                raise ValueError(f"loader.{name}={getattr(self, name)}: must be at least 1")
+                raise InputError(f"loader.{name}={getattr(self, name)}: must be at least 1")
         if self.damage not in DAMAGE_POLICIES:
-            raise ValueError(
+            raise InputError(
                 f"loader.damage={self.damage!r}: choose one of {', '.join(DAMAGE_POLICIES)}"
             )
         if self.max_consecutive_losses < 1 or not 0 < self.max_lost_fraction <= 1:
-            raise ValueError(
+            raise InputError(
                 f"loader.max_consecutive_losses={self.max_consecutive_losses}, "
                 f"loader.max_lost_fraction={self.max_lost_fraction}: set at least 1, and a share "
                 "above 0 and up to 1"

@@ -6,6 +6,8 @@ Source: ours.
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 
+from ernie_vilg.errors import InputError
+
 STAGES_FOLDER = "stages"
 LOGS_FOLDER = "logs"
 
@@ -32,13 +34,13 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
-            raise ValueError(
+            raise InputError(
                 f"job.stages: name={self.name!r} must be letters, digits and underscores: it "
                 "names a file"
             )
         for key in ("command", "outputs"):
             if not getattr(self, key):
-                raise ValueError(f"job.stages[{self.name}].{key} is empty: name at least one")
+                raise InputError(f"job.stages[{self.name}].{key} is empty: name at least one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +89,13 @@ class JobConfig:
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names) or not names:
-            raise ValueError(f"job.stages: names {names} must be different, and at least one")
+            raise InputError(f"job.stages: names {names} must be different, and at least one")
         for stage in self.stages:
             for output in stage.outputs:
                 _require_own_path(stage.name, output, self.output_dir)
         for overridden in fields(self.overrides):
             if getattr(self.overrides, overridden.name) and overridden.name not in names:
-                raise ValueError(
+                raise InputError(
                     f"job.overrides.{overridden.name}: job {self.name} has no such stage; its "
                     f"stages are {', '.join(names)}"
                 )
@@ -119,7 +121,7 @@ def _require_own_path(stage: str, output: str, output_dir: str) -> None:
     reserved = [folder / STAGES_FOLDER, folder / LOGS_FOLDER]
     is_inside = folder in path.parents and ".." not in path.parts
     if not is_inside or any(path == own or own in path.parents for own in reserved):
-        raise ValueError(
+        raise InputError(
             f"job.stages[{stage}].outputs names {output}: an output must lie below "
             f"job.output_dir={output_dir}, and not in its {STAGES_FOLDER}/ or {LOGS_FOLDER}/, "
             "because it is removed before the stage runs again"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.vocabulary import NUM_SPECIAL_IDS
 
 ATTENTIONS = ("full", "sparse")
@@ -115,12 +116,12 @@ class ModelConfig:
             "convolution_size",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"model.{name}={getattr(self, name)}: must be at least 1")
+                raise InputError(f"model.{name}={getattr(self, name)}: must be at least 1")
         for name in ("layer_norm_epsilon", "initializer_std"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"model.{name}={getattr(self, name)}: must be above 0")
+                raise InputError(f"model.{name}={getattr(self, name)}: must be above 0")
         if self.hidden_size % self.num_heads:
-            raise ValueError(
+            raise InputError(
                 f"model.num_heads={self.num_heads} does not divide model.hidden_size="
                 f"{self.hidden_size}: choose a divisor, so that every head has the same width"
             )
@@ -128,31 +129,31 @@ class ModelConfig:
         _require_choice("model.row_pattern", self.row_pattern, ROW_PATTERNS)
         _require_choice("model.residual_scaling", self.residual_scaling, RESIDUAL_SCALINGS)
         if self.convolution_size % 2 == 0:
-            raise ValueError(
+            raise InputError(
                 f"model.convolution_size={self.convolution_size}: choose an odd number, so that "
                 "the query stands in the middle"
             )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout={self.dropout}: must be from 0 to below 1")
+            raise InputError(f"model.dropout={self.dropout}: must be from 0 to below 1")
         if self.pb_relax < 0:
-            raise ValueError(f"model.pb_relax={self.pb_relax}: must be 0 (off) or above")
+            raise InputError(f"model.pb_relax={self.pb_relax}: must be 0 (off) or above")
         if self.block_gradient_scale <= 0 or math.frexp(self.block_gradient_scale)[0] != 0.5:
-            raise ValueError(
+            raise InputError(
                 f"model.block_gradient_scale={self.block_gradient_scale}: choose a power of two, "
                 "such as 1024, so that scaling rounds nothing"
             )
         if self.text_length < 2:
-            raise ValueError(
+            raise InputError(
                 f"model.text_length={self.text_length}: at least 2 slots are needed, one piece "
                 "and the end of text"
             )
         if self.text_vocab_size <= NUM_SPECIAL_IDS:
-            raise ValueError(
+            raise InputError(
                 f"model.text_vocab_size={self.text_vocab_size}: the first {NUM_SPECIAL_IDS} ids "
                 "are special, choose at least the text tokenizer's number of pieces"
             )
         if self.codebook_size > 1 << 16:
-            raise ValueError(
+            raise InputError(
                 f"model.codebook_size={self.codebook_size}: token shards store 16-bit codes, "
                 f"choose at most {1 << 16}"
             )
@@ -208,7 +209,7 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         weights = (self.text_to_image_weight, self.image_to_text_weight)
         if min(weights) < 0 or max(weights) == 0:
-            raise ValueError(
+            raise InputError(
                 f"objective.text_to_image_weight={weights[0]}, objective.image_to_text_weight="
                 f"{weights[1]}: weights must not be negative, and one must be above 0"
             )
@@ -219,7 +220,7 @@ class ObjectiveConfig:
             "squared_error_weight",
         ):
             if getattr(self, name) < 0:
-                raise ValueError(f"objective.{name}={getattr(self, name)}: must not be negative")
+                raise InputError(f"objective.{name}={getattr(self, name)}: must not be negative")
 
 
 def model_config_from_json(content: Mapping[str, Any]) -> ModelConfig:
@@ -236,4 +237,4 @@ def model_config_from_json(content: Mapping[str, Any]) -> ModelConfig:
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}={value}: choose {' or '.join(choices)}")
+        raise InputError(f"{name}={value}: choose {' or '.join(choices)}")

@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ernie_vilg.errors import InputError
+
 
 def require_finite(settings: object) -> None:
     """Refuse settings that hold a number which is not finite.
@@ -16,11 +18,11 @@ def require_finite(settings: object) -> None:
         settings: a dataclass, of values, dataclasses, tuples and mappings.
 
     Raises:
-        ValueError: there is one; the message names its key.
+        InputError: there is one; the message names its key.
     """
     for name, value in _values(settings, ""):
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name}={value}: must be a finite number")
+            raise InputError(f"{name}={value}: must be a finite number")
 
 
 def _values(value: Any, name: str) -> Iterator[tuple[str, Any]]:

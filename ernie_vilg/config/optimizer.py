@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -30,17 +32,17 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epsilon"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must be above 0")
+                raise InputError(f"optimizer.{name}={getattr(self, name)}: must be above 0")
         if not 0 <= self.final_learning_rate_fraction <= 1:
-            raise ValueError(
+            raise InputError(
                 f"optimizer.final_learning_rate_fraction={self.final_learning_rate_fraction}: must "
                 "be from 0 to 1"
             )
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
+                raise InputError(
                     f"optimizer.{name}={getattr(self, name)}: must be from 0 to below 1"
                 )
         for name in ("warmup_steps", "weight_decay", "gradient_clipping"):
             if getattr(self, name) < 0:
-                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must not be negative")
+                raise InputError(f"optimizer.{name}={getattr(self, name)}: must not be negative")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +40,19 @@ class PlanConfig(PretrainConfig):
         super().__post_init__()
         for name in ("num_gpus", "num_pairs", "top"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
         for name in ("failures_per_thousand_gpu_days", "restart_minutes"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
+                raise InputError(f"{name}={getattr(self, name)}: must not be negative")
         if not 0 <= self.memory_margin < 1:
-            raise ValueError(
+            raise InputError(
                 f"memory_margin={self.memory_margin}: is a share of gpu.memory_bytes, set 0 or "
                 "more and less than 1"
             )
         per_node = self.gpu.gpus_per_node
         if self.num_gpus > per_node and self.num_gpus % per_node:
             lower = self.num_gpus // per_node * per_node
-            raise ValueError(
+            raise InputError(
                 f"num_gpus={self.num_gpus} does not fill machines of gpu.gpus_per_node={per_node}: "
                 f"set num_gpus={lower} or {lower + per_node}"
             )

@@ -18,6 +18,7 @@ from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.config.watch import WatchConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.locations import is_remote
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
@@ -54,24 +55,24 @@ class ParallelismConfig:
             "global_batch_size",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"parallelism.{name}={getattr(self, name)}: must be at least 1")
+                raise InputError(f"parallelism.{name}={getattr(self, name)}: must be at least 1")
         if self.zero_stage not in (1, 2, 3):
-            raise ValueError(
+            raise InputError(
                 f"parallelism.zero_stage={self.zero_stage}: choose 1, 2 or 3 (1 costs nothing "
                 "over 0 and saves memory)"
             )
         if self.activation_checkpointing not in ("none", "selective", "full"):
-            raise ValueError(
+            raise InputError(
                 f"parallelism.activation_checkpointing={self.activation_checkpointing}: choose "
                 "none, selective or full"
             )
         if self.sequence_parallel and self.tensor_parallel_size == 1:
-            raise ValueError(
+            raise InputError(
                 "parallelism.sequence_parallel=true with parallelism.tensor_parallel_size=1: it "
                 "splits work among tensor-parallel ranks, raise their number or set it to false"
             )
         if self.pipeline_parallel_size > 1 and self.zero_stage != 1:
-            raise ValueError(
+            raise InputError(
                 f"parallelism.zero_stage={self.zero_stage} with parallelism."
                 f"pipeline_parallel_size={self.pipeline_parallel_size}: set "
                 "parallelism.zero_stage=1. DeepSpeed rejects 2 and 3 under a pipeline"
@@ -81,11 +82,11 @@ class ParallelismConfig:
         """Return the number of replicas that `world_size` devices make.
 
         Raises:
-            ValueError: tensor and pipeline parallelism do not divide the devices.
+            InputError: tensor and pipeline parallelism do not divide the devices.
         """
         devices = self.tensor_parallel_size * self.pipeline_parallel_size
         if world_size % devices:
-            raise ValueError(
+            raise InputError(
                 f"world size {world_size} is no multiple of parallelism.tensor_parallel_size="
                 f"{self.tensor_parallel_size} x parallelism.pipeline_parallel_size="
                 f"{self.pipeline_parallel_size} = {devices}: start a multiple of {devices} "
@@ -110,14 +111,14 @@ class ParallelismConfig:
         """Return the forward passes per optimizer step and replica.
 
         Raises:
-            ValueError: the global batch is no multiple of what the replicas take in one pass.
+            InputError: the global batch is no multiple of what the replicas take in one pass.
         """
         replicas = self.data_parallel_size(world_size)
         per_pass = self.micro_batch_size * replicas
         if self.global_batch_size % per_pass:
             lower = self.global_batch_size // per_pass * per_pass
             legal = " or ".join(str(size) for size in (lower, lower + per_pass) if size)
-            raise ValueError(
+            raise InputError(
                 f"parallelism.global_batch_size={self.global_batch_size} is no multiple of "
                 f"parallelism.micro_batch_size={self.micro_batch_size} x {replicas} replicas = "
                 f"{per_pass}: set parallelism.global_batch_size={legal}, or change the micro-batch"
@@ -142,9 +143,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "log_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"training.{name}={getattr(self, name)}: must be at least 1")
+                raise InputError(f"training.{name}={getattr(self, name)}: must be at least 1")
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"training.ema_decay={self.ema_decay}: must be from 0 to below 1")
+            raise InputError(f"training.ema_decay={self.ema_decay}: must be from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,14 +164,14 @@ class SamplesConfig:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise ValueError(f"samples.temperature={self.temperature}: must be 0 (greedy) or above")
+            raise InputError(f"samples.temperature={self.temperature}: must be 0 (greedy) or above")
         if self.every < 0 or self.count < 1:
-            raise ValueError(
+            raise InputError(
                 f"samples.every={self.every}, samples.count={self.count}: every must not be "
                 "negative, count must be at least 1"
             )
         if self.every and self.pairs is None:
-            raise ValueError(
+            raise InputError(
                 f"samples.every={self.every} needs samples.pairs, a folder with captions.jsonl; "
                 "or set samples.every=0"
             )
@@ -215,33 +216,33 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise ValueError(
+            raise InputError(
                 f"precision={self.precision}: choose {', '.join(PRECISIONS[:-1])} or "
                 f"{PRECISIONS[-1]}"
             )
         require_finite(self)
         if not self.run_dir:
-            raise ValueError("run_dir is empty: name a folder for what the run leaves behind")
+            raise InputError("run_dir is empty: name a folder for what the run leaves behind")
         if self.world_size is not None and not self.dry_run:
-            raise ValueError(
+            raise InputError(
                 f"world_size={self.world_size} is for a dry run: add dry_run=true, or leave it "
                 "out, the launcher sets the number of ranks"
             )
         if self.world_size is not None and self.world_size < 1:
-            raise ValueError(f"world_size={self.world_size}: must be at least 1")
+            raise InputError(f"world_size={self.world_size}: must be at least 1")
         if self.model.block_gradient_scale != 1 and self.precision != "fp16":
-            raise ValueError(
+            raise InputError(
                 f"model.block_gradient_scale={self.model.block_gradient_scale} with precision="
                 f"{self.precision}: only float16 needs it, set precision=fp16 or the scale to 1"
             )
         if self.watch.step_timeout_seconds >= self.cluster.collective_timeout_seconds:
-            raise ValueError(
+            raise InputError(
                 f"watch.step_timeout_seconds={self.watch.step_timeout_seconds} is not below "
                 f"cluster.collective_timeout_seconds={self.cluster.collective_timeout_seconds}: "
                 "the run would end before it can say why, raise the latter"
             )
         if self.health.every and self.health.pairs is None and self.samples.pairs is None:
-            raise ValueError(
+            raise InputError(
                 f"health.every={self.health.every} needs health.pairs or samples.pairs, a folder "
                 "with captions.jsonl; or set health.every=0"
             )
@@ -255,7 +256,7 @@ class PretrainConfig:
         if layout.sequence_parallel:
             tokens = 2 * layout.micro_batch_size * self.model.seq_length
             if tokens % layout.tensor_parallel_size:
-                raise ValueError(
+                raise InputError(
                     f"parallelism.sequence_parallel=true: the {tokens} tokens of a micro-batch (2 "
                     f"directions x parallelism.micro_batch_size={layout.micro_batch_size} x "
                     f"{self.model.seq_length} slots) are not divisible by parallelism."
@@ -263,14 +264,14 @@ class PretrainConfig:
                     "micro_batch_size to a multiple of it"
                 )
         if self.compile_blocks and layout.tensor_parallel_size > 1:
-            raise ValueError(
+            raise InputError(
                 f"compile_blocks=true with parallelism.tensor_parallel_size="
                 f"{layout.tensor_parallel_size}: megatron-core's layers break the compiled graph, "
                 "set compile_blocks=false or parallelism.tensor_parallel_size=1"
             )
         stages = layout.pipeline_parallel_size
         if self.model.num_layers < stages:
-            raise ValueError(
+            raise InputError(
                 f"model.num_layers={self.model.num_layers} is below parallelism."
                 f"pipeline_parallel_size={stages}: every stage needs a layer, lower the latter"
             )
@@ -278,7 +279,7 @@ class PretrainConfig:
     def _check_split(self, name: str, value: int) -> None:
         size = self.parallelism.tensor_parallel_size
         if value % size:
-            raise ValueError(
+            raise InputError(
                 f"{name}={value} is not divisible by parallelism.tensor_parallel_size={size}: "
                 f"set {name} to a multiple of {size}, or another tensor_parallel_size"
             )
@@ -287,10 +288,10 @@ class PretrainConfig:
         """Check that what the run reads is there, before anything starts.
 
         Raises:
-            ValueError: a folder is missing; the message names its key.
+            InputError: a folder is missing; the message names its key.
         """
         for name, folder in self.missing_folders().items():
-            raise ValueError(
+            raise InputError(
                 f"{name}={folder} is not a folder: run the program that writes it first, or "
                 "name another"
             )

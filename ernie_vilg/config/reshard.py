@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReshardConfig:
@@ -20,8 +22,8 @@ class ReshardConfig:
 
     def __post_init__(self) -> None:
         if self.step is not None and self.step < 1:
-            raise ValueError(
+            raise InputError(
                 f"step={self.step}: set at least 1, fresh weights are the same under every layout"
             )
         if self.num_workers < 0:
-            raise ValueError(f"num_workers={self.num_workers}: set 0 or more")
+            raise InputError(f"num_workers={self.num_workers}: set 0 or more")

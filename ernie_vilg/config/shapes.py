@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class DrawShapesConfig:
@@ -25,12 +27,12 @@ class DrawShapesConfig:
 
     def __post_init__(self) -> None:
         if self.train_scenes is not None and self.train_scenes < 1:
-            raise ValueError(
+            raise InputError(
                 f"train_scenes={self.train_scenes}: set at least 1, or null for all scenes"
             )
         if self.held_out_scenes < 1:
-            raise ValueError(f"held_out_scenes={self.held_out_scenes}: set at least 1")
+            raise InputError(f"held_out_scenes={self.held_out_scenes}: set at least 1")
         if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: set 0 or more")
+            raise InputError(f"seed={self.seed}: set 0 or more")
         if self.num_workers < 0:
-            raise ValueError(f"num_workers={self.num_workers}: set 0 or more")
+            raise InputError(f"num_workers={self.num_workers}: set 0 or more")

@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 IMAGE_FORMATS = ("png", "jpeg")
 
 
@@ -41,15 +43,15 @@ class BuildShardsConfig:
             max_image_pixels=self.max_image_pixels,
         )
         if self.image_format not in IMAGE_FORMATS:
-            raise ValueError(
+            raise InputError(
                 f"image_format={self.image_format}: choose one of {', '.join(IMAGE_FORMATS)}"
             )
         if not 0 <= self.max_rejected_fraction <= 1:
-            raise ValueError(
+            raise InputError(
                 f"max_rejected_fraction={self.max_rejected_fraction}: set a share from 0 to 1"
             )
         if self.num_workers < 0:
-            raise ValueError(f"num_workers={self.num_workers}: set 0 or more")
+            raise InputError(f"num_workers={self.num_workers}: set 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +85,15 @@ class EncodeShardsConfig:
     def __post_init__(self) -> None:
         _require_at_least_one(batch_size=self.batch_size, num_parts=self.num_parts)
         if self.part_index is not None and not 0 <= self.part_index < self.num_parts:
-            raise ValueError(
+            raise InputError(
                 f"part_index={self.part_index} with num_parts={self.num_parts}: set it from 0 to "
                 f"{self.num_parts - 1}, or to null for all parts and the manifest"
             )
         if self.num_workers < 0:
-            raise ValueError(f"num_workers={self.num_workers}: set 0 or more")
+            raise InputError(f"num_workers={self.num_workers}: set 0 or more")
 
 
 def _require_at_least_one(**settings: int) -> None:
     for name, value in settings.items():
         if value < 1:
-            raise ValueError(f"{name}={value}: set at least 1")
+            raise InputError(f"{name}={value}: set at least 1")

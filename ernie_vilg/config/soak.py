@@ -6,6 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.config.drill import DrillConfig
+from ernie_vilg.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,4 +24,4 @@ class SoakConfig(DrillConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.minutes <= 0:
-            raise ValueError(f"minutes={self.minutes}: must be above 0")
+            raise InputError(f"minutes={self.minutes}: must be above 0")

@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoppingConfig:
@@ -22,6 +24,6 @@ class StoppingConfig:
 
     def __post_init__(self) -> None:
         if self.max_hours is not None and self.max_hours <= 0:
-            raise ValueError(f"stopping.max_hours={self.max_hours}: must be above 0, or null")
+            raise InputError(f"stopping.max_hours={self.max_hours}: must be above 0, or null")
         if self.grace_seconds <= 0:
-            raise ValueError(f"stopping.grace_seconds={self.grace_seconds}: must be above 0")
+            raise InputError(f"stopping.grace_seconds={self.grace_seconds}: must be above 0")

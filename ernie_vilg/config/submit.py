@@ -6,6 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,4 +22,4 @@ class SubmitConfig(PretrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.seconds_per_step is not None and self.seconds_per_step <= 0:
-            raise ValueError(f"seconds_per_step={self.seconds_per_step}: must be above 0, or null")
+            raise InputError(f"seconds_per_step={self.seconds_per_step}: must be above 0, or null")

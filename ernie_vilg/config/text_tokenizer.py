@@ -5,6 +5,7 @@ Source: the options are SentencePiece's (Kudo and Richardson 2018, arXiv:1808.06
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
 from ernie_vilg.vocabulary import NUM_SPECIAL_IDS
 
 MODEL_TYPES = ("unigram", "bpe")
@@ -39,21 +40,21 @@ class TrainTextTokenizerConfig:
     def __post_init__(self) -> None:
         smallest = NUM_SPECIAL_IDS + NUM_BYTES + 1
         if self.vocab_size < smallest:
-            raise ValueError(
+            raise InputError(
                 f"vocab_size={self.vocab_size}: set at least {smallest}, because "
                 f"{NUM_SPECIAL_IDS} special ids and {NUM_BYTES} bytes come first"
             )
         if self.model_type not in MODEL_TYPES:
-            raise ValueError(
+            raise InputError(
                 f"model_type={self.model_type}: choose one of {', '.join(MODEL_TYPES)}"
             )
         if not 0 < self.character_coverage <= 1:
-            raise ValueError(
+            raise InputError(
                 f"character_coverage={self.character_coverage}: set a share above 0 and up to 1"
             )
         if self.max_piece_length < 1:
-            raise ValueError(f"max_piece_length={self.max_piece_length}: set at least 1")
+            raise InputError(f"max_piece_length={self.max_piece_length}: set at least 1")
         if self.max_captions is not None and self.max_captions < 1:
-            raise ValueError(
+            raise InputError(
                 f"max_captions={self.max_captions}: set at least 1, or null for all captions"
             )

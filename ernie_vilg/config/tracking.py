@@ -6,6 +6,8 @@ Source: ours.
 import math
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 
 
@@ -26,11 +28,11 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         if self.wandb_mode not in WANDB_MODES:
-            raise ValueError(
+            raise InputError(
                 f"tracking.wandb_mode={self.wandb_mode}: choose one of {', '.join(WANDB_MODES)}"
             )
         if not 0 < self.finish_seconds < math.inf:
-            raise ValueError(
+            raise InputError(
                 f"tracking.finish_seconds={self.finish_seconds}: choose a number of seconds above "
                 "0, or tracking.wandb_mode=disabled to do without W&B"
             )

@@ -5,6 +5,8 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class WatchConfig:
@@ -25,9 +27,9 @@ class WatchConfig:
     def __post_init__(self) -> None:
         for name in ("step_timeout_seconds", "phase_timeout_seconds", "heartbeat_seconds"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"watch.{name}={getattr(self, name)}: must be above 0")
+                raise InputError(f"watch.{name}={getattr(self, name)}: must be above 0")
         if self.straggler_factor <= 1 or self.straggler_windows < 1:
-            raise ValueError(
+            raise InputError(
                 f"watch.straggler_factor={self.straggler_factor}, watch.straggler_windows="
                 f"{self.straggler_windows}: set above 1, and at least 1"
             )

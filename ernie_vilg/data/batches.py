@@ -107,7 +107,7 @@ class TokenBatches:
             pin_memory: whether batches are in pinned memory.
 
         Raises:
-            ValueError: the shards cannot be read with these settings.
+            InputError: the shards cannot be read with these settings.
         """
         self._share = share
         self._micro_batch_size = micro_batch_size
@@ -125,7 +125,7 @@ class TokenBatches:
             step: from 0. Steps in order are read ahead.
 
         Raises:
-            ValueError: a shard differs from the manifest, or a sample from the model's sizes; or,
+            InputError: a shard differs from the manifest, or a sample from the model's sizes; or,
                 with `loader.damage=skip`, too many do.
             TimeoutError: reading stalls; the message names the shard.
             RuntimeError: a worker died.

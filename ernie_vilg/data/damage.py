@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ernie_vilg.errors import InputError
 
-class DamageError(ValueError):
+
+class DamageError(InputError):
     """Something that differs from what its manifest promises. The message is for people."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -129,7 +131,7 @@ class LossAccount:
             those that were not known.
 
         Raises:
-            ValueError: a limit is reached.
+            InputError: a limit is reached.
         """
         new = [loss for loss in losses if self._enter(loss)]
         num_samples = self.num_samples if new else 0
@@ -168,7 +170,7 @@ class LossAccount:
 
     def _stop(self, what: str, last: Loss) -> None:
         counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
-        raise ValueError(
+        raise InputError(
             f"{what} ({counts}; the last: {last.detail}): repair the shards, raise the limit, or "
             "train on others"
         )

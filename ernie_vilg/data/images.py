@@ -106,7 +106,7 @@ class ImageReader:
             on_wait: told what is being waited for before each wait for a shard, and "" after.
 
         Raises:
-            ValueError: a location cannot be read with these settings.
+            InputError: a location cannot be read with these settings.
         """
         self._sequence = sequence
         self._samples = PositionReader(sequence, on_wait)
@@ -122,7 +122,7 @@ class ImageReader:
         Raises:
             DamagedShardError, DamagedSampleError: with `loader.damage=stop`, a shard differs from
                 its manifest, or a picture cannot be used.
-            ValueError: no usable picture was found for a position.
+            InputError: no usable picture was found for a position.
             OSError: a shard cannot be read.
         """
         decoder = _PictureDecoder(self._sequence, self._cache, positions, for_training)
@@ -189,7 +189,7 @@ class ImageBatches:
             step: from 0. Steps in order are read ahead.
 
         Raises:
-            ValueError: a shard differs from the manifest, or a picture from its size in it; or,
+            InputError: a shard differs from the manifest, or a picture from its size in it; or,
                 with `loader.damage=skip`, too many do.
             TimeoutError: reading stalls; the message names the shard.
             RuntimeError: a worker died.
@@ -206,7 +206,7 @@ class ImageBatches:
             count: consecutive positions.
 
         Raises:
-            ValueError: as `at`.
+            InputError: as `at`.
         """
         if self._evaluation_reader is None:
             self._evaluation_reader = ImageReader(self._sequence)

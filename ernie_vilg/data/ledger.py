@@ -33,8 +33,15 @@ import numpy as np
 
 from ernie_vilg.data.position_reader import SampleSequence
 from ernie_vilg.data.quarantine import Quarantine, read_quarantine
-from ernie_vilg.files import fsync_folder, read_json, sha256_of_json, write_bytes, write_json
+from ernie_vilg.errors import InputError
 from ernie_vilg.locations import is_remote, shown
+from ernie_vilg.storage.files import (
+    fsync_folder,
+    sha256_of_json,
+    write_bytes,
+    write_json,
+)
+from ernie_vilg.storage.json_files import read_json
 
 STEPS_NAME = "steps.bin"
 _CUT_NAME = "steps-cut.bin"
@@ -113,12 +120,12 @@ class LedgerSteps:
         """Return the records of one step.
 
         Raises:
-            ValueError: there is none; the message says which steps there are.
+            InputError: there is none; the message says which steps there are.
         """
         steps = self.records["step"]
         (rows,) = np.nonzero(steps == step)
         if not len(rows):
-            raise ValueError(self._missing(step))
+            raise InputError(self._missing(step))
         *earlier, record = (_step_record(self.records[row]) for row in rows)
         return StepHistory(
             record=record,
@@ -256,11 +263,11 @@ def read_steps(run_dir: Path) -> LedgerSteps:
     """Read every record of a run.
 
     Raises:
-        ValueError: the run has no ledger.
+        InputError: the run has no ledger.
     """
     path = ledger_folder(run_dir) / STEPS_NAME
     if not path.is_file():
-        raise ValueError(
+        raise InputError(
             f"{run_dir} has no ledger ({path.relative_to(run_dir)}): name the run_dir of a "
             "launch/pretrain.py run; runs of before the ledger cannot be explained"
         )
@@ -278,7 +285,7 @@ def read_step(run_dir: Path, step: int) -> StepHistory:
     """Read the records of one step.
 
     Raises:
-        ValueError: the run has no ledger, or no record of the step; the message says which steps
+        InputError: the run has no ledger, or no record of the step; the message says which steps
             it has.
     """
     return read_steps(run_dir).history(step)
@@ -292,7 +299,7 @@ def read_sequence(run_dir: Path, digest: str) -> Mapping[str, Any]:
         digest: 16 hexadecimal digits, of a record.
 
     Raises:
-        ValueError: it is missing, or is not what the digits name.
+        InputError: it is missing, or is not what the digits name.
     """
     path = ledger_folder(run_dir) / f"sequence-{digest}.json"
     _require(path)
@@ -382,9 +389,9 @@ def _write_quarantine(folder: Path, quarantine: Quarantine) -> str:
 
 def _require(path: Path) -> None:
     if not path.is_file():
-        raise ValueError(f"{path} is missing: restore it")
+        raise InputError(f"{path} is missing: restore it")
 
 
 def _check_digest(path: Path, actual: str, expected: str) -> None:
     if not actual.startswith(expected):
-        raise ValueError(f"{path} was changed, it has the digest {actual[:_DIGITS]}: restore it")
+        raise InputError(f"{path} was changed, it has the digest {actual[:_DIGITS]}: restore it")

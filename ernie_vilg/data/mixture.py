@@ -21,6 +21,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ernie_vilg.errors import InputError
+
 CYCLE_LENGTH = 65_536
 """Positions over which shares are exact; 1 in 65,536 is the smallest share."""
 
@@ -39,9 +41,9 @@ class MixturePhase:
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(weight) and weight >= 0 for weight in self.weights):
-            raise ValueError(f"weights {self.weights}: each must be 0 or above, and finite")
+            raise InputError(f"weights {self.weights}: each must be 0 or above, and finite")
         if not any(self.weights):
-            raise ValueError(f"weights {self.weights}: at least one must be above 0")
+            raise InputError(f"weights {self.weights}: at least one must be above 0")
 
 
 class MixtureOrder:
@@ -56,18 +58,18 @@ class MixtureOrder:
             seed: names the order.
 
         Raises:
-            ValueError: the phases do not begin at 0 and increase, or their weights are not as
+            InputError: the phases do not begin at 0 and increase, or their weights are not as
                 many as the data sets, or more are above 0 than a cycle has positions.
         """
         first_positions = [phase.first_position for phase in phases]
         if first_positions[:1] != [0] or sorted(set(first_positions)) != first_positions:
-            raise ValueError(
+            raise InputError(
                 f"phases begin at positions {first_positions}: the first must begin at 0 and each "
                 "other after the one before"
             )
         for phase in phases:
             if len(phase.weights) != num_data_sets:
-                raise ValueError(
+                raise InputError(
                     f"the phase at position {phase.first_position} has {len(phase.weights)} "
                     f"weights for {num_data_sets} data sets: give one per data set"
                 )
@@ -145,12 +147,12 @@ def cycle_parts(weights: Sequence[float]) -> list[int]:
         weights: share per data set, on any scale; 0 has no position.
 
     Raises:
-        ValueError: there are more weights above 0 than positions.
+        InputError: there are more weights above 0 than positions.
     """
     # Fractions: the same on every machine, whatever the scale.
     shared = {index: Fraction(weight) for index, weight in enumerate(weights) if weight > 0}
     if len(shared) > CYCLE_LENGTH:
-        raise ValueError(
+        raise InputError(
             f"{len(shared)} data sets have weights above 0 where {CYCLE_LENGTH} can be mixed: put "
             "some of them together"
         )

@@ -21,6 +21,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import Manifest
 
 _SHARD_STREAM = 0
@@ -68,14 +69,14 @@ class SampleOrder:
                 this many at hand.
 
         Raises:
-            ValueError: the data set is empty.
+            InputError: the data set is empty.
         """
         self.num_samples = manifest.num_samples
         self.shuffle_block_shards = shuffle_block_shards
         self._sizes = np.array([shard.samples for shard in manifest.shards], dtype=np.int64)
         self._seed = seed
         if self.num_samples == 0:
-            raise ValueError("the manifest holds no samples: build the shards again")
+            raise InputError("the manifest holds no samples: build the shards again")
         # A block is met again at each of its positions, and two are alive at a border.
         self._shards_of_epoch = lru_cache(maxsize=2)(self._shuffle_shards)
         self._samples_of_block = lru_cache(maxsize=4)(self._shuffle_block)

@@ -24,6 +24,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from ernie_vilg.data.damage import DamagedSampleError
 from ernie_vilg.data.reader import KEY, OpenShard, Sample
+from ernie_vilg.errors import InputError
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP")
 PICTURE_MEMBERS = ("png", "jpg", "jpeg", "webp")
@@ -36,11 +37,11 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, s
            zlib.error)  # fmt: skip
 
 
-class UnreadablePictureError(ValueError):
+class UnreadablePictureError(InputError):
     """No JPEG, PNG or WebP, or a damaged one; the message says what was found."""
 
 
-class PictureSizeError(ValueError):
+class PictureSizeError(InputError):
     """Not a size that the caller takes; the message says the size."""
 
 

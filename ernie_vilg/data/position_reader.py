@@ -29,6 +29,7 @@ from ernie_vilg.data.order import SampleOrder
 from ernie_vilg.data.quarantine import Quarantine
 from ernie_vilg.data.reader import OpenShard, OpenShards, Sample
 from ernie_vilg.data.shard_folder import open_folder
+from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import Manifest
 
 MAX_REPLACEMENTS = 64
@@ -86,7 +87,7 @@ class SampleSequence:
             for source in self.sources
         )
         if needed > self.loader.cache_bytes:
-            raise ValueError(
+            raise InputError(
                 f"loader.cache_bytes={self.loader.cache_bytes} with shuffle_block_shards="
                 f"{self.shuffle_block_shards}: this block's shards and the next one's have up to "
                 f"{needed} bytes, allow that many, or shuffle fewer shards together"
@@ -136,7 +137,7 @@ class PositionReader:
             on_wait: told what is being waited for before each wait for a shard, and "" after.
 
         Raises:
-            ValueError: a location cannot be read with these settings.
+            InputError: a location cannot be read with these settings.
         """
         self._sequence = sequence
         self._mixture = MixtureOrder(len(sequence.sources), sequence.phases, sequence.seed)
@@ -168,7 +169,7 @@ class PositionReader:
         Raises:
             DamagedShardError, DamagedSampleError: with `loader.damage=stop`, a shard differs from
                 its manifest, or the decoder refused a sample.
-            ValueError: no usable sample was found for a position.
+            InputError: no usable sample was found for a position.
             OSError: a shard cannot be read.
         """
         data_sets, own_positions = self._mixture.split(positions)
@@ -189,7 +190,7 @@ class PositionReader:
                 self._replace(places, row, int(own_positions[row]), attempt)
             pending = np.array(sorted(failed))
         else:
-            raise ValueError(
+            raise InputError(
                 f"position {positions[pending[0]]} found no usable sample in {MAX_REPLACEMENTS} "
                 "draws: too much is damaged or in quarantine, repair the shards or train on others"
             )

@@ -14,7 +14,8 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from ernie_vilg.files import sha256_of_json
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import sha256_of_json
 
 QUARANTINE_NAME = "quarantine.jsonl"
 
@@ -64,7 +65,7 @@ def read_quarantine(path: Path) -> Quarantine:
     """Read a quarantine; a file that is not there names nothing.
 
     Raises:
-        ValueError: a line is not of the form above; the message has its number.
+        InputError: a line is not of the form above; the message has its number.
     """
     if not path.exists():
         return Quarantine()
@@ -83,7 +84,7 @@ def _read_line(line: str, place: str) -> QuarantineEntry:
     try:
         content = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not JSON ({error}): write one object per line") from error
+        raise InputError(f"{place}: not JSON ({error}): write one object per line") from error
     is_legal = (
         isinstance(content, dict)
         and "key" in content
@@ -92,7 +93,7 @@ def _read_line(line: str, place: str) -> QuarantineEntry:
         and content["key"]
     )
     if not is_legal:
-        raise ValueError(
+        raise InputError(
             f'{place}: {line.strip()[:200]!r} is no {{"key": "...", "shard": "...", "data_set": '
             '"...", "reason": "..."} with texts for values, of which only key is required: correct '
             "the line"

@@ -130,7 +130,7 @@ def read_shard(folder: Path, shard: Shard) -> list[Sample]:
         the samples in the order of the file.
 
     Raises:
-        ValueError: the file is missing or differs from the manifest, or a sample was written
+        InputError: the file is missing or differs from the manifest, or a sample was written
             wrongly; the message names the file and what differs.
     """
     opened = open_shard(LocalFolder(str(folder)), shard)

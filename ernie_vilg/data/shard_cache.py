@@ -23,8 +23,8 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from ernie_vilg.files import fsync_folder
 from ernie_vilg.manifest import Shard
+from ernie_vilg.storage.files import fsync_folder
 
 _SHARD_NAME = re.compile(r"([0-9a-f]{64})\.tar")
 _TEMPORARY_NAME = re.compile(r"\.writing-([0-9a-f]{64})\.tar")

@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.data.damage import DamagedShardError
 from ernie_vilg.data.shard_cache import ShardCache
+from ernie_vilg.errors import InputError
 from ernie_vilg.locations import is_remote, shown
 from ernie_vilg.manifest import Shard
 from ernie_vilg.remote import (
@@ -63,19 +64,19 @@ def open_folder(
         limits: of one transfer; `loader.max_attempts` replaces theirs.
 
     Raises:
-        ValueError: the location is of a kind that is not read, or is remote without a cache.
+        InputError: the location is of a kind that is not read, or is remote without a cache.
         ImportError: the library that reads a remote location is not installed.
     """
     comes_from_afar = is_remote(location)
     if loader.cache_dir is None:
         if comes_from_afar:
-            raise ValueError(
+            raise InputError(
                 f"loader.cache_dir=null and {shown(location)} is remote: set loader.cache_dir to "
                 "a folder on this node's own disk, into which shards are copied"
             )
         return LocalFolder(location)
     if is_remote(loader.cache_dir):
-        raise ValueError(
+        raise InputError(
             f"loader.cache_dir={shown(loader.cache_dir)} is remote: name a folder on this node's "
             "own disk"
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.data.token_reader import TokenSequence
+from ernie_vilg.errors import InputError
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -56,7 +57,7 @@ def check_shared_memory(
         folder: where shared memory is mounted.
 
     Raises:
-        ValueError: it does not fit.
+        InputError: it does not fit.
     """
     if loader.num_workers == 0:
         return
@@ -64,7 +65,7 @@ def check_shared_memory(
     needed = num_readers * num_steps * bytes_per_step
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise ValueError(
+        raise InputError(
             f"{folder} has {free:,} bytes free, and {num_readers} rank(s) with "
             f"data.loader.num_workers={loader.num_workers} and data.loader.prefetch_steps="
             f"{loader.prefetch_steps} need {needed:,} for batches of {bytes_per_step:,} bytes: "

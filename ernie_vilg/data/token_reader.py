@@ -14,6 +14,7 @@ from ernie_vilg.data.pictures import EncodedPicture, fetch_picture
 from ernie_vilg.data.position_reader import Places, PositionReader, SampleSequence
 from ernie_vilg.data.reader import OpenShard, Sample
 from ernie_vilg.data.token_decoder import TokenDecoder, TokenHeaders
+from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import Manifest
 
 
@@ -30,7 +31,7 @@ class TokenSequence(SampleSequence):
         super().__post_init__()
         for source in self.sources:
             if self.with_pixels and not keeps_pixels(source.manifest):
-                raise ValueError(
+                raise InputError(
                     f"token shards {source.location} keep no pixels, which with_pixels=True needs: "
                     "encode them again with launch/encode_shards.py ... keep_pixels=true "
                     "overwrite=true"
@@ -71,7 +72,7 @@ class TokenReader:
             on_wait: told what is being waited for before each wait for a shard, and "" after.
 
         Raises:
-            ValueError: a location cannot be read with these settings.
+            InputError: a location cannot be read with these settings.
         """
         self._sequence = sequence
         self._samples = PositionReader(sequence, on_wait)
@@ -86,7 +87,7 @@ class TokenReader:
         Raises:
             DamagedShardError, DamagedSampleError: with `loader.damage=stop`, a shard differs from
                 its manifest, or a sample from the model's sizes or vocabularies.
-            ValueError: no usable sample was found for a position.
+            InputError: no usable sample was found for a position.
             OSError: a shard cannot be read.
         """
         decoder: TokenDecoder = TokenDecoder(self._sequence.model, self._headers, len(positions))

@@ -15,6 +15,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from ernie_vilg.errors import InputError
+
 COLOURS = ("#1f2937", "#2563eb", "#d97706", "#059669")
 _GRID_COLOUR = "#e5e7eb"
 _TEXT_COLOUR = "#4b5563"
@@ -53,7 +55,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number} is not JSON ({error}): mend it") from error
+            raise InputError(f"{path}, line {number} is not JSON ({error}): mend it") from error
         if "step" in entry:
             by_step.setdefault(entry["step"], {}).update(entry)
     return [by_step[step] for step in sorted(by_step)]

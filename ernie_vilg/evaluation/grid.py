@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from ernie_vilg.errors import InputError
+
 _BACKDROP = (225, 228, 232)  # light grey: the edge of a white picture stays visible
 
 
@@ -20,11 +22,11 @@ def picture_grid(images: Sequence[Image.Image], *, columns: int, gap: int = 4) -
         gap: pixels between pictures and around them.
 
     Raises:
-        ValueError: there is no picture, or the sizes differ.
+        InputError: there is no picture, or the sizes differ.
     """
     sizes = {image.size for image in images}
     if len(sizes) != 1:
-        raise ValueError(f"pictures of sizes {sorted(sizes)}: a grid needs one size, and a picture")
+        raise InputError(f"pictures of sizes {sorted(sizes)}: a grid needs one size, and a picture")
     ((width, height),) = sizes
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)

@@ -25,6 +25,7 @@ from data_pipelines.images import crop_and_resize, load_image
 from data_pipelines.shapes import Scene
 from data_pipelines.sources import RejectedError, Rejection
 from data_pipelines.sources import read_pairs as read_raw_pairs
+from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.grid import before_and_after
 from ernie_vilg.evaluation.reconstruction import ImageCoder, psnr, reconstruct
 from ernie_vilg.evaluation.shapes import (
@@ -33,7 +34,7 @@ from ernie_vilg.evaluation.shapes import (
     required_scenes,
     score_pictures,
 )
-from ernie_vilg.files import write_bytes, write_json
+from ernie_vilg.storage.files import write_bytes, write_json
 
 EVALUATION_FILE = "evaluation.json"
 PAIRS_FILE = "pairs.jsonl"
@@ -104,20 +105,20 @@ def read_pairs(folder: Path, *, count: int, image_size: int) -> list[Pair]:
         image_size: pixels per side of the returned pictures.
 
     Raises:
-        ValueError: a pair cannot be used, or there are too few.
+        InputError: a pair cannot be used, or there are too few.
     """
     pairs: list[Pair] = []
     for raw in read_raw_pairs(folder, max_caption_characters=_MAX_CAPTION_CHARACTERS):
         if len(pairs) == count:
             break
         if isinstance(raw, Rejection):
-            raise ValueError(
+            raise InputError(
                 f"pairs={folder}, line {raw.line}: {raw.reason} ({raw.detail}); mend or remove it"
             )
         try:
             image = load_image(raw.image, max_pixels=_MAX_PIXELS)
         except RejectedError as error:
-            raise ValueError(f"pairs={folder}: {error.reason} {error.detail}; mend it") from error
+            raise InputError(f"pairs={folder}: {error.reason} {error.detail}; mend it") from error
         pairs.append(
             Pair(
                 image=crop_and_resize(image, image_size),
@@ -126,7 +127,7 @@ def read_pairs(folder: Path, *, count: int, image_size: int) -> list[Pair]:
             )
         )
     if len(pairs) < count:
-        raise ValueError(f"count={count}: {folder} holds {len(pairs)} pairs; ask for fewer")
+        raise InputError(f"count={count}: {folder} holds {len(pairs)} pairs; ask for fewer")
     return pairs
 
 
@@ -155,7 +156,7 @@ def evaluate(
         the content of `evaluation.json`.
 
     Raises:
-        ValueError: `judge` is "shapes" and a caption names no scene of the built-in data.
+        InputError: `judge` is "shapes" and a caption names no scene of the built-in data.
     """
     captions = [pair.caption for pair in pairs]
     originals = [pair.image for pair in pairs]

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.charts import curves, line_chart, read_metrics
 from ernie_vilg.evaluation.page_style import STYLE
-from ernie_vilg.files import read_json
 from ernie_vilg.progress import duration
+from ernie_vilg.storage.json_files import read_json
 
 _GIB = 2**30
 _MOST_ERRORS = 6
@@ -73,12 +74,12 @@ def read_content(
     """Gather what the runs left behind.
 
     Raises:
-        ValueError: the evaluation is missing or damaged.
+        InputError: the evaluation is missing or damaged.
     """
     scores, pairs = evaluation / "evaluation.json", evaluation / "pairs.jsonl"
     for path in (scores, pairs):
         if not path.is_file():
-            raise ValueError(f"{path} does not exist: run launch/evaluate.py into {evaluation}")
+            raise InputError(f"{path} does not exist: run launch/evaluate.py into {evaluation}")
     return ReportContent(
         title=title,
         command=command,

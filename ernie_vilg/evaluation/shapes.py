@@ -42,6 +42,7 @@ from data_pipelines.shapes import (
     draw_object,
     parse_caption,
 )
+from ernie_vilg.errors import InputError
 
 ObjectWords = tuple[str, str, str]
 """Shape, size and colour."""
@@ -78,10 +79,10 @@ def read_objects(image: Image.Image) -> dict[str, SceneObject]:
         image: a picture of 64 x 64 pixels, of any mode that converts to RGB.
 
     Raises:
-        ValueError: the picture has another size.
+        InputError: the picture has another size.
     """
     if image.size != (IMAGE_SIZE, IMAGE_SIZE):
-        raise ValueError(
+        raise InputError(
             f"a picture of {image.size[0]} x {image.size[1]} pixels: scenes of the built-in data "
             f"have {IMAGE_SIZE} x {IMAGE_SIZE}; judge other pictures with judge=none"
         )
@@ -100,7 +101,7 @@ def read_scene(image: Image.Image) -> Scene | None:
     """Return the scene that a picture shows; None where it shows no object or more than two.
 
     Raises:
-        ValueError: the picture is not 64 x 64 pixels.
+        InputError: the picture is not 64 x 64 pixels.
     """
     objects = tuple(read_objects(image).values())
     try:
@@ -113,7 +114,7 @@ def objects_correct(expected: Scene, image: Image.Image) -> int:
     """Return how many of a scene's objects the picture shows, right in everything.
 
     Raises:
-        ValueError: the picture is not 64 x 64 pixels.
+        InputError: the picture is not 64 x 64 pixels.
     """
     found = read_objects(image)
     return sum(found.get(item.quadrant) == item for item in expected.objects)
@@ -127,10 +128,10 @@ def score_pictures(expected: Sequence[Scene], images: Sequence[Image.Image]) -> 
         images: one picture per scene, 64 x 64 pixels.
 
     Raises:
-        ValueError: there is nothing to judge, or a picture has another size.
+        InputError: there is nothing to judge, or a picture has another size.
     """
     if not expected or len(expected) != len(images):
-        raise ValueError(
+        raise InputError(
             f"{len(images)} pictures for {len(expected)} scenes: give one picture per scene, and "
             "at least one"
         )
@@ -178,13 +179,13 @@ def required_scenes(captions: Sequence[str]) -> list[Scene]:
     """Return the scenes that the captions of a data set name.
 
     Raises:
-        ValueError: a caption names no scene of the built-in data.
+        InputError: a caption names no scene of the built-in data.
     """
     scenes = []
     for caption in captions:
         scene = parse_caption(caption)
         if scene is None:
-            raise ValueError(
+            raise InputError(
                 f"the caption {caption!r} names no scene of the built-in data: judge=shapes "
                 "judges pictures drawn by launch/draw_shapes.py; use judge=none for others"
             )

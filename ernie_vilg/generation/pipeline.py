@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from data_pipelines.images import crop_and_resize
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.pictures import on_white
+from ernie_vilg.errors import InputError
 from ernie_vilg.generation.decode import Decoder, Drawing, ShouldStop, never
 from ernie_vilg.generation.sampling import Sampling
 from ernie_vilg.model.weights import (
@@ -87,7 +88,7 @@ class ErnieVilg:
         """Read a weights folder written by launch/export.py.
 
         Raises:
-            ValueError: the folder is incomplete, damaged, or of another format.
+            InputError: the folder is incomplete, damaged, or of another format.
         """
         model = load_weights(weights).to(device)
         image_tokenizer, _ = load_image_tokenizer(weights / IMAGE_TOKENIZER_FOLDER)
@@ -125,7 +126,7 @@ class ErnieVilg:
             ordered by prompt, then by candidate.
 
         Raises:
-            ValueError: a prompt is empty, or a setting is out of range.
+            InputError: a prompt is empty, or a setting is out of range.
             StoppedError: `should_stop` said so.
         """
         sampling = Sampling(temperature=temperature, top_k=top_k)
@@ -229,21 +230,21 @@ class ErnieVilg:
 
     def _check_prompts(self, prompts: Sequence[str], images_per_prompt: int) -> None:
         if images_per_prompt < 1:
-            raise ValueError(f"images_per_prompt={images_per_prompt}: must be at least 1")
+            raise InputError(f"images_per_prompt={images_per_prompt}: must be at least 1")
         for index, prompt in enumerate(prompts):
             if not self.text_tokenizer.encode(prompt):
-                raise ValueError(f"prompt {index} is empty ({prompt!r}): write what to draw")
+                raise InputError(f"prompt {index} is empty ({prompt!r}): write what to draw")
 
 
 def choose_device(name: str) -> torch.device:
     """Resolve a device setting: cpu, cuda, or auto, a GPU if there is one.
 
     Raises:
-        ValueError: cuda is asked for and there is no GPU.
+        InputError: cuda is asked for and there is no GPU.
     """
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
-        raise ValueError("device=cuda but torch finds no GPU: set device=cpu or device=auto")
+        raise InputError("device=cuda but torch finds no GPU: set device=cpu or device=auto")
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
 
 

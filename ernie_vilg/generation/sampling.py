@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ernie_vilg.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -22,9 +24,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature}: must be 0 (greedy) or above")
+            raise InputError(f"temperature={self.temperature}: must be 0 (greedy) or above")
         if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k}: must be 0 (all tokens) or above")
+            raise InputError(f"top_k={self.top_k}: must be 0 (all tokens) or above")
 
 
 def choose_tokens(

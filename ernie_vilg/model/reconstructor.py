@@ -11,6 +11,7 @@ layers, as wide as the transformer, are our choice.
 from torch import Tensor, nn
 
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.vqgan.autoencoder import Decoder
 
@@ -22,12 +23,12 @@ class Reconstructor(nn.Module):
         super().__init__()
         decoder = config.reconstructor.decoder
         if decoder is None:
-            raise ValueError(
+            raise InputError(
                 "model.reconstructor.decoder=null where a model is built: give the image "
                 "tokenizer's settings"
             )
         if decoder.grid_size != config.image_grid_size:
-            raise ValueError(
+            raise InputError(
                 f"model.reconstructor.decoder has a grid of {decoder.grid_size} codes a side, "
                 f"model.image_grid_size={config.image_grid_size}: they must be the same"
             )

@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ernie_vilg.config.model import ModelConfig, model_config_from_json
-from ernie_vilg.files import read_json, sha256_of_file, write_json
+from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.transformer import build_transformer
+from ernie_vilg.storage.files import sha256_of_file, write_json
+from ernie_vilg.storage.json_files import read_json
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -58,22 +60,22 @@ def load_weights(folder: Path) -> nn.Sequential:
     """Read the model of a weights folder, ready for use on the CPU, in float32.
 
     Raises:
-        ValueError: the folder is incomplete, damaged, or of another format.
+        InputError: the folder is incomplete, damaged, or of another format.
     """
     config_path, path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
     if not (config_path.is_file() and path.is_file()):
-        raise ValueError(
+        raise InputError(
             f"{folder} is no weights folder ({CONFIG_NAME} and {WEIGHTS_NAME} are needed): name "
             "one written by launch/export.py"
         )
     content = read_json(config_path)
     if content.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
+        raise InputError(
             f"{config_path} has format_version {content.get('format_version')}, this code reads "
             f"{FORMAT_VERSION}: export the run again"
         )
     if sha256_of_file(path) != content["sha256"]:
-        raise ValueError(f"{path} differs from the SHA-256 in {config_path}: export the run again")
+        raise InputError(f"{path} differs from the SHA-256 in {config_path}: export the run again")
     return model_from_weights(read_model_config(folder), load_file(path))
 
 

@@ -5,6 +5,8 @@ Source: ours.
 
 import torch
 
+from ernie_vilg.errors import InputError
+
 
 def machine_precision(name: str, device: torch.device) -> torch.dtype:
     """Resolve a setting `precision`.
@@ -14,10 +16,10 @@ def machine_precision(name: str, device: torch.device) -> torch.dtype:
         device: this rank's.
 
     Raises:
-        ValueError: fp16 on a CPU.
+        InputError: fp16 on a CPU.
     """
     if name == "fp16" and device.type == "cpu":
-        raise ValueError(
+        raise InputError(
             "precision=fp16 on a CPU, which computes in float16 slowly or not at all: set "
             "precision=bf16, fp32 or auto, or start on a GPU"
         )

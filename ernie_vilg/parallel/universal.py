@@ -22,6 +22,7 @@ from deepspeed.checkpoint import ds_to_universal
 from torch import Tensor
 
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import split_dimension
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
@@ -74,7 +75,7 @@ def gather_weights(folder: Path, state: str = WEIGHTS) -> dict[str, Tensor]:
         which does not keep shapes.
 
     Raises:
-        ValueError: the checkpoint holds no average.
+        InputError: the checkpoint holds no average.
     """
     with TemporaryDirectory(dir=folder.parent.parent, prefix=".gathering-") as scratch:
         universal = Path(scratch) / "universal"
@@ -123,7 +124,7 @@ def convert_average(folder: Path, output: Path, do_all: DoAll = map) -> None:
     which the average stands in the place of all of them.
 
     Raises:
-        ValueError: the checkpoint holds no average.
+        InputError: the checkpoint holds no average.
     """
     scratch = output.with_name(f"{output.name}-averaged")
     _write_averaged(folder, scratch)
@@ -220,7 +221,7 @@ def _put_average_everywhere(shares: dict[str, Any]) -> None:
     """
     states = _states(shares)
     if not states or any(WEIGHT_AVERAGE not in state for state in states.values()):
-        raise ValueError(
+        raise InputError(
             "the checkpoint holds no average of the weights, as the run had training.ema_decay=0: "
             "export with average=false, or train on with training.ema_decay=0.9999, say"
         )

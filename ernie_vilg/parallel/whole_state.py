@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
@@ -90,11 +91,11 @@ def write_whole_state(
         do_all: does the work; see `convert`.
 
     Raises:
-        ValueError: no update has been made yet, or the model is of another version.
+        InputError: no update has been made yet, or the model is of another version.
     """
     _, states = read_optimizer_file(folder)
     if not states:
-        raise ValueError(
+        raise InputError(
             f"{folder.parent} was saved before the optimizer's first update: go on with the layout "
             "it was saved under until one is made"
         )
@@ -144,11 +145,11 @@ def require_parameters(found: Set[str], config: ModelConfig) -> None:
     """Check that names are those of a model's parameters.
 
     Raises:
-        ValueError: some lack, or are too many.
+        InputError: some lack, or are too many.
     """
     expected = set(parameter_shapes(config))
     if found != expected:
-        raise ValueError(
+        raise InputError(
             f"the checkpoint lacks {sorted(expected - found)} and has in excess "
             f"{sorted(found - expected)}: it is of another version of the model"
         )

@@ -36,7 +36,7 @@ def forecast(config: PretrainConfig, world_size: int, precision: torch.dtype) ->
         precision: of weights and activations.
 
     Raises:
-        ValueError: the layout is not legal for so many ranks.
+        InputError: the layout is not legal for so many ranks.
     """
     memory = estimate_memory(config, world_size, precision)
     if config.gpu is None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.files import read_json, write_json
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.json_files import read_json
 
 if TYPE_CHECKING:  # it needs torch, which who reads a record may do without
     from ernie_vilg.planning.forecast import Forecast
@@ -65,7 +67,7 @@ def read_record(run_dir: Path) -> RunRecord | None:
     """Read what a run measured; None where it has not got that far.
 
     Raises:
-        ValueError: the file is no record of this version.
+        InputError: the file is no record of this version.
     """
     path = run_dir / MEASURED_NAME
     if not path.is_file():
@@ -73,7 +75,7 @@ def read_record(run_dir: Path) -> RunRecord | None:
     content = read_json(path)
     names = {each.name for each in fields(RunRecord)}
     if not isinstance(content, dict) or set(content) != names:
-        raise ValueError(
+        raise InputError(
             f"{path} does not hold {', '.join(sorted(names))}: it is not of this version, leave "
             "the run out or start it again"
         )

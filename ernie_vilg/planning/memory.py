@@ -97,7 +97,7 @@ def estimate_memory(
         device_type: cuda or cpu.
 
     Raises:
-        ValueError: the layout is not legal for so many ranks.
+        InputError: the layout is not legal for so many ranks.
     """
     layout = config.parallelism
     variant = Variant(

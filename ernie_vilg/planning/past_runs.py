@@ -11,6 +11,7 @@ import torch
 from ernie_vilg.config.model import ObjectiveConfig, model_config_from_json
 from ernie_vilg.config.plan import PlanConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.planning.calibration import Correction, PastRun, errors, learn
 from ernie_vilg.planning.history import RunRecord, read_record
 from ernie_vilg.planning.plan import worst_memory
@@ -21,15 +22,15 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
     """Return what the runs of `history` teach, and lines that say so.
 
     Raises:
-        ValueError: a folder is missing or has no measurement.
+        InputError: a folder is missing or has no measurement.
     """
     runs, lines = [], []
     for folder in config.history:
         if not Path(folder).is_dir():
-            raise ValueError(f"history={folder} is not a folder: name run folders, or leave it out")
+            raise InputError(f"history={folder} is not a folder: name run folders, or leave it out")
         record = read_record(Path(folder))
         if record is None:
-            raise ValueError(
+            raise InputError(
                 f"history={folder} has no measured.json: the run has not got to its first "
                 "checkpoint, leave it out"
             )

@@ -166,7 +166,7 @@ def spread_of_layout(layout: ParallelismConfig, num_gpus: int, readers: int) -> 
         readers: `LoaderConfig.num_workers`.
 
     Raises:
-        ValueError: it does not fit them.
+        InputError: it does not fit them.
     """
     return Spread(
         tensor=layout.tensor_parallel_size,

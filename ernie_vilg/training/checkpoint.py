@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.checkpoint import CheckpointConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.collectives import LEADER, agree_max, gather_everywhere
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.snapshot import Snapshot
@@ -121,7 +122,7 @@ class Checkpoints:
             the number of steps taken so far.
 
         Raises:
-            ValueError: no checkpoint of a non-empty run folder verifies, or the newest one
+            InputError: no checkpoint of a non-empty run folder verifies, or the newest one
                 is of another model, data order or lineage.
             CheckpointError: the first checkpoint cannot be saved.
         """
@@ -142,12 +143,12 @@ class Checkpoints:
             the step it was saved after.
 
         Raises:
-            ValueError: none verifies.
+            InputError: none verifies.
         """
         self._wait()
         found = find_newest(self._run_dir, engine.groups.rank, engine.groups.world_size)
         if found is None:
-            raise ValueError(
+            raise InputError(
                 f"{self._run_dir} has no checkpoint that verifies: restore its checkpoints folder"
             )
         return self._load(engine, found)
@@ -263,4 +264,4 @@ class Checkpoints:
 
 def _require(problem: str | None) -> None:
     if problem is not None:
-        raise ValueError(problem)
+        raise InputError(problem)

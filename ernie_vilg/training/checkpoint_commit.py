@@ -12,7 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ernie_vilg.files import write_json
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import write_json
 from ernie_vilg.training.checkpoint_writer import Share
 from ernie_vilg.training.commit import (
     WRITING_PREFIX,
@@ -80,7 +81,7 @@ class Committer:
             needed_bytes: of all ranks' files, about.
 
         Raises:
-            ValueError: the file system has no room for them.
+            InputError: the file system has no room for them.
             OSError: the folder cannot be made.
         """
         self._retention.finish()
@@ -88,26 +89,26 @@ class Committer:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(temporary.parent).free < needed_bytes:
-            raise ValueError(self._with_room("the disk is full", needed_bytes))
+            raise InputError(self._with_room("the disk is full", needed_bytes))
         temporary.mkdir()
 
     def commit(self, save: PendingSave, shares: Sequence[Share]) -> None:
         """Make a checkpoint of what all ranks have written, or of nothing.
 
         Raises:
-            ValueError: a rank has failed, or the leader now; nothing is left of the save.
+            InputError: a rank has failed, or the leader now; nothing is left of the save.
         """
         temporary = temporary_path(self._run_dir, save.step)
         try:
             failures = [f"rank {share.rank}: {share.failure}" for share in shares if share.failure]
             if failures:
-                raise ValueError("; ".join(failures))
+                raise InputError("; ".join(failures))
             self._write_manifest(temporary, save, shares)
             self._phases.point("save: before rename")
             put_in_place(temporary, checkpoint_path(self._run_dir, save.step))
         except (OSError, ValueError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise ValueError(self._with_room(str(error), save.needed_bytes)) from error
+            raise InputError(self._with_room(str(error), save.needed_bytes)) from error
         try:
             self._phases.point("save: before pointer")
             self._write_pointer(save.step)

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ernie_vilg.files import fsync_folder, sha256_of_file
+from ernie_vilg.storage.files import fsync_folder, sha256_of_file
 from ernie_vilg.training.phases import Phases
 
 _BLOCK_BYTES = 4 << 20

@@ -19,7 +19,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ernie_vilg.files import fsync_folder, json_bytes, sha256_of_file, sha256_of_json, write_json
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import (
+    fsync_folder,
+    json_bytes,
+    sha256_of_file,
+    sha256_of_json,
+    write_json,
+)
 
 MANIFEST_NAME = "checkpoint.json"
 FORMAT_VERSION = 2
@@ -101,24 +108,24 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a checkpoint, if it is what was written.
 
     Raises:
-        ValueError: it is not; the message says what is wrong with the folder.
+        InputError: it is not; the message says what is wrong with the folder.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise ValueError(f"it has no {MANIFEST_NAME}")
+        raise InputError(f"it has no {MANIFEST_NAME}")
     raw = path.read_bytes()
     try:
         content: dict[str, Any] = json.loads(raw)
         version = content["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"its {MANIFEST_NAME} cannot be read ({error})") from error
+        raise InputError(f"its {MANIFEST_NAME} cannot be read ({error})") from error
     if version != FORMAT_VERSION:
-        raise ValueError(f"its format_version is {version}, not {FORMAT_VERSION}")
+        raise InputError(f"its format_version is {version}, not {FORMAT_VERSION}")
     own_hash = content.pop(_OWN_HASH, None)
     if own_hash != sha256_of_json(content) or raw != json_bytes({**content, _OWN_HASH: own_hash}):
-        raise ValueError(f"its {MANIFEST_NAME} differs from its own SHA-256")
+        raise InputError(f"its {MANIFEST_NAME} differs from its own SHA-256")
     if step_of(folder) not in (None, content["step"]):
-        raise ValueError(f"its {MANIFEST_NAME} is of step {content['step']}")
+        raise InputError(f"its {MANIFEST_NAME} is of step {content['step']}")
     return content
 
 
@@ -191,7 +198,7 @@ def resumable_checkpoint(
         metrics_name: the file that a run has written once it has started.
 
     Raises:
-        ValueError: the folder is not fresh and no checkpoint verifies, or the newest one
+        InputError: the folder is not fresh and no checkpoint verifies, or the newest one
             belongs to other settings.
     """
     newest = newest_checkpoint(run_dir)
@@ -207,10 +214,10 @@ def check_fresh(run_dir: Path, metrics_name: str) -> None:
     """Let only a run start over that has not started yet.
 
     Raises:
-        ValueError: the folder holds checkpoints or metrics.
+        InputError: the folder holds checkpoints or metrics.
     """
     if committed_checkpoints(run_dir) or (run_dir / metrics_name).exists():
-        raise ValueError(
+        raise InputError(
             f"{run_dir} holds a run but no checkpoint of it that verifies: restore its "
             "checkpoints folder, or name another run_dir to start afresh"
         )
@@ -220,7 +227,7 @@ def check_identity(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, A
     """Let only a run go on that is of the checkpoint's settings.
 
     Raises:
-        ValueError: some differ; the message lists them.
+        InputError: some differ; the message lists them.
     """
     different = [
         f"{name}: {theirs.get(name)!r} in the checkpoint, {ours.get(name)!r} now"
@@ -228,7 +235,7 @@ def check_identity(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, A
         if theirs.get(name) != ours.get(name)
     ]
     if different:
-        raise ValueError(
+        raise InputError(
             f"{folder} was written by a run with other settings ({'; '.join(different)}): set "
             "them as they were to go on, or name another run_dir to start afresh"
         )

@@ -15,6 +15,7 @@ import torch
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.mixture import MixtureOrder
+from ernie_vilg.errors import InputError
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_token
 from ernie_vilg.model.shard_layers import StageShard, stage_shards
@@ -59,7 +60,7 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
         the description, for people.
 
     Raises:
-        ValueError: the settings are not legal for so many ranks, or shards, tokenizers and model
+        InputError: the settings are not legal for so many ranks, or shards, tokenizers and model
             do not fit each other. Folders that are not there are listed, and are no error unless
             the model's shape depends on one.
     """
@@ -198,7 +199,7 @@ def _with_known_decoder(config: PretrainConfig) -> PretrainConfig:
     if folder.is_dir():
         tokenizer, _ = load_image_tokenizer(folder)
         return with_decoder(config, tokenizer.config)
-    raise ValueError(
+    raise InputError(
         "model.reconstructor.kind=end_to_end builds the decoder of data.image_tokenizer="
         f"{folder}, which is not there, and model.reconstructor.decoder is null: name an image "
         "tokenizer, or choose reconstructor=end_to_end_vqgan_f8_8192, which says the decoder"

@@ -31,6 +31,7 @@ from ernie_vilg.data.pictures import decode_picture
 from ernie_vilg.data.position_reader import DataSource
 from ernie_vilg.data.reader import KEY, Sample
 from ernie_vilg.data.token_reader import keeps_pixels
+from ernie_vilg.errors import InputError
 from ernie_vilg.locations import shown
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.training.past_batch import LeftOut, Moved, PastBatch, past_quarantine, past_sequence
@@ -158,7 +159,7 @@ def explain_step(
         measure_losses: puts the batch through the model of a checkpoint; None leaves it out.
 
     Raises:
-        ValueError: the folder is no run's, its ledger has no such step, or shards or tokenizers
+        InputError: the folder is no run's, its ledger has no such step, or shards or tokenizers
             are not those of the run.
     """
     config = read_settings(run_dir)
@@ -219,7 +220,7 @@ def _load_tokenizers(
         for source in sources:
             expected = source.manifest.lineage.get(name)
             if sha256 != expected:
-                raise ValueError(
+                raise InputError(
                     f"{folder} is not the {name} that {shown(source.location)} was encoded with "
                     f"(SHA-256 {sha256}, not {expected}): restore it, or say where it is with "
                     f"{name}_dir=FOLDER"

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ernie_vilg.config.model import ModelConfig, model_config_from_json
-from ernie_vilg.files import committed_folder
+from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.weights import (
     IMAGE_TOKENIZER_FOLDER,
@@ -21,6 +21,7 @@ from ernie_vilg.parallel.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.universal import WEIGHTS, gather_weights
 from ernie_vilg.parallel.whole_state import parameter_shapes, require_parameters
+from ernie_vilg.storage.files import committed_folder
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.training.commit import newest_checkpoint, read_manifest
 from ernie_vilg.training.run_folder import read_run
@@ -44,18 +45,18 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool, average: bool) -
         the step of the checkpoint.
 
     Raises:
-        ValueError: no checkpoint verifies, the tokenizers are not those of the run, or the run
+        InputError: no checkpoint verifies, the tokenizers are not those of the run, or the run
             kept no average.
     """
     checkpoint = newest_checkpoint(run_dir)
     if checkpoint is None:
-        raise ValueError(
+        raise InputError(
             f"{run_dir} has no checkpoint that verifies: name the run_dir of a launch/pretrain.py "
             "run"
         )
     manifest = read_manifest(checkpoint)
     if manifest["step"] == 0:
-        raise ValueError(f"{run_dir} has taken no step yet: wait for its next checkpoint")
+        raise InputError(f"{run_dir} has taken no step yet: wait for its next checkpoint")
     identity = manifest["identity"]
     run = read_run(run_dir)
     _check_tokenizers(run, identity["lineage"])
@@ -86,7 +87,7 @@ def whole_weights(checkpoint: Path, *, average: bool) -> tuple[ModelConfig, dict
         the model's shape, and every parameter by name, whole, float32 on the CPU.
 
     Raises:
-        ValueError: the checkpoint is of another version of the model, or holds no average.
+        InputError: the checkpoint is of another version of the model, or holds no average.
     """
     config = model_config_from_json(read_manifest(checkpoint)["identity"]["model"])
     state = WEIGHT_AVERAGE if average else WEIGHTS
@@ -108,7 +109,7 @@ def _check_tokenizers(run: dict[str, str], lineage: dict[str, str]) -> None:
     }
     for name, sha256 in actual.items():
         if sha256 != lineage[name]:
-            raise ValueError(
+            raise InputError(
                 f"{run[name]} is not the {name} that the run was trained with (SHA-256 {sha256}, "
                 f"not {lineage[name]}): restore it"
             )

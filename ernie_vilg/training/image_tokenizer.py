@@ -33,10 +33,11 @@ from ernie_vilg.data.mixture import MixturePhase
 from ernie_vilg.data.position_reader import DataSource
 from ernie_vilg.data.quarantine import Quarantine
 from ernie_vilg.data.workers import start_worker_server
-from ernie_vilg.files import write_json
+from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import Manifest
 from ernie_vilg.parallel.collectives import LEADER, barrier, broadcast_from_leader
 from ernie_vilg.parallel.precision import machine_precision
+from ernie_vilg.storage.files import write_json
 from ernie_vilg.training.codebook import initialize_codebook, revive_unused_codes
 from ernie_vilg.training.commit import resumable_checkpoint
 from ernie_vilg.training.image_tokenizer_metrics import TokenizerMeter, evaluate, log_line
@@ -76,7 +77,7 @@ def train_image_tokenizer(
         device: this rank's.
 
     Raises:
-        ValueError: the shards are damaged, or the run folder belongs to other settings.
+        InputError: the shards are damaged, or the run folder belongs to other settings.
     """
     start_worker_server(config.loader)
     run_dir = Path(config.run_dir)
@@ -284,7 +285,7 @@ def _resume(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -
             found = str(error)
     found = broadcast_from_leader(found)
     if isinstance(found, str):
-        raise ValueError(found)
+        raise InputError(found)
     if found is not None:
         load_checkpoint(state, found, is_leader=is_leader)
         logger.info("resumed from %s", found)

@@ -20,8 +20,8 @@ from torch.optim import AdamW
 
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.files import committed_folder
 from ernie_vilg.parallel.optimizer import build_adamw
+from ernie_vilg.storage.files import committed_folder
 from ernie_vilg.training.commit import (
     checkpoint_path,
     committed_checkpoints,

@@ -16,6 +16,7 @@ from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.position_reader import DataSource
 from ernie_vilg.data.token_reader import keeps_pixels
+from ernie_vilg.errors import InputError
 from ernie_vilg.locations import shown
 from ernie_vilg.manifest import read_manifest_at
 from ernie_vilg.remote import TransferLimits
@@ -45,7 +46,7 @@ def check_lineage(data: PretrainDataConfig, model: ModelConfig) -> Lineage:
         model: the model to be trained on them.
 
     Raises:
-        ValueError: they do not; the message says which, and what to do.
+        InputError: they do not; the message says which, and what to do.
     """
     data_sets = _read_data_sets(data)
     text_tokenizer = TextTokenizer.load(Path(data.text_tokenizer))
@@ -76,14 +77,14 @@ def _read_data_sets(data: PretrainDataConfig) -> tuple[DataSource, ...]:
         try:
             manifest = read_manifest_at(location, "token", limits)
         except (ImportError, OSError) as error:
-            raise ValueError(f"{data.setting_of(name)}: {error}") from error
+            raise InputError(f"{data.setting_of(name)}: {error}") from error
         data_sets.append(DataSource(name=name, location=location, manifest=manifest))
     return tuple(data_sets)
 
 
 def _check_samples(data_set: DataSource, data: PretrainDataConfig) -> None:
     if data_set.manifest.num_samples == 0:
-        raise ValueError(
+        raise InputError(
             f"{_named(data_set, data)} hold no samples: encode them again with "
             "launch/encode_shards.py, or leave them out"
         )
@@ -100,12 +101,12 @@ def _check_model(
         ("image_grid_size", model.image_grid_size, config.grid_size),
     ):
         if ours != theirs:
-            raise ValueError(
+            raise InputError(
                 f"model.{name}={ours} where the image tokenizer {data.image_tokenizer} has "
                 f"{theirs}: set model.{name}={theirs}"
             )
     if text_vocab_size > model.text_vocab_size:
-        raise ValueError(
+        raise InputError(
             f"model.text_vocab_size={model.text_vocab_size} is below the "
             f"{text_vocab_size} pieces of {data.text_tokenizer}: set at least that"
         )
@@ -114,7 +115,7 @@ def _check_model(
 def _check_hash(name: str, data_set: DataSource, data: PretrainDataConfig, actual: str) -> None:
     expected = data_set.manifest.lineage.get(name)
     if expected != actual:
-        raise ValueError(
+        raise InputError(
             f"{_named(data_set, data)} were encoded with another {name} (SHA-256 {expected}) than "
             f"data.{name}={getattr(data, name)} ({actual}): name the one they were encoded with, "
             "or encode them again with launch/encode_shards.py"
@@ -127,7 +128,7 @@ def _check_sizes(
     for name in ("image_size", "grid_size", "codebook_size"):
         recorded, actual = data_set.manifest.settings.get(name), getattr(image_tokenizer, name)
         if recorded != actual:
-            raise ValueError(
+            raise InputError(
                 f"{_named(data_set, data)} have {name}={recorded} in their manifest where their "
                 f"image tokenizer {data.image_tokenizer} has {actual}: the manifest was changed, "
                 "encode them again with launch/encode_shards.py"
@@ -136,7 +137,7 @@ def _check_sizes(
 
 def _check_pixels(data_set: DataSource, data: PretrainDataConfig) -> None:
     if not keeps_pixels(data_set.manifest):
-        raise ValueError(
+        raise InputError(
             "model.reconstructor.kind=end_to_end learns to draw pictures, and "
             f"{_named(data_set, data)} keep no pixels: encode them again, "
             "from the folder of image shards, with python launch/encode_shards.py shards=... "
@@ -161,7 +162,7 @@ def _check_decoder(
         for name, value in vars(decoder).items()
         if value != getattr(image_tokenizer, name)
     )
-    raise ValueError(
+    raise InputError(
         "model.reconstructor.decoder is not the architecture of the image tokenizer "
         f"{data.image_tokenizer}: {differences}; set model.reconstructor.decoder=null, which takes "
         "the tokenizer's"

@@ -29,6 +29,7 @@ from ernie_vilg.data.quarantine import (
 )
 from ernie_vilg.data.reader import KEY, Sample
 from ernie_vilg.data.token_reader import TokenReader, TokenRows, TokenSequence
+from ernie_vilg.errors import InputError
 from ernie_vilg.locations import shown
 from ernie_vilg.manifest import read_manifest_at
 from ernie_vilg.remote import TransferLimits
@@ -79,7 +80,7 @@ class PastBatch:
             found: all damage that the run met.
 
         Raises:
-            ValueError: a shard is damaged, and the run never met damage.
+            InputError: a shard is damaged, and the run never met damage.
         """
         damage = "skip" if found.losses else "stop"
         self._sequence = replace(sequence, loader=replace(sequence.loader, damage=damage))
@@ -164,7 +165,7 @@ class PastBatch:
             reader.close()
             entries = (*sequence.quarantine.entries, *repaired)
             sequence = replace(sequence, quarantine=Quarantine(entries=entries))
-        raise ValueError(
+        raise InputError(
             f"positions {self.positions[0]} to {self.positions[-1]} cannot be read as they were: "
             f"after {_MOST_ROUNDS} rounds there still are samples that the run found damaged"
         )
@@ -224,7 +225,7 @@ def past_sequence(
     names = [data_set["name"] for data_set in content["data_sets"]]
     unknown = sorted(set(moved.token_shards) - set(names))
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"token_shards names {', '.join(unknown)}: the run's data sets are {', '.join(names)}"
         )
     loader = config.data.loader
@@ -257,9 +258,9 @@ def _source(data_set: Mapping[str, str], location: str | None, loader: LoaderCon
             where, "token", TransferLimits(max_attempts=loader.max_attempts)
         )
     except (ValueError, ImportError, OSError) as error:
-        raise ValueError(f"the run's shards {name!r} cannot be read, {hint} ({error})") from error
+        raise InputError(f"the run's shards {name!r} cannot be read, {hint} ({error})") from error
     if manifest.digest() != data_set["manifest"]:
-        raise ValueError(
+        raise InputError(
             f"{shown(where)} does not hold the shards {name!r} that the run read (manifest "
             f"{manifest.digest()[:16]}, not {data_set['manifest'][:16]}): restore them, or {hint}"
         )

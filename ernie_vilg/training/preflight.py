@@ -6,7 +6,8 @@ Source: ours.
 import os
 from pathlib import Path
 
-from ernie_vilg.files import fsync_folder
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import fsync_folder
 
 _PROBE = ".preflight"
 
@@ -17,7 +18,7 @@ def check_run_folder(run_dir: Path) -> None:
     That is: to make a folder and a file, to flush both to the device, and to rename.
 
     Raises:
-        ValueError: something is refused; the message names the folder and the reason.
+        InputError: something is refused; the message names the folder and the reason.
     """
     folder = run_dir
     try:
@@ -26,7 +27,7 @@ def check_run_folder(run_dir: Path) -> None:
         for folder in (run_dir, *subfolders):
             _try_to_write(folder)
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"run_dir={run_dir} cannot be written: {error.strerror} ({folder}). Give this user "
             "the right to write there, mount it for writing, make room, or name another run_dir"
         ) from error

@@ -26,7 +26,6 @@ from ernie_vilg.data.quarantine import Quarantine
 from ernie_vilg.data.shared_memory import check_shared_memory, remove_leftovers, step_bytes
 from ernie_vilg.data.token_reader import TokenSequence
 from ernie_vilg.data.workers import start_worker_server
-from ernie_vilg.files import sha256_of_json
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.build import build_engine
@@ -37,6 +36,7 @@ from ernie_vilg.parallel.precision import machine_precision
 from ernie_vilg.parallel.step_times import instrument
 from ernie_vilg.planning.forecast import forecast
 from ernie_vilg.planning.history import write_plan
+from ernie_vilg.storage.files import sha256_of_json
 from ernie_vilg.training.checkpoint import Checkpoints
 from ernie_vilg.training.commit import checkpoint_path
 from ernie_vilg.training.guards import Guard, skip_writer
@@ -87,7 +87,7 @@ def pretrain(config: PretrainConfig, launch: Launch, surroundings: Surroundings)
         `DONE` when all steps are made; else how it was stopped.
 
     Raises:
-        ValueError: shards and tokenizers do not fit each other or the run's checkpoints, or a
+        InputError: shards and tokenizers do not fit each other or the run's checkpoints, or a
             setting changed that must not.
     """
     run_dir = Path(config.run_dir)

@@ -20,6 +20,7 @@ from ernie_vilg.data.loss_log import LossLog, read_losses
 from ernie_vilg.data.quarantine import QUARANTINE_NAME, Quarantine, read_quarantine
 from ernie_vilg.data.skip_log import RecentPlaces
 from ernie_vilg.data.token_reader import TokenSequence
+from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.collectives import gather_everywhere
 from ernie_vilg.parallel.groups import Groups
 
@@ -30,12 +31,12 @@ def agreed_quarantine(run_dir: Path) -> Quarantine:
     """Read the run's quarantine; all ranks must call.
 
     Raises:
-        ValueError: a line is malformed, or ranks read different files.
+        InputError: a line is malformed, or ranks read different files.
     """
     path = run_dir / QUARANTINE_NAME
     quarantine = read_quarantine(path)
     if len(set(gather_everywhere(quarantine.digest()))) > 1:
-        raise ValueError(
+        raise InputError(
             f"{path} differs between ranks: it was changed while the run started, or run_dir is "
             "not on a file system that all nodes share; start again"
         )
@@ -122,7 +123,7 @@ class _StepCheck:
         read = gather_everywhere((self._data_rank, zlib.crc32(content)))
         for data_rank in sorted({rank for rank, _ in read}):
             if len({digest for rank, digest in read if rank == data_rank}) > 1:
-                raise ValueError(
+                raise InputError(
                     f"the ranks of replica {data_rank} read different samples in step "
                     f"{step.step + 1}: damage is seen by some of them alone, look for the shard in "
                     "ledger/losses-*.jsonl and for a failing disk or cache on one node"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.collectives import (
     LEADER,
     barrier,
@@ -64,7 +65,7 @@ def load_resharded(engine: Engine, checkpoint: Path, run_dir: Path) -> None:
         run_dir: the run's folder, on a file system that all ranks see.
 
     Raises:
-        ValueError: the checkpoint cannot be put together; the message says why.
+        InputError: the checkpoint cannot be put together; the message says why.
         ReshardError: what was loaded differs.
     """
     rank, world_size = engine.groups.rank, engine.groups.world_size
@@ -73,7 +74,7 @@ def load_resharded(engine: Engine, checkpoint: Path, run_dir: Path) -> None:
         let_leader_write(checkpoint, run_dir, rank)
         universal = _found_by_all(checkpoint, run_dir, rank, world_size)
     if universal is None:
-        raise ValueError(
+        raise InputError(
             f"{checkpoint} was put together, but the files are not as they were written: check "
             f"the disk of {run_dir}, and start again"
         )
@@ -91,7 +92,7 @@ def let_leader_write(checkpoint: Path, run_dir: Path, rank: int) -> None:
     They wait in a group of their own, whose time-out is not that of a step's collectives.
 
     Raises:
-        ValueError: it failed; the message says why, on every rank.
+        InputError: it failed; the message says why, on every rank.
     """
     group = patient_group(_PATIENCE_SECONDS)
     problem: str | None = None
@@ -105,7 +106,7 @@ def let_leader_write(checkpoint: Path, run_dir: Path, rank: int) -> None:
     dist.destroy_process_group(group)
     problem = broadcast_from_leader(problem)
     if problem is not None:
-        raise ValueError(problem)
+        raise InputError(problem)
 
 
 def reshard(run_dir: Path, step: int | None, num_workers: int) -> Resharded:
@@ -117,11 +118,11 @@ def reshard(run_dir: Path, step: int | None, num_workers: int) -> Resharded:
         num_workers: processes; 0: as many as there are cores, if the memory suffices for them.
 
     Raises:
-        ValueError: there is no such checkpoint, it does not verify, or it needs no resharding.
+        InputError: there is no such checkpoint, it does not verify, or it needs no resharding.
     """
     checkpoint = _verified_checkpoint(run_dir, step)
     if step_of(checkpoint) == 0:
-        raise ValueError(
+        raise InputError(
             f"{checkpoint} has taken no step yet: fresh weights are the same under every layout, "
             "start the run as it is"
         )
@@ -139,20 +140,20 @@ def _verified_checkpoint(run_dir: Path, step: int | None) -> Path:
     if step is None:
         newest = newest_checkpoint(run_dir)
         if newest is None:
-            raise ValueError(
+            raise InputError(
                 f"run={run_dir} has no checkpoint that verifies: name the run_dir of a "
                 "launch/pretrain.py run"
             )
         return newest
     if step not in steps:
-        raise ValueError(
+        raise InputError(
             f"step={step}: {run_dir} has no checkpoint of it, choose one of {steps}, or leave "
             "step out for the newest"
         )
     checkpoint = checkpoint_path(run_dir, step)
     problem = verify_checkpoint(checkpoint)
     if problem is not None:
-        raise ValueError(f"step={step}: {checkpoint} is damaged ({problem}): choose another step")
+        raise InputError(f"step={step}: {checkpoint} is damaged ({problem}): choose another step")
     return checkpoint
 
 

@@ -33,8 +33,9 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from ernie_vilg.config.launch import Launch
-from ernie_vilg.files import write_json
+from ernie_vilg.errors import InputError
 from ernie_vilg.processes import ProcessMark, is_running, mark_process, this_machine
+from ernie_vilg.storage.files import write_json
 
 LOCK_NAME = "lock.json"
 
@@ -132,7 +133,7 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            ValueError: another run holds it; the message names its process, host and job.
+            InputError: another run holds it; the message names its process, host and job.
         """
         if self._launch.is_leader:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +169,7 @@ class RunLock:
                 if state is _State.FREE:
                     self._take_from(seen)
             if seen is not None and state is _State.HELD:
-                raise ValueError(self._refusal(seen.holder))
+                raise InputError(self._refusal(seen.holder))
             if state is _State.FREE:
                 if is_guarded or self._has_settled():
                     return
@@ -276,13 +277,13 @@ class RunLock:
         Yields whether that is so: false on a file system without file locks.
 
         Raises:
-            ValueError: another process has been in the middle of it for too long.
+            InputError: another process has been in the middle of it for too long.
         """
         guard = FileLock(self._path.with_name(_GUARD_NAME), fallback_to_soft=False)
         try:
             guard.acquire(timeout=_GUARD_SECONDS)
         except Timeout as error:
-            raise ValueError(
+            raise InputError(
                 f"{guard.lock_file} has been held for {_GUARD_SECONDS:g} s: see which process "
                 "hangs (fuser names it), and end it"
             ) from error

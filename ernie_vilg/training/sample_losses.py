@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ernie_vilg.errors import InputError
 from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import cross_entropy
 from ernie_vilg.model.weights import model_from_weights
@@ -33,7 +34,7 @@ def sample_losses(run_dir: Path, step: int, text: np.ndarray, codes: np.ndarray)
         codes: image codes in raster order, int64 [samples, num_image_tokens].
 
     Raises:
-        ValueError: the run has no checkpoint that can be used.
+        InputError: the run has no checkpoint that can be used.
     """
     checkpoint = nearest_checkpoint(run_dir, step)
     model = model_from_weights(*whole_weights(checkpoint, average=False))
@@ -55,7 +56,7 @@ def nearest_checkpoint(run_dir: Path, step: int) -> Path:
     """Return the newest verified checkpoint up to a step, or else the first after it.
 
     Raises:
-        ValueError: there is none above step 0.
+        InputError: there is none above step 0.
     """
     steps = {int(path.name.removeprefix("step_")): path for path in committed_checkpoints(run_dir)}
     before = sorted((number for number in steps if 0 < number <= step), reverse=True)
@@ -65,7 +66,7 @@ def nearest_checkpoint(run_dir: Path, step: int) -> Path:
         if problem is None:
             return steps[number]
         logger.warning("checkpoint %s is not used: %s", steps[number], problem)
-    raise ValueError(
+    raise InputError(
         f"losses=true needs a checkpoint of {run_dir} above step 0 that verifies, and there is "
         f"none (found: steps {sorted(steps) or 'none'}). That of step 0 holds no optimizer's "
         "state, out of which whole weights are put together: wait for the run's next one, or set "

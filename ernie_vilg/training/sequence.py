@@ -13,6 +13,7 @@ from ernie_vilg.data.mixture import MixturePhase, cycle_parts
 from ernie_vilg.data.position_reader import DataSource
 from ernie_vilg.data.quarantine import Quarantine
 from ernie_vilg.data.token_reader import TokenSequence
+from ernie_vilg.errors import InputError
 from ernie_vilg.locations import shown
 from ernie_vilg.training.lineage import Lineage
 
@@ -29,7 +30,7 @@ def token_sequence(
         with_pixels: whether pictures are read too.
 
     Raises:
-        ValueError: data sets are weighed by tokens, and one does not say how many it has.
+        InputError: data sets are weighed by tokens, and one does not say how many it has.
     """
     return TokenSequence(
         sources=lineage.data_sets,
@@ -86,7 +87,7 @@ def mixture_phases(config: PretrainConfig, lineage: Lineage) -> tuple[MixturePha
     """Return how a run mixes its data sets, from which position on.
 
     Raises:
-        ValueError: data sets are weighed by tokens, and one does not say how many it has.
+        InputError: data sets are weighed by tokens, and one does not say how many it has.
     """
     tokens = {
         data_set.name: _mean_tokens(config, data_set) if config.data.weigh_by == "tokens" else 1.0
@@ -108,7 +109,7 @@ def _mean_tokens(config: PretrainConfig, data_set: DataSource) -> float:
     """Return the image codes and text ids of a data set's mean sample."""
     num_text_tokens = data_set.manifest.settings.get("num_text_tokens")
     if num_text_tokens is None:
-        raise ValueError(
+        raise InputError(
             f"data.weigh_by=tokens with {config.data.setting_of(data_set.name)}="
             f"{shown(data_set.location)}, whose manifest has no num_text_tokens: encode them again "
             "with launch/encode_shards.py ... overwrite=true, or set data.weigh_by=samples"

@@ -28,6 +28,7 @@ from typing import Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.ledger import recorded_location
+from ernie_vilg.errors import InputError
 from ernie_vilg.training.run_folder import RUN_NAME, read_settings
 
 CHANGES_NAME = "changes.jsonl"
@@ -122,7 +123,7 @@ def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
         the changes, all of them allowed.
 
     Raises:
-        ValueError: a setting changed that must not, or that `allow_changes` does not name; or
+        InputError: a setting changed that must not, or that `allow_changes` does not name; or
             `allow_changes` names something that is no setting, or that never changes. The message
             lists every change.
     """
@@ -135,7 +136,7 @@ def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
         if change.freedom is Freedom.GUARDED and not _is_named(change.name, config.allow_changes)
     ]
     if fixed or refused:
-        raise ValueError(_refusal(run_dir, config, changes, fixed=fixed, refused=refused))
+        raise InputError(_refusal(run_dir, config, changes, fixed=fixed, refused=refused))
     return changes
 
 
@@ -225,12 +226,12 @@ def _check_names(config: PretrainConfig) -> None:
         if not any(_is_named(name, [entry]) for name in known):
             close = difflib.get_close_matches(entry, known, n=1)
             hint = f", did you mean {close[0]}?" if close else ""
-            raise ValueError(
+            raise InputError(
                 f"allow_changes names {entry}, which is no setting{hint}: name settings such as "
                 "optimizer.learning_rate, or groups such as optimizer"
             )
         if freedom_of(entry) is Freedom.FIXED:
-            raise ValueError(
+            raise InputError(
                 f"allow_changes names {entry}, which never changes within a run: leave it out, or "
                 "name another run_dir to start afresh"
             )

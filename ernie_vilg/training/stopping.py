@@ -23,8 +23,9 @@ from types import TracebackType
 from ernie_vilg.config.exit_codes import REQUEUE, ExitCode, write_ending
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.stopping import StoppingConfig
-from ernie_vilg.files import read_json, write_json
 from ernie_vilg.processes import is_running
+from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.training.requeue import requeue_job
 from ernie_vilg.training.run_lock import RunLock
 from ernie_vilg.training.stop_signals import StopSignals

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.files import write_bytes
-from ernie_vilg.training.line_file import LineFile
+from ernie_vilg.storage.files import write_bytes
+from ernie_vilg.storage.jsonl import LineFile
 from ernie_vilg.training.wandb_process import Orders, WandbProcess
 
 METRICS_NAME = "metrics.jsonl"

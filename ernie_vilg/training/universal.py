@@ -20,7 +20,7 @@ import psutil
 
 from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.model import model_config_from_json
-from ernie_vilg.files import commit_folder, sha256_of_file
+from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.universal import read_optimizer_file
 from ernie_vilg.parallel.whole_state import (
@@ -30,6 +30,7 @@ from ernie_vilg.parallel.whole_state import (
     write_whole_state,
 )
 from ernie_vilg.progress import progress
+from ernie_vilg.storage.files import commit_folder, sha256_of_file
 from ernie_vilg.training.commit import (
     MANIFEST_NAME,
     REMOVING_PREFIX,
@@ -109,7 +110,7 @@ def write_universal(checkpoint: Path, run_dir: Path, num_workers: int = 0) -> Un
         num_workers: processes; 0: as many as there are cores, if the memory suffices for them.
 
     Raises:
-        ValueError: there is no room, no update has been made yet, or it failed.
+        InputError: there is no room, no update has been made yet, or it failed.
     """
     folder = universal_path(run_dir, _step(checkpoint))
     temporary = folder.with_name(f"{WRITING_PREFIX}{folder.name}")
@@ -123,7 +124,7 @@ def write_universal(checkpoint: Path, run_dir: Path, num_workers: int = 0) -> Un
         _write(checkpoint, manifest, temporary, partial(_do_all, workers))
         commit_folder(temporary, folder)
     except (OSError, RuntimeError) as error:  # torch calls a full disk a RuntimeError
-        raise ValueError(f"{checkpoint} could not be put together: {error}") from error
+        raise InputError(f"{checkpoint} could not be put together: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Universal(folder=folder, manifest=read_manifest(folder))

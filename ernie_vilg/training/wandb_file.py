@@ -18,6 +18,8 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
+from ernie_vilg.errors import InputError
+
 _FILE_HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 _RECORD_HEADER = struct.Struct("<IHB")  # CRC-32 of what follows the length, length, type
 _BLOCK_BYTES = 32 << 10
@@ -33,7 +35,7 @@ def logged_history(path: Path) -> list[dict[str, Any]]:
         path: a .wandb file. What a killed process left of its last record is passed over.
 
     Raises:
-        ValueError: the file is not of this format, or damaged.
+        InputError: the file is not of this format, or damaged.
     """
     entries = []
     for record in _records(path):
@@ -46,7 +48,7 @@ def logged_config(path: Path) -> dict[str, Any]:
     """Return the settings that W&B was given.
 
     Raises:
-        ValueError: the file is not of this format, or damaged.
+        InputError: the file is not of this format, or damaged.
     """
     settings: dict[str, Any] = {}
     for record in _records(path):
@@ -69,7 +71,7 @@ def _values(items: Iterable[Any]) -> dict[str, Any]:
 def _records(path: Path) -> Iterator[Any]:
     content = path.read_bytes()
     if not content.startswith(_FILE_HEADER):
-        raise ValueError(f"{path} does not begin as W&B's files do: name a run-*.wandb file")
+        raise InputError(f"{path} does not begin as W&B's files do: name a run-*.wandb file")
     message = b""
     for kind, part in _parts(path, content):
         message = part if kind in (_FULL, _FIRST) else message + part
@@ -97,6 +99,6 @@ def _parts(path: Path, content: bytes) -> Iterator[tuple[int, bytes]]:
             kind not in (_FIRST, _MIDDLE, _LAST, _FULL)
             or zlib.crc32(content[start - 1 : start + length]) != checksum
         ):
-            raise ValueError(f"{path} is damaged at byte {position}: take the file before it")
+            raise InputError(f"{path} is damaged at byte {position}: take the file before it")
         yield kind, part
         position = start + length

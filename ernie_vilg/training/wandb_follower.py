@@ -27,7 +27,8 @@ import psutil
 import wandb
 from filelock import FileLock
 
-from ernie_vilg.files import read_json, write_json
+from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.training.wandb_process import FINISH, WARNING, Orders
 
 _SENT_NAME = "wandb_sent.json"

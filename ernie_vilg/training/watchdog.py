@@ -32,10 +32,10 @@ from typing import Any
 
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.watch import WatchConfig
-from ernie_vilg.files import write_bytes
 from ernie_vilg.parallel.collectives import LEADER
 from ernie_vilg.parallel.communication import Communication
 from ernie_vilg.parallel.groups import Groups
+from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.training.heartbeats import (
     Beat,
     CollectiveNote,

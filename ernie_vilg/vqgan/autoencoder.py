@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ernie_vilg.config.image_tokenizer import GROUP_NORM_GROUPS, ImageTokenizerConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.vqgan.quantizer import Quantized, VectorQuantizer
 
 _RGB = 3
@@ -57,11 +58,11 @@ class VQGAN(nn.Module):
             codes, int64 [batch, grid, grid].
 
         Raises:
-            ValueError: the pictures are of another size.
+            InputError: the pictures are of another size.
         """
         size = self.config.image_size
         if images.dim() != 4 or tuple(images.shape[1:]) != (_RGB, size, size):
-            raise ValueError(
+            raise InputError(
                 f"images of shape {list(images.shape)}: this tokenizer takes "
                 f"[batch, {_RGB}, {size}, {size}]; resize them first"
             )

@@ -17,7 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
-from ernie_vilg.files import committed_folder, read_json, sha256_of_file, write_json
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import committed_folder, sha256_of_file, write_json
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.vqgan.autoencoder import VQGAN
 
 WEIGHTS_FILE = "image_tokenizer.safetensors"
@@ -61,13 +63,13 @@ def load_image_tokenizer(folder: Path) -> tuple[VQGAN, str]:
         the tokenizer and its SHA-256, the name that token shards record.
 
     Raises:
-        ValueError: a file is missing, of another format, or differs from its hash.
+        InputError: a file is missing, of another format, or differs from its hash.
     """
     settings = _read_settings(folder)
     weights = folder / WEIGHTS_FILE
     sha256 = sha256_of_file(weights)
     if sha256 != settings["sha256"]:
-        raise ValueError(
+        raise InputError(
             f"{weights} differs from the SHA-256 in {SETTINGS_FILE}: it is damaged or belongs to "
             "another tokenizer; copy the whole folder again"
         )
@@ -75,7 +77,7 @@ def load_image_tokenizer(folder: Path) -> tuple[VQGAN, str]:
         recorded = json.loads(file.metadata()["config"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if recorded != settings["config"]:
-        raise ValueError(
+        raise InputError(
             f"{folder / SETTINGS_FILE} was edited: its config differs from the one in the weights "
             "file; copy the whole folder again"
         )
@@ -87,13 +89,13 @@ def load_image_tokenizer(folder: Path) -> tuple[VQGAN, str]:
 def _read_settings(folder: Path) -> dict[str, Any]:
     for name in (SETTINGS_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise ValueError(
+            raise InputError(
                 f"{folder} has no {name}: name a folder written by "
                 "launch/train_image_tokenizer.py, such as RUN_DIR/weights"
             )
     settings: dict[str, Any] = read_json(folder / SETTINGS_FILE)
     if settings.get("format") != FORMAT:
-        raise ValueError(
+        raise InputError(
             f"{folder / SETTINGS_FILE} has format {settings.get('format')!r}, this code reads "
             f"{FORMAT!r}: train the tokenizer again"
         )

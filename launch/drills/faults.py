@@ -20,8 +20,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from ernie_vilg.files import read_json, write_json
 from ernie_vilg.parallel.engine import Engine
+from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.training.phases import Phase, Phases
 
 _LAUNCHERS = ("deepspeed", "torchrun", "torch.distributed", "supervise")

@@ -21,8 +21,9 @@ import torch
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.ledger import read_steps
-from ernie_vilg.files import read_json, write_json
 from ernie_vilg.ports import free_port
+from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.training.commit import committed_checkpoints, read_manifest, verify_checkpoint
 from launch.drills.faults import Fault, write_fault
 

@@ -16,8 +16,9 @@ from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.data.reader import Sample, read_shard
-from ernie_vilg.files import read_json, sha256_of_file, sha256_of_json, write_json
 from ernie_vilg.manifest import read_manifest
+from ernie_vilg.storage.files import sha256_of_file, sha256_of_json, write_json
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.text_tokenizer import (
     MODEL_FILE,
     TextTokenizer,

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg.files import read_json
 from ernie_vilg.planning.forecast import Forecast
 from ernie_vilg.planning.history import (
     PLAN_NAME,
@@ -16,6 +15,7 @@ from ernie_vilg.planning.history import (
 )
 from ernie_vilg.planning.memory import MemoryEstimate
 from ernie_vilg.planning.step_time import StepTime
+from ernie_vilg.storage.json_files import read_json
 
 RECORD = RunRecord(
     hardware="cpu",

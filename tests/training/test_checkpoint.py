@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from ernie_vilg.files import sha256_of_file
+from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.training.commit import (
     MANIFEST_NAME,
     checkpoint_path,

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.files import read_json
 from ernie_vilg.model.weights import CONFIG_NAME, WEIGHTS_NAME
 from ernie_vilg.parallel.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.universal import gather_weights
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.training.commit import checkpoint_path
 from ernie_vilg.training.export import export
 from launch.drills.data_set import DataSet, make_data_set

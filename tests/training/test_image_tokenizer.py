@@ -17,8 +17,8 @@ from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.data.loss_log import read_losses
-from ernie_vilg.files import sha256_of_file
 from ernie_vilg.manifest import read_manifest
+from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.training import image_tokenizer
 from ernie_vilg.training.image_tokenizer import train_image_tokenizer
 from ernie_vilg.training.image_tokenizer_state import TENSORS_FILE

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
-from ernie_vilg.files import sha256_of_file
+from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import (
     SETTINGS_FILE,

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg import files
-from ernie_vilg.files import (
+from ernie_vilg.storage import files
+from ernie_vilg.storage.files import (
     commit_folder,
     committed_folder,
-    read_json,
     sha256_of_file,
     sha256_of_json,
     write_bytes,
     write_json,
 )
+from ernie_vilg.storage.json_files import read_json
 
 
 def test_the_hash_of_a_file_is_sha256(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg.training.line_file import LineFile
+from ernie_vilg.storage.jsonl import LineFile
 
 
 @pytest.fixture

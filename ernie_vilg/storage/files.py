@@ -1,0 +1,285 @@
+"""How anything of ours reaches the disk: whole, or not at all.
+
+A file or folder is written under a temporary name beside its final one, flushed to the device, and
+renamed. A reader never sees half of it. What a killed writer leaves has a name that begins with a
+dot, and the next writer of the same thing removes it:
+
+    .writing-<name>-<token>   a file that is being written; every writer has a token of its own
+    .writing-<name>           a folder that is being written; its writer holds a lock on it
+    .replaced-<name>          the folder that had the name, until the new one has it
+
+Where a kill left neither the old nor the new folder under the name, `recover_folder` puts the old
+one back.
+
+Source: ours; the rename protocol is the usual one of POSIX file systems.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ernie_vilg.errors import InputError
+
+WRITING_PREFIX, REPLACED_PREFIX = ".writing-", ".replaced-"
+
+_HASH_BLOCK_BYTES = 1 << 20
+_TOKEN = re.compile(r"[0-9a-f]{8}")
+_MOST_ATTEMPTS = 10
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF)
+"""What a file system without file locks answers; NFS knows none of folders, and says EBADF."""
+
+logger = logging.getLogger(__name__)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of_json(value: Any) -> str:
+    """Return the SHA-256 of a JSON value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole: a reader sees the old content or the new, never a mixture.
+
+    Several processes may write the same file at the same time; one of their contents stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, _MOST_ATTEMPTS + 1):
+        try:
+            _write_once(path, content)
+            break
+        except FileNotFoundError:  # taken for a killed writer's in the moment before its lock
+            if attempt == _MOST_ATTEMPTS:
+                raise
+    fsync_folder(path.parent)
+    for leftover in _leftovers_of(path):
+        _remove_unless_locked(leftover)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole, indented for people, Chinese as it is."""
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return what `write_json` writes."""
+    return (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+@contextmanager
+def committed_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` when the block ends without an error.
+
+    After an error nothing is left of it. Where `path` is a link, the link stays and what it names
+    is written.
+
+    Args:
+        path: the folder's final name. What a killed writer left of it is removed.
+        replace: whether a folder that holds something may be replaced.
+
+    Raises:
+        InputError: `path` is taken and `replace` is false, or another process is writing it.
+    """
+    final = Path(os.path.realpath(path))
+    with _locked_folder(final) as temporary:
+        recover_folder(final)
+        if is_taken(final) and not (replace and final.is_dir()):
+            remove(temporary)
+            raise InputError(f"{path} already exists: remove it, or name another folder")
+        try:
+            for entry in temporary.iterdir():
+                remove(entry)
+            yield temporary
+            commit_folder(temporary, final)
+        except BaseException:
+            remove(temporary)
+            raise
+
+
+def commit_folder(temporary: Path, final: Path) -> None:
+    """Flush every file under `temporary` and rename it to `final`, replacing what is there.
+
+    Libraries that write through temporary files leave them readable by their owner alone; every
+    file gets the rights that the folder itself was made with.
+    """
+    rights = stat.S_IMODE(temporary.stat().st_mode) & 0o666
+    for path in sorted(temporary.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(rights)
+        _fsync(path)
+    fsync_folder(temporary)
+    put_folder(temporary, final)
+
+
+def put_folder(temporary: Path, final: Path) -> None:
+    """Give a flushed folder its name; one that has the name stays until then.
+
+    Raises:
+        OSError: it cannot be renamed; what had the name has it again.
+    """
+    replaced = _replaced(final)
+    if is_taken(final):
+        remove(replaced)
+        final.rename(replaced)
+    try:
+        temporary.rename(final)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(final)
+        raise
+    fsync_folder(final.parent)
+    remove(replaced)
+
+
+def recover_folder(final: Path) -> None:
+    """Put back what had a name, where a kill left nothing under it; remove it otherwise.
+
+    Call it before a folder is written or looked for, by its only writer.
+    """
+    replaced = _replaced(final)
+    if not os.path.lexists(replaced):
+        return
+    if is_taken(final):
+        remove(replaced)
+    else:
+        replaced.rename(final)
+        fsync_folder(final.parent)
+
+
+def is_taken(path: Path) -> bool:
+    """Return whether something stands at a path, other than an empty folder."""
+    if path.is_dir():
+        return any(path.iterdir())
+    return os.path.lexists(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or folder, if there is one; of a link, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def fsync_folder(path: Path) -> None:
+    """Flush a folder's own entries (its names) to the device."""
+    _fsync(path)
+
+
+def _write_once(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f"{WRITING_PREFIX}{path.name}-{secrets.token_hex(4)}")
+    with temporary.open("xb") as file:
+        try:
+            _lock(file.fileno())  # until it has its name: no other writer takes it for a leftover
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _leftovers_of(path: Path) -> list[Path]:
+    start = f"{WRITING_PREFIX}{path.name}-"
+    with os.scandir(path.parent) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(start)]
+    return [path.with_name(name) for name in names if _TOKEN.fullmatch(name[len(start) :])]
+
+
+def _remove_unless_locked(leftover: Path) -> None:
+    try:
+        descriptor = os.open(leftover, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # gone already, or not ours to remove
+        return
+    try:
+        if _lock(descriptor):
+            leftover.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked_folder(final: Path) -> Iterator[Path]:
+    """Yield the temporary folder of `final`, of which this process is the only writer."""
+    temporary = final.with_name(f"{WRITING_PREFIX}{final.name}")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(_MOST_ATTEMPTS):
+        temporary.mkdir(exist_ok=True)
+        try:
+            descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # another writer has just ended with it
+            continue
+        try:
+            is_locked = _lock(descriptor)
+            if is_locked is False:
+                raise InputError(
+                    f"{final} is being written by another process: wait for its end, or name "
+                    "another folder"
+                )
+            if is_locked is None:
+                logger.warning(
+                    "%s: this file system has no locks; let no other process write it", final
+                )
+            if _is_at(descriptor, temporary):
+                yield temporary
+                return
+        finally:
+            os.close(descriptor)
+    raise InputError(f"{final} is being written by other processes: let one of them do it")
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock an open file or folder until it is closed.
+
+    Returns:
+        whether this process now has the lock; None on a file system without locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Return whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _replaced(final: Path) -> Path:
+    return final.with_name(f"{REPLACED_PREFIX}{final.name}")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

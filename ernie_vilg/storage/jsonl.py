@@ -1,0 +1,165 @@
+r"""Files of JSON objects, one a line: added to on a disk that may be full, read after a kill.
+
+A killed writer leaves at most one truncated line, the last. The next writer ends it, so that its
+own first line stands alone. A line that does not reach the disk waits for the next one, so that a
+full disk costs nothing but time.
+
+Lines end with a line feed and nothing else: U+2028, U+0085 and their like are text within one.
+
+Source: ours, on JSON Lines (https://jsonlines.org).
+"""
+
+import json
+import logging
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.json_files import object_of, parse_json
+
+MOST_LINE_BYTES = 16 << 20
+"""Default limit of one line."""
+
+_MOST_WAITING_BYTES = 16 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a file that is not blank."""
+
+    number: int
+    """Counted from 1, blank lines included."""
+    text: bytes
+    """Its content without the line feed; the beginning of it where it is too long."""
+    record: dict[str, Any] | None
+    """The object that it holds; None where it holds none."""
+    problem: str | None
+    """What is wrong with it: a sentence that names file and line; None where nothing is."""
+    is_whole: bool
+    """Whether it ends with a line feed; a killed writer's last line may not."""
+
+
+def read_lines(
+    path: Path, *, most_bytes: int = MOST_LINE_BYTES, is_finite: bool = False
+) -> Iterator[Line]:
+    """Yield the lines of a JSON Lines file, wrong ones with what is wrong.
+
+    Args:
+        path: a regular file.
+        most_bytes: the longest line that is read; of a longer one the rest is passed over.
+        is_finite: whether NaN and infinite numbers are wrong.
+
+    Raises:
+        InputError: it is no regular file.
+        OSError: it cannot be opened or read.
+    """
+    for number, text, is_whole in read_raw_lines(path, most_bytes=most_bytes):
+        if not text.strip():
+            continue
+        name, record, problem = f"{path} line {number}", None, None
+        if len(text) > most_bytes:
+            problem = f"{name} has more than {most_bytes:,} bytes: shorten or remove it"
+        else:
+            try:
+                record = object_of(parse_json(text, name, is_finite=is_finite), name)
+            except InputError as error:
+                problem = str(error)
+        yield Line(number=number, text=text, record=record, problem=problem, is_whole=is_whole)
+
+
+def read_records(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the objects of a file of ours in order, and the number of lines that hold none."""
+    lines = list(read_lines(path))
+    records = [line.record for line in lines if line.record is not None]
+    return records, len(lines) - len(records)
+
+
+def read_raw_lines(
+    path: Path, *, most_bytes: int = MOST_LINE_BYTES
+) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield number, content and whether it is whole of every line of a regular file.
+
+    A byte order mark before the first line is left out. Of a line of more than `most_bytes` bytes,
+    one more than these is yielded.
+
+    Raises:
+        InputError: it is no regular file.
+        OSError: it cannot be opened or read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InputError(f"{path} is no regular file: remove what stands there")
+        number = 0
+        while text := file.readline(most_bytes + 1):
+            number += 1
+            is_whole = text.endswith(b"\n")
+            if len(text) > most_bytes and not is_whole:
+                is_whole = _pass_over(file)
+            if number == 1:
+                text = text.removeprefix(_BYTE_ORDER_MARK)
+            yield number, text.removesuffix(b"\n").removesuffix(b"\r"), is_whole
+
+
+def line_of(record: Mapping[str, Any]) -> bytes:
+    """Return what stands for an object in a file: one line, Chinese as it is."""
+    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+
+
+class LineFile:
+    """Lines in the order in which they were added."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file at its end; it is made where there is none.
+
+        A last line that a killed writer left without an end is ended.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._waiting = b"\n" if _is_torn(self._file) else b""
+        self._has_warned = False
+
+    def append(self, line: str) -> None:
+        """Add a line, without its end; never raises.
+
+        What the disk does not take waits in memory, and is given up above 16 MiB.
+        """
+        added = line.encode() + b"\n"
+        if len(self._waiting) + len(added) <= _MOST_WAITING_BYTES:
+            self._waiting += added
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[os.write(self._file, self._waiting) :]
+        except OSError as error:
+            if not self._has_warned:
+                logger.warning("%s: %s; the run goes on, lines wait", self._path, error.strerror)
+            self._has_warned = True
+        else:
+            self._has_warned = False
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def _pass_over(file: BinaryIO) -> bool:
+    """Read to the end of a line; return whether it has one."""
+    while rest := file.readline(1 << 20):
+        if rest.endswith(b"\n"):
+            return True
+    return False
+
+
+def _is_torn(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
