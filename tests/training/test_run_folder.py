@@ -78,5 +78,7 @@ def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
     content["settings"]["training"]["patience"] = 3
     write_json(path, content)
 
-    with pytest.raises(ValueError, match=r"settings.training has patience, which this version does not know"):
+    with pytest.raises(
+        ValueError, match=r"settings.training has patience, which this version does not know"
+    ):
         read_settings(tmp_path / "run")
