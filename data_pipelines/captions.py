@@ -6,7 +6,9 @@ Source: ours.
 from collections.abc import Iterator
 from pathlib import Path
 
-from ernie_vilg.data.reader import read_shard
+from data_pipelines.sources import RejectedError, clean_caption
+from ernie_vilg.data.reader import KEY, Sample, read_shard
+from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import Manifest
 from ernie_vilg.progress import progress
 
@@ -20,7 +22,7 @@ def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None)
         max_captions: how many to yield, taken at even distances; None yields all.
 
     Raises:
-        InputError: a shard differs from the manifest.
+        InputError: a shard differs from the manifest, or a caption is no text.
     """
     wanted = manifest.num_samples if max_captions is None else max_captions
     position = 0
@@ -30,8 +32,27 @@ def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None)
     for shard in shards:
         for sample in read_shard(folder, shard):
             if is_taken(position, wanted=wanted, total=manifest.num_samples):
-                yield sample["txt"].decode()
+                yield caption_of(sample, folder / shard.file)
             position += 1
+
+
+def caption_of(sample: Sample, shard: Path) -> str:
+    """Return the caption of an image shard's sample, cleaned.
+
+    Shards of `launch/build_shards.py` hold clean ones; others may not.
+
+    Raises:
+        InputError: it is not UTF-8, or nothing is left of it.
+    """
+    text = sample["txt"]
+    try:
+        return clean_caption(text.decode(), max_characters=len(text))
+    except (UnicodeDecodeError, RejectedError) as error:
+        problem = "empty" if isinstance(error, RejectedError) else f"no UTF-8 ({error.reason})"
+        raise InputError(
+            f"{shard}: the caption of sample {sample[KEY].decode(errors='replace')} is {problem}: "
+            "build the shards again from mended captions"
+        ) from error
 
 
 def is_taken(position: int, *, wanted: int, total: int) -> bool:

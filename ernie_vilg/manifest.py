@@ -24,6 +24,8 @@ from ernie_vilg.storage.json_files import read_json
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
+CAPTION_LENGTHS = "caption_lengths"
+"""Setting of token shards: number of captions by their ids in digits, end of text included."""
 
 ShardKind = Literal["image", "token"]
 
