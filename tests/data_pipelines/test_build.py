@@ -205,9 +205,9 @@ def test_enlarged_pictures_are_counted_and_told(
 
     report = build_image_shards(config(source, image_size=9, num_workers=num_workers))
 
-    assert report.num_enlarged == 18  # all but 11, which is none, and 19
-    assert report.manifest.settings["enlarged_pictures"] == 18
+    # All but 11, which is none, and 19.
     assert "18 of 19 pictures are smaller than image_size=9 and were enlarged" in caplog.text
+    assert report.manifest.settings["enlarged_pictures"] == report.num_enlarged == 18
 
 
 def test_exactly_the_allowed_fraction_goes_on(source: Path) -> None:
