@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipelines.sources import RejectedError, clean_caption
+from ernie_vilg.data.damage import DamagedSampleError
 from ernie_vilg.data.reader import KEY, Sample, read_shard
-from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import Manifest
 from ernie_vilg.progress import progress
 
@@ -22,7 +22,7 @@ def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None)
         max_captions: how many to yield, taken at even distances; None yields all.
 
     Raises:
-        InputError: a shard differs from the manifest, or a caption is no text.
+        InputError: a shard differs from the manifest, or a sample has no caption.
     """
     wanted = manifest.num_samples if max_captions is None else max_captions
     position = 0
@@ -36,22 +36,26 @@ def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None)
             position += 1
 
 
-def caption_of(sample: Sample, shard: Path) -> str:
+def caption_of(sample: Sample, location: str) -> str:
     """Return the caption of an image shard's sample, cleaned.
 
     Shards of `launch/build_shards.py` hold clean ones; others may not.
 
+    Args:
+        sample: the sample.
+        location: its shard's name for messages.
+
     Raises:
-        InputError: it is not UTF-8, or nothing is left of it.
+        DamagedSampleError: it has none, one that is not UTF-8, or one that cleaning leaves empty.
     """
-    text = sample["txt"]
     try:
+        text = sample["txt"]
         return clean_caption(text.decode(), max_characters=len(text))
-    except (UnicodeDecodeError, RejectedError) as error:
-        problem = "empty" if isinstance(error, RejectedError) else f"no UTF-8 ({error.reason})"
-        raise InputError(
-            f"{shard}: the caption of sample {sample[KEY].decode(errors='replace')} is {problem}: "
-            "build the shards again from mended captions"
+    except (KeyError, UnicodeDecodeError, RejectedError) as error:
+        raise DamagedSampleError(
+            "caption",
+            f"sample {sample[KEY].decode()!r} of {location} has no caption in UTF-8 in its txt: "
+            "build the image shards again",
         ) from error
 
 

@@ -43,6 +43,7 @@ from ernie_vilg.manifest import (
     FILE_NAME,
     Manifest,
     Shard,
+    caption_lengths_of,
     read_manifest,
     verify_shard,
     write_manifest,
@@ -88,9 +89,8 @@ class _EncodedShard:
     """The record of a finished token shard."""
 
     shard: Shard
-    caption_lengths: Mapping[str, int]
-    """Number of its captions by their ids, end of text included, in digits: JSON's keys are
-    text."""
+    caption_lengths: Mapping[int, int]
+    """Number of its captions by their ids, end of text included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ def _text_settings(encoded: list[_EncodedShard]) -> dict[str, Any]:
     """Return what the manifest's settings say about all captions."""
     lengths: Counter[int] = Counter()
     for item in encoded:
-        lengths.update({int(length): count for length, count in item.caption_lengths.items()})
+        lengths.update(item.caption_lengths)
     return {
         "max_text_tokens": max(lengths) - 1,  # these two without special ids
         "num_text_tokens": sum((length - 1) * count for length, count in lengths.items()),
@@ -265,13 +265,11 @@ def _read_record(task: _EncodingTask) -> _EncodedShard | None:
         content = read_json(task.record)
         shard = Shard(**{**content["shard"], "members": tuple(content["shard"]["members"])})
         verify_shard(task.output.parent, shard)
+        lengths = caption_lengths_of(content.get(CAPTION_LENGTHS), shard.samples)
     except ValueError as error:
         logger.warning("encoding %s again: %s", task.shard.file, error)
         return None
-    if CAPTION_LENGTHS not in content:
-        logger.warning("encoding %s again: its text was not counted then", task.shard.file)
-        return None
-    return _EncodedShard(shard=shard, caption_lengths=content[CAPTION_LENGTHS])
+    return _EncodedShard(shard=shard, caption_lengths=lengths)
 
 
 def _encode_shard(task: _EncodingTask) -> None:
@@ -283,8 +281,8 @@ def _encode_shard(task: _EncodingTask) -> None:
         image_sha256=task.lineage["image_tokenizer"],
     )
     samples = read_shard(task.source, task.shard)
-    place = task.source / task.shard.file
-    text_ids = [text_tokenizer.encode(caption_of(sample, place)) for sample in samples]
+    location = str(task.source / task.shard.file)
+    text_ids = [text_tokenizer.encode(caption_of(sample, location)) for sample in samples]
     codes = _encode_images(task, samples, image_tokenizer)
     kept = [name for name in PICTURE_MEMBERS if task.keep_pixels and name in task.shard.members]
     tokens: Iterator[Sample] = (
@@ -299,7 +297,7 @@ def _encode_shard(task: _EncodingTask) -> None:
     )
     shard = write_shard(task.output, tokens, members=(*MEMBERS, *kept))
     assert shard is not None  # the manifest lists no shard without samples
-    lengths = Counter(str(len(ids) + 1) for ids in text_ids)  # the end of text needs a slot, too
+    lengths = Counter(len(ids) + 1 for ids in text_ids)  # the end of text needs a slot, too
     record = _EncodedShard(shard=shard, caption_lengths=dict(lengths))
     write_json(task.record, asdict(record))
 

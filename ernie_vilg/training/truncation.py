@@ -7,17 +7,14 @@ Source: ours.
 """
 
 import math
-import re
 from collections.abc import Mapping
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.position_reader import DataSource
 from ernie_vilg.errors import InputError
 from ernie_vilg.locations import shown
-from ernie_vilg.manifest import CAPTION_LENGTHS
+from ernie_vilg.manifest import CAPTION_LENGTHS, caption_lengths_of
 from ernie_vilg.training.lineage import Lineage
-
-_LENGTH = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def check_truncation(config: PretrainConfig, lineage: Lineage) -> dict[str, str]:
@@ -62,18 +59,11 @@ def _caption_lengths(data_set: DataSource, config: PretrainConfig) -> dict[int, 
     recorded = data_set.manifest.settings.get(CAPTION_LENGTHS)
     if recorded is None:
         return None
-    is_sound = isinstance(recorded, dict) and all(
-        _LENGTH.fullmatch(length) and type(count) is int and count > 0
-        for length, count in recorded.items()
-    )
-    if not is_sound or sum(recorded.values()) != data_set.manifest.num_samples:
-        raise InputError(
-            f"{config.data.setting_of(data_set.name)}={shown(data_set.location)} has "
-            f"{CAPTION_LENGTHS} in its manifest that are not those of its "
-            f"{data_set.manifest.num_samples} captions: the manifest was changed, encode the "
-            "shards again with launch/encode_shards.py"
-        )
-    return {int(length): count for length, count in recorded.items()}
+    try:
+        return caption_lengths_of(recorded, data_set.manifest.num_samples)
+    except InputError as error:
+        setting = config.data.setting_of(data_set.name)
+        raise InputError(f"{setting}={shown(data_set.location)}: {error}") from error
 
 
 def _num_longer(lengths: Mapping[int, int], slots: int) -> int:

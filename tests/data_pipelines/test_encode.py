@@ -18,7 +18,6 @@ from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.data.reader import Sample, read_shard
-from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import read_manifest, write_manifest
 from ernie_vilg.storage.files import sha256_of_file, sha256_of_json, write_json
 from ernie_vilg.storage.json_files import read_json
@@ -292,16 +291,12 @@ def test_captions_of_others_are_cleaned_as_ours_are(folder: Path) -> None:
     assert ids == [tokenizer.encode("红色"), tokenizer.encode("绿色的圆")]
 
 
-@pytest.mark.parametrize(
-    ("caption", "problem"),
-    [(b"\xba\xec", r"no UTF-8 \(invalid start byte\)"), (b" \n", "empty")],
-    ids=["GBK", "white space"],
-)
-def test_a_caption_that_is_no_text_is_named(folder: Path, caption: bytes, problem: str) -> None:
+@pytest.mark.parametrize("caption", [b"\xba\xec", b" \n"], ids=["GBK", "white space"])
+def test_a_caption_that_is_no_text_is_named(folder: Path, caption: bytes) -> None:
     write_image_shard(folder, ["红色".encode(), caption])
 
     with pytest.raises(
-        InputError, match=rf"images-00000\.tar: the caption of sample 00000001 is {problem}: build"
+        ValueError, match=r"sample '00000001' of \S+/images-00000\.tar has no caption in UTF-8"
     ):
         encode_image_shards(config(folder))
 

@@ -209,7 +209,9 @@ def test_shards_from_before_lengths_were_recorded_are_unknown(
 def test_lengths_that_cannot_be_are_refused(
     data_set: DataSet, tmp_path: Path, lengths: object
 ) -> None:
-    with pytest.raises(InputError, match="caption_lengths in its manifest that are not those of"):
+    with pytest.raises(
+        InputError, match=r"^data\.token_shards=\S+: caption_lengths are not those of 100 captions"
+    ):
         dry_run(with_lengths(run_of(data_set), tmp_path, lengths), world_size=1)
 
 
