@@ -32,7 +32,7 @@ def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None)
     for shard in shards:
         for sample in read_shard(folder, shard):
             if is_taken(position, wanted=wanted, total=manifest.num_samples):
-                yield caption_of(sample, folder / shard.file)
+                yield caption_of(sample, str(folder / shard.file))
             position += 1
 
 

@@ -237,14 +237,19 @@ def test_a_finished_shard_that_was_damaged_is_encoded_again(
     assert encoded == ["images-00000.tar", "images-00002.tar"]
 
 
+@pytest.mark.parametrize(
+    "lengths",
+    [None, {"3": 2}, {"x": 3}, {"3": "3"}],
+    ids=["not counted", "too few", "no length", "text"],
+)
 def test_a_finished_shard_whose_text_was_not_counted_is_encoded_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, lengths: object
 ) -> None:
     encode_until(folder, monkeypatch, stop_after=2)
     record = folder / ".encoding-tokens" / "records" / "00001.json"
     content = read_json(record)
     del content["caption_lengths"]  # as the version before wrote it
-    write_json(record, content)
+    write_json(record, content if lengths is None else {**content, "caption_lengths": lengths})
 
     encoded = encode_until(folder, monkeypatch, stop_after=9)
 
