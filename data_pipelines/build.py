@@ -3,6 +3,7 @@
 Each shard takes the next `samples_per_shard` pairs and is written by one process, so the
 bytes do not depend on how many processes there are. Pairs that cannot be used are counted by
 reason and listed in `rejected.jsonl` beside the manifest; too many of them stop the program.
+Pictures that are smaller than `image_size` are enlarged, and counted.
 
 Source: ours.
 """
@@ -16,7 +17,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_pipelines.images import crop_and_resize, image_bytes, image_settings, load_image
+from data_pipelines.images import (
+    NUM_ENLARGED,
+    crop_and_resize,
+    image_bytes,
+    image_settings,
+    load_image,
+)
 from data_pipelines.outputs import output_folder
 from data_pipelines.shard_writer import shard_name, write_shard
 from data_pipelines.sources import (
@@ -49,7 +56,12 @@ class BuildReport:
 
     manifest: Manifest
     rejected: Mapping[str, int]
-    """Lines left out, by reason."""
+    """Number of lines left out, by reason."""
+
+    @property
+    def num_enlarged(self) -> int:
+        """Number of pictures that were smaller than the shards' size."""
+        return int(self.manifest.settings[NUM_ENLARGED])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,30 +80,40 @@ class _ShardResult:
     shard: Shard | None
     """None where every pair was rejected."""
     rejections: tuple[Rejection, ...]
+    num_enlarged: int
 
 
 def build_image_shards(config: BuildShardsConfig) -> BuildReport:
     """Write image shards, their manifest and the list of rejected lines.
 
     Raises:
-        InputError: there is nothing to read, `output_dir` must not be written, or too many
-            lines were rejected; then `<output_dir>.rejected.jsonl` lists them.
+        InputError: there is nothing to read, it changes meanwhile, `output_dir` must not be
+            written, or too many lines were rejected; then `<output_dir>.rejected.jsonl` lists them.
     """
     output_dir = Path(config.output_dir)
     with output_folder(output_dir, overwrite=config.overwrite, marker=FILE_NAME) as folder:
         num_lines = count_lines(Path(config.source))
-        shards, rejections = _write_shards(config, folder, num_lines)
-        counts = count_reasons(rejections)
-        _check_rejections(config, rejections, num_lines)
+        results = _write_shards(config, folder, num_lines)
+        rejections = [rejection for result in results for rejection in result.rejections]
+        shards = tuple(result.shard for result in results if result.shard is not None)
+        num_read = sum(shard.samples for shard in shards) + len(rejections)
+        _check_rejections(config, rejections, num_read=num_read, num_lines=num_lines)
         _write_rejections(folder / REJECTED_FILE, rejections)
-        manifest = Manifest(
-            kind="image",
-            shards=tuple(shards),
-            settings=image_settings(image_size=config.image_size, image_format=config.image_format),
-            lineage={},
-        )
+        settings = image_settings(image_size=config.image_size, image_format=config.image_format)
+        settings[NUM_ENLARGED] = sum(result.num_enlarged for result in results)
+        manifest = Manifest(kind="image", shards=shards, settings=settings, lineage={})
         write_manifest(folder, manifest)
-    return BuildReport(manifest=manifest, rejected=counts)
+    report = BuildReport(manifest=manifest, rejected=count_reasons(rejections))
+    if report.num_enlarged:
+        logger.warning(
+            "%d of %d pictures are smaller than image_size=%d and were enlarged, which blurs them: "
+            "set a smaller image_size, or leave them out of %s",
+            report.num_enlarged,
+            manifest.num_samples,
+            config.image_size,
+            CAPTIONS_FILE,
+        )
+    return report
 
 
 def count_reasons(rejections: list[Rejection]) -> dict[str, int]:
@@ -99,23 +121,20 @@ def count_reasons(rejections: list[Rejection]) -> dict[str, int]:
     return dict(Counter(str(rejection.reason) for rejection in rejections).most_common())
 
 
-def _write_shards(
-    config: BuildShardsConfig, folder: Path, num_lines: int
-) -> tuple[list[Shard], list[Rejection]]:
+def _write_shards(config: BuildShardsConfig, folder: Path, num_lines: int) -> list[_ShardResult]:
     """Write all shards, or as many as it takes to see that too many lines are rejected."""
-    shards: list[Shard] = []
-    rejections: list[Rejection] = []
+    done: list[_ShardResult] = []
+    num_rejected = 0
     results = map_in_order(
         _build_shard, _shard_tasks(config, folder), num_workers=config.num_workers
     )
     expected = math.ceil(num_lines / config.samples_per_shard)
     for result in progress(results, total=expected, what="build image shards", unit="shards"):
-        rejections.extend(result.rejections)
-        if result.shard is not None:
-            shards.append(result.shard)
-        if len(rejections) > config.max_rejected_fraction * num_lines:
+        done.append(result)
+        num_rejected += len(result.rejections)
+        if num_rejected > config.max_rejected_fraction * num_lines:
             break
-    return shards, rejections
+    return done
 
 
 def _shard_tasks(config: BuildShardsConfig, folder: Path) -> Iterator[_ShardTask]:
@@ -149,25 +168,33 @@ def _take_pairs(
 
 
 def _build_shard(task: _ShardTask) -> _ShardResult:
-    rejections = list(task.rejections)
+    rejections, enlarged = list(task.rejections), list[RawPair]()
     extension = _EXTENSION[task.config.image_format]
     shard = write_shard(
         task.path,
-        _samples(task, extension, rejections),
+        _samples(task, extension, rejections, enlarged),
         members=("json", "txt", extension),
     )
     rejections.sort(key=lambda rejection: rejection.line)
-    return _ShardResult(shard=shard, rejections=tuple(rejections))
+    return _ShardResult(shard=shard, rejections=tuple(rejections), num_enlarged=len(enlarged))
 
 
-def _samples(task: _ShardTask, extension: str, rejections: list[Rejection]) -> Iterator[Sample]:
-    """Yield the shard's samples, adding pairs whose image cannot be used to `rejections`."""
+def _samples(
+    task: _ShardTask, extension: str, rejections: list[Rejection], enlarged: list[RawPair]
+) -> Iterator[Sample]:
+    """Yield the shard's samples.
+
+    Pairs whose image cannot be used are added to `rejections`, those whose image is smaller than
+    the shards' to `enlarged`.
+    """
     for pair in task.pairs:
         try:
             image = load_image(pair.image, max_pixels=task.config.max_image_pixels)
         except RejectedError as error:
             rejections.append(error.at(pair.line))
             continue
+        if min(image.size) < task.config.image_size:
+            enlarged.append(pair)
         square = crop_and_resize(image, task.config.image_size)
         yield {
             KEY: pair.key.encode(),
@@ -178,12 +205,17 @@ def _samples(task: _ShardTask, extension: str, rejections: list[Rejection]) -> I
 
 
 def _check_rejections(
-    config: BuildShardsConfig, rejections: list[Rejection], num_lines: int
+    config: BuildShardsConfig, rejections: list[Rejection], *, num_read: int, num_lines: int
 ) -> None:
     """Stop where too many lines were rejected, or none is left."""
     if num_lines == 0:
         raise InputError(f"source={config.source}: its {CAPTIONS_FILE} is empty; add lines to it")
     too_many = len(rejections) > config.max_rejected_fraction * num_lines
+    if not too_many and num_read != num_lines:
+        raise InputError(
+            f"source={config.source}: its {CAPTIONS_FILE} had {num_lines} lines and then "
+            f"{num_read}: it was changed while it was read; start again when it is complete"
+        )
     if not too_many and len(rejections) < num_lines:
         return
     output_dir = Path(config.output_dir)
@@ -193,8 +225,9 @@ def _check_rejections(
     rule = (
         f"max_rejected_fraction={config.max_rejected_fraction}" if too_many else "one sample left"
     )
+    lines = f"{num_lines} lines" if num_read == num_lines else f"the first {num_read} lines"
     raise InputError(
-        f"source={config.source}: {len(rejections)} of {num_lines} lines rejected ({counts}), "
+        f"source={config.source}: {len(rejections)} of {lines} rejected ({counts}), "
         f"where {rule} is required: nothing was written but {listing}, which lists them; mend "
         "these lines, or allow a larger fraction"
     )

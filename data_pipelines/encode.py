@@ -15,6 +15,7 @@ Source: ours.
 import io
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -26,6 +27,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data_pipelines.captions import caption_of
+from data_pipelines.images import NUM_ENLARGED
 from data_pipelines.outputs import check_output_folder
 from data_pipelines.shard_writer import shard_name, write_shard
 from data_pipelines.work_folder import prepare_work_folder
@@ -36,9 +39,11 @@ from ernie_vilg.data.pictures import PICTURE_MEMBERS, picture_of
 from ernie_vilg.data.reader import KEY, Sample, read_shard
 from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import (
+    CAPTION_LENGTHS,
     FILE_NAME,
     Manifest,
     Shard,
+    caption_lengths_of,
     read_manifest,
     verify_shard,
     write_manifest,
@@ -84,10 +89,8 @@ class _EncodedShard:
     """The record of a finished token shard."""
 
     shard: Shard
-    max_text_tokens: int
-    """Ids of its longest caption, without special ids."""
-    num_text_tokens: int
-    """Ids of all its captions, without special ids."""
+    caption_lengths: Mapping[int, int]
+    """Number of its captions by their ids, end of text included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +121,7 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
         shards=tuple(item.shard for item in encoded),
         settings={
             **work.settings,
-            "max_text_tokens": max(item.max_text_tokens for item in encoded),
-            "num_text_tokens": sum(item.num_text_tokens for item in encoded),
+            **_text_settings(encoded),
             "pixels": config.keep_pixels,
         },
         lineage=work.lineage,
@@ -128,6 +130,18 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
     commit_folder(work.folder / "shards", Path(config.output_dir))
     shutil.rmtree(work.folder)
     return manifest
+
+
+def _text_settings(encoded: list[_EncodedShard]) -> dict[str, Any]:
+    """Return what the manifest's settings say about all captions."""
+    lengths: Counter[int] = Counter()
+    for item in encoded:
+        lengths.update(item.caption_lengths)
+    return {
+        "max_text_tokens": max(lengths) - 1,  # these two without special ids
+        "num_text_tokens": sum((length - 1) * count for length, count in lengths.items()),
+        CAPTION_LENGTHS: {str(length): lengths[length] for length in sorted(lengths)},
+    }
 
 
 def encode_part(config: EncodeShardsConfig) -> int:
@@ -159,7 +173,9 @@ def _start_work(config: EncodeShardsConfig) -> _Work:
     lineage = {
         "text_tokenizer": text_tokenizer.sha256,
         "image_tokenizer": image_tokenizer_sha256,
-        "crop_settings": sha256_of_json(images.settings),
+        "crop_settings": sha256_of_json(
+            {name: value for name, value in images.settings.items() if name != NUM_ENLARGED}
+        ),
         "image_shards": images.digest(),
     }
     job = {"lineage": lineage, "keep_pixels": config.keep_pixels}
@@ -249,17 +265,11 @@ def _read_record(task: _EncodingTask) -> _EncodedShard | None:
         content = read_json(task.record)
         shard = Shard(**{**content["shard"], "members": tuple(content["shard"]["members"])})
         verify_shard(task.output.parent, shard)
+        lengths = caption_lengths_of(content.get(CAPTION_LENGTHS), shard.samples)
     except ValueError as error:
         logger.warning("encoding %s again: %s", task.shard.file, error)
         return None
-    if "num_text_tokens" not in content:
-        logger.warning("encoding %s again: its text was not counted then", task.shard.file)
-        return None
-    return _EncodedShard(
-        shard=shard,
-        max_text_tokens=content["max_text_tokens"],
-        num_text_tokens=content["num_text_tokens"],
-    )
+    return _EncodedShard(shard=shard, caption_lengths=lengths)
 
 
 def _encode_shard(task: _EncodingTask) -> None:
@@ -271,7 +281,8 @@ def _encode_shard(task: _EncodingTask) -> None:
         image_sha256=task.lineage["image_tokenizer"],
     )
     samples = read_shard(task.source, task.shard)
-    text_ids = [text_tokenizer.encode(sample["txt"].decode()) for sample in samples]
+    location = str(task.source / task.shard.file)
+    text_ids = [text_tokenizer.encode(caption_of(sample, location)) for sample in samples]
     codes = _encode_images(task, samples, image_tokenizer)
     kept = [name for name in PICTURE_MEMBERS if task.keep_pixels and name in task.shard.members]
     tokens: Iterator[Sample] = (
@@ -286,8 +297,8 @@ def _encode_shard(task: _EncodingTask) -> None:
     )
     shard = write_shard(task.output, tokens, members=(*MEMBERS, *kept))
     assert shard is not None  # the manifest lists no shard without samples
-    lengths = [len(ids) for ids in text_ids]
-    record = _EncodedShard(shard=shard, max_text_tokens=max(lengths), num_text_tokens=sum(lengths))
+    lengths = Counter(len(ids) + 1 for ids in text_ids)  # the end of text needs a slot, too
+    record = _EncodedShard(shard=shard, caption_lengths=dict(lengths))
     write_json(task.record, asdict(record))
 
 

@@ -16,6 +16,8 @@ from data_pipelines.sources import Reason, RejectedError
 from ernie_vilg.data.pictures import PictureSizeError, UnreadablePictureError, open_picture
 
 JPEG_QUALITY = 95
+NUM_ENLARGED = "enlarged_pictures"
+"""Setting of the manifest: number of pictures that were smaller than `image_size`."""
 
 
 def image_settings(*, image_size: int, image_format: str) -> dict[str, Any]:

@@ -4,13 +4,13 @@ Every line of `captions.jsonl` becomes either a `RawPair` or a `Rejection` that 
 Images are not opened here, only looked up; `data_pipelines.images` decodes them.
 
 A caption is cleaned, never judged: white space of any kind, line breaks included, becomes one
-space; control and format characters (among them those that reverse the direction of writing,
-and zero-width ones) are removed, except the two joiners that some scripts and emoji need.
+space, and so does U+2581, which is SentencePiece's space; control and format characters (among
+them those that reverse the direction of writing, and zero-width ones) are removed, except the two
+joiners that some scripts and emoji need.
 
 Source: ours.
 """
 
-import json
 import os
 import stat
 import unicodedata
@@ -18,15 +18,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.storage.json_files import kind_of
+from ernie_vilg.storage.jsonl import Line, read_lines, read_raw_lines
 
 CAPTIONS_FILE = "captions.jsonl"
 MAX_LINE_BYTES = 1 << 20
 """Longest line of `captions.jsonl` that is read."""
 
 _JOINERS = "\u200c\u200d"
+_SPACE_OF_PIECES = "\u2581"
 
 
 class Reason(StrEnum):
@@ -93,17 +96,17 @@ class RawPair:
 
 
 def count_lines(source: Path) -> int:
-    """Return the number of lines of the source's `captions.jsonl`.
+    """Return the number of lines of the source's `captions.jsonl` that are not blank.
 
     Raises:
         InputError: there is no such file.
     """
-    with _open_captions(source) as file:
-        return sum(1 for _ in _lines(file))
+    lines = read_raw_lines(_captions_file(source), most_bytes=MAX_LINE_BYTES)
+    return sum(1 for _, text, _ in lines if text.strip())
 
 
 def read_pairs(source: Path, *, max_caption_characters: int) -> Iterator[RawPair | Rejection]:
-    """Yield what each line of the source's `captions.jsonl` gives, in order.
+    """Yield what each line of the source's `captions.jsonl` gives, in order; blank ones nothing.
 
     Args:
         source: folder of raw pairs.
@@ -114,50 +117,48 @@ def read_pairs(source: Path, *, max_caption_characters: int) -> Iterator[RawPair
     """
     root = os.path.realpath(source)
     line_of_image: dict[str, int] = {}
-    with _open_captions(source) as file:
-        for line, content in enumerate(_lines(file), start=1):
-            try:
-                record = parse_record(content)
-                caption = clean_caption(record["caption"], max_characters=max_caption_characters)
-                image = find_image(root, record["image"])
-                earlier = line_of_image.setdefault(image, line)
-                if earlier != line:
-                    raise RejectedError(
-                        Reason.DUPLICATE_KEY, f"{record['image']!r} is the image of line {earlier}"
-                    )
-            except RejectedError as error:
-                yield error.at(line)
-                continue
-            yield RawPair(
-                line=line,
-                key=f"{line - 1:08d}",
-                image=Path(image),
-                caption=caption,
-                record={**record, "caption": caption},
-            )
+    lines = read_lines(_captions_file(source), most_bytes=MAX_LINE_BYTES, is_finite=True)
+    for line in lines:
+        number = line.number
+        try:
+            record = record_of(line)
+            caption = clean_caption(record["caption"], max_characters=max_caption_characters)
+            image = find_image(root, record["image"])
+            earlier = line_of_image.setdefault(image, number)
+            if earlier != number:
+                raise RejectedError(
+                    Reason.DUPLICATE_KEY, f"{record['image']!r} is the image of line {earlier}"
+                )
+        except RejectedError as error:
+            yield error.at(number)
+            continue
+        yield RawPair(
+            line=number,
+            key=f"{number - 1:08d}",
+            image=Path(image),
+            caption=caption,
+            record={**record, "caption": caption},
+        )
 
 
-def parse_record(content: bytes) -> dict[str, Any]:
-    """Return the JSON object of a line.
+def record_of(line: Line) -> dict[str, Any]:
+    """Return the JSON object of a line, which has texts named "image" and "caption".
 
     Raises:
-        RejectedError: the line is no JSON object in UTF-8, or "image" or "caption" is missing or
-            no text.
+        RejectedError: the line is no JSON object in UTF-8, or one of the two is missing or no text.
     """
-    if len(content) > MAX_LINE_BYTES:
-        raise RejectedError(Reason.NOT_JSON, f"the line is longer than {MAX_LINE_BYTES} bytes")
-    try:
-        record = json.loads(content.decode(), parse_constant=_refuse_constant)
-        # Lone surrogates, written as escapes, pass as JSON but cannot be written as UTF-8.
-        json.dumps(record, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:  # all Unicode and JSON errors are ValueErrors
-        raise RejectedError(Reason.NOT_JSON, f"{_excerpt(content)} ({error})") from error
-    if not isinstance(record, dict):
-        raise RejectedError(Reason.NOT_JSON, f"{_excerpt(content)} (no JSON object)")
+    if line.record is None:
+        excerpt = line.text[:100].decode(errors="replace")
+        raise RejectedError(Reason.NOT_JSON, f"{excerpt!r} ({line.problem})")
     for field in ("image", "caption"):
-        if not isinstance(record.get(field), str):
-            raise RejectedError(Reason.MISSING_FIELD, f"{field!r} is {record.get(field)!r:.100}")
-    return record
+        if field not in line.record:
+            raise RejectedError(Reason.MISSING_FIELD, f"there is no {field!r}")
+        value = line.record[field]
+        if not isinstance(value, str):
+            raise RejectedError(
+                Reason.MISSING_FIELD, f"{field!r} is {kind_of(value)} where a text belongs"
+            )
+    return line.record
 
 
 def clean_caption(caption: str, *, max_characters: int) -> str:
@@ -166,9 +167,10 @@ def clean_caption(caption: str, *, max_characters: int) -> str:
     Raises:
         RejectedError: nothing is left, or more than `max_characters`.
     """
+    spaced = caption.replace(_SPACE_OF_PIECES, " ")
     visible = "".join(
         " " if character.isspace() else character
-        for character in caption
+        for character in spaced
         if character.isspace() or _is_kept(character)
     )
     cleaned = " ".join(visible.split()).strip(" " + _JOINERS)
@@ -207,33 +209,16 @@ def find_image(root: str, name: str) -> str:
     return path
 
 
-def _open_captions(source: Path) -> BinaryIO:
+def _captions_file(source: Path) -> Path:
     path = source / CAPTIONS_FILE
     if not path.is_file():
         raise InputError(
             f"source={source} has no {CAPTIONS_FILE}: name a folder with one JSON object per "
             'line, such as {"image": "images/0.png", "caption": "..."}'
         )
-    return path.open("rb")
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a binary file; of a longer one, its first `MAX_LINE_BYTES` + 1 bytes."""
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        rest = line
-        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE_BYTES + 1)
-        yield line
+    return path
 
 
 def _is_kept(character: str) -> bool:
     # Cc: control characters. Cf: format characters, such as those that reverse the direction.
     return character in _JOINERS or unicodedata.category(character) not in ("Cc", "Cf")
-
-
-def _refuse_constant(name: str) -> Any:
-    raise InputError(f"{name} is not JSON")
-
-
-def _excerpt(content: bytes) -> str:
-    return repr(content[:100].decode(errors="replace"))

@@ -24,6 +24,9 @@ from ernie_vilg.storage.json_files import read_json
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
+CAPTION_LENGTHS = "caption_lengths"
+"""Setting of token shards: number of captions by their ids in digits, end of text included."""
+_LENGTH = re.compile(r"[1-9][0-9]{0,8}")
 
 ShardKind = Literal["image", "token"]
 
@@ -251,3 +254,20 @@ def _as_json(manifest: Manifest) -> dict[str, Any]:
         "lineage": dict(manifest.lineage),
         "shards": [asdict(shard) for shard in manifest.shards],
     }
+
+
+def caption_lengths_of(recorded: Any, num_captions: int) -> dict[int, int]:
+    """Check what is recorded as CAPTION_LENGTHS, and return it by numbers.
+
+    Raises:
+        InputError: it does not count so many captions by their ids.
+    """
+    is_sound = isinstance(recorded, dict) and all(
+        _LENGTH.fullmatch(length) and type(count) is int and count > 0
+        for length, count in recorded.items()
+    )
+    if not is_sound or sum(recorded.values()) != num_captions:
+        raise InputError(
+            f"{CAPTION_LENGTHS} are not those of {num_captions} captions: encode the shards again"
+        )
+    return {int(length): count for length, count in recorded.items()}

@@ -14,8 +14,9 @@ marks is ours.
 """
 
 import io
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.vocabulary import (
     BEGIN_OF_TEXT_ID,
     END_OF_TEXT_ID,
+    FIRST_BYTE_ID,
+    NUM_BYTES,
     NUM_SPECIAL_IDS,
     PADDING_ID,
     UNKNOWN_ID,
@@ -51,6 +54,9 @@ _CJK = re.compile(
     "[\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
 )
 _MAX_CAPTION_BYTES = 1 << 20  # SentencePiece silently skips longer ones; its default is 4192
+_RESERVED = "\u2585"  # SentencePiece's own sign for a rare character; it skips what holds one
+
+logger = logging.getLogger(__name__)
 
 
 class TextTokenizer:
@@ -64,8 +70,8 @@ class TextTokenizer:
             sha256: the model's hash, 64 hexadecimal digits; token shards and weights record it.
 
         Raises:
-            InputError: the model is not SentencePiece's, or its special ids are not those of
-                `ernie_vilg.vocabulary`.
+            InputError: the model is not SentencePiece's, or its special ids or bytes are not
+                those of `ernie_vilg.vocabulary`.
         """
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -77,7 +83,7 @@ class TextTokenizer:
         self.sha256 = sha256
         self.vocab_size: int = self._processor.vocab_size()
         """Number of ids, special ones included."""
-        _check_special_ids(self._processor)
+        _check_ids(self._processor)
 
     @classmethod
     def load(cls, folder: Path) -> "TextTokenizer":
@@ -140,19 +146,21 @@ def train_text_tokenizer(captions: Iterable[str], config: TrainTextTokenizerConf
     it samples nothing.
 
     Args:
-        captions: what to learn from, without line breaks.
+        captions: what to learn from, without line breaks. SentencePiece reserves U+2585; captions
+            that hold one are counted in the log and learned from without it.
         config: size and kind of the vocabulary.
 
     Returns:
         the serialised model.
 
     Raises:
-        InputError: SentencePiece cannot learn this vocabulary from these captions.
+        InputError: SentencePiece cannot learn this vocabulary from these captions, or one of them
+            cannot be read or is too long.
     """
-    model = io.BytesIO()
+    model, sentences = io.BytesIO(), _Sentences(captions)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(captions),
+            sentence_iterator=iter(sentences),
             model_writer=model,
             model_type=config.model_type,
             vocab_size=config.vocab_size,
@@ -171,6 +179,8 @@ def train_text_tokenizer(captions: Iterable[str], config: TrainTextTokenizerConf
             minloglevel=2,
         )
     except RuntimeError as error:
+        if sentences.error is not None:  # SentencePiece keeps the message of it alone
+            raise sentences.error from None
         raise InputError(
             f"vocab_size={config.vocab_size} with character_coverage="
             f"{config.character_coverage}: SentencePiece cannot learn it from these captions "
@@ -178,6 +188,40 @@ def train_text_tokenizer(captions: Iterable[str], config: TrainTextTokenizerConf
             "with more captions"
         ) from error
     return model.getvalue()
+
+
+class _Sentences:
+    """Captions as SentencePiece takes all of them; it drops some without a word."""
+
+    def __init__(self, captions: Iterable[str]) -> None:
+        self._captions = captions
+        self.error: Exception | None = None
+        """The one that ended the reading of captions."""
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            yield from self._checked()
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _checked(self) -> Iterator[str]:
+        num_reserved = 0
+        for caption in self._captions:
+            num_bytes = len(caption.encode())
+            if num_bytes > _MAX_CAPTION_BYTES:
+                raise InputError(
+                    f"a caption has {num_bytes:,} bytes ({caption[:40]!r}...), the most that is "
+                    f"learned from are {_MAX_CAPTION_BYTES:,}: shorten it"
+                )
+            num_reserved += _RESERVED in caption
+            yield from filter(None, caption.split(_RESERVED))
+        if num_reserved:
+            logger.warning(
+                "%d captions hold U+2585, which SentencePiece reserves: they are learned from "
+                "without it, and it becomes bytes",
+                num_reserved,
+            )
 
 
 def write_text_tokenizer(folder: Path, model: bytes, made_from: Mapping[str, Any]) -> TextTokenizer:
@@ -235,7 +279,7 @@ def _is_cjk(character: str) -> bool:
     return _CJK.fullmatch(character) is not None
 
 
-def _check_special_ids(processor: Any) -> None:
+def _check_ids(processor: Any) -> None:
     found = {
         "padding": processor.pad_id(),
         "unknown": processor.unk_id(),
@@ -246,4 +290,13 @@ def _check_special_ids(processor: Any) -> None:
         raise InputError(
             f"the text tokenizer's special ids are {found} where {SPECIAL_IDS} are required: "
             "train it with launch/train_text_tokenizer.py"
+        )
+    end = FIRST_BYTE_ID + NUM_BYTES
+    pieces = [
+        processor.id_to_piece(i) for i in range(FIRST_BYTE_ID, min(end, processor.vocab_size()))
+    ]
+    if pieces != [f"<0x{byte:02X}>" for byte in range(NUM_BYTES)]:
+        raise InputError(
+            f"the text tokenizer's ids {FIRST_BYTE_ID} to {end - 1} are not the {NUM_BYTES} bytes, "
+            "which is required: train it with launch/train_text_tokenizer.py"
         )

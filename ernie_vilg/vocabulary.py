@@ -1,4 +1,4 @@
-"""Which number means what: the special ids of text, and how a caption fills its slots.
+"""Which number means what: the special ids of text, its bytes, and how a caption fills its slots.
 
 Text and images keep separate vocabularies. A text id indexes the text embedding and the
 text half of the output head, an image code indexes the image embedding and the image half,
@@ -14,13 +14,17 @@ UNKNOWN_ID = 1
 BEGIN_OF_TEXT_ID = 2
 END_OF_TEXT_ID = 3
 NUM_SPECIAL_IDS = 4
+FIRST_BYTE_ID = NUM_SPECIAL_IDS
+NUM_BYTES = 256
+"""Ids of byte fallback, in the order of their bytes: a character without a piece is written in
+its UTF-8 bytes."""
 
 
 def text_slots(token_ids: Sequence[int], text_length: int) -> list[int]:
     """Lay a caption's ids into a fixed number of slots: ids, end of text, padding.
 
-    A caption with no room left for its end of text is cut; the end of text then is missing,
-    which tells the model that the caption goes on.
+    A caption with no room left for its end of text is cut after the last character that fits
+    whole; the end of text then is missing, which tells the model that the caption goes on.
 
     Args:
         token_ids: the caption's ids without special ids.
@@ -29,8 +33,28 @@ def text_slots(token_ids: Sequence[int], text_length: int) -> list[int]:
     Returns:
         exactly `text_length` ids.
     """
-    ids = [*token_ids, END_OF_TEXT_ID][:text_length]
+    ids = [*token_ids, END_OF_TEXT_ID]
+    if len(token_ids) > text_length:
+        # Where not one character fits, what is left is an empty caption, which has its end.
+        ids = ids[: num_whole_ids(ids[:text_length])] or [END_OF_TEXT_ID]
+    ids = ids[:text_length]
     return ids + [PADDING_ID] * (text_length - len(ids))
+
+
+def num_whole_ids(ids: Sequence[int]) -> int:
+    """Return how many of a cut caption's ids are left without a character begun at its end.
+
+    Only UTF-8 bytes can be part of a character: a lead byte from 0xC0 says how many of them follow,
+    each from 0x80 to 0xBF.
+    """
+    for count in range(1, min(4, len(ids)) + 1):  # bytes of the last character, if it is in bytes
+        byte = ids[-count] - FIRST_BYTE_ID
+        if not 0x80 <= byte < NUM_BYTES:
+            break
+        if byte >= 0xC0:
+            needed = 2 + (byte >= 0xE0) + (byte >= 0xF0)
+            return len(ids) - count if count < needed else len(ids)
+    return len(ids)
 
 
 def caption_ids(slots: Sequence[int]) -> list[int]:

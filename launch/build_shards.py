@@ -13,6 +13,8 @@ def main(config: BuildShardsConfig) -> None:
     report = build_image_shards(config)
     manifest = report.manifest
     print(f"{config.output_dir}: {manifest.num_samples} samples in {len(manifest.shards)} shards")
+    if report.num_enlarged:
+        print(f"enlarged pictures, smaller than {config.image_size} pixels: {report.num_enlarged}")
     if report.rejected:
         counts = ", ".join(f"{reason}: {count}" for reason, count in report.rejected.items())
         print(f"rejected lines, listed in {config.output_dir}/{REJECTED_FILE}: {counts}")

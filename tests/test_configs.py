@@ -1,11 +1,15 @@
 """Every YAML in conf/ composes over its schema and passes every check."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from data_pipelines.shapes import all_scenes, caption_of
+from data_pipelines.sources import clean_caption
+from ernie_vilg.text_tokenizer import TextTokenizer, train_text_tokenizer
 from launch.composition import compose_program, settings_of
 from launch.program import CONF_FOLDER
 
@@ -112,3 +116,34 @@ def test_missing_setting_is_named() -> None:
 def test_unknown_program_is_named() -> None:
     with pytest.raises(ValueError, match=r"launch/nothing\.py does not exist"):
         compose_program("nothing", [])
+
+
+EMOJI = CONF_FOLDER.parent.parent / "shared" / "data" / "noto-emoji" / "captions.jsonl"
+
+
+def captions_of(job: str) -> list[str]:
+    if job == "quickstart":
+        return [caption_of(scene) for scene in all_scenes()]
+    if not EMOJI.is_file():
+        pytest.skip(f"the emoji data set is not at {EMOJI}")
+    lines = EMOJI.read_text(encoding="utf-8").splitlines()
+    return [clean_caption(json.loads(line)["caption"], max_characters=1000) for line in lines]
+
+
+@pytest.mark.parametrize(("job", "longest"), [("quickstart", 8), ("emoji", 11)])
+def test_a_jobs_text_tokenizer_leaves_no_caption_cut(job: str, longest: int) -> None:
+    stages = {stage["name"]: stage for stage in yaml.safe_load(text_of(job))["stages"]}
+    words = stages["train_text_tokenizer"]["command"][2:]
+    settings = compose_program(
+        "train_text_tokenizer", [word.replace("${job.output_dir}", "o") for word in words]
+    )
+    captions = captions_of(job)
+
+    tokenizer = TextTokenizer(train_text_tokenizer(captions, settings), "")
+
+    assert max(len(tokenizer.encode(caption)) + 1 for caption in captions) == longest
+    assert compose_program("pretrain", [f"experiment={job}"]).model.text_length >= longest
+
+
+def text_of(job: str) -> str:
+    return (CONF_FOLDER / "job" / f"{job}.yaml").read_text(encoding="utf-8")

@@ -1,11 +1,16 @@
 """Text to ids and back, and the hash that names the tokenizer."""
 
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sentencepiece
 
 from data_pipelines.shapes import all_scenes, caption_of
+from data_pipelines.sources import clean_caption
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_file, write_json
 from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.text_tokenizer import (
@@ -127,6 +132,55 @@ def test_a_caption_longer_than_sentencepiece_reads_by_default_is_learned_from() 
     )
 
     assert len(TextTokenizer(model, "").encode("绿")) == 1
+
+
+def test_a_caption_with_the_sign_that_sentencepiece_reserves_is_learned_from(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    captions = ["红绿蓝"] * 9 + ["\u2585龘龘"] * 9 + ["\u2585"] * 2
+
+    model = train_text_tokenizer(captions, settings(vocab_size=270, character_coverage=1.0))
+
+    tokenizer = TextTokenizer(model, "")
+    assert len(tokenizer.encode("龘")) == 1
+    assert tokenizer.decode(tokenizer.encode("\u2585龘")) == "\u2585龘"
+    assert "11 captions hold U+2585" in caplog.text
+
+
+def test_an_error_of_reading_captions_is_told_as_it_is() -> None:
+    def damaged() -> Iterator[str]:
+        yield "红"
+        raise InputError("shard 7 is damaged: copy it again")
+
+    with pytest.raises(ValueError, match=r"^shard 7 is damaged: copy it again$"):
+        train_text_tokenizer(damaged(), settings())
+
+
+def test_a_caption_beyond_what_sentencepiece_takes_is_refused() -> None:
+    captions = ["红", "绿" * (1 << 19)]
+
+    with pytest.raises(ValueError, match=r"a caption has 1,572,864 bytes .* shorten it"):
+        train_text_tokenizer(captions, settings(vocab_size=270, character_coverage=1.0))
+
+
+def test_a_model_without_byte_fallback_is_refused() -> None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CAPTIONS), model_writer=model, vocab_size=50, model_type="bpe",
+        pad_id=0, unk_id=1, bos_id=2, eos_id=3, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+
+    with pytest.raises(ValueError, match="ids 4 to 259 are not the 256 bytes"):
+        TextTokenizer(model.getvalue(), "")
+
+
+def test_what_is_said_alike_has_the_same_ids(tokenizer: TextTokenizer) -> None:
+    """The same words in other forms: what is trained on is what is drawn and evaluated."""
+    forms = ("红色Ae\u0301", "红\u200b色Ａ\u202e\u00e9", "\ufeff红色\uff21\u00e9\u2028")
+
+    ids = [tokenizer.encode(clean_caption(form, max_characters=99)) for form in forms]
+
+    assert ids[1:] == ids[:1] * 2
 
 
 def test_no_captions_is_an_error() -> None:

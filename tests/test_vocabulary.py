@@ -21,6 +21,33 @@ def test_text_is_followed_by_its_end_and_padding(ids: list[int], slots: list[int
     assert text_slots(ids, 4) == slots
 
 
+def bytes_of(text: str) -> list[int]:
+    """Return a text's ids where no character has a piece: the bytes begin at id 4."""
+    return [4 + byte for byte in text.encode()]
+
+
+@pytest.mark.parametrize(
+    ("ids", "slots"),
+    [
+        pytest.param([300, *bytes_of("龘")], [300, *bytes_of("龘")], id="a character just fits"),
+        pytest.param([300, 301, *bytes_of("龘")], [300, 301, PAD, PAD], id="two bytes of three"),
+        pytest.param([300, 301, 302, *bytes_of("é")], [300, 301, 302, PAD], id="one of two"),
+        pytest.param([300, *bytes_of("😀")], [300, PAD, PAD, PAD], id="three of four"),
+        pytest.param(bytes_of("a龘é"), bytes_of("a龘"), id="cut between two"),
+        pytest.param(bytes_of("ab龘"), [*bytes_of("ab"), PAD, PAD], id="ASCII is whole"),
+        pytest.param(bytes_of("éab龘"), bytes_of("éab")[:4], id="an earlier one is whole"),
+        pytest.param([*bytes_of("龘"), 300, 301], [*bytes_of("龘"), 300], id="a piece after it"),
+        pytest.param(bytes_of("龘") + [301] * 4, [*bytes_of("龘"), 301], id="pieces after it"),
+    ],
+)
+def test_no_cut_falls_within_a_character(ids: list[int], slots: list[int]) -> None:
+    assert text_slots(ids, 4) == slots
+
+
+def test_a_caption_without_room_for_its_first_character_is_empty() -> None:
+    assert text_slots(bytes_of("😀"), 3) == [END, PAD, PAD]
+
+
 @pytest.mark.parametrize(
     ("slots", "ids"),
     [

@@ -61,6 +61,9 @@ class PretrainDataConfig:
     """Image tokenizer weights written by launch/train_image_tokenizer.py."""
     seed: int = 0
     """Names the order of the samples."""
+    max_truncated_fraction: float = 0.01
+    """Share of a data set's captions that may be cut because they have more ids than
+    model.text_length; more are refused."""
     shuffle_block_shards: int = 16
     """Shards, per data set, whose samples are shuffled together and kept open, per rank."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
@@ -73,6 +76,11 @@ class PretrainDataConfig:
             )
         if self.seed < 0:
             raise InputError(f"data.seed={self.seed}: must not be negative")
+        if not 0 <= self.max_truncated_fraction <= 1:  # NaN is not, either
+            raise InputError(
+                f"data.max_truncated_fraction={self.max_truncated_fraction}: set a share from 0 to "
+                "1, such as 0.01 for one caption in a hundred"
+            )
         if self.weigh_by not in WEIGH_BY:
             raise InputError(f"data.weigh_by={self.weigh_by}: choose {' or '.join(WEIGH_BY)}")
         if self.mixture:

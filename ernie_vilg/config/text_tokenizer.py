@@ -6,11 +6,9 @@ Source: the options are SentencePiece's (Kudo and Richardson 2018, arXiv:1808.06
 from dataclasses import dataclass
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.vocabulary import NUM_SPECIAL_IDS
+from ernie_vilg.vocabulary import NUM_BYTES, NUM_SPECIAL_IDS
 
 MODEL_TYPES = ("unigram", "bpe")
-NUM_BYTES = 256
-"""Pieces of byte fallback: one for each value of a byte."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -209,6 +209,8 @@ def _slots(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
     slots = np.where(np.arange(length) < counts[:, None], ids, PADDING_ID)
     has_end = np.flatnonzero((counts >= 0) & (counts < length))
     slots[has_end, counts[has_end]] = END_OF_TEXT_ID
+    for caption in np.flatnonzero(counts > length).tolist():
+        slots[caption] = text_slots([*ids[caption].tolist(), UNKNOWN_ID], length)  # one id too many
     return slots
 
 

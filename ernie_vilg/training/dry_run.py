@@ -26,6 +26,7 @@ from ernie_vilg.planning.forecast import Forecast, forecast
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.pretrain import with_decoder
 from ernie_vilg.training.sequence import mixture_phases
+from ernie_vilg.training.truncation import check_truncation
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 _COLUMNS = (
@@ -60,9 +61,9 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
         the description, for people.
 
     Raises:
-        InputError: the settings are not legal for so many ranks, or shards, tokenizers and model
-            do not fit each other. Folders that are not there are listed, and are no error unless
-            the model's shape depends on one.
+        InputError: the settings are not legal for so many ranks, shards, tokenizers and model do
+            not fit each other, or too many captions would be cut. Folders that are not there are
+            listed, and are no error unless the model's shape depends on one.
     """
     config, data = _check_data(config)
     precision = machine_precision(config.precision, torch.device("cuda"))
@@ -180,7 +181,8 @@ def _check_data(config: PretrainConfig) -> tuple[PretrainConfig, list[str]]:
 
 
 def _data_set_lines(config: PretrainConfig, lineage: Lineage) -> Iterator[str]:
-    """Yield a line per data set: what it holds, and how often the run sees it."""
+    """Yield for each data set what it holds, how often the run sees it, and what is cut."""
+    truncation = check_truncation(config, lineage)
     order = MixtureOrder(len(lineage.data_sets), mixture_phases(config, lineage), config.data.seed)
     drawn = order.drawn_before(config.training.steps * config.parallelism.global_batch_size)
     for data_set, count in zip(lineage.data_sets, drawn.tolist(), strict=True):
@@ -189,6 +191,7 @@ def _data_set_lines(config: PretrainConfig, lineage: Lineage) -> Iterator[str]:
             f"  {data_set.name}: {num_pairs:,} pairs in {len(data_set.manifest.shards)} shards; "
             f"the run draws {count:,}, so it sees each {count / num_pairs:.1f} times"
         )
+        yield f"    {truncation[data_set.name]}"
 
 
 def _with_known_decoder(config: PretrainConfig) -> PretrainConfig:

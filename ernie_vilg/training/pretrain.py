@@ -55,6 +55,7 @@ from ernie_vilg.training.step_log import SilentStepLog, StepLog
 from ernie_vilg.training.stopping import Stopping
 from ernie_vilg.training.stragglers import Stragglers
 from ernie_vilg.training.tracking import RunTracker, SilentTracker, Tracker
+from ernie_vilg.training.truncation import check_truncation
 from ernie_vilg.training.watchdog import REPORTS_FOLDER, Watchdog
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
@@ -87,8 +88,8 @@ def pretrain(config: PretrainConfig, launch: Launch, surroundings: Surroundings)
         `DONE` when all steps are made; else how it was stopped.
 
     Raises:
-        InputError: shards and tokenizers do not fit each other or the run's checkpoints, or a
-            setting changed that must not.
+        InputError: shards and tokenizers do not fit each other or the run's checkpoints, too many
+            captions would be cut, or a setting changed that must not.
     """
     run_dir = Path(config.run_dir)
     with Stopping(config.stopping, run_dir, launch, lock=surroundings.lock) as stopping:
@@ -100,7 +101,11 @@ def pretrain(config: PretrainConfig, launch: Launch, surroundings: Surroundings)
         lineage = check_lineage(config.data, config.model)
         config = with_decoder(config, lineage.image_tokenizer_config)
         changes = check_drift(run_dir, config)
+        truncation = check_truncation(config, lineage)
         groups = _start(config, launch)
+        if groups.rank == LEADER:
+            for name, sentence in truncation.items():
+                logger.info("data set %s: %s", name, sentence)
         with ExitStack() as parts:
             trainer, first_step = _build(
                 config, groups, lineage, changes, surroundings, stopping, parts

@@ -65,6 +65,8 @@ RULES = {
     "data.token_shards": Freedom.FREE,
     "data.text_tokenizer": Freedom.FREE,
     "data.image_tokenizer": Freedom.FREE,
+    # A limit that stops a run and changes none.
+    "data.max_truncated_fraction": Freedom.FREE,
     # What is still to come of a mixture may change; the checkpoint holds what is past.
     "data.mixture": Freedom.FREE,
     "data.mixture_changes": Freedom.FREE,

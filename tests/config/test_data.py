@@ -51,6 +51,11 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
             id="weighing by something else",
         ),
         pytest.param(
+            {"token_shards": "one", "max_truncated_fraction": 1.5},
+            r"data\.max_truncated_fraction=1\.5: set a share from 0 to 1",
+            id="more captions cut than all",
+        ),
+        pytest.param(
             {"mixture": {"a.b": data_sets(cc=1)["cc"]}}, "the name 'a.b' must be", id="dotted name"
         ),
         pytest.param(

@@ -27,6 +27,7 @@ ROOT = CONF_FOLDER.parent
 MAY_BE_ZERO = {
     "data.loader.num_workers",  # read in the rank itself
     "data.seed",
+    "data.max_truncated_fraction",  # none may be cut
     "training.seed",
     "training.ema_decay",  # no average
     "optimizer.final_learning_rate_fraction",

@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +16,7 @@ from ernie_vilg.data.batches import Batch, Share, TokenBatches
 from ernie_vilg.data.reader import Sample, read_shard
 from ernie_vilg.manifest import Manifest
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
-from tests.data.shards import MODEL, sequence_of, write_token_shards
+from tests.data.shards import MEMBERS, MODEL, npy, sequence_of, write_token_shards
 
 GLOBAL_BATCH = 12
 
@@ -74,6 +75,30 @@ def test_a_batch_holds_what_the_shard_holds(tmp_path: Path) -> None:
         assert batch.text.tolist() == [[number + 4, END_OF_TEXT_ID, PADDING_ID]]
         assert batch.codes.dtype == batch.text.dtype == torch.int64
         assert batch.num_text_targets == 2
+
+
+@pytest.mark.parametrize(
+    ("ids", "slots"),
+    [
+        pytest.param([60, 61, 62], [60, 61, 62], id="no room for the end"),
+        pytest.param([60, 61, 62, 63], [60, 61, 62], id="cut after a piece"),
+        pytest.param([300, 236, 188, 188], [300, PADDING_ID, PADDING_ID], id="two bytes of three"),
+        pytest.param([236, 188, 188, 300], [236, 188, 188], id="cut after a character"),
+        pytest.param([300] * 1100 + [301], [300] * 3, id="parsed alone"),
+    ],
+)
+def test_no_cut_falls_within_a_character(tmp_path: Path, ids: list[int], slots: list[int]) -> None:
+    manifest = write_token_shards(tmp_path, [1])
+    (sample,) = read_shard(tmp_path, manifest.shards[0])
+    sample["text.npy"] = npy(np.array(ids, np.int32))
+    shard = write_shard(tmp_path / "cut.tar", iter([sample]), members=MEMBERS)
+    assert shard is not None
+
+    batch, *_ = step_of(
+        tmp_path, replace(manifest, shards=(shard,)), model=replace(MODEL, text_vocab_size=320)
+    )
+
+    assert batch.text.tolist() == [slots]
 
 
 @pytest.mark.parametrize(

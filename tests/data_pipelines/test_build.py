@@ -66,6 +66,7 @@ def test_every_pair_becomes_a_sample(source: Path) -> None:
         "resample": "lanczos",
         "background": "white",
         "image_format": "png",
+        "enlarged_pictures": 0,
     }
     samples = [sample for shard in manifest.shards for sample in read_shard(folder, shard)]
     for number, sample in enumerate(samples):
@@ -144,7 +145,7 @@ def test_too_many_bad_lines_stop_with_the_counts(source: Path, num_workers: int)
 
     with pytest.raises(
         ValueError,
-        match=r"2 of 20 lines rejected \(not_json: 2\), where max_rejected_fraction=0.05 is",
+        match=r"2 of the first 8 lines rejected \(not_json: 2\), where max_rejected_fraction=0.05",
     ):
         build_image_shards(config(source, num_workers=num_workers))
 
@@ -155,6 +156,58 @@ def test_too_many_bad_lines_stop_with_the_counts(source: Path, num_workers: int)
     }
     listed = (source.parent / "shards.rejected.jsonl").read_text().splitlines()
     assert [json.loads(line)["line"] for line in listed] == [1, 2]
+
+
+def test_lines_are_kept_rejected_or_blank(source: Path) -> None:
+    lines = read_lines(source)
+    lines[3] = json.dumps({"image": "images/3.png", "caption": None})
+    lines[5] = lines[5].replace("}", ', "score": 1e999}')
+    lines[4:4] = ["", "  "]
+    (source / "captions.jsonl").write_text("\ufeff" + "\n".join(lines) + "\n\n")
+
+    report = build_image_shards(config(source, max_rejected_fraction=0.1))
+
+    assert report.rejected == {"missing_field": 1, "not_json": 1}
+    assert report.manifest.num_samples == NUM_PAIRS - 2
+    folder = source.parent / "shards"
+    rejected = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
+    assert [entry["line"] for entry in rejected] == [4, 8]
+    records = [
+        sample["json"] for shard in report.manifest.shards for sample in read_shard(folder, shard)
+    ]
+    assert b"Infinity" not in b"".join(records)
+
+
+def test_blank_lines_count_as_nothing_in_the_allowed_fraction(source: Path) -> None:
+    write_lines(source, ["no JSON", *read_lines(source)[1:], *[""] * 100])
+
+    report = build_image_shards(config(source))  # 1 of 20 is 5 %
+
+    assert report.rejected == {"not_json": 1}
+
+
+def test_captions_that_change_meanwhile_are_refused(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_pipelines.build.count_lines", lambda source: NUM_PAIRS + 1)
+
+    with pytest.raises(ValueError, match=r"captions\.jsonl had 21 lines and then 20: it was chang"):
+        build_image_shards(config(source))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_enlarged_pictures_are_counted_and_told(
+    source: Path, caplog: pytest.LogCaptureFixture, num_workers: int
+) -> None:
+    for number, size in ((2, (16, 4)), (7, (3, 9)), (19, (9, 9))):
+        Image.new("RGB", size).save(source / "images" / f"{number}.png")
+    (source / "images" / "11.png").write_bytes(b"no image")
+
+    report = build_image_shards(config(source, image_size=9, num_workers=num_workers))
+
+    # All but 11, which is none, and 19.
+    assert "18 of 19 pictures are smaller than image_size=9 and were enlarged" in caplog.text
+    assert report.manifest.settings["enlarged_pictures"] == report.num_enlarged == 18
 
 
 def test_exactly_the_allowed_fraction_goes_on(source: Path) -> None:

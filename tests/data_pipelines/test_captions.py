@@ -1,8 +1,12 @@
 """Which captions text tokenizer training reads."""
 
+from pathlib import Path
+
 import pytest
 
-from data_pipelines.captions import is_taken
+from data_pipelines.captions import is_taken, read_captions
+from data_pipelines.shard_writer import write_shard
+from ernie_vilg.manifest import Manifest
 
 
 @pytest.mark.parametrize(
@@ -21,3 +25,18 @@ def test_captions_are_taken_at_even_distances(
     taken = [index for index in range(total) if is_taken(index, wanted=wanted, total=total)]
 
     assert taken == positions
+
+
+def test_captions_of_others_are_cleaned_as_ours_are(tmp_path: Path) -> None:
+    captions = ("红\u200b色\u202e\n", " 绿 \u2581\u3000圆", "蓝\u2585")
+    samples = (
+        {"__key__": str(index).encode(), "txt": caption.encode()}
+        for index, caption in enumerate(captions)
+    )
+    shard = write_shard(tmp_path / "images-00000.tar", samples, members=("txt",))
+    assert shard is not None
+    manifest = Manifest(kind="image", shards=(shard,), settings={}, lineage={})
+
+    read = list(read_captions(tmp_path, manifest, max_captions=None))
+
+    assert read == ["红色", "绿 圆", "蓝\u2585"]

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from PIL import Image
 from data_pipelines import encode
 from data_pipelines.build import build_image_shards
 from data_pipelines.encode import encode_image_shards, image_batch
+from data_pipelines.shard_writer import write_shard
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.data.reader import Sample, read_shard
-from ernie_vilg.manifest import read_manifest
+from ernie_vilg.manifest import read_manifest, write_manifest
 from ernie_vilg.storage.files import sha256_of_file, sha256_of_json, write_json
 from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.text_tokenizer import (
@@ -136,7 +138,15 @@ def test_the_manifest_records_lineage_and_settings(folder: Path) -> None:
     assert manifest.lineage == {
         "text_tokenizer": sha256_of_file(folder / "text" / MODEL_FILE),
         "image_tokenizer": sha256_of_file(folder / "vqgan" / "image_tokenizer.safetensors"),
-        "crop_settings": sha256_of_json(images.settings),
+        "crop_settings": sha256_of_json(
+            {
+                "image_size": 8,
+                "crop": "center",
+                "resample": "lanczos",
+                "background": "white",
+                "image_format": "png",
+            }
+        ),
         "image_shards": images.digest(),
     }
     text_lengths = [
@@ -149,6 +159,9 @@ def test_the_manifest_records_lineage_and_settings(folder: Path) -> None:
         "text_vocab_size": TextTokenizer.load(folder / "text").vocab_size,
         "max_text_tokens": max(text_lengths),
         "num_text_tokens": sum(text_lengths),
+        "caption_lengths": {  # with the end of text
+            str(length + 1): text_lengths.count(length) for length in sorted(set(text_lengths))
+        },
         "pixels": False,
     }
     # Nothing of the work is left.
@@ -224,14 +237,19 @@ def test_a_finished_shard_that_was_damaged_is_encoded_again(
     assert encoded == ["images-00000.tar", "images-00002.tar"]
 
 
+@pytest.mark.parametrize(
+    "lengths",
+    [None, {"3": 2}, {"x": 3}, {"3": "3"}],
+    ids=["not counted", "too few", "no length", "text"],
+)
 def test_a_finished_shard_whose_text_was_not_counted_is_encoded_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, lengths: object
 ) -> None:
     encode_until(folder, monkeypatch, stop_after=2)
     record = folder / ".encoding-tokens" / "records" / "00001.json"
     content = read_json(record)
-    del content["num_text_tokens"]  # as the version before wrote it
-    write_json(record, content)
+    del content["caption_lengths"]  # as the version before wrote it
+    write_json(record, content if lengths is None else {**content, "caption_lengths": lengths})
 
     encoded = encode_until(folder, monkeypatch, stop_after=9)
 
@@ -255,6 +273,37 @@ def test_keeping_pixels_starts_over(folder: Path, monkeypatch: pytest.MonkeyPatc
     encoded = encode_until(folder, monkeypatch, stop_after=9, keep_pixels=True)
 
     assert encoded == ["images-00000.tar", "images-00001.tar", "images-00002.tar"]
+
+
+def write_image_shard(folder: Path, captions: list[bytes]) -> None:
+    """Replace the image shards by one with these captions, as another program may write them."""
+    images = read_manifest(folder / "images", "image")
+    samples = samples_of(folder, "images", "image")
+    path = folder / "images" / "images-00000.tar"
+    changed = [{**samples[i], "txt": caption} for i, caption in enumerate(captions)]
+    shard = write_shard(path, iter(changed), members=("json", "png", "txt"))
+    assert shard is not None
+    write_manifest(folder / "images", replace(images, shards=(shard,)))
+
+
+def test_captions_of_others_are_cleaned_as_ours_are(folder: Path) -> None:
+    write_image_shard(folder, ["红\u200b色\u202e\n".encode(), " 绿色的\u2060圆".encode()])
+
+    encode_image_shards(config(folder))
+
+    tokenizer = TextTokenizer.load(folder / "text")
+    ids = [array_of(token["text.npy"]).tolist() for token in samples_of(folder, "tokens", "token")]
+    assert ids == [tokenizer.encode("红色"), tokenizer.encode("绿色的圆")]
+
+
+@pytest.mark.parametrize("caption", [b"\xba\xec", b" \n"], ids=["GBK", "white space"])
+def test_a_caption_that_is_no_text_is_named(folder: Path, caption: bytes) -> None:
+    write_image_shard(folder, ["红色".encode(), caption])
+
+    with pytest.raises(
+        ValueError, match=r"sample '00000001' of \S+/images-00000\.tar has no caption in UTF-8"
+    ):
+        encode_image_shards(config(folder))
 
 
 def test_another_image_size_is_refused(folder: Path) -> None:

@@ -55,10 +55,14 @@ def test_a_pair_keeps_further_keys(source: Path) -> None:
     ("line", "reason"),
     [
         pytest.param("{", Reason.NOT_JSON, id="broken JSON"),
-        pytest.param("", Reason.NOT_JSON, id="blank line"),
         pytest.param('["images/a.png", "x"]', Reason.NOT_JSON, id="JSON, but no object"),
         pytest.param(b'{"image": "\xff"}', Reason.NOT_JSON, id="not UTF-8"),
         pytest.param('{"score": NaN}', Reason.NOT_JSON, id="NaN is not JSON"),
+        pytest.param(
+            '{"image": "images/a.png", "caption": "x", "score": 1e999}',
+            Reason.NOT_JSON,
+            id="a number beyond the largest",
+        ),
         pytest.param("[" * 100_000, Reason.NOT_JSON, id="nested beyond any parser's depth"),
         pytest.param("1" * (MAX_LINE_BYTES + 7), Reason.NOT_JSON, id="longer than a line may be"),
         pytest.param(
@@ -68,6 +72,9 @@ def test_a_pair_keeps_further_keys(source: Path) -> None:
         ),
         pytest.param('{"caption": "x"}', Reason.MISSING_FIELD, id="no image"),
         pytest.param('{"image": "images/a.png"}', Reason.MISSING_FIELD, id="no caption"),
+        pytest.param(
+            '{"image": "images/a.png", "caption": null}', Reason.MISSING_FIELD, id="caption null"
+        ),
         pytest.param(
             '{"image": "images/a.png", "caption": 7}', Reason.MISSING_FIELD, id="caption a number"
         ),
@@ -120,6 +127,65 @@ def test_a_bad_line_is_rejected_and_the_next_one_read(
     assert len(rejection.detail) < 1000
     assert isinstance(pair, RawPair)
     assert (pair.line, pair.caption) == (2, "好")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(source: Path) -> None:
+    write_lines(source, b"\xef\xbb\xbf" + '{"image": "images/a.png", "caption": "红"}'.encode())
+
+    (pair,) = read(source)
+
+    assert isinstance(pair, RawPair)
+    assert (pair.line, pair.caption) == (1, "红")
+
+
+def test_blank_lines_give_nothing_and_keep_their_numbers(source: Path) -> None:
+    write_lines(
+        source,
+        "",
+        '{"image": "images/a.png", "caption": "x"}',
+        " \t\r",
+        '{"image": "images/b.png", "caption": "y"}',
+        "",
+    )
+
+    assert [line.line for line in read(source)] == [2, 4]
+    assert count_lines(source) == 2
+
+
+def test_a_separator_within_a_caption_ends_no_line(source: Path) -> None:
+    write_lines(source, '{"image": "images/a.png", "caption": "红\u2028绿\u0085蓝"}')
+
+    (pair,) = read(source)
+
+    assert isinstance(pair, RawPair)
+    assert pair.caption == "红 绿 蓝"
+
+
+@pytest.mark.parametrize(
+    ("line", "detail"),
+    [
+        ('{"image": "images/a.png", "caption": null}', "'caption' is null where a text belongs"),
+        ('{"image": "images/a.png"}', "there is no 'caption'"),
+    ],
+    ids=["null", "missing"],
+)
+def test_what_stands_in_a_captions_place_is_named(source: Path, line: str, detail: str) -> None:
+    write_lines(source, line)
+
+    (rejection,) = read(source)
+
+    assert isinstance(rejection, Rejection)
+    assert rejection.detail == detail
+
+
+def test_bytes_that_are_no_text_are_named_with_file_and_line(source: Path) -> None:
+    write_lines(source, b'{"image": "\xff"}')
+
+    (rejection,) = read(source)
+
+    assert isinstance(rejection, Rejection)
+    assert f"{source}/captions.jsonl line 1 is not valid JSON" in rejection.detail
+    assert "byte 11 is not UTF-8" in rejection.detail
 
 
 def test_a_link_out_of_the_source_is_refused(source: Path) -> None:
@@ -190,6 +256,8 @@ def test_a_folder_without_captions_is_refused(tmp_path: Path) -> None:
         pytest.param("\u3000红\u3000", "红", id="ideographic space"),
         pytest.param("👩\u200d🚀", "👩\u200d🚀", id="a joiner within an emoji stays"),
         pytest.param("红，(辣)：椒", "红，(辣)：椒", id="marks stay"),
+        pytest.param("a\u2581b", "a b", id="the space of SentencePiece"),
+        pytest.param("a\u2585b", "a\u2585b", id="another block"),
     ],
 )
 def test_captions_are_cleaned(caption: str, cleaned: str) -> None:

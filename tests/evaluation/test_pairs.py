@@ -101,6 +101,23 @@ def test_without_a_judge_captions_may_say_anything(tmp_path: Path) -> None:
     assert scores["image_to_text"] == {"exact_matches": 0.0}
 
 
+class Repeats(AlwaysTheCircle):
+    """A model that writes NFKC with full-width marks, as every text tokenizer decodes."""
+
+    def caption(
+        self, images: Sequence[Image.Image], *, batch_size: int, temperature: float
+    ) -> list[Text]:
+        return [Text("ABC，红")]
+
+
+def test_a_caption_that_ids_cannot_tell_from_the_true_one_is_exact(tmp_path: Path) -> None:
+    pair = Pair(image=draw_scene(CIRCLE), caption="ＡＢＣ，红", file="images/0.png")
+
+    scores = evaluate(Repeats(), [pair], tmp_path, codebook_size=8, judge="none", batch_size=2)
+
+    assert scores["image_to_text"] == {"exact_matches": 1.0}
+
+
 def test_too_few_pairs_are_refused(raw_pairs: Path) -> None:
     with pytest.raises(ValueError, match=r"count=3: .* holds 2 pairs"):
         read_pairs(raw_pairs, count=3, image_size=64)

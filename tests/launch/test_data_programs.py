@@ -131,6 +131,26 @@ def test_a_wrong_setting_is_named_within_ten_seconds_of_work(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_an_editor_adds_is_no_rejection_and_enlarging_is_told(tmp_path: Path) -> None:
+    run_well("draw_shapes", f"output_dir={tmp_path}/raw", "train_scenes=5", "held_out_scenes=5")
+    captions = tmp_path / "raw" / "train" / "captions.jsonl"
+    lines = captions.read_text(encoding="utf-8").splitlines()
+    captions.write_text("\ufeff" + "\n\n".join(lines) + "\n\n", encoding="utf-8")
+
+    result = run(
+        "build_shards",
+        f"source={tmp_path}/raw/train",
+        f"output_dir={tmp_path}/images",
+        "image_size=65",
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert "5 samples in 1 shards" in result.stdout
+    assert "rejected" not in result.stdout
+    assert "enlarged pictures, smaller than 65 pixels: 5" in result.stdout
+    assert "5 of 5 pictures are smaller than image_size=65 and were enlarged" in result.stderr
+
+
 def test_rejected_lines_are_told(tmp_path: Path) -> None:
     run_well("draw_shapes", f"output_dir={tmp_path}/raw", "train_scenes=40", "held_out_scenes=5")
     captions = tmp_path / "raw" / "train" / "captions.jsonl"

@@ -113,9 +113,11 @@ def test_a_run_leaves_metrics_checkpoints_samples_and_a_wandb_run(finished_run: 
 def test_every_launcher_trains_alike(
     finished_run: Path, data_set: DataSet, tmp_path: Path, name: str
 ) -> None:
-    start([*launcher(name), *settings(data_set, tmp_path / "run", "samples.every=0")])
+    done = start([*launcher(name), *settings(data_set, tmp_path / "run", "samples.every=0")])
 
     assert losses(tmp_path / "run") == pytest.approx(losses(finished_run), rel=1e-5)
+    told = done.stdout + done.stderr
+    assert told.count("0 of 24 captions (0.00%) are longer than model.text_length=12") == 1
 
 
 def test_a_killed_rank_stops_the_run_and_the_same_command_goes_on(

@@ -13,6 +13,7 @@ from ernie_vilg.config.data import (
     MixtureDataSetConfig,
     PretrainDataConfig,
 )
+from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import (
@@ -20,8 +21,11 @@ from ernie_vilg.config.pretrain import (
     PretrainConfig,
     TrainingConfig,
 )
+from ernie_vilg.errors import InputError
+from ernie_vilg.manifest import read_manifest, write_manifest
 from ernie_vilg.training.dry_run import dry_run
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
+from tests.training.runs import pretrain_here
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +128,100 @@ def test_each_data_set_of_a_mixture_is_counted(data_set: DataSet) -> None:
     # 10 steps of 24 pairs, of which the first 4 are cc's.
     assert "cc: 24 pairs in 3 shards; the run draws 96, so it sees each 4.0 times" in report
     assert "wukong: 24 pairs in 3 shards; the run draws 144, so it sees each 6.0 times" in report
+
+
+def with_lengths(config: PretrainConfig, folder: Path, lengths: object) -> PretrainConfig:
+    """Return a run of 100 captions of these lengths, end of text included; None: not recorded."""
+    manifest = read_manifest(Path(str(config.data.token_shards)), "token")
+    settings = {name: value for name, value in manifest.settings.items() if "lengths" not in name}
+    if lengths is not None:
+        settings["caption_lengths"] = lengths
+    shard = replace(manifest.shards[0], samples=100)
+    write_manifest(folder, replace(manifest, shards=(shard,), settings=settings))
+    return replace(config, data=replace(config.data, token_shards=str(folder)))
+
+
+def test_captions_that_fit_are_said_to(data_set: DataSet) -> None:
+    report = dry_run(run_of(data_set), world_size=1)
+
+    assert "0 of 24 captions (0.00%) are longer than model.text_length=12 and cut" in report
+
+
+def test_one_caption_in_a_hundred_may_be_cut(data_set: DataSet, tmp_path: Path) -> None:
+    config = with_lengths(run_of(data_set), tmp_path, {"3": 40, "12": 59, "13": 1})
+
+    report = dry_run(config, world_size=1)
+
+    assert "1 of 100 captions (1.00%) are longer than model.text_length=12 and cut" in report
+
+
+def test_too_many_cut_captions_are_refused_with_the_fix(data_set: DataSet, tmp_path: Path) -> None:
+    lengths = {"3": 40, "12": 28, "13": 10, "20": 21, "52": 1}
+
+    with pytest.raises(
+        ValueError,
+        match=r"^data\.token_shards=\S+: 32 of 100 captions \(32\.00%\) are longer than "
+        r"model\.text_length=12 and cut, more than data\.max_truncated_fraction=0\.01: "
+        r"set model\.text_length=20 \(52 cuts none\); .* data\.max_truncated_fraction=0\.32$",
+    ):
+        dry_run(with_lengths(run_of(data_set), tmp_path, lengths), world_size=1)
+
+
+def test_more_cut_captions_can_be_allowed(data_set: DataSet, tmp_path: Path) -> None:
+    config = with_lengths(run_of(data_set), tmp_path, {"3": 68, "13": 32})
+    config = replace(config, data=replace(config.data, max_truncated_fraction=0.32))
+
+    assert "32 of 100 captions (32.00%)" in dry_run(config, world_size=1)
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.0], ids=["drawn", "never drawn"])
+def test_each_data_set_that_is_drawn_keeps_the_limit(
+    data_set: DataSet, tmp_path: Path, weight: float
+) -> None:
+    config = run_of(data_set)
+    cut = with_lengths(config, tmp_path, {"3": 60, "13": 40}).data.token_shards
+    mixture = {
+        "cut": MixtureDataSetConfig(token_shards=str(cut), weight=weight),
+        "fits": MixtureDataSetConfig(token_shards=str(data_set.token_shards), weight=0.5),
+    }
+    config = replace(config, data=replace(config.data, token_shards=None, mixture=mixture))
+
+    if weight:
+        with pytest.raises(ValueError, match=r"^data\.mixture\.cut\.token_shards=.* 40 of 100 "):
+            dry_run(config, world_size=1)
+    else:
+        assert "40 of 100 captions (40.00%)" in dry_run(config, world_size=1)
+
+
+def test_shards_from_before_lengths_were_recorded_are_unknown(
+    data_set: DataSet, tmp_path: Path
+) -> None:
+    report = dry_run(with_lengths(run_of(data_set), tmp_path, None), world_size=1)
+
+    assert "unknown how many captions are longer than model.text_length=12 and cut" in report
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[], 5, {"12": 99}, {"12": "100"}, {"12": True, "3": 99}, {"-1": 100}, {"1" * 5000: 100}],
+    ids=["list", "number", "too few", "text", "true", "negative", "no length"],
+)
+def test_lengths_that_cannot_be_are_refused(
+    data_set: DataSet, tmp_path: Path, lengths: object
+) -> None:
+    with pytest.raises(
+        InputError, match=r"^data\.token_shards=\S+: caption_lengths are not those of 100 captions"
+    ):
+        dry_run(with_lengths(run_of(data_set), tmp_path, lengths), world_size=1)
+
+
+def test_the_start_refuses_what_a_dry_run_does(data_set: DataSet, tmp_path: Path) -> None:
+    config = replace(run_of(data_set), run_dir=str(tmp_path / "run"))
+    config = replace(config, model=replace(config.model, text_length=2))
+    launch = Launch(rank=0, local_rank=0, world_size=1)
+
+    with pytest.raises(InputError, match=r"24 of 24 captions .* model\.text_length=2 and cut"):
+        pretrain_here(launch, config)
 
 
 def test_data_that_does_not_fit_is_refused(data_set: DataSet) -> None:

@@ -1,0 +1,100 @@
+"""How many captions are longer than a model's text slots, and whether that is too many.
+
+A cut caption teaches a model to draw, and to write, half of what was said. Encoding records how
+many captions have how many ids; a run compares that with its slots before anything is built.
+
+Source: ours.
+"""
+
+import math
+from collections.abc import Mapping
+
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.position_reader import DataSource
+from ernie_vilg.errors import InputError
+from ernie_vilg.locations import shown
+from ernie_vilg.manifest import CAPTION_LENGTHS, caption_lengths_of
+from ernie_vilg.training.lineage import Lineage
+
+
+def check_truncation(config: PretrainConfig, lineage: Lineage) -> dict[str, str]:
+    """Count the captions that a run would cut.
+
+    Args:
+        config: the run.
+        lineage: its data sets.
+
+    Returns:
+        by name of a data set, how many of its captions are cut, or that this is unknown.
+
+    Raises:
+        InputError: of a data set that the run draws from, more than `data.max_truncated_fraction`
+            are cut; or a manifest holds lengths that cannot be.
+    """
+    data, slots = config.data, config.model.text_length
+    found, excesses = {}, {}
+    for data_set in lineage.data_sets:
+        lengths = _caption_lengths(data_set, config)
+        if lengths is None:
+            found[data_set.name] = (
+                f"unknown how many captions are longer than model.text_length={slots} and cut: the "
+                f"manifest has no {CAPTION_LENGTHS}; encode the shards again to know"
+            )
+            continue
+        num_cut, num_captions = _num_longer(lengths, slots), data_set.manifest.num_samples
+        found[data_set.name] = (
+            f"{num_cut:,} of {num_captions:,} captions ({num_cut / num_captions:.2%}) are longer "
+            f"than model.text_length={slots} and cut"
+        )
+        is_drawn = any(part.weights[data_set.name] > 0 for part in data.weights)
+        if is_drawn and num_cut > data.max_truncated_fraction * num_captions:
+            excesses[data_set.name] = lengths
+    if excesses:
+        raise InputError(_refusal(config, lineage, found, excesses))
+    return found
+
+
+def _caption_lengths(data_set: DataSource, config: PretrainConfig) -> dict[int, int] | None:
+    """Return captions by number of ids, end of text included; None where it is not recorded."""
+    recorded = data_set.manifest.settings.get(CAPTION_LENGTHS)
+    if recorded is None:
+        return None
+    try:
+        return caption_lengths_of(recorded, data_set.manifest.num_samples)
+    except InputError as error:
+        setting = config.data.setting_of(data_set.name)
+        raise InputError(f"{setting}={shown(data_set.location)}: {error}") from error
+
+
+def _num_longer(lengths: Mapping[int, int], slots: int) -> int:
+    return sum(count for length, count in lengths.items() if length > slots)
+
+
+def _refusal(
+    config: PretrainConfig,
+    lineage: Lineage,
+    found: Mapping[str, str],
+    excesses: Mapping[str, Mapping[int, int]],
+) -> str:
+    data, slots = config.data, config.model.text_length
+    places = {
+        data_set.name: f"{data.setting_of(data_set.name)}={shown(data_set.location)}"
+        for data_set in lineage.data_sets
+    }
+    heading = "; ".join(f"{places[name]}: {found[name]}" for name in excesses)
+    enough = max(_slots_that_fit(part, data.max_truncated_fraction) for part in excesses.values())
+    all_fit = max(max(lengths) for lengths in excesses.values())
+    none_cut = f" ({all_fit} cuts none)" if all_fit > enough else ""
+    worst = max(_num_longer(part, slots) / sum(part.values()) for part in excesses.values())
+    return (
+        f"{heading}, more than data.max_truncated_fraction={data.max_truncated_fraction}: set "
+        f"model.text_length={enough}{none_cut}; or encode the shards again with a text tokenizer "
+        "of a larger vocab_size or of captions like these, which needs fewer ids; or allow it "
+        f"with data.max_truncated_fraction={math.ceil(100 * worst) / 100}"
+    )
+
+
+def _slots_that_fit(lengths: Mapping[int, int], max_fraction: float) -> int:
+    """Return the fewest slots that cut no more than a fraction of the captions."""
+    allowed = max_fraction * sum(lengths.values())
+    return min(length for length in lengths if _num_longer(lengths, length) <= allowed)
