@@ -40,12 +40,13 @@ from ernie_vilg.manifest import (
     Manifest,
     Shard,
     read_manifest,
+    shard_of,
     verify_shard,
     write_manifest,
 )
 from ernie_vilg.progress import progress
 from ernie_vilg.storage.files import commit_folder, sha256_of_json, write_json
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.pixels import from_bytes
@@ -246,20 +247,17 @@ def _read_record(task: _EncodingTask) -> _EncodedShard | None:
     if not task.record.is_file():
         return None
     try:
-        content = read_json(task.record)
-        shard = Shard(**{**content["shard"], "members": tuple(content["shard"]["members"])})
+        content = read_object(task.record)
+        shard = shard_of(content.get("shard"), str(task.record))
         verify_shard(task.output.parent, shard)
     except ValueError as error:
         logger.warning("encoding %s again: %s", task.shard.file, error)
         return None
-    if "num_text_tokens" not in content:
+    counts = content.get("max_text_tokens"), content.get("num_text_tokens")
+    if any(type(count) is not int for count in counts):
         logger.warning("encoding %s again: its text was not counted then", task.shard.file)
         return None
-    return _EncodedShard(
-        shard=shard,
-        max_text_tokens=content["max_text_tokens"],
-        num_text_tokens=content["num_text_tokens"],
-    )
+    return _EncodedShard(shard=shard, max_text_tokens=counts[0], num_text_tokens=counts[1])
 
 
 def _encode_shard(task: _EncodingTask) -> None:

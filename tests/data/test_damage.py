@@ -22,7 +22,8 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches import Share, TokenBatches, TokenStep
 from ernie_vilg.data.damage import DamageError, Loss, LossAccount, LossLimits
 from ernie_vilg.data.quarantine import Quarantine, QuarantineEntry
-from ernie_vilg.manifest import Manifest, describe_shard
+from ernie_vilg.data.shard_index import describe_shard
+from ernie_vilg.manifest import Manifest
 from tests.data.shards import MEMBERS, npy, sequence_of, write_token_shards
 
 MODEL = ModelConfig(

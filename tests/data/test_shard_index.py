@@ -6,11 +6,11 @@ import tarfile
 import tempfile
 
 import numpy as np
+from ernie_vilg.data.tar_headers import RECORD_BYTES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ernie_vilg.data.shard_index import index_shard
-from ernie_vilg.data.tar_headers import RECORD_BYTES
 from ernie_vilg.manifest import Shard
 from tests.data.shards import npy
 
