@@ -6,7 +6,8 @@ Source: ours.
 from collections.abc import Iterator
 from pathlib import Path
 
-from ernie_vilg.data.reader import read_shard
+from ernie_vilg.data.damage import DamagedSampleError
+from ernie_vilg.data.reader import KEY, Sample, read_shard
 from ernie_vilg.manifest import Manifest
 from ernie_vilg.progress import progress
 
@@ -20,7 +21,7 @@ def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None)
         max_captions: how many to yield, taken at even distances; None yields all.
 
     Raises:
-        InputError: a shard differs from the manifest.
+        InputError: a shard differs from the manifest, or a sample has no caption.
     """
     wanted = manifest.num_samples if max_captions is None else max_captions
     position = 0
@@ -30,8 +31,28 @@ def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None)
     for shard in shards:
         for sample in read_shard(folder, shard):
             if is_taken(position, wanted=wanted, total=manifest.num_samples):
-                yield sample["txt"].decode()
+                yield caption_of(sample, f"{folder / shard.file}")
             position += 1
+
+
+def caption_of(sample: Sample, location: str) -> str:
+    """Return the caption of an image shard's sample.
+
+    Args:
+        sample: the sample.
+        location: its shard's name for messages.
+
+    Raises:
+        DamagedSampleError: it has none, or one that is not UTF-8.
+    """
+    try:
+        return sample["txt"].decode()
+    except (KeyError, UnicodeDecodeError) as error:
+        raise DamagedSampleError(
+            "caption",
+            f"sample {sample[KEY].decode()!r} of {location} has no txt in UTF-8: build the image "
+            "shards again",
+        ) from error
 
 
 def is_taken(position: int, *, wanted: int, total: int) -> bool:

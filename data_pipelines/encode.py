@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data_pipelines.captions import caption_of
 from data_pipelines.outputs import check_output_folder
 from data_pipelines.shard_writer import shard_name, write_shard
 from data_pipelines.work_folder import prepare_work_folder
@@ -269,7 +270,8 @@ def _encode_shard(task: _EncodingTask) -> None:
         image_sha256=task.lineage["image_tokenizer"],
     )
     samples = read_shard(task.source, task.shard)
-    text_ids = [text_tokenizer.encode(sample["txt"].decode()) for sample in samples]
+    location = str(task.source / task.shard.file)
+    text_ids = [text_tokenizer.encode(caption_of(sample, location)) for sample in samples]
     codes = _encode_images(task, samples, image_tokenizer)
     kept = [name for name in PICTURE_MEMBERS if task.keep_pixels and name in task.shard.members]
     tokens: Iterator[Sample] = (
