@@ -318,7 +318,7 @@ def _filesystem(scheme: str, limits: TransferLimits) -> Any:
 def _web_filesystem() -> Any:
     from fsspec.implementations.http import HTTPFileSystem  # optional, as s3fs and gcsfs are
 
-    class Web(HTTPFileSystem):  # type: ignore[misc]
+    class Web(HTTPFileSystem):
         """Files of web servers, read as far as they were asked for."""
 
         async def _cat_file(self, url: str, start: int, end: int, **options: Any) -> bytes:

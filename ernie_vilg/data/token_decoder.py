@@ -32,7 +32,9 @@ Rows = slice | np.ndarray
 
 _NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '([<>|=])([iu][1248]|f[248]|b1)', "
-    rb"'fortran_order': (True|False), 'shape': \(((?:\d{1,9}, ?){0,8}\d{0,9})\), \} *\n",
+    rb"'fortran_order': (True|False), 'shape': \((|SIZE,|SIZE(?:, ?SIZE){1,7})\), \} *\n".replace(
+        b"SIZE", rb"(?:0|[1-9]\d{0,8})"
+    ),
     re.DOTALL,
 )
 """Header that numpy writes before numbers: order of bytes, kind and size, layout, shape."""
