@@ -1,11 +1,13 @@
 """A folder of shards is what its manifest says, or it is refused."""
 
+import random
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import (
     Manifest,
     Shard,
@@ -310,3 +312,24 @@ def test_a_remote_manifest_that_is_deep_is_refused(place: tuple[ShardServer, str
 
     with pytest.raises(ValueError, match=r"more than 64 brackets within each other"):
         read_manifest_at(location, "image")
+
+
+def test_no_mutation_makes_anything_but_a_manifest_or_a_refusal(tmp_path: Path) -> None:
+    write_manifest(tmp_path, MANIFEST)
+    path = tmp_path / "manifest.json"
+    original = path.read_bytes()
+    draws = random.Random(11)
+    num_read = 0
+    for _ in range(2000):
+        content = bytearray(original)
+        for _ in range(draws.randint(1, 3)):
+            content[draws.randrange(len(content))] = draws.choice([*b'0"9[]{},:-e. ', 0, 0xFF])
+        path.write_bytes(content)
+        try:
+            manifest = read_manifest(tmp_path, "image")
+        except InputError:
+            continue
+        num_read += 1
+        assert all(512 * shard.samples <= shard.bytes for shard in manifest.shards)
+
+    assert num_read

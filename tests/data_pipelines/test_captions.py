@@ -2,7 +2,8 @@
 
 import pytest
 
-from data_pipelines.captions import is_taken
+from data_pipelines.captions import caption_of, is_taken
+from ernie_vilg.data.damage import DamagedSampleError
 
 
 @pytest.mark.parametrize(
@@ -21,3 +22,9 @@ def test_captions_are_taken_at_even_distances(
     taken = [index for index in range(total) if is_taken(index, wanted=wanted, total=total)]
 
     assert taken == positions
+
+
+@pytest.mark.parametrize("members", [{}, {"txt": b"\xff"}], ids=["missing", "not UTF-8"])
+def test_a_sample_without_a_caption_is_named(members: dict[str, bytes]) -> None:
+    with pytest.raises(DamagedSampleError, match=r"sample 'a' of b\.tar has no txt in UTF-8"):
+        caption_of({"__key__": b"a", **members}, "b.tar")
