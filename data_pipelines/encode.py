@@ -45,12 +45,13 @@ from ernie_vilg.manifest import (
     Shard,
     caption_lengths_of,
     read_manifest,
+    shard_of,
     verify_shard,
     write_manifest,
 )
 from ernie_vilg.progress import progress
 from ernie_vilg.storage.files import commit_folder, sha256_of_json, write_json
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.pixels import from_bytes
@@ -262,8 +263,8 @@ def _read_record(task: _EncodingTask) -> _EncodedShard | None:
     if not task.record.is_file():
         return None
     try:
-        content = read_json(task.record)
-        shard = Shard(**{**content["shard"], "members": tuple(content["shard"]["members"])})
+        content = read_object(task.record)
+        shard = shard_of(content.get("shard"), str(task.record))
         verify_shard(task.output.parent, shard)
         lengths = caption_lengths_of(content.get(CAPTION_LENGTHS), shard.samples)
     except ValueError as error:

@@ -3,16 +3,15 @@
 Source: the layout of members is WebDataset's (https://github.com/webdataset/webdataset).
 """
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from webdataset.writer import TarWriter
 
 from ernie_vilg.data.reader import KEY, Sample
-from ernie_vilg.manifest import Shard, describe_shard
+from ernie_vilg.data.shard_index import SAFE_KEY, describe_shard
+from ernie_vilg.manifest import Shard
 
-_SAFE_KEY = re.compile(rb"[A-Za-z0-9_-]{1,128}")
 _OWNER = "ernie_vilg"
 
 
@@ -22,7 +21,7 @@ def shard_name(prefix: str, index: int) -> str:
 
 
 def write_shard(path: Path, samples: Iterable[Sample], *, members: tuple[str, ...]) -> Shard | None:
-    """Write samples as one tar file.
+    """Write samples as one tar file, and its index beside it.
 
     Owner, mode and time of every member are fixed, so the file depends on the samples alone.
 
@@ -38,7 +37,7 @@ def write_shard(path: Path, samples: Iterable[Sample], *, members: tuple[str, ..
     with path.open("wb") as file, _open_tar(file) as tar:
         for sample in samples:
             key = sample[KEY]
-            assert _SAFE_KEY.fullmatch(key), key
+            assert SAFE_KEY.fullmatch(key), key
             assert set(sample) == {KEY, *members}, sorted(sample)
             tar.write({**sample, KEY: key.decode()})
             count += 1

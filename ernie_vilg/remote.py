@@ -2,8 +2,12 @@
 
 A file is read in blocks of bytes. A block that fails for a reason that may pass (a server error, a
 lost connection, no answer in time) is asked for again, and what came before it is kept. What was
-copied is compared with its size and SHA-256, and copied anew where it differs. All of a file's
+copied is compared with its size and SHA-256, and copied again where it differs. All of a file's
 failures count against one limit.
+
+A web server is not trusted with memory: its answer is read up to the length that was asked for, as
+it comes over the wire, and every redirect is followed here, so that what is checked is what is
+followed.
 
 Messages name a URL without its user, password and query, which may be secrets; an error's own text
 is cleaned of them too, and its chain of causes is cut for the same reason.
@@ -18,10 +22,11 @@ import random
 import re
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, BinaryIO, Protocol
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 import fsspec
 
@@ -39,6 +44,9 @@ _PASSING_ERRORS = frozenset(
 )
 """Base classes of lost connections that are no OSError, by name: these libraries are optional."""
 
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MAX_REDIRECTS = 10
+_READ_BYTES = 1 << 16
 _MAX_CAUSE_CHARACTERS = 300
 _JITTER = random.SystemRandom()  # not the generator that anything else draws from
 
@@ -126,18 +134,27 @@ class RemoteFolder:
         path = f"{parts.path.rstrip('/')}/{quote(name)}"
         return RemoteFile(self._filesystem, urlunsplit(parts._replace(path=path)))
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, most_bytes: int) -> bytes:
         """Return the whole content of a small file.
+
+        Args:
+            name: of the file.
+            most_bytes: a longer file is refused.
 
         Raises:
             FileNotFoundError: there is none.
-            RemoteError: it cannot be read.
+            RemoteError: it cannot be read, or is longer.
         """
         file = self.file(name)
         patience = _Patience(file.name, self.limits)
         while True:
             try:
-                return file.read_whole(self.limits.block_seconds)
+                content = file.read(0, most_bytes + 1, self.limits.block_seconds)
+                if len(content) > most_bytes:
+                    raise InputError(
+                        f"it has more than {most_bytes:,} bytes, the most that is read"
+                    )
+                return content
             except Exception as error:
                 patience.after(error)
 
@@ -166,11 +183,6 @@ class RemoteFile:
             if _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return b""
             raise
-        return content
-
-    def read_whole(self, timeout_seconds: float) -> bytes:
-        """Return the whole content."""
-        content: bytes = self._filesystem.cat_file(self._url, timeout=timeout_seconds)
         return content
 
 
@@ -221,13 +233,17 @@ def copy_blocks(
 def _read_block(source: BlockSource, start: int, end: int, timeout_seconds: float) -> bytes:
     block = source.read(start, end, timeout_seconds)
     if len(block) > end - start:
-        raise InputError(
-            f"the server answers with {len(block)} bytes where {end - start} were asked for: it "
-            "must honour requests for a range of bytes"
-        )
+        raise _too_long(end - start)
     if len(block) < end - start:
         raise ContentDiffersError("size", f"it ends at byte {start + len(block)}, before {end}")
     return block
+
+
+def _too_long(asked: int) -> InputError:
+    return InputError(
+        f"the server answers with more than the {asked} bytes that were asked for: it must honour "
+        "requests for a range of bytes"
+    )
 
 
 class _Patience:
@@ -300,32 +316,68 @@ def _filesystem(scheme: str, limits: TransferLimits) -> Any:
 
 
 def _web_filesystem() -> Any:
-    import aiohttp  # optional, as s3fs and gcsfs are
+    from fsspec.implementations.http import HTTPFileSystem  # optional, as s3fs and gcsfs are
 
-    async def check_redirect(session: Any, context: Any, redirect: Any) -> None:
-        target = urlsplit(redirect.response.headers.get("Location", ""))
-        if target.scheme not in ("", "https"):
-            raise InputError(f"it redirects to {target.scheme}://, which is not encrypted")
+    class Web(HTTPFileSystem):
+        """Files of web servers, read as far as they were asked for."""
 
-    redirects = aiohttp.TraceConfig()
-    redirects.on_request_redirect.append(check_redirect)
-    return fsspec.filesystem(
-        "https",
-        client_kwargs={"trace_configs": [redirects]},
-        # aiohttp's own certificates are those that were trusted when it was imported.
-        ssl=ssl.create_default_context(),
-        # Bytes of a compressed answer are not those of the file.
-        headers={"Accept-Encoding": "identity"},
-        skip_instance_cache=True,
-    )
+        async def _cat_file(self, url: str, start: int, end: int, **options: Any) -> bytes:
+            session = await self.set_session()
+            headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
+            for _ in range(_MAX_REDIRECTS):
+                target = self.encode_url(url)
+                if target.scheme != "https":
+                    raise InputError(f"it redirects to {target.scheme}://, which is not encrypted")
+                request = session.get(target, headers=headers, allow_redirects=False, **self.kwargs)
+                async with request as response:
+                    if response.status in _REDIRECTS:
+                        url = _redirected(url, response.headers)
+                        continue
+                    self._raise_not_found_for_status(response, url)
+                    return await _bounded_body(response, end - start)
+            raise InputError(f"it redirects more than {_MAX_REDIRECTS} times, in a circle perhaps")
+
+    # aiohttp's own certificates are those that were trusted when it was imported.
+    return Web(ssl=ssl.create_default_context(), skip_instance_cache=True)
+
+
+def _redirected(url: str, headers: Mapping[str, str]) -> str:
+    """Return where a redirect leads. A user and password go to no other host."""
+    target = headers.get("Location")
+    if not target:
+        raise InputError("it redirects without saying where (no Location)")
+    own, following = urlsplit(url), urlsplit(urljoin(url, target))
+    if following.netloc == own.netloc.rpartition("@")[2]:
+        following = following._replace(netloc=own.netloc)
+    return urlunsplit(following)
+
+
+async def _bounded_body(response: Any, asked: int) -> bytes:
+    """Return an answer's content, if it is as long as was asked for or shorter."""
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):  # its bytes are not those of the file
+        raise InputError(
+            f"the server answers compressed ({encoding:.20}) where the plain file was asked for: "
+            "let it serve the file as it is"
+        )
+    if (response.content_length or 0) > asked:
+        raise _too_long(asked)
+    content = bytearray()
+    while part := await response.content.read(min(_READ_BYTES, asked + 1 - len(content))):
+        content += part
+        if len(content) > asked:
+            raise _too_long(asked)
+    return bytes(content)
 
 
 def _status(error: BaseException) -> int | None:
     """Return the HTTP status that an error stands for, None without one.
 
     aiohttp's errors have a `status`, gcsfs's a `code`; those of s3fs are caused by botocore's,
-    which have a `response`.
+    which have a `response`. Of an answer that is not HTTP, aiohttp says 400, as if the server had.
     """
+    if _is_garbled(error):
+        return None
     if isinstance(error, OSError) and str(error).startswith("Forbidden:"):  # gcsfs
         return HTTPStatus.FORBIDDEN
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
@@ -334,6 +386,11 @@ def _status(error: BaseException) -> int | None:
     else:
         value = getattr(error, "status", None) or getattr(error, "code", None)
     return int(str(value)) if str(value).isdecimal() else None
+
+
+def _is_garbled(error: BaseException) -> bool:
+    """Return whether the server's answer could not be understood."""
+    return type(error.__cause__).__module__ == "aiohttp.http_exceptions"
 
 
 def _may_pass(error: Exception) -> bool:
@@ -357,6 +414,8 @@ def _describe(error: Exception, limits: TransferLimits) -> str:
         return f"HTTP {status} {phrase}".rstrip()
     if isinstance(error, TimeoutError):
         return f"no answer within {limits.block_seconds:g} s"
+    if _is_garbled(error):
+        return "an answer that is not HTTP"
     text = _URL.sub(r"\1\2", str(error))[:_MAX_CAUSE_CHARACTERS]
     if isinstance(error, ContentDiffersError):
         return text

@@ -1,15 +1,19 @@
 """A folder of shards is what its manifest says, or it is refused."""
 
+import random
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import (
     Manifest,
     Shard,
-    describe_shard,
+    StoredFile,
+    describe_file,
+    index_path,
     read_manifest,
     read_manifest_at,
     verify_shard,
@@ -20,10 +24,26 @@ from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
 from tests.data.shard_server import ShardServer, make_certificate, serving, trust
 
-SHARD = Shard(file="a-00000.tar", samples=3, bytes=10, sha256="0" * 64, members=("json", "txt"))
+INDEX = StoredFile(file="a-00000.tar.index", bytes=100, sha256="3" * 64)
+SHARD = Shard(
+    file="a-00000.tar",
+    samples=3,
+    bytes=1536,
+    sha256="0" * 64,
+    members=("json", "txt"),
+    index=INDEX,
+)
 MANIFEST = Manifest(
     kind="image",
-    shards=(SHARD, replace(SHARD, file="a-00001.tar", samples=2)),
+    shards=(
+        SHARD,
+        replace(
+            SHARD,
+            file="a-00001.tar",
+            samples=2,
+            index=replace(INDEX, file="a-00001.tar.index"),
+        ),
+    ),
     settings={"image_size": 64},
     lineage={"text_tokenizer": "1" * 64},
 )
@@ -77,7 +97,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
     content = read_json(tmp_path / "manifest.json")
     write_json(tmp_path / "manifest.json", {**content, "format_version": 99})
 
-    with pytest.raises(ValueError, match="format_version 99, this code reads 1"):
+    with pytest.raises(ValueError, match="format_version 99, this code reads 1 to 2"):
         read_manifest(tmp_path, "image")
 
 
@@ -85,10 +105,16 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
 def shard(tmp_path: Path) -> Shard:
     path = tmp_path / "a-00000.tar"
     path.write_bytes(b"abc")
-    return describe_shard(path, samples=1, members=("txt", "json"))
+    index_path(path).write_bytes(b"where")
+    return Shard(
+        **asdict(describe_file(path)),
+        samples=1,
+        members=("json", "txt"),
+        index=describe_file(index_path(path)),
+    )
 
 
-def test_a_shard_is_described_by_size_hash_and_sorted_members(shard: Shard) -> None:
+def test_a_file_is_described_by_size_and_hash(shard: Shard) -> None:
     assert shard == Shard(
         file="a-00000.tar",
         samples=1,
@@ -96,6 +122,7 @@ def test_a_shard_is_described_by_size_hash_and_sorted_members(shard: Shard) -> N
         # FIPS 180-2, appendix B.1.
         sha256="ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
         members=("json", "txt"),
+        index=shard.index,
     )
 
 
@@ -127,6 +154,40 @@ def test_a_missing_shard_is_refused(tmp_path: Path, shard: Shard) -> None:
         verify_shard(tmp_path, shard)
 
 
+def test_a_changed_index_is_refused(tmp_path: Path, shard: Shard) -> None:
+    (tmp_path / "a-00000.tar.index").write_bytes(b"there")
+
+    with pytest.raises(
+        ValueError, match=r"a-00000\.tar\.index differs from the manifest's SHA-256"
+    ):
+        verify_shard(tmp_path, shard)
+
+
+def test_a_manifest_of_before_is_read_and_keeps_its_digest(tmp_path: Path) -> None:
+    entry = {
+        "file": "a.tar",
+        "samples": 1,
+        "bytes": 512,
+        "sha256": "0" * 64,
+        "members": ["txt"],
+    }
+    content = {
+        "format_version": 1,
+        "kind": "image",
+        "samples": 1,
+        "settings": {"image_size": 8},
+        "lineage": {},
+        "shards": [entry],
+    }
+    write_json(tmp_path / "manifest.json", content)
+
+    manifest = read_manifest(tmp_path, "image")
+
+    assert manifest.shards[0].index is None
+    # The hash of the content above as JSON with sorted keys and no spaces.
+    assert manifest.digest() == "7223d2716fd69ed430dc59c4fcc407a8d1542583166dc848aad6e7391dacbebc"
+
+
 def written(folder: Path, **changes: object) -> Path:
     """Write a manifest whose second shard is changed, and return the folder."""
     write_manifest(folder, MANIFEST)
@@ -146,18 +207,33 @@ def written(folder: Path, **changes: object) -> Path:
         ({"file": "a-00000.tar"}, r"names the shard a-00000\.tar twice"),
         ({"samples": 0}, r"a-00001\.tar and samples=0, which is no positive whole number"),
         ({"samples": True}, r"samples=True, which is no positive whole number"),
+        ({"samples": 300_000_000}, r"samples=300000000, more than its 1536 bytes can hold"),
         ({"bytes": -1}, r"bytes=-1, which is no positive whole number"),
         ({"bytes": 1.5}, r"bytes=1\.5, which is no positive whole number"),
         ({"sha256": "0" * 63}, r"which is not 64 hexadecimal digits"),
         ({"sha256": "g" * 64}, r"which is not 64 hexadecimal digits"),
         ({"members": ["json", "pkl"]}, r"members of extension 'pkl', where only codes\.npy, "),
         ({"members": []}, r"members=\[\], which is no list of extensions"),
-        ({"further": 1}, r"other entries than bytes, file, members, samples, sha256"),
+        ({"members": ["txt", "json"]}, r"members=\['txt', 'json'\], which are not sorted"),
+        ({"further": 1}, r"other entries than bytes, file, index, members, samples, sha256"),
+        ({"index": None}, r"a-00001\.tar and an index of other entries than bytes, file, sha256"),
+        (
+            {"index": {"file": "x", "bytes": 1537, "sha256": "0" * 64}},
+            r"an index of bytes=1537, which is more than 1536 bytes need",
+        ),
     ],
 )
 def test_a_wrong_entry_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_manifest(written(tmp_path, **changes), "image")
+
+
+@pytest.mark.parametrize("value", [10**9, -1, 1.5, "64", True, None])
+def test_a_size_that_no_data_set_has_is_refused(tmp_path: Path, value: object) -> None:
+    write_manifest(tmp_path, replace(MANIFEST, settings={"image_size": value}))
+
+    with pytest.raises(ValueError, match=r"settings\.image_size=.* no whole number up to 16384"):
+        read_manifest(tmp_path, "image")
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '{"format_version": 1, "kind": "image"}'])
@@ -228,3 +304,32 @@ def test_a_remote_manifest_that_is_not_json_is_refused(place: tuple[ShardServer,
 
     with pytest.raises(ValueError, match=r"shards/manifest\.json is not valid JSON"):
         read_manifest_at(location, "image")
+
+
+def test_a_remote_manifest_that_is_deep_is_refused(place: tuple[ShardServer, str]) -> None:
+    server, location = place
+    server.files["/shards/manifest.json"] = b"[" * 100_000 + b"]" * 100_000
+
+    with pytest.raises(ValueError, match=r"more than 64 brackets within each other"):
+        read_manifest_at(location, "image")
+
+
+def test_no_mutation_makes_anything_but_a_manifest_or_a_refusal(tmp_path: Path) -> None:
+    write_manifest(tmp_path, MANIFEST)
+    path = tmp_path / "manifest.json"
+    original = path.read_bytes()
+    draws = random.Random(11)
+    num_read = 0
+    for _ in range(2000):
+        content = bytearray(original)
+        for _ in range(draws.randint(1, 3)):
+            content[draws.randrange(len(content))] = draws.choice([*b'0"9[]{},:-e. ', 0, 0xFF])
+        path.write_bytes(content)
+        try:
+            manifest = read_manifest(tmp_path, "image")
+        except InputError:
+            continue
+        num_read += 1
+        assert all(512 * shard.samples <= shard.bytes for shard in manifest.shards)
+
+    assert num_read

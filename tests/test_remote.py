@@ -208,6 +208,9 @@ def test_an_answer_that_is_final_is_asked_for_once(
     [
         ("no_range", "must honour requests for a range of bytes"),
         ("redirect", "redirects to http://, which is not encrypted"),
+        ("redirect_by_uri", "redirects without saying where"),
+        ("gzip", r"answers compressed \(gzip\) where the plain file was asked for"),
+        ("endless", "answers with more than the 1000 bytes that were asked for"),
     ],
 )
 def test_a_server_that_will_not_do_is_refused(web: ShardServer, fault: str, message: str) -> None:
@@ -217,6 +220,61 @@ def test_a_server_that_will_not_do_is_refused(web: ShardServer, fault: str, mess
         copied(f"{web.address}/bucket/shards")
 
     assert web.requests[PATH] == 1
+
+
+def test_an_endless_answer_is_not_read_on(web: ShardServer) -> None:
+    web.fail(PATH, "endless*")
+    web.endless_bytes = 0
+
+    with pytest.raises(RemoteError):
+        copied(f"{web.address}/bucket/shards")
+
+    # What the sockets hold is sent all the same.
+    assert web.endless_bytes < 50 << 20
+
+
+@pytest.mark.parametrize("fault", ["redirect", "redirect_by_uri"])
+def test_no_redirect_leads_to_plain_http(
+    web: ShardServer, servers: tuple[ShardServer, ShardServer], fault: str
+) -> None:
+    store = servers[1]
+    web.elsewhere = f"{store.address}{PATH}"
+    web.fail(PATH, f"{fault}*")
+
+    with pytest.raises(RemoteError):
+        copied(f"{web.address}/bucket/shards")
+
+    assert store.requests[PATH] == 0
+
+
+def test_a_redirect_to_https_is_followed(web: ShardServer) -> None:
+    web.files["/other/a.tar"] = CONTENT
+    web.elsewhere = f"{web.address}/other/a.tar"
+    web.fail(PATH, "redirect*")
+
+    assert copied(f"{web.address}/bucket/shards") == CONTENT
+
+
+def test_redirects_in_a_circle_are_called_so(web: ShardServer) -> None:
+    web.fail(PATH, "circle*")
+
+    with pytest.raises(RemoteError, match="redirects more than 10 times, in a circle perhaps"):
+        copied(f"{web.address}/bucket/shards")
+
+
+def test_a_garbled_answer_is_called_so(web: ShardServer) -> None:
+    web.fail(PATH, "garbled*")
+
+    with pytest.raises(RemoteError, match="given up after 4 attempts: an answer that is not HTTP"):
+        copied(f"{web.address}/bucket/shards")
+
+
+def test_a_small_file_is_read_up_to_its_limit(place: tuple[ShardServer, str]) -> None:
+    folder = RemoteFolder(place[1], LIMITS)
+
+    assert folder.read("a.tar", most_bytes=len(CONTENT)) == CONTENT
+    with pytest.raises(RemoteError, match="has more than 4,351 bytes, the most that is read"):
+        folder.read("a.tar", most_bytes=len(CONTENT) - 1)
 
 
 def test_an_untrusted_certificate_is_refused(

@@ -25,7 +25,7 @@ from PIL import Image
 from data_pipelines.images import image_bytes
 from data_pipelines.shard_writer import shard_name, write_shard
 from ernie_vilg.data.reader import KEY, Sample
-from ernie_vilg.manifest import Manifest, Shard, ShardKind, write_manifest
+from ernie_vilg.manifest import Manifest, Shard, ShardKind, index_path, write_manifest
 from ernie_vilg.progress import progress
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
@@ -162,9 +162,13 @@ def _link(source: Path, folder: Path, count: int, shards: dict[Path, Shard]) -> 
     linked = []
     for index in range(count):
         file = files[index % len(files)]
-        name = shard_name(folder.name, index)
-        os.link(file, folder / name)
-        linked.append(replace(shards[file], file=name))
+        shard = shards[file]
+        names = [shard_name(folder.name, index)]
+        names.append(index_path(Path(names[0])).name)
+        for stored, name in zip(shard.files, names, strict=True):
+            os.link(source / stored.file, folder / name)
+        assert shard.index is not None
+        linked.append(replace(shard, file=names[0], index=replace(shard.index, file=names[1])))
     write_manifest(folder, _manifest("token", tuple(linked)))
 
 

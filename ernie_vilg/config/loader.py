@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ernie_vilg.errors import InputError
 
 DAMAGE_POLICIES = ("stop", "skip")
+MAX_WORKERS = 256
+"""Most processes that one process starts; more is a slip, and would take the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +40,8 @@ class LoaderConfig:
     """How often one shard's transfer into the cache is tried before the run stops."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0:
-            raise InputError(f"loader.num_workers={self.num_workers}: must not be negative")
+        if not 0 <= self.num_workers <= MAX_WORKERS:
+            raise InputError(f"loader.num_workers={self.num_workers}: set 0 to {MAX_WORKERS}")
         for name in ("prefetch_steps", "timeout_seconds", "cache_bytes", "max_attempts"):
             if getattr(self, name) < 1:
                 raise InputError(f"loader.{name}={getattr(self, name)}: must be at least 1")

@@ -5,6 +5,7 @@ Source: ours.
 
 from dataclasses import dataclass
 
+from ernie_vilg.config.loader import MAX_WORKERS
 from ernie_vilg.errors import InputError
 
 IMAGE_FORMATS = ("png", "jpeg")
@@ -50,8 +51,8 @@ class BuildShardsConfig:
             raise InputError(
                 f"max_rejected_fraction={self.max_rejected_fraction}: set a share from 0 to 1"
             )
-        if self.num_workers < 0:
-            raise InputError(f"num_workers={self.num_workers}: set 0 or more")
+        if not 0 <= self.num_workers <= MAX_WORKERS:
+            raise InputError(f"num_workers={self.num_workers}: set 0 to {MAX_WORKERS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,8 @@ class EncodeShardsConfig:
                 f"part_index={self.part_index} with num_parts={self.num_parts}: set it from 0 to "
                 f"{self.num_parts - 1}, or to null for all parts and the manifest"
             )
-        if self.num_workers < 0:
-            raise InputError(f"num_workers={self.num_workers}: set 0 or more")
+        if not 0 <= self.num_workers <= MAX_WORKERS:
+            raise InputError(f"num_workers={self.num_workers}: set 0 to {MAX_WORKERS}")
 
 
 def _require_at_least_one(**settings: int) -> None:

@@ -3,7 +3,8 @@
 Only JPEG, PNG and WebP are opened, whatever a file's name says. The size is looked at before any
 pixel is decoded, so that a small file cannot unfold into gigabytes. Then: the EXIF orientation is
 applied, transparency is composited on white, of 16 bits the upper 8 are taken, of an animation
-the first frame. Colour profiles are not applied: values are read as sRGB.
+the first frame. Colour profiles are not applied: values are read as sRGB. Metadata that cannot be
+read is passed over: a picture whose pixels decode is used.
 
 Files that shards are built from and pictures in shards are read by the same rules.
 
@@ -11,16 +12,15 @@ Source: ours.
 """
 
 import io
-import struct
 import warnings
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from ernie_vilg.data.damage import DamagedSampleError
 from ernie_vilg.data.reader import KEY, OpenShard, Sample
@@ -32,9 +32,25 @@ PICTURE_MEMBERS = ("png", "jpg", "jpeg", "webp")
 
 Pictures = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
-# What Pillow raises on damaged files.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error,
-           zlib.error)  # fmt: skip
+_PNG = b"\x89PNG\r\n\x1a\n"
+_ORIENTATION_CHUNKS = (
+    {b"eXIf", b"iTXt", b"tEXt", b"zTXt"},
+    {b"eXIf", b"iTXt"},
+    {b"eXIf"},
+)
+"""Chunks of metadata that may hold the orientation, kept in a second, third and fourth attempt."""
+_MAX_MENDED_BYTES = 64 << 20
+"""Largest file that is decoded again without its metadata."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture is made upright, by its EXIF orientation."""
 
 
 class UnreadablePictureError(InputError):
@@ -62,6 +78,18 @@ def open_picture(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool
             opens.
     """
     try:
+        return _decode(file, is_right_size)
+    except UnreadablePictureError as error:
+        for content in _without_metadata(file):
+            try:
+                return _decode(io.BytesIO(content), is_right_size)
+            except UnreadablePictureError:
+                continue  # the first error says what is wrong with the file as it is
+        raise error
+
+
+def _decode(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
+    try:
         with warnings.catch_warnings():
             # Of metadata that is not used, and of sizes, which are looked at below.
             warnings.simplefilter("ignore")
@@ -69,20 +97,65 @@ def open_picture(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool
                 # Whether it is right is raised below: here it would pass for damage.
                 width, height = image.size
                 if is_right_size(width, height):
+                    _halve_transparency(image)
                     image.load()
                     return on_white(_upright(image))
     except Image.DecompressionBombError as error:
         raise PictureSizeError(f"more pixels than Pillow opens ({error})") from error
-    except _DAMAGE as error:
+    except MemoryError:  # the size is right, so it is the machine that has none left
+        raise
+    except Exception as error:  # whatever Pillow makes of damaged bytes: there is no list of it
         raise UnreadablePictureError(f"{type(error).__name__}: {error}") from error
     raise PictureSizeError(f"{width} x {height} pixels")
+
+
+def _without_metadata(file: Path | BinaryIO) -> Iterator[bytes]:
+    """Yield the content of a PNG with less and less metadata; of another file, nothing.
+
+    Pillow refuses a picture for a comment of a wrong checksum. JPEG and WebP keep theirs until it
+    is asked for.
+    """
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            content = opened.read(_MAX_MENDED_BYTES + 1)
+    else:
+        file.seek(0)
+        content = file.read(_MAX_MENDED_BYTES + 1)
+    if content.startswith(_PNG) and len(content) <= _MAX_MENDED_BYTES:
+        for kept in _ORIENTATION_CHUNKS:
+            yield _PNG + b"".join(_chunks(content, kept))
+
+
+def _chunks(content: bytes, kept: Collection[bytes]) -> Iterator[bytes]:
+    """Yield the chunks of a PNG that make its pixels, and whole ones of these metadata."""
+    start = len(_PNG)
+    while start < len(content):
+        name = content[start + 4 : start + 8]
+        end = start + 12 + int.from_bytes(content[start : start + 4])
+        chunk = content[start:end]
+        is_critical = name[:1].isupper() or name == b"tRNS"
+        if is_critical or (name in kept and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])):
+            yield chunk
+        start = end
+
+
+def _halve_transparency(image: Image.Image) -> None:
+    """Give a colour of 16 bits that means transparent in 8 bits, as Pillow gives the pixels."""
+    colour = image.info.get("transparency")
+    if isinstance(colour, tuple) and "RGB;16B" in str(image.tile):
+        # The lower bytes are gone: colours that differ in them alone become transparent too.
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
 def on_white(image: Image.Image) -> Image.Image:
     """Return an image of any mode as RGB, transparency composited on white."""
     if image.mode.startswith("I"):
         # 16 bits per pixel: Pillow would clip to 255 where the upper byte is meant.
-        upper_byte = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        values = np.asarray(image).astype(np.int64)
+        upper_byte = (values >> 8).clip(0, 255).astype(np.uint8)
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            upper_byte[values == transparent] = 255
         return Image.fromarray(upper_byte).convert("RGB")
     if not image.has_transparency_data:
         # Where it is RGB already, a copy would cost a tenth of a picture's time.
@@ -177,6 +250,10 @@ def _pixels(image: Image.Image) -> Pictures:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except MemoryError:
+        raise
+    except Exception:  # of EXIF that cannot be read nothing is known, and the pixels are there
+        turn = None
+    return image if turn is None else image.transpose(turn)

@@ -30,7 +30,7 @@ from ernie_vilg.data.quarantine import Quarantine
 from ernie_vilg.data.reader import OpenShard, OpenShards, Sample
 from ernie_vilg.data.shard_folder import open_folder
 from ernie_vilg.errors import InputError
-from ernie_vilg.manifest import Manifest
+from ernie_vilg.manifest import Manifest, Shard
 
 MAX_REPLACEMENTS = 64
 """Draws after which a position has no usable sample."""
@@ -83,7 +83,7 @@ class SampleSequence:
             return
         # What is open keeps its place on the disk, whatever the cache has given up.
         needed = sum(
-            sum(sorted(shard.bytes for shard in source.manifest.shards)[-self.max_open :])
+            sum(sorted(map(_cached_bytes, source.manifest.shards))[-self.max_open :])
             for source in self.sources
         )
         if needed > self.loader.cache_bytes:
@@ -329,6 +329,10 @@ class PositionReader:
         for data_set in np.unique(data_sets).tolist():
             last = int(own_positions[data_sets == data_set].max())
             self._shards[data_set].open_ahead(self._orders[data_set].shards_of_next_block(last))
+
+
+def _cached_bytes(shard: Shard) -> int:
+    return sum(stored.bytes for stored in shard.files)
 
 
 def _sort_out(

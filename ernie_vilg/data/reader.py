@@ -1,14 +1,16 @@
 """From a shard's entry in the manifest to its samples, by their index.
 
-A shard is opened once: `index_shard` checks its bytes and finds its members. Its samples are then
-read in any order, each member by one read at its offset, from the page cache. Threads open the
-shards that are needed next while those at hand are being read.
+A shard is opened once: every byte of it and of its index is checked against the manifest. Its
+samples are then read in any order, each member by one read at its offset, from the page cache.
+Threads open the shards that are needed next while those at hand are being read.
 
 Nothing is unpickled, nothing is extracted to disk.
 
 Source: ours.
 """
 
+import hashlib
+import io
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,9 +21,14 @@ from typing import BinaryIO
 
 from ernie_vilg.data.damage import DamagedSampleError, DamagedShardError
 from ernie_vilg.data.shard_folder import LocalFolder, ShardFolder
-from ernie_vilg.data.shard_index import ShardIndex, index_shard
-from ernie_vilg.data.tar_headers import RECORD_BYTES
-from ernie_vilg.manifest import Manifest, Shard
+from ernie_vilg.data.shard_index import (
+    RECORD_BYTES,
+    ShardIndex,
+    check_samples,
+    index_tar,
+    parse_index,
+)
+from ernie_vilg.manifest import Manifest, Shard, StoredFile
 
 KEY = "__key__"
 Sample = dict[str, bytes]
@@ -96,27 +103,61 @@ class OpenShard:
 
 
 def open_shard(folder: ShardFolder, shard: Shard) -> OpenShard:
-    """Open a shard and check every byte of it.
+    """Open a shard and check every byte of it and of its index.
 
     Raises:
         DamagedShardError: it is missing or differs from the manifest.
         OSError: it cannot be read.
     """
     location = f"{folder.location}/{shard.file}"
+    file = _open_checked(folder, shard)
+    try:
+        if shard.index is None:
+            index = index_tar(file, shard.members, location)
+            check_samples(len(index.keys), shard, location)
+        else:
+            with _open_checked(folder, shard.index) as index_file:
+                index_file.seek(0)
+                index = parse_index(index_file.read(), shard, location)
+    except BaseException:
+        file.close()
+        raise
+    return OpenShard(file=file, index=index, shard=shard, location=location)
+
+
+def _open_checked(folder: ShardFolder, stored: StoredFile) -> BinaryIO:
+    """Open a file whose size and hash are as the manifest says."""
     while True:
-        file = folder.open(shard)
+        file = folder.open(stored)
         try:
-            index = index_shard(file, shard, location)
+            _check(file, stored, f"{folder.location}/{stored.file}")
         except DamagedShardError:
             file.close()
             # A copy of this node's may be at fault, and the next one better.
-            if not folder.discard(shard):
+            if not folder.discard(stored):
                 raise
         except BaseException:
             file.close()
             raise
         else:
-            return OpenShard(file=file, index=index, shard=shard, location=location)
+            return file
+
+
+def _check(file: BinaryIO, stored: StoredFile, location: str) -> None:
+    size = file.seek(0, io.SEEK_END)
+    if size != stored.bytes:
+        raise DamagedShardError(
+            "size",
+            f"shard {location} has {size} bytes where the manifest says {stored.bytes}: copy it "
+            "again",
+        )
+    file.seek(0)
+    if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
+        raise DamagedShardError(
+            "sha256",
+            f"shard {location} differs from the manifest's SHA-256: it is damaged or was "
+            "replaced; copy it again",
+        )
 
 
 def read_shard(folder: Path, shard: Shard) -> list[Sample]:

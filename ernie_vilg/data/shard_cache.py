@@ -1,10 +1,10 @@
 """Copies of shards on a node's own disk, shared by all its processes.
 
 A cached shard's name is its SHA-256, so that whoever needs the same bytes finds them, whatever
-data set they belong to. One process copies a shard while the node's others wait for it. A copy
-grows under another name and gets its own when its size and hash are right; a killed process leaves
-neither half a shard under a name that is read nor a lock. The cache has a size: the shards used
-longest ago make room before a copy begins.
+data set they belong to; a shard's index is kept in the same way. One process copies a shard while
+the node's others wait for it. A copy grows under another name and gets its own when its size and
+hash are right; a killed process leaves neither half a shard under a name that is read nor a lock.
+The cache has a size: the shards used longest ago make room before a copy begins.
 
 Source: ours.
 """
@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from ernie_vilg.manifest import Shard
+from ernie_vilg.manifest import StoredFile
 from ernie_vilg.storage.files import fsync_folder
 
 _SHARD_NAME = re.compile(r"([0-9a-f]{64})\.tar")
@@ -55,7 +55,7 @@ class ShardCache:
         self._wait_seconds = wait_seconds
         (folder / _LOCKS_FOLDER).mkdir(parents=True, exist_ok=True)
 
-    def open(self, shard: Shard) -> BinaryIO | None:
+    def open(self, shard: StoredFile) -> BinaryIO | None:
         """Return a shard's copy as an unbuffered file, None where there is no copy."""
         try:
             file = self._path(shard).open("rb", buffering=0)
@@ -64,12 +64,12 @@ class ShardCache:
         _mark_used(file)
         return file
 
-    def remove(self, shard: Shard) -> None:
+    def remove(self, shard: StoredFile) -> None:
         """Remove a shard's copy, if there is one; who has it open keeps what it has."""
         self._path(shard).unlink(missing_ok=True)
 
     @contextmanager
-    def lock(self, shard: Shard) -> Iterator[None]:
+    def lock(self, shard: StoredFile) -> Iterator[None]:
         """Keep the node's other processes and threads from copying a shard.
 
         Raises:
@@ -96,7 +96,7 @@ class ShardCache:
         finally:
             lock.release()
 
-    def fill(self, shard: Shard, transfer: Callable[[BinaryIO], None]) -> BinaryIO:
+    def fill(self, shard: StoredFile, transfer: Callable[[BinaryIO], None]) -> BinaryIO:
         """Make a shard's copy and return it as an unbuffered file.
 
         Args:
@@ -125,7 +125,7 @@ class ShardCache:
         fsync_folder(self._folder)
         return copy
 
-    def _reserve(self, shard: Shard) -> Path:
+    def _reserve(self, shard: StoredFile) -> Path:
         """Make room and take it: return a file of the shard's size under a temporary name."""
         if shard.bytes > self._max_bytes:
             raise OSError(
@@ -144,7 +144,7 @@ class ShardCache:
                 )
             time.sleep(_POLL_SECONDS)
 
-    def _make_room(self, shard: Shard) -> bool:
+    def _make_room(self, shard: StoredFile) -> bool:
         """Remove copies until one more shard fits; return whether it does."""
         entries = [_Entry.of(path) for path in self._folder.iterdir()]
         copies, being_made = [], 0
@@ -180,7 +180,7 @@ class ShardCache:
         except Timeout:
             return False
 
-    def _allocate(self, shard: Shard) -> Path:
+    def _allocate(self, shard: StoredFile) -> Path:
         temporary = self._folder / f".writing-{self._path(shard).name}"
         with temporary.open("wb") as file:
             try:
@@ -193,14 +193,14 @@ class ShardCache:
                 raise
         return temporary
 
-    def _disk_full(self, shard: Shard) -> OSError:
+    def _disk_full(self, shard: StoredFile) -> OSError:
         free = shutil.disk_usage(self._folder).free
         return OSError(
             f"loader.cache_dir={self._folder} has {free} bytes free where shard {shard.file} needs "
             f"{shard.bytes}: make room on its disk, or name a folder on another one"
         )
 
-    def _path(self, shard: Shard) -> Path:
+    def _path(self, shard: StoredFile) -> Path:
         return self._folder / f"{shard.sha256}.tar"
 
     def _lock_of(self, name: str) -> FileLock:

@@ -2,11 +2,13 @@
 
 Shards in a local folder are read where they are. Shards of an object store or a web server are
 first copied into a cache on this node's own disk; so are local ones where a cache is set, for
-folders on a slow network disk.
+folders on a slow network disk. A shard's index lies beside it and comes in the same way.
 
 Source: ours.
 """
 
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from ernie_vilg.data.damage import DamagedShardError
 from ernie_vilg.data.shard_cache import ShardCache
 from ernie_vilg.errors import InputError
 from ernie_vilg.locations import is_remote, shown
-from ernie_vilg.manifest import Shard
+from ernie_vilg.manifest import StoredFile
 from ernie_vilg.remote import (
     DEFAULT_LIMITS,
     BlockSource,
@@ -34,7 +36,7 @@ class ShardFolder(Protocol):
     location: str
     """For messages: as it was given, without what may be secret in a URL."""
 
-    def open(self, shard: Shard) -> BinaryIO:
+    def open(self, shard: StoredFile) -> BinaryIO:
         """Return a shard as a local, seekable, unbuffered file.
 
         Raises:
@@ -42,7 +44,7 @@ class ShardFolder(Protocol):
             OSError: it cannot be read or copied.
         """
 
-    def discard(self, shard: Shard) -> bool:
+    def discard(self, shard: StoredFile) -> bool:
         """Drop the copy that `open` returned last, for what is in it.
 
         Returns:
@@ -94,18 +96,26 @@ class LocalFolder:
         """Name the folder."""
         self.location = location
 
-    def open(self, shard: Shard) -> BinaryIO:
+    def open(self, shard: StoredFile) -> BinaryIO:
         """Return a shard as an unbuffered file.
 
         Raises:
             DamagedShardError: it does not exist.
         """
+        path = Path(self.location, shard.file)
         try:
-            return Path(self.location, shard.file).open("rb", buffering=0)
+            # Without O_NONBLOCK, opening a pipe waits for somebody who writes.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise _missing(f"{self.location}/{shard.file}") from None
+            raise _missing(str(path)) from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise DamagedShardError(
+                "no_file", f"shard {path} is no regular file: remove it and copy the shard again"
+            )
+        return os.fdopen(descriptor, "rb", buffering=0)
 
-    def discard(self, shard: Shard) -> bool:
+    def discard(self, shard: StoredFile) -> bool:
         """Return False: the shard itself is all there is."""
         return False
 
@@ -137,7 +147,7 @@ class CachedFolder:
         self._limits = limits
         self._copied: set[str] = set()
 
-    def open(self, shard: Shard) -> BinaryIO:
+    def open(self, shard: StoredFile) -> BinaryIO:
         """Return a shard's copy as an unbuffered file, making the copy if there is none.
 
         Raises:
@@ -155,7 +165,7 @@ class CachedFolder:
         self._copied.discard(shard.sha256)
         return file
 
-    def discard(self, shard: Shard) -> bool:
+    def discard(self, shard: StoredFile) -> bool:
         """Remove a copy that was found damaged.
 
         Returns:
@@ -168,7 +178,7 @@ class CachedFolder:
     def close(self) -> None:
         """Do nothing: connections are closed with the process."""
 
-    def _copy(self, shard: Shard) -> BinaryIO:
+    def _copy(self, shard: StoredFile) -> BinaryIO:
         source = self._source_of(shard.file)
 
         def transfer(target: BinaryIO) -> None:

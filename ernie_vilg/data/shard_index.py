@@ -1,44 +1,52 @@
-"""What lies where in a tar file, found in the one pass that also checks every byte of it.
+"""What lies where in a shard: found once in its tar file, written beside it, read with it.
 
-A shard is read front to back once: its size and SHA-256 are compared with the manifest, and the
-header of every member is noted. From then on a sample is a few offsets, and is read by them from
-the page cache, which the pass has filled. What is kept per sample is tens of bytes, whatever the
-size of its members.
+The index of a shard is made when the shard is described for its manifest, which holds the index's
+hash. A reader then knows without looking at a header where each sample's members are. It keeps tens
+of bytes per sample, whatever the size of its members. Shards of the time before have no index: for
+them it is made again from the tar file whenever they are opened, which takes seconds.
 
-A file that differs from the manifest is damaged as a whole. In a file that is as the manifest says
-a single sample may still be unusable (written so): it keeps its index, with the reason.
+Python's `tarfile` reads the headers, so that shards of every tool can be described: GNU's long
+names, ustar's prefixes and pax headers included. It is held to what is sound: it reads little at
+once, and what it passes over without a word is looked at here.
 
-Source: ours; the layout of members is WebDataset's (key, dot, extension), the headers are POSIX
-ustar's.
+A single sample of a shard may be unusable (written so): it keeps its place, with the reason.
+
+The file: one line of JSON, then the keys, all of one length, then for each member the records
+where it begins and its sizes, little-endian uint32.
+
+Source: ours; the layout of members is WebDataset's (key, dot, extension).
 """
 
-import hashlib
 import io
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import BinaryIO
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ernie_vilg.data.damage import DamagedShardError
-from ernie_vilg.data.tar_headers import (
-    NAME_BYTES,
-    RECORD_BYTES,
-    HeaderWalk,
-    Members,
-    without_extensions,
-)
-from ernie_vilg.manifest import Shard
+from ernie_vilg.errors import InputError
+from ernie_vilg.manifest import MAX_INDEX_BYTES, Shard, describe_file, index_path
+from ernie_vilg.storage.files import write_bytes
+from ernie_vilg.storage.json_files import object_of, parse_json
 
+RECORD_BYTES = 512
+"""Unit of a tar file: every header and every content begins at a multiple of it."""
 MAX_MEMBER_BYTES = 20 << 20
 """A larger member makes its sample unusable, unread."""
+SAFE_KEY = re.compile(rb"(?!/)[A-Za-z0-9_/-]{1,128}")
+"""Keys that are taken; a key may stand in folders, as in "train/00000001"."""
 
+_MAX_DETAIL_CHARACTERS = 120
 _BLOCK_BYTES = 1 << 20
-_SAFE_KEY = re.compile(rb"[A-Za-z0-9_-]{1,128}")
 _SAFE_CHARACTERS = np.array(
-    [character for character in range(256) if _SAFE_KEY.fullmatch(bytes([character]))], np.uint8
+    [code for code in range(256) if code == 0 or SAFE_KEY.fullmatch(b"a" + bytes([code]))], np.uint8
 )
+_BUILD_AGAIN = "build the shards again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +64,7 @@ class ShardIndex:
     """Where each sample's members are."""
 
     keys: np.ndarray
-    """Of the samples in the order of the file, bytes [samples]."""
+    """Keys of the samples in the order of the file, bytes [samples]."""
     records: Mapping[str, np.ndarray]
     """Where each sample's member begins by extension, in units of 512 bytes, uint32 [samples]."""
     sizes: Mapping[str, np.ndarray]
@@ -65,104 +73,229 @@ class ShardIndex:
     """Samples that cannot be used, by their index."""
 
 
-def index_shard(file: BinaryIO, shard: Shard, location: str) -> ShardIndex:
-    """Check a shard's bytes against the manifest and find its samples.
+def describe_shard(path: Path, *, samples: int, members: tuple[str, ...]) -> Shard:
+    """Write the index of a shard beside it and return the manifest's entry.
 
     Args:
-        file: the shard, unbuffered, at its start.
-        shard: its entry in the manifest.
-        location: its name for messages.
+        path: an uncompressed tar file, of this project or of another tool.
+        samples: how many samples it must hold.
+        members: extensions that every sample must have.
 
     Raises:
-        DamagedShardError: the file differs from the manifest in size, content or number of
-            samples, or is no tar file of regular members.
+        DamagedShardError: it is no tar file of regular members, or is cut.
     """
-    file.seek(0, io.SEEK_END)
-    if file.tell() != shard.bytes:
-        raise DamagedShardError(
-            "size",
-            f"shard {location} has {file.tell()} bytes where the manifest says {shard.bytes}: "
-            "copy it again",
+    with path.open("rb", buffering=0) as file:
+        index = index_tar(file, tuple(sorted(members)), str(path))
+    content = index_bytes(index)
+    if len(content) > MAX_INDEX_BYTES:
+        raise InputError(f"shard {path} has {len(index.keys)} samples: write smaller shards")
+    write_bytes(index_path(path), content)
+    return Shard(
+        **asdict(describe_file(path)),
+        samples=samples,
+        members=tuple(sorted(members)),
+        index=describe_file(index_path(path)),
+    )
+
+
+def index_bytes(index: ShardIndex) -> bytes:
+    """Return the content of an index's file."""
+    problems = {str(at): [problem.reason, problem.detail] for at, problem in index.problems.items()}
+    head = {
+        "samples": len(index.keys),
+        "key_bytes": index.keys.dtype.itemsize,
+        "members": list(index.records),
+        "problems": problems,
+    }
+    columns = np.array([(index.records[name], index.sizes[name]) for name in index.records], "<u4")
+    return json.dumps(head).encode() + b"\n" + index.keys.tobytes() + columns.tobytes()
+
+
+def parse_index(content: bytes, shard: Shard, location: str) -> ShardIndex:
+    """Return the index that a file holds.
+
+    Args:
+        content: of the file.
+        shard: the shard it belongs to.
+        location: the shard's name for messages.
+
+    Raises:
+        DamagedShardError: it is no index of this shard.
+    """
+    line, _, rest = content.partition(b"\n")
+    try:
+        head = object_of(parse_json(line, f"the index of shard {location}"), "its first line")
+    except InputError as error:
+        raise DamagedShardError("index", str(error)) from error
+    samples, width, members = head.get("samples"), head.get("key_bytes"), head.get("members")
+    check_samples(samples, shard, location)
+    if members != list(shard.members):
+        raise _damaged(
+            "index", location, f"has members {members!r:.80}, the manifest says {shard.members}"
         )
-    file.seek(0)
-    walk = HeaderWalk(location)
-    digest = hashlib.sha256()
-    # A multiple of a record, so that no header lies across two blocks.
-    block = bytearray(_BLOCK_BYTES)
-    view = memoryview(block)
-    while count := _read_full(file, view):
-        digest.update(view[:count])
-        walk.feed(block, count)
-    if digest.hexdigest() != shard.sha256:
-        raise DamagedShardError(
-            "sha256",
-            f"shard {location} differs from the manifest's SHA-256: it is damaged or was "
-            "replaced; copy it again",
-        )
-    # Only now: a damaged file's own story of what is wrong with it is worth nothing.
-    members = without_extensions(walk.finished(), file, location)
-    return _group(members, shard, location)
-
-
-def _read_full(file: BinaryIO, view: memoryview) -> int:
-    """Fill the view as far as the file goes; a raw file may return less than it was asked for."""
-    count = 0
-    while count < len(view) and (read := file.readinto(view[count:])):  # type: ignore[attr-defined]
-        count += read
-    return count
-
-
-def _group(members: Members, shard: Shard, location: str) -> ShardIndex:
-    index = _group_regular(members, shard) or _group_any(members, shard)
-    if len(index.keys) != shard.samples:
-        raise DamagedShardError(
-            "samples",
-            f"shard {location} holds {len(index.keys)} samples where the manifest says "
-            f"{shard.samples}: build the shards again",
-        )
+    problems = _problems_of(head.get("problems"), shard.samples)
+    expected = shard.samples * (width + 8 * len(members)) if type(width) is int else -1
+    if problems is None or not isinstance(width, int) or width < 1 or len(rest) != expected:
+        raise _damaged("index", location, "has an index that is none")
+    keys = np.frombuffer(rest, f"S{width}", shard.samples)
+    columns = np.frombuffer(rest, "<u4", offset=shard.samples * width)
+    columns = columns.astype(np.uint32).reshape(len(members), 2, shard.samples)
+    index = ShardIndex(
+        keys=keys,
+        records={name: columns[place, 0] for place, name in enumerate(members)},
+        sizes={name: columns[place, 1] for place, name in enumerate(members)},
+        problems=problems,
+    )
+    ends = columns[:, 0].astype(np.int64) * RECORD_BYTES + columns[:, 1]
+    is_sound = columns[:, 1].max() <= MAX_MEMBER_BYTES and ends.max() <= shard.bytes
+    if not is_sound or not _are_safe(index):
+        raise _damaged("index", location, "has an index of other keys or sizes than are read")
     return index
 
 
-def _group_regular(members: Members, shard: Shard) -> ShardIndex | None:
-    """Put members together where all samples are alike, None where they are not.
+def check_samples(found: Any, shard: Shard, location: str) -> None:
+    """Raise a DamagedShardError where a shard has another number of samples than it must."""
+    if found != shard.samples:
+        what = f"holds {found!r:.40} samples where the manifest says {shard.samples}"
+        raise _damaged("samples", location, what)
 
-    Every sample then has the same members in the same order under a key of the same length,
-    which a few comparisons of whole arrays can tell.
+
+def _problems_of(entries: Any, samples: int) -> dict[int, Problem] | None:
+    """Return the problems that an index's first line lists, None where it lists none."""
+    if not isinstance(entries, dict):
+        return None
+    problems = {}
+    for at, entry in entries.items():
+        is_text = isinstance(entry, list) and all(isinstance(part, str) for part in entry)
+        is_place = re.fullmatch(r"[0-9]{1,12}", at) is not None and int(at) < samples
+        if not is_text or not is_place or len(entry) != 2:
+            return None
+        problems[int(at)] = Problem(reason=entry[0], detail=entry[1])
+    return problems
+
+
+def _are_safe(index: ShardIndex) -> bool:
+    """Return whether the keys of all usable samples are different and of safe characters."""
+    usable = np.ones(len(index.keys), bool)
+    usable[list(index.problems)] = False
+    keys = index.keys[usable]
+    codes = keys.view(np.uint8).reshape(len(keys), keys.itemsize)
+    is_end = codes == 0
+    return (
+        len(np.unique(keys)) == len(keys)
+        and bool(np.isin(codes, _SAFE_CHARACTERS).all())
+        and not is_end[:, 0].any()
+        and not (codes[:, 0] == ord("/")).any()
+        and bool((is_end[:, :-1] <= is_end[:, 1:]).all())
+    )
+
+
+def index_tar(file: BinaryIO, members: tuple[str, ...], location: str) -> ShardIndex:
+    """Find the samples of a tar file.
+
+    Args:
+        file: the tar file, seekable.
+        members: extensions that every sample must have, sorted.
+        location: its name for messages.
+
+    Raises:
+        DamagedShardError: it is no tar file of regular members, or is cut.
     """
-    width = len(shard.members)
-    if not len(members.sizes) or len(members.sizes) % width:
-        return None
-    names = members.names.reshape(-1, width, NAME_BYTES)
-    key_length = members.name(0).find(b".")
-    extensions = [members.name(member)[key_length + 1 :] for member in range(width)]
-    keys, suffixes = names[..., :key_length], names[..., key_length:]
-    is_alike = (
-        sorted(extension.decode("utf-8", "replace") for extension in extensions)
-        == sorted(shard.members)
-        and bool((suffixes == suffixes[0]).all())
-        and bool((keys == keys[:, :1]).all())
-        and _is_safe(keys[:, 0])
-        and int(members.sizes.max()) <= MAX_MEMBER_BYTES
-    )
-    if not is_alike:
-        return None
-    unique = keys[:, 0].copy().view(f"S{key_length}")[:, 0]
-    if len(np.unique(unique)) != len(unique):
-        return None
-    columns = {extension.decode(): column for column, extension in enumerate(extensions)}
-    records = (members.offsets // RECORD_BYTES).reshape(-1, width)
-    sizes = members.sizes.reshape(-1, width)
+    found: list[_Member] = []
+    try:
+        found.extend(_members(file, location))
+    except (DamagedShardError, OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever tarfile makes of a damaged header
+        raise _not_a_tar(location, error) from error
+    groups = _groups(found)
+    problems = {
+        place: problem
+        for place, group in enumerate(groups)
+        if (problem := group.problem or _member_problem(group, members)) is not None
+    }
+    places = {
+        name: [
+            (0, 0) if place in problems else group.members[name]
+            for place, group in enumerate(groups)
+        ]
+        for name in members
+    }
     return ShardIndex(
-        keys=unique,
-        records={name: records[:, columns[name]].astype(np.uint32) for name in shard.members},
-        sizes={name: sizes[:, columns[name]].astype(np.uint32) for name in shard.members},
-        problems={},
+        keys=np.array([group.key for group in groups], f"S{_longest_key(groups)}"),
+        records={
+            name: np.array([offset // RECORD_BYTES for offset, _ in column], np.uint32)
+            for name, column in places.items()
+        },
+        sizes={
+            name: np.array([size for _, size in column], np.uint32)
+            for name, column in places.items()
+        },
+        problems=problems,
     )
 
 
-def _is_safe(keys: np.ndarray) -> bool:
-    """Return whether keys, uint8 [samples, length], are of safe characters alone."""
-    return keys.shape[1] > 0 and bool(np.isin(keys, _SAFE_CHARACTERS).all())
+_Member = tuple[bytes, int, int]
+"""Name, first byte of the content, bytes of content."""
+
+
+class _Headers:
+    """A file as tarfile may read it: never much at once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell, self.seek = file.tell, file.seek
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_MEMBER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+
+def _members(file: BinaryIO, location: str) -> Iterator[_Member]:
+    """Yield the members of a tar file, or of several in one file, in order."""
+    end = file.seek(0, io.SEEK_END)
+    start = _after_zeros(file, 0)
+    if start == end:
+        raise _not_a_tar(location, "it is empty")
+    while start < end:
+        file.seek(start)
+        # tarfile ends without a word at a header that it cannot read, unless it is the first.
+        with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]
+            is_first = True
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # it would keep them all
+                is_first = False
+                if not member.isdir():
+                    yield _checked(member, end, location)
+            if is_first and end - start < RECORD_BYTES:
+                raise _cut(location, f"in a header, at byte {end}")
+            if is_first:
+                raise _not_a_tar(location, f"no header at byte {start}")
+            start = _after_zeros(file, archive.offset)
+
+
+def _checked(member: tarfile.TarInfo, end: int, location: str) -> _Member:
+    name = member.name.encode("utf-8", "surrogateescape")
+    shown = ascii(member.name[:_MAX_DETAIL_CHARACTERS])
+    if not member.isreg() or member.issparse():
+        raise _damaged("member_type", location, f"has a member {shown} that is not a regular file")
+    if member.size < 0:
+        raise _not_a_tar(location, f"{member.size} bytes in member {shown}")
+    if member.offset_data + member.size > end:
+        raise _cut(location, f"in member {shown}, at byte {end}")
+    return name.removeprefix(b"./"), member.offset_data, member.size
+
+
+def _after_zeros(file: BinaryIO, start: int) -> int:
+    """Return the next record that is not all zeros, or the file's end."""
+    file.seek(start)
+    while block := file.read(_BLOCK_BYTES):
+        if rest := block.lstrip(b"\0"):
+            zeros = len(block) - len(rest)
+            return start + zeros // RECORD_BYTES * RECORD_BYTES
+        start += len(block)
+    return start
 
 
 @dataclass(kw_only=True)
@@ -170,38 +303,14 @@ class _Group:
     """A sample being put together."""
 
     key: bytes
-    members: dict[str, int]
-    """Number of the header by extension."""
+    members: dict[str, tuple[int, int]]
+    """First byte of the content and bytes of content by extension."""
+    last: int
+    """Number of its last member in the file."""
     problem: Problem | None = None
 
 
-def _group_any(members: Members, shard: Shard) -> ShardIndex:
-    """Put members together one by one, and say what is wrong with each sample."""
-    groups = _groups(members)
-    problems = {
-        index: problem
-        for index, group in enumerate(groups)
-        if (problem := group.problem or _member_problem(group, members, shard)) is not None
-    }
-
-    def gathered(values: np.ndarray, name: str) -> np.ndarray:
-        return np.array(
-            [
-                0 if index in problems else values[group.members[name]]
-                for index, group in enumerate(groups)
-            ],
-            np.uint32,
-        )
-
-    return ShardIndex(
-        keys=np.array([group.key for group in groups]),
-        records={name: gathered(members.offsets // RECORD_BYTES, name) for name in shard.members},
-        sizes={name: gathered(members.sizes, name) for name in shard.members},
-        problems=problems,
-    )
-
-
-def _groups(members: Members) -> list[_Group]:
+def _groups(members: list[_Member]) -> list[_Group]:
     """Put members together by key, so that each sample is met once, whatever the order.
 
     A sample is one key's members. A member that its sample has already begins another of the same
@@ -209,40 +318,55 @@ def _groups(members: Members) -> list[_Group]:
     """
     groups: list[_Group] = []
     newest: dict[bytes, _Group] = {}
-    for member in range(len(members.sizes)):
-        key, _, extension_bytes = members.name(member).partition(b".")
-        extension = extension_bytes.decode("utf-8", "replace")
+    for number, (name, offset, size) in enumerate(members):
+        folder, slash, base = name.rpartition(b"/")
+        stem, _, extension_bytes = base.partition(b".")
+        key, extension = folder + slash + stem, extension_bytes.decode("utf-8", "replace")
         group = newest.get(key)
         if group is None or extension in group.members:
             is_duplicate = group is not None
-            group = newest[key] = _Group(key=key, members={})
+            group = newest[key] = _Group(key=key, members={}, last=number)
             groups.append(group)
             if is_duplicate:
                 group.problem = Problem(
                     reason="duplicate_key", detail="its key occurs twice in the shard"
                 )
-        elif max(group.members.values()) != member - 1 and group.problem is None:
+        elif group.last != number - 1 and group.problem is None:
             group.problem = Problem(
                 reason="not_adjacent", detail="members of another sample stand between its own"
             )
-        group.members[extension] = member
+        group.members[extension], group.last = (offset, size), number
     return groups
 
 
-def _member_problem(group: _Group, members: Members, shard: Shard) -> Problem | None:
-    if not _SAFE_KEY.fullmatch(group.key):
-        return Problem(reason="key", detail="its key is not 1 to 128 letters, digits, '-' and '_'")
-    if set(group.members) != set(shard.members):
-        return Problem(
-            reason="members",
-            detail=f"it has members {sorted(group.members)} where the manifest says "
-            f"{list(shard.members)}",
-        )
-    for name, member in group.members.items():
-        if members.sizes[member] > MAX_MEMBER_BYTES:
-            return Problem(
-                reason="member_size",
-                detail=f"its {name} has {members.sizes[member]} bytes where {MAX_MEMBER_BYTES} "
-                "are allowed",
-            )
+def _longest_key(groups: list[_Group]) -> int:
+    """Return the bytes kept of each key: those of a key that is too long are only for messages."""
+    return max([1, *(min(len(group.key), 128) for group in groups)])
+
+
+def _member_problem(group: _Group, members: tuple[str, ...]) -> Problem | None:
+    if not SAFE_KEY.fullmatch(group.key):
+        detail = "its key is not 1 to 128 letters, digits, '-', '_' and '/'"
+        return Problem(reason="key", detail=detail)
+    if set(group.members) != set(members):
+        found = f"{sorted(group.members)}"[:_MAX_DETAIL_CHARACTERS]
+        detail = f"it has members {found} where the manifest says {list(members)}"
+        return Problem(reason="members", detail=detail)
+    for name, (_, size) in group.members.items():
+        if size > MAX_MEMBER_BYTES:
+            detail = f"its {name} has {size} bytes where {MAX_MEMBER_BYTES} are allowed"
+            return Problem(reason="member_size", detail=detail)
     return None
+
+
+def _not_a_tar(location: str, why: object) -> DamagedShardError:
+    text = ascii(str(why))[1:-1][:_MAX_DETAIL_CHARACTERS]
+    return _damaged("not_a_tar", location, f"is no uncompressed tar file ({text})")
+
+
+def _cut(location: str, where: str) -> DamagedShardError:
+    return _damaged("cut", location, f"is cut: it ends {where}")
+
+
+def _damaged(reason: str, location: str, what: str) -> DamagedShardError:
+    return DamagedShardError(reason, f"shard {location} {what}: {_BUILD_AGAIN}")

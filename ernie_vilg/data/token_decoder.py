@@ -9,12 +9,15 @@ Source: ours.
 """
 
 import io
+import math
+import re
 
 import numpy as np
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.damage import DamagedSampleError
 from ernie_vilg.data.reader import OpenShard
+from ernie_vilg.errors import InputError
 from ernie_vilg.vocabulary import (
     END_OF_TEXT_ID,
     NUM_SPECIAL_IDS,
@@ -27,6 +30,14 @@ _CODES = "codes.npy"
 _TEXT = "text.npy"
 Rows = slice | np.ndarray
 
+_NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<>|=])([iu][1248]|f[248]|b1)', "
+    rb"'fortran_order': (True|False), 'shape': \((|SIZE,|SIZE(?:, ?SIZE){1,7})\), \} *\n".replace(
+        b"SIZE", rb"(?:0|[1-9]\d{0,8})"
+    ),
+    re.DOTALL,
+)
+"""Header that numpy writes before numbers: order of bytes, kind and size, layout, shape."""
 _MAX_USUAL_IDS = 1024
 """Captions of more ids are parsed alone."""
 
@@ -215,15 +226,38 @@ def _slots(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _load_array(opened: OpenShard, name: str, index: int) -> np.ndarray:
-    content = io.BytesIO(opened.member(name, index))
+    content = opened.member(name, index)
     try:
-        return np.asarray(np.load(content, allow_pickle=False))
-    except (ValueError, EOFError, SyntaxError, OSError, MemoryError) as error:
+        return parse_npy(content)
+    except InputError as error:
         raise DamagedSampleError(
             "array",
             f"{opened.describe(index)} has a {name} that is no array ({error}): encode the shards "
             "again",
         ) from error
+
+
+def parse_npy(content: bytes) -> np.ndarray:
+    """Return the array of an npy file of numbers.
+
+    numpy's own reader hands the header to Python's parser, and takes memory for what it claims.
+
+    Raises:
+        InputError: it is none, or has another length than its header claims.
+    """
+    header = _NPY_HEADER.match(content)
+    if header is None or len(header[0]) != 10 + int.from_bytes(content[8:10], "little"):
+        raise InputError(f"{content[:60]!r} is no header of numbers")
+    order, kind, is_fortran, shape_text = (part.decode() for part in header.groups())
+    dtype = np.dtype(f"{order}{kind}")
+    shape = tuple(int(size) for size in shape_text.split(",") if size.strip())
+    expected = len(header[0]) + math.prod(shape) * dtype.itemsize
+    if len(content) != expected:
+        raise InputError(f"{len(content)} bytes where {expected} are needed for {shape} {dtype}")
+    if math.prod(size for size in shape if size) > len(content):  # beside a size of 0
+        raise InputError(f"{shape} is no shape")
+    values = np.frombuffer(content, dtype, offset=len(header[0]))
+    return values.reshape(shape, order="F" if is_fortran == "True" else "C")
 
 
 def _npy_header(array: np.ndarray) -> np.ndarray:

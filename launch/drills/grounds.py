@@ -76,8 +76,8 @@ def _copy_own(config: DrillConfig, folder: Path) -> Data:
     target.mkdir(parents=True)
     manifest = read_manifest(source, "token")
     shards = manifest.shards[:_MOST_SHARDS]
-    for shard in shards:
-        shutil.copyfile(source / shard.file, target / shard.file)
+    for stored in (stored for shard in shards for stored in shard.files):
+        shutil.copyfile(source / stored.file, target / stored.file)
     write_manifest(target, replace(manifest, shards=shards))
     pairs = Path(config.samples.pairs or "")
     if not config.samples.pairs or not pairs.is_dir():

@@ -12,7 +12,7 @@ from ernie_vilg.data.damage import DamageError
 from ernie_vilg.data.pictures import decode_picture
 from ernie_vilg.data.reader import open_shard
 from ernie_vilg.data.shard_folder import LocalFolder
-from ernie_vilg.manifest import describe_shard
+from ernie_vilg.data.shard_index import describe_shard
 
 PICTURE_SIZE = 256
 

@@ -13,7 +13,8 @@ from ernie_vilg.data.images import ImageSequence
 from ernie_vilg.data.mixture import MixturePhase
 from ernie_vilg.data.position_reader import DataSource
 from ernie_vilg.data.quarantine import Quarantine
-from ernie_vilg.manifest import Manifest, describe_shard, write_manifest
+from ernie_vilg.data.shard_index import describe_shard
+from ernie_vilg.manifest import Manifest, write_manifest
 
 
 def numbered_png(number: int, size: int) -> bytes:

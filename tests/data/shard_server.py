@@ -4,6 +4,7 @@ It speaks what https://, s3:// and gs:// locations need (GET and HEAD with range
 is told to, request by request.
 """
 
+import gzip
 import re
 import shlex
 import socket
@@ -27,6 +28,9 @@ import s3fs
 STALL_SECONDS = 30
 """How long a stalled answer stalls, unless the server ends before."""
 
+ENDLESS_BYTES = 300 << 20
+"""Where an endless answer ends after all."""
+
 _GOOGLE = re.compile(r"/download/storage/v1/b/([^/]+)/o/(.+)")
 _S3_CODES = {403: "AccessDenied", 404: "NoSuchKey", 416: "InvalidRange", 503: "SlowDown"}
 
@@ -48,6 +52,10 @@ class ShardServer(ThreadingHTTPServer):
         """By path, one word for each coming request; "503*" for all of them."""
         self.requests: Counter[str] = Counter()
         self.queries: set[str] = set()
+        self.elsewhere = "http://127.0.0.1:9/elsewhere"
+        """Where redirects lead."""
+        self.endless_bytes = 0
+        """Sent of endless answers."""
         self.most_at_once = 0
         """Requests being answered at the same time."""
         self._now = 0
@@ -161,8 +169,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, path: str, fault: str) -> None:
         if fault == "reset":
             self._reset()
-        elif fault == "redirect":
-            self._send(HTTPStatus.FOUND, b"", ("Location", "http://127.0.0.1:9/elsewhere"))
+        elif fault in ("redirect", "redirect_by_uri"):
+            header = "Location" if fault == "redirect" else "URI"
+            self._send(HTTPStatus.FOUND, b"", (header, cast(ShardServer, self.server).elsewhere))
+        elif fault == "circle":
+            self._send(HTTPStatus.FOUND, b"", ("Location", self.path))
+        elif fault == "garbled":
+            self.wfile.write(b"no answer of HTTP\r\n\r\n")
+            self.close_connection = True
+        elif fault == "gzip":
+            content = gzip.compress(bytes(64 << 20), compresslevel=1)
+            self._send(HTTPStatus.OK, content, ("Content-Encoding", "gzip"))
+        elif fault == "endless":
+            self._send_endless()
         elif fault.isdecimal():
             self._refuse(int(fault))
         elif path not in cast(ShardServer, self.server).files:
@@ -212,6 +231,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif self.command != "HEAD":
             self.wfile.write(body)
+
+    def _send_endless(self) -> None:
+        server = cast(ShardServer, self.server)
+        self.send_response(HTTPStatus.PARTIAL_CONTENT)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        while server.endless_bytes < ENDLESS_BYTES:
+            server.endless_bytes += self.wfile.write(bytes(1 << 16))
 
     def _refuse(self, status: int) -> None:
         code = _S3_CODES.get(status, "InternalError")

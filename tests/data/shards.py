@@ -12,8 +12,9 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.mixture import MixturePhase
 from ernie_vilg.data.position_reader import DataSource
 from ernie_vilg.data.quarantine import Quarantine
+from ernie_vilg.data.shard_index import describe_shard
 from ernie_vilg.data.token_reader import TokenSequence
-from ernie_vilg.manifest import Manifest, describe_shard, write_manifest
+from ernie_vilg.manifest import Manifest, write_manifest
 
 MEMBERS = ("codes.npy", "json", "text.npy")
 

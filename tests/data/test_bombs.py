@@ -112,11 +112,11 @@ def test_bombs_are_refused(outcome: dict[str, Any]) -> None:
         "harmless.png": "",
         "warned.png": "image_size",
         "accepted.png": "image_size",
-        "text.png": "unreadable_image",
+        "text.png": "",  # its pixels are sound
         "refused.jpg": "image_size",
         "accepted.jpg": "image_size",
         "accepted.webp": "image_size",
-        "claimed.tar": "member_size",
+        "claimed.tar": "cut",
         "xz.tar": "not_a_tar",
         "true.tar": "member_size",
     }

@@ -6,6 +6,7 @@ Rows 24 to 28, 32 and 35 of the fault list in the project's reliability notes.
 import contextlib
 import io
 import json
+import random
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +23,10 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches import Share, TokenBatches, TokenStep
 from ernie_vilg.data.damage import DamageError, Loss, LossAccount, LossLimits
 from ernie_vilg.data.quarantine import Quarantine, QuarantineEntry
-from ernie_vilg.manifest import Manifest, describe_shard
+from ernie_vilg.data.shard_index import describe_shard
+from ernie_vilg.data.token_decoder import parse_npy
+from ernie_vilg.errors import InputError
+from ernie_vilg.manifest import Manifest
 from tests.data.shards import MEMBERS, npy, sequence_of, write_token_shards
 
 MODEL = ModelConfig(
@@ -245,6 +249,14 @@ def write_crafted(path: Path, members: list[tuple[str, bytes]]) -> None:
             archive.addfile(header, io.BytesIO(content))
 
 
+def changed(old: bytes, new: bytes) -> bytes:
+    """Return codes as numpy writes them, but for some bytes of the header."""
+    content = npy(np.full((2, 2), 33, np.uint16))
+    assert old in content
+    assert len(old) == len(new)
+    return content.replace(old, new)
+
+
 def members_of(key: str, sample: dict[str, bytes]) -> list[tuple[str, bytes]]:
     return [(f"{key}.{name}", content) for name, content in sample.items()]
 
@@ -293,6 +305,12 @@ def test_samples_that_were_written_wrongly_are_counted_by_reason(tmp_path: Path)
         pytest.param("text.npy", npy(np.array([-5], np.int32)), "text_range", id="below zero"),
         pytest.param("text.npy", npy(np.array([[5]], np.int32)), "text_shape", id="a table"),
         pytest.param("text.npy", b"\x80\x04\x95garbage", "array", id="a pickle"),
+        pytest.param("codes.npy", changed(b"(2, 2)", b"(2, 2\n"), "array", id="an open bracket"),
+        pytest.param("codes.npy", changed(b"\x93NUM", b"PK\x03\x04"), "array", id="a zip's mark"),
+        pytest.param("codes.npy", changed(b"(2, 2)", b"(2e999"), "array", id="endless"),
+        pytest.param("codes.npy", changed(b"'<u2'", b"'<u',"), "array", id="no size"),
+        pytest.param("codes.npy", changed(b"'<u2'", b"[[3]]"), "array", id="fields of nothing"),
+        pytest.param("codes.npy", changed(b"(2, 2), }   ", b"(99999999,)}"), "array", id="huge"),
     ],
 )
 def test_a_sample_out_of_range_is_lost_alone(
@@ -315,6 +333,26 @@ def test_a_sample_out_of_range_is_lost_alone(
     assert sorted(epoch.own) == [number for number in range(NUM_SAMPLES) if number != 33]
     with pytest.raises(DamageError, match="00000033"):
         read_epoch(tmp_path, manifest, loader=LoaderConfig(num_workers=0))
+
+
+def test_no_mutation_of_a_header_makes_anything_but_an_array_or_a_refusal() -> None:
+    draws = random.Random(7)
+    arrays = [np.full((2, 2), 3, np.uint16), np.arange(5, dtype=np.int32), np.array(1.5)]
+    num_read = 0
+    for _ in range(3000):
+        content = bytearray(npy(draws.choice(arrays)))
+        for _ in range(draws.randint(1, 2)):
+            content[draws.randrange(80)] = draws.choice([draws.randrange(256), *b"09,(' "])
+        try:
+            array = parse_npy(bytes(content))
+        except InputError:
+            continue
+        num_read += 1
+        reference = np.load(io.BytesIO(content))
+        assert (array.dtype, array.shape) == (reference.dtype, reference.shape)
+        assert array.tobytes() == reference.tobytes()
+
+    assert num_read
 
 
 def test_arrays_written_in_another_way_are_read_all_the_same(tmp_path: Path) -> None:

@@ -56,12 +56,51 @@ def sixteen_bits() -> Image.Image:
     return Image.fromarray(np.full((SIZE, SIZE), 0x12FF, np.uint16))
 
 
+def chunk(name: bytes, content: bytes, *, error: int = 0) -> bytes:
+    """Return a chunk of a PNG, its checksum off by an error."""
+    checksum = struct.pack(">I", zlib.crc32(name + content) ^ error)
+    return struct.pack(">I", len(content)) + name + content + checksum
+
+
+def with_chunk(picture: bytes, *chunks: bytes) -> bytes:
+    """Return a PNG with chunks after its header."""
+    end_of_header = 8 + 25
+    return picture[:end_of_header] + b"".join(chunks) + picture[end_of_header:]
+
+
+def sixteen_bits_with_a_transparent_colour(colour_type: int, colour: tuple[int, ...]) -> bytes:
+    """Return a PNG of 16 bits, the left half 0xFF01 and the right half of a transparent colour."""
+    opaque = (0xFF01, *(0,) * (len(colour) - 1))
+    line = b"\0" + b"".join(
+        struct.pack(f">{len(colour)}H", *(opaque if column < SIZE // 2 else colour))
+        for column in range(SIZE)
+    )
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", SIZE, SIZE, 16, colour_type, 0, 0, 0))
+        + chunk(b"tRNS", struct.pack(f">{len(colour)}H", *colour))
+        + chunk(b"IDAT", zlib.compress(line * SIZE))
+        + chunk(b"IEND", b"")
+    )
+
+
+def odd_exif(orientation: int) -> bytes:
+    """Return EXIF whose orientation is sound and whose maker is a fraction, not a text."""
+    entries = [
+        struct.pack("<HHII", 0x010F, 5, 1, 38),
+        struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0),
+    ]
+    table = struct.pack("<H", 2) + b"".join(entries) + bytes(4)
+    return b"II*\0\x08\0\0\0" + table + struct.pack("<II", 1, 3)
+
+
+LARGE_TEXT = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(4 << 20)))
+SIDEWAYS_EXIF = chunk(b"eXIf", turned().tobytes()[6:])
+RED_PNG = encoded(left_half_red(), "PNG")
+
+
 def claiming(width: int, height: int) -> bytes:
     """Return a PNG that claims a size and holds no pixels."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(name + content))
-        return struct.pack(">I", len(content)) + name + content + checksum
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
@@ -90,6 +129,24 @@ CONVERTED = {
         WHITE,
         WHITE,
     ),
+    "sixteen bits of grey with a transparent colour": (
+        sixteen_bits_with_a_transparent_colour(0, (0x00FF,)),
+        WHITE,
+        WHITE,
+    ),
+    "sixteen bits with a transparent colour": (
+        sixteen_bits_with_a_transparent_colour(2, (0x0012, 0x1234, 0)),
+        RED,
+        WHITE,
+    ),
+    "a comment of 4 MB": (with_chunk(RED_PNG, LARGE_TEXT), RED, WHITE),
+    "exif of nothing": (with_chunk(RED_PNG, chunk(b"eXIf", b"garbage")), RED, WHITE),
+    "a text of a wrong checksum": (
+        with_chunk(RED_PNG, chunk(b"tEXt", b"a\0b", error=1)),
+        RED,
+        WHITE,
+    ),
+    "a density of one byte": (with_chunk(RED_PNG, chunk(b"pHYs", b"a")), RED, WHITE),
     "animated png": (
         encoded(left_half_red(), "PNG", save_all=True, append_images=[noise()]),
         RED,
@@ -108,6 +165,12 @@ TURNED = {
     "exif in png": encoded(left_half_red(), "PNG", exif=turned()),
     "exif in webp": encoded(left_half_red(), "WEBP", lossless=True, exif=turned()),
     "xmp in png": encoded(left_half_red(), "PNG", pnginfo=turned_by_xmp()),
+    "exif beside a comment of 4 MB": with_chunk(RED_PNG, LARGE_TEXT, SIDEWAYS_EXIF),
+    "xmp beside a wrong checksum": with_chunk(
+        encoded(left_half_red(), "PNG", pnginfo=turned_by_xmp()),
+        chunk(b"tEXt", b"a\0b", error=1),
+    ),
+    "exif with a maker of an odd type": with_chunk(RED_PNG, chunk(b"eXIf", odd_exif(SIDEWAYS))),
 }
 
 REFUSED = {
@@ -116,6 +179,10 @@ REFUSED = {
     "half a webp": (half(encoded(noise(), "WEBP")), "unreadable_image"),
     "garbage": (np.random.default_rng(1).bytes(4096), "unreadable_image"),
     "garbage behind a signature": (b"\xff\xd8\xff\xe0" + bytes(4096), "unreadable_image"),
+    "a transparent colour of a wrong checksum": (
+        with_chunk(RED_PNG, chunk(b"tRNS", bytes(6), error=1)),
+        "unreadable_image",
+    ),
     "a web page": (b"<!DOCTYPE html><html>404</html>", "unreadable_image"),
     "no bytes": (b"", "unreadable_image"),
     "a gif": (encoded(noise(), "GIF"), "unreadable_image"),
@@ -218,7 +285,7 @@ def test_of_a_shard_the_unusable_pictures_are_counted_by_reason(tmp_path: Path) 
 
     account = LossAccount(LossLimits(max_consecutive=100, max_samples=100))
     account.add(rows.losses, rows.places.is_lost)
-    assert account.reasons == {"unreadable_image": 9, "image_size": 3}
+    assert account.reasons == {"unreadable_image": 10, "image_size": 3}
     assert sorted(loss.key for loss in rows.losses) == [
         f"{index:06d}" for index in range(num_usable, num_usable + len(REFUSED))
     ]

@@ -15,10 +15,12 @@ import pytest
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.data.damage import DamagedShardError
+from ernie_vilg.data.reader import open_shard
 from ernie_vilg.data.shard_folder import ShardFolder, open_folder
 from ernie_vilg.manifest import Shard
 from ernie_vilg.remote import TransferLimits
 from tests.data.shard_server import ShardServer, make_certificate, serving, trust
+from tests.data.shards import write_token_shards
 
 SHARD_BYTES = 4096
 LIMITS = TransferLimits(block_bytes=1000, block_seconds=20, wait_seconds=0.01)
@@ -348,3 +350,30 @@ def test_a_disk_full_of_other_things_is_named_with_its_bytes(
         open_cached().open(shard_of(0))
 
     assert cached(small_disk) == ["other"]
+
+
+def test_an_index_comes_with_its_shard_and_a_damaged_copy_is_healed(
+    web: ShardServer, open_cached: Callable[..., ShardFolder], tmp_path: Path
+) -> None:
+    shard = write_token_shards(tmp_path / "tokens", [3]).shards[0]
+    assert shard.index is not None
+    for stored in shard.files:
+        content = (tmp_path / "tokens" / stored.file).read_bytes()
+        web.files[f"/shards/{stored.file}"] = content
+
+    for _ in range(2):
+        web.requests.clear()
+        with (opened := open_shard(open_cached(), shard)).file:
+            assert [opened.key(index) for index in range(3)] == ["00000000", "00000001", "00000002"]
+        copy = tmp_path / "cache" / f"{shard.index.sha256}.tar"
+        copy.write_bytes(bytes(shard.index.bytes))
+
+    # The second time only the index is asked for, whose copy was found damaged.
+    assert web.requests.keys() == {f"/shards/{shard.index.file}"}
+
+
+def test_a_pipe_in_the_place_of_a_shard_is_no_shard(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "1.tar")
+
+    with pytest.raises(DamagedShardError, match=r"1\.tar is no regular file"):
+        open_folder(str(tmp_path), LoaderConfig()).open(shard_of(1))

@@ -207,3 +207,8 @@ def test_batches_for_a_gpu_are_in_pinned_memory(
 
     assert batch.codes.is_pinned() and batch.text.is_pinned()  # noqa: PT018
     assert torch.equal(batch.codes.to("cuda").cpu(), batch.codes)
+
+
+def test_more_workers_than_a_machine_bears_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"loader\.num_workers=100000: set 0 to 256"):
+        LoaderConfig(num_workers=100_000)

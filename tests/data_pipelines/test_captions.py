@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.captions import is_taken, read_captions
+from data_pipelines.captions import caption_of, is_taken, read_captions
 from data_pipelines.shard_writer import write_shard
+from ernie_vilg.data.damage import DamagedSampleError
 from ernie_vilg.manifest import Manifest
 
 
@@ -40,3 +41,11 @@ def test_captions_of_others_are_cleaned_as_ours_are(tmp_path: Path) -> None:
     read = list(read_captions(tmp_path, manifest, max_captions=None))
 
     assert read == ["红色", "绿 圆", "蓝\u2585"]
+
+
+@pytest.mark.parametrize("members", [{}, {"txt": b"\xff"}], ids=["missing", "not UTF-8"])
+def test_a_sample_without_a_caption_is_named(members: dict[str, bytes]) -> None:
+    with pytest.raises(
+        DamagedSampleError, match=r"sample 'a' of b\.tar has no caption in UTF-8 in its txt"
+    ):
+        caption_of({"__key__": b"a", **members}, "b.tar")

@@ -20,10 +20,10 @@ import webdataset
 from ernie_vilg.data.batches import Share, TokenBatches
 from ernie_vilg.data.images import ImageReader
 from ernie_vilg.data.reader import read_shard
+from ernie_vilg.data.shard_index import describe_shard
 from ernie_vilg.manifest import (
     FILE_NAME,
     Manifest,
-    describe_shard,
     read_manifest,
     write_manifest,
 )

@@ -19,7 +19,8 @@ from ernie_vilg.config.image_tokenizer import (
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.manifest import Manifest, describe_shard, read_manifest, write_manifest
+from ernie_vilg.data.shard_index import describe_shard
+from ernie_vilg.manifest import Manifest, read_manifest, write_manifest
 from ernie_vilg.parallel.groups import start_processes
 from ernie_vilg.training.image_tokenizer import train_image_tokenizer
 
