@@ -30,6 +30,7 @@ from data_pipelines.outputs import check_output_folder
 from data_pipelines.shard_writer import shard_name, write_shard
 from data_pipelines.work_folder import prepare_work_folder
 from data_pipelines.worker_pool import map_in_order
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.config.shards import EncodeShardsConfig
 from ernie_vilg.data.damage import DamagedSampleError
 from ernie_vilg.data.pictures import PICTURE_MEMBERS, picture_of
@@ -246,20 +247,12 @@ def _read_record(task: _EncodingTask) -> _EncodedShard | None:
     if not task.record.is_file():
         return None
     try:
-        content = read_json(task.record)
-        shard = Shard(**{**content["shard"], "members": tuple(content["shard"]["members"])})
-        verify_shard(task.output.parent, shard)
-    except ValueError as error:
+        record = from_json(read_json(task.record), _EncodedShard, str(task.record))
+        verify_shard(task.output.parent, record.shard)
+    except InputError as error:  # damaged, or of a version that counted no text
         logger.warning("encoding %s again: %s", task.shard.file, error)
         return None
-    if "num_text_tokens" not in content:
-        logger.warning("encoding %s again: its text was not counted then", task.shard.file)
-        return None
-    return _EncodedShard(
-        shard=shard,
-        max_text_tokens=content["max_text_tokens"],
-        num_text_tokens=content["num_text_tokens"],
-    )
+    return record
 
 
 def _encode_shard(task: _EncodingTask) -> None:

@@ -67,7 +67,7 @@ def test_a_line_that_was_cut_off_harms_no_other(
     SkipLog(tmp_path, data_rank=0).write(replace(SKIP, step=4))
 
     assert [skip.step for skip in read_skips(tmp_path)] == [3, 4]
-    assert "skips-0.jsonl:2 cannot be read" in caplog.text
+    assert "skips-0.jsonl line 2 is not valid JSON" in caplog.text
 
 
 def test_lines_are_json_that_any_reader_takes(tmp_path: Path) -> None:

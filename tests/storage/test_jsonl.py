@@ -1,5 +1,6 @@
 """Lines reach the file in order, whatever the disk says in between."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,13 +24,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_lines_are_added_to_those_of_before(tmp_path: Path) -> None:
     path = tmp_path / "lines"
-    path.write_text("one\n")
+    path.write_text('{"one": 1}\n')
 
     file = LineFile(path)
-    file.append("zwei 二")
+    file.append({"zwei": "二"})
     file.close()
 
-    assert path.read_text(encoding="utf-8") == "one\nzwei 二\n"
+    assert path.read_text(encoding="utf-8") == '{"one": 1}\n{"zwei": "二"}\n'
 
 
 def test_what_a_full_disk_does_not_take_follows_when_there_is_room(
@@ -38,17 +39,18 @@ def test_what_a_full_disk_does_not_take_follows_when_there_is_room(
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(40 << 10))
     file = LineFile(small_disk / "lines")
-    lines = [f"{number:05d} " + "x" * 1000 for number in range(60)]
+    records = [{"number": number, "text": "x" * 1000} for number in range(60)]
 
-    for line in lines[:40]:  # 40 KiB, where there is room for 24
-        file.append(line)
+    for record in records[:40]:  # 40 KiB, where there is room for 24
+        file.append(record)
     written = (small_disk / "lines").read_text()
     ballast.unlink()
-    for line in lines[40:]:
-        file.append(line)
+    for record in records[40:]:
+        file.append(record)
     file.close()
 
     assert len(written) < 25 << 10
-    assert (small_disk / "lines").read_text().splitlines() == lines
+    lines = (small_disk / "lines").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == records
     assert [record.levelname for record in caplog.records] == ["WARNING"]  # once, not per line
     assert "No space left on device" in caplog.text

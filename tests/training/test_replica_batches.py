@@ -70,7 +70,7 @@ def test_damage_that_one_rank_alone_sees_stops_its_replica(
 def read_own_quarantine(launch: Launch, folders: list[str]) -> str:
     start_processes(launch, timeout_seconds=60)
     try:
-        return str(len(agreed_quarantine(Path(folders[launch.rank])).entries))
+        return str(len(agreed_quarantine(Path(folders[launch.rank]), ()).entries))
     except ValueError as error:
         return str(error)
 
