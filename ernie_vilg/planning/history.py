@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.schema import from_json
+from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
 
@@ -72,7 +73,10 @@ def read_record(run_dir: Path) -> RunRecord | None:
     path = run_dir / MEASURED_NAME
     if not path.is_file():
         return None
-    return from_json(read_json(path), RunRecord, str(path))
+    try:
+        return from_json(read_json(path), RunRecord, str(path))
+    except InputError as error:
+        raise InputError(f"{error}; or leave the run out, if it is not of this version") from error
 
 
 def write_plan(run_dir: Path, world_size: int, predicted: "Forecast") -> None:

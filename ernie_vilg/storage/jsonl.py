@@ -13,14 +13,13 @@ import json
 import logging
 import math
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.json_files import object_of, parse_json
+from ernie_vilg.storage.json_files import object_of, open_regular, parse_json
 
 MOST_LINE_BYTES = 16 << 20
 """Default limit of one line."""
@@ -146,10 +145,7 @@ def read_raw_lines(
         InputError: it is no regular file.
         OSError: it cannot be opened or read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InputError(f"{path} is no regular file: remove what stands there")
+    with open_regular(path) as file:
         number = 0
         while text := file.readline(most_bytes + 1):
             number += 1
