@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ernie_vilg.storage.json_files import read_json
+
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # run by its path: this folder is not installed
     sys.path.insert(0, str(ROOT))
@@ -90,7 +92,7 @@ def measure_saves(folder: Path, *, rounds: int, is_small: bool) -> Result:
     codes = [rank.wait() for rank in ranks]
     if any(codes):
         raise SystemExit(f"the ranks ended with {codes}")
-    found: Result = json.loads(result.read_text())
+    found: Result = read_json(result)
     return found
 
 

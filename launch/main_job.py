@@ -25,7 +25,7 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.ports import free_port
 from ernie_vilg.progress import duration
 from ernie_vilg.storage.files import write_json
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.json_files import read_json, read_object
 from launch.composition import settings_of
 from launch.program import CONF_FOLDER, program
 from launch.stage_guard import GRACE_SECONDS
@@ -193,7 +193,7 @@ def collect_metrics(folder: Path, job: JobConfig) -> dict[str, Any]:
         "seconds": sum(cost["seconds"] for cost in costs.values()),
         "peak_memory_bytes": max(cost["peak_memory_bytes"] for cost in costs.values()),
         "stages": costs,
-        **(read_json(evaluation) if evaluation.exists() else {}),
+        **(read_object(evaluation) if evaluation.exists() else {}),
     }
 
 

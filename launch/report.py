@@ -2,13 +2,16 @@
 
 import os
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from ernie_vilg.config.evaluation import ReportConfig
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.storage.json_files import read_json
 from launch.program import program
+from launch.stages import StageState
 
 _LIBRARIES = ("torch", "deepspeed", "megatron-core")
 
@@ -19,8 +22,9 @@ def main(config: ReportConfig) -> None:
     # matplotlib is imported after the settings are checked: a wrong one is answered at once.
     from ernie_vilg.evaluation.report import read_content, report_html
 
-    states = [(path.stem, read_json(path)) for path in sorted(Path(config.stages).glob("*.json"))]
-    finished = [(name, state) for name, state in states if state["status"] == "finished"]
+    files = sorted(Path(config.stages).glob("*.json"))
+    states = [(path.stem, from_json(read_json(path), StageState, str(path))) for path in files]
+    finished = [(name, asdict(state)) for name, state in states if state.status == "finished"]
     content = read_content(
         title=config.title,
         command=config.command,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ernie_vilg.config.main_job import STAGES_FOLDER, JobConfig, StageConfig
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_file, sha256_of_json, write_json
 from ernie_vilg.storage.json_files import read_json
@@ -164,11 +165,9 @@ def read_state(job_folder: Path, name: str) -> StageState | None:
     if not path.exists():
         return None
     try:
-        return StageState(**read_json(path))
-    except TypeError as error:
-        raise InputError(
-            f"{path} is not the state of a stage ({error}): start over with force=true"
-        ) from error
+        return from_json(read_json(path), StageState, str(path))
+    except InputError as error:
+        raise InputError(f"{error}; or start over with force=true") from error
 
 
 def write_state(job_folder: Path, name: str, state: StageState) -> None:

@@ -25,8 +25,9 @@ from typing import Any
 import psutil
 
 from ernie_vilg.config.exit_codes import ExitCode
+from ernie_vilg.errors import InputError
 from ernie_vilg.processes import catches_signal
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.training.commit import committed_checkpoints
 from ernie_vilg.training.run_lock import LOCK_NAME
 from ernie_vilg.training.stopping import STOPPED_NAME, StopReason
@@ -191,8 +192,11 @@ def _read_marker(run_dir: Path) -> tuple[int, dict[str, Any]] | None:
     """Return when `stopped.json` was written and its content, None without one."""
     path = run_dir / STOPPED_NAME
     try:
-        return path.stat().st_mtime_ns, read_json(path)
+        return path.stat().st_mtime_ns, read_object(path)
     except FileNotFoundError:
+        return None
+    except InputError as error:
+        logger.warning("%s", error)
         return None
 
 

@@ -29,6 +29,7 @@ from ernie_vilg.parallel.build import build_engine
 from ernie_vilg.parallel.collectives import agree_max, barrier
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.groups import build_groups, machine_device, start_processes
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.training.checkpoint import Checkpoints
 from ernie_vilg.training.phases import Phases
 from launch.environment import read_launch
@@ -191,7 +192,7 @@ def run_until_killed(trainer: Trainer, note: Any) -> None:
 
 def main() -> None:
     """Do what the task says."""
-    task, result = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    task, result = read_json(Path(sys.argv[1])), Path(sys.argv[2])
     moments = result.with_suffix(f".rank-{os.environ['RANK']}")
 
     def note(name: str) -> None:

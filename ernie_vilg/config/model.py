@@ -4,11 +4,11 @@ Source: the shapes of ERNIE-ViLG (arXiv:2112.15283, sections 4.1 and 5).
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.vocabulary import NUM_SPECIAL_IDS
 
@@ -223,16 +223,13 @@ class ObjectiveConfig:
                 raise InputError(f"objective.{name}={getattr(self, name)}: must not be negative")
 
 
-def model_config_from_json(content: Mapping[str, Any]) -> ModelConfig:
-    """Return the settings that `dataclasses.asdict` made JSON of."""
-    reconstructor = dict(content["reconstructor"])
-    if reconstructor["decoder"] is not None:
-        decoder: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in reconstructor["decoder"].items()
-        }
-        reconstructor["decoder"] = ImageTokenizerConfig(**decoder)
-    return ModelConfig(**{**content, "reconstructor": ReconstructorConfig(**reconstructor)})
+def model_config_from_json(content: Any) -> ModelConfig:
+    """Return the settings that `dataclasses.asdict` made JSON of.
+
+    Raises:
+        InputError: they are not a model's.
+    """
+    return from_json(content, ModelConfig, "model")
 
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

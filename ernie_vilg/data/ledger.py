@@ -19,7 +19,6 @@ counts, and it counts as long as no later record is of an earlier step.
 Source: ours.
 """
 
-import json
 import logging
 import os
 import time
@@ -41,7 +40,8 @@ from ernie_vilg.storage.files import (
     write_bytes,
     write_json,
 )
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.json_files import read_object
+from ernie_vilg.storage.jsonl import line_of
 
 STEPS_NAME = "steps.bin"
 _CUT_NAME = "steps-cut.bin"
@@ -303,7 +303,7 @@ def read_sequence(run_dir: Path, digest: str) -> Mapping[str, Any]:
     """
     path = ledger_folder(run_dir) / f"sequence-{digest}.json"
     _require(path)
-    content: Mapping[str, Any] = read_json(path)
+    content = read_object(path)
     _check_digest(path, sha256_of_json(content), digest)
     return content
 
@@ -380,10 +380,10 @@ def _write_quarantine(folder: Path, quarantine: Quarantine) -> str:
     path = folder / f"quarantine-{digest}.jsonl"
     if not path.exists():
         lines = [
-            json.dumps({name: value for name, value in asdict(entry).items() if value})
+            line_of({name: value for name, value in asdict(entry).items() if value})
             for entry in quarantine.entries
         ]
-        write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+        write_bytes(path, b"".join(lines))
     return digest
 
 

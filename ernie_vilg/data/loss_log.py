@@ -7,15 +7,15 @@ account of the run is put together from all of them.
 Source: ours.
 """
 
-import json
 import logging
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.data.damage import Loss, lost_samples
 from ernie_vilg.data.ledger import ledger_folder
+from ernie_vilg.storage.jsonl import append_records, read_records
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ class LossLog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         known, _ = _read_loss_file(self._path)
         self._known = {loss.place for loss in known}
-        _end_last_line(self._path)
 
     def write(self, losses: Iterable[Loss]) -> int:
         """Write down what is new among some findings, down to the device, and log it.
@@ -59,12 +58,8 @@ class LossLog:
         new = {loss.place: loss for loss in losses if loss.place not in self._known}
         for loss in new.values():
             logger.warning("%d sample(s) lost: %s", loss.num_samples, loss.detail)
-        if new:
-            lines = "".join(json.dumps(asdict(loss)) + "\n" for loss in new.values())
-            with self._path.open("ab", buffering=0) as file:
-                file.write(lines.encode())
-                os.fsync(file.fileno())
-            self._known.update(new)
+        append_records(self._path, map(asdict, new.values()))
+        self._known.update(new)
         return len(new)
 
 
@@ -112,24 +107,5 @@ def _loss_files(run_dir: Path) -> list[Path]:
 
 
 def _read_loss_file(path: Path) -> tuple[list[Loss], int]:
-    """Return the findings in a file, and how many lines could not be read."""
-    losses: list[Loss] = []
-    num_damaged = 0
-    lines: Sequence[bytes] = path.read_bytes().split(b"\n") if path.exists() else ()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            losses.append(Loss(**json.loads(line)))
-        except (ValueError, TypeError):
-            num_damaged += 1
-            logger.warning("%s:%d cannot be read and is skipped", path, number)
-    return losses, num_damaged
-
-
-def _end_last_line(path: Path) -> None:
-    """End a line that a killed process left without its end, so that the next one is whole."""
-    content = path.read_bytes() if path.exists() else b""
-    if content and not content.endswith(b"\n"):
-        with path.open("ab") as file:
-            file.write(b"\n")
+    """Return the findings in a file, and how many lines hold none."""
+    return read_records(path, lambda record, name: from_json(record, Loss, name))

@@ -10,6 +10,7 @@ shard by shard, then decodes all of them at once.
 Source: ours.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,6 +32,8 @@ from ernie_vilg.data.reader import OpenShard, OpenShards, Sample
 from ernie_vilg.data.shard_folder import open_folder
 from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import Manifest, Shard
+
+logger = logging.getLogger(__name__)
 
 MAX_REPLACEMENTS = 64
 """Draws after which a position has no usable sample."""
@@ -275,12 +278,20 @@ class PositionReader:
             return frozenset()
         place = (data_set, shard_index)
         if place not in self._left_out:
-            name = self._sequence.sources[data_set].name
-            self._left_out[place] = frozenset(
-                index
-                for index in range(len(opened.index.keys))
-                if quarantine.holds(name, opened.shard.file, opened.key(index))
-            )
+            name, shard = self._sequence.sources[data_set].name, opened.shard.file
+            keys = {
+                index: key
+                for index, key in enumerate(map(opened.key, range(len(opened.index.keys))))
+                if quarantine.holds(name, shard, key)
+            }
+            for entry in quarantine.without_sample(name, shard, keys.values()):
+                logger.warning(
+                    "quarantine leaves nothing out by its line of %s: %s has no such key; correct "
+                    "the line",
+                    entry,
+                    opened.location,
+                )
+            self._left_out[place] = frozenset(keys)
         return self._left_out[place]
 
     def _lost_shard(

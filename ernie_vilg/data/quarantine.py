@@ -6,16 +6,23 @@ file is read once, when the run starts; every rank has the same content, so all 
 A sample left out is replaced as a damaged one is: by another that its position chooses, and no
 other position changes.
 
+A line that leaves nothing out is said, and not refused: the data set that it names may have left
+the mixture. Names of data sets and shards are checked when the run starts, keys when the shard that
+a line names is read.
+
 Source: ours.
 """
 
-import json
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_json
+from ernie_vilg.storage.jsonl import read_lines
 
 QUARANTINE_NAME = "quarantine.jsonl"
 
@@ -32,6 +39,11 @@ class QuarantineEntry:
     """Name of its data set; None leaves out the key in every data set."""
     reason: str = ""
     """Why, for people."""
+
+    def __str__(self) -> str:
+        """Name it for messages."""
+        named = {"data_set": self.data_set, "shard": self.shard, "key": self.key}
+        return ", ".join(f"{name} {value!r}" for name, value in named.items() if value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +65,38 @@ class Quarantine:
             for entry in self._by_key.get(key, ())
         )
 
+    def not_in(self, shards: Mapping[str, Collection[str]]) -> dict[QuarantineEntry, str]:
+        """Return the entries that can leave nothing out, and why.
+
+        Args:
+            shards: files of the run's shards, by data set.
+        """
+        reasons = {}
+        for entry in self.entries:
+            if entry.data_set is not None and entry.data_set not in shards:
+                reasons[entry] = f"the run's data sets are {', '.join(shards)}"
+            elif entry.shard is not None:
+                places = shards if entry.data_set is None else [entry.data_set]
+                if not any(entry.shard in shards[place] for place in places):
+                    reasons[entry] = f"there is no such shard in {', '.join(places)}"
+        return reasons
+
+    def without_sample(
+        self, data_set: str, shard: str, keys: Collection[str]
+    ) -> list[QuarantineEntry]:
+        """Return the entries that name a shard, and a key that it does not have.
+
+        Args:
+            data_set: of the shard.
+            shard: its file.
+            keys: of its samples in quarantine.
+        """
+        return [
+            entry
+            for entry in self.entries
+            if entry.shard == shard and entry.data_set in (None, data_set) and entry.key not in keys
+        ]
+
     @cached_property
     def _by_key(self) -> dict[str, list[QuarantineEntry]]:
         by_key: dict[str, list[QuarantineEntry]] = {}
@@ -65,36 +109,26 @@ def read_quarantine(path: Path) -> Quarantine:
     """Read a quarantine; a file that is not there names nothing.
 
     Raises:
-        InputError: a line is not of the form above; the message has its number.
+        InputError: the path is no file, or a line not of the form above; the message has its
+            number.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return Quarantine()
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return Quarantine(
-        entries=tuple(
-            _read_line(line, f"{path}:{number}")
-            for number, line in enumerate(lines, start=1)
-            if line.strip()
-        )
-    )
+    lines = read_lines(path)
+    return Quarantine(entries=tuple(_entry(line.require(), line.name) for line in lines))
 
 
-def _read_line(line: str, place: str) -> QuarantineEntry:
+def _entry(content: Mapping[str, Any], place: str) -> QuarantineEntry:
     names = {field.name for field in fields(QuarantineEntry)}
-    try:
-        content = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{place}: not JSON ({error}): write one object per line") from error
     is_legal = (
-        isinstance(content, dict)
-        and "key" in content
+        "key" in content
         and set(content) <= names
         and all(value is None or isinstance(value, str) for value in content.values())
         and content["key"]
     )
     if not is_legal:
         raise InputError(
-            f'{place}: {line.strip()[:200]!r} is no {{"key": "...", "shard": "...", "data_set": '
+            f'{place} is {str(content)[:200]}, not {{"key": "...", "shard": "...", "data_set": '
             '"...", "reason": "..."} with texts for values, of which only key is required: correct '
             "the line"
         )

@@ -7,21 +7,19 @@ can be put there as it stands.
 Source: ours.
 """
 
-import json
 import logging
 import math
-import os
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.data.damage import DamageError
 from ernie_vilg.data.ledger import ledger_folder
 from ernie_vilg.data.position_reader import Places
 from ernie_vilg.data.reader import KEY
 from ernie_vilg.data.token_reader import TokenReader, TokenSequence
+from ernie_vilg.storage.jsonl import append_records, read_records
 
 MAX_SAMPLES = 256
 """Samples that one line names; of larger shares the first ones."""
@@ -107,13 +105,7 @@ class SkipLog:
 
     def write(self, skip: Skip) -> None:
         """Add a line, down to the device."""
-        with self._path.open("ab+", buffering=0) as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # of a process that was killed while it wrote
-                    file.write(b"\n")
-            file.write(f"{json.dumps(asdict(skip), allow_nan=False)}\n".encode())
-            os.fsync(file.fileno())
+        append_records(self._path, [asdict(skip)])
 
 
 def finite(value: float) -> float | None:
@@ -149,13 +141,13 @@ def name_samples(sequence: TokenSequence, places: Places) -> tuple[SampleName, .
 def read_skips(run_dir: Path) -> tuple[Skip, ...]:
     """Return the lines of all replicas in the order of steps, then of positions.
 
-    A step that a run took twice may be there twice. Lines that a killed process left unfinished
-    are left out, with a warning.
+    A step that a run took twice may be there twice. Lines that hold no skip, as a killed process
+    leaves them, are passed over with a warning.
     """
     skips = [
         skip
         for path in sorted(ledger_folder(run_dir).glob("skips-*.jsonl"))
-        for skip in _read_file(path)
+        for skip in read_records(path, lambda record, name: from_json(record, Skip, name))[0]
     ]
     return tuple(sorted(skips, key=lambda skip: (skip.step, skip.first_position)))
 
@@ -166,21 +158,3 @@ def _key(reader: TokenReader, data_set: int, shard_index: int, index: int) -> st
     except (DamageError, OSError) as error:
         logger.warning("a sample of an update that was left out has no key: %s", error)
         return ""
-
-
-def _read_file(path: Path) -> Iterator[Skip]:
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield _skip(json.loads(line))
-        except (ValueError, TypeError, KeyError):
-            logger.warning("%s:%d cannot be read and is left out", path, number)
-
-
-def _skip(content: dict[str, Any]) -> Skip:
-    samples = tuple(
-        SampleName(**{field.name: sample[field.name] for field in fields(SampleName)})
-        for sample in content["samples"]
-    )
-    return Skip(**{**content, "ranks": tuple(content["ranks"]), "samples": samples})

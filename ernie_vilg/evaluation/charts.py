@@ -6,7 +6,8 @@ Source: ours, drawn with matplotlib.
 """
 
 import io
-import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from ernie_vilg.errors import InputError
+from ernie_vilg.storage.jsonl import read_lines
+from ernie_vilg.training.tracking import step_of_entry
 
 COLOURS = ("#1f2937", "#2563eb", "#d97706", "#059669")
 _GRID_COLOUR = "#e5e7eb"
@@ -44,25 +46,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     Args:
         path: the file; when it does not exist there are no entries.
+
+    Raises:
+        InputError: another line is no object, or its step no number; the message names it.
     """
-    if not path.is_file():
-        return []
-    by_step: dict[float, dict[str, Any]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise InputError(f"{path}, line {number} is not JSON ({error}): mend it") from error
+    by_step: dict[int, dict[str, Any]] = {}
+    for line in read_lines(path) if os.path.lexists(path) else ():
+        if line.record is None and not line.is_whole:
+            continue
+        entry = line.require()
         if "step" in entry:
-            by_step.setdefault(entry["step"], {}).update(entry)
+            by_step.setdefault(step_of_entry(entry, line.name), {}).update(entry)
     return [by_step[step] for step in sorted(by_step)]
 
 
 def curves(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[Curve]:
-    """Return a curve for each of some metrics that was logged at all; null is no point.
+    """Return a curve for each of some metrics that was logged at all; only numbers are points.
 
     Args:
         entries: from `read_metrics`.
@@ -70,11 +69,16 @@ def curves(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> l
     """
     found = []
     for name, label in labels.items():
-        points = [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
+        points = [(entry["step"], entry[name]) for entry in entries if _is_number(entry.get(name))]
         if points:
             steps, values = zip(*points, strict=True)
             found.append(Curve(label=label, steps=steps, values=values))
     return found
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def line_chart(

@@ -13,7 +13,6 @@ What lies in the folder afterwards:
 Source: ours.
 """
 
-import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +35,7 @@ from ernie_vilg.evaluation.shapes import (
     score_pictures,
 )
 from ernie_vilg.storage.files import write_bytes, write_json
+from ernie_vilg.storage.jsonl import line_of
 
 EVALUATION_FILE = "evaluation.json"
 PAIRS_FILE = "pairs.jsonl"
@@ -193,8 +193,7 @@ def evaluate(
         RECONSTRUCTED: rebuilt.images,
     }
     _write_pictures(folder, pictures)
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    write_bytes(folder / PAIRS_FILE, "".join(lines).encode())
+    write_bytes(folder / PAIRS_FILE, b"".join(map(line_of, records)))
     write_json(folder / EVALUATION_FILE, scores)
     return scores
 

@@ -8,7 +8,6 @@ Source: ours.
 
 import base64
 import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.charts import curves, line_chart, read_metrics
 from ernie_vilg.evaluation.page_style import STYLE
 from ernie_vilg.progress import duration
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.json_files import read_object
+from ernie_vilg.storage.jsonl import read_lines
 
 _GIB = 2**30
 _MOST_ERRORS = 6
@@ -85,8 +85,8 @@ def read_content(
         command=command,
         versions=versions,
         stages=stages,
-        scores=read_json(scores),
-        pairs=[json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()],
+        scores=read_object(scores),
+        pairs=[line.require() for line in read_lines(pairs)],
         evaluation=evaluation,
         pretrain_metrics=read_metrics(pretrain / "metrics.jsonl"),
         tokenizer_metrics=read_metrics(image_tokenizer / "metrics.jsonl"),

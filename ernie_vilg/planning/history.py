@@ -6,11 +6,12 @@ Source: ours.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
@@ -72,14 +73,10 @@ def read_record(run_dir: Path) -> RunRecord | None:
     path = run_dir / MEASURED_NAME
     if not path.is_file():
         return None
-    content = read_json(path)
-    names = {each.name for each in fields(RunRecord)}
-    if not isinstance(content, dict) or set(content) != names:
-        raise InputError(
-            f"{path} does not hold {', '.join(sorted(names))}: it is not of this version, leave "
-            "the run out or start it again"
-        )
-    return RunRecord(**content)
+    try:
+        return from_json(read_json(path), RunRecord, str(path))
+    except InputError as error:
+        raise InputError(f"{error}; or leave the run out, if it is not of this version") from error
 
 
 def write_plan(run_dir: Path, world_size: int, predicted: "Forecast") -> None:

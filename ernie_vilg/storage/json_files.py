@@ -13,7 +13,7 @@ import math
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ernie_vilg.errors import InputError
 
@@ -109,11 +109,7 @@ def read_bounded(path: Path, *, most_bytes: int) -> bytes:
         InputError: it is a folder, a pipe, a device or a socket, or longer.
         OSError: it cannot be opened or read.
     """
-    # Without O_NONBLOCK, opening a pipe waits for somebody who writes.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InputError(f"{path} is no regular file: remove what stands there")
+    with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise InputError(
@@ -123,10 +119,25 @@ def read_bounded(path: Path, *, most_bytes: int) -> bytes:
     return content
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises:
+        InputError: it is a folder, a pipe, a device or a socket.
+        OSError: it cannot be opened.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for somebody who writes.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{path} is no regular file: remove what stands there")
+    return os.fdopen(descriptor, "rb")
+
+
 def _check_depth(value: Any) -> None:
     """Refuse what is deep: writing it again would overflow the stack where reading it did not."""
     level = [value]
-    for _ in range(MOST_DEPTH):
+    for _ in range(MOST_DEPTH + 1):
         containers = [part for part in level if isinstance(part, dict | list)]
         if not containers:
             return

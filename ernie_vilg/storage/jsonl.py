@@ -11,15 +11,15 @@ Source: ours, on JSON Lines (https://jsonlines.org).
 
 import json
 import logging
+import math
 import os
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.json_files import object_of, parse_json
+from ernie_vilg.storage.json_files import object_of, open_regular, parse_json
 
 MOST_LINE_BYTES = 16 << 20
 """Default limit of one line."""
@@ -28,6 +28,8 @@ _MOST_WAITING_BYTES = 16 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 logger = logging.getLogger(__name__)
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,18 @@ class Line:
     """What is wrong with it: a sentence that names file and line; None where nothing is."""
     is_whole: bool
     """Whether it ends with a line feed; a killed writer's last line may not."""
+    name: str
+    """File and line, for messages."""
+
+    def require(self) -> dict[str, Any]:
+        """Return the object that it holds.
+
+        Raises:
+            InputError: it holds none.
+        """
+        if self.record is None:
+            raise InputError(self.problem)
+        return self.record
 
 
 def read_lines(
@@ -71,14 +85,52 @@ def read_lines(
                 record = object_of(parse_json(text, name, is_finite=is_finite), name)
             except InputError as error:
                 problem = str(error)
-        yield Line(number=number, text=text, record=record, problem=problem, is_whole=is_whole)
+        yield Line(
+            number=number,
+            text=text,
+            record=record,
+            problem=problem,
+            is_whole=is_whole,
+            name=name,
+        )
 
 
-def read_records(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the objects of a file of ours in order, and the number of lines that hold none."""
-    lines = list(read_lines(path))
-    records = [line.record for line in lines if line.record is not None]
-    return records, len(lines) - len(records)
+def read_records(
+    path: Path, take: Callable[[dict[str, Any], str], Entry]
+) -> tuple[list[Entry], int]:
+    """Return what the lines of a file of ours hold; a warning names the first that is unusable.
+
+    Args:
+        path: the file; where there is none, there are no lines.
+        take: makes an entry of a line's object and the line's name; raises `InputError` where the
+            object is of another form.
+
+    Returns:
+        the entries in order, and the number of lines that hold none.
+
+    Raises:
+        InputError: the path is no regular file.
+        OSError: it cannot be opened or read.
+    """
+    entries, problems = [], []
+    for line in read_lines(path) if os.path.lexists(path) else ():
+        try:
+            entries.append(take(line.require(), line.name))
+        except InputError as error:
+            problems.append(str(error))
+    warn_of_unusable(path, problems)
+    return entries, len(problems)
+
+
+def warn_of_unusable(path: Path, problems: Sequence[str]) -> None:
+    """Say once how many lines of a file hold nothing usable, and what is wrong with the first."""
+    if problems:
+        logger.warning(
+            "%s: %d line(s) hold nothing usable and are passed over; the first: %s",
+            path,
+            len(problems),
+            problems[0],
+        )
 
 
 def read_raw_lines(
@@ -93,10 +145,7 @@ def read_raw_lines(
         InputError: it is no regular file.
         OSError: it cannot be opened or read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InputError(f"{path} is no regular file: remove what stands there")
+    with open_regular(path) as file:
         number = 0
         while text := file.readline(most_bytes + 1):
             number += 1
@@ -109,8 +158,28 @@ def read_raw_lines(
 
 
 def line_of(record: Mapping[str, Any]) -> bytes:
-    """Return what stands for an object in a file: one line, Chinese as it is."""
-    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    """Return what stands for an object in a file: one line, Chinese as it is.
+
+    A number that JSON does not have, NaN or infinite, becomes null. Half a surrogate pair, as in
+    the name of a file that is not UTF-8, becomes a question mark.
+    """
+    text = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Add lines to a file, down to the device; it is made where there is none.
+
+    Raises:
+        OSError: they could not be written whole.
+    """
+    added = b"".join(line_of(record) for record in records)
+    if not added:
+        return
+    with path.open("ab+") as file:
+        file.write(b"\n" * _is_torn(file.fileno()) + added)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class LineFile:
@@ -129,12 +198,12 @@ class LineFile:
         self._waiting = b"\n" if _is_torn(self._file) else b""
         self._has_warned = False
 
-    def append(self, line: str) -> None:
-        """Add a line, without its end; never raises.
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a line; a disk that is full raises nothing.
 
         What the disk does not take waits in memory, and is given up above 16 MiB.
         """
-        added = line.encode() + b"\n"
+        added = line_of(record)
         if len(self._waiting) + len(added) <= _MOST_WAITING_BYTES:
             self._waiting += added
         try:
@@ -158,6 +227,14 @@ def _pass_over(file: BinaryIO) -> bool:
         if rest.endswith(b"\n"):
             return True
     return False
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_torn(descriptor: int) -> bool:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.collectives import LEADER, broadcast_from_leader, gather_everywhere
+from ernie_vilg.storage.json_files import object_of
 from ernie_vilg.training.commit import (
+    MANIFEST_NAME,
     committed_checkpoints,
     read_manifest,
     wrong_content,
@@ -77,8 +80,10 @@ def _read(folder: Path) -> dict[str, Any] | str:
     """Return the manifest, or what is wrong with it or with names and sizes of files."""
     try:
         manifest = read_manifest(folder)
+        for name in ("state", "layout"):
+            object_of(manifest.get(name), f"its {MANIFEST_NAME}: {name}")
         problem = wrong_files(folder, manifest)
-    except (OSError, ValueError) as error:
+    except (OSError, InputError) as error:
         return str(error)
     return manifest if problem is None else problem
 

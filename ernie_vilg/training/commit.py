@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import (
     fsync_folder,
@@ -27,6 +28,7 @@ from ernie_vilg.storage.files import (
     sha256_of_json,
     write_json,
 )
+from ernie_vilg.storage.json_files import MOST_BYTES, object_of, parse_json, read_bounded
 
 MANIFEST_NAME = "checkpoint.json"
 FORMAT_VERSION = 2
@@ -110,23 +112,35 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it is not; the message says what is wrong with the folder.
     """
-    path = folder / MANIFEST_NAME
+    path, name = folder / MANIFEST_NAME, f"its {MANIFEST_NAME}"
     if not path.is_file():
         raise InputError(f"it has no {MANIFEST_NAME}")
-    raw = path.read_bytes()
-    try:
-        content: dict[str, Any] = json.loads(raw)
-        version = content["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"its {MANIFEST_NAME} cannot be read ({error})") from error
+    raw = read_bounded(path, most_bytes=MOST_BYTES)
+    content = object_of(parse_json(raw, name), name)
+    version = content.get("format_version")
     if version != FORMAT_VERSION:
-        raise InputError(f"its format_version is {version}, not {FORMAT_VERSION}")
+        raise InputError(f"its format_version is {version!r:.40}, not {FORMAT_VERSION}")
     own_hash = content.pop(_OWN_HASH, None)
     if own_hash != sha256_of_json(content) or raw != json_bytes({**content, _OWN_HASH: own_hash}):
         raise InputError(f"its {MANIFEST_NAME} differs from its own SHA-256")
+    _check_types(content, name)
     if step_of(folder) not in (None, content["step"]):
         raise InputError(f"its {MANIFEST_NAME} is of step {content['step']}")
     return content
+
+
+def _check_types(content: Mapping[str, Any], name: str) -> None:
+    """Refuse a manifest whose parts are missing or of another type than `write_manifest` wrote."""
+    kinds: dict[str, Any] = {"step": int, "identity": Mapping[str, Any]}
+    for key, kind in kinds.items():
+        from_json(content.get(key), kind, f"{name}: {key}")
+    entries = content.get("files")
+    if not isinstance(entries, list):
+        raise InputError(f"{name} lists no files")
+    for index, entry in enumerate(entries):
+        place = f"{name}: files[{index}]"
+        for key, kind in {"file": str, "bytes": int, "sha256": str}.items():
+            from_json(object_of(entry, place).get(key), kind, f"{place}.{key}")
 
 
 def wrong_files(folder: Path, manifest: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,6 @@ Source: ours; outliers by the modified z-score of Iglewicz and Hoaglin (How to D
 Outliers, 1993).
 """
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from ernie_vilg.data.reader import KEY, Sample
 from ernie_vilg.data.token_reader import keeps_pixels
 from ernie_vilg.errors import InputError
 from ernie_vilg.locations import shown
+from ernie_vilg.storage.json_files import parse_json
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.training.past_batch import LeftOut, Moved, PastBatch, past_quarantine, past_sequence
 from ernie_vilg.training.run_folder import read_settings
@@ -295,8 +295,8 @@ def _doubts_about(samples: Sequence[ExplainedSample]) -> tuple[str, ...]:
 def _caption(members: Sample) -> str:
     """Return the caption in a sample's JSON, which training does not read."""
     try:
-        content = json.loads(members["json"])
-    except (ValueError, KeyError, RecursionError):
+        content = parse_json(members["json"], "its JSON")
+    except (InputError, KeyError):
         return ""
     caption = content.get("caption") if isinstance(content, dict) else None
     return caption if isinstance(caption, str) else ""

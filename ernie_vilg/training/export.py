@@ -89,7 +89,7 @@ def whole_weights(checkpoint: Path, *, average: bool) -> tuple[ModelConfig, dict
     Raises:
         InputError: the checkpoint is of another version of the model, or holds no average.
     """
-    config = model_config_from_json(read_manifest(checkpoint)["identity"]["model"])
+    config = model_config_from_json(read_manifest(checkpoint)["identity"].get("model"))
     state = WEIGHT_AVERAGE if average else WEIGHTS
     weights = {
         name: value

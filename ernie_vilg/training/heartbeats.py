@@ -24,10 +24,13 @@ from typing import Any
 import psutil
 import torch.distributed as dist
 
+from ernie_vilg.config.schema import from_json
+from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.collectives import gather_everywhere
 from ernie_vilg.parallel.groups import Groups
 from ernie_vilg.parallel.places import place_of
 from ernie_vilg.processes import ProcessMark, is_running, mark_process, this_machine
+from ernie_vilg.storage.json_files import parse_json
 
 _STORE_TIMEOUT = timedelta(seconds=10)
 _JOIN_SECONDS = 5.0
@@ -39,6 +42,8 @@ _STATES = {
     psutil.STATUS_SLEEPING: "its process waits, in a call that keeps Python's lock",
 }
 """What a process does that gives no sign of life."""
+
+_BEAT = "a sign of life"
 
 logger = logging.getLogger(__name__)
 
@@ -96,18 +101,6 @@ class Beat:
     """The collective started last, in words."""
     counts: dict[str, int] = field(default_factory=dict)
     """Collectives started, by key."""
-
-    def to_json(self) -> str:
-        """Return the beat as a line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Beat":
-        """Read what `to_json` wrote."""
-        values: dict[str, Any] = json.loads(text)
-        if values["collective"] is not None:
-            values["collective"] = CollectiveNote(**values["collective"])
-        return cls(**values)
 
 
 def meet(groups: Groups) -> list[Member]:
@@ -183,10 +176,10 @@ class Heartbeats:
         try:
             present = [rank for rank in ranks if self._store.check([str(rank)])]
             texts = self._store.multi_get([str(rank) for rank in present])
-        except (RuntimeError, OSError) as error:
+            beats = [from_json(parse_json(bytes(text), _BEAT), Beat, _BEAT) for text in texts]
+        except (RuntimeError, OSError, InputError) as error:
             logger.debug("no signs of life to read: %s", error)
             return
-        beats = [Beat.from_json(bytes(text).decode()) for text in texts]
         found.append(dict(zip(present, beats, strict=True)))
 
     def _run(self) -> None:

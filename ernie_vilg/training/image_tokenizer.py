@@ -38,6 +38,7 @@ from ernie_vilg.manifest import Manifest
 from ernie_vilg.parallel.collectives import LEADER, barrier, broadcast_from_leader
 from ernie_vilg.parallel.precision import machine_precision
 from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.jsonl import append_records
 from ernie_vilg.training.codebook import initialize_codebook, revive_unused_codes
 from ernie_vilg.training.commit import resumable_checkpoint
 from ernie_vilg.training.image_tokenizer_metrics import TokenizerMeter, evaluate, log_line
@@ -101,9 +102,8 @@ def image_sequence(
         manifest: of `config.shards`.
         quarantine: pictures that the run leaves out.
     """
-    source = DataSource(name=ONLY_DATA_SET, location=config.shards, manifest=manifest)
     return ImageSequence(
-        sources=(source,),
+        sources=(_source(config, manifest),),
         phases=(MixturePhase(first_position=0, weights=(1.0,)),),
         seed=config.training.seed,
         shuffle_block_shards=config.training.shuffle_block_shards,
@@ -140,13 +140,17 @@ def loss_terms(
     }
 
 
+def _source(config: TrainImageTokenizerConfig, manifest: Manifest) -> DataSource:
+    return DataSource(name=ONLY_DATA_SET, location=config.shards, manifest=manifest)
+
+
 def _batches(
     config: TrainImageTokenizerConfig, manifest: Manifest, device: torch.device
 ) -> ImageBatches:
     """Return this rank's batches; all ranks must call."""
     run_dir, rank = Path(config.run_dir), dist.get_rank()
     return ImageBatches(
-        image_sequence(config, manifest, agreed_quarantine(run_dir)),
+        image_sequence(config, manifest, agreed_quarantine(run_dir, [_source(config, manifest)])),
         Share(
             global_batch_size=config.training.global_batch_size,
             data_rank=rank,
@@ -297,8 +301,7 @@ def _resume(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -
 def _log(step: int, steps: int, metrics: Mapping[str, float], run_dir: Path) -> None:
     if dist.get_rank() != LEADER:
         return
-    with (run_dir / METRICS_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **metrics}) + "\n")
+    append_records(run_dir / METRICS_NAME, [{"step": step, **metrics}])
     logger.info("%s", log_line(step, steps, metrics))
 
 

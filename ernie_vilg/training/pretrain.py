@@ -170,7 +170,7 @@ def _build(
     watchdog = parts.enter_context(
         Watchdog(config.watch, phases, groups, run_dir=run_dir, communication=communication)
     )
-    quarantine = agreed_quarantine(run_dir)
+    quarantine = agreed_quarantine(run_dir, lineage.data_sets)
     sequence = token_sequence(config, lineage, quarantine, with_pixels=reads_pixels(config, groups))
     _check_shared_memory(config, sequence, groups)
     engine = build_engine(config, groups, precision, _decoder_weights(config))
@@ -192,7 +192,8 @@ def _build(
     ledger: StepLog = SilentStepLog()
     data_metrics: Callable[[], Metrics] = dict
     if groups.rank == LEADER:
-        record_changes(run_dir, changes, first_step)  # first: else a kill in between loses them
+        # First: else a kill in between loses them.
+        record_changes(run_dir, config, changes, first_step)
         write_run(config)
         _write_plan(config, groups, precision)
         tracker = RunTracker(config, first_step)

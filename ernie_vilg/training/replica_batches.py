@@ -9,26 +9,33 @@ Source: ours.
 
 import logging
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch.distributed as dist
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches import Share, TokenBatches, TokenStep
 from ernie_vilg.data.damage import Loss
 from ernie_vilg.data.loss_log import LossLog, read_losses
+from ernie_vilg.data.position_reader import DataSource
 from ernie_vilg.data.quarantine import QUARANTINE_NAME, Quarantine, read_quarantine
 from ernie_vilg.data.skip_log import RecentPlaces
 from ernie_vilg.data.token_reader import TokenSequence
 from ernie_vilg.errors import InputError
-from ernie_vilg.parallel.collectives import gather_everywhere
+from ernie_vilg.parallel.collectives import LEADER, gather_everywhere
 from ernie_vilg.parallel.groups import Groups
 
 logger = logging.getLogger(__name__)
 
 
-def agreed_quarantine(run_dir: Path) -> Quarantine:
-    """Read the run's quarantine; all ranks must call.
+def agreed_quarantine(run_dir: Path, sources: Sequence[DataSource]) -> Quarantine:
+    """Read the run's quarantine; all ranks must call. The leader says what it can leave out.
+
+    Args:
+        run_dir: the run's folder.
+        sources: the run's data sets, which its lines should name.
 
     Raises:
         InputError: a line is malformed, or ranks read different files.
@@ -40,8 +47,24 @@ def agreed_quarantine(run_dir: Path) -> Quarantine:
             f"{path} differs between ranks: it was changed while the run started, or run_dir is "
             "not on a file system that all nodes share; start again"
         )
-    if quarantine.entries:
-        logger.info("%d samples are in quarantine (%s)", len(quarantine.entries), path)
+    if quarantine.entries and dist.get_rank() == LEADER:
+        shards = {source.name: {each.file for each in source.manifest.shards} for source in sources}
+        idle = quarantine.not_in(shards)
+        for entry, reason in idle.items():
+            logger.warning(
+                "%s leaves nothing out by its line of %s: %s; correct the line, unless that data "
+                "has left the mixture",
+                path,
+                entry,
+                reason,
+            )
+        logger.info(
+            "%s has %d line(s), %d of which can leave out samples of this run; that a shard has "
+            "the key is checked when it is read",
+            path,
+            len(quarantine.entries),
+            len(quarantine.entries) - sum(entry in idle for entry in quarantine.entries),
+        )
     return quarantine
 
 

@@ -38,14 +38,17 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     """Read what `write_run` recorded.
 
     Raises:
-        InputError: the folder is no run folder.
+        InputError: the folder is no run folder, or the record is damaged.
     """
     path = run_dir / RUN_NAME
     if not path.is_file():
         raise InputError(
             f"{run_dir} has no {RUN_NAME}: name the run_dir of a launch/pretrain.py run"
         )
-    return read_object(path)
+    content = read_object(path)
+    for name in ("text_tokenizer", "image_tokenizer"):
+        from_json(content.get(name), str, f"{path}: {name}")
+    return content
 
 
 def read_settings(run_dir: Path) -> PretrainConfig:

@@ -15,7 +15,6 @@ and mean nothing between machines on some file systems.
 """
 
 import errno
-import json
 import logging
 import os
 import socket
@@ -33,9 +32,11 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.processes import ProcessMark, is_running, mark_process, this_machine
 from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.json_files import MOST_BYTES, parse_json, read_bounded
 
 LOCK_NAME = "lock.json"
 
@@ -254,12 +255,13 @@ class RunLock:
         """Return what the file holds, None if there is no file."""
         try:
             modified = self._path.stat().st_mtime_ns
-            content = self._path.read_bytes()
+            content = read_bounded(self._path, most_bytes=MOST_BYTES)
         except FileNotFoundError:
             return None
+        name = str(self._path)
         try:
-            holder = Holder(**json.loads(content))
-        except (ValueError, TypeError):  # of another version, or damaged: watched like any other
+            holder = from_json(parse_json(content, name), Holder, name)
+        except InputError:  # of another version, or damaged: watched like any other
             holder = replace(
                 self._mine,
                 launch_id="",

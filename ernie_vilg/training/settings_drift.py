@@ -19,7 +19,6 @@ import dataclasses
 import difflib
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -29,7 +28,9 @@ from typing import Any
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.ledger import recorded_location
 from ernie_vilg.errors import InputError
+from ernie_vilg.storage.jsonl import append_records
 from ernie_vilg.training.run_folder import RUN_NAME, read_settings
+from ernie_vilg.training.schedule import learning_rate_at
 
 CHANGES_NAME = "changes.jsonl"
 """Of a run folder: every accepted change, a line each."""
@@ -155,23 +156,29 @@ def settings_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
     ]
 
 
-def record_changes(run_dir: Path, changes: Iterable[Change], step: int) -> None:
+def record_changes(
+    run_dir: Path, config: PretrainConfig, changes: Sequence[Change], step: int
+) -> None:
     """Append accepted changes to the run's changes.jsonl and say them; for the leader alone.
 
+    The learning rate that they come to is said too: more steps stretch its decay.
+
     Args:
-        run_dir: the run's folder.
+        run_dir: the run's folder, which still has the settings of the last start.
+        config: the settings now.
         changes: from `check_drift`.
         step: steps taken before the first one under the new settings.
     """
-    lines = []
     for change in changes:
         logger.info("changed from step %d on: %s", step, change)
-        lines.append(json.dumps({"step": step, **asdict(change)}, ensure_ascii=False) + "\n")
-    if lines:
-        with (run_dir / CHANGES_NAME).open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
+    append_records(run_dir / CHANGES_NAME, ({"step": step, **asdict(change)} for change in changes))
+    if changes:
+        old, new = (
+            learning_rate_at(step, settings.training.steps, settings.optimizer)
+            for settings in (read_settings(run_dir), config)
+        )
+        if old != new:
+            logger.warning("learning rate of step %d: %.3g -> %.3g", step + 1, old, new)
 
 
 def freedom_of(name: str) -> Freedom:

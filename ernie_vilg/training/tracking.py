@@ -8,16 +8,17 @@ the environment, or paths.
 Source: ours, on wandb (https://docs.wandb.ai).
 """
 
-import json
-import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.config.schema import from_json
+from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_bytes
-from ernie_vilg.storage.jsonl import LineFile
+from ernie_vilg.storage.jsonl import LineFile, read_lines, warn_of_unusable
 from ernie_vilg.training.wandb_process import Orders, WandbProcess
 
 METRICS_NAME = "metrics.jsonl"
@@ -136,24 +137,39 @@ class RunTracker:
             self._wandb.close()
 
     def _append(self, entry: dict[str, Any]) -> None:
-        self._lines.append(json.dumps(_finite(entry), allow_nan=False, ensure_ascii=False))
+        self._lines.append(entry)
         if self._wandb is not None:
             self._wandb.check()
 
 
 def keep_metrics_until(path: Path, step: int) -> None:
-    """Drop the lines of later steps, and a line cut short, from a metrics file."""
-    if not path.exists():
+    """Drop the lines of later steps, and a last line cut short by a kill, from a metrics file.
+
+    Other lines that name no step stay, with a warning.
+    """
+    if not os.path.lexists(path):
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    kept, problems = [], []
+    for line in read_lines(path):
         try:
-            is_kept = json.loads(line)["step"] <= step
-        except json.JSONDecodeError:
-            is_kept = False  # the writer was killed in the middle of the line
+            is_kept = step_of_entry(line.require(), line.name) <= step
+        except InputError as error:
+            is_kept = line.is_whole
+            if is_kept:
+                problems.append(str(error))
         if is_kept:
-            kept.append(line + "\n")
-    write_bytes(path, "".join(kept).encode())
+            kept.append(line.text + b"\n")
+    warn_of_unusable(path, problems)
+    write_bytes(path, b"".join(kept))
+
+
+def step_of_entry(entry: Mapping[str, Any], name: str) -> int:
+    """Return the step of a line of metrics.
+
+    Raises:
+        InputError: it names none; the message begins with `name`.
+    """
+    return from_json(entry.get("step"), int, f"{name}: step")
 
 
 def logged_settings(config: PretrainConfig) -> dict[str, Any]:
@@ -182,12 +198,3 @@ def _start_wandb(config: PretrainConfig) -> WandbProcess:
             settings=logged_settings(config),
         )
     )
-
-
-def _finite(value: Any) -> Any:
-    """Return a JSON value with null for what is no number: JSON has neither NaN nor infinity."""
-    if isinstance(value, Mapping):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,6 +20,7 @@ import psutil
 
 from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.model import model_config_from_json
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.universal import read_optimizer_file
@@ -70,8 +71,8 @@ class Universal:
         """Return what to read it with."""
         return WholeState(
             self.folder / _STATE_FOLDER,
-            model_config_from_json(self.manifest["model"]),
-            Counters(**self.manifest["counters"]),
+            model_config_from_json(self.manifest.get("model")),
+            from_json(self.manifest.get("counters"), Counters, "counters"),
         )
 
 

@@ -9,7 +9,6 @@ ends when its standard input does: closed by training, or by the kernel for one 
 Source: ours, on wandb (https://docs.wandb.ai).
 """
 
-import json
 import netrc
 import os
 import re
@@ -27,8 +26,11 @@ import psutil
 import wandb
 from filelock import FileLock
 
+from ernie_vilg.config.schema import from_json
+from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_json
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.json_files import object_of, parse_json, read_object
+from ernie_vilg.training.tracking import step_of_entry
 from ernie_vilg.training.wandb_process import FINISH, WARNING, Orders
 
 _SENT_NAME = "wandb_sent.json"
@@ -36,6 +38,7 @@ _LOCK_NAME = ".wandb_follower.lock"
 _ORPHAN_SECONDS = 5.0
 """From the death of training to the end of this process."""
 _POLL_SECONDS = 0.5
+_A_LINE = "a line"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 Mode = Literal["online", "offline"]
@@ -67,6 +70,7 @@ class Follower:
         self._path = path
         self._file = path.open("rb")
         self._rest = b""
+        self._has_warned = False
 
     def __enter__(self) -> "Follower":
         return self
@@ -88,9 +92,16 @@ class Follower:
         added = self._rest + self._file.read()
         whole, self._rest = added[: added.rfind(b"\n") + 1], added[added.rfind(b"\n") + 1 :]
         entries = []
-        for line in whole.splitlines():
-            with suppress(ValueError):  # cut short by a kill, and dropped when the run goes on
-                entries.append(json.loads(line))
+        for line in whole.split(b"\n"):
+            try:
+                entry = object_of(parse_json(line, _A_LINE), _A_LINE) if line.strip() else {}
+                if "step" in entry:
+                    step_of_entry(entry, _A_LINE)
+                    entries.append(entry)
+            except InputError as error:
+                if not self._has_warned:
+                    _warn(f"{self._path} has lines that hold no metrics, W&B lacks them: {error}")
+                self._has_warned = True
         return entries
 
 
@@ -101,10 +112,10 @@ class SentMark:
         self._path = run_dir / _SENT_NAME
         self._run_id = run_id
         self.step = -1
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            mark = read_json(self._path)
-            if mark["run_id"] == run_id:
-                self.step = int(mark["step"])
+        with suppress(OSError, InputError):
+            mark = read_object(self._path)
+            if mark.get("run_id") == run_id:
+                self.step = step_of_entry(mark, str(self._path))
 
     def move(self, step: int) -> None:
         """Write down a step, if it is a later one."""
@@ -117,7 +128,7 @@ def main() -> None:
     """Follow until our input ends; the exit code is 1 where W&B failed."""
     for number in _SIGNALS:  # a scheduler sends them to all processes of a job
         signal.signal(number, signal.SIG_IGN)
-    orders = Orders(**json.loads(sys.stdin.readline()))
+    orders = from_json(parse_json(sys.stdin.readline(), "the orders"), Orders, "the orders")
     lifeline = Lifeline(orders.finish_seconds)
     lifeline.start()
     exit_code = 0

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import committed_folder, sha256_of_file, write_json
 from ernie_vilg.storage.json_files import read_json
@@ -81,7 +82,8 @@ def load_image_tokenizer(folder: Path) -> tuple[VQGAN, str]:
             f"{folder / SETTINGS_FILE} was edited: its config differs from the one in the weights "
             "file; copy the whole folder again"
         )
-    model = VQGAN(_config_from_json(recorded))
+    name = f"{weights}: config"
+    model = VQGAN(from_json(recorded, ImageTokenizerConfig, name))
     model.load_state_dict(tensors)
     return model.eval().requires_grad_(False), sha256
 
@@ -100,10 +102,3 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             f"{FORMAT!r}: train the tokenizer again"
         )
     return settings
-
-
-def _config_from_json(settings: dict[str, Any]) -> ImageTokenizerConfig:
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
-    }
-    return ImageTokenizerConfig(**values)

@@ -7,7 +7,6 @@ Source: ours; the faults are those that large runs report (OPT-175B's logbook, B
 Llama 3, arXiv:2407.21783, section 3.3.4).
 """
 
-import json
 import random
 import shutil
 import socket
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.skip_log import read_skips
 from ernie_vilg.manifest import read_manifest
 from ernie_vilg.training.commit import checkpoint_path, committed_checkpoints
 from ernie_vilg.training.phases import Phase
@@ -201,10 +201,9 @@ def _nan(grounds: Grounds, name: str) -> Finding:
     run = grounds.run(name)
     launch = run.launch(Fault(kind="nan_gradient", rank=1, phase=Phase.STEP, step=_LATE_STEP))
     _finishes(launch)
-    logs = sorted((run.run_dir / "ledger").glob("skips-*.jsonl"))
-    skips = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    skips = read_skips(run.run_dir)
     _require(
-        any(skip["step"] == _LATE_STEP + 1 and skip["samples"] for skip in skips),
+        any(skip.step == _LATE_STEP + 1 and skip.samples for skip in skips),
         "the ledger names the step and its samples",
         launch,
     )

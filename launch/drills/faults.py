@@ -20,6 +20,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
@@ -66,7 +67,7 @@ def write_fault(path: Path, fault: Fault) -> None:
 
 def read_fault(path: Path) -> Fault:
     """Read what `write_fault` wrote."""
-    return Fault(**read_json(path))
+    return from_json(read_json(path), Fault, str(path))
 
 
 class FaultyPhases(Phases):

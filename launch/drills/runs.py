@@ -4,7 +4,6 @@ Source: ours.
 """
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -23,8 +22,10 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.ledger import read_steps
 from ernie_vilg.ports import free_port
 from ernie_vilg.storage.files import write_json
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.json_files import read_object
+from ernie_vilg.storage.jsonl import read_lines
 from ernie_vilg.training.commit import committed_checkpoints, read_manifest, verify_checkpoint
+from ernie_vilg.training.tracking import METRICS_NAME
 from launch.drills.faults import Fault, write_fault
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -122,7 +123,7 @@ class DrilledRun:
             return_code=process.returncode,
             seconds=time.time() - started,
             log=log.read_text(errors="replace"),
-            struck_at=json.loads(struck.read_text())["unix_seconds"] if struck.exists() else None,
+            struck_at=read_object(struck)["unix_seconds"] if struck.exists() else None,
             started_at=started,
             exited_at=exited_at,
             num_orphans=orphans,
@@ -132,8 +133,7 @@ class DrilledRun:
 
     def losses(self) -> dict[int, float]:
         """Return the loss of every step that counts."""
-        lines = (self.run_dir / "metrics.jsonl").read_text().splitlines()
-        metrics = [json.loads(line) for line in lines]
+        metrics = [line.require() for line in read_lines(self.run_dir / METRICS_NAME)]
         return {line["step"]: line["loss"] for line in metrics if "loss" in line}
 
     def newest(self) -> Path:
@@ -178,8 +178,7 @@ class DrilledRun:
     def stopped(self) -> Mapping[str, Any]:
         """Return what the run says of its stop, nothing if it was not stopped."""
         path = self.run_dir / "stopped.json"
-        content: Mapping[str, Any] = read_json(path) if path.exists() else {}
-        return content
+        return read_object(path) if path.exists() else {}
 
     def _wait(
         self,

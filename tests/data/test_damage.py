@@ -394,7 +394,9 @@ def test_replacements_do_not_depend_on_layout_or_workers(tmp_path: Path) -> None
     assert steps(1, 0) == steps(2, 0) == steps(4, 1) == steps(2, 2)
 
 
-def test_a_sample_in_quarantine_leaves_all_other_positions_as_they_were(tmp_path: Path) -> None:
+def test_a_sample_in_quarantine_leaves_all_other_positions_as_they_were(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     manifest = write_token_shards(tmp_path, SIZES)
     quarantine = Quarantine(
         entries=(
@@ -414,6 +416,9 @@ def test_a_sample_in_quarantine_leaves_all_other_positions_as_they_were(tmp_path
     assert sorted(changed) == [7, 33]
     assert not {7, 33} & set(epoch.numbers)
     assert not epoch.findings  # left out is not lost
+    (idle,) = caplog.messages
+    assert "line of shard 'tokens-00001.tar', key '00000008'" in idle
+    assert "has no such key" in idle
 
 
 def test_too_many_losses_stop_a_run_that_skips(tmp_path: Path) -> None:

@@ -288,3 +288,27 @@ def test_a_torn_line_of_findings_is_counted_and_harms_no_other(tmp_path: Path) -
     summary = read_losses(tmp_path)
     assert summary.losses == (loss("a.tar", 1, 1), loss("a.tar", 2, 2))
     assert summary.num_damaged_lines == 1
+
+
+@pytest.mark.parametrize("line", ["null", "5", "[1]", "{}", "[" * 100_000, '{"shard": "\\ud83d"}'])
+def test_a_line_that_is_no_finding_ends_no_start(
+    tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    LossLog(tmp_path, 0).write([loss("a.tar", 1, 1)])
+    path = ledger_folder(tmp_path) / "losses-0.jsonl"
+    path.write_text(f"{line}\n{path.read_text()}")
+
+    assert LossLog(tmp_path, 0).write([loss("a.tar", 1, 1), loss("b.tar", 2, 2)]) == 1
+
+    summary = read_losses(tmp_path)
+    assert summary.losses == (loss("a.tar", 1, 1), loss("b.tar", 2, 2))
+    assert summary.num_damaged_lines == 1
+    assert f"{path} line 1" in caplog.text
+
+
+def test_a_finding_with_a_number_where_a_text_belongs_is_none(tmp_path: Path) -> None:
+    LossLog(tmp_path, 0).write([loss("a.tar", 1, 1)])
+    path = ledger_folder(tmp_path) / "losses-0.jsonl"
+    path.write_text(path.read_text().replace('"shard": "a.tar"', '"shard": [5]'))
+
+    assert (read_losses(tmp_path).losses, read_losses(tmp_path).num_damaged_lines) == ((), 1)

@@ -67,7 +67,19 @@ def test_a_line_that_was_cut_off_harms_no_other(
     SkipLog(tmp_path, data_rank=0).write(replace(SKIP, step=4))
 
     assert [skip.step for skip in read_skips(tmp_path)] == [3, 4]
-    assert "skips-0.jsonl:2 cannot be read" in caplog.text
+    assert "skips-0.jsonl line 2 is not valid JSON" in caplog.text
+
+
+@pytest.mark.parametrize("line", ["null", "[1]", "[" * 100_000, '{"samples": [5], "ranks": 1}'])
+def test_a_line_that_is_no_skip_is_passed_over_and_named(
+    tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = SkipLog(tmp_path, data_rank=0)
+    log.path.write_text(f"{line}\n")
+    log.write(SKIP)
+
+    assert read_skips(tmp_path) == (SKIP,)
+    assert "skips-0.jsonl line 1" in caplog.text
 
 
 def test_lines_are_json_that_any_reader_takes(tmp_path: Path) -> None:

@@ -45,8 +45,31 @@ def test_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
 
-    with pytest.raises(ValueError, match="line 2 is not JSON"):
+    with pytest.raises(ValueError, match="line 2 is not valid JSON"):
         read_metrics(path)
+
+
+@pytest.mark.parametrize("line", ["null", "5", "[1]", '{"step": "2"}', "[" * 100_000])
+def test_a_line_that_holds_no_metrics_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+
+    with pytest.raises(ValueError, match=r"metrics\.jsonl line 2"):
+        read_metrics(path)
+
+
+def test_foreign_line_ends_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "caption": "a\u2028b\x85c"}\n', encoding="utf-8")
+
+    assert read_metrics(path) == [{"step": 1, "caption": "a\u2028b\x85c"}]
+
+
+@pytest.mark.parametrize("value", ["high", [1.0], True, 10**400])
+def test_what_is_no_number_is_no_point(value: object) -> None:
+    entries = [{"step": 1, "loss": value}, {"step": 2, "loss": 1.0}]
+
+    assert curves(entries, {"loss": "total"}) == [Curve(label="total", steps=(2,), values=(1.0,))]
 
 
 def test_no_file_is_no_entries(tmp_path: Path) -> None:

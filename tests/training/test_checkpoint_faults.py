@@ -17,8 +17,11 @@ import torch.distributed as dist
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.parallel.groups import start_processes
+from ernie_vilg.storage.files import json_bytes, sha256_of_json
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.training.checkpoint import CheckpointError, Checkpoints
 from ernie_vilg.training.commit import (
+    MANIFEST_NAME,
     checkpoint_path,
     clear_leftovers,
     committed_checkpoints,
@@ -138,6 +141,56 @@ def test_a_replacement_that_cannot_be_renamed_puts_the_old_one_back(tmp_path: Pa
         put_in_place(tmp_path / ".writing-step_00000020", final)
 
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000020"]
+
+
+# --- Damaged manifests.
+
+
+def manifest_without_own_hash(folder: Path, changes: dict[str, Any]) -> bytes:
+    """Return a manifest with some changes, and a hash that fits it."""
+    content = {**read_json(folder / MANIFEST_NAME), **changes}
+    content = {name: value for name, value in content.items() if value is not ...}
+    del content["sha256"]
+    return json_bytes({**content, "sha256": sha256_of_json(content)})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"[]", b"null", b"5", b"{}", b"{", b"\xff", b"[" * 100_000,
+        b'{"format_version": ' + b"[" * 100_000, b'{"format_version": ' + b"9" * 5000 + b"}",
+        b'{"format_version": 2, "step": "\\ud83d"}', b'{"format_version": [2]}',
+    ],
+    ids=lambda content: str(content[:30]),
+)  # fmt: skip
+def test_a_manifest_that_is_none_falls_back_to_the_checkpoint_before(
+    tmp_path: Path, alone: None, content: bytes
+) -> None:
+    saved_run(tmp_path)
+    (checkpoint_path(tmp_path, 20) / MANIFEST_NAME).write_bytes(content)
+
+    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 10)
+    assert restored(tmp_path) == (10, 10)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": ...}, {"step": "20"}, {"step": [20]}, {"step": None}, {"identity": []},
+        {"identity": ...}, {"files": {}}, {"files": ...}, {"files": [5]}, {"files": [{}]},
+        {"files": [{"file": 5, "bytes": 1, "sha256": ""}]}, {"state": ...}, {"state": [1]},
+        {"files": [{"file": "a", "bytes": "1", "sha256": ""}]}, {"layout": ...}, {"layout": 5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_manifest_of_other_types_falls_back_though_its_hash_holds(
+    tmp_path: Path, alone: None, changes: dict[str, Any]
+) -> None:
+    saved_run(tmp_path)
+    folder = checkpoint_path(tmp_path, 20)
+    (folder / MANIFEST_NAME).write_bytes(manifest_without_own_hash(folder, changes))
+
+    assert restored(tmp_path) == (10, 10)
 
 
 # --- Training goes on while a checkpoint is written.

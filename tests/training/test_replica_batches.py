@@ -1,6 +1,7 @@
 """The ranks of a replica read the same, or say that they do not."""
 
 import dataclasses
+import logging
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.loss_log import read_losses
+from ernie_vilg.data.position_reader import DataSource
 from ernie_vilg.manifest import read_manifest
 from ernie_vilg.parallel.groups import build_groups, start_processes
 from ernie_vilg.training.replica_batches import agreed_quarantine, replica_batches
@@ -70,7 +72,7 @@ def test_damage_that_one_rank_alone_sees_stops_its_replica(
 def read_own_quarantine(launch: Launch, folders: list[str]) -> str:
     start_processes(launch, timeout_seconds=60)
     try:
-        return str(len(agreed_quarantine(Path(folders[launch.rank])).entries))
+        return str(len(agreed_quarantine(Path(folders[launch.rank]), ()).entries))
     except ValueError as error:
         return str(error)
 
@@ -86,3 +88,35 @@ def test_ranks_with_different_quarantines_do_not_start(tmp_path: Path) -> None:
     assert all(
         "differs between ranks" in text for text in run_distributed(read_own_quarantine, 2, [a, b])
     )
+
+
+def said_of_quarantine(launch: Launch, folder: str) -> list[str]:
+    start_processes(launch, timeout_seconds=60)
+    shards = Path(folder) / "shards"
+    source = DataSource(name="main", location=str(shards), manifest=read_manifest(shards, "token"))
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("ernie_vilg.training.replica_batches")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    agreed_quarantine(Path(folder), [source])
+    return said
+
+
+@pytest.mark.distributed
+def test_lines_of_a_quarantine_that_name_nothing_are_said(tmp_path: Path) -> None:
+    write_token_shards(tmp_path / "shards", [4])
+    (tmp_path / "quarantine.jsonl").write_text(
+        '{"key": "1", "shard": "tokens-00000.tar"}\n'
+        '{"key": "1", "shard": "tokens-00009.tar"}\n'
+        '{"key": "1", "data_set": "other"}\n'
+    )
+
+    leader, other = run_distributed(said_of_quarantine, 2, str(tmp_path))
+
+    shard, data_set, summary = leader
+    assert "by its line of shard 'tokens-00009.tar', key '1': there is no such shard" in shard
+    assert "by its line of data_set 'other', key '1': the run's data sets are main" in data_set
+    assert "3 line(s), 1 of which can leave out samples of this run" in summary
+    assert other == []

@@ -9,6 +9,7 @@ from ernie_vilg.config.data import MixtureChangeConfig, MixtureDataSetConfig
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.model import ReconstructorConfig
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.training.run_folder import read_settings, write_run
@@ -81,4 +82,26 @@ def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"settings.training has patience, which this version does not know"
     ):
+        read_settings(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "5", "[" * 100_000, '{"settings": 1}', "{"])
+def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+
+    with pytest.raises(InputError, match=r"run\.json"):
+        read_settings(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["settings", "text_tokenizer", "image_tokenizer"])
+@pytest.mark.parametrize("value", [[], 5, None])
+def test_a_list_where_an_object_or_a_text_belongs_is_named(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    config = mixed_run(tmp_path)
+    write_run(config)
+    path = tmp_path / "run/run.json"
+    write_json(path, {**read_json(path), name: value})
+
+    with pytest.raises(InputError, match=rf"run\.json: {name} is .* belongs"):
         read_settings(tmp_path / "run")

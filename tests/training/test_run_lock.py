@@ -251,3 +251,13 @@ def test_without_file_locks_the_last_to_write_holds_the_folder(
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
     with lock_of(tmp_path), pytest.raises(ValueError, match="is in use"):
         lock_of(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "[" * 100_000, '{"beat": 1}', '{"beat": "\\ud83d"}']
+)
+def test_a_damaged_lock_is_one_that_nobody_holds(tmp_path: Path, content: str) -> None:
+    (tmp_path / LOCK_NAME).write_text(content)
+
+    with lock_of(tmp_path, stale_seconds=0.3):
+        assert json.loads((tmp_path / LOCK_NAME).read_text())["process_id"] == os.getpid()

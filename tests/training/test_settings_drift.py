@@ -225,8 +225,8 @@ def test_accepted_changes_are_written_down_with_the_step(tmp_path: Path) -> None
     )
     run_dir = Path(config.run_dir)
 
-    record_changes(run_dir, check_drift(run_dir, config), 120)
-    record_changes(run_dir, [], 130)
+    record_changes(run_dir, config, check_drift(run_dir, config), 120)
+    record_changes(run_dir, config, [], 130)
 
     (line,) = (run_dir / CHANGES_NAME).read_text().splitlines()
     assert json.loads(line) == {
@@ -264,3 +264,29 @@ def test_every_rule_is_of_a_setting(tmp_path: Path) -> None:
 
 def test_a_setting_without_a_rule_is_guarded() -> None:
     assert freedom_of("training.new_setting") is Freedom.GUARDED
+
+
+def test_more_steps_say_the_learning_rate_that_they_come_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    peak = {"learning_rate": 1.0, "warmup_steps": 0, "final_learning_rate_fraction": 0.1}
+    config = changed(
+        tiny_run(tmp_path, steps=9), {f"optimizer.{name}": value for name, value in peak.items()}
+    )
+    write_run(config)
+    run_dir, longer = Path(config.run_dir), changed(config, {"training.steps": 17})
+
+    record_changes(run_dir, longer, check_drift(run_dir, longer), 8)
+
+    # Step 9 ended the decay at 0.1; now it is half-way, at 0.1 + 0.9 / 2.
+    assert "learning rate of step 9: 0.1 -> 0.55" in caplog.text
+
+
+def test_a_change_that_moves_no_learning_rate_says_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = changed(started_run(tmp_path), {"training.log_every": 7})
+
+    record_changes(Path(config.run_dir), config, check_drift(Path(config.run_dir), config), 2)
+
+    assert "learning rate" not in caplog.text

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ernie_vilg.config.cluster import SlurmConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.tracking import TrackingConfig
@@ -59,6 +61,43 @@ def test_rolled_back_steps_and_a_cut_line_are_dropped(tmp_path: Path) -> None:
     keep_metrics_until(path, 20)
 
     assert path.read_text() == '{"step": 10}\n{"step": 20}\n'
+
+
+def test_a_caption_with_foreign_line_ends_is_kept_whole(tmp_path: Path) -> None:
+    tracker = RunTracker(config_with(tmp_path), step=0)
+    path = tmp_path / "run" / "samples" / "step_00000010.png"
+    captions = {
+        f"samples/{index}": f"1. 红{mark}色" for index, mark in enumerate("\u2028\u2029\x85")
+    }
+    tracker.log_pictures(10, dict.fromkeys(captions, path), captions)
+    tracker.close()
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    before = metrics.read_bytes()
+
+    keep_metrics_until(metrics, 20)
+
+    assert metrics.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "null", "5", "[1]", "{}", '{"step": null}', '{"step": "10"}', "{\"step\": [10]}",
+        "[" * 100_000, '{"step": ' + "9" * 5000 + "}", '{"step": 10, "a": "\\ud83d"}', "no JSON",
+    ],
+    ids=lambda line: line[:20],
+)  # fmt: skip
+def test_a_line_without_a_step_ends_no_start_and_is_not_dropped(
+    tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 10}}\n{line}\n{{"step": 20}}\n{{"step": 30}}\n')
+
+    keep_metrics_until(path, 20)
+
+    assert path.read_text() == f'{{"step": 10}}\n{line}\n{{"step": 20}}\n'
+    (warning,) = caplog.messages
+    assert f"{path} line 2" in warning
 
 
 def test_steps_that_are_made_again_have_one_line(tmp_path: Path) -> None:

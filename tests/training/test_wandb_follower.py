@@ -56,6 +56,29 @@ def offline_files(folder: Path) -> list[Path]:
     return sorted((folder / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
 
 
+def test_lines_that_hold_no_metrics_cost_no_other_and_are_said_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    good = {"step": 1, "caption": "a\u2028b\x85c"}
+    bad = ["null", "5", "[1]", "[" * 100_000, '{"step": "2"}', '{"step": 3, "a": "\\ud83d"}']
+    lines = "\n".join([json.dumps(good, ensure_ascii=False), *bad, '{"step": 4}', ""])
+    path.write_text(lines, encoding="utf-8")
+
+    with Follower(path) as follower:
+        assert follower.new_lines() == [good, {"step": 4}]
+
+    said = capfd.readouterr()
+    assert (said.out + said.err).count("lines that hold no metrics") == 1
+
+
+@pytest.mark.parametrize("step", ["Infinity", "null", "[1]", "[" * 10_000 + "]" * 10_000])
+def test_a_damaged_mark_of_what_was_sent_is_passed_over(tmp_path: Path, step: str) -> None:
+    (tmp_path / "wandb_sent.json").write_text(f'{{"run_id": "me", "step": {step}}}')
+
+    assert SentMark(tmp_path, "me").step == -1
+
+
 def test_a_follower_takes_whole_lines_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"st')
