@@ -6,6 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_output
 
 DAMAGE_POLICIES = ("stop", "skip")
 
@@ -38,6 +39,7 @@ class LoaderConfig:
     """How often one shard's transfer into the cache is tried before the run stops."""
 
     def __post_init__(self) -> None:
+        check_local_output(**{"loader.cache_dir": self.cache_dir})
         if self.num_workers < 0:
             raise InputError(f"loader.num_workers={self.num_workers}: must not be negative")
         for name in ("prefetch_steps", "timeout_seconds", "cache_bytes", "max_attempts"):
