@@ -20,7 +20,11 @@ _TEMPORARY_BYTES = 40
 
 
 def check_output(
-    setting: str, value: str | Path, inputs: Mapping[str, str | None] | None = None
+    setting: str,
+    value: str | Path,
+    inputs: Mapping[str, str | None] | None = None,
+    *,
+    is_filled: bool = False,
 ) -> Path:
     """Return the place that a setting names, without links, if it can be written.
 
@@ -28,6 +32,7 @@ def check_output(
         setting: its name.
         value: a file or folder to write, and to be there or not.
         inputs: places that are read, by their settings; the output must not lie within one.
+        is_filled: whether files are written into it, rather than the whole beside it and renamed.
 
     Raises:
         InputError: it lies within an input, its name is too long, a file stands where a folder
@@ -36,7 +41,7 @@ def check_output(
     place = Path(os.path.realpath(value))
     for name, other in (inputs or {}).items():
         check_apart(setting, str(value), name, other)
-    reason = _why_not(place)
+    reason = _why_not(place / "file" if is_filled else place)
     if reason:
         raise InputError(
             f"{setting}={value} cannot be written: {reason}; mend this, or name another place"

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_pipelines.outputs import check_output
 from ernie_vilg.config.plan import PlanConfig
 from ernie_vilg.errors import InputError
 from launch.no_compiler import leave_compiler_unloaded
@@ -32,7 +33,7 @@ def main(config: PlanConfig) -> None:
     from ernie_vilg.planning.plan import plan
     from ernie_vilg.planning.report import lines_of_plan, scaling_table
 
-    folder = None if config.apply else check_output("plan_dir", f"{config.plan_dir}/{PLAN_NAME}")
+    folder = None if config.apply else check_output("plan_dir", config.plan_dir, is_filled=True)
     correction, lessons = _learn(config)
     found = plan(config, correction)
     _require_a_layout(config, found, correction)
@@ -43,7 +44,7 @@ def main(config: PlanConfig) -> None:
     # Other numbers of GPUs and the picture take as long again: whoever asked reads meanwhile.
     curve = _scaling(config, correction, found)
     print("\n".join(scaling_table(curve)), flush=True)
-    _write(folder.parent, config, found, curve)
+    _write(folder, config, found, curve)
 
 
 def _learn(config: PlanConfig) -> tuple["Correction", list[str]]:
@@ -84,7 +85,9 @@ def _scaling(
     return dict(sorted(curve.items()))
 
 
-def _write(folder: Path, config: PlanConfig, found: "Plan", curve: dict[int, "PlannedLayout"]) -> None:
+def _write(
+    folder: Path, config: PlanConfig, found: "Plan", curve: dict[int, "PlannedLayout"]
+) -> None:
     from ernie_vilg.evaluation.plan_picture import plan_picture
     from ernie_vilg.storage.files import write_bytes, write_json
 

@@ -19,7 +19,13 @@ from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import check_apart, check_folders, check_local_input, check_local_output, is_remote
+from ernie_vilg.locations import (
+    check_apart,
+    check_folders,
+    check_local_input,
+    check_local_output,
+    is_remote,
+)
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 
