@@ -82,9 +82,9 @@ def check_output_folder(
         InputError: as `check_output`; or something stands there, and either `overwrite` is false
             or it is not an earlier output, which a mistyped path would delete.
     """
+    place = check_output("output_dir", value, inputs)
     for name, other in (inputs or {}).items():
         check_apart(name, other, "output_dir", str(value))
-    place = check_output("output_dir", value, inputs)
     if os.path.ismount(place):
         raise InputError(
             f"output_dir={value}: a disk is mounted there, and a finished folder is renamed to its "
