@@ -109,3 +109,4 @@ def test_an_empty_or_broken_name_is_no_place_to_write(program: str, setting: str
 
     assert refusal(program, setting, "") == f"{name} is empty: name a place to write to"
     assert refusal(program, setting, "a\nb").startswith(f"{name} has a control character")
+    assert refusal(program, setting, "a\udcff").startswith(f"{name} is not UTF-8")
