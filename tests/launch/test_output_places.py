@@ -436,3 +436,28 @@ def test_a_run_lies_apart_from_its_shards(made: Path) -> None:
     with pytest.raises(InputError, match=r"run_dir=.*/images/run lies within shards="):
         run("train_image_tokenizer", *words, "image_tokenizer.image_size=8",
             "image_tokenizer.patch_size=8", f"run_dir={made}/images/run")  # fmt: skip
+
+
+def test_a_job_folder_is_made_behind_its_link(tmp_path: Path) -> None:
+    from launch.main_job import MARKER_FILE, owned_folder
+
+    (tmp_path / "link").symlink_to("scratch/job")
+    with owned_folder(tmp_path / "link", "job", force=False):
+        assert (tmp_path / "scratch/job" / MARKER_FILE).is_file()
+
+    (tmp_path / "file").write_text("kept")
+    with (
+        pytest.raises(InputError, match=r"^job\.output_dir=.* cannot be written: Not a directory"),
+        owned_folder(tmp_path / "file", "job", force=False),
+    ):
+        pass
+
+
+def test_a_cache_is_made_behind_its_link(tmp_path: Path) -> None:
+    from ernie_vilg.data.shard_cache import ShardCache
+
+    (tmp_path / "link").symlink_to("scratch/cache")
+
+    ShardCache(tmp_path / "link", max_bytes=1, wait_seconds=1)
+
+    assert (tmp_path / "scratch/cache").is_dir()
