@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -90,8 +91,12 @@ def build_image_shards(config: BuildShardsConfig) -> BuildReport:
         InputError: there is nothing to read, it changes meanwhile, `output_dir` must not be
             written, or too many lines were rejected; then `<output_dir>.rejected.jsonl` lists them.
     """
-    output_dir = Path(config.output_dir)
-    with output_folder(output_dir, overwrite=config.overwrite, marker=FILE_NAME) as folder:
+    with output_folder(
+        config.output_dir,
+        overwrite=config.overwrite,
+        marker=FILE_NAME,
+        inputs={"source": config.source},
+    ) as folder:
         num_lines = count_lines(Path(config.source))
         results = _write_shards(config, folder, num_lines)
         rejections = [rejection for result in results for rejection in result.rejections]
@@ -218,7 +223,7 @@ def _check_rejections(
         )
     if not too_many and len(rejections) < num_lines:
         return
-    output_dir = Path(config.output_dir)
+    output_dir = Path(os.path.realpath(config.output_dir))
     listing = output_dir.with_name(f"{output_dir.name}.{REJECTED_FILE}")
     _write_rejections(listing, rejections)
     counts = ", ".join(f"{reason}: {count}" for reason, count in count_reasons(rejections).items())

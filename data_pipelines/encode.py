@@ -17,6 +17,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +32,7 @@ from data_pipelines.captions import caption_of
 from data_pipelines.images import NUM_ENLARGED
 from data_pipelines.outputs import check_output_folder
 from data_pipelines.shard_writer import shard_name, write_shard
-from data_pipelines.work_folder import prepare_work_folder
+from data_pipelines.work_folder import work_folder
 from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.shards import EncodeShardsConfig
 from ernie_vilg.data.damage import DamagedSampleError
@@ -50,7 +51,7 @@ from ernie_vilg.manifest import (
     write_manifest,
 )
 from ernie_vilg.progress import progress
-from ernie_vilg.storage.files import commit_folder, sha256_of_json, write_json
+from ernie_vilg.storage.files import commit_folder, locked_file, sha256_of_json, write_json
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
@@ -78,6 +79,8 @@ class _EncodingTask:
     """The token shard's file."""
     record: Path
     """File to write when the token shard is complete."""
+    lock: Path
+    """Empty file, locked by the process that writes the token shard."""
     text_tokenizer: Path
     image_tokenizer: Path
     lineage: Mapping[str, str]
@@ -98,8 +101,10 @@ class _EncodedShard:
 class _Work:
     """All that is to be done for one output folder."""
 
+    output_dir: Path
+    """The output folder, without links."""
     folder: Path
-    """Beside it: finished shards, and their records."""
+    """Folder beside it: finished shards, and their records."""
     tasks: list[_EncodingTask]
     """In the order of the image shards."""
     settings: Mapping[str, Any]
@@ -115,21 +120,21 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
         InputError: the image shards or a tokenizer cannot be read, do not fit together, or
             `output_dir` must not be written.
     """
-    work = _start_work(config)
-    encoded = _encode_all(work.tasks, config.num_workers)
-    manifest = Manifest(
-        kind="token",
-        shards=tuple(item.shard for item in encoded),
-        settings={
-            **work.settings,
-            **_text_settings(encoded),
-            "pixels": config.keep_pixels,
-        },
-        lineage=work.lineage,
-    )
-    write_manifest(work.folder / "shards", manifest)
-    commit_folder(work.folder / "shards", Path(config.output_dir))
-    shutil.rmtree(work.folder)
+    with _started_work(config) as work:
+        encoded = _encode_all(work.tasks, config.num_workers)
+        manifest = Manifest(
+            kind="token",
+            shards=tuple(item.shard for item in encoded),
+            settings={
+                **work.settings,
+                **_text_settings(encoded),
+                "pixels": config.keep_pixels,
+            },
+            lineage=work.lineage,
+        )
+        write_manifest(work.folder / "shards", manifest)
+        commit_folder(work.folder / "shards", work.output_dir)
+        shutil.rmtree(work.folder)
     return manifest
 
 
@@ -158,15 +163,21 @@ def encode_part(config: EncodeShardsConfig) -> int:
         InputError: as `encode_image_shards`; or other work has been begun for `output_dir`.
     """
     assert config.part_index is not None
-    work = _start_work(config)
-    part = work.tasks[config.part_index :: config.num_parts]
-    _encode_all(part, config.num_workers)
+    with _started_work(config) as work:
+        part = work.tasks[config.part_index :: config.num_parts]
+        _encode_all(part, config.num_workers)
     return len(part)
 
 
-def _start_work(config: EncodeShardsConfig) -> _Work:
-    output_dir = Path(config.output_dir)
-    check_output_folder(output_dir, overwrite=config.overwrite, marker=FILE_NAME)
+@contextmanager
+def _started_work(config: EncodeShardsConfig) -> Iterator[_Work]:
+    inputs = ("shards", "text_tokenizer_dir", "image_tokenizer_dir")
+    output_dir = check_output_folder(
+        config.output_dir,
+        overwrite=config.overwrite,
+        marker=FILE_NAME,
+        inputs={name: getattr(config, name) for name in inputs},
+    )
     images = read_manifest(Path(config.shards), "image")
     text_tokenizer = TextTokenizer.load(Path(config.text_tokenizer_dir))
     image_tokenizer, image_tokenizer_sha256 = load_image_tokenizer(Path(config.image_tokenizer_dir))
@@ -180,18 +191,19 @@ def _start_work(config: EncodeShardsConfig) -> _Work:
         "image_shards": images.digest(),
     }
     job = {"lineage": lineage, "keep_pixels": config.keep_pixels}
-    folder = prepare_work_folder(output_dir, job, is_shared=config.part_index is not None)
-    return _Work(
-        folder=folder,
-        tasks=_encoding_tasks(config, images, lineage, folder),
-        settings={
-            "image_size": image_tokenizer.config.image_size,
-            "grid_size": image_tokenizer.config.grid_size,
-            "codebook_size": image_tokenizer.config.codebook_size,
-            "text_vocab_size": text_tokenizer.vocab_size,
-        },
-        lineage=lineage,
-    )
+    with work_folder(output_dir, job, is_shared=config.part_index is not None) as folder:
+        yield _Work(
+            output_dir=output_dir,
+            folder=folder,
+            tasks=_encoding_tasks(config, images, lineage, folder),
+            settings={
+                "image_size": image_tokenizer.config.image_size,
+                "grid_size": image_tokenizer.config.grid_size,
+                "codebook_size": image_tokenizer.config.codebook_size,
+                "text_vocab_size": text_tokenizer.vocab_size,
+            },
+            lineage=lineage,
+        )
 
 
 def image_batch(images: list[Image.Image]) -> Tensor:
@@ -222,6 +234,7 @@ def _encoding_tasks(
             shard=shard,
             output=work / "shards" / shard_name(SHARD_PREFIX, index),
             record=work / "records" / f"{index:05d}.json",
+            lock=work / "records" / f"{index:05d}.lock",
             text_tokenizer=Path(config.text_tokenizer_dir),
             image_tokenizer=Path(config.image_tokenizer_dir),
             lineage=lineage,
@@ -274,7 +287,19 @@ def _read_record(task: _EncodingTask) -> _EncodedShard | None:
 
 
 def _encode_shard(task: _EncodingTask) -> None:
-    """Write one token shard, then its record."""
+    """Write one token shard, then its record, unless another process has just done so."""
+    task.lock.touch()
+    with locked_file(task.lock) as is_locked:
+        if is_locked is False:
+            raise InputError(
+                f"{task.output} is being encoded by another process: wait for its end, then start "
+                "again"
+            )
+        if _read_record(task) is None:
+            _write_token_shard(task)
+
+
+def _write_token_shard(task: _EncodingTask) -> None:
     text_tokenizer, image_tokenizer = _load_tokenizers(
         task.text_tokenizer,
         task.image_tokenizer,

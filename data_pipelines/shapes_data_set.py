@@ -45,7 +45,7 @@ def write_shapes(config: DrawShapesConfig) -> dict[str, int]:
     """
     splits = choose_scenes(config)
     marker = f"{TRAIN}/{CAPTIONS_FILE}"
-    with output_folder(Path(config.output_dir), overwrite=config.overwrite, marker=marker) as root:
+    with output_folder(config.output_dir, overwrite=config.overwrite, marker=marker) as root:
         for name, scenes in splits.items():
             _write_captions(root / name, scenes)
         tasks = [

@@ -9,28 +9,32 @@ Source: ours, on rename(2), which replaces no folder that holds a file.
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.files import locked_file, write_json
 from ernie_vilg.storage.json_files import read_json
 
 _JOB_FILE = "job.json"
 
 
-def prepare_work_folder(output_dir: Path, job: Mapping[str, Any], *, is_shared: bool) -> Path:
-    """Return the folder to work in, with `shards/` and `records/` of this work alone.
+@contextmanager
+def work_folder(output_dir: Path, job: Mapping[str, Any], *, is_shared: bool) -> Iterator[Path]:
+    """Yield the folder to work in, with `shards/` and `records/` of this work alone.
+
+    For as long as the block runs, no other process has it, but those that share it.
 
     Args:
-        output_dir: folder that the finished work becomes.
+        output_dir: folder that the finished work becomes, without links.
         job: all that the bytes of the shards depend on, as JSON.
         is_shared: whether others may be working in it; then nothing in it is removed.
 
     Raises:
-        InputError: it is shared and belongs to other work.
+        InputError: it is shared and belongs to other work, or another process works in it.
     """
     work = output_dir.with_name(f".encoding-{output_dir.name}")
     if work.exists() and not _is_of(work, job):
@@ -39,10 +43,30 @@ def prepare_work_folder(output_dir: Path, job: Mapping[str, Any], *, is_shared: 
                 f"{work} holds the beginnings of other work (other shards, tokenizers or "
                 "keep_pixels): end what works there and remove it, or name another output_dir"
             )
-        shutil.rmtree(work)
+        _remove_other_work(work, output_dir)
     if not work.exists():
         _make(work, job)
-    return work
+    with _held(work, output_dir, shared=is_shared):
+        yield work
+
+
+def _remove_other_work(work: Path, output_dir: Path) -> None:
+    if not (work / _JOB_FILE).is_file():  # made by hand: whoever works here has made that file
+        shutil.rmtree(work)
+        return
+    with _held(work, output_dir):
+        shutil.rmtree(work)
+
+
+@contextmanager
+def _held(work: Path, output_dir: Path, *, shared: bool = False) -> Iterator[None]:
+    with locked_file(work / _JOB_FILE, shared=shared) as is_locked:
+        if is_locked is False:
+            raise InputError(
+                f"output_dir={output_dir} is being encoded by another process: wait for its end, "
+                "or name another folder"
+            )
+        yield
 
 
 def _is_of(work: Path, job: Mapping[str, Any]) -> bool:

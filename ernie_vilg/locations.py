@@ -6,7 +6,9 @@ a URL is refused: no shell is ever asked (WebDataset's `pipe:`), and nothing com
 Source: ours.
 """
 
+import os
 import re
+from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ernie_vilg.errors import InputError
@@ -14,6 +16,8 @@ from ernie_vilg.errors import InputError
 REMOTE_SCHEMES = ("s3", "gs", "https")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+"""What Python makes of a byte of a name that is not UTF-8."""
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -42,6 +46,70 @@ def is_remote(location: str) -> bool:
     if "#" in rest or ("?" in rest and scheme != "https"):
         raise InputError(f"{shown(location)} is followed by '?' or '#': name a folder only")
     return True
+
+
+def check_local_output(**places: str | None) -> None:
+    """Refuse places to write that are not local, by the names of their settings; null passes.
+
+    Raises:
+        InputError: a place is empty, a URL, a command such as `pipe:`, or has a control character.
+    """
+    for name, place in places.items():
+        if place == "":
+            raise InputError(f"{name} is empty: name a place to write to")
+    check_local_input(**places)
+
+
+def check_local_input(**places: str | None) -> None:
+    """Refuse places to read that are not local, by the names of their settings; null passes.
+
+    Raises:
+        InputError: a place is a URL, a command such as `pipe:`, or has a control character.
+    """
+    for name, place in places.items():
+        if place is None:
+            continue
+        if _SURROGATE.search(place):
+            raise InputError(f"{name} is not UTF-8: rename it, or reach it by a link that is")
+        if _CONTROL_CHARACTER.search(place):
+            raise InputError(f"{name} has a control character: name a place without")
+        if match := _SCHEME.match(place):
+            # What follows is not shown: it may hold a password.
+            raise InputError(
+                f"{name}={match[1]}:...: must be a file or folder of this machine, not a URL or a "
+                "command: name a local one, such as a mounted bucket or a copy "
+                f"(./{match[1]}:... if that is its name)"
+            )
+
+
+def check_folders(**places: str) -> None:
+    """Refuse places that are not folders, by the names of their settings.
+
+    Raises:
+        InputError: one is none.
+    """
+    for name, place in places.items():
+        if not place or not Path(place).is_dir():
+            raise InputError(
+                f"{name}={place} is not a folder: run the program that writes it first, or name "
+                "another"
+            )
+
+
+def check_apart(setting: str, place: str | None, other_setting: str, other: str | None) -> None:
+    """Refuse a place that lies within another one, or is it, links followed.
+
+    Raises:
+        InputError: it does.
+    """
+    if not place or not other or is_remote(place) or is_remote(other):
+        return
+    inner, outer = (Path(os.path.realpath(path)) for path in (place, other))
+    if inner.is_relative_to(outer):
+        raise InputError(
+            f"{setting}={place} lies within {other_setting}={other}: name places apart from each "
+            "other, what is read must not change"
+        )
 
 
 def shown(location: str) -> str:

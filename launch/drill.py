@@ -5,17 +5,17 @@
 Source: ours.
 """
 
-import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipelines.outputs import check_output
 from ernie_vilg.config.drill import ALL_DRILLS, DrillConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.progress import duration
-from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.files import is_taken, remove, write_json
 from launch.program import program
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def main(config: DrillConfig) -> None:
     from launch.drills.catalogue import Grounds, build_reference
     from launch.drills.grounds import prepare
 
-    folder = Path(config.drill_dir).resolve()
-    clear(folder)
+    folder = clear(config.drill_dir)
     scaled, data = prepare(config, folder / "data")
     source = "the first of your own shards" if data.is_own else "pairs made here, yours are absent"
     print(f"{len(names)} drills on {config.num_ranks} ranks, on {source}; logs in {folder}")
@@ -90,16 +89,19 @@ def _chosen(config: DrillConfig) -> list[str]:
     return chosen
 
 
-def clear(folder: Path) -> None:
-    """Remove an earlier drill's folder.
+def clear(drill_dir: str) -> Path:
+    """Remove what an earlier drill left in a folder, and return the folder, without links.
 
     Raises:
-        InputError: the folder holds something else.
+        InputError: the folder holds something else, or cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "data").is_dir():
+    folder = check_output("drill_dir", drill_dir, is_filled=True)
+    if is_taken(folder) and not (folder / "data").is_dir():
         raise InputError(f"drill_dir={folder} holds something else: name an empty or new folder")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in folder.iterdir():
+        remove(entry)
+    return folder
 
 
 def _drill(grounds: "Grounds", name: str) -> Outcome:

@@ -7,8 +7,11 @@ import os
 from collections.abc import Mapping, MutableMapping
 
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.errors import InputError
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+_LAUNCHERS_OWN = ("TORCHELASTIC_RUN_ID", "CROSS_SIZE")
+"""Variables that torchrun and deepspeed set, and that nobody sets by hand."""
 _SRUN = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
 
 
@@ -35,6 +38,23 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
     """Say whether a launcher started this process, rather than a person."""
     return _place_variables(environment) is not None
+
+
+def require_one_process(
+    program: str, launch: Launch, environment: Mapping[str, str] = os.environ
+) -> None:
+    """Refuse that torchrun or deepspeed starts several processes of a program that needs one.
+
+    A world size alone says nothing: it may be left over from another program of the shell.
+
+    Raises:
+        InputError: it does.
+    """
+    if launch.world_size > 1 and any(name in environment for name in _LAUNCHERS_OWN):
+        raise InputError(
+            f"launch/{program}.py is one process, and a launcher started {launch.world_size} of "
+            "it: start it with python alone"
+        )
 
 
 def add_variables(

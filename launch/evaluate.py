@@ -11,16 +11,19 @@ from launch.program import program
 def main(config: EvaluateConfig) -> None:
     """Draw captions, caption pictures, judge both, and write everything into `output_dir`."""
     # torch is imported after the settings are checked: a wrong one is answered at once.
-    from data_pipelines.outputs import check_output_folder, output_folder
+    from data_pipelines.outputs import output_folder
     from ernie_vilg.evaluation.pairs import EVALUATION_FILE, evaluate, read_pairs
     from ernie_vilg.generation.pipeline import ErnieVilg
 
-    output = Path(config.output_dir)
-    check_output_folder(output, overwrite=config.overwrite, marker=EVALUATION_FILE)
-    model = ErnieVilg.from_pretrained(Path(config.weights))
-    tokenizer = model.image_tokenizer.config
-    pairs = read_pairs(Path(config.pairs), count=config.count, image_size=tokenizer.image_size)
-    with output_folder(output, overwrite=config.overwrite, marker=EVALUATION_FILE) as folder:
+    with output_folder(
+        config.output_dir,
+        overwrite=config.overwrite,
+        marker=EVALUATION_FILE,
+        inputs={"weights": config.weights, "pairs": config.pairs},
+    ) as folder:
+        model = ErnieVilg.from_pretrained(Path(config.weights))
+        tokenizer = model.image_tokenizer.config
+        pairs = read_pairs(Path(config.pairs), count=config.count, image_size=tokenizer.image_size)
         scores = evaluate(
             model,
             pairs,

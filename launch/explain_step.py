@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from data_pipelines.outputs import check_output_file
 from ernie_vilg.config.explain import ExplainStepConfig
 from ernie_vilg.storage.files import write_bytes
 from launch.program import program
@@ -22,6 +23,8 @@ def main(config: ExplainStepConfig) -> None:
         from ernie_vilg.training.sample_losses import sample_losses
 
         measure_losses = sample_losses
+    output = config.output or f"{config.run}/explained/step_{config.step:08d}.html"
+    place = check_output_file("output", output, {**config.token_shards})
     explanation = explain_step(
         Path(config.run),
         config.step,
@@ -34,8 +37,7 @@ def main(config: ExplainStepConfig) -> None:
         ),
         measure_losses=measure_losses,
     )
-    output = config.output or f"{config.run}/explained/step_{config.step:08d}.html"
-    write_bytes(Path(output), step_page(explanation).encode())
+    write_bytes(place, step_page(explanation).encode())
     record = explanation.history.record
     last = record.first_position + record.num_positions - 1
     print(f"{output}: open it in a browser")

@@ -14,7 +14,7 @@ def main(config: ExportConfig) -> None:
 
     step = export(
         Path(config.run),
-        Path(config.output_dir),
+        config.output_dir,
         overwrite=config.overwrite,
         average=config.average,
     )

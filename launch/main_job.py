@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from data_pipelines.outputs import check_output
 from ernie_vilg.config.main_job import LOGS_FOLDER, JobConfig, MainJobConfig, StageConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.ports import free_port
@@ -98,10 +99,11 @@ def owned_folder(folder: Path, name: str, *, force: bool) -> Iterator[int]:
     """Hold the job's folder for as long as the block runs, and yield the lock's descriptor.
 
     Raises:
-        InputError: the folder is not empty and not this job's, or another process holds it.
+        InputError: the folder cannot be written, is not empty and not this job's, or another
+            process holds it.
     """
     marker = folder / MARKER_FILE
-    folder.mkdir(parents=True, exist_ok=True)
+    check_output("job.output_dir", folder, is_filled=True).mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not (marker.exists() and read_json(marker) == {"job": name}):
         raise InputError(
             f"job.output_dir={folder} holds files that are not those of job {name}: name another "

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_pipelines.outputs import check_output
 from ernie_vilg.config.plan import PlanConfig
 from ernie_vilg.errors import InputError
 from launch.no_compiler import leave_compiler_unloaded
@@ -32,17 +33,18 @@ def main(config: PlanConfig) -> None:
     from ernie_vilg.planning.plan import plan
     from ernie_vilg.planning.report import lines_of_plan, scaling_table
 
+    folder = None if config.apply else check_output("plan_dir", config.plan_dir, is_filled=True)
     correction, lessons = _learn(config)
     found = plan(config, correction)
     _require_a_layout(config, found, correction)
-    if config.apply:
+    if folder is None:
         print(override_line(found.best[0].run.parallelism))
         return
     print("\n".join([*lessons, *lines_of_plan(config, found), ""]), flush=True)
     # Other numbers of GPUs and the picture take as long again: whoever asked reads meanwhile.
     curve = _scaling(config, correction, found)
     print("\n".join(scaling_table(curve)), flush=True)
-    _write(config, found, curve)
+    _write(folder, config, found, curve)
 
 
 def _learn(config: PlanConfig) -> tuple["Correction", list[str]]:
@@ -83,12 +85,12 @@ def _scaling(
     return dict(sorted(curve.items()))
 
 
-def _write(config: PlanConfig, found: "Plan", curve: dict[int, "PlannedLayout"]) -> None:
+def _write(
+    folder: Path, config: PlanConfig, found: "Plan", curve: dict[int, "PlannedLayout"]
+) -> None:
     from ernie_vilg.evaluation.plan_picture import plan_picture
-    from ernie_vilg.storage.files import write_json
+    from ernie_vilg.storage.files import write_bytes, write_json
 
-    folder = Path(config.plan_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(
         folder / PLAN_NAME,
         {
@@ -99,8 +101,8 @@ def _write(config: PlanConfig, found: "Plan", curve: dict[int, "PlannedLayout"])
             "scaling": {str(num_gpus): _as_json(best) for num_gpus, best in curve.items()},
         },
     )
-    (folder / PICTURE_NAME).write_bytes(plan_picture(config, found.best, curve))
-    print(f"written: {folder / PLAN_NAME}, {folder / PICTURE_NAME}")
+    write_bytes(folder / PICTURE_NAME, plan_picture(config, found.best, curve))
+    print(f"written: {config.plan_dir}/{PLAN_NAME}, {config.plan_dir}/{PICTURE_NAME}")
 
 
 def _as_json(layout: "PlannedLayout") -> dict[str, Any]:

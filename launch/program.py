@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ernie_vilg.config.exit_codes import ExitCode, write_ending
 from ernie_vilg.config.launch import RendezvousError
 from ernie_vilg.errors import InputError
-from launch.environment import read_launch
+from launch.environment import read_launch, require_one_process
 
 CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 
@@ -37,7 +37,7 @@ Config = TypeVar("Config")
 
 
 def program(
-    name: str, schema: type[Config]
+    name: str, schema: type[Config], *, has_ranks: bool = False
 ) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
     """Turn `main(config)` into a program that reads `conf/<name>.yaml` and the command line.
 
@@ -45,6 +45,8 @@ def program(
         name: the program's configuration file, without `.yaml`. The file's defaults list
             starts with `<name>_schema`.
         schema: the dataclass that `main` takes.
+        has_ranks: whether several processes of it are one run. A launcher may not start several
+            of any other program: all would do the same work and write the same files.
 
     Returns:
         a decorator. The decorated `main` takes no arguments; a bad setting prints one
@@ -66,6 +68,8 @@ def program(
                 force=True,
             )
             try:
+                if not has_ranks:
+                    require_one_process(name, launch)
                 main(to_dataclass(composed, schema))
             except RendezvousError as error:
                 if launch.local_rank == 0:  # of every machine: the leader may not know

@@ -6,8 +6,10 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from data_pipelines.outputs import check_output_file
 from ernie_vilg.config.evaluation import ReportConfig
 from ernie_vilg.config.schema import from_json
+from ernie_vilg.locations import check_folders
 from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.storage.json_files import read_json
 from launch.program import program
@@ -22,6 +24,9 @@ def main(config: ReportConfig) -> None:
     # matplotlib is imported after the settings are checked: a wrong one is answered at once.
     from ernie_vilg.evaluation.report import read_content, report_html
 
+    inputs = ("pretrain_run", "tokenizer_run", "evaluation", "stages")
+    check_folders(**{name: getattr(config, name) for name in inputs})
+    output = check_output_file("output", config.output)
     files = sorted(Path(config.stages).glob("*.json"))
     states = [(path.stem, from_json(read_json(path), StageState, str(path))) for path in files]
     finished = [(name, asdict(state)) for name, state in states if state.status == "finished"]
@@ -36,7 +41,7 @@ def main(config: ReportConfig) -> None:
         trained_on=config.trained_on,
         examples=config.examples,
     )
-    write_bytes(Path(config.output), report_html(content).encode())
+    write_bytes(output, report_html(content).encode())
     print(f"{config.output}: open it in a browser")
 
 

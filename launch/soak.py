@@ -8,7 +8,6 @@ Source: ours.
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from ernie_vilg.config.soak import SoakConfig
 from ernie_vilg.progress import duration
@@ -32,8 +31,7 @@ def main(config: SoakConfig) -> None:
     from launch.drills.runs import DrilledRun
     from launch.drills.soaking import Soak, nan_fault, stop_fault, verdict
 
-    folder = Path(config.drill_dir).resolve()
-    clear(folder)
+    folder = clear(config.drill_dir)
     scaled, data = prepare(config, folder / "data")
     scaled = replace(
         scaled,

@@ -1,20 +1,35 @@
 """Train the image tokenizer, or go on training it: the same command does both."""
 
 import os
+from pathlib import Path
 
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
-from ernie_vilg.manifest import read_manifest_at
+from ernie_vilg.config.launch import Launch
+from ernie_vilg.locations import check_apart
+from ernie_vilg.manifest import Manifest, read_manifest_at
+from ernie_vilg.training.preflight import check_run_folder
+from ernie_vilg.training.run_lock import RunLock
 from launch.environment import read_launch
 from launch.program import program
 
 
-@program("train_image_tokenizer", TrainImageTokenizerConfig)
+@program("train_image_tokenizer", TrainImageTokenizerConfig, has_ranks=True)
 def main(config: TrainImageTokenizerConfig) -> None:
     """Check every setting, then train."""
     launch = read_launch()
     config.check_ranks(launch.world_size)
     manifest = read_manifest_at(config.shards, "image")
     config.check_image_size(int(manifest.settings["image_size"]))
+    run_dir = Path(config.run_dir)
+    check_apart("run_dir", config.run_dir, "shards", config.shards)
+    if launch.is_leader:
+        check_run_folder(run_dir)
+    # A second run of the same folder is refused before torch is loaded.
+    with RunLock(run_dir, launch):
+        _train(config, manifest, launch)
+
+
+def _train(config: TrainImageTokenizerConfig, manifest: Manifest, launch: Launch) -> None:
     # Imported here so that a bad setting is reported before torch is loaded.
     import torch
     import torch.distributed as dist

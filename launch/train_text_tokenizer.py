@@ -20,14 +20,19 @@ def main(config: TrainTextTokenizerConfig) -> None:
         write_text_tokenizer,
     )
 
-    shards, output_dir = Path(config.shards), Path(config.output_dir)
+    shards = Path(config.shards)
     manifest = read_manifest(shards, "image")
-    with output_folder(output_dir, overwrite=config.overwrite, marker=DESCRIPTION_FILE) as folder:
+    with output_folder(
+        config.output_dir,
+        overwrite=config.overwrite,
+        marker=DESCRIPTION_FILE,
+        inputs={"shards": config.shards},
+    ) as folder:
         captions = read_captions(shards, manifest, max_captions=config.max_captions)
         model = train_text_tokenizer(captions, config)
         made_from = {"image_shards": manifest.digest(), "settings": asdict(config)}
         tokenizer = write_text_tokenizer(folder, model, made_from)
-    print(f"{output_dir}: {tokenizer.vocab_size} ids, SHA-256 {tokenizer.sha256}")
+    print(f"{config.output_dir}: {tokenizer.vocab_size} ids, SHA-256 {tokenizer.sha256}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ CAPTIONS = [caption_of(scene) for index, scene in enumerate(all_scenes()) if ind
 
 def settings(**values: object) -> TrainTextTokenizerConfig:
     defaults = {"vocab_size": 315, "model_type": "bpe", "max_piece_length": 6}
-    return TrainTextTokenizerConfig(shards="", output_dir="", **{**defaults, **values})
+    return TrainTextTokenizerConfig(shards="unused", output_dir="unused", **{**defaults, **values})
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import is_remote
+from ernie_vilg.locations import check_local_input, is_remote
 
 ONLY_DATA_SET = "main"
 """Name of the data set of a run without a mixture."""
@@ -70,6 +70,12 @@ class PretrainDataConfig:
     """How one rank reads."""
 
     def __post_init__(self) -> None:
+        check_local_input(
+            **{
+                "data.text_tokenizer": self.text_tokenizer,
+                "data.image_tokenizer": self.image_tokenizer,
+            }
+        )
         if self.shuffle_block_shards < 1:
             raise InputError(
                 f"data.shuffle_block_shards={self.shuffle_block_shards}: must be at least 1"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_output
 
 ALL_DRILLS = "all"
 
@@ -25,5 +26,6 @@ class DrillConfig(PretrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_local_output(drill_dir=self.drill_dir)
         if self.num_ranks < 2:
             raise InputError(f"num_ranks={self.num_ranks}: most drills need at least 2 ranks")

@@ -6,6 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_input, check_local_output
 
 JUDGES = ("shapes", "none")
 
@@ -34,6 +35,8 @@ class EvaluateConfig:
     """Whether an evaluation already in `output_dir` is replaced."""
 
     def __post_init__(self) -> None:
+        check_local_input(weights=self.weights, pairs=self.pairs)
+        check_local_output(output_dir=self.output_dir)
         for name in ("count", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: set at least 1")
@@ -67,5 +70,12 @@ class ReportConfig:
     """Pictures and captions shown of each direction."""
 
     def __post_init__(self) -> None:
+        check_local_input(
+            pretrain_run=self.pretrain_run,
+            tokenizer_run=self.tokenizer_run,
+            evaluation=self.evaluation,
+            stages=self.stages,
+        )
+        check_local_output(output=self.output)
         if self.examples < 1:
             raise InputError(f"examples={self.examples}: set at least 1")

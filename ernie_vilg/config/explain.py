@@ -6,6 +6,7 @@ Source: ours.
 from dataclasses import dataclass, field
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_input, check_local_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,12 @@ class ExplainStepConfig:
     """Folder into which remote shards are copied; null is the run's."""
 
     def __post_init__(self) -> None:
+        check_local_input(
+            run=self.run,
+            text_tokenizer_dir=self.text_tokenizer_dir,
+            image_tokenizer_dir=self.image_tokenizer_dir,
+        )
+        check_local_output(output=self.output, cache_dir=self.cache_dir)
         if self.step < 1:
             raise InputError(f"step={self.step}: the first update makes step 1, set at least that")
         if self.max_samples < 1:

@@ -6,6 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_input, check_local_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,10 @@ class ExportConfig:
     run must have been trained with training.ema_decay above 0."""
     overwrite: bool = False
     """Whether an existing weights folder may be replaced."""
+
+    def __post_init__(self) -> None:
+        check_local_input(run=self.run)
+        check_local_output(output_dir=self.output_dir)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,8 @@ class GenerateConfig:
     """cpu, cuda, or auto: a GPU if there is one."""
 
     def __post_init__(self) -> None:
+        check_local_input(weights=self.weights, prompts_file=self.prompts_file)
+        check_local_output(output_dir=self.output_dir)
         if bool(self.prompts) == bool(self.prompts_file):
             raise InputError(
                 f"prompts={list(self.prompts)} and prompts_file={self.prompts_file}: give one of "
@@ -91,6 +98,8 @@ class CaptionConfig:
     """cpu, cuda, or auto: a GPU if there is one."""
 
     def __post_init__(self) -> None:
+        check_local_input(weights=self.weights, images=self.images)
+        check_local_output(output=self.output)
         _check_generation(self.batch_size, self.device)
         if self.temperature < 0:
             raise InputError(f"temperature={self.temperature}: must be 0 (greedy) or above")

@@ -6,6 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class HealthConfig:
     """Pairs per measurement, from the top of the file."""
 
     def __post_init__(self) -> None:
+        check_local_input(**{"health.pairs": self.pairs})
         if self.every < 0:
             raise InputError(f"health.every={self.every}: must be 0 (never) or above")
         if self.count < 1:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import is_remote, shown
+from ernie_vilg.locations import check_local_output, is_remote, shown
 
 MAX_CODEBOOK_SIZE = 1 << 16
 """Token shards hold codes as uint16."""
@@ -230,6 +230,7 @@ class TrainImageTokenizerConfig:
     """How one rank reads."""
 
     def __post_init__(self) -> None:
+        check_local_output(run_dir=self.run_dir)
         if self.training.image_cache_bytes > 0 and self.loader.num_workers > 0:
             raise InputError(
                 f"training.image_cache_bytes={self.training.image_cache_bytes} with "

@@ -6,6 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_output
 
 DAMAGE_POLICIES = ("stop", "skip")
 MAX_WORKERS = 256
@@ -42,6 +43,7 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.num_workers <= MAX_WORKERS:
             raise InputError(f"loader.num_workers={self.num_workers}: set 0 to {MAX_WORKERS}")
+        check_local_output(**{"loader.cache_dir": self.cache_dir})
         for name in ("prefetch_steps", "timeout_seconds", "cache_bytes", "max_attempts"):
             if getattr(self, name) < 1:
                 raise InputError(f"loader.{name}={getattr(self, name)}: must be at least 1")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_output
 
 STAGES_FOLDER = "stages"
 LOGS_FOLDER = "logs"
@@ -87,6 +88,7 @@ class JobConfig:
     """Further words per stage, put behind its command."""
 
     def __post_init__(self) -> None:
+        check_local_output(**{"job.output_dir": self.output_dir})
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names) or not names:
             raise InputError(f"job.stages: names {names} must be different, and at least one")

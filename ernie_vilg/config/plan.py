@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_input, check_local_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class PlanConfig(PretrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_local_output(plan_dir=self.plan_dir)
+        check_local_input(**{f"history[{index}]": run for index, run in enumerate(self.history)})
         for name in ("num_gpus", "num_pairs", "top"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 1")

@@ -19,7 +19,13 @@ from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import is_remote
+from ernie_vilg.locations import (
+    check_apart,
+    check_folders,
+    check_local_input,
+    check_local_output,
+    is_remote,
+)
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 
@@ -163,6 +169,7 @@ class SamplesConfig:
     is the background of most pictures; 1 samples from the model."""
 
     def __post_init__(self) -> None:
+        check_local_input(**{"samples.pairs": self.pairs})
         if self.temperature < 0:
             raise InputError(f"samples.temperature={self.temperature}: must be 0 (greedy) or above")
         if self.every < 0 or self.count < 1:
@@ -215,14 +222,13 @@ class PretrainConfig:
     what a plan of the run needs to know. null: neither MFU nor seconds are known."""
 
     def __post_init__(self) -> None:
+        check_local_output(run_dir=self.run_dir)
         if self.precision not in PRECISIONS:
             raise InputError(
                 f"precision={self.precision}: choose {', '.join(PRECISIONS[:-1])} or "
                 f"{PRECISIONS[-1]}"
             )
         require_finite(self)
-        if not self.run_dir:
-            raise InputError("run_dir is empty: name a folder for what the run leaves behind")
         if self.world_size is not None and not self.dry_run:
             raise InputError(
                 f"world_size={self.world_size} is for a dry run: add dry_run=true, or leave it "
@@ -285,19 +291,24 @@ class PretrainConfig:
             )
 
     def check_paths(self) -> None:
-        """Check that what the run reads is there, before anything starts.
+        """Check that what the run reads is there and apart from the run, before anything starts.
 
         Raises:
-            InputError: a folder is missing; the message names its key.
+            InputError: a folder is missing or holds the run folder; the message names its key.
         """
-        for name, folder in self.missing_folders().items():
-            raise InputError(
-                f"{name}={folder} is not a folder: run the program that writes it first, or "
-                "name another"
-            )
+        for name, folder in self._folders_read().items():
+            check_apart("run_dir", self.run_dir, name, folder)
+        check_folders(**self._folders_read())
 
     def missing_folders(self) -> dict[str, str]:
         """Return the folders that the run reads and that are not there, by their keys."""
+        return {
+            name: folder
+            for name, folder in self._folders_read().items()
+            if not folder or not Path(folder).is_dir()
+        }
+
+    def _folders_read(self) -> dict[str, str]:
         folders = {
             self.data.setting_of(name): location
             for name, location in self.data.locations.items()
@@ -311,8 +322,4 @@ class PretrainConfig:
             folders["samples.pairs"] = self.samples.pairs
         if self.health.every and self.health.pairs is not None:
             folders["health.pairs"] = self.health.pairs
-        return {
-            name: folder
-            for name, folder in folders.items()
-            if not folder or not Path(folder).is_dir()
-        }
+        return folders

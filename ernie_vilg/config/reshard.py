@@ -6,6 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class ReshardConfig:
     cores and memory allow."""
 
     def __post_init__(self) -> None:
+        check_local_output(run=self.run)
         if self.step is not None and self.step < 1:
             raise InputError(
                 f"step={self.step}: set at least 1, fresh weights are the same under every layout"

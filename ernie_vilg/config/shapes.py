@@ -6,6 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class DrawShapesConfig:
     """Whether a data set already in `output_dir` is replaced."""
 
     def __post_init__(self) -> None:
+        check_local_output(output_dir=self.output_dir)
         if self.train_scenes is not None and self.train_scenes < 1:
             raise InputError(
                 f"train_scenes={self.train_scenes}: set at least 1, or null for all scenes"

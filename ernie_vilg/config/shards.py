@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ernie_vilg.config.loader import MAX_WORKERS
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_input, check_local_output
 
 IMAGE_FORMATS = ("png", "jpeg")
 
@@ -37,6 +38,8 @@ class BuildShardsConfig:
     """Whether image shards already in `output_dir` are replaced."""
 
     def __post_init__(self) -> None:
+        check_local_input(source=self.source)
+        check_local_output(output_dir=self.output_dir)
         _require_at_least_one(
             image_size=self.image_size,
             samples_per_shard=self.samples_per_shard,
@@ -84,6 +87,12 @@ class EncodeShardsConfig:
     part, and the manifest."""
 
     def __post_init__(self) -> None:
+        check_local_input(
+            shards=self.shards,
+            text_tokenizer_dir=self.text_tokenizer_dir,
+            image_tokenizer_dir=self.image_tokenizer_dir,
+        )
+        check_local_output(output_dir=self.output_dir)
         _require_at_least_one(batch_size=self.batch_size, num_parts=self.num_parts)
         if self.part_index is not None and not 0 <= self.part_index < self.num_parts:
             raise InputError(

@@ -6,6 +6,7 @@ Source: the options are SentencePiece's (Kudo and Richardson 2018, arXiv:1808.06
 from dataclasses import dataclass
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local_input, check_local_output
 from ernie_vilg.vocabulary import NUM_BYTES, NUM_SPECIAL_IDS
 
 MODEL_TYPES = ("unigram", "bpe")
@@ -36,6 +37,8 @@ class TrainTextTokenizerConfig:
     """Whether a text tokenizer already in `output_dir` is replaced."""
 
     def __post_init__(self) -> None:
+        check_local_input(shards=self.shards)
+        check_local_output(output_dir=self.output_dir)
         smallest = NUM_SPECIAL_IDS + NUM_BYTES + 1
         if self.vocab_size < smallest:
             raise InputError(

@@ -53,7 +53,7 @@ class ShardCache:
         self._folder = folder
         self._max_bytes = max_bytes
         self._wait_seconds = wait_seconds
-        (folder / _LOCKS_FOLDER).mkdir(parents=True, exist_ok=True)
+        Path(os.path.realpath(folder), _LOCKS_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def open(self, shard: StoredFile) -> BinaryIO | None:
         """Return a shard's copy as an unbuffered file, None where there is no copy."""

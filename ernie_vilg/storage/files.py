@@ -115,6 +115,24 @@ def committed_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             raise
 
 
+@contextmanager
+def locked_file(path: Path, *, shared: bool = False) -> Iterator[bool | None]:
+    """Hold a lock on a file for as long as the block runs, without waiting.
+
+    Args:
+        path: an existing file.
+        shared: whether other processes may hold the lock too, all of them shared.
+
+    Yields whether this process has it, on the file that is still at `path`; None on a file system
+    without locks.
+    """
+    with path.open("r+b") as file:
+        is_locked = _lock(file.fileno(), shared=shared)
+        if is_locked is None:
+            _warn_of_no_locks(path)
+        yield is_locked and _is_at(file.fileno(), path)
+
+
 def commit_folder(temporary: Path, final: Path) -> None:
     """Flush every file under `temporary` and rename it to `final`, replacing what is there.
 
@@ -237,9 +255,7 @@ def _locked_folder(final: Path) -> Iterator[Path]:
                     "another folder"
                 )
             if is_locked is None:
-                logger.warning(
-                    "%s: this file system has no locks; let no other process write it", final
-                )
+                _warn_of_no_locks(final)
             if _is_at(descriptor, temporary):
                 yield temporary
                 return
@@ -248,14 +264,18 @@ def _locked_folder(final: Path) -> Iterator[Path]:
     raise InputError(f"{final} is being written by other processes: let one of them do it")
 
 
-def _lock(descriptor: int) -> bool | None:
+def _warn_of_no_locks(path: Path) -> None:
+    logger.warning("%s: this file system has no locks; let no other process write it", path)
+
+
+def _lock(descriptor: int, *, shared: bool = False) -> bool | None:
     """Lock an open file or folder until it is closed.
 
     Returns:
         whether this process now has the lock; None on a file system without locks.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

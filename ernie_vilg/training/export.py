@@ -9,10 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from data_pipelines.outputs import output_folder
 from ernie_vilg.config.model import ModelConfig, model_config_from_json
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_apart
 from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.weights import (
+    CONFIG_NAME,
     IMAGE_TOKENIZER_FOLDER,
     TEXT_TOKENIZER_FOLDER,
     save_weights,
@@ -21,7 +24,6 @@ from ernie_vilg.parallel.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.universal import WEIGHTS, gather_weights
 from ernie_vilg.parallel.whole_state import parameter_shapes, require_parameters
-from ernie_vilg.storage.files import committed_folder
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.training.commit import newest_checkpoint, read_manifest
 from ernie_vilg.training.run_folder import read_run
@@ -30,7 +32,7 @@ from ernie_vilg.vqgan.weights import load_image_tokenizer
 logger = logging.getLogger(__name__)
 
 
-def export(run_dir: Path, output_dir: Path, *, overwrite: bool, average: bool) -> int:
+def export(run_dir: Path, output_dir: str | Path, *, overwrite: bool, average: bool) -> int:
     """Write the weights folder of a run's newest verified checkpoint.
 
     Split weights of any layout are put together on this machine's CPU, in float32.
@@ -45,9 +47,18 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool, average: bool) -
         the step of the checkpoint.
 
     Raises:
-        InputError: no checkpoint verifies, the tokenizers are not those of the run, or the run
-            kept no average.
+        InputError: no checkpoint verifies, the tokenizers are not those of the run, the run
+            kept no average, or `output_dir` must not be written.
     """
+    check_apart("run", str(run_dir), "output_dir", str(output_dir))
+    # The lock comes first: gathering takes long.
+    with output_folder(output_dir, overwrite=overwrite, marker=CONFIG_NAME) as folder:
+        step = _export(run_dir, folder, average=average)
+    logger.info("wrote %s of step %d", output_dir, step)
+    return step
+
+
+def _export(run_dir: Path, folder: Path, *, average: bool) -> int:
     checkpoint = newest_checkpoint(run_dir)
     if checkpoint is None:
         raise InputError(
@@ -61,17 +72,10 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool, average: bool) -
     run = read_run(run_dir)
     _check_tokenizers(run, identity["lineage"])
     config, weights = whole_weights(checkpoint, average=average)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with committed_folder(output_dir, replace=overwrite) as folder:
-        about = {
-            "step": manifest["step"],
-            "average": average,
-            "lineage": identity["lineage"],
-        }
-        save_weights(folder, config, weights, about)
-        shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
-        shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
-    logger.info("wrote %s from %s", output_dir, checkpoint)
+    about = {"step": manifest["step"], "average": average, "lineage": identity["lineage"]}
+    save_weights(folder, config, weights, about)
+    shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
+    shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
     return int(manifest["step"])
 
 

@@ -22,7 +22,7 @@ def check_run_folder(run_dir: Path) -> None:
     """
     folder = run_dir
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        Path(os.path.realpath(run_dir)).mkdir(parents=True, exist_ok=True)  # where a link leads
         subfolders = sorted(path for path in run_dir.iterdir() if path.is_dir())
         for folder in (run_dir, *subfolders):
             _try_to_write(folder)

@@ -224,7 +224,7 @@ class RunLock:
         folder = self._path.parent
         return (
             f"run_dir={folder} is in use by {holder}: wait for it, end it (touch {folder}/STOP "
-            "stops it at its next step), or name another run_dir"
+            "stops a pretraining run at its next step), or name another run_dir"
         )
 
     def _beat(self) -> None:

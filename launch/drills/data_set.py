@@ -107,7 +107,7 @@ def text_model(captions: list[str], data: DataSet) -> bytes:
     return train_text_tokenizer(
         captions,
         TrainTextTokenizerConfig(
-            shards="", output_dir=str(data.text_tokenizer), vocab_size=300, model_type="bpe"
+            shards="unused", output_dir=str(data.text_tokenizer), vocab_size=300, model_type="bpe"
         ),
     )
 

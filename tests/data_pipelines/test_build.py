@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -273,3 +274,27 @@ def test_real_pairs_go_through(tmp_path: Path) -> None:
     with Image.open(io.BytesIO(sample["png"])) as image:
         assert (image.size, image.mode) == ((64, 64), "RGB")
         assert image.getpixel((0, 0)) == (255, 255, 255)  # transparent in the source
+
+
+def test_a_name_that_is_not_utf_8_is_one_rejected_line(source: Path) -> None:
+    gbk = os.fsdecode("红.png".encode("gbk"))
+    (source / "images" / gbk).write_bytes(b"no picture")
+    (source / "images" / "link.png").symlink_to(gbk)
+    (source / "escaping.png").symlink_to(source.parent / gbk)
+    lines = [
+        json.dumps({"image": f"images/{gbk}", "caption": "a"}).encode(),
+        json.dumps({"image": "images/红.png", "caption": "a"}, ensure_ascii=False).encode("gbk"),
+        b'{"image": "images/link.png", "caption": "a"}',
+        b'{"image": "escaping.png", "caption": "a"}',
+    ]
+    captions = source / "captions.jsonl"
+    captions.write_bytes(b"".join(line + b"\n" for line in lines) + captions.read_bytes())
+
+    report = build_image_shards(config(source, max_rejected_fraction=0.5, num_workers=2))
+
+    assert report.manifest.num_samples == NUM_PAIRS
+    rejected = (source.parent / "shards" / "rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in rejected] == [1, 2, 3, 4]
+    assert [json.loads(line)["reason"] for line in rejected] == [
+        "not_json", "not_json", "unreadable_image", "unsafe_path"
+    ]  # fmt: skip

@@ -74,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
         lines.append(json.dumps({"image": f"{index}.png", "caption": caption, "index": index}))
     (source / "captions.jsonl").write_text("\n".join(lines))
     build_images(tmp_path, "png")
-    settings = TrainTextTokenizerConfig(shards="", output_dir="", vocab_size=300)
+    settings = TrainTextTokenizerConfig(shards="unused", output_dir="unused", vocab_size=300)
     (tmp_path / "text").mkdir()
     write_text_tokenizer(tmp_path / "text", train_text_tokenizer(CAPTIONS * 9, settings), {})
     save_image_tokenizer(tiny_vqgan(8), tmp_path / "vqgan")

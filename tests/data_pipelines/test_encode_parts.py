@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.encode import encode_image_shards, encode_part
-from data_pipelines.work_folder import prepare_work_folder
+from data_pipelines.work_folder import work_folder
 from ernie_vilg.config.shards import EncodeShardsConfig
 from ernie_vilg.manifest import read_manifest
 from ernie_vilg.vqgan.weights import save_image_tokenizer
@@ -38,12 +38,12 @@ def test_a_part_removes_nothing_of_other_work(folder: Path) -> None:
 
 
 def test_processes_that_begin_together_work_in_one_folder(tmp_path: Path) -> None:
+    def work(_: int) -> Path:
+        with work_folder(tmp_path / "out", {"a": 1}, is_shared=True) as folder:
+            return folder
+
     with ThreadPoolExecutor(8) as pool:
-        folders = list(
-            pool.map(
-                lambda _: prepare_work_folder(tmp_path / "out", {"a": 1}, is_shared=True), range(64)
-            )
-        )
+        folders = list(pool.map(work, range(64)))
 
     assert set(folders) == {tmp_path / ".encoding-out"}
     assert [path.name for path in tmp_path.iterdir()] == [".encoding-out"]

@@ -53,15 +53,15 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> N
 
 
 def test_by_default_every_scene_is_trained_on_or_held_out() -> None:
-    chosen = choose_scenes(DrawShapesConfig(output_dir="", held_out_scenes=2470))
+    chosen = choose_scenes(DrawShapesConfig(output_dir="unused", held_out_scenes=2470))
 
     assert len(chosen["train"]) + len(chosen["held_out"]) == 24_832
 
 
 def test_the_seed_names_the_order() -> None:
-    first = choose_scenes(DrawShapesConfig(output_dir="", seed=0))
-    same = choose_scenes(DrawShapesConfig(output_dir="", seed=0))
-    other = choose_scenes(DrawShapesConfig(output_dir="", seed=1))
+    first = choose_scenes(DrawShapesConfig(output_dir="unused", seed=0))
+    same = choose_scenes(DrawShapesConfig(output_dir="unused", seed=0))
+    other = choose_scenes(DrawShapesConfig(output_dir="unused", seed=1))
 
     assert first == same
     assert first["train"] != other["train"]

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = root / "weights"
     weights.mkdir()
     text_config = TrainTextTokenizerConfig(
-        shards="", output_dir="", vocab_size=512, max_piece_length=4
+        shards="unused", output_dir="unused", vocab_size=512, max_piece_length=4
     )
     model = train_text_tokenizer((caption_of(scene) for scene in scenes), text_config)
     text_tokenizer = write_text_tokenizer(weights / "text_tokenizer", model, {})

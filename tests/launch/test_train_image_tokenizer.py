@@ -13,7 +13,9 @@ from ernie_vilg.config.image_tokenizer import (
     ImageTokenizerTrainingConfig,
     ReconstructionObjectiveConfig,
 )
+from ernie_vilg.config.launch import Launch
 from ernie_vilg.ports import free_port
+from ernie_vilg.training.run_lock import RunLock
 from launch.composition import compose_program
 from tests.child_time import seconds_of_children
 from tests.training.tokenizer_run import write_shards
@@ -108,6 +110,15 @@ def test_bad_setting_is_refused_before_torch_is_loaded(
     assert "Traceback" not in result.stderr
     assert seconds_of_children() - started < 20  # of two ranks
     assert not (tmp_path / "run").exists()
+
+
+def test_a_second_run_of_a_folder_is_refused(shards: Path, tmp_path: Path) -> None:
+    with RunLock(tmp_path / "run", Launch(rank=0, local_rank=0, world_size=1)):
+        result = start(f"shards={shards}", f"run_dir={tmp_path / 'run'}", *TINY)
+
+    assert result.returncode == 2
+    assert f"run is in use by process {os.getpid()}" in result.stderr
+    assert not (tmp_path / "run/checkpoints").exists()
 
 
 @pytest.mark.parametrize("preset", ["quickstart", "emoji", "vqgan_f8_8192"])

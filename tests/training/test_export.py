@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.model.weights import CONFIG_NAME, WEIGHTS_NAME
 from ernie_vilg.parallel.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.universal import gather_weights
@@ -49,3 +50,24 @@ def test_the_folder_holds_the_average_if_asked_and_says_so(tmp_path: Path) -> No
         for name, value in last.items():
             expected = first[name].lerp(value, 1 - share_of_first).view(weights[name].shape)
             torch.testing.assert_close(weights[name], expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.distributed
+def test_a_link_stays_and_a_folder_of_something_else_is_not_deleted(tmp_path: Path) -> None:
+    run_dir = finished_run(make_data_set(tmp_path / "data"), tmp_path)
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/thesis.tex").write_text("years of work")
+    link = tmp_path / "link"
+    link.symlink_to("scratch/weights")
+
+    for overwrite in (False, True):
+        export(run_dir, link, overwrite=overwrite, average=False)
+    with pytest.raises(InputError, match="did not write it and will not delete it"):
+        export(run_dir, tmp_path / "thesis", overwrite=True, average=False)
+    with pytest.raises(InputError, match=r"run=.* lies within output_dir="):
+        export(run_dir, tmp_path, overwrite=True, average=False)
+
+    assert link.is_symlink()
+    assert (tmp_path / "scratch/weights" / CONFIG_NAME).is_file()
+    assert (tmp_path / "thesis/thesis.tex").is_file()

@@ -63,3 +63,12 @@ def test_a_file_in_place_of_the_folder_is_one_message(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"run_dir=.*run cannot be written: File exists"):
         check_run_folder(tmp_path / "run")
+
+
+def test_the_folder_that_a_link_names_is_made(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("scratch/run")
+
+    check_run_folder(tmp_path / "link")
+
+    assert (tmp_path / "scratch/run").is_dir()
+    assert list((tmp_path / "link").iterdir()) == []
