@@ -50,7 +50,7 @@ def compose_program(name: str, overrides: Sequence[str]) -> Any:
         with _apart_from_the_running_program():
             words = [quote_chinese(word) for word in overrides]
             return to_dataclass(compose(config_name=name, overrides=words), schema)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, InputError) as error:
         line = " ".join(overrides)
         raise InputError(f"launch/{name}.py {line}: it refuses these settings: {error}") from error
 

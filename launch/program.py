@@ -150,7 +150,7 @@ def _twin_type(hint: Any) -> Any:
     arguments = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
-        return str
+        return type(arguments[0])
     if not arguments:
         return hint
     if origin is types.UnionType:

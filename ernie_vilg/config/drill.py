@@ -4,9 +4,10 @@ Source: ours.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.errors import InputError
+from ernie_vilg.config.schema import Range
 
 ALL_DRILLS = "all"
 
@@ -20,10 +21,5 @@ class DrillConfig(PretrainConfig):
     drill_dir: str = "outputs/drill"
     """Folder to write: drill.json, and a folder per drill with its runs and logs. What an earlier
     drill left there is removed."""
-    num_ranks: int = 2
+    num_ranks: Annotated[int, Range(at_least=2, reason="most drills need two ranks")] = 2
     """Ranks of the drilled runs; on a machine with GPUs, at most as many as it has."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_ranks < 2:
-            raise InputError(f"num_ranks={self.num_ranks}: most drills need at least 2 ranks")

@@ -6,6 +6,7 @@ Source: ours.
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 
+from ernie_vilg.config.schema import Settings
 from ernie_vilg.errors import InputError
 
 STAGES_FOLDER = "stages"
@@ -74,7 +75,7 @@ class StageOverrides:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobConfig:
+class JobConfig(Settings, section="job"):
     """A main job: commands that run one after the other, from raw pairs to a report."""
 
     name: str
@@ -87,6 +88,7 @@ class JobConfig:
     """Further words per stage, put behind its command."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names) or not names:
             raise InputError(f"job.stages: names {names} must be different, and at least one")
@@ -106,7 +108,7 @@ class JobConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MainJobConfig:
+class MainJobConfig(Settings):
     """What `launch/main_job.py` runs."""
 
     job: JobConfig

@@ -6,7 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.config.drill import DrillConfig
-from ernie_vilg.errors import InputError
+from ernie_vilg.config.schema import PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +16,7 @@ class SoakConfig(DrillConfig):
     drill_dir: str = "outputs/soak"
     """Folder to write: soak.json, and the runs with their logs. What an earlier soak left there is
     removed."""
-    minutes: float = 20.0
+    minutes: PositiveFloat = 20.0
     """For how long faults strike."""
     soak_seed: int = 0
     """Names the faults and their times."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.minutes <= 0:
-            raise InputError(f"minutes={self.minutes}: must be above 0")
