@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ernie_vilg.training.phases import Phases
 
 
-@program("pretrain", PretrainConfig)
+@program("pretrain", PretrainConfig, has_ranks=True)
 def main(config: PretrainConfig) -> None:
     """Check every setting, then train, or say what would be trained."""
     launch = read_launch()

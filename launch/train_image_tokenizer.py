@@ -8,7 +8,7 @@ from launch.environment import read_launch
 from launch.program import program
 
 
-@program("train_image_tokenizer", TrainImageTokenizerConfig)
+@program("train_image_tokenizer", TrainImageTokenizerConfig, has_ranks=True)
 def main(config: TrainImageTokenizerConfig) -> None:
     """Check every setting, then train."""
     launch = read_launch()
