@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from ernie_vilg.config.schema import Range, declared, non_null
 
 _CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 _WIDTH = 100
+_INDENT = " " * 6
 
 
 def help_text(name: str, schema: type, summary: str) -> str:
@@ -40,7 +41,8 @@ def help_text(name: str, schema: type, summary: str) -> str:
     lines += ["", "Settings:"]
     for key, hint, default, docstring in settings_of(schema):
         lines.append(f"  {key}: {_type_words(hint)}{default}")
-        lines += textwrap.wrap(docstring, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        wrapped = textwrap.wrap(docstring, _WIDTH - len(_INDENT), break_on_hyphens=False)
+        lines += [_INDENT + line for line in wrapped]
     lines += ["", "--cfg job prints the settings that a command line makes."]
     return "\n".join(lines)
 
@@ -80,7 +82,7 @@ def attribute_docstrings(schema: type) -> dict[str, str]:
 
 
 def _groups(name: str) -> Iterator[tuple[str, str]]:
-    content = yaml.safe_load((_CONF_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    content: Any = OmegaConf.to_container(OmegaConf.load(_CONF_FOLDER / f"{name}.yaml"))
     for entry in content["defaults"]:
         if not isinstance(entry, dict):
             continue

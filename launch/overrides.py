@@ -37,6 +37,21 @@ def hydra_overrides(words: Sequence[str], schema: type) -> list[str]:
     return [_override(word, schema) for word in words]
 
 
+def in_optional_sections(words: Sequence[str], schema: type) -> list[str]:
+    """Return the words that set a key of a section that may be null."""
+
+    def is_optional(section: str) -> bool:
+        hint = _type_of(section, schema)
+        return non_null(hint) is not hint
+
+    keys = {word: word.partition("=")[0].lstrip("+").split(".") for word in words}
+    return [
+        word
+        for word, parts in keys.items()
+        if any(is_optional(".".join(parts[:count])) for count in range(1, len(parts)))
+    ]
+
+
 def _override(word: str, schema: type) -> str:
     match = _WORD.fullmatch(word)
     if match is None or word.startswith("-"):
@@ -63,20 +78,24 @@ def _removal(word: str, key: str, schema: type) -> str:
 
 
 def _type_of(key: str, schema: type) -> Any:
-    """Return the type of a setting; None for a group of files and for what does not exist."""
-    hint: Any = schema
-    for part in key.split("."):
-        hint = non_null(hint)
-        if dataclasses.is_dataclass(hint):
-            hint = typing.get_type_hints(hint).get(part.partition("[")[0])
-            if "[" in part and hint is not None:
-                raise InputError(f"{key}: a list has no keys: give all of it")
-        elif _is_mapping(hint):
-            hint = typing.get_args(hint)[1]
-        elif typing.get_origin(hint) is tuple:
-            raise InputError(f"{key}: a list has no keys: give all of it")
+    """Return the type of a setting; None for what only Hydra knows, such as a group of files."""
+    first, *parts = key.split(".")
+    hint: Any = typing.get_type_hints(schema).get(first.partition("[")[0])
+    if hint is None:
+        return None
+    for part in parts:
+        section = non_null(hint)
+        if dataclasses.is_dataclass(section):
+            hint = typing.get_type_hints(section).get(part.partition("[")[0])
+            if hint is None:
+                name = typing.cast(type, section).__name__
+                raise InputError(f"Key '{part}' not in '{name}': --help lists the settings")
+        elif _is_mapping(section):
+            hint = typing.get_args(section)[1]
         else:
-            return None
+            raise InputError(f"{key}: this is one value, without keys: give all of it")
+    if "[" in key:
+        raise InputError(f"{key}: a list has no keys: give all of it")
     return hint
 
 
@@ -92,14 +111,15 @@ def _value(key: str, value: str, declared_hint: Any) -> str:
     if not (is_text or is_texts) and "${" in value:
         raise InputError(f"{key}={value}: a setting does not refer to another one: write the value")
     is_section = dataclasses.is_dataclass(hint)
-    if value == "null" and not ("." not in key and (hint is None or is_section)):
-        return value  # but a file of a group is never null
+    is_group = "." not in key and (hint is None or is_section)
+    if value == "null" and not is_group:
+        return value
     if not value or _QUOTED.fullmatch(value):
         return _without_interpolation(value)
     if is_section and hint is not declared_hint and value[0] == "{":
         raise InputError(f"{key}={value}: this section comes from a file of conf/, not from braces")
     is_bracketed = value[0] + value[-1] in _BRACKETS
-    if is_texts:
+    if is_texts or (is_group and value[0] + value[-1] == "[]"):
         return _list(key, value)
     if hint in (int, float, bool) or is_text:
         if is_bracketed:

@@ -31,12 +31,12 @@ from ernie_vilg.config.launch import Launch, RendezvousError
 from ernie_vilg.errors import InputError
 from launch.environment import ending_file, prepare_process, read_launch
 from launch.help import help_text
-from launch.overrides import hydra_overrides
+from launch.overrides import hydra_overrides, in_optional_sections
 
 CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 
 _ADVICE = re.compile(
-    r"To append to your config|object_type=|reference_type=|See https?://|Config search path|provider="
+    r"To append to your config|object_type=|reference_type=|See https?:|Config search|provider="
 )
 """What Hydra and OmegaConf add that helps nobody at a command line."""
 
@@ -128,6 +128,14 @@ def compose(name: str, schema: type, words: Sequence[str]) -> DictConfig:
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_said(error)) from error
+    except AssertionError as error:  # OmegaConf's only word about it
+        suspects = in_optional_sections(words, schema)
+        if not suspects:
+            raise
+        raise InputError(
+            f"{' '.join(suspects)}: this section is null and has no keys: choose its file first, such "
+            "as gpu=h100-80gb or cluster=slurm, or leave this out"
+        ) from error
 
 
 def _said(error: BaseException) -> str:
