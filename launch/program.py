@@ -133,8 +133,8 @@ def compose(name: str, schema: type, words: Sequence[str]) -> DictConfig:
         if not suspects:
             raise
         raise InputError(
-            f"{' '.join(suspects)}: this section is null and has no keys: choose its file first, such "
-            "as gpu=h100-80gb or cluster=slurm, or leave this out"
+            f"{' '.join(suspects)}: this section is null and has no keys: choose its file first, "
+            "such as gpu=h100-80gb or cluster=slurm, or leave this out"
         ) from error
 
 
