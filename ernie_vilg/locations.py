@@ -48,38 +48,26 @@ def is_remote(location: str) -> bool:
     return True
 
 
-def check_local_output(**places: str | None) -> None:
-    """Refuse places to write that are not local, by the names of their settings; null passes.
+def check_local(name: str, place: str, *, is_written: bool) -> None:
+    """Refuse a place that is not local, by the name of its setting.
 
     Raises:
-        InputError: a place is empty, a URL, a command such as `pipe:`, or has a control character.
+        InputError: it is a URL, a command such as `pipe:`, not UTF-8, or has a control character,
+            or it is written and empty.
     """
-    for name, place in places.items():
-        if place == "":
-            raise InputError(f"{name} is empty: name a place to write to")
-    check_local_input(**places)
-
-
-def check_local_input(**places: str | None) -> None:
-    """Refuse places to read that are not local, by the names of their settings; null passes.
-
-    Raises:
-        InputError: a place is a URL, a command such as `pipe:`, or has a control character.
-    """
-    for name, place in places.items():
-        if place is None:
-            continue
-        if _SURROGATE.search(place):
-            raise InputError(f"{name} is not UTF-8: rename it, or reach it by a link that is")
-        if _CONTROL_CHARACTER.search(place):
-            raise InputError(f"{name} has a control character: name a place without")
-        if match := _SCHEME.match(place):
-            # What follows is not shown: it may hold a password.
-            raise InputError(
-                f"{name}={match[1]}:...: must be a file or folder of this machine, not a URL or a "
-                "command: name a local one, such as a mounted bucket or a copy "
-                f"(./{match[1]}:... if that is its name)"
-            )
+    if is_written and not place:
+        raise InputError(f"{name} is empty: name a place to write to")
+    if _SURROGATE.search(place):
+        raise InputError(f"{name} is not UTF-8: rename it, or reach it by a link that is")
+    if _CONTROL_CHARACTER.search(place):
+        raise InputError(f"{name} has a control character: name a place without")
+    if match := _SCHEME.match(place):
+        # What follows is not shown: it may hold a password.
+        raise InputError(
+            f"{name}={match[1]}:...: must be a file or folder of this machine, not a URL or a "
+            "command: name a local one, such as a mounted bucket or a copy "
+            f"(./{match[1]}:... if that is its name)"
+        )
 
 
 def check_folders(**places: str) -> None:

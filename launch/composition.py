@@ -10,18 +10,14 @@ import dataclasses
 import importlib
 import inspect
 import typing
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ernie_vilg.errors import InputError
-from launch.program import CONF_FOLDER, quote_chinese, to_dataclass
+from launch.program import compose, to_dataclass
 
 
 def compose_program(name: str, overrides: Sequence[str]) -> Any:
@@ -47,25 +43,10 @@ def compose_program(name: str, overrides: Sequence[str]) -> Any:
     main = inspect.unwrap(module.main)
     (schema,) = [hint for key, hint in typing.get_type_hints(main).items() if key != "return"]
     try:
-        with _apart_from_the_running_program():
-            words = [quote_chinese(word) for word in overrides]
-            return to_dataclass(compose(config_name=name, overrides=words), schema)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        return to_dataclass(compose(name, schema, overrides), schema)
+    except (OmegaConfBaseException, InputError) as error:
         line = " ".join(overrides)
         raise InputError(f"launch/{name}.py {line}: it refuses these settings: {error}") from error
-
-
-@contextmanager
-def _apart_from_the_running_program() -> Iterator[None]:
-    """Give Hydra a fresh start: it keeps one global state, which a running program is using."""
-    running = GlobalHydra.instance()
-    state = running.hydra
-    running.clear()
-    try:
-        with initialize_config_dir(config_dir=str(CONF_FOLDER), version_base=None):
-            yield
-    finally:
-        running.hydra = state
 
 
 def program_of(command: Sequence[str]) -> tuple[str, list[str]] | None:

@@ -1,8 +1,8 @@
 """How every program here starts: YAML and command line in, one checked dataclass out.
 
 Hydra composes the settings over a schema made from our dataclasses, so that an unknown or
-mistyped key stops the program at once; then Hydra ends, and the program's `main` gets the
-frozen dataclass, whose `__post_init__` has checked the values against each other.
+mistyped key stops the program at once; the program's `main` gets the frozen dataclass, whose
+`__post_init__` has checked the values.
 
 Source: ours, on Hydra's structured configs (https://hydra.cc).
 """
@@ -15,23 +15,30 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ernie_vilg.config.exit_codes import ExitCode, write_ending
-from ernie_vilg.config.launch import RendezvousError
+from ernie_vilg.config.launch import Launch, RendezvousError
 from ernie_vilg.errors import InputError
-from launch.environment import read_launch, require_one_process
+from launch.environment import ending_file, prepare_process, read_launch, require_one_process
+from launch.help import help_text
+from launch.overrides import hydra_overrides, in_optional_sections
 
 CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 
-_UNQUOTED_VALUE = re.compile(r"[^\[\],{}]*[^\[\],{}\x00-\x7f][^\[\],{}]*")
+_ADVICE = re.compile(
+    r"To append to your config|object_type=|reference_type=|See https?:|Config search|provider="
+)
+"""What Hydra and OmegaConf add that helps nobody at a command line."""
 
 Config = TypeVar("Config")
 
@@ -45,8 +52,9 @@ def program(
         name: the program's configuration file, without `.yaml`. The file's defaults list
             starts with `<name>_schema`.
         schema: the dataclass that `main` takes.
-        has_ranks: whether several processes of it are one run. A launcher may not start several
-            of any other program: all would do the same work and write the same files.
+        has_ranks: whether launchers start several processes of it, of which the leader speaks. A
+            program of one process speaks always, whatever a launcher left in the environment;
+            a launcher that starts several of it is refused, as all would write the same files.
 
     Returns:
         a decorator. The decorated `main` takes no arguments; a bad setting prints one
@@ -55,67 +63,93 @@ def program(
     register_schema(name, schema)
 
     def decorate(main: Callable[[Config], None]) -> Callable[[], None]:
-        is_composed = False
-
-        @hydra.main(version_base=None, config_path=str(CONF_FOLDER), config_name=name)
-        def compose_and_run(composed: DictConfig) -> None:
-            nonlocal is_composed
-            is_composed = True
-            launch = read_launch()
-            logging.basicConfig(  # all but the leader keep silent unless they must not
-                level=logging.INFO if launch.is_leader else logging.WARNING,
-                format="%(asctime)s %(message)s",
-                force=True,
-            )
-            try:
-                if not has_ranks:
-                    require_one_process(name, launch)
-                main(to_dataclass(composed, schema))
-            except RendezvousError as error:
-                if launch.local_rank == 0:  # of every machine: the leader may not know
-                    print(f"{name}: {error}", file=sys.stderr)
-                sys.exit(ExitCode.FAILED)
-            except (InputError, OmegaConfBaseException) as error:
-                if launch.is_leader:
-                    print(f"{name}: {error}", file=sys.stderr)
-                write_ending(launch.ending_file, ExitCode.BAD_SETTINGS, f"{name}: {error}")
-                sys.exit(ExitCode.BAD_SETTINGS)
-            except Exception:
-                # Hydra would repeat the command line, in which a URL may hold a password.
-                traceback.print_exc()
-                sys.exit(ExitCode.FAILED)
-
         @functools.wraps(main)
         def run() -> None:
-            # The deepspeed launcher puts --local_rank=K first, which Hydra cannot parse.
-            words = [word for word in sys.argv if not word.startswith("--local_rank")]
-            sys.argv = [quote_chinese(word) for word in words]
+            # The deepspeed launcher puts --local_rank=K first.
+            words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+            launch = Launch(rank=0, local_rank=0, world_size=1)
             try:
-                compose_and_run()
-            except SystemExit as end:
-                # Hydra has said what it cannot compose, and ends as if something had broken.
-                if end.code == ExitCode.FAILED and not is_composed:
-                    message = f"{name}: no settings, the log of every rank says why"
-                    write_ending(read_launch().ending_file, ExitCode.BAD_SETTINGS, message)
-                    sys.exit(ExitCode.BAD_SETTINGS)
-                raise
+                prepare_process()
+                if "--help" in words or "-h" in words:
+                    print(help_text(name, schema, main.__doc__ or ""))
+                    return
+                if has_ranks:
+                    launch = read_launch()
+                else:
+                    require_one_process(name)
+                _start_log(launch)
+                if words[:2] == ["--cfg", "job"]:
+                    print(OmegaConf.to_yaml(compose(name, schema, words[2:])))
+                    return
+                main(to_dataclass(compose(name, schema, words), schema))
+            except Exception as error:
+                sys.exit(_report(name, launch, error))
 
         return run
 
     return decorate
 
 
-def quote_chinese(word: str) -> str:
-    """Put quotes around the values of an override that hold characters beyond ASCII.
+def _start_log(launch: Launch) -> None:
+    logging.basicConfig(  # all but the leader keep silent unless they must not
+        level=logging.INFO if launch.is_leader else logging.WARNING,
+        format="%(asctime)s %(message)s",
+        force=True,
+    )
 
-    Hydra's grammar takes such characters in quotes only, which a shell eats: without this,
-    `prompts=[...]` with a Chinese prompt is a syntax error. A value with an ASCII comma or
-    bracket still needs quotes of its own, and a word with any quotes is left as it is.
+
+def _report(name: str, launch: Launch, error: Exception) -> ExitCode:
+    """Say how a program fails; return its exit code."""
+    message = f"{name}: {_said(error)}"
+    if isinstance(error, RendezvousError):
+        if launch.local_rank == 0:  # of every machine: the leader may not know
+            print(message, file=sys.stderr)
+        return ExitCode.FAILED
+    if isinstance(error, InputError | OmegaConfBaseException):
+        if launch.is_leader:
+            print(message, file=sys.stderr)
+        write_ending(ending_file(), ExitCode.BAD_SETTINGS, message)
+        return ExitCode.BAD_SETTINGS
+    traceback.print_exception(error)
+    return ExitCode.FAILED
+
+
+def compose(name: str, schema: type, words: Sequence[str]) -> DictConfig:
+    """Lay the words of a command line over `conf/<name>.yaml` and the schema.
+
+    Raises:
+        InputError: a word names no setting, or gives one a value of another type.
     """
-    name, equals, value = word.partition("=")
-    if word.isascii() or not equals or "'" in word or '"' in word:
-        return word
-    return name + equals + _UNQUOTED_VALUE.sub(r'"\g<0>"', value)
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(config_dir=str(CONF_FOLDER), version_base=None):
+            return hydra.compose(config_name=name, overrides=hydra_overrides(words, schema))
+    except OverrideParseException as error:
+        raise InputError(
+            f"{error.override}: cannot be read ({_said(error)}): close every bracket, and quote a "
+            "text in which there are brackets, commas or colons"
+        ) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_said(error)) from error
+    except AssertionError as error:  # OmegaConf's only word about it
+        suspects = in_optional_sections(words, schema)
+        if not suspects:
+            raise
+        raise InputError(
+            f"{' '.join(suspects)}: this section is null and has no keys: choose its file first, "
+            "such as gpu=h100-80gb or cluster=slurm, or leave this out"
+        ) from error
+
+
+def _said(error: BaseException) -> str:
+    """Return the message of an error; of one of Hydra's, with its cause and without its advice."""
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return str(error)
+    lines = [
+        line.strip() for said in (error, error.__cause__) if said for line in f"{said}".split("\n")
+    ]
+    lines = [line for line in lines if not _ADVICE.match(line)]
+    return "; ".join(dict.fromkeys(line for line in lines if line))
 
 
 def register_schema(name: str, schema: type) -> None:
@@ -154,7 +188,7 @@ def _twin_type(hint: Any) -> Any:
     arguments = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
-        return str
+        return type(arguments[0])
     if not arguments:
         return hint
     if origin is types.UnionType:
@@ -179,6 +213,8 @@ def _freeze(value: Any, hint: Any) -> Any:
         hint = next((part for part in typing.get_args(hint) if dataclasses.is_dataclass(part)), Any)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
+        if not dataclasses.is_dataclass(value):
+            raise InputError(f"{value!r} stands where the settings of {hint.__name__} belong")
         for name in sorted(vars(value).keys() - hints.keys()):
             # Hydra adds whatever a + stands before, and OmegaConf makes it an attribute.
             raise InputError(f"Key '{name}' not in '{hint.__name__}': leave out +{name}")

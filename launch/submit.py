@@ -104,7 +104,7 @@ def time_limit_warning(config: SubmitConfig, slurm: SlurmConfig) -> str | None:
         seconds = config.seconds_per_step or measured_seconds_per_step(
             Path(config.run_dir), slurm.world_size
         )
-    except ValueError as error:  # no reason to refuse a run
+    except InputError as error:  # no reason to refuse a run
         return str(error)
     if seconds is None:
         return None

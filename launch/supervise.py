@@ -12,6 +12,7 @@ Source: ours.
 
 import argparse
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -54,7 +56,8 @@ class Ending:
     """How one start of the run ended."""
 
     return_code: int
-    """Of the command; minus the signal's number if one ended it."""
+    """Of the command, or of a rank whose settings were refused; minus the signal's number if one
+    ended it."""
     marker: dict[str, Any] | None
     """The content of `stopped.json`, if this start has left one."""
     is_locked: bool
@@ -108,6 +111,7 @@ class Supervisor:
         self._run_dir = run_dir
         self._max_failures = max_failures
         self._pause_seconds = pause_seconds
+        self._folder = TemporaryDirectory(prefix="supervise-")
         self._signal_number: int | None = None
         self._deadline = float("inf")
 
@@ -143,8 +147,11 @@ class Supervisor:
         """Run the command to its end, and end whatever it leaves running."""
         before = _read_marker(self._run_dir)
         self._signal_number, self._deadline = None, float("inf")
+        said = Path(self._folder.name) / "ending.txt"
+        said.unlink(missing_ok=True)
         process = subprocess.Popen(
             self._command,
+            env=os.environ | {"ENDING_FILE": str(said)},  # launchers hide the exit codes of ranks
             start_new_session=True,  # Ctrl-C reaches this program alone, which passes it on
             preexec_fn=stop_with_parent,
         )
@@ -157,7 +164,7 @@ class Supervisor:
         reap_ended(process)
         after = _read_marker(self._run_dir)
         return Ending(
-            return_code=process.returncode,
+            return_code=ExitCode.BAD_SETTINGS if _is_refused(said) else process.returncode,
             marker=after[1] if after is not None and after != before else None,
             is_locked=(self._run_dir / LOCK_NAME).exists(),
             signal_number=self._signal_number,
@@ -180,6 +187,11 @@ class Supervisor:
             receivers = receivers or descendants
         for process in receivers:
             send_signal(process, number)
+
+
+def _is_refused(said: Path) -> bool:
+    """Return whether a rank ended because its settings are wrong, as `launch/slurm/job.sh` does."""
+    return said.exists() and said.read_text().split("\n")[0] == str(ExitCode.BAD_SETTINGS.value)
 
 
 def newest_step(run_dir: Path) -> int:

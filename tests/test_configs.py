@@ -14,7 +14,7 @@ from launch.composition import compose_program, settings_of
 from launch.program import CONF_FOLDER
 
 # What a program cannot run without: settings that nobody can choose in advance.
-_REQUIRED_SETTINGS = {
+REQUIRED_SETTINGS = {
     "build_shards": ["source=s", "output_dir=o", "image_size=64"],
     "caption": ["weights=w", "images=i", "output=o"],
     "draw_shapes": ["output_dir=o"],
@@ -60,7 +60,7 @@ def programs_with(group: str) -> list[str]:
 
 @pytest.mark.parametrize("path", PROGRAM_FILES, ids=lambda path: path.stem)
 def test_program_composes(path: Path) -> None:
-    compose_program(path.stem, _REQUIRED_SETTINGS[path.stem])
+    compose_program(path.stem, REQUIRED_SETTINGS[path.stem])
 
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -70,7 +70,7 @@ def test_option_of_a_group_composes_in_every_program_that_offers_it(path: Path) 
 
     assert programs, f"no program offers the group {group}"
     for program in programs:
-        words = [word for word in _REQUIRED_SETTINGS[program] if not word.startswith(f"{group}=")]
+        words = [word for word in REQUIRED_SETTINGS[program] if not word.startswith(f"{group}=")]
         compose_program(program, [*words, f"{group}={option}"])
 
 
@@ -96,7 +96,7 @@ def test_first_line_says_what_it_is_for(path: Path) -> None:
 )
 def test_wrong_setting_is_refused(override: str) -> None:
     with pytest.raises(Exception, match=override.split("=")[0]):
-        compose_program("evaluate", [*_REQUIRED_SETTINGS["evaluate"], override])
+        compose_program("evaluate", [*REQUIRED_SETTINGS["evaluate"], override])
 
 
 @pytest.mark.parametrize("path", sorted(CONF_FOLDER.glob("job/*.yaml")), ids=lambda path: path.stem)

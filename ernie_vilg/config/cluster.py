@@ -6,6 +6,7 @@ Source: ours; the words of `SlurmConfig` are those of sbatch(1).
 import re
 from dataclasses import dataclass, field
 
+from ernie_vilg.config.schema import NaturalInt, PositiveInt, Settings
 from ernie_vilg.errors import InputError
 
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -17,21 +18,21 @@ _IMAGE_FILES = (".sif", ".sqsh")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlurmConfig:
+class SlurmConfig(Settings, section="cluster.slurm"):
     """What a job asks Slurm for; `launch/submit.py` writes it as words of sbatch."""
 
-    nodes: int = 1
+    nodes: PositiveInt = 1
     """Machines."""
-    ranks_per_node: int = 8
+    ranks_per_node: PositiveInt = 8
     """Tasks per machine: one per GPU."""
-    gpus_per_node: int = 8
+    gpus_per_node: NaturalInt = 8
     """GPUs per machine; 0 asks for none and trains on cores."""
-    cpus_per_rank: int = 8
+    cpus_per_rank: PositiveInt = 8
     """Cores per rank, of which the data workers need most."""
     time_limit: str = "1-00:00:00"
     """Hours:minutes:seconds, with days and a dash before them if need be, after which Slurm ends
     the job."""
-    warning_seconds: int = 180
+    warning_seconds: PositiveInt = 180
     """Before the time limit at which ranks are told to save. Longer than a step and a checkpoint;
     Slurm rounds to about a minute."""
     partition: str | None = None
@@ -47,9 +48,7 @@ class SlurmConfig:
     """Further words of sbatch, such as --qos=high."""
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "ranks_per_node", "cpus_per_rank", "warning_seconds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"cluster.slurm.{name}={getattr(self, name)}: must be at least 1")
+        super().__post_init__()
         if self.gpus_per_node not in (0, self.ranks_per_node):
             raise InputError(
                 f"cluster.slurm.gpus_per_node={self.gpus_per_node} with cluster.slurm."
@@ -93,13 +92,13 @@ class SlurmConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterConfig:
+class ClusterConfig(Settings, section="cluster"):
     """The machines that a run is on."""
 
-    collective_timeout_seconds: int = 300
+    collective_timeout_seconds: PositiveInt = 300
     """How long a rank waits for the others before it gives up. torch's defaults are
     10 minutes for NCCL and half an hour for gloo, in which a dead run still costs."""
-    rendezvous_timeout_seconds: int = 120
+    rendezvous_timeout_seconds: PositiveInt = 120
     """How long the ranks wait for each other at the start."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables that ranks set for themselves before torch is loaded, such as NCCL's; what the
@@ -108,9 +107,7 @@ class ClusterConfig:
     """What `launch/submit.py` asks Slurm for; null: there is no Slurm."""
 
     def __post_init__(self) -> None:
-        for name in ("collective_timeout_seconds", "rendezvous_timeout_seconds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"cluster.{name}={getattr(self, name)}: must be at least 1")
+        super().__post_init__()
         for name in self.environment:
             if not _VARIABLE.fullmatch(name):
                 raise InputError(

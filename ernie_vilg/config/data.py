@@ -3,20 +3,26 @@
 Source: ours.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 from ernie_vilg.config.loader import LoaderConfig
+from ernie_vilg.config.schema import (
+    LocalInput,
+    NaturalFloat,
+    NaturalInt,
+    PositiveInt,
+    Settings,
+    Share,
+)
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import check_local_input, is_remote
+from ernie_vilg.locations import is_remote
 
 ONLY_DATA_SET = "main"
 """Name of the data set of a run without a mixture."""
-
-WEIGH_BY = ("samples", "tokens")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -27,7 +33,7 @@ class MixtureDataSetConfig:
 
     token_shards: str
     """Folder or URL written by launch/encode_shards.py."""
-    weight: float
+    weight: NaturalFloat
     """Its share, on a scale that all data sets of the mixture have in common; 0 draws none."""
 
 
@@ -35,14 +41,14 @@ class MixtureDataSetConfig:
 class MixtureChangeConfig:
     """Other weights from a step on."""
 
-    step: int
+    step: PositiveInt
     """Steps made before the first one with these weights."""
-    weights: dict[str, float]
+    weights: dict[str, NaturalFloat]
     """New weight of every data set by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainDataConfig:
+class PretrainDataConfig(Settings, section="data"):
     """Where the training pairs and both tokenizers are, and how the pairs are drawn and read."""
 
     token_shards: str | None = None
@@ -50,45 +56,27 @@ class PretrainDataConfig:
     mixture."""
     mixture: dict[str, MixtureDataSetConfig] = field(default_factory=dict)
     """Data sets by name, instead of token_shards."""
-    weigh_by: str = "samples"
+    weigh_by: Literal["samples", "tokens"] = "samples"
     """What the mixture's weights are shares of: samples, or tokens, that is image codes and text
     ids of a data set's mean sample."""
     mixture_changes: tuple[MixtureChangeConfig, ...] = ()
     """Later weights of the mixture, in the order of their steps."""
-    text_tokenizer: str
+    text_tokenizer: LocalInput
     """Folder written by launch/train_text_tokenizer.py."""
-    image_tokenizer: str
+    image_tokenizer: LocalInput
     """Image tokenizer weights written by launch/train_image_tokenizer.py."""
-    seed: int = 0
+    seed: NaturalInt = 0
     """Names the order of the samples."""
-    max_truncated_fraction: float = 0.01
+    max_truncated_fraction: Share = 0.01
     """Share of a data set's captions that may be cut because they have more ids than
     model.text_length; more are refused."""
-    shuffle_block_shards: int = 16
+    shuffle_block_shards: PositiveInt = 16
     """Shards, per data set, whose samples are shuffled together and kept open, per rank."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """How one rank reads."""
 
     def __post_init__(self) -> None:
-        check_local_input(
-            **{
-                "data.text_tokenizer": self.text_tokenizer,
-                "data.image_tokenizer": self.image_tokenizer,
-            }
-        )
-        if self.shuffle_block_shards < 1:
-            raise InputError(
-                f"data.shuffle_block_shards={self.shuffle_block_shards}: must be at least 1"
-            )
-        if self.seed < 0:
-            raise InputError(f"data.seed={self.seed}: must not be negative")
-        if not 0 <= self.max_truncated_fraction <= 1:  # NaN is not, either
-            raise InputError(
-                f"data.max_truncated_fraction={self.max_truncated_fraction}: set a share from 0 to "
-                "1, such as 0.01 for one caption in a hundred"
-            )
-        if self.weigh_by not in WEIGH_BY:
-            raise InputError(f"data.weigh_by={self.weigh_by}: choose {' or '.join(WEIGH_BY)}")
+        super().__post_init__()
         if self.mixture:
             self._check_mixture()
         else:
@@ -144,7 +132,7 @@ class PretrainDataConfig:
                 raise InputError(
                     f"data.mixture: the name {name!r} must be of the characters A-Z a-z 0-9 _ -"
                 )
-        _check_weights(self.weights[0].weights, "data.mixture", ".weight")
+        _check_weights(self.weights[0].weights, "data.mixture")
         for index, change in enumerate(self.mixture_changes):
             place = f"data.mixture_changes[{index}].weights"
             if set(change.weights) != set(self.mixture):
@@ -152,7 +140,7 @@ class PretrainDataConfig:
                     f"{place} is of {', '.join(sorted(change.weights)) or 'no data set'}: give one "
                     f"weight for each of {', '.join(sorted(self.mixture))}; 0 draws none"
                 )
-            _check_weights(change.weights, place, "")
+            _check_weights(change.weights, place)
         steps = [0, *(change.step for change in self.mixture_changes)]
         if any(later <= earlier for earlier, later in pairwise(steps)):
             raise InputError(
@@ -161,9 +149,6 @@ class PretrainDataConfig:
             )
 
 
-def _check_weights(weights: Mapping[str, float], place: str, ending: str) -> None:
-    for name, weight in weights.items():
-        if not (math.isfinite(weight) and weight >= 0):
-            raise InputError(f"{place}.{name}{ending}={weight}: must be 0 or above, and finite")
+def _check_weights(weights: Mapping[str, float], place: str) -> None:
     if not any(weights.values()):
         raise InputError(f"{place}: all weights are 0, set one above 0")

@@ -4,10 +4,10 @@ Source: ours.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.errors import InputError
-from ernie_vilg.locations import check_local_output
+from ernie_vilg.config.schema import LocalOutput, Range
 
 ALL_DRILLS = "all"
 
@@ -18,14 +18,8 @@ class DrillConfig(PretrainConfig):
 
     drills: str = ALL_DRILLS
     """all, or names of drills with a plus sign between them, such as sigkill_rank+one_ulp."""
-    drill_dir: str = "outputs/drill"
+    drill_dir: LocalOutput = "outputs/drill"
     """Folder to write: drill.json, and a folder per drill with its runs and logs. What an earlier
     drill left there is removed."""
-    num_ranks: int = 2
+    num_ranks: Annotated[int, Range(at_least=2, reason="most drills need two ranks")] = 2
     """Ranks of the drilled runs; on a machine with GPUs, at most as many as it has."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_local_output(drill_dir=self.drill_dir)
-        if self.num_ranks < 2:
-            raise InputError(f"num_ranks={self.num_ranks}: most drills need at least 2 ranks")

@@ -4,49 +4,40 @@ Source: ours.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from ernie_vilg.errors import InputError
+from ernie_vilg.config.schema import PositiveFloat, PositiveInt, Range, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class GpuConfig:
+class GpuConfig(Settings, section="gpu"):
     """One kind of GPU and the machines it stands in. conf/gpu/ has the sources of the figures."""
 
     name: str
     """As torch names the device, so that measured runs of it are found."""
-    memory_bytes: float
+    memory_bytes: PositiveFloat
     """Of one GPU."""
-    peak_flops: float
+    peak_flops: PositiveFloat
     """Dense 16-bit FLOP/s of the datasheet."""
-    matrix_efficiency: float
+    matrix_efficiency: Annotated[float, Range(above=0, at_most=1)]
     """Share of `peak_flops` that large matrix products reach."""
-    memory_bandwidth: float
+    memory_bandwidth: PositiveFloat
     """Bytes per second of the GPU's own memory, datasheet."""
     bfloat16: bool = True
     """Whether it computes in bfloat16; without, runs are planned in float16."""
-    gpus_per_node: int = 8
+    gpus_per_node: PositiveInt = 8
     """GPUs of one machine."""
-    node_bandwidth: float
+    node_bandwidth: PositiveFloat
     """Bytes per second and direction between one GPU and the others of its machine."""
-    network_bandwidth: float
+    network_bandwidth: PositiveFloat
     """Bytes per second and direction between one GPU and other machines."""
-    host_bandwidth: float
+    host_bandwidth: PositiveFloat
     """Bytes per second and direction between one GPU and host memory."""
-    host_memory_bytes: float
+    host_memory_bytes: PositiveFloat
     """Of one machine."""
-    host_memory_bandwidth: float
+    host_memory_bandwidth: PositiveFloat
     """Bytes per second of one machine's host memory, all its GPUs together."""
-    storage_bandwidth: float = 1.2e9
+    storage_bandwidth: PositiveFloat = 1.2e9
     """Bytes per second that one machine writes to shared storage."""
-    dollars_per_hour: float
+    dollars_per_hour: PositiveFloat
     """Rent of one GPU."""
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
-                raise InputError(f"gpu.{name}={value}: must be above 0")
-        if self.matrix_efficiency > 1:
-            raise InputError(
-                f"gpu.matrix_efficiency={self.matrix_efficiency}: is a share of gpu.peak_flops, "
-                "set it to at most 1"
-            )

@@ -8,79 +8,68 @@ Source: the architecture's settings are those of VQGAN (Esser et al. 2021, arXiv
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.schema import (
+    LocalOutput,
+    NaturalFloat,
+    NaturalInt,
+    PositiveInt,
+    Range,
+    Settings,
+    Share,
+)
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import check_local_output, is_remote, shown
+from ernie_vilg.locations import is_remote, shown
 
 MAX_CODEBOOK_SIZE = 1 << 16
-"""Token shards hold codes as uint16."""
 GROUP_NORM_GROUPS = 32
 """Groups of channels, as in VQGAN."""
 
-NORMALIZATIONS = ("group", "channel", "none")
-PRECISIONS = ("auto", "bf16", "fp32")
+CodebookSize = Annotated[
+    int,
+    Range(at_least=1, at_most=MAX_CODEBOOK_SIZE, reason="token shards hold codes as uint16"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTokenizerConfig:
+class ImageTokenizerConfig(Settings, section="image_tokenizer"):
     """The architecture: pictures to a square grid of codes, and back."""
 
-    image_size: int = 256
+    image_size: PositiveInt = 256
     """Pixels per side of a picture."""
-    codebook_size: int = 8192
+    codebook_size: CodebookSize = 8192
     """Number of codes."""
-    embedding_size: int = 256
+    embedding_size: PositiveInt = 256
     """Numbers per code vector."""
-    base_channels: int = 128
+    base_channels: PositiveInt = 128
     """Channels at the finest resolution, before its multiplier."""
-    channel_multipliers: tuple[int, ...] = (1, 1, 2, 4)
+    channel_multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 4)
     """Multiples of `base_channels`, finest resolution first. Each one after the first halves
     the resolution."""
-    num_residual_blocks: int = 2
+    num_residual_blocks: NaturalInt = 2
     """Residual blocks per resolution of the encoder; the decoder has one more."""
     attention_resolutions: tuple[int, ...] = ()
     """Grid sides at which self-attention follows each residual block."""
-    patch_size: int = 1
+    patch_size: PositiveInt = 1
     """Pixels per side of the squares that are folded into channels before the first
     convolution, and unfolded after the last. Above 1 no convolution runs at full resolution,
     which costs sharpness in photographs and saves nearly all of the time."""
-    encoder_kernel_size: int = 3
+    encoder_kernel_size: Literal[1, 3] = 3
     """Side of the encoder's convolutions: 3, or 1 for an encoder in which a code depends on
     nothing but the pixels it stands for."""
-    normalization: str = "group"
+    normalization: Literal["group", "channel", "none"] = "group"
     """"group": over groups of channels and the whole picture, as in VQGAN. "channel": over the
     channels of each position, so that no code depends on the whole picture. "none"."""
 
     def __post_init__(self) -> None:
-        _require_positive(
-            self,
-            "image_tokenizer",
-            ("image_size", "codebook_size", "embedding_size", "base_channels", "patch_size"),
-        )
-        if self.num_residual_blocks < 0:
-            raise InputError(
-                f"image_tokenizer.num_residual_blocks={self.num_residual_blocks}: set 0 or more"
-            )
-        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+        super().__post_init__()
+        if not self.channel_multipliers:
             raise InputError(
                 f"image_tokenizer.channel_multipliers={list(self.channel_multipliers)}: give at "
-                "least one, each 1 or more; their number sets the downsampling factor"
-            )
-        if self.codebook_size > MAX_CODEBOOK_SIZE:
-            raise InputError(
-                f"image_tokenizer.codebook_size={self.codebook_size}: token shards hold codes as "
-                f"uint16, so set at most {MAX_CODEBOOK_SIZE}"
-            )
-        if self.encoder_kernel_size not in (1, 3):
-            raise InputError(
-                f"image_tokenizer.encoder_kernel_size={self.encoder_kernel_size}: set 1 or 3"
-            )
-        if self.normalization not in NORMALIZATIONS:
-            raise InputError(
-                f"image_tokenizer.normalization={self.normalization!r}: choose one of "
-                f"{', '.join(NORMALIZATIONS)}"
+                "least one; their number sets the downsampling factor"
             )
         self._check_grid()
 
@@ -120,22 +109,20 @@ class ImageTokenizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructionObjectiveConfig:
+class ReconstructionObjectiveConfig(Settings, section="objective"):
     """What the loss of an image tokenizer is summed from. Pixels are in [-1, 1]."""
 
-    absolute_error_weight: float = 1.0
+    absolute_error_weight: NaturalFloat = 1.0
     """Weight of the mean absolute error, which keeps edges sharp."""
-    squared_error_weight: float = 1.0
+    squared_error_weight: NaturalFloat = 1.0
     """Weight of the mean squared error, which PSNR measures."""
-    codebook_weight: float = 1.0
+    codebook_weight: NaturalFloat = 1.0
     """Weight of the mean squared distance that draws codes to encoder outputs."""
-    commitment_weight: float = 0.25
+    commitment_weight: NaturalFloat = 0.25
     """Weight of the mean squared distance that draws encoder outputs to codes."""
 
     def __post_init__(self) -> None:
-        for name, weight in vars(self).items():
-            if weight < 0:
-                raise InputError(f"objective.{name}={weight}: must not be negative")
+        super().__post_init__()
         if self.absolute_error_weight + self.squared_error_weight == 0:
             raise InputError(
                 "objective.absolute_error_weight=0 with objective.squared_error_weight=0: one of "
@@ -144,79 +131,49 @@ class ReconstructionObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTokenizerTrainingConfig:
+class ImageTokenizerTrainingConfig(Settings, section="training"):
     """One training run of an image tokenizer."""
 
-    steps: int
+    steps: PositiveInt
     """Optimizer steps in the whole run, over all its restarts."""
-    global_batch_size: int
+    global_batch_size: PositiveInt
     """Pictures per optimizer step, over all ranks."""
-    revive_every: int = 100
+    revive_every: NaturalInt = 100
     """Steps per window after which codes that no picture used are moved to where encoder
     outputs are far from every code; 0 never moves any."""
-    revive_until: float = 0.5
+    revive_until: Share = 0.5
     """Share of the run after which no code is moved any more, so that all settle."""
-    precision: str = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     """"bf16" or "fp32" arithmetic; "auto" is bf16 on a GPU and on a CPU with AMX. Weights,
     optimizer and quantizer are float32 always."""
-    seed: int = 0
+    seed: NaturalInt = 0
     """Names the fresh weights, the order of the samples, how they are cut and mirrored, and the
     choice of moved codes."""
-    shuffle_block_shards: int = 16
+    shuffle_block_shards: PositiveInt = 16
     """Shards whose samples are shuffled together and kept open, per rank."""
     horizontal_flip: bool = False
     """Whether every other picture, by chance, is mirrored."""
-    image_cache_bytes: int = 0
+    image_cache_bytes: NaturalInt = 0
     """Memory for decoded pictures per rank, in bytes; what does not fit is decoded again. For small
     data sets; needs loader.num_workers=0."""
-    log_every: int = 50
+    log_every: PositiveInt = 50
     """Steps between two lines in the log and in metrics.jsonl."""
-    save_every: int = 500
+    save_every: PositiveInt = 500
     """Steps between two checkpoints; the last two are kept."""
-    num_evaluation_images: int = 512
+    num_evaluation_images: PositiveInt = 512
     """Pictures, from the beginning of the sample order, that the final figures are of."""
-    timeout_seconds: int = 600
+    timeout_seconds: PositiveInt = 600
     """How long a rank waits for the others before the run stops."""
-
-    def __post_init__(self) -> None:
-        _require_positive(
-            self,
-            "training",
-            (
-                "steps",
-                "global_batch_size",
-                "shuffle_block_shards",
-                "log_every",
-                "save_every",
-                "num_evaluation_images",
-                "timeout_seconds",
-            ),
-        )
-        if self.precision not in PRECISIONS:
-            raise InputError(
-                f"training.precision={self.precision!r}: choose one of {', '.join(PRECISIONS)}"
-            )
-        if self.revive_every < 0 or self.image_cache_bytes < 0:
-            raise InputError(
-                f"training.revive_every={self.revive_every}, training.image_cache_bytes="
-                f"{self.image_cache_bytes}: must not be negative"
-            )
-        if self.seed < 0:
-            raise InputError(f"training.seed={self.seed}: must not be negative")
-        if not 0 <= self.revive_until <= 1:
-            raise InputError(
-                f"training.revive_until={self.revive_until}: must be a share of the run, 0 to 1"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainImageTokenizerConfig:
+class TrainImageTokenizerConfig(Settings):
     """Settings of launch/train_image_tokenizer.py."""
 
     shards: str
     """Folder or URL (s3://, gs://, https://) of image shards, written by launch/build_shards.py.
     Pictures larger than the architecture's are cut, at random places."""
-    run_dir: str
+    run_dir: LocalOutput
     """Folder for checkpoints, metrics and the final weights. A run found in it goes on."""
     image_tokenizer: ImageTokenizerConfig
     """The architecture."""
@@ -230,7 +187,7 @@ class TrainImageTokenizerConfig:
     """How one rank reads."""
 
     def __post_init__(self) -> None:
-        check_local_output(run_dir=self.run_dir)
+        super().__post_init__()
         if self.training.image_cache_bytes > 0 and self.loader.num_workers > 0:
             raise InputError(
                 f"training.image_cache_bytes={self.training.image_cache_bytes} with "
@@ -275,10 +232,3 @@ class TrainImageTokenizerConfig:
                 f"{shards_image_size}, or build the shards with an image_size of at least "
                 f"{image_size}"
             )
-
-
-def _require_positive(config: object, section: str, names: tuple[str, ...]) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value <= 0:
-            raise InputError(f"{section}.{name}={value}: must be positive")

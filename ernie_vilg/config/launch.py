@@ -12,8 +12,8 @@ from ernie_vilg.processes import ProcessMark
 class RendezvousError(ValueError):
     """The ranks did not find each other.
 
-    Unlike after any other `ValueError`, the same command may succeed later: a port becomes free, a
-    machine comes back.
+    It is no `InputError`: the same command may succeed later, when a port becomes free or a machine
+    comes back.
     """
 
 

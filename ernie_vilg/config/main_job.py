@@ -6,8 +6,8 @@ Source: ours.
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 
+from ernie_vilg.config.schema import LocalOutput, Settings
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import check_local_output
 
 STAGES_FOLDER = "stages"
 LOGS_FOLDER = "logs"
@@ -75,12 +75,12 @@ class StageOverrides:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobConfig:
+class JobConfig(Settings, section="job"):
     """A main job: commands that run one after the other, from raw pairs to a report."""
 
     name: str
     """Names the job in what it prints."""
-    output_dir: str
+    output_dir: LocalOutput
     """Everything the job makes lies below this folder."""
     stages: tuple[StageConfig, ...]
     """The commands, in order."""
@@ -88,7 +88,7 @@ class JobConfig:
     """Further words per stage, put behind its command."""
 
     def __post_init__(self) -> None:
-        check_local_output(**{"job.output_dir": self.output_dir})
+        super().__post_init__()
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names) or not names:
             raise InputError(f"job.stages: names {names} must be different, and at least one")
@@ -108,7 +108,7 @@ class JobConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MainJobConfig:
+class MainJobConfig(Settings):
     """What `launch/main_job.py` runs."""
 
     job: JobConfig

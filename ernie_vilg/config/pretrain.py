@@ -5,6 +5,7 @@ Source: ours.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.cluster import ClusterConfig
@@ -13,65 +14,48 @@ from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.health import HealthConfig
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
-from ernie_vilg.config.numbers import require_finite
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.schema import (
+    LocalInput,
+    LocalOutput,
+    NaturalFloat,
+    NaturalInt,
+    PositiveInt,
+    Settings,
+    ShareBelowOne,
+)
 from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import (
-    check_apart,
-    check_folders,
-    check_local_input,
-    check_local_output,
-    is_remote,
-)
-
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+from ernie_vilg.locations import check_apart, check_folders, is_remote
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelismConfig:
+class ParallelismConfig(Settings, section="parallelism"):
     """How one optimizer step is spread over devices."""
 
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: PositiveInt = 1
     """Devices that share each matrix product (megatron-core)."""
-    pipeline_parallel_size: int = 1
+    pipeline_parallel_size: PositiveInt = 1
     """Stages the layers are cut into (DeepSpeed). Above 1 the pipeline engine runs."""
-    zero_stage: int = 1
+    zero_stage: Literal[1, 2, 3] = 1
     """ZeRO over data-parallel ranks: 1 shards optimizer state, 2 gradients, 3 weights."""
     sequence_parallel: bool = False
     """Whether tensor-parallel ranks also share, token by token, the work between their matrix
     products: norms, dropout, residuals (arXiv:2205.05198)."""
-    activation_checkpointing: str = "none"
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping: none; selective: attention
     probabilities, GELU and norm outputs; full: whole blocks."""
     offload_optimizer: bool = False
     """Whether optimizer state and the fp32 weights live in host memory (paper, section 3.2.2)."""
-    micro_batch_size: int
+    micro_batch_size: PositiveInt
     """Pairs per data-parallel rank per forward pass; each gives two sequences."""
-    global_batch_size: int
+    global_batch_size: PositiveInt
     """Pairs per optimizer step, over all data-parallel ranks."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "tensor_parallel_size",
-            "pipeline_parallel_size",
-            "micro_batch_size",
-            "global_batch_size",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"parallelism.{name}={getattr(self, name)}: must be at least 1")
-        if self.zero_stage not in (1, 2, 3):
-            raise InputError(
-                f"parallelism.zero_stage={self.zero_stage}: choose 1, 2 or 3 (1 costs nothing "
-                "over 0 and saves memory)"
-            )
-        if self.activation_checkpointing not in ("none", "selective", "full"):
-            raise InputError(
-                f"parallelism.activation_checkpointing={self.activation_checkpointing}: choose "
-                "none, selective or full"
-            )
+        super().__post_init__()
         if self.sequence_parallel and self.tensor_parallel_size == 1:
             raise InputError(
                 "parallelism.sequence_parallel=true with parallelism.tensor_parallel_size=1: it "
@@ -133,50 +117,36 @@ class ParallelismConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Settings, section="training"):
     """How long to train and when to log."""
 
-    steps: int
+    steps: PositiveInt
     """Optimizer steps in the whole run, over all its restarts."""
     seed: int = 0
     """Names the fresh weights."""
-    log_every: int = 10
+    log_every: PositiveInt = 10
     """Steps between two lines in the log and in metrics.jsonl."""
-    ema_decay: float = 0.0
+    ema_decay: ShareBelowOne = 0.0
     """Decay per step of the moving average of the weights, which is sharded like the optimizer's
     state and exported with `average=true`; 0 keeps none."""
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"training.{name}={getattr(self, name)}: must be at least 1")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"training.ema_decay={self.ema_decay}: must be from 0 to below 1")
-
 
 @dataclass(frozen=True, kw_only=True)
-class SamplesConfig:
+class SamplesConfig(Settings, section="samples"):
     """Pictures and captions that the model makes while it trains."""
 
-    every: int = 0
+    every: NaturalInt = 0
     """Steps between two rounds of samples; 0 turns them off."""
-    pairs: str | None = None
+    pairs: LocalInput | None = None
     """Folder of raw pairs (captions.jsonl) whose captions are drawn and pictures captioned."""
-    count: int = 8
+    count: PositiveInt = 8
     """Pairs per round, from the top of the file."""
-    temperature: float = 0.0
+    temperature: NaturalFloat = 0.0
     """Of the drawn pictures: 0 takes the likeliest code at every slot, which early in training
     is the background of most pictures; 1 samples from the model."""
 
     def __post_init__(self) -> None:
-        check_local_input(**{"samples.pairs": self.pairs})
-        if self.temperature < 0:
-            raise InputError(f"samples.temperature={self.temperature}: must be 0 (greedy) or above")
-        if self.every < 0 or self.count < 1:
-            raise InputError(
-                f"samples.every={self.every}, samples.count={self.count}: every must not be "
-                "negative, count must be at least 1"
-            )
+        super().__post_init__()
         if self.every and self.pairs is None:
             raise InputError(
                 f"samples.every={self.every} needs samples.pairs, a folder with captions.jsonl; "
@@ -185,12 +155,12 @@ class SamplesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
+class PretrainConfig(Settings):
     """One pretraining run."""
 
-    run_dir: str
+    run_dir: LocalOutput
     """Folder of everything the run leaves behind. The same folder resumes the run."""
-    precision: str = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of weights and activations: bf16, fp16 (on a GPU, with dynamic loss scaling), fp32, or
     auto (bf16 on a GPU and on a CPU with AMX, else fp32). The optimizer's copy of the weights is
     fp32 always."""
@@ -198,7 +168,7 @@ class PretrainConfig:
     """Whether torch.compile compiles the transformer's blocks, once, for their one shape."""
     dry_run: bool = False
     """Build the model of every rank without memory or processes, print its sizes, and stop."""
-    world_size: int | None = None
+    world_size: PositiveInt | None = None
     """Ranks that a dry run plans for; null means as many as were started."""
     allow_changes: tuple[str, ...] = ()
     """Settings, such as optimizer.learning_rate, that may differ from those the run folder was
@@ -222,20 +192,12 @@ class PretrainConfig:
     what a plan of the run needs to know. null: neither MFU nor seconds are known."""
 
     def __post_init__(self) -> None:
-        check_local_output(run_dir=self.run_dir)
-        if self.precision not in PRECISIONS:
-            raise InputError(
-                f"precision={self.precision}: choose {', '.join(PRECISIONS[:-1])} or "
-                f"{PRECISIONS[-1]}"
-            )
-        require_finite(self)
+        super().__post_init__()
         if self.world_size is not None and not self.dry_run:
             raise InputError(
                 f"world_size={self.world_size} is for a dry run: add dry_run=true, or leave it "
                 "out, the launcher sets the number of ranks"
             )
-        if self.world_size is not None and self.world_size < 1:
-            raise InputError(f"world_size={self.world_size}: must be at least 1")
         if self.model.block_gradient_scale != 1 and self.precision != "fp16":
             raise InputError(
                 f"model.block_gradient_scale={self.model.block_gradient_scale} with precision="

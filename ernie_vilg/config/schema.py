@@ -1,24 +1,169 @@
-"""From JSON values to a frozen dataclass, strictly: the undoing of `dataclasses.asdict`.
+"""Facts about a setting stand on its field: its type, range and choices. This module checks them.
+
+A field declares a range with `Annotated` (`PositiveInt`, or `Annotated[float, Range(above=1)]`) and
+choices with `Literal`. A class of settings inherits `Settings`, which checks every value when one
+is made; what two settings must be to each other, its own `__post_init__` checks afterwards.
+`from_json` turns JSON values into a dataclass, strictly: it undoes `dataclasses.asdict`.
 
 Source: ours.
 """
 
 import dataclasses
 import enum
+import functools
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.locations import check_local
 from ernie_vilg.storage.json_files import kind_of
 
-Settings = TypeVar("Settings")
+Schema = TypeVar("Schema")
 
 _PLAIN_TYPES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def from_json(content: Any, schema: type[Settings], name: str) -> Settings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Range:
+    """The numbers that a setting may be, all of them finite."""
+
+    at_least: float | None = None
+    """Smallest number."""
+    above: float | None = None
+    """Number below the smallest."""
+    at_most: float | None = None
+    """Largest number."""
+    below: float | None = None
+    """Number above the largest."""
+    reason: str = ""
+    """Why, if the range alone does not say it."""
+
+    def holds(self, value: float) -> bool:
+        """Return whether a number lies in the range."""
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        """Return the range in words."""
+        bounds = {
+            "at least": self.at_least,
+            "above": self.above,
+            "at most": self.at_most,
+            "below": self.below,
+        }
+        words = " and ".join(f"{word} {end}" for word, end in bounds.items() if end is not None)
+        return f"{words}: {self.reason}" if self.reason else words
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Local:
+    """A file or folder of this machine: no URL, no command."""
+
+    is_written: bool
+    """Whether the program writes it, so that it must have a name."""
+
+
+LocalInput = Annotated[str, Local(is_written=False)]
+LocalOutput = Annotated[str, Local(is_written=True)]
+NumWorkers = Annotated[int, Range(at_least=0, at_most=256)]
+"""Processes that one process starts; more is a slip, and would take the machine."""
+PositiveInt = Annotated[int, Range(at_least=1)]
+NaturalInt = Annotated[int, Range(at_least=0)]
+PositiveFloat = Annotated[float, Range(above=0)]
+NaturalFloat = Annotated[float, Range(at_least=0)]
+Share = Annotated[float, Range(at_least=0, at_most=1)]
+"""Part of a whole."""
+ShareBelowOne = Annotated[float, Range(at_least=0, below=1)]
+
+
+class Settings:
+    """Base of a frozen dataclass of settings, which checks what its fields declare."""
+
+    _section = ""
+
+    def __init_subclass__(cls, section: str = "") -> None:
+        """Remember the keys' beginning: `loader` for `loader.num_workers`."""
+        cls._section = section
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            InputError: one is of another type, out of its range, or none of its choices.
+        """
+        check(self, self._section)
+
+
+def check(settings: Any, section: str = "") -> None:
+    """Check every value of a dataclass against what its fields declare.
+
+    Args:
+        settings: the dataclass, of plain values, tuples, mappings and dataclasses.
+        section: the beginning of its keys, for messages.
+
+    Raises:
+        InputError: a value is wrong; the message names its key.
+    """
+    schema: type = type(settings)
+    for name, hint in declared(schema).items():
+        _check(getattr(settings, name), hint, f"{section}.{name}" if section else name)
+
+
+@functools.cache
+def declared(schema: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields by name, with what they declare."""
+    hints = typing.get_type_hints(schema, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
+
+
+def _check(value: Any, hint: Any, key: str, ending: str = "") -> None:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        _check(value, arguments[0], key, ending)
+        for fact in arguments[1:]:
+            if isinstance(fact, Range) and not fact.holds(value):
+                raise InputError(f"{key}={value}: must be {fact}{ending}")
+            if isinstance(fact, Local):
+                check_local(key, value, is_written=fact.is_written)
+    elif origin in (types.UnionType, typing.Union):
+        if value is not None:
+            _check(value, non_null(hint), key, ", or null")
+    elif origin is typing.Literal:
+        if not any(value == choice and type(value) is type(choice) for choice in arguments):
+            *others, last = map(str, arguments)
+            raise InputError(f"{key}={value}: choose {', '.join(others)} or {last}{ending}")
+    elif dataclasses.is_dataclass(hint):
+        if not isinstance(value, Settings):  # which has checked itself
+            check(value, key)
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        for name, part in value.items():
+            _check(part, arguments[1], f"{key}.{name}")
+    elif isinstance(origin, type) and issubclass(origin, Sequence):
+        for index, part in enumerate(value):
+            _check(part, arguments[0], f"{key}[{index}]")
+    elif hint in _PLAIN_TYPES:
+        if not _is_plain(value, hint):
+            raise InputError(f"{key}={value}: must be {_PLAIN_TYPES[hint]}{ending}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{key}={value}: must be a finite number{ending}")
+
+
+def non_null(hint: Any) -> Any:
+    """Return the type of a setting that may also be null, and any other as it is."""
+    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
+        return hint
+    (part,) = [part for part in typing.get_args(hint) if part is not types.NoneType]
+    return part
+
+
+def from_json(content: Any, schema: type[Schema], name: str) -> Schema:
     """Return the dataclass that a JSON object describes.
 
     Args:
@@ -32,7 +177,7 @@ def from_json(content: Any, schema: type[Settings], name: str) -> Settings:
         InputError: a value is of another type, a field is unknown, or has no value and no
             default, or a check of the dataclass failed; the message names the key.
     """
-    value: Settings = _value(content, schema, name)
+    value: Schema = _value(content, schema, name)
     return value
 
 
@@ -41,8 +186,7 @@ def _value(value: Any, hint: Any, name: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and types.NoneType in arguments:
             return None
-        (hint,) = [part for part in arguments if part is not types.NoneType]
-        return _value(value, hint, name)
+        return _value(value, non_null(hint), name)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _dataclass(value, hint, name)
     if isinstance(origin, type) and issubclass(origin, Mapping):

@@ -6,22 +6,17 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.config.drill import DrillConfig
-from ernie_vilg.errors import InputError
+from ernie_vilg.config.schema import LocalOutput, PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoakConfig(DrillConfig):
     """The run, for how long it is struck, and what chooses the faults."""
 
-    drill_dir: str = "outputs/soak"
+    drill_dir: LocalOutput = "outputs/soak"
     """Folder to write: soak.json, and the runs with their logs. What an earlier soak left there is
     removed."""
-    minutes: float = 20.0
+    minutes: PositiveFloat = 20.0
     """For how long faults strike."""
     soak_seed: int = 0
     """Names the faults and their times."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.minutes <= 0:
-            raise InputError(f"minutes={self.minutes}: must be above 0")

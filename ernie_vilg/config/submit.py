@@ -6,7 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.errors import InputError
+from ernie_vilg.config.schema import PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,11 +15,6 @@ class SubmitConfig(PretrainConfig):
 
     submit: bool = False
     """Whether the command is run, rather than printed alone."""
-    seconds_per_step: float | None = None
+    seconds_per_step: PositiveFloat | None = None
     """Of this run, for the check of the time limit; null: as measured with as many ranks, where the
     run folder has a measurement."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.seconds_per_step is not None and self.seconds_per_step <= 0:
-            raise InputError(f"seconds_per_step={self.seconds_per_step}: must be above 0, or null")

@@ -4,32 +4,23 @@ Source: ours.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from ernie_vilg.errors import InputError
+from ernie_vilg.config.schema import PositiveFloat, PositiveInt, Range, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchConfig:
+class WatchConfig(Settings, section="watch"):
     """The watch over steps and ranks."""
 
-    step_timeout_seconds: float = 240.0
+    step_timeout_seconds: PositiveFloat = 240.0
     """Longest time for one step, its data included; must be below
     cluster.collective_timeout_seconds, so that the report comes before the end."""
-    phase_timeout_seconds: float = 3600.0
+    phase_timeout_seconds: PositiveFloat = 3600.0
     """Longest time for anything else: starting, saving, drawing samples."""
-    heartbeat_seconds: float = 2.0
+    heartbeat_seconds: PositiveFloat = 2.0
     """Between two signs of life of each rank."""
-    straggler_factor: float = 1.5
+    straggler_factor: Annotated[float, Range(above=1)] = 1.5
     """A rank is reported when its own work takes this many times the median of all ranks."""
-    straggler_windows: int = 2
+    straggler_windows: PositiveInt = 2
     """Log lines in a row over which it must do so."""
-
-    def __post_init__(self) -> None:
-        for name in ("step_timeout_seconds", "phase_timeout_seconds", "heartbeat_seconds"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"watch.{name}={getattr(self, name)}: must be above 0")
-        if self.straggler_factor <= 1 or self.straggler_windows < 1:
-            raise InputError(
-                f"watch.straggler_factor={self.straggler_factor}, watch.straggler_windows="
-                f"{self.straggler_windows}: set above 1, and at least 1"
-            )

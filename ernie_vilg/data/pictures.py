@@ -142,7 +142,7 @@ def _chunks(content: bytes, kept: Collection[bytes]) -> Iterator[bytes]:
 def _halve_transparency(image: Image.Image) -> None:
     """Give a colour of 16 bits that means transparent in 8 bits, as Pillow gives the pixels."""
     colour = image.info.get("transparency")
-    if isinstance(colour, tuple) and "RGB;16B" in str(image.tile):
+    if isinstance(colour, tuple) and "RGB;16B" in str(getattr(image, "tile", "")):
         # The lower bytes are gone: colours that differ in them alone become transparent too.
         image.info["transparency"] = tuple(value >> 8 for value in colour)
 

@@ -152,7 +152,7 @@ def _check(file: BinaryIO, stored: StoredFile, location: str) -> None:
             "again",
         )
     file.seek(0)
-    if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
+    if hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest() != stored.sha256:
         raise DamagedShardError(
             "sha256",
             f"shard {location} differs from the manifest's SHA-256: it is damaged or was "

@@ -13,6 +13,7 @@ from typing import Any
 
 from ernie_vilg.config.plan import PlanConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
+from ernie_vilg.errors import InputError
 
 _TENSOR_SIZES = (1, 2, 4, 8)
 _ZERO_STAGES = (1, 2, 3)
@@ -46,7 +47,7 @@ def candidate_layouts(
         try:
             layout = replace(config.parallelism, **values)
             layout.num_micro_batches(num_gpus)
-        except ValueError as error:
+        except InputError as error:
             words = ", ".join(f"{name}={value}" for name, value in values.items())
             refused.append(refusal_of(words, error))
         else:
@@ -54,7 +55,7 @@ def candidate_layouts(
     return legal, refused
 
 
-def refusal_of(layout: str, error: ValueError) -> Refusal:
+def refusal_of(layout: str, error: InputError) -> Refusal:
     """Return a refusal in the words of the settings' own check."""
     return Refusal(layout=layout, reason=_kind(str(error)), fix=str(error))
 

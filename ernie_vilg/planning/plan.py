@@ -14,6 +14,7 @@ import torch
 from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.config.plan import PlanConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.planning.calibration import Correction
 from ernie_vilg.planning.goodput import Goodput, goodput
@@ -155,7 +156,7 @@ def _examined(
     """Return the run with a layout and the memory it takes, or why it does not work."""
     try:
         run = replace(config, parallelism=layout)
-    except ValueError as error:
+    except InputError as error:
         return refusal_of(layout.describe(num_gpus), error)
     precision = planned_precision(config.precision, config.gpu)
     memory = worst_memory(run, num_gpus, precision, correction)

@@ -10,6 +10,7 @@ Source: ours.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -82,7 +83,7 @@ class PastBatch:
         Raises:
             InputError: a shard is damaged, and the run never met damage.
         """
-        damage = "skip" if found.losses else "stop"
+        damage: Literal["stop", "skip"] = "skip" if found.losses else "stop"
         self._sequence = replace(sequence, loader=replace(sequence.loader, damage=damage))
         self._mixture = MixtureOrder(len(sequence.sources), sequence.phases, sequence.seed)
         self._orders = [

@@ -52,7 +52,7 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
         ),
         pytest.param(
             {"token_shards": "one", "max_truncated_fraction": 1.5},
-            r"data\.max_truncated_fraction=1\.5: set a share from 0 to 1",
+            r"data\.max_truncated_fraction=1\.5: must be at least 0 and at most 1",
             id="more captions cut than all",
         ),
         pytest.param(
@@ -60,11 +60,13 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
         ),
         pytest.param(
             {"mixture": data_sets(cc=1, wukong=-0.5)},
-            r"data\.mixture\.wukong\.weight=-0\.5: must be 0 or above",
+            r"data\.mixture\.wukong\.weight=-0\.5: must be at least 0",
             id="negative weight",
         ),
         pytest.param(
-            {"mixture": data_sets(cc=float("nan"))}, "and finite", id="a weight that is no number"
+            {"mixture": data_sets(cc=float("nan"))},
+            "must be a finite number",
+            id="a weight that is no number",
         ),
         pytest.param(
             {"mixture": data_sets(cc=0, wukong=0)}, "all weights are 0", id="nothing to draw"
@@ -86,7 +88,7 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
         ),
         pytest.param(
             {"mixture": data_sets(cc=1), "mixture_changes": (change(0, cc=2),)},
-            "data.mixture has the weights of step 0",
+            r"data\.mixture_changes\[0\]\.step=0: must be at least 1",
             id="a change at the start",
         ),
         pytest.param(
@@ -94,7 +96,7 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
             r"at steps \[9, 9\]: put them in order",
             id="two changes at a step",
         ),
-        pytest.param({"token_shards": "one", "seed": -1}, "must not be negative", id="seed"),
+        pytest.param({"token_shards": "one", "seed": -1}, "must be at least 0", id="seed"),
         pytest.param(
             {"token_shards": "s3://bucket/one"},
             "data.token_shards is a URL and data.loader.cache_dir is null",

@@ -125,10 +125,10 @@ def test_illegal_combination_is_refused_with_the_fix(
     [
         ({"attention": "local"}, "choose full or sparse"),
         ({"row_pattern": "zigzag"}, "choose raster or block"),
-        ({"residual_scaling": "depth"}, "choose none or initializer or branch"),
+        ({"residual_scaling": "depth"}, "choose none, initializer or branch"),
         ({"convolution_size": 4}, "choose an odd number"),
-        ({"dropout": 1.0}, "must be from 0 to below 1"),
-        ({"pb_relax": -1.0}, "must be 0"),
+        ({"dropout": 1.0}, "must be at least 0 and below 1"),
+        ({"pb_relax": -1.0}, "must be at least 0"),
         ({"block_gradient_scale": 1000.0}, "choose a power of two"),
     ],
 )
@@ -146,7 +146,7 @@ def test_unknown_reconstructor_is_refused(setting: dict[str, Any]) -> None:
 
 
 def test_negative_weight_of_a_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"objective\.z_loss_weight=-1.*must not be negative"):
+    with pytest.raises(ValueError, match=r"objective\.z_loss_weight=-1.*must be at least 0"):
         ObjectiveConfig(z_loss_weight=-1.0)
 
 

@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from typing import Any
 import pytest
 
 from ernie_vilg.config.data import MixtureDataSetConfig
-from ernie_vilg.config.numbers import require_finite
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.config.schema import check
 from launch.composition import compose_program
 from launch.program import CONF_FOLDER
 
@@ -65,13 +66,13 @@ def quickstart() -> PretrainConfig:
 
 def numbers_of(config: Any, prefix: str = "") -> Iterator[tuple[str, type]]:
     """Yield the key and type of every setting that is a number."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
         if dataclasses.is_dataclass(value):
-            yield from numbers_of(value, f"{prefix}{field.name}.")
+            yield from numbers_of(value, f"{prefix}{name}.")
         for kind in (int, float):
-            if field.type in (kind, kind | None):
-                yield prefix + field.name, kind
+            if hint in (kind, kind | None):
+                yield prefix + name, kind
 
 
 def with_value(config: Any, name: str, value: Any) -> Any:
@@ -122,13 +123,15 @@ def test_every_number_is_refused_where_it_is_none(quickstart: PretrainConfig, va
 def test_a_number_that_is_none_is_found_in_a_mapping_and_named() -> None:
     mixture = {"cc": MixtureDataSetConfig(token_shards="a", weight=math.nan)}
 
+    data = dataclasses.make_dataclass("Data", [("mixture", dict[str, MixtureDataSetConfig])])
+
     with pytest.raises(ValueError, match=r"^mixture\.cc\.weight=nan: must be a finite number$"):
-        require_finite(dataclasses.make_dataclass("Data", ["mixture"])(mixture))
+        check(data(mixture))
 
 
 @pytest.mark.parametrize("name", ["beta1", "beta2"])
 def test_a_moment_that_never_moves_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"optimizer\.{name}=1.0: must be from 0 to below 1"):
+    with pytest.raises(ValueError, match=rf"optimizer\.{name}=1.0: must be at least 0 and below 1"):
         OptimizerConfig(learning_rate=1e-3, warmup_steps=0, **{name: 1.0})
 
 

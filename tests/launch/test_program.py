@@ -12,26 +12,12 @@ import pytest
 from ernie_vilg.config.data import MixtureChangeConfig, MixtureDataSetConfig, PretrainDataConfig
 from ernie_vilg.config.generation import CaptionConfig
 from ernie_vilg.config.launch import Launch, RendezvousError
+from ernie_vilg.errors import InputError
 from ernie_vilg.training.run_lock import RunLock
 from launch.composition import compose_program
-from launch.program import CONF_FOLDER, program, quote_chinese
+from launch.program import CONF_FOLDER, program
 
 ROOT = CONF_FOLDER.parent
-
-
-@pytest.mark.parametrize(
-    ("word", "expected"),
-    [
-        ("prompts=[左上角，圆形,b]", 'prompts=["左上角，圆形",b]'),
-        ("output_dir=输出/a", 'output_dir="输出/a"'),
-        ("prompts=[红 苹果]", 'prompts=["红 苹果"]'),
-        ("prompts=['红']", "prompts=['红']"),
-        ("steps=3", "steps=3"),
-        ("--help", "--help"),
-    ],
-)
-def test_chinese_is_quoted_for_hydra(word: str, expected: str) -> None:
-    assert quote_chinese(word) == expected
 
 
 def start(
@@ -112,7 +98,7 @@ def test_only_the_leader_speaks() -> None:
     ("word", "message"),
     [
         ("data.token_shards=nowhere", "nowhere is not a folder"),
-        ("data.token_shards", "no settings, the log of every rank says why"),
+        ("data.token_shards", "data.token_shards has no value"),
     ],
     ids=["ours", "Hydra's"],
 )
@@ -165,7 +151,7 @@ def test_ranks_that_do_not_meet_are_no_wrong_setting(
 ) -> None:
     """The same command may succeed later; whoever starts it again must be able to tell."""
 
-    @program("caption", CaptionConfig)
+    @program("caption", CaptionConfig, has_ranks=True)
     def main(config: CaptionConfig) -> None:
         raise RendezvousError("rank 1 does not reach rank 0")
 
@@ -178,6 +164,35 @@ def test_ranks_that_do_not_meet_are_no_wrong_setting(
 
     assert ended.value.code == 1
     assert capsys.readouterr().err == "caption: rank 1 does not reach rank 0\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        pytest.param(InputError("weights=a: no"), 2, "caption: weights=a: no\n", id="an input"),
+        pytest.param(ValueError("math domain error"), 1, "Traceback", id="a fault of a library"),
+    ],
+)
+def test_only_what_a_person_can_mend_ends_with_code_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: int,
+    said: str,
+) -> None:
+    """With code 2, neither supervise nor a batch script would try again."""
+
+    @program("caption", CaptionConfig)
+    def main(config: CaptionConfig) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["caption", "weights=a", "images=b", "output=c"])
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith(said)
 
 
 MIXTURE = "+data.mixture={cc:{token_shards:a,weight:2},wukong:{token_shards:b,weight:1}}"

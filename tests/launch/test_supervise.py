@@ -33,6 +33,9 @@ if deed == "stopped":
     marker = {"reason": detail, "by_person": detail == "stop_file", "requeued": False}
     (run_dir / "stopped.json").write_text(json.dumps(marker))
     sys.exit(1)  # as torchrun does
+if deed == "refused":
+    Path(os.environ["ENDING_FILE"]).write_text("2\\npretrain: steps=0: must be at least 1\\n")
+    sys.exit(1)  # as torchrun does
 if deed == "orphan":
     orphan = subprocess.Popen(["sleep", "60"])
     (run_dir / "orphan").write_text(str(orphan.pid))
@@ -76,6 +79,11 @@ def test_a_run_that_does_not_get_on_is_given_up(tmp_path: Path) -> None:
 
     assert (code, starts) == (7, 2)
     assert "2 starts in a row brought no new checkpoint" in said
+
+
+def test_a_run_whose_settings_are_refused_is_not_started_again(tmp_path: Path) -> None:
+    """The launcher's own code is 1, as after any accident; the batch script asks the same file."""
+    assert supervise(tmp_path, "refused", "exit:0")[:2] == (2, 1)
 
 
 def test_a_run_that_a_person_stopped_stays_stopped(tmp_path: Path) -> None:

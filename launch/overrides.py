@@ -1,0 +1,179 @@
+"""The words of a command line, in the grammar of Hydra.
+
+Hydra types a value before it looks at the schema: `run_dir=1e-4` becomes "0.0001", and a bracket, a
+comma or an equals sign in a text is an error of grammar. The schema is known here, so a setting
+keeps what was typed: its value is quoted before Hydra's parser sees it.
+
+Source: ours, for the grammar of Hydra 1.3 (https://hydra.cc/docs/advanced/override_grammar/basic)
+and the interpolations of OmegaConf 2.3.
+"""
+
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ernie_vilg.config.schema import non_null
+from ernie_vilg.errors import InputError
+
+_WORD = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+)(?P<equals>=)?(?P<value>.*)", re.DOTALL)
+_QUOTED = re.compile(r""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'""", re.DOTALL)
+_ELEMENT = re.compile(rf"\s*({_QUOTED.pattern})\s*(?=,|\Z)|[^,]*", re.DOTALL)
+_BRACKETS = ("[]", "{}")
+
+
+def hydra_overrides(words: Sequence[str], schema: type) -> list[str]:
+    """Return the words of a command line as Hydra must read them.
+
+    Args:
+        words: as typed, such as `training.steps=5`.
+        schema: the dataclass of the program's settings.
+
+    Raises:
+        InputError: a word is no setting, or can be read in two ways; the message shows how to
+            write it.
+    """
+    return [_override(word, schema) for word in words]
+
+
+def in_optional_sections(words: Sequence[str], schema: type) -> list[str]:
+    """Return the words that set a key of a section that may be null."""
+
+    def is_optional(section: str) -> bool:
+        hint = _type_of(section, schema)
+        return non_null(hint) is not hint
+
+    keys = {word: word.partition("=")[0].lstrip("+").split(".") for word in words}
+    return [
+        word
+        for word, parts in keys.items()
+        if any(is_optional(".".join(parts[:count])) for count in range(1, len(parts)))
+    ]
+
+
+def _override(word: str, schema: type) -> str:
+    match = _WORD.fullmatch(word)
+    if match is None or word.startswith("-"):
+        raise InputError(f"{word}: write settings as key=value; --help lists them")
+    sign, key, equals, value = match.groups(default="")
+    if key.split(".")[0].split("/")[0] == "hydra":
+        if key == "hydra.searchpath" and not sign:
+            return word
+        raise InputError(f"{key}: this is a setting of Hydra, not of the program: leave it out")
+    hint = _type_of(key, schema)
+    if not sign and _is_mapping(hint):
+        sign = "++"  # Hydra takes new names only behind a plus
+    if sign == "~":
+        return _removal(word, key, schema)
+    if not equals:
+        raise InputError(f"{key} has no value: write {key}=VALUE; --help lists the settings")
+    return f"{sign}{key}={_value(key, value, hint)}"
+
+
+def _removal(word: str, key: str, schema: type) -> str:
+    if not _is_mapping(_type_of(key.rpartition(".")[0], schema)):
+        raise InputError(f"{word}: no setting can be removed: leave it out, or give it a value")
+    return word
+
+
+def _type_of(key: str, schema: type) -> Any:
+    """Return the type of a setting; None for what only Hydra knows, such as a group of files."""
+    first, *parts = key.split(".")
+    hint: Any = typing.get_type_hints(schema).get(first.partition("[")[0])
+    if hint is None:
+        return None
+    for part in parts:
+        section = non_null(hint)
+        if dataclasses.is_dataclass(section):
+            hint = typing.get_type_hints(section).get(part.partition("[")[0])
+            if hint is None:
+                name = typing.cast(type, section).__name__
+                raise InputError(f"Key '{part}' not in '{name}': --help lists the settings")
+        elif _is_mapping(section):
+            hint = typing.get_args(section)[1]
+        else:
+            raise InputError(f"{key}: this is one value, without keys: give all of it")
+    if "[" in key:
+        raise InputError(f"{key}: a list has no keys: give all of it")
+    return hint
+
+
+def _is_mapping(hint: Any) -> bool:
+    origin = typing.get_origin(non_null(hint))
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _value(key: str, value: str, declared_hint: Any) -> str:
+    hint = non_null(declared_hint)
+    is_text = hint is str or typing.get_origin(hint) is typing.Literal
+    is_texts = hint == tuple[str, ...]
+    if not (is_text or is_texts) and "${" in value:
+        raise InputError(f"{key}={value}: a setting does not refer to another one: write the value")
+    is_section = dataclasses.is_dataclass(hint)
+    is_group = "." not in key and (hint is None or is_section)
+    if value == "null" and not is_group:
+        return value
+    if not value or _QUOTED.fullmatch(value):
+        return _without_interpolation(value)
+    if is_section and hint is not declared_hint and value[0] == "{":
+        raise InputError(f"{key}={value}: this section comes from a file of conf/, not from braces")
+    is_bracketed = value[0] + value[-1] in _BRACKETS
+    if is_texts or (is_group and value[0] + value[-1] == "[]"):
+        return _list(key, value)
+    if hint in (int, float, bool) or is_text:
+        if is_bracketed:
+            raise InputError(
+                f"{key}={value}: one value belongs here, no list; if the brackets are part of it, "
+                f"quote it: '{key}={_quoted(value)}'"
+            )
+        return _quoted(value)
+    return value if is_bracketed else _quoted(value)
+
+
+def _list(key: str, value: str) -> str:
+    """Quote the elements of a list of texts."""
+    if value[0] + value[-1] != "[]":
+        raise InputError(f"{key}={value}: a list belongs here: '{key}=[{_quoted(value)}]'")
+    elements = [element.strip() for element in _elements(value[1:-1])]
+    if elements == [""]:
+        return "[]"
+    is_doubtful = [
+        not _QUOTED.fullmatch(element) and (not element or element != raw or " " in element)
+        for element, raw in zip(elements, _elements(value[1:-1]), strict=True)
+    ]
+    if len(elements) > 1 and any(is_doubtful):
+        several = ",".join(_quoted_once(element) for element in elements)
+        raise InputError(
+            f"{key}={value}: a comma begins another element, unless it is quoted. Write "
+            f"'{key}=[{_quoted(value[1:-1])}]' for one, '{key}=[{several}]' for {len(elements)}"
+        )
+    return f"[{','.join(_quoted_once(element) for element in elements)}]"
+
+
+def _elements(text: str) -> Iterator[str]:
+    start = 0
+    while start <= len(text):
+        match = _ELEMENT.match(text, start)
+        assert match is not None  # it matches no character, too
+        yield match[0]
+        start = match.end() + 1
+
+
+def _quoted_once(element: str) -> str:
+    if _QUOTED.fullmatch(element):
+        return _without_interpolation(element)
+    return _quoted(element)
+
+
+def _quoted(value: str) -> str:
+    """Quote a text for Hydra, which reads backslashes only before a quotation mark."""
+    escaped = re.sub(
+        r'(\\*)("|\Z)', lambda match: match[1] * 2 + "\\" * len(match[2]) + match[2], value
+    )
+    return f'"{_without_interpolation(escaped)}"'
+
+
+def _without_interpolation(text: str) -> str:
+    r"""Escape `${` for OmegaConf, which reads backslashes only before it."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)

@@ -1,0 +1,211 @@
+"""What holds for every program: its help, its refusals, and its suspicion of the environment."""
+
+import dataclasses
+import inspect
+import os
+import subprocess
+import sys
+import typing
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_vilg.config.schema import non_null
+from launch.composition import compose_program
+from launch.environment import read_launch
+from launch.help import help_text, settings_of
+from launch.program import CONF_FOLDER
+from tests.test_configs import REQUIRED_SETTINGS as REQUIRED
+
+ROOT = CONF_FOLDER.parent
+PROGRAMS = sorted(REQUIRED)
+
+
+def schema_of(program: str) -> type:
+    main = inspect.unwrap(import_module(f"launch.{program}").main)
+    (schema,) = [hint for key, hint in typing.get_type_hints(main).items() if key != "return"]
+    return typing.cast(type, schema)
+
+
+def run(
+    program: str, words: list[str], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, f"launch/{program}.py", *words],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_lists_every_setting_with_its_docstring(program: str) -> None:
+    schema = schema_of(program)
+    text = " ".join(help_text(program, schema, "").split())
+
+    for key, _, _, docstring in settings_of(schema):
+        assert f" {key}: " in text
+        assert docstring, f"{key} has no docstring"
+        assert " ".join(docstring.split()) in text
+
+
+@pytest.mark.parametrize(
+    ("program", "word"), [*((name, "--help") for name in PROGRAMS), ("pretrain", "-h")]
+)
+def test_help_needs_neither_settings_nor_torch(program: str, word: str) -> None:
+    """Seven programs have groups that must be chosen, and ended in a traceback."""
+    code = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"launch/{program}.py", word],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"python launch/{program}.py KEY=VALUE" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+def test_help_names_type_range_choices_and_default() -> None:
+    text = help_text("generate", schema_of("generate"), "")
+
+    assert "  batch_size: whole number at least 1 = 64\n      Pictures drawn at once.\n" in text
+    assert "  device: auto | cpu | cuda = auto\n" in text
+    assert "  temperature: number at least 0, or null = null\n" in text
+    assert "  weights: text, required\n" in text
+    text = help_text("plan", schema_of("plan"), "")
+    assert "  model=base_300m, emoji, ernie_vilg_10b, quickstart (required)\n" in text
+
+
+def wrong_words(schema: type) -> list[str]:
+    """Return words that are wrong for a schema whatever its settings are."""
+    words = ["nothing=1", "+nothing=1", "~nothing", "nothing", "", "=1", "-x", "a..b=1", "a/b=1"]
+    words += ["hydra.run.dir=x", "hydra/launcher=x", "+hydra.callbacks.a=x"]
+    inherited = typing.get_type_hints(schema.__base__)  # tried with the program that they are of
+    for field in dataclasses.fields(schema):
+        if field.name in inherited:
+            continue
+        hint: Any = typing.get_type_hints(schema)[field.name]
+        name, part = field.name, non_null(hint)
+        words += [f"~{name}", f"{name}.x.y=1", f"{name}[0]=1", name]
+        words += [f"{name}={{a:"] if part is not str else []
+        words += [f"{name}=null"] if part is hint else []
+        if part in (int, float):
+            words += [f"{name}={value}" for value in ("many", "[1]", "{a:1}", "nan", "inf", "${x}")]
+        if part is str:
+            words += [f"{name}=[a,b]", f"{name}={{a:1}}", f"{name}=???"]
+        if part is bool:
+            words += [f"{name}=maybe", f"{name}=[true]"]
+        if typing.get_origin(part) is typing.Literal:
+            words += [f"{name}=someone", f"{name}="]
+        if typing.get_origin(part) is tuple:
+            words += [f"{name}=a", f"{name}.0=a", f"{name}={{a:1}}"]
+        if dataclasses.is_dataclass(part):
+            words += [
+                f"{name}.x=5",
+                f"{name}=5",
+                f"{name}=[1]",
+                f"{name}={{nothing:1}}",
+                f"{name}=someone",
+            ]
+    return words
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_wrong_word_is_one_sentence(program: str) -> None:
+    for word in wrong_words(schema_of(program)):
+        with pytest.raises(ValueError, match="it refuses these settings") as caught:
+            compose_program(program, [*REQUIRED[program], word])
+
+        said = str(caught.value.__cause__)
+        assert said, word
+        assert "\n\n" not in said, word
+
+
+LEFTOVERS = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+HAVE_RANKS = {"pretrain", "train_image_tokenizer"}
+
+
+@pytest.mark.parametrize(
+    ("program", "leftovers"),
+    [
+        *((name, LEFTOVERS) for name in PROGRAMS if name not in HAVE_RANKS),
+        pytest.param("export", {"RANK": ""}, id="empty"),
+        pytest.param("export", {"RANK": "1"}, id="rank alone"),
+    ],
+)
+def test_a_program_of_one_process_always_speaks(program: str, leftovers: dict[str, str]) -> None:
+    done = run(program, [*REQUIRED[program], "~nothing"], leftovers)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{program}: ~nothing: no setting can be removed")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("program", sorted(HAVE_RANKS))
+def test_a_launchers_variable_that_is_missing_is_one_sentence(program: str) -> None:
+    done = run(program, REQUIRED[program], {"RANK": "1"})
+
+    assert done.returncode == 2
+    assert f"{program}: RANK is set and LOCAL_RANK is not" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": ""}, "LOCAL_RANK is not|RANK=''"),
+        ({"RANK": "1", "LOCAL_RANK": "0"}, "WORLD_SIZE is not: a launcher sets"),
+        (LEFTOVERS | {"RANK": "x"}, "RANK='x': must be a whole number"),
+        (LEFTOVERS | {"RANK": "-1"}, "RANK='-1': must be a whole number"),
+        (LEFTOVERS | {"LOCAL_RANK": "1.5"}, r"LOCAL_RANK='1\.5': must be a whole number"),
+        (LEFTOVERS | {"WORLD_SIZE": "²"}, "WORLD_SIZE='²': must be a whole number"),
+        (LEFTOVERS | {"RANK": "2"}, "RANK=2, LOCAL_RANK=1, WORLD_SIZE=2: a rank must be below"),
+        (LEFTOVERS | {"WORLD_SIZE": "0"}, "a rank must be below the number of ranks"),
+        ({"SLURM_RESTART_COUNT": "many"}, "SLURM_RESTART_COUNT='many': must be a whole number"),
+    ],
+)
+def test_a_launchers_variables_are_checked(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_launch(environment)
+
+
+@pytest.mark.parametrize("name", ["POSIX", "C", "xx_YY"])
+def test_texts_are_utf8_in_any_locale(tmp_path: Path, name: str) -> None:
+    """Without, torch's compiler cannot be imported, and no Chinese path can be opened."""
+    variables = {"LC_ALL": name, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    folder = tmp_path / "没有"
+
+    done = run(
+        "generate", ["weights=w", f"output_dir={folder}", f"prompts_file={folder}"], variables
+    )
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"generate: prompts_file={folder} is not a file: name one with a prompt per line\n"
+    )
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / ("a" * 157)
+    folder.mkdir()
+
+    done = run("generate", ["weights=w", "output_dir=o", "prompts=[a]"], {"TMPDIR": str(folder)})
+
+    assert done.returncode == 2
+    assert f"generate: TMPDIR={folder} has {len(str(folder))} characters" in done.stderr
+    assert "AF_UNIX" not in done.stderr
