@@ -145,7 +145,9 @@ def test_a_moment_that_never_moves_is_refused(name: str) -> None:
         pytest.param("training.steps=1.5", "full_key: training.steps", id="fraction for a count"),
         pytest.param("training.steps=null", "full_key: training.steps", id="null for a count"),
         pytest.param("compile_blocks=maybe", "full_key: compile_blocks", id="word for yes or no"),
-        pytest.param("run_dir=[a,b]", "full_key: run_dir", id="list for a word"),
+        pytest.param(
+            "run_dir=[a,b]", "run_dir=[a,b]: one value belongs here", id="list for a word"
+        ),
         pytest.param("optimizer={beta1:a}", "full_key: optimizer.beta1", id="wrong in a group"),
         pytest.param("model=nothing", "Could not find 'model/nothing'", id="unknown option"),
         pytest.param("training.steps", "training.steps", id="no value"),
