@@ -14,7 +14,6 @@ Source: ours.
 
 import io
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from data_pipelines.outputs import check_output_folder
 from data_pipelines.shard_writer import shard_name, write_shard
-from data_pipelines.work_folder import prepare_work_folder
+from data_pipelines.work_folder import prepare_work_folder, remove_work_folder
 from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.shards import EncodeShardsConfig
 from ernie_vilg.data.damage import DamagedSampleError
@@ -126,7 +125,7 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
     )
     write_manifest(work.folder / "shards", manifest)
     commit_folder(work.folder / "shards", Path(config.output_dir))
-    shutil.rmtree(work.folder)
+    remove_work_folder(Path(config.output_dir))
     return manifest
 
 

@@ -8,6 +8,7 @@ Source: ours, on rename(2), which replaces no folder that holds a file.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.files import REMOVING_PREFIX, remove, without_name, write_json
 from ernie_vilg.storage.json_files import read_json
 
 _JOB_FILE = "job.json"
@@ -32,17 +33,33 @@ def prepare_work_folder(output_dir: Path, job: Mapping[str, Any], *, is_shared: 
     Raises:
         InputError: it is shared and belongs to other work.
     """
-    work = output_dir.with_name(f".encoding-{output_dir.name}")
+    work = _work_folder(output_dir)
     if work.exists() and not _is_of(work, job):
         if is_shared:
             raise InputError(
                 f"{work} holds the beginnings of other work (other shards, tokenizers or "
                 "keep_pixels): end what works there and remove it, or name another output_dir"
             )
-        shutil.rmtree(work)
+        remove(without_name(work))
     if not work.exists():
         _make(work, job)
+    (work / "shards").mkdir(exist_ok=True)  # a kill at the end of the work left it without them
     return work
+
+
+def remove_work_folder(output_dir: Path) -> None:
+    """Remove the folder of finished work, and what killed starts left of it."""
+    work = _work_folder(output_dir)
+    unnamed = re.compile(rf"{re.escape(work.name)}-\w{{8}}|{REMOVING_PREFIX}{re.escape(work.name)}")
+    if work.exists():
+        remove(without_name(work))  # half of it would pass for other work
+    for path in work.parent.iterdir():
+        if unnamed.fullmatch(path.name):
+            remove(path)
+
+
+def _work_folder(output_dir: Path) -> Path:
+    return output_dir.with_name(f".encoding-{output_dir.name}")
 
 
 def _is_of(work: Path, job: Mapping[str, Any]) -> bool:

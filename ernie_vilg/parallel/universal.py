@@ -14,7 +14,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import split_dimension
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
+from ernie_vilg.storage.files import path_without_pattern, scratch_folder
 
 WEIGHTS = "fp32"
 """The converter's name of the weights, as `WEIGHT_AVERAGE` is ours of their average."""
@@ -77,8 +77,8 @@ def gather_weights(folder: Path, state: str = WEIGHTS) -> dict[str, Tensor]:
     Raises:
         InputError: the checkpoint holds no average.
     """
-    with TemporaryDirectory(dir=folder.parent.parent, prefix=".gathering-") as scratch:
-        universal = Path(scratch) / "universal"
+    with scratch_folder(folder.parent.parent, "gathering") as scratch:
+        universal = scratch / "universal"
         if state == WEIGHT_AVERAGE:
             convert_average(folder, universal)
         else:
@@ -106,12 +106,8 @@ def convert(folder: Path, output: Path, do_all: DoAll = map) -> None:
         inject_missing_state=False,
     )
     output.mkdir(parents=True)
-    # The converter takes its paths for patterns: it is given some without special characters.
-    with TemporaryDirectory(prefix="universal_") as links:
-        source, target = Path(links, "source"), Path(links, "target")
-        source.symlink_to(folder.resolve())
-        target.symlink_to(output.resolve())
-        arguments.input_folder, arguments.output_folder = str(source), str(target)
+    with path_without_pattern(folder) as source, path_without_pattern(output) as target:
+        arguments.input_folder, arguments.output_folder = source, target
         with _work_done_by(do_all), contextlib.redirect_stdout(io.StringIO()):
             ds_to_universal.main(arguments)
     _keep_parameters_alone(output)

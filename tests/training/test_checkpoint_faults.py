@@ -17,13 +17,12 @@ import torch.distributed as dist
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.parallel.groups import start_processes
+from ernie_vilg.storage.files import clear_leftovers, put_folder
 from ernie_vilg.training.checkpoint import CheckpointError, Checkpoints
 from ernie_vilg.training.commit import (
     checkpoint_path,
-    clear_leftovers,
     committed_checkpoints,
     newest_checkpoint,
-    put_in_place,
     verify_checkpoint,
 )
 from tests.distributed import run_distributed
@@ -125,7 +124,7 @@ def test_an_old_one_left_beside_its_replacement_goes(tmp_path: Path, alone: None
     folder = tmp_path / "checkpoints"
     shutil.copytree(checkpoint_path(tmp_path, 20), folder / ".replaced-step_00000020")
 
-    clear_leftovers(tmp_path)
+    clear_leftovers(folder)
 
     assert not list(folder.glob(".*"))
 
@@ -135,7 +134,7 @@ def test_a_replacement_that_cannot_be_renamed_puts_the_old_one_back(tmp_path: Pa
     final.mkdir()
 
     with pytest.raises(FileNotFoundError):
-        put_in_place(tmp_path / ".writing-step_00000020", final)
+        put_folder(tmp_path / ".writing-step_00000020", final)
 
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000020"]
 
