@@ -40,6 +40,7 @@ _OPTIMIZER_FILES = "*_optim_states.pt"
 _STATES = ("base_optimizer_state", "optimizer_state_dict")
 _FLAT_WEIGHTS = ("single_partition_of_fp32_groups", "fp32_flat_groups")
 _PARAMETERS_FOLDER = "zero"
+_CONVERTED_FOLDER, _POINTER_NAME = ".converted", "latest_universal"
 
 
 @lru_cache(maxsize=1)  # asked at every checkpoint
@@ -107,7 +108,8 @@ def convert(folder: Path, output: Path, do_all: DoAll = map) -> None:
     )
     output.mkdir(parents=True)
     with path_without_pattern(folder) as source, path_without_pattern(output) as target:
-        arguments.input_folder, arguments.output_folder = source, target
+        arguments.input_folder = source
+        arguments.output_folder = f"{target}/{_CONVERTED_FOLDER}"  # it writes a file beside it
         with _work_done_by(do_all), contextlib.redirect_stdout(io.StringIO()):
             ds_to_universal.main(arguments)
     _keep_parameters_alone(output)
@@ -182,14 +184,12 @@ def _work_done_by(do_all: DoAll) -> Iterator[None]:
 
 def _keep_parameters_alone(output: Path) -> None:
     """Remove what only DeepSpeed's own loading needs: copies of the model's files, for one."""
-    for path in output.iterdir():
-        if path.name != _PARAMETERS_FOLDER:
-            path.unlink()
-    parameters = (output / _PARAMETERS_FOLDER).rename(output / ".parameters")
-    for path in parameters.iterdir():
+    converted = output / _CONVERTED_FOLDER
+    for path in (converted / _PARAMETERS_FOLDER).iterdir():
         if path.is_dir():
             path.rename(output / path.name)
-    shutil.rmtree(parameters)
+    shutil.rmtree(converted)
+    (output / _POINTER_NAME).unlink()
 
 
 def _write_averaged(folder: Path, output: Path) -> None:
