@@ -1,6 +1,7 @@
 """What a kill leaves behind never stops the next start, and never changes what it writes."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,15 @@ def save_tokenizers(folder: Path, captions: list[str] = CAPTIONS, seed: int = 1)
 
 def older_tokenizers(folder: Path) -> None:
     save_tokenizers(folder, CAPTIONS[:1], seed=0)
+
+
+def test_tokenizers_can_be_read_by_everybody(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    save_tokenizers(tmp_path)
+    os.umask(before)
+
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*/*")} == {0o644}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o755}
 
 
 # --- Token shards.
