@@ -34,7 +34,7 @@ from ernie_vilg.parallel.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.snapshot import Snapshot
 from ernie_vilg.parallel.universal import universal_checkpoint_info
 from ernie_vilg.seeds import seed_named
-from ernie_vilg.storage.files import path_without_pattern
+from ernie_vilg.storage.literal_paths import path_without_pattern
 
 CHECKPOINT_TAG = "deepspeed"
 """Name of the folder that DeepSpeed makes inside ours."""

@@ -25,7 +25,8 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import split_dimension
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
-from ernie_vilg.storage.files import path_without_pattern, scratch_folder
+from ernie_vilg.storage.files import scratch_folder
+from ernie_vilg.storage.literal_paths import path_without_pattern
 
 WEIGHTS = "fp32"
 """The converter's name of the weights, as `WEIGHT_AVERAGE` is ours of their average."""

@@ -250,19 +250,6 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-@contextmanager
-def path_without_pattern(folder: Path) -> Iterator[str]:
-    """Yield another path to a folder, for a library that takes paths for patterns.
-
-    It has none of `[ ] * ?`, whatever the folder is called, and holds for this process's children.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/{os.getpid()}/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
 def fsync_folder(path: Path) -> None:
     """Flush a folder's own entries (its names) to the device."""
     _fsync(path)

@@ -13,11 +13,11 @@ import pytest
 from ernie_vilg.storage.files import (
     clear_leftovers,
     committed_folder,
-    path_without_pattern,
     put_folder,
     scratch_folder,
     write_bytes,
 )
+from ernie_vilg.storage.literal_paths import path_without_pattern
 
 
 @contextmanager
