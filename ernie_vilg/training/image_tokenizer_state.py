@@ -20,7 +20,7 @@ from torch.optim import AdamW
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.parallel.optimizer import build_adamw
-from ernie_vilg.storage.files import committed_folder, remove, without_name
+from ernie_vilg.storage.files import clear_leftovers, committed_folder, remove, without_name
 from ernie_vilg.training.commit import (
     checkpoint_path,
     committed_checkpoints,
@@ -95,7 +95,7 @@ def save_checkpoint(
         code_counts: `state.code_counts` summed over ranks, int64 [codebook].
     """
     folder = checkpoint_path(run_dir, state.step)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(folder.parent)
     with committed_folder(folder, replace=True) as temporary:
         save_file(_tensors(state, code_counts), temporary / TENSORS_FILE)
         write_manifest(
