@@ -14,7 +14,6 @@ Source: ours.
 
 import io
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ from data_pipelines.captions import caption_of
 from data_pipelines.images import NUM_ENLARGED
 from data_pipelines.outputs import check_output_folder
 from data_pipelines.shard_writer import shard_name, write_shard
-from data_pipelines.work_folder import work_folder
+from data_pipelines.work_folder import remove_work_folder, work_folder
 from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.shards import EncodeShardsConfig
 from ernie_vilg.data.damage import DamagedSampleError
@@ -134,7 +133,7 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
         )
         write_manifest(work.folder / "shards", manifest)
         commit_folder(work.folder / "shards", work.output_dir)
-        shutil.rmtree(work.folder)
+        remove_work_folder(work.output_dir)
     return manifest
 
 

@@ -8,6 +8,7 @@ Source: ours, on rename(2), which replaces no folder that holds a file.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,13 @@ from tempfile import mkdtemp
 from typing import Any
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import locked_file, write_json
+from ernie_vilg.storage.files import (
+    REMOVING_PREFIX,
+    locked_file,
+    remove,
+    without_name,
+    write_json,
+)
 from ernie_vilg.storage.json_files import read_json
 
 _JOB_FILE = "job.json"
@@ -36,7 +43,7 @@ def work_folder(output_dir: Path, job: Mapping[str, Any], *, is_shared: bool) ->
     Raises:
         InputError: it is shared and belongs to other work, or another process works in it.
     """
-    work = output_dir.with_name(f".encoding-{output_dir.name}")
+    work = _work_folder(output_dir)
     if work.exists() and not _is_of(work, job):
         if is_shared:
             raise InputError(
@@ -46,16 +53,17 @@ def work_folder(output_dir: Path, job: Mapping[str, Any], *, is_shared: bool) ->
         _remove_other_work(work, output_dir)
     if not work.exists():
         _make(work, job)
+    (work / "shards").mkdir(exist_ok=True)  # a kill at the end of the work left it without them
     with _held(work, output_dir, shared=is_shared):
         yield work
 
 
 def _remove_other_work(work: Path, output_dir: Path) -> None:
     if not (work / _JOB_FILE).is_file():  # made by hand: whoever works here has made that file
-        shutil.rmtree(work)
+        remove(without_name(work))
         return
     with _held(work, output_dir):
-        shutil.rmtree(work)
+        remove(without_name(work))
 
 
 @contextmanager
@@ -67,6 +75,21 @@ def _held(work: Path, output_dir: Path, *, shared: bool = False) -> Iterator[Non
                 "or name another folder"
             )
         yield
+
+
+def remove_work_folder(output_dir: Path) -> None:
+    """Remove the folder of finished work, and what killed starts left of it."""
+    work = _work_folder(output_dir)
+    unnamed = re.compile(rf"{re.escape(work.name)}-\w{{8}}|{REMOVING_PREFIX}{re.escape(work.name)}")
+    if work.exists():
+        remove(without_name(work))  # half of it would pass for other work
+    for path in work.parent.iterdir():
+        if unnamed.fullmatch(path.name):
+            remove(path)
+
+
+def _work_folder(output_dir: Path) -> Path:
+    return output_dir.with_name(f".encoding-{output_dir.name}")
 
 
 def _is_of(work: Path, job: Mapping[str, Any]) -> bool:

@@ -228,7 +228,8 @@ def write_text_tokenizer(folder: Path, model: bytes, made_from: Mapping[str, Any
     """Write a trained model with its hash.
 
     Args:
-        folder: where to write.
+        folder: an empty one, which the caller commits (see `committed_folder`): two files are
+            written into it.
         model: the serialised model.
         made_from: settings and data that the model was learned with, recorded for people.
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from ernie_vilg.data.damage import DamagedSampleError, DamagedShardError
 from ernie_vilg.data.shard_folder import LocalFolder, ShardFolder
@@ -152,7 +152,7 @@ def _check(file: BinaryIO, stored: StoredFile, location: str) -> None:
             "again",
         )
     file.seek(0)
-    if hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest() != stored.sha256:
+    if hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest() != stored.sha256:
         raise DamagedShardError(
             "sha256",
             f"shard {location} differs from the manifest's SHA-256: it is damaged or was "

@@ -34,6 +34,7 @@ from ernie_vilg.parallel.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.snapshot import Snapshot
 from ernie_vilg.parallel.universal import universal_checkpoint_info
 from ernie_vilg.seeds import seed_named
+from ernie_vilg.storage.literal_paths import path_without_pattern
 
 CHECKPOINT_TAG = "deepspeed"
 """Name of the folder that DeepSpeed makes inside ours."""
@@ -149,8 +150,11 @@ class Engine(ABC):
         """
         groups = self._engine.optimizer.param_groups
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-        with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints a line per rank
-            loaded, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
+        with (
+            path_without_pattern(folder) as path,
+            contextlib.redirect_stdout(io.StringIO()),  # DeepSpeed prints a line per rank
+        ):
+            loaded, _ = self._engine.load_checkpoint(path, tag=CHECKPOINT_TAG)
         assert loaded is not None, f"DeepSpeed found no checkpoint in {folder}"
         # The file's betas and decay come back with it; those of this run's settings hold.
         for group, values in zip(self._engine.optimizer.param_groups, settings, strict=True):

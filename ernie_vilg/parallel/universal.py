@@ -14,7 +14,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -26,6 +25,8 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import split_dimension
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
+from ernie_vilg.storage.files import scratch_folder
+from ernie_vilg.storage.literal_paths import path_without_pattern
 
 WEIGHTS = "fp32"
 """The converter's name of the weights, as `WEIGHT_AVERAGE` is ours of their average."""
@@ -40,6 +41,7 @@ _OPTIMIZER_FILES = "*_optim_states.pt"
 _STATES = ("base_optimizer_state", "optimizer_state_dict")
 _FLAT_WEIGHTS = ("single_partition_of_fp32_groups", "fp32_flat_groups")
 _PARAMETERS_FOLDER = "zero"
+_CONVERTED_FOLDER, _POINTER_NAME = ".converted", "latest_universal"
 
 
 @lru_cache(maxsize=1)  # asked at every checkpoint
@@ -77,8 +79,8 @@ def gather_weights(folder: Path, state: str = WEIGHTS) -> dict[str, Tensor]:
     Raises:
         InputError: the checkpoint holds no average.
     """
-    with TemporaryDirectory(dir=folder.parent.parent, prefix=".gathering-") as scratch:
-        universal = Path(scratch) / "universal"
+    with scratch_folder(folder.parent.parent, "gathering") as scratch:
+        universal = scratch / "universal"
         if state == WEIGHT_AVERAGE:
             convert_average(folder, universal)
         else:
@@ -106,12 +108,9 @@ def convert(folder: Path, output: Path, do_all: DoAll = map) -> None:
         inject_missing_state=False,
     )
     output.mkdir(parents=True)
-    # The converter takes its paths for patterns: it is given some without special characters.
-    with TemporaryDirectory(prefix="universal_") as links:
-        source, target = Path(links, "source"), Path(links, "target")
-        source.symlink_to(folder.resolve())
-        target.symlink_to(output.resolve())
-        arguments.input_folder, arguments.output_folder = str(source), str(target)
+    with path_without_pattern(folder) as source, path_without_pattern(output) as target:
+        arguments.input_folder = source
+        arguments.output_folder = f"{target}/{_CONVERTED_FOLDER}"  # it writes a file beside it
         with _work_done_by(do_all), contextlib.redirect_stdout(io.StringIO()):
             ds_to_universal.main(arguments)
     _keep_parameters_alone(output)
@@ -186,14 +185,12 @@ def _work_done_by(do_all: DoAll) -> Iterator[None]:
 
 def _keep_parameters_alone(output: Path) -> None:
     """Remove what only DeepSpeed's own loading needs: copies of the model's files, for one."""
-    for path in output.iterdir():
-        if path.name != _PARAMETERS_FOLDER:
-            path.unlink()
-    parameters = (output / _PARAMETERS_FOLDER).rename(output / ".parameters")
-    for path in parameters.iterdir():
+    converted = output / _CONVERTED_FOLDER
+    for path in (converted / _PARAMETERS_FOLDER).iterdir():
         if path.is_dir():
             path.rename(output / path.name)
-    shutil.rmtree(parameters)
+    shutil.rmtree(converted)
+    (output / _POINTER_NAME).unlink()
 
 
 def _write_averaged(folder: Path, output: Path) -> None:

@@ -4,12 +4,15 @@ A file or folder is written under a temporary name beside its final one, flushed
 renamed. A reader never sees half of it. What a killed writer leaves has a name that begins with a
 dot, and the next writer of the same thing removes it:
 
-    .writing-<name>-<token>   a file that is being written; every writer has a token of its own
+    .writing-<name>-<token>   a file or scratch folder in use; every writer has a token of its own
     .writing-<name>           a folder that is being written; its writer holds a lock on it
     .replaced-<name>          the folder that had the name, until the new one has it
+    .removing-<name>          a folder that is being removed
 
 Where a kill left neither the old nor the new folder under the name, `recover_folder` puts the old
-one back.
+one back. `clear_leftovers` does so for all folders of one place and removes everything else that
+no living writer holds. Locks end with their holder; no process of ours inherits one, because all
+are started by exec.
 
 Source: ours; the rename protocol is the usual one of POSIX file systems.
 """
@@ -31,7 +34,7 @@ from typing import Any
 
 from ernie_vilg.errors import InputError
 
-WRITING_PREFIX, REPLACED_PREFIX = ".writing-", ".replaced-"
+WRITING_PREFIX, REPLACED_PREFIX, REMOVING_PREFIX = ".writing-", ".replaced-", ".removing-"
 
 _HASH_BLOCK_BYTES = 1 << 20
 _TOKEN = re.compile(r"[0-9a-f]{8}")
@@ -97,22 +100,52 @@ def committed_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         replace: whether a folder that holds something may be replaced.
 
     Raises:
-        InputError: `path` is taken and `replace` is false, or another process is writing it.
+        InputError: `path` is a mount point, or is taken and `replace` is false, or another process
+            is writing it.
     """
     final = Path(os.path.realpath(path))
+    if final.is_mount():
+        raise InputError(
+            f"{path} is a mount point, which cannot be replaced: name a folder inside it"
+        )
     with _locked_folder(final) as temporary:
         recover_folder(final)
         if is_taken(final) and not (replace and final.is_dir()):
-            remove(temporary)
             raise InputError(f"{path} already exists: remove it, or name another folder")
+        for entry in temporary.iterdir():
+            remove(entry)
+        yield temporary
+        commit_folder(temporary, final)
+
+
+@contextmanager
+def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yield a new folder that is removed at the end, unlike that of any other process.
+
+    What killed holders of the same name left is removed first.
+
+    Args:
+        parent: an existing folder.
+        name: what the folder is for.
+    """
+    for leftover in _leftovers_of(parent / name):
+        _remove_unless_locked(leftover)
+    for _ in range(_MOST_ATTEMPTS):
+        scratch = _with_token(parent / name)
+        scratch.mkdir()
+        descriptor = _open(scratch)
+        if descriptor is None:  # taken for a killed holder's in the moment before its lock
+            continue
         try:
-            for entry in temporary.iterdir():
-                remove(entry)
-            yield temporary
-            commit_folder(temporary, final)
-        except BaseException:
-            remove(temporary)
-            raise
+            if _lock(descriptor) is not False and _is_at(descriptor, scratch):
+                try:
+                    yield scratch
+                finally:
+                    remove(scratch)
+                return
+        finally:
+            os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, "other processes remove each new folder", str(parent))
 
 
 @contextmanager
@@ -137,12 +170,17 @@ def commit_folder(temporary: Path, final: Path) -> None:
     """Flush every file under `temporary` and rename it to `final`, replacing what is there.
 
     Libraries that write through temporary files leave them readable by their owner alone; every
-    file gets the rights that the folder itself was made with.
+    file and folder within gets the rights that `temporary` itself was made with.
+
+    Raises:
+        InputError: something in it is neither a file nor a folder.
     """
-    rights = stat.S_IMODE(temporary.stat().st_mode) & 0o666
+    rights = stat.S_IMODE(temporary.stat().st_mode)
     for path in sorted(temporary.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            path.chmod(rights)
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"{path} is neither a file nor a folder: put a copy in its place")
+        path.chmod(rights if stat.S_ISDIR(mode) else rights & 0o666)
         _fsync(path)
     fsync_folder(temporary)
     put_folder(temporary, final)
@@ -183,6 +221,38 @@ def recover_folder(final: Path) -> None:
         fsync_folder(final.parent)
 
 
+def writing_path(final: Path) -> Path:
+    """Return where a folder is written before it has its name."""
+    return final.with_name(f"{WRITING_PREFIX}{final.name}")
+
+
+def without_name(folder: Path) -> Path:
+    """Take a folder's name away before it is removed: one that has its name is whole.
+
+    Returns:
+        where it is now, for `remove`.
+    """
+    nameless = folder.with_name(f"{REMOVING_PREFIX}{folder.name}")
+    remove(nameless)
+    return folder.rename(nameless)
+
+
+def clear_leftovers(parent: Path) -> None:
+    """Recover or remove all that killed writers left in a folder; its only writer calls it.
+
+    What another process holds a lock on stays.
+    """
+    if not parent.is_dir():
+        return
+    for entry in sorted(parent.iterdir()):
+        if entry.name.startswith(REPLACED_PREFIX):
+            recover_folder(parent / entry.name.removeprefix(REPLACED_PREFIX))
+        elif entry.name.startswith(WRITING_PREFIX):
+            _remove_unless_locked(entry, is_only_writer=True)
+        elif entry.name.startswith(REMOVING_PREFIX):
+            remove(entry)
+
+
 def is_taken(path: Path) -> bool:
     """Return whether something stands at a path, other than an empty folder."""
     if path.is_dir():
@@ -193,7 +263,7 @@ def is_taken(path: Path) -> bool:
 def remove(path: Path) -> None:
     """Remove a file, link or folder, if there is one; of a link, the link alone."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, onerror=_pass_over_missing)
     else:
         path.unlink(missing_ok=True)
 
@@ -203,8 +273,13 @@ def fsync_folder(path: Path) -> None:
     _fsync(path)
 
 
+def _pass_over_missing(_function: Any, _path: str, error: Any) -> None:
+    if not isinstance(error[1], FileNotFoundError):  # another process removes it, too
+        raise error[1]
+
+
 def _write_once(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{WRITING_PREFIX}{path.name}-{secrets.token_hex(4)}")
+    temporary = _with_token(path)
     with temporary.open("xb") as file:
         try:
             _lock(file.fileno())  # until it has its name: no other writer takes it for a leftover
@@ -217,6 +292,10 @@ def _write_once(path: Path, content: bytes) -> None:
             raise
 
 
+def _with_token(path: Path) -> Path:
+    return path.with_name(f"{WRITING_PREFIX}{path.name}-{secrets.token_hex(4)}")
+
+
 def _leftovers_of(path: Path) -> list[Path]:
     start = f"{WRITING_PREFIX}{path.name}-"
     with os.scandir(path.parent) as entries:
@@ -224,44 +303,81 @@ def _leftovers_of(path: Path) -> list[Path]:
     return [path.with_name(name) for name in names if _TOKEN.fullmatch(name[len(start) :])]
 
 
-def _remove_unless_locked(leftover: Path) -> None:
+def _remove_unless_locked(leftover: Path, *, is_only_writer: bool = False) -> None:
     try:
-        descriptor = os.open(leftover, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:  # gone already, or not ours to remove
+        descriptor = _open(leftover)
+    except PermissionError:  # another user's
+        return
+    if descriptor is None:
+        if is_only_writer:
+            remove(leftover)
         return
     try:
-        if _lock(descriptor):
-            leftover.unlink(missing_ok=True)
+        is_locked = _lock(descriptor)
+        if is_locked or (is_locked is None and is_only_writer):
+            remove(leftover)
     finally:
         os.close(descriptor)
 
 
+def _open(path: Path) -> int | None:
+    """Open a file or folder to lock it; None for a link, a socket, or where nothing is."""
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        try:
+            return os.open(path, flags | os.O_RDWR)  # NFS locks only what can be written
+        except IsADirectoryError:
+            return os.open(path, flags | os.O_RDONLY)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            return None
+        raise
+
+
 @contextmanager
 def _locked_folder(final: Path) -> Iterator[Path]:
-    """Yield the temporary folder of `final`, of which this process is the only writer."""
-    temporary = final.with_name(f"{WRITING_PREFIX}{final.name}")
+    """Yield the temporary folder of `final`, of which this process is the only writer.
+
+    After an error the folder is removed.
+    """
+    temporary = writing_path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(_MOST_ATTEMPTS):
+        if temporary.is_symlink() or not temporary.is_dir():
+            remove(temporary)
         temporary.mkdir(exist_ok=True)
-        try:
-            descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:  # another writer has just ended with it
+        descriptor = _open(temporary)
+        if descriptor is None:  # another writer has just ended with it
             continue
         try:
-            is_locked = _lock(descriptor)
-            if is_locked is False:
-                raise InputError(
-                    f"{final} is being written by another process: wait for its end, or name "
-                    "another folder"
-                )
-            if is_locked is None:
-                _warn_of_no_locks(final)
-            if _is_at(descriptor, temporary):
-                yield temporary
+            if _lock_folder_of(final, descriptor):
+                with _removed_after_error(temporary, descriptor):
+                    yield temporary
                 return
         finally:
             os.close(descriptor)
     raise InputError(f"{final} is being written by other processes: let one of them do it")
+
+
+@contextmanager
+def _removed_after_error(folder: Path, descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if _is_at(descriptor, folder):  # and not where it has its name
+            remove(folder)
+        raise
+
+
+def _lock_folder_of(final: Path, descriptor: int) -> bool:
+    is_locked = _lock(descriptor)
+    if is_locked is False:
+        raise InputError(
+            f"{final} is being written by another process: wait for its end, or name another folder"
+        )
+    if is_locked is None:
+        _warn_of_no_locks(final)
+    return _is_at(descriptor, writing_path(final))
 
 
 def _warn_of_no_locks(path: Path) -> None:

@@ -25,6 +25,7 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.collectives import LEADER, agree_max, gather_everywhere
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.snapshot import Snapshot
+from ernie_vilg.storage.files import clear_leftovers
 from ernie_vilg.training.checkpoint_commit import (
     Committer,
     PendingSave,
@@ -33,7 +34,7 @@ from ernie_vilg.training.checkpoint_commit import (
 )
 from ernie_vilg.training.checkpoint_search import FoundCheckpoint, find_newest, leader_acts
 from ernie_vilg.training.checkpoint_writer import ShareWriter
-from ernie_vilg.training.commit import check_fresh, check_identity, clear_leftovers
+from ernie_vilg.training.commit import check_fresh, check_identity, checkpoints_folder
 from ernie_vilg.training.phases import Phases
 from ernie_vilg.training.reshard import load_resharded
 from ernie_vilg.training.retention import Retention
@@ -127,10 +128,13 @@ class Checkpoints:
             CheckpointError: the first checkpoint cannot be saved.
         """
         rank = engine.groups.rank
-        _require(leader_acts(rank, lambda: clear_leftovers(self._run_dir)))
+        folder = checkpoints_folder(self._run_dir)
+        _require(leader_acts(rank, lambda: clear_leftovers(folder)))
         found = find_newest(self._run_dir, rank, engine.groups.world_size)
         if found is not None:
-            return self._load(engine, found)
+            step = self._load(engine, found)
+            _require(leader_acts(rank, lambda: self._committer.settle(step)))
+            return step
         _require(leader_acts(rank, lambda: check_fresh(self._run_dir, METRICS_NAME)))
         self.save(engine, 0)
         self.finish()  # metrics without a checkpoint are a run that has lost it

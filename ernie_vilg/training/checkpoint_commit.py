@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.files import put_folder, remove, write_json, writing_path
 from ernie_vilg.training.checkpoint_writer import Share
 from ernie_vilg.training.commit import (
-    WRITING_PREFIX,
     checkpoint_path,
     checkpoints_folder,
-    put_in_place,
     write_manifest,
 )
 from ernie_vilg.training.phases import Phases
@@ -86,7 +84,7 @@ class Committer:
         """
         self._retention.finish()
         temporary = temporary_path(self._run_dir, step)
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         temporary.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(temporary.parent).free < needed_bytes:
             raise InputError(self._with_room("the disk is full", needed_bytes))
@@ -105,7 +103,7 @@ class Committer:
                 raise InputError("; ".join(failures))
             self._write_manifest(temporary, save, shares)
             self._phases.point("save: before rename")
-            put_in_place(temporary, checkpoint_path(self._run_dir, save.step))
+            put_folder(temporary, checkpoint_path(self._run_dir, save.step))
         except (OSError, ValueError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise InputError(self._with_room(str(error), save.needed_bytes)) from error
@@ -116,6 +114,14 @@ class Committer:
             self._retention.apply(save.step)
         except OSError as error:  # the checkpoint stands
             logger.warning("the checkpoint of step %d is saved, but then: %s", save.step, error)
+
+    def settle(self, step: int) -> None:
+        """Do what a kill after the commit of step `step` left undone, before it is gone on from."""
+        try:
+            self._write_pointer(step)
+            self._retention.apply(step)
+        except OSError as error:  # the checkpoint stands
+            logger.warning("the checkpoint of step %d is loaded, but then: %s", step, error)
 
     def _write_manifest(self, temporary: Path, save: PendingSave, shares: Sequence[Share]) -> None:
         self._phases.point("save: before manifest")
@@ -145,5 +151,4 @@ class Committer:
 
 def temporary_path(run_dir: Path, step: int) -> Path:
     """Return where a step's checkpoint is until it is committed."""
-    final = checkpoint_path(run_dir, step)
-    return final.with_name(f"{WRITING_PREFIX}{final.name}")
+    return writing_path(checkpoint_path(run_dir, step))

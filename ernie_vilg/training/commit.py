@@ -13,16 +13,17 @@ Source: ours.
 
 import json
 import logging
+import os
 import re
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import (
-    fsync_folder,
+    REPLACED_PREFIX,
     json_bytes,
     sha256_of_file,
     sha256_of_json,
@@ -32,9 +33,8 @@ from ernie_vilg.storage.json_files import MOST_BYTES, object_of, parse_json, rea
 
 MANIFEST_NAME = "checkpoint.json"
 FORMAT_VERSION = 2
-WRITING_PREFIX, REMOVING_PREFIX, REPLACED_PREFIX = ".writing-", ".removing-", ".replaced-"
 
-_NAME = re.compile(r"step_(\d{8,})")
+_NAME = re.compile(rf"({re.escape(REPLACED_PREFIX)})?step_(\d{{8,}})")
 _OWN_HASH = "sha256"
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def checkpoint_path(run_dir: Path, step: int) -> Path:
 def step_of(folder: Path) -> int | None:
     """Return the step in a checkpoint's name, None for another name."""
     match = _NAME.fullmatch(folder.name)
-    return int(match[1]) if match else None
+    return int(match[2]) if match else None
 
 
 def committed_checkpoints(run_dir: Path) -> list[Path]:
@@ -61,9 +61,20 @@ def committed_checkpoints(run_dir: Path) -> list[Path]:
 
     The step counts, not the time of the files: clocks of machines differ.
     """
-    steps = {path: step_of(path) for path in checkpoints_folder(run_dir).glob("step_*")}
-    named = [(step, path) for path, step in steps.items() if step is not None]
+    folder = checkpoints_folder(run_dir)
+    names = set(os.listdir(folder)) if folder.is_dir() else set()
+    # Where a kill left nothing under the name of a step saved again, the old one is the checkpoint.
+    named = [
+        (step, folder / name)
+        for name in names
+        if (step := step_of(folder / name)) is not None
+        and (name == checkpoint_path(run_dir, step).name or not _has_successor(name, names))
+    ]
     return [path for _, path in sorted(named, reverse=True)]
+
+
+def _has_successor(name: str, names: Set[str]) -> bool:
+    return name.removeprefix(REPLACED_PREFIX) in names
 
 
 def describe_files(folder: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -148,11 +159,16 @@ def wrong_files(folder: Path, manifest: Mapping[str, Any]) -> str | None:
 
     A file too many is damage as well: DeepSpeed would read it if it has the right name.
     """
-    sizes = {
-        str(path.relative_to(folder)): path.stat().st_size
-        for path in folder.rglob("*")
-        if path.is_file() and path != folder / MANIFEST_NAME
-    }
+    sizes, others = {}, []
+    for path in folder.rglob("*"):
+        status, name = path.lstat(), str(path.relative_to(folder))
+        if stat.S_ISREG(status.st_mode):
+            sizes[name] = status.st_size
+        elif not stat.S_ISDIR(status.st_mode):
+            others.append(name)
+    if others:
+        return f"{min(others)} is not of it: it is a link or another special file"
+    sizes.pop(MANIFEST_NAME, None)
     expected = {entry["file"]: entry["bytes"] for entry in manifest["files"]}
     for name in sorted({*sizes, *expected}):
         if name not in sizes:
@@ -253,35 +269,3 @@ def check_identity(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, A
             f"{folder} was written by a run with other settings ({'; '.join(different)}): set "
             "them as they were to go on, or name another run_dir to start afresh"
         )
-
-
-def put_in_place(temporary: Path, final: Path) -> None:
-    """Give a whole checkpoint its name; one that has the name stays until then.
-
-    Between the two renames a kill leaves neither under the name: `clear_leftovers` puts the old
-    one back.
-    """
-    replaced = final.with_name(f"{REPLACED_PREFIX}{final.name}")
-    if final.exists():
-        final.rename(replaced)
-    try:
-        temporary.rename(final)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(final)
-        raise
-    fsync_folder(final.parent)
-    if replaced.exists():
-        shutil.rmtree(replaced)
-
-
-def clear_leftovers(run_dir: Path) -> None:
-    """Remove what a killed run left half-written, half-removed or half-replaced."""
-    folder = checkpoints_folder(run_dir)
-    for replaced in folder.glob(f"{REPLACED_PREFIX}*"):
-        final = folder / replaced.name.removeprefix(REPLACED_PREFIX)
-        if not final.exists():
-            replaced.rename(final)
-    for prefix in (WRITING_PREFIX, REMOVING_PREFIX, REPLACED_PREFIX):
-        for leftover in folder.glob(f"{prefix}*"):
-            shutil.rmtree(leftover)

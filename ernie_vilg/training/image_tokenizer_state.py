@@ -7,7 +7,6 @@ It appears under its name when it is complete. The newest one whose hash holds i
 Source: ours.
 """
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch.optim import AdamW
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.parallel.optimizer import build_adamw
-from ernie_vilg.storage.files import committed_folder
+from ernie_vilg.storage.files import clear_leftovers, committed_folder, remove, without_name
 from ernie_vilg.training.commit import (
     checkpoint_path,
     committed_checkpoints,
@@ -96,7 +95,7 @@ def save_checkpoint(
         code_counts: `state.code_counts` summed over ranks, int64 [codebook].
     """
     folder = checkpoint_path(run_dir, state.step)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(folder.parent)
     with committed_folder(folder, replace=True) as temporary:
         save_file(_tensors(state, code_counts), temporary / TENSORS_FILE)
         write_manifest(
@@ -107,7 +106,7 @@ def save_checkpoint(
             about={"seconds": state.seconds},
         )
     for old in committed_checkpoints(run_dir)[CHECKPOINTS_KEPT:]:
-        shutil.rmtree(old)
+        remove(without_name(old))
 
 
 def load_checkpoint(state: TokenizerState, folder: Path, *, is_leader: bool) -> None:

@@ -7,9 +7,7 @@ import os
 from pathlib import Path
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import fsync_folder
-
-_PROBE = ".preflight"
+from ernie_vilg.storage.files import fsync_folder, scratch_folder
 
 
 def check_run_folder(run_dir: Path) -> None:
@@ -23,7 +21,10 @@ def check_run_folder(run_dir: Path) -> None:
     folder = run_dir
     try:
         Path(os.path.realpath(run_dir)).mkdir(parents=True, exist_ok=True)  # where a link leads
-        subfolders = sorted(path for path in run_dir.iterdir() if path.is_dir())
+        # Names with a dot are somebody's for a moment, another start's probe for one.
+        subfolders = sorted(
+            path for path in run_dir.iterdir() if path.is_dir() and not path.name.startswith(".")
+        )
         for folder in (run_dir, *subfolders):
             _try_to_write(folder)
     except OSError as error:
@@ -34,21 +35,13 @@ def check_run_folder(run_dir: Path) -> None:
 
 
 def _try_to_write(folder: Path) -> None:
-    # Probes of two starts at the same time must not meet.
-    probe = folder / f"{_PROBE}-{os.uname().nodename}-{os.getpid()}"
-    renamed = probe.with_name(f"{probe.name}-renamed")
-    probe.mkdir()
-    try:
-        file = probe / "file"
+    with scratch_folder(folder, "preflight") as scratch:
+        file, probe = scratch / "file", scratch / "probe"
         with file.open("wb") as opened:
             opened.write(b"?")
             opened.flush()
             os.fsync(opened.fileno())
         file.unlink()
-        probe.rename(renamed)
+        probe.mkdir()
+        probe.rename(scratch / "renamed")
         fsync_folder(folder)
-    finally:
-        for path in (probe, renamed):
-            if path.exists():
-                (path / "file").unlink(missing_ok=True)
-                path.rmdir()

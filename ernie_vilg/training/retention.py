@@ -7,12 +7,12 @@ Source: ours.
 """
 
 import logging
-import shutil
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ernie_vilg.training.commit import REMOVING_PREFIX, committed_checkpoints, step_of
+from ernie_vilg.storage.files import remove, without_name
+from ernie_vilg.training.commit import committed_checkpoints, step_of
 from ernie_vilg.training.universal import discard_outdated
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Retention:
             keep=self._keep,
             keep_every=self._keep_every,
         )
-        nameless = [_without_name(folders[step]) for step in steps]
+        nameless = [without_name(folders[step]) for step in steps]
         self._thread = threading.Thread(
             target=self._remove, args=(nameless, saved), name="checkpoint-remover", daemon=True
         )
@@ -72,11 +72,7 @@ class Retention:
     def _remove(self, folders: Sequence[Path], saved: int) -> None:
         try:
             for folder in folders:
-                shutil.rmtree(folder)
+                remove(folder)
             discard_outdated(self._run_dir, saved)
         except OSError as error:
             logger.warning("it is left until the next start: %s", error)
-
-
-def _without_name(folder: Path) -> Path:
-    return folder.rename(folder.with_name(f"{REMOVING_PREFIX}{folder.name}"))

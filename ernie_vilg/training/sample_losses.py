@@ -13,7 +13,12 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import cross_entropy
 from ernie_vilg.model.weights import model_from_weights
-from ernie_vilg.training.commit import committed_checkpoints, read_manifest, verify_checkpoint
+from ernie_vilg.training.commit import (
+    committed_checkpoints,
+    read_manifest,
+    step_of,
+    verify_checkpoint,
+)
 from ernie_vilg.training.explain import SampleLosses
 from ernie_vilg.training.export import whole_weights
 from ernie_vilg.vocabulary import PADDING_ID
@@ -58,7 +63,7 @@ def nearest_checkpoint(run_dir: Path, step: int) -> Path:
     Raises:
         InputError: there is none above step 0.
     """
-    steps = {int(path.name.removeprefix("step_")): path for path in committed_checkpoints(run_dir)}
+    steps = {step_of(path) or 0: path for path in committed_checkpoints(run_dir)}
     before = sorted((number for number in steps if 0 < number <= step), reverse=True)
     after = sorted(number for number in steps if number > step)
     for number in (*before, *after):

@@ -31,11 +31,15 @@ from ernie_vilg.parallel.whole_state import (
     write_whole_state,
 )
 from ernie_vilg.progress import progress
-from ernie_vilg.storage.files import commit_folder, sha256_of_file
+from ernie_vilg.storage.files import (
+    clear_leftovers,
+    committed_folder,
+    remove,
+    sha256_of_file,
+    without_name,
+)
 from ernie_vilg.training.commit import (
     MANIFEST_NAME,
-    REMOVING_PREFIX,
-    WRITING_PREFIX,
     describe_files,
     read_manifest,
     step_of,
@@ -114,35 +118,25 @@ def write_universal(checkpoint: Path, run_dir: Path, num_workers: int = 0) -> Un
         InputError: there is no room, no update has been made yet, or it failed.
     """
     folder = universal_path(run_dir, _step(checkpoint))
-    temporary = folder.with_name(f"{WRITING_PREFIX}{folder.name}")
     manifest = read_manifest(checkpoint)
     sizes = [entry["bytes"] for entry in manifest["files"]]
-    clear_leftovers(run_dir)
-    temporary.mkdir(parents=True)
+    clear_leftovers(folder.parent)
     try:
-        _check_room(checkpoint, sum(sizes), temporary)
-        workers = num_workers or _num_workers(sum(sizes), max(sizes))
-        _write(checkpoint, manifest, temporary, partial(_do_all, workers))
-        commit_folder(temporary, folder)
+        with committed_folder(folder, replace=True) as temporary:
+            _check_room(checkpoint, sum(sizes), temporary)
+            workers = num_workers or _num_workers(sum(sizes), max(sizes))
+            _write(checkpoint, manifest, temporary, partial(_do_all, workers))
     except (OSError, RuntimeError) as error:  # torch calls a full disk a RuntimeError
         raise InputError(f"{checkpoint} could not be put together: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return Universal(folder=folder, manifest=read_manifest(folder))
 
 
 def discard_outdated(run_dir: Path, step: int) -> None:
     """Remove what was put together from checkpoints of before a step; the leader calls it."""
+    clear_leftovers(_universal_folder(run_dir))
     for folder in _universal_folder(run_dir).glob("step_*"):
         if _step(folder) < step:
-            shutil.rmtree(folder.rename(folder.with_name(f"{REMOVING_PREFIX}{folder.name}")))
-
-
-def clear_leftovers(run_dir: Path) -> None:
-    """Remove what a killed process left half-written or half-removed."""
-    for prefix in (WRITING_PREFIX, REMOVING_PREFIX):
-        for leftover in _universal_folder(run_dir).glob(f"{prefix}*"):
-            shutil.rmtree(leftover)
+            remove(without_name(folder))
 
 
 def _universal_folder(run_dir: Path) -> Path:

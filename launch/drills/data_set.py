@@ -17,6 +17,7 @@ from data_pipelines.shapes import all_scenes, caption_of, draw_scene
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
+from ernie_vilg.storage.files import committed_folder
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import save_image_tokenizer
@@ -60,7 +61,8 @@ def make_data_set(
         token_shards=folder / "token_shards",
     )
     captions = write_pairs(data.pairs, num_pairs)
-    write_text_tokenizer(data.text_tokenizer, text_model(captions, data), {})
+    with committed_folder(data.text_tokenizer) as text_tokenizer:
+        write_text_tokenizer(text_tokenizer, text_model(captions, data), {})
     save_image_tokenizer(untrained_vqgan(seed), data.image_tokenizer)
     encode_pairs(data, data.pairs, data.token_shards, keep_pixels=keep_pixels)
     return data

@@ -17,16 +17,14 @@ import torch.distributed as dist
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.parallel.groups import start_processes
-from ernie_vilg.storage.files import json_bytes, sha256_of_json
+from ernie_vilg.storage.files import clear_leftovers, json_bytes, put_folder, sha256_of_json
 from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.training.checkpoint import CheckpointError, Checkpoints
 from ernie_vilg.training.commit import (
     MANIFEST_NAME,
     checkpoint_path,
-    clear_leftovers,
     committed_checkpoints,
     newest_checkpoint,
-    put_in_place,
     verify_checkpoint,
 )
 from tests.distributed import run_distributed
@@ -128,7 +126,7 @@ def test_an_old_one_left_beside_its_replacement_goes(tmp_path: Path, alone: None
     folder = tmp_path / "checkpoints"
     shutil.copytree(checkpoint_path(tmp_path, 20), folder / ".replaced-step_00000020")
 
-    clear_leftovers(tmp_path)
+    clear_leftovers(folder)
 
     assert not list(folder.glob(".*"))
 
@@ -138,7 +136,7 @@ def test_a_replacement_that_cannot_be_renamed_puts_the_old_one_back(tmp_path: Pa
     final.mkdir()
 
     with pytest.raises(FileNotFoundError):
-        put_in_place(tmp_path / ".writing-step_00000020", final)
+        put_folder(tmp_path / ".writing-step_00000020", final)
 
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000020"]
 
@@ -446,3 +444,55 @@ def test_all_ranks_take_the_same_side(tmp_path: Path) -> None:
     )
     assert outcomes[0] == outcomes[1] == [0, 10, 10, 30, 30, too_large, 10, 10]
     assert leftovers(tmp_path) == []
+
+
+# --- What a checkpoint is made of.
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        pytest.param(lambda path: path.symlink_to("/etc"), id="a linked folder"),
+        pytest.param(lambda path: path.symlink_to("nowhere"), id="a dangling link"),
+        pytest.param(os.mkfifo, id="a pipe"),
+    ],
+)
+def test_a_special_file_is_a_file_too_many(tmp_path: Path, alone: None, plant: Any) -> None:
+    saved_run(tmp_path, steps=(0, 10))
+    plant(checkpoint_path(tmp_path, 10) / "state" / "planted")
+
+    problem = verify_checkpoint(checkpoint_path(tmp_path, 10))
+
+    assert problem is not None
+    assert problem.startswith("state/planted is not of it")
+    assert restored(tmp_path) == (0, 0)
+
+
+def test_a_file_left_by_a_killed_writer_does_not_stop_the_next_start(
+    tmp_path: Path, alone: None
+) -> None:
+    saved_run(tmp_path, steps=(0, 10))
+    (tmp_path / "checkpoints" / ".writing-latest.json").write_text("{")
+
+    assert restored(tmp_path) == (10, 10)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_a_reader_finds_a_checkpoint_that_a_kill_left_without_its_name(
+    tmp_path: Path, alone: None
+) -> None:
+    saved_run(tmp_path, steps=(0, 20))
+    folder = tmp_path / "checkpoints"
+    checkpoint_path(tmp_path, 20).rename(folder / ".replaced-step_00000020")
+
+    assert newest_checkpoint(tmp_path) == folder / ".replaced-step_00000020"
+    assert restored(tmp_path) == (20, 20)
+
+
+def test_a_start_names_the_checkpoint_that_a_kill_left_unnamed(tmp_path: Path, alone: None) -> None:
+    saved_run(tmp_path, steps=(0, 10, 20))
+    (tmp_path / "checkpoints" / "latest.json").write_text('{"step": 10}')
+
+    restored(tmp_path)
+
+    assert '"step": 20' in (tmp_path / "checkpoints" / "latest.json").read_text()

@@ -1,5 +1,6 @@
 """What leaves a run is the weights of its last step, or their average, as asked."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,9 +41,12 @@ def test_the_folder_holds_the_average_if_asked_and_says_so(tmp_path: Path) -> No
         gather_weights(checkpoint_path(run_dir, step) / CHECKPOINT_TAG) for step in (1, 2)
     )
 
+    before = os.umask(0o022)
     for average in (False, True):
         export(run_dir, tmp_path / str(average), overwrite=False, average=average)
+    os.umask(before)
 
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("True/**/*")} == {0o755, 0o644}
     # The decay of step 2 is 3/12.
     for average, share_of_first in ((False, 0.0), (True, 0.25)):
         assert read_json(tmp_path / str(average) / CONFIG_NAME)["average"] is average

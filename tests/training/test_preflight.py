@@ -1,6 +1,8 @@
 """Row 12 of the fault list: a folder that cannot be written is found out before step 1."""
 
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,3 +74,27 @@ def test_the_folder_that_a_link_names_is_made(tmp_path: Path) -> None:
 
     assert (tmp_path / "scratch/run").is_dir()
     assert list((tmp_path / "link").iterdir()) == []
+
+
+def test_a_probe_of_a_killed_start_is_removed(tmp_path: Path) -> None:
+    """A container that is started again has the host name and process id of the killed one."""
+    probe = tmp_path / ".writing-preflight-0123abcd" / "probe"
+    probe.mkdir(parents=True)
+    (tmp_path / f".preflight-{os.uname().nodename}-{os.getpid()}").mkdir()
+
+    check_run_folder(tmp_path)
+
+    assert not probe.parent.exists()
+
+
+def test_starts_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from ernie_vilg.training.preflight import check_run_folder\n"
+        "for _ in range(100): check_run_folder(Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    starts = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+
+    assert [start.communicate()[1] for start in starts] == ["", "", ""]
+    assert list((tmp_path / "run").iterdir()) == []
