@@ -194,11 +194,13 @@ def _value(value: Any, hint: Any, name: str) -> Any:
         return {key: _value(part, arguments[1], f"{name}.{key}") for key, part in value.items()}
     if isinstance(origin, type) and issubclass(origin, Sequence):
         _require(value, isinstance(value, list | tuple), "a list", name)
-        each = (arguments[0],) * len(value) if arguments[1:] == (...,) else arguments
+        is_tuple = issubclass(origin, tuple) and arguments[1:] != (...,)
+        each = arguments if is_tuple else (arguments[0],) * len(value)
         if len(each) != len(value):
             raise InputError(f"{name} has {len(value)} values, not {len(each)}: restore it")
         parts = enumerate(zip(value, each, strict=True))
-        return tuple(_value(part, of, f"{name}[{index}]") for index, (part, of) in parts)
+        values = [_value(part, of, f"{name}[{index}]") for index, (part, of) in parts]
+        return values if origin is list else tuple(values)
     if origin is typing.Literal:
         _require(value, value in arguments, f"one of {', '.join(map(repr, arguments))}", name)
         return value

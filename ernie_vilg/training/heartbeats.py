@@ -177,7 +177,10 @@ class Heartbeats:
             present = [rank for rank in ranks if self._store.check([str(rank)])]
             texts = self._store.multi_get([str(rank) for rank in present])
             beats = [from_json(parse_json(bytes(text), _BEAT), Beat, _BEAT) for text in texts]
-        except (RuntimeError, OSError, InputError) as error:
+        except InputError as error:
+            logger.warning("signs of life cannot be read: %s", error)
+            return
+        except (RuntimeError, OSError) as error:
             logger.debug("no signs of life to read: %s", error)
             return
         found.append(dict(zip(present, beats, strict=True)))
