@@ -68,9 +68,9 @@ def export(run_dir: Path, output_dir: Path, *, overwrite: bool, average: bool) -
             "average": average,
             "lineage": identity["lineage"],
         }
-        save_weights(folder, config, weights, about)
         shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
         shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
+        save_weights(folder, config, weights, about)  # last: it hashes the tokenizers, too
     logger.info("wrote %s from %s", output_dir, checkpoint)
     return int(manifest["step"])
 
