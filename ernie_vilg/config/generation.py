@@ -78,11 +78,13 @@ class CaptionConfig:
     weights: str
     """Weights folder written by launch/export.py."""
     images: str
-    """Pattern of picture files, such as 'pictures/*.png'; ** goes into subfolders."""
+    """A picture file, or else a pattern of them, such as 'pictures/*.png'; ** goes into subfolders."""
     output: str
     """File to write, one JSON object per picture."""
     temperature: float = 0.0
     """0 takes the likeliest piece at every slot, 1 samples from the model."""
+    seed: int = 0
+    """Names the captions."""
     batch_size: int = 64
     """Pictures captioned at once."""
     max_pixels: int = 64_000_000
