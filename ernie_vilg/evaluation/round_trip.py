@@ -79,9 +79,7 @@ def take_round_trips(
     seeds = [drawing_seed(0, counted.next(item), 0) for item in items]
     numbers = uniforms(seeds, items, max(text.shape[1], codes.shape[1]))
     drawn = decoder.draw(text, sampling, numbers, should_stop=should_stop)
-    rewritten, _ = decoder.caption(
-        drawn.codes, greedy, numbers, should_stop=should_stop
-    )
+    rewritten, _ = decoder.caption(drawn.codes, greedy, numbers, should_stop=should_stop)
     written, _ = decoder.caption(codes, greedy, numbers, should_stop=should_stop)
     redrawn = decoder.draw(written, sampling, numbers, should_stop=should_stop)
     image_given_text, text_given_image = log_likelihoods(model, text, codes)

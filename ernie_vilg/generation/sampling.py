@@ -29,9 +29,7 @@ class Sampling:
             raise InputError(f"top_k={self.top_k}: must be 0 (all tokens) or above")
 
 
-def choose_tokens(
-    logits: Tensor, sampling: Sampling, uniforms: Tensor
-) -> tuple[Tensor, Tensor]:
+def choose_tokens(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Choose one token per sequence.
 
     Args:

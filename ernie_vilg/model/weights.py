@@ -2,7 +2,7 @@
 
     weights/
       model.safetensors    every parameter, whole
-      config.json          the model's shape, the step, the SHA-256 of every other file, and of itself
+      config.json          the model's shape, the step, the SHA-256 of all files
       text_tokenizer/      as launch/train_text_tokenizer.py wrote it
       image_tokenizer/     as launch/train_image_tokenizer.py wrote it
 

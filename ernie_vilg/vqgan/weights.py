@@ -136,4 +136,3 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             f"{FORMAT!r}: train the tokenizer again"
         )
     return settings
-

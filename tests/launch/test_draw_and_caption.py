@@ -74,7 +74,8 @@ def test_a_recorded_seed_draws_its_picture_again(weights: Path, tmp_path: Path) 
 
     item = drawn[3]
     again = run("generate", f"weights={weights}", f"prompts=['{item['prompt']}']",
-                f"seed={item['seed']}", "temperature=1", f"output_dir={tmp_path}/again")  # fmt: skip
+                f"seed={item['seed']}", "temperature=1",
+                f"output_dir={tmp_path}/again")  # fmt: skip
     assert again.returncode == 0, again.stderr
     expected = (tmp_path / "first" / item["file"]).read_bytes()
     assert (tmp_path / "again/0_0.png").read_bytes() == expected
@@ -178,7 +179,9 @@ def test_bad_pictures_and_odd_names_cost_no_caption(weights: Path, tmp_path: Pat
     assert "bad.png" in done.stderr
     assert len(records(tmp_path / "o")) == 2
     shutil.copy(folder / "bad.png", folder / "a1.png")  # what the pattern would match
-    one = run("caption", f"weights={weights}", f"images='{folder}/a[1].png'", f"output={tmp_path}/p")
+    one = run(
+        "caption", f"weights={weights}", f"images='{folder}/a[1].png'", f"output={tmp_path}/p"
+    )
     assert one.returncode == 0, one.stderr
     assert [item["image"] for item in records(tmp_path / "p")] == [f"{folder}/a[1].png"]
 
