@@ -78,7 +78,7 @@ class CaptionConfig:
     weights: str
     """Weights folder written by launch/export.py."""
     images: str
-    """A picture file, or else a pattern of them, such as 'pictures/*.png'; ** goes into subfolders."""
+    """A picture file, or a pattern of them, such as 'pictures/*.png'; ** goes into subfolders."""
     output: str
     """File to write, one JSON object per picture."""
     temperature: float = 0.0

@@ -74,7 +74,7 @@ class GeneratedCaption:
     log_probability: float
     """Of the text given the picture's codes, in nats, its end included."""
     seed: int
-    """The seed that, with this picture alone and the same temperature, writes this caption again."""
+    """The seed that, with this picture alone at the same temperature, writes it again."""
 
 
 class ErnieVilg:
