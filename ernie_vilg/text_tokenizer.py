@@ -25,7 +25,7 @@ import sentencepiece
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_file, write_bytes, write_json
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.vocabulary import (
     BEGIN_OF_TEXT_ID,
     END_OF_TEXT_ID,
@@ -98,7 +98,7 @@ class TextTokenizer:
                     f"{folder} has no {name}: name a folder written by "
                     "launch/train_text_tokenizer.py"
                 )
-        description = read_json(folder / DESCRIPTION_FILE)
+        description = read_object(folder / DESCRIPTION_FILE)
         if description.get("format_version") != FORMAT_VERSION:
             raise InputError(
                 f"{folder / DESCRIPTION_FILE} has format_version "
@@ -107,10 +107,10 @@ class TextTokenizer:
             )
         path = folder / MODEL_FILE
         sha256 = sha256_of_file(path)
-        if sha256 != description["sha256"]:
+        if sha256 != description.get("sha256"):
             raise InputError(
                 f"{path} has SHA-256 {sha256} where {DESCRIPTION_FILE} records "
-                f"{description['sha256']}: it is damaged or was replaced; copy both files again"
+                f"{description.get('sha256')}: it is damaged or was replaced; copy both files again"
             )
         return cls(path.read_bytes(), sha256)
 

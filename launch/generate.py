@@ -1,14 +1,23 @@
 """Draw pictures for prompts."""
 
-import json
+import io
 import logging
-import time
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ernie_vilg.config.generation import GenerateConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_bytes
+from ernie_vilg.storage.json_files import object_of, parse_json
+from ernie_vilg.storage.jsonl import read_raw_lines
 from launch.program import program
+from launch.record_output import RecordOutput, record_output
+
+RECORDS_FILE = "generations.jsonl"
+_PICTURE = re.compile(r"\d+_\d+\.png")
+_MOST_LINE_BYTES = 1 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -17,34 +26,59 @@ logger = logging.getLogger(__name__)
 def main(config: GenerateConfig) -> None:
     """Write `<prompt index>_<candidate>.png` and generations.jsonl."""
     prompts = read_prompts(config)
-    # Imported here so that a bad setting is reported before torch is loaded.
-    from ernie_vilg.generation.pipeline import ErnieVilg, choose_device
+    folder = Path(config.output_dir)
+    with record_output(folder / RECORDS_FILE, f"output_dir={folder}") as output:
+        if not os.access(folder, os.W_OK):
+            raise InputError(f"output_dir={folder} cannot be written: name another folder")
+        _draw(config, prompts, folder, output)
+        logger.info("%s: %d pictures", folder, output.num_records)
 
-    model = ErnieVilg.from_pretrained(Path(config.weights), choose_device(config.device))
-    started = time.monotonic()
-    results = model.generate(
+
+def _draw(
+    config: GenerateConfig, prompts: Sequence[str], folder: Path, output: RecordOutput
+) -> None:
+    """Draw, and write each picture and its record as soon as its batch is done."""
+    # Imported here so that a bad setting is reported before torch is loaded.
+    from ernie_vilg.generation.pipeline import ErnieVilg, choose_device, clean_prompt
+
+    for index, prompt in enumerate(prompts):
+        clean_prompt(prompt, f"prompt {index}")  # before the weights are read
+    device = choose_device(config.device)
+    model = ErnieVilg.from_pretrained(Path(config.weights), device)
+    output.clear()
+    _remove_old_pictures(folder)
+    how = {"temperature": config.resolved_temperature, "top_k": config.top_k}
+    results = model.draw(
         prompts,
         images_per_prompt=config.images_per_prompt,
-        temperature=config.resolved_temperature,
-        top_k=config.top_k,
         seed=config.seed,
         batch_size=config.batch_size,
+        temperature=config.resolved_temperature,
+        top_k=config.top_k,
     )
-    folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
     for result in results:
         name = f"{result.prompt_index}_{result.candidate}.png"
-        result.image.save(folder / name)
-        line = {
+        content = io.BytesIO()
+        result.image.save(content, format="png")
+        write_bytes(folder / name, content.getvalue())
+        record = {
             "prompt": result.prompt,
+            "drawn_prompt": result.drawn_prompt,
             "file": name,
             "seed": result.seed,
+            **how,
             "log_probability": result.log_probability,
         }
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    write_bytes(folder / "generations.jsonl", "".join(lines).encode())
-    logger.info("%s: %d pictures in %.1f s", folder, len(lines), time.monotonic() - started)
+        output.add(record)
+
+
+def _remove_old_pictures(folder: Path) -> None:
+    """Remove the pictures of an earlier call, which would pass for this one's."""
+    old = [path for path in folder.iterdir() if _PICTURE.fullmatch(path.name) and path.is_file()]
+    for path in old:
+        path.unlink()
+    if old:
+        logger.warning("%s: removed %d pictures of an earlier call", folder, len(old))
 
 
 def read_prompts(config: GenerateConfig) -> list[str]:
@@ -53,29 +87,40 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     A line of the file is a prompt, or a JSON object with the key `caption`.
 
     Raises:
-        InputError: the file is missing or holds no prompt.
+        InputError: the file is missing or holds no prompt, or a line is not UTF-8, too long, or
+            JSON without a caption.
     """
     if config.prompts_file is None:
         return list(config.prompts)
     path = Path(config.prompts_file)
     if not path.is_file():
         raise InputError(f"prompts_file={path} is not a file: name one with a prompt per line")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    prompts = [_prompt_of(line) for line in lines if line]
+    prompts = [
+        _prompt_of(text, f"prompts_file={path} line {number}")
+        for number, text, _ in read_raw_lines(path, most_bytes=_MOST_LINE_BYTES)
+        if text.strip()
+    ]
     if not prompts:
         raise InputError(f"prompts_file={path} is empty: write a prompt per line")
     return prompts
 
 
-def _prompt_of(line: str) -> str:
-    if not line.startswith("{"):
-        return line
+def _prompt_of(text: bytes, name: str) -> str:
+    if len(text) > _MOST_LINE_BYTES:
+        raise InputError(f"{name} has more than {_MOST_LINE_BYTES:,} bytes: shorten it")
+    if text.lstrip().startswith(b"{"):
+        caption = object_of(parse_json(text, name), name).get("caption")
+        if not isinstance(caption, str):
+            raise InputError(
+                f'{name} starts like JSON but its caption is no text: write {{"caption": "..."}} '
+                "or plain text"
+            )
+        return caption
     try:
-        return str(json.loads(line)["caption"])
-    except (json.JSONDecodeError, KeyError) as error:
+        return text.decode()
+    except UnicodeDecodeError as error:
         raise InputError(
-            f"the line {line[:80]!r} starts like JSON but has no caption: write "
-            '{"caption": "..."} or plain text'
+            f"{name} is not UTF-8 (byte {error.start}): save the file as UTF-8"
         ) from error
 
 

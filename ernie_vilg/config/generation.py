@@ -83,11 +83,13 @@ class CaptionConfig(Settings):
     weights: LocalInput
     """Weights folder written by launch/export.py."""
     images: LocalInput
-    """Pattern of picture files, such as 'pictures/*.png'; ** goes into subfolders."""
+    """A picture file, or a pattern of them, such as 'pictures/*.png'; ** goes into subfolders."""
     output: LocalOutput
     """File to write, one JSON object per picture."""
     temperature: NaturalFloat = 0.0
     """0 takes the likeliest piece at every slot, 1 samples from the model."""
+    seed: int = 0
+    """Names the captions."""
     batch_size: PositiveInt = 64
     """Pictures captioned at once."""
     max_pixels: PositiveInt = 64_000_000

@@ -165,6 +165,11 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, with_alpha).convert("RGB")
 
 
+def upright_on_white(image: Image.Image) -> Image.Image:
+    """Return an opened image as `open_picture` returns one: RGB, upright, on white."""
+    return on_white(_upright(image))
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodedPicture:
     """A sample's picture as its shard holds it."""

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ernie_vilg.generation.decode import Drawing, ShouldStop, never
-from ernie_vilg.generation.pipeline import ErnieVilg, generators_of, picture_seed
+from ernie_vilg.generation.pipeline import ErnieVilg
+from ernie_vilg.generation.randomness import Occurrences, drawing_seed, item_of, uniforms
 from ernie_vilg.generation.sampling import Sampling
 from ernie_vilg.model.layers import cross_entropy
 from ernie_vilg.vocabulary import PADDING_ID, caption_ids
@@ -72,14 +73,15 @@ def take_round_trips(
     """
     decoder, greedy = model.decoder, Sampling()
     sampling = Sampling(temperature=temperature)
-    # Both drawings of a pair are drawn with the same seed: what differs is their captions.
-    seeds = [picture_seed(0, index, 0) for index in range(len(text))]
-    drawn = decoder.draw(text, sampling, generators_of(seeds), should_stop=should_stop)
-    rewritten, _ = decoder.caption(
-        drawn.codes, greedy, generators_of(seeds), should_stop=should_stop
-    )
-    written, _ = decoder.caption(codes, greedy, generators_of(seeds), should_stop=should_stop)
-    redrawn = decoder.draw(written, sampling, generators_of(seeds), should_stop=should_stop)
+    # Both drawings of a pair are drawn with the same numbers: what differs is their captions.
+    items = [item_of(bytes(str(ids), "ascii")) for ids in text.tolist()]
+    counted = Occurrences()
+    seeds = [drawing_seed(0, counted.next(item), 0) for item in items]
+    numbers = uniforms(seeds, items, max(text.shape[1], codes.shape[1]))
+    drawn = decoder.draw(text, sampling, numbers, should_stop=should_stop)
+    rewritten, _ = decoder.caption(drawn.codes, greedy, numbers, should_stop=should_stop)
+    written, _ = decoder.caption(codes, greedy, numbers, should_stop=should_stop)
+    redrawn = decoder.draw(written, sampling, numbers, should_stop=should_stop)
     image_given_text, text_given_image = log_likelihoods(model, text, codes)
     _, text_given_drawing = log_likelihoods(model, text, drawn.codes)
     image_given_writing, _ = log_likelihoods(model, written, codes)

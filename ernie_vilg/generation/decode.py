@@ -7,13 +7,14 @@ its row of the training mask allows.
 Source: ours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.generation.fixed_batches import in_fixed_batches
 from ernie_vilg.generation.sampling import Sampling, choose_tokens
 from ernie_vilg.model.attention import KeyValueCache
 from ernie_vilg.model.attention_mask import Direction
@@ -83,7 +84,7 @@ class Decoder:
         self,
         text: Tensor,
         sampling: Sampling,
-        generators: Sequence[torch.Generator],
+        uniforms: Tensor,
         *,
         should_stop: ShouldStop = never,
     ) -> Drawing:
@@ -92,12 +93,22 @@ class Decoder:
         Args:
             text: padded ids, int64 [batch, text_length].
             sampling: how each code is chosen.
-            generators: one per sequence.
+            uniforms: the numbers that choose, float64 [batch, positions] in [0, 1), at least as
+                many as there are tokens to choose.
             should_stop: asked before every slot.
 
         Raises:
             StoppedError: `should_stop` said so.
         """
+
+        def draw(*rows: Tensor) -> Drawing:
+            return self._draw(*rows, sampling=sampling, should_stop=should_stop)
+
+        return Drawing(*in_fixed_batches(draw, text, uniforms, dtype=self._dtype))
+
+    def _draw(
+        self, text: Tensor, uniforms: Tensor, *, sampling: Sampling, should_stop: ShouldStop
+    ) -> Drawing:
         config, embedding = self._config, self._embedding
         caches = self._empty_caches(len(text), embedding.begin_of_image)
         source = embedding.text_source(text, embedding.text_embedding(text))
@@ -123,7 +134,7 @@ class Decoder:
             if index == config.num_image_tokens:
                 break  # the last code is an input here, and nothing is left to predict
             logits = self._head.image_logits(state)
-            codes[:, index], log_probability = choose_tokens(logits, sampling, generators)
+            codes[:, index], log_probability = choose_tokens(logits, sampling, uniforms[:, index])
             total += log_probability
             token = embedding.image_embedding(codes[:, index : index + 1])
         pixels = None
@@ -136,7 +147,7 @@ class Decoder:
         self,
         codes: Tensor,
         sampling: Sampling,
-        generators: Sequence[torch.Generator],
+        uniforms: Tensor,
         *,
         should_stop: ShouldStop = never,
     ) -> tuple[Tensor, Tensor]:
@@ -146,7 +157,8 @@ class Decoder:
             codes: in raster order, int64 [batch, num_image_tokens].
             sampling: how each piece is chosen. Special ids other than the end of text, and
                 ids that the text tokenizer lacks, never are.
-            generators: one per sequence.
+            uniforms: the numbers that choose, float64 [batch, positions] in [0, 1), at least as
+                many as there are tokens to choose.
             should_stop: asked before every slot.
 
         Returns:
@@ -156,6 +168,16 @@ class Decoder:
         Raises:
             StoppedError: `should_stop` said so.
         """
+
+        def caption(*rows: Tensor) -> tuple[Tensor, Tensor]:
+            return self._caption(*rows, sampling=sampling, should_stop=should_stop)
+
+        text, total = in_fixed_batches(caption, codes, uniforms, dtype=self._dtype)
+        return text, total
+
+    def _caption(
+        self, codes: Tensor, uniforms: Tensor, *, sampling: Sampling, should_stop: ShouldStop
+    ) -> tuple[Tensor, Tensor]:
         config, embedding = self._config, self._embedding
         caches = self._empty_caches(len(codes), embedding.begin_of_image)
         source = embedding.image_source(embedding.image_embedding(codes))
@@ -176,7 +198,7 @@ class Decoder:
             logits = self._head.text_logits(self._head.norm(hidden[:, 0]))
             logits[:, _NEVER_WRITTEN] = float("-inf")
             logits[:, self._num_text_ids :] = float("-inf")
-            ids, log_probability = choose_tokens(logits, sampling, generators)
+            ids, log_probability = choose_tokens(logits, sampling, uniforms[:, slot])
             text[:, slot] = torch.where(is_open, ids, PADDING_ID)
             total += torch.where(is_open, log_probability, 0.0)
             is_open &= ids != END_OF_TEXT_ID
@@ -184,6 +206,10 @@ class Decoder:
                 break
             previous = text[:, slot : slot + 1]
         return text, total
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self._embedding.begin_of_image.dtype
 
     def _empty_caches(self, batch: int, like: Tensor) -> list[KeyValueCache]:
         config = self._config

@@ -6,8 +6,10 @@
 Source: ours.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data_pipelines.images import crop_and_resize
+from data_pipelines.sources import RejectedError, clean_caption
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.pictures import on_white
+from ernie_vilg.data.pictures import upright_on_white
 from ernie_vilg.errors import InputError
 from ernie_vilg.generation.decode import Decoder, Drawing, ShouldStop, never
+from ernie_vilg.generation.fixed_batches import in_fixed_batches
+from ernie_vilg.generation.randomness import Occurrences, drawing_seed, item_of, uniforms
 from ernie_vilg.generation.sampling import Sampling
 from ernie_vilg.model.weights import (
     IMAGE_TOKENIZER_FOLDER,
@@ -27,12 +32,13 @@ from ernie_vilg.model.weights import (
     load_weights,
     read_model_config,
 )
-from ernie_vilg.seeds import seed_named
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vocabulary import caption_ids, text_slots
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
 from ernie_vilg.vqgan.weights import load_image_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +50,17 @@ class GeneratedImage:
     candidate: int
     """Index among the prompt's pictures."""
     prompt: str
-    """The prompt."""
+    """The prompt, cleaned."""
+    drawn_prompt: str
+    """The part of it that the picture shows: less than the prompt where that has more ids than the
+    model has slots, and in the text tokenizer's forms of characters."""
     image: Image.Image
     """The picture, RGB."""
     codes: Tensor
     """Its image codes, int64 [grid, grid]."""
     seed: int
-    """The seed that it was drawn with; with the same prompt it gives the same picture."""
+    """The seed that, with this prompt alone and the same temperature and top_k, draws this picture
+    again."""
     log_probability: float
     """Of the codes given the prompt, in nats."""
 
@@ -63,6 +73,8 @@ class GeneratedCaption:
     """The text."""
     log_probability: float
     """Of the text given the picture's codes, in nats, its end included."""
+    seed: int
+    """The seed that, with this picture alone at the same temperature, writes it again."""
 
 
 class ErnieVilg:
@@ -90,14 +102,11 @@ class ErnieVilg:
         Raises:
             InputError: the folder is incomplete, damaged, or of another format.
         """
-        model = load_weights(weights).to(device)
+        config, model = read_model_config(weights), load_weights(weights)
+        text_tokenizer = TextTokenizer.load(weights / TEXT_TOKENIZER_FOLDER)
         image_tokenizer, _ = load_image_tokenizer(weights / IMAGE_TOKENIZER_FOLDER)
-        return cls(
-            model,
-            read_model_config(weights),
-            TextTokenizer.load(weights / TEXT_TOKENIZER_FOLDER),
-            image_tokenizer.to(device),
-        )
+        _check_tokenizers(weights, config, text_tokenizer, image_tokenizer)
+        return cls(model.to(device), config, text_tokenizer, image_tokenizer.to(device))
 
     def generate(
         self,
@@ -110,101 +119,160 @@ class ErnieVilg:
         batch_size: int = 64,
         should_stop: ShouldStop = never,
     ) -> list[GeneratedImage]:
-        """Draw pictures for prompts.
+        """Draw pictures for prompts: the list of what `draw` yields, with its arguments."""
+        drawn = self.draw(
+            prompts,
+            images_per_prompt=images_per_prompt,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+            batch_size=batch_size,
+            should_stop=should_stop,
+        )
+        return list(drawn)
+
+    def draw(
+        self,
+        prompts: Sequence[str],
+        *,
+        images_per_prompt: int = 1,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        seed: int = 0,
+        batch_size: int = 64,
+        should_stop: ShouldStop = never,
+    ) -> Iterator[GeneratedImage]:
+        """Yield pictures for prompts, ordered by prompt, then by candidate.
 
         Args:
-            prompts: texts; none may be empty.
+            prompts: texts; they are cleaned as captions are for training, and nothing may be empty
+                then. A prompt with more ids than the model has slots is cut, with a warning.
             images_per_prompt: pictures per prompt.
             temperature: 0 draws the likeliest code at every slot, 1 samples from the model.
             top_k: sample among this many likeliest codes only; 0 among all.
-            seed: names the draws. Picture `c` of prompt `p` depends on the seed, `p` and `c`
-                alone, not on the batch it is drawn in.
+            seed: names the draws. A picture depends on the seed, the cleaned prompt, how often the
+                same prompt came before, and its index among the prompt's pictures; in float32 on
+                nothing else, in bfloat16 on the others in its batch, too.
             batch_size: pictures drawn at once.
             should_stop: asked before every slot.
-
-        Returns:
-            ordered by prompt, then by candidate.
 
         Raises:
             InputError: a prompt is empty, or a setting is out of range.
             StoppedError: `should_stop` said so.
         """
         sampling = Sampling(temperature=temperature, top_k=top_k)
-        self._check_prompts(prompts, images_per_prompt)
-        jobs = [(p, c) for p in range(len(prompts)) for c in range(images_per_prompt)]
-        results = []
+        _check_at_least_one(images_per_prompt=images_per_prompt, batch_size=batch_size)
+        cleaned = [clean_prompt(prompt, f"prompt {p}") for p, prompt in enumerate(prompts)]
+        slots = [self._slots(prompt, p) for p, prompt in enumerate(cleaned)]
+        counted, items = Occurrences(), [item_of(prompt.encode()) for prompt in cleaned]
+        jobs = [
+            (p, c, drawing_seed(seed, occurrence, c))
+            for p, occurrence in enumerate(map(counted.next, items))
+            for c in range(images_per_prompt)
+        ]
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
-            text = self.text_ids([prompts[p] for p, _ in batch])
-            seeds = [picture_seed(seed, p, c) for p, c in batch]
-            drawing = self.decoder.draw(
-                text, sampling, generators_of(seeds), should_stop=should_stop
+            numbers = uniforms(
+                [job[2] for job in batch],
+                [items[p] for p, *_ in batch],
+                self.config.num_image_tokens,
             )
-            grids = self.grids(drawing.codes)
-            pictures = self.pictures(drawing)
-            for index, (p, c) in enumerate(batch):
-                results.append(
-                    GeneratedImage(
-                        prompt_index=p,
-                        candidate=c,
-                        prompt=prompts[p],
-                        image=pictures[index],
-                        codes=grids[index].cpu(),
-                        seed=seeds[index],
-                        log_probability=float(drawing.log_probabilities[index]),
-                    )
+            text = torch.tensor([slots[p] for p, *_ in batch], device=self._device)
+            drawing = self.decoder.draw(text, sampling, numbers, should_stop=should_stop)
+            grids, pictures = self.grids(drawing.codes), self.pictures(drawing)
+            shown = self.captions(text)
+            for index, (p, c, drawn_with) in enumerate(batch):
+                yield GeneratedImage(
+                    prompt_index=p,
+                    candidate=c,
+                    prompt=cleaned[p],
+                    drawn_prompt=shown[index],
+                    image=pictures[index],
+                    codes=grids[index].cpu(),
+                    seed=drawn_with,
+                    log_probability=float(drawing.log_probabilities[index]),
                 )
-        return results
 
     def caption(
         self,
-        images: Sequence[Image.Image],
+        images: Iterable[Image.Image],
         *,
         temperature: float = 0.0,
+        seed: int = 0,
         batch_size: int = 64,
         should_stop: ShouldStop = never,
     ) -> list[GeneratedCaption]:
-        """Write a caption for each picture.
+        """Write a caption for each picture: the list of what `write` yields."""
+        written = self.write(
+            images,
+            temperature=temperature,
+            seed=seed,
+            batch_size=batch_size,
+            should_stop=should_stop,
+        )
+        return list(written)
+
+    def write(
+        self,
+        images: Iterable[Image.Image],
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        batch_size: int = 64,
+        should_stop: ShouldStop = never,
+    ) -> Iterator[GeneratedCaption]:
+        """Yield a caption for each picture, in order; pictures are taken a batch at a time.
 
         Args:
-            images: pictures of any size and mode; transparent ones are put on white, and all
-                are cropped to the centre square and resized, as in training.
+            images: pictures of any size and mode; they are turned as their EXIF says, transparent
+                ones are put on white, and all are cropped to the centre square and resized, as in
+                training.
             temperature: 0 takes the likeliest piece at every slot.
+            seed: names the captions. A caption depends on the seed, the prepared picture and how
+                often the same picture came before; in bfloat16 on the others in its batch, too.
             batch_size: pictures captioned at once.
             should_stop: asked before every slot.
 
         Raises:
+            InputError: a setting is out of range.
             StoppedError: `should_stop` said so.
         """
-        sampling = Sampling(temperature=temperature)
-        results = []
-        for start in range(0, len(images), batch_size):
-            codes = self.encode_images(images[start : start + batch_size])
-            seeds = range(start, start + len(codes))
+        sampling, counted, rest = Sampling(temperature=temperature), Occurrences(), iter(images)
+        _check_at_least_one(batch_size=batch_size)
+        while batch := [self._prepare(image) for image in islice(rest, batch_size)]:
+            items = [item_of(image.tobytes()) for image in batch]
+            seeds = [drawing_seed(seed, counted.next(item), 0) for item in items]
+            numbers = uniforms(seeds, items, self.config.text_length)
+            codes = self.encode_images(batch).flatten(1)
             text, log_probabilities = self.decoder.caption(
-                codes.flatten(1), sampling, generators_of(seeds), should_stop=should_stop
+                codes, sampling, numbers, should_stop=should_stop
             )
-            results += [
-                GeneratedCaption(caption=caption, log_probability=float(log_probability))
-                for caption, log_probability in zip(
-                    self.captions(text), log_probabilities, strict=True
+            parts = (self.captions(text), log_probabilities.tolist(), seeds)
+            for caption, log_probability, written_with in zip(*parts, strict=True):
+                yield GeneratedCaption(
+                    caption=caption, log_probability=log_probability, seed=written_with
                 )
-            ]
-        return results
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the codes of pictures, int64 [batch, grid, grid]."""
-        size = self.image_tokenizer.config.image_size
-        pixels = torch.stack(
-            [_to_tensor(crop_and_resize(on_white(image), size)) for image in images]
+        pixels = torch.stack([_to_tensor(self._prepare(image)) for image in images])
+        (codes,) = in_fixed_batches(
+            lambda rows: (self.image_tokenizer.encode(rows.to(self._device)),),
+            pixels,
+            dtype=self._image_dtype,
         )
-        return self.image_tokenizer.encode(pixels.to(self._device))
+        return codes
 
     @torch.inference_mode()
     def decode_images(self, codes: Tensor) -> list[Image.Image]:
         """Return the RGB pictures of codes [batch, grid, grid]."""
-        return _to_images(self.image_tokenizer.decode(codes.to(self._device)))
+        (pixels,) = in_fixed_batches(
+            lambda rows: (self.image_tokenizer.decode(rows.to(self._device)),),
+            codes,
+            dtype=self._image_dtype,
+        )
+        return _to_images(pixels)
 
     def pictures(self, drawing: Drawing) -> list[Image.Image]:
         """Return the RGB pictures of what the decoder drew."""
@@ -222,18 +290,74 @@ class ErnieVilg:
 
     def text_ids(self, prompts: Sequence[str]) -> Tensor:
         """Return the padded ids of texts, int64 [batch, text_length]."""
-        slots = [
-            text_slots(self.text_tokenizer.encode(prompt), self.config.text_length)
-            for prompt in prompts
-        ]
+        slots = [self._slots(prompt, index) for index, prompt in enumerate(prompts)]
         return torch.tensor(slots, device=self._device)
 
-    def _check_prompts(self, prompts: Sequence[str], images_per_prompt: int) -> None:
-        if images_per_prompt < 1:
-            raise InputError(f"images_per_prompt={images_per_prompt}: must be at least 1")
-        for index, prompt in enumerate(prompts):
-            if not self.text_tokenizer.encode(prompt):
-                raise InputError(f"prompt {index} is empty ({prompt!r}): write what to draw")
+    def _slots(self, prompt: str, index: int) -> list[int]:
+        """Lay a prompt's ids into slots, with a warning where it is cut."""
+        ids, length = self.text_tokenizer.encode(prompt), self.config.text_length
+        slots = text_slots(ids, length)
+        if len(ids) > length:
+            logger.warning(
+                "prompt %d has %d ids, more than the model's %d: only %r is drawn; shorten it",
+                index,
+                len(ids),
+                length,
+                self.text_tokenizer.decode(caption_ids(slots)),
+            )
+        return slots
+
+    def _prepare(self, image: Image.Image) -> Image.Image:
+        size = self.image_tokenizer.config.image_size
+        image = upright_on_white(image)
+        return image if image.size == (size, size) else crop_and_resize(image, size)
+
+    @property
+    def _image_dtype(self) -> torch.dtype:
+        return next(self.image_tokenizer.parameters()).dtype
+
+
+def clean_prompt(prompt: str, name: str) -> str:
+    """Return a prompt as a caption of the training data would be cleaned.
+
+    Args:
+        prompt: the text.
+        name: what it is, for the message.
+
+    Raises:
+        InputError: nothing is left of it, or it is not Unicode text.
+    """
+    try:
+        prompt.encode()
+        return clean_caption(prompt, max_characters=len(prompt))
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} is not UTF-8 text ({prompt!r:.100}): write it again") from error
+    except RejectedError as error:
+        raise InputError(f"{name} is empty ({prompt!r:.100}): write what to draw") from error
+
+
+def _check_at_least_one(**settings: int) -> None:
+    for name, value in settings.items():
+        if value < 1:
+            raise InputError(f"{name}={value}: must be at least 1")
+
+
+def _check_tokenizers(
+    weights: Path, config: ModelConfig, text_tokenizer: TextTokenizer, image_tokenizer: VQGAN
+) -> None:
+    """Check that the parts of a weights folder fit each other."""
+    if text_tokenizer.vocab_size > config.text_vocab_size:
+        raise InputError(
+            f"{weights}: its text tokenizer has {text_tokenizer.vocab_size} ids, its model "
+            f"{config.text_vocab_size}: export the run again"
+        )
+    found = (image_tokenizer.config.codebook_size, image_tokenizer.config.grid_size)
+    needed = (config.codebook_size, config.image_grid_size)
+    if found != needed:
+        raise InputError(
+            f"{weights}: its image tokenizer has {found[0]} codes and a grid of {found[1]}, its "
+            f"model {needed[0]} and {needed[1]}: export the run again"
+        )
 
 
 def choose_device(name: str) -> torch.device:
@@ -246,16 +370,6 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not has_cuda:
         raise InputError("device=cuda but torch finds no GPU: set device=cpu or device=auto")
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
-
-
-def picture_seed(seed: int, prompt_index: int, candidate: int) -> int:
-    """Return the seed of one picture, below 2^63."""
-    return seed_named(f"{seed}/{prompt_index}/{candidate}")
-
-
-def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
-    """Return one random generator per seed, on the CPU."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

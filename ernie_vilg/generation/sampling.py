@@ -4,7 +4,7 @@ Source: temperature 1 is DALL-E's (arXiv:2102.12092), which ERNIE-ViLG follows (
 top-k sampling is Fan et al. 2018 (arXiv:1805.04833).
 """
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,22 +23,20 @@ class Sampling:
     """Only this many likeliest tokens can be chosen; 0 leaves all."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:  # NaN passes every other comparison
             raise InputError(f"temperature={self.temperature}: must be 0 (greedy) or above")
         if self.top_k < 0:
             raise InputError(f"top_k={self.top_k}: must be 0 (all tokens) or above")
 
 
-def choose_tokens(
-    logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]
-) -> tuple[Tensor, Tensor]:
+def choose_tokens(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Choose one token per sequence.
 
     Args:
         logits: float [batch, vocab].
         sampling: how.
-        generators: one per sequence, so that what a sequence draws does not depend on the
-            others in its batch.
+        uniforms: one number per sequence, float64 [batch] in [0, 1): where in the cumulative
+            distribution its token is.
 
     Returns:
         ids, int64 [batch], and their log-probabilities under the model itself (at
@@ -49,18 +47,17 @@ def choose_tokens(
     if sampling.temperature == 0:
         ids = logits.argmax(dim=-1)
     else:
-        ids = _draw(logits / sampling.temperature, sampling.top_k, generators)
+        ids = _draw(logits / sampling.temperature, sampling.top_k, uniforms)
     return ids, log_probabilities.gather(1, ids[:, None])[:, 0]
 
 
-def _draw(logits: Tensor, top_k: int, generators: Sequence[torch.Generator]) -> Tensor:
+def _draw(logits: Tensor, top_k: int, uniforms: Tensor) -> Tensor:
     if 0 < top_k < logits.shape[-1]:
         smallest_kept = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
-    probabilities = logits.softmax(dim=-1)
-    return torch.cat(
-        [
-            torch.multinomial(row, 1, generator=generator)
-            for row, generator in zip(probabilities.cpu(), generators, strict=True)
-        ]
-    ).to(logits.device)
+    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    ids = (cumulative <= uniforms.to(logits.device)[:, None] * total).sum(dim=-1)
+    # The product may round up to the total, which no token is beyond.
+    last = (cumulative < total).sum(dim=-1)
+    return torch.minimum(ids, last)

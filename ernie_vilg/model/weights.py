@@ -2,58 +2,66 @@
 
     weights/
       model.safetensors    every parameter, whole
-      config.json          the model's shape, the step, and the SHA-256 of the file above
+      config.json          the model's shape, the step, the SHA-256 of all files
       text_tokenizer/      as launch/train_text_tokenizer.py wrote it
       image_tokenizer/     as launch/train_image_tokenizer.py wrote it
 
 Source: ours; safetensors holds no code (https://github.com/huggingface/safetensors).
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ernie_vilg.config.model import ModelConfig, model_config_from_json
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.transformer import build_transformer
-from ernie_vilg.storage.files import sha256_of_file, write_json
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.files import sha256_of_file, sha256_of_json, write_json
+from ernie_vilg.storage.json_files import read_object
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 TEXT_TOKENIZER_FOLDER = "text_tokenizer"
 IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_OWN_HASH = "sha256"
 
 
 def save_weights(
     folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> None:
-    """Write the model part of a weights folder.
+    """Write the model part of a weights folder, after its tokenizers: all files are hashed.
 
     Args:
-        folder: an existing folder.
+        folder: an existing folder, with the tokenizers in it.
         config: the model's shape.
         weights: every parameter by name, whole.
         about: JSON values kept in config.json, such as the step.
     """
     path = folder / WEIGHTS_NAME
     save_file({name: value.contiguous() for name, value in weights.items()}, path)
-    write_json(
-        folder / CONFIG_NAME,
-        {
-            "format_version": FORMAT_VERSION,
-            "model": asdict(config),
-            "sha256": sha256_of_file(path),
-            **about,
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    content = {
+        "format_version": FORMAT_VERSION,
+        "model": asdict(config),
+        **about,
+        "files": {
+            str(file.relative_to(folder)): sha256_of_file(file)
+            for file in files
+            if file != folder / CONFIG_NAME
         },
-    )
+    }
+    content = json.loads(json.dumps(content))  # as it will be read: no tuples
+    write_json(folder / CONFIG_NAME, {**content, _OWN_HASH: sha256_of_json(content)})
 
 
 def load_weights(folder: Path) -> nn.Sequential:
@@ -62,26 +70,70 @@ def load_weights(folder: Path) -> nn.Sequential:
     Raises:
         InputError: the folder is incomplete, damaged, or of another format.
     """
-    config_path, path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
-    if not (config_path.is_file() and path.is_file()):
+    config, path = read_model_config(folder), folder / WEIGHTS_NAME
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read ({error}): export the run again") from error
+    _check_tensors(path, config, weights)
+    return model_from_weights(config, weights)
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """Verify a weights folder and read the model's shape from it.
+
+    Raises:
+        InputError: the folder is incomplete, damaged, or of another format.
+    """
+    path = folder / CONFIG_NAME
+    if not (path.is_file() and (folder / WEIGHTS_NAME).is_file()):
         raise InputError(
             f"{folder} is no weights folder ({CONFIG_NAME} and {WEIGHTS_NAME} are needed): name "
             "one written by launch/export.py"
         )
-    content = read_json(config_path)
+    content = read_object(path)
     if content.get("format_version") != FORMAT_VERSION:
         raise InputError(
-            f"{config_path} has format_version {content.get('format_version')}, this code reads "
+            f"{path} has format_version {content.get('format_version')}, this code reads "
             f"{FORMAT_VERSION}: export the run again"
         )
-    if sha256_of_file(path) != content["sha256"]:
-        raise InputError(f"{path} differs from the SHA-256 in {config_path}: export the run again")
-    return model_from_weights(read_model_config(folder), load_file(path))
+    own_hash = content.pop(_OWN_HASH, None)
+    if own_hash != sha256_of_json(content):
+        raise InputError(f"{path} differs from its own SHA-256: export the run again")
+    files = content.get("files")
+    if not isinstance(files, dict) or WEIGHTS_NAME not in files:
+        raise InputError(f"{path} does not list {WEIGHTS_NAME}: export the run again")
+    for name, sha256 in files.items():
+        file = folder / name
+        if not file.is_file() or sha256_of_file(file) != sha256:
+            raise InputError(
+                f"{file} is missing or differs from the SHA-256 in {CONFIG_NAME}: copy the whole "
+                "folder or export the run again"
+            )
+    return from_json(content.get("model"), ModelConfig, f"{path}: model")
 
 
-def read_model_config(folder: Path) -> ModelConfig:
-    """Read the model's shape from a weights folder."""
-    return model_config_from_json(read_json(folder / CONFIG_NAME)["model"])
+def _check_tensors(path: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
+    """Check names, shapes and values against the model's shape."""
+    with torch.device("meta"):
+        expected = build_transformer(config).state_dict()
+    needed = {original_name(name, config) for name in expected}
+    if wrong := sorted((needed - weights.keys()) | (weights.keys() - expected.keys())):
+        raise InputError(
+            f"{path} lacks or does not belong with {', '.join(wrong[:3])} ({len(wrong)} tensors in "
+            f"all): {CONFIG_NAME} describes another model; export the run again"
+        )
+    for name, value in weights.items():
+        shape = expected[name].shape
+        if value.shape != shape or not value.is_floating_point():
+            raise InputError(
+                f"{path}: {name} is {value.dtype} {list(value.shape)} where floats {list(shape)} "
+                "belong: export the run again"
+            )
+        if not value.isfinite().all():
+            raise InputError(
+                f"{path}: {name} holds NaN or infinite values: export an earlier checkpoint"
+            )
 
 
 def model_from_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> nn.Sequential:

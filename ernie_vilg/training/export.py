@@ -73,9 +73,9 @@ def _export(run_dir: Path, folder: Path, *, average: bool) -> int:
     _check_tokenizers(run, identity["lineage"])
     config, weights = whole_weights(checkpoint, average=average)
     about = {"step": manifest["step"], "average": average, "lineage": identity["lineage"]}
-    save_weights(folder, config, weights, about)
     shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
     shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
+    save_weights(folder, config, weights, about)  # last: it hashes the tokenizers, too
     return int(manifest["step"])
 
 

@@ -8,19 +8,21 @@ Source: ours; the weights file is safetensors (https://github.com/huggingface/sa
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import committed_folder, sha256_of_file, write_json
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.json_files import object_of, parse_json, read_object
 from ernie_vilg.vqgan.autoencoder import VQGAN
 
 WEIGHTS_FILE = "image_tokenizer.safetensors"
@@ -69,23 +71,55 @@ def load_image_tokenizer(folder: Path) -> tuple[VQGAN, str]:
     settings = _read_settings(folder)
     weights = folder / WEIGHTS_FILE
     sha256 = sha256_of_file(weights)
-    if sha256 != settings["sha256"]:
+    if sha256 != settings.get("sha256"):
         raise InputError(
             f"{weights} differs from the SHA-256 in {SETTINGS_FILE}: it is damaged or belongs to "
             "another tokenizer; copy the whole folder again"
         )
-    with safe_open(weights, framework="pt", device="cpu") as file:
-        recorded = json.loads(file.metadata()["config"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if recorded != settings["config"]:
+    recorded, tensors = _read_weights(weights)
+    if recorded != settings.get("config"):
         raise InputError(
             f"{folder / SETTINGS_FILE} was edited: its config differs from the one in the weights "
             "file; copy the whole folder again"
         )
-    name = f"{weights}: config"
-    model = VQGAN(from_json(recorded, ImageTokenizerConfig, name))
+    model = VQGAN(from_json(recorded, ImageTokenizerConfig, f"{weights}: config"))
+    _check_tensors(weights, model.state_dict(), tensors)
     model.load_state_dict(tensors)
     return model.eval().requires_grad_(False), sha256
+
+
+def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the settings and the tensors of a weights file."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read ({error}): train the tokenizer again") from error
+    name = f"{path}: config"
+    return object_of(parse_json(metadata.get("config", "null"), name), name), tensors
+
+
+def _check_tensors(
+    path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> None:
+    """Check names, shapes, types and values against the settings' network."""
+    if wrong := sorted(expected.keys() ^ tensors.keys()):
+        raise InputError(
+            f"{path} lacks or does not belong with {', '.join(wrong[:3])} ({len(wrong)} tensors in "
+            "all): train the tokenizer again"
+        )
+    for name, value in tensors.items():
+        shape = expected[name].shape
+        if value.shape != shape or value.dtype != torch.float32:
+            raise InputError(
+                f"{path}: {name} is {value.dtype} {list(value.shape)} where float32 {list(shape)} "
+                "belongs: train the tokenizer again"
+            )
+        if not value.isfinite().all():
+            raise InputError(
+                f"{path}: {name} holds NaN or infinite values: train the tokenizer again"
+            )
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -95,7 +129,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
                 f"{folder} has no {name}: name a folder written by "
                 "launch/train_image_tokenizer.py, such as RUN_DIR/weights"
             )
-    settings: dict[str, Any] = read_json(folder / SETTINGS_FILE)
+    settings = read_object(folder / SETTINGS_FILE)
     if settings.get("format") != FORMAT:
         raise InputError(
             f"{folder / SETTINGS_FILE} has format {settings.get('format')!r}, this code reads "

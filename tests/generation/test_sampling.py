@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from ernie_vilg.generation.randomness import uniforms
 from ernie_vilg.generation.sampling import Sampling, choose_tokens
 
 LOGITS = torch.log(torch.tensor([[0.1, 0.6, 0.3]]))
 
 
 def draw(sampling: Sampling, count: int) -> list[int]:
-    generators = [torch.Generator().manual_seed(index) for index in range(count)]
-    ids, _ = choose_tokens(LOGITS.expand(count, -1), sampling, generators)
+    ids, _ = choose_tokens(LOGITS.expand(count, -1), sampling, uniforms([0], [b""], count)[0])
     return ids.tolist()
 
 
@@ -31,7 +31,7 @@ def test_top_k_leaves_the_rest_out() -> None:
 
 
 def test_log_probability_is_the_models_own() -> None:
-    _, log_probability = choose_tokens(LOGITS, Sampling(temperature=0.0), [torch.Generator()])
+    _, log_probability = choose_tokens(LOGITS, Sampling(temperature=0.0), torch.zeros(1))
 
     assert log_probability.exp().item() == pytest.approx(0.6)
 
@@ -40,3 +40,16 @@ def test_log_probability_is_the_models_own() -> None:
 def test_negative_settings_are_refused(setting: str) -> None:
     with pytest.raises(ValueError, match=f"{setting}=-1"):
         Sampling(**{setting: -1})
+
+
+@pytest.mark.parametrize(
+    ("uniform", "chosen"),
+    [(0.0, 0), (0.099, 0), (0.101, 1), (0.699, 1), (0.701, 2), (1 - 2.0**-53, 2)],
+)
+def test_a_number_chooses_the_token_whose_share_it_lies_in(uniform: float, chosen: int) -> None:
+    # The shares are 0 to 0.1, to 0.7 and to 1.
+    numbers = torch.tensor([uniform], dtype=torch.float64)
+
+    ids, _ = choose_tokens(LOGITS, Sampling(temperature=1.0), numbers)
+
+    assert ids.tolist() == [chosen]
