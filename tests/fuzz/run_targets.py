@@ -328,7 +328,8 @@ TARGETS = [
     Target(name="ledger", files=made(_write_ledger), read=_read_ledger,
            mutate={**_JSON, **_LINES, ".bin": mutate_bytes}),
     Target(name="lock", files=made(_write_lock), mutate=_JSON, read=_read_lock, start=_start_lock),
-    Target(name="stopped.json",quick=30, files=made(_write_stopped), mutate=_JSON, read=_read_stopped),
+    Target(name="stopped.json", files=made(_write_stopped), mutate=_JSON, read=_read_stopped,
+           quick=30),
     Target(name="measured.json", files=made(_write_measured), mutate=_JSON, read=_read_measured),
     Target(name="stage states", files=made(_write_state), mutate=_JSON, read=_read_state),
 ]  # fmt: skip
