@@ -275,7 +275,7 @@ def _read_measured(folder: Path, files: Files) -> Outcome:
     record = read_record(folder)
     correction, _ = learn_from_runs(replace(_plan(), history=(str(folder),)))
     for factor in (correction.rates, correction.memory):
-        require(math.isfinite(factor) and factor > 0, f"a factor of {factor} is learned")
+        require(math.isfinite(factor) and factor > 0, f"an odd factor is learned: {factor}")
     return Outcome.REFUSED if record is None else Outcome.VALID
 
 
