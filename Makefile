@@ -6,13 +6,16 @@ PIP_FLAGS ?=
 # FORCE=1 starts the main job over; without it, finished stages are skipped.
 FORCE ?=
 
+# Words for the fuzzer, such as FUZZ="--minutes 1 --seed 3" or FUZZ="--target png --replay 158".
+FUZZ ?=
+
 BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 # DeepSpeed builds from source: no operator is compiled, so no compiler is needed.
 PIP := DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment quickstart emoji drill soak test checks test-slow test-parallel test-slurm test-gpu clean clean-environment
+.PHONY: help environment quickstart emoji drill soak fuzz test checks test-slow test-parallel test-slurm test-gpu clean clean-environment
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -40,6 +43,9 @@ drill: $(ENVIRONMENT)  ## strike the quickstart's run with every fault: outputs/
 
 soak: $(ENVIRONMENT)  ## strike the quickstart's run at random for 20 minutes: outputs/soak/soak.json
 	$(BIN)/python launch/soak.py experiment=quickstart minutes=20
+
+fuzz: $(ENVIRONMENT)  ## damage every kind of file that is read for 10 minutes: outputs/fuzz/fuzz.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ)
 
 test: checks  ## run the checks and the CPU suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile

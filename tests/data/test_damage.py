@@ -472,3 +472,30 @@ def test_a_run_of_losses_is_counted_over_batches(batches: list[str], stops: bool
             stack.enter_context(pytest.raises(ValueError, match="3 samples in a row are lost"))
         for batch in batches:
             account.add([finding], np.array([digit == "1" for digit in batch]))
+
+
+def test_as_many_losses_as_the_limit_says_are_borne_and_not_one_more() -> None:
+    account = LossAccount(LossLimits(max_consecutive=100, max_samples=3))
+    kept = np.array([False])
+
+    account.add([_shard_of_two("a")], kept)
+    account.add([_sample("b", 0)], kept)  # 3 in all
+    with pytest.raises(InputError, match=r"4 samples are lost .* allows 3"):
+        account.add([_sample("b", 1)], kept)
+
+
+def _shard_of_two(shard: str) -> Loss:
+    return replace(_sample(shard, 0), index=None, key="", num_samples=2)
+
+
+def _sample(shard: str, index: int) -> Loss:
+    return Loss(
+        data_set="d",
+        shard=shard,
+        index=index,
+        key=f"{index}",
+        num_samples=1,
+        reason="sha256",
+        detail="differs",
+        position=0,
+    )

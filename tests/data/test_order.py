@@ -107,6 +107,13 @@ def test_replacements_come_from_the_block_and_then_from_everywhere() -> None:
     assert [order.replacement(42, attempt) for attempt in range(16)] != near
 
 
+def test_a_replacement_is_of_the_same_epoch_and_may_be_the_last_of_its_block() -> None:
+    order = SampleOrder(manifest_of([1, 1]), seed=0, shuffle_block_shards=1)
+
+    for position in range(4):  # a block holds one sample, which stands in for itself
+        assert order.replacement(position, 0) == order.locate(position)
+
+
 def test_the_next_block_is_known_across_the_end_of_an_epoch() -> None:
     order = SampleOrder(manifest_of([10] * 5), seed=0, shuffle_block_shards=2)
 

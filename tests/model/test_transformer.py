@@ -8,7 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
 from ernie_vilg.model.attention import num_visible_pairs
 from ernie_vilg.model.attention_mask import pattern_of_block
-from ernie_vilg.model.flops import layer_flops
+from ernie_vilg.model.flops import (
+    layer_flops,
+    training_flops_per_pair,
+    training_flops_per_token,
+)
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
 from tests.model.tiny import CONFIG, DECODER, tiny_config, tiny_model, tiny_pairs
@@ -129,3 +133,15 @@ def test_sparse_attention_counts_what_its_masks_show() -> None:
 
     difference = sum(layer_flops(full)) - sum(layer_flops(sparse))
     assert difference == attention_flops(full) - attention_flops(sparse) > 0
+
+
+def test_a_training_step_counts_three_forward_passes() -> None:
+    config = tiny_config()  # 9 slots of 16 in both directions, 2 blocks, 4 codes and 5 pieces
+
+    # Products: 18 slots, 2 operations for each of (3 + 1 + 4 + 4) * 16^2 weights. Scores and sums:
+    # 4 * 16 for each of 2 * 9^2 visible pairs. Head: 2 * 16 * (4 * 20 codes + 5 * 24 pieces).
+    forward = 2 * (18 * 2 * 3072 + 4 * 16 * 162) + 6400
+
+    assert forward == 248_320
+    assert training_flops_per_pair(config) == 744_960
+    assert training_flops_per_token(config) == 41_386  # of 18 slots, rounded down

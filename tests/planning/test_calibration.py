@@ -7,6 +7,7 @@ import pytest
 from benchmarks.peers.shapes import Shape, gpt
 from benchmarks.plan_peers import read_gpu
 from ernie_vilg.planning.calibration import Correction, PastRun, errors, learn
+from ernie_vilg.planning.memory import MemoryEstimate
 from ernie_vilg.planning.step_time import Efficiencies, step_time
 from ernie_vilg.planning.work import Spread
 
@@ -57,3 +58,22 @@ def test_the_median_of_three_runs_counts_and_the_error_that_is_left_is_told() ->
 
 def test_no_run_teaches_nothing() -> None:
     assert learn([]) == Correction()
+
+
+def test_a_correction_of_memory_leaves_the_host_as_it_is() -> None:
+    estimate = MemoryEstimate(
+        weights=100,
+        gradients=200,
+        optimizer=300,
+        activations=400,
+        workspace=500,
+        logits=600,
+        fragmentation=700,
+        host=800,
+    )
+
+    corrected = Correction(memory=1.5).memory_of(estimate)
+
+    assert corrected.weights == 150
+    assert corrected.total == 1.5 * 2800
+    assert corrected.host == 800

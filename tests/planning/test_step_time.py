@@ -8,7 +8,7 @@ from benchmarks.peers.runs import peer_runs
 from benchmarks.peers.shapes import Shape, gpt
 from benchmarks.plan_peers import GOAL, compare, read_gpu
 from ernie_vilg.planning.communication import replica_seconds
-from ernie_vilg.planning.step_time import step_time
+from ernie_vilg.planning.step_time import Efficiencies, step_time
 from ernie_vilg.planning.work import RECOMPUTATION, Spread
 
 _WORK = gpt(Shape(hidden=4096, layers=8, heads=32, seq=2048, vocab=51200), flash=True)
@@ -31,6 +31,16 @@ def test_ring_gather_moves_all_but_its_own_share() -> None:
     seconds = replica_seconds(4e9, replace(_SPREAD, data=4), gpu)
 
     assert seconds == pytest.approx(3e9 / 0.8e9, rel=1e-3)  # 0.8 of the wire is reached
+
+
+def test_machines_of_a_ring_add_latency_beyond_the_first() -> None:
+    gpu = replace(read_gpu("h100-80gb"), gpus_per_node=8)
+
+    one = replica_seconds(0.0, replace(_SPREAD, data=8), gpu)
+    four = replica_seconds(0.0, replace(_SPREAD, data=32), gpu)
+
+    assert one == pytest.approx(20e-6)
+    assert four == pytest.approx(20e-6 + 3 * 5e-6)
 
 
 def test_bubble_of_four_stages_is_three_micro_batches() -> None:
@@ -76,3 +86,24 @@ def test_full_checkpointing_computes_a_forward_pass_again() -> None:
 
     computed = step.matrix + step.attention + step.elementwise
     assert step.recomputation == pytest.approx(computed / 3)
+
+
+def test_an_offloaded_optimizer_sends_gradients_of_every_pass_over_the_host_wire() -> None:
+    gpu = replace(
+        read_gpu("h100-80gb"),
+        gpus_per_node=8,
+        host_bandwidth=1e9,
+        host_memory_bandwidth=8e9,
+        memory_bandwidth=3e9,
+    )
+    work = replace(_WORK, num_layers=2, block_parameters=400_000_000, outer_parameters=200_000_000)
+    spread = replace(_SPREAD, data=2, gradient_bytes=2, num_micro_batches=4)
+    rates = Efficiencies(memory=0.5)
+
+    there = step_time(work, replace(spread, offload=True), gpu, rates)
+    here = step_time(work, spread, gpu, rates)
+
+    # 0.5e9 parameters a rank. Over the wire: 2 bytes of gradient in each of 4 passes, and 2 of
+    # weight back. AdamW: 30 bytes each; of a machine's 8e9 two GPUs get 4e9 each, and reach half.
+    assert there.optimizer == pytest.approx(0.5 * (4 * 2 + 2) + 15 / (4 * 0.5))
+    assert here.optimizer == pytest.approx(15 / (3 * 0.5))

@@ -20,3 +20,9 @@ CONFIG = OptimizerConfig(learning_rate=1.0, warmup_steps=4, final_learning_rate_
 )
 def test_learning_rate(step: int, expected: float) -> None:
     assert learning_rate_at(step, 15, CONFIG) == pytest.approx(expected)
+
+
+def test_the_rate_stays_at_its_end_in_a_run_that_is_all_warm_up_and_after_the_last_step() -> None:
+    assert learning_rate_at(4, 5, CONFIG) == pytest.approx(1.0)  # decay has one step, its first
+    assert learning_rate_at(4, 4, CONFIG) == pytest.approx(1.0)
+    assert learning_rate_at(20, 15, CONFIG) == pytest.approx(0.1)

@@ -237,6 +237,23 @@ def test_a_checkpoint_that_would_not_be_done_in_the_grace_is_not_begun(
     assert "stopping.grace_seconds=25 only 15.0 are left" in caplog.text
 
 
+def test_the_grace_counts_from_the_first_of_two_deadlines(tmp_path: Path, clock: Clock) -> None:
+    with subprocess.Popen(["sleep", "60"]) as launcher:
+        mark = mark_process(launcher.pid)
+        assert mark is not None
+        launch = replace(LEADER, launchers=(mark,))
+        with Stopping(StoppingConfig(), tmp_path, launch, clock=clock) as stopping:
+            os.kill(os.getpid(), signal.SIGTERM)
+            wait_until(lambda: stopping.is_requested)
+            launcher.kill()
+            launcher.wait()
+            clock.now += 10.0
+            assert stopping.code() is StopReason.LAUNCHER_GONE  # noted 10 s after the SIGTERM
+
+            assert stopping.may_save(15.0)  # of the 25 s of grace
+            assert not stopping.may_save(15.1)
+
+
 def test_a_warning_signal_leaves_time_to_save(stopping: Stopping, clock: Clock) -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
     wait_until(lambda: stopping.is_requested)

@@ -115,3 +115,19 @@ def test_a_rank_that_is_slow_now_and_then_is_not_warned_of(
         stragglers.read(step, seconds)
 
     assert not caplog.messages
+
+
+def test_a_rank_is_slow_above_the_factor_and_not_at_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = WatchConfig(straggler_windows=1, straggler_factor=1.5)
+    stragglers = Stragglers(config, layout(data_size=2))
+    monkeypatch.setattr(
+        "ernie_vilg.training.stragglers.gather_everywhere",
+        lambda work: [work, replace(work, seconds_per_step=2.0)],
+    )
+
+    stragglers.read(1, 3.0)
+    assert not caplog.messages
+    stragglers.read(2, 3.25)
+    assert "rank 0" in caplog.text
