@@ -1,4 +1,4 @@
-"""How anything of ours reaches the disk: whole, or not at all.
+"""Files and folders are written whole, or not at all.
 
 A file or folder is written under a temporary name beside its final one, flushed to the device, and
 renamed. A reader never sees half of it. What a killed writer leaves has a name that begins with a

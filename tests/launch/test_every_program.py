@@ -1,4 +1,4 @@
-"""What holds for every program: its help, its refusals, and its suspicion of the environment."""
+"""Help, refusals and checks of the environment of every program."""
 
 import dataclasses
 import inspect
