@@ -17,7 +17,7 @@ REMOTE_SCHEMES = ("s3", "gs", "https")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-"""What Python makes of a byte of a name that is not UTF-8."""
+"""Characters that Python makes of bytes of a name that are not UTF-8."""
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
