@@ -36,7 +36,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
     text_config = TrainTextTokenizerConfig(
-        shards="unused", output_dir="unused", vocab_size=512, max_piece_length=4
+        shards="", output_dir="unused", vocab_size=512, max_piece_length=4
     )
     model = train_text_tokenizer((caption_of(scene) for scene in SCENES), text_config)
     text_tokenizer = write_text_tokenizer(folder / "text_tokenizer", model, {})
