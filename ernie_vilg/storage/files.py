@@ -198,7 +198,7 @@ def recover_folder(final: Path) -> None:
 
 
 def writing_path(final: Path) -> Path:
-    """Return where a folder is written before it has its name."""
+    """Return where a folder is written before it has its name, or a file of one writer alone."""
     return final.with_name(f"{WRITING_PREFIX}{final.name}")
 
 
