@@ -25,6 +25,7 @@ from PIL import ExifTags, Image
 from ernie_vilg.data.damage import DamagedSampleError
 from ernie_vilg.data.reader import KEY, OpenShard, Sample
 from ernie_vilg.errors import InputError
+from ernie_vilg.storage.json_files import open_regular
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP")
 PICTURE_MEMBERS = ("png", "jpg", "jpeg", "webp")
@@ -77,6 +78,13 @@ def open_picture(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool
         PictureSizeError: `is_right_size` refuses the picture, or it has more pixels than Pillow
             opens.
     """
+    if isinstance(file, Path):
+        try:
+            opened = open_regular(file)
+        except (InputError, OSError) as error:
+            raise UnreadablePictureError(f"{type(error).__name__}: {error}") from error
+        with opened:
+            return open_picture(opened, is_right_size)
     try:
         return _decode(file, is_right_size)
     except UnreadablePictureError as error:
@@ -88,7 +96,7 @@ def open_picture(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool
         raise error
 
 
-def _decode(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
+def _decode(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Of metadata that is not used, and of sizes, which are looked at below.
@@ -109,19 +117,17 @@ def _decode(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool]) ->
     raise PictureSizeError(f"{width} x {height} pixels")
 
 
-def _without_metadata(file: Path | BinaryIO) -> Iterator[bytes]:
+def _without_metadata(file: BinaryIO) -> Iterator[bytes]:
     """Yield the content of a PNG with less and less metadata; of another file, nothing.
 
     Pillow refuses a picture for a comment of a wrong checksum. JPEG and WebP keep theirs until it
     is asked for.
     """
-    if isinstance(file, Path):
-        with file.open("rb") as opened:
-            content = opened.read(_MAX_MENDED_BYTES + 1)
-    else:
-        file.seek(0)
-        content = file.read(_MAX_MENDED_BYTES + 1)
-    if content.startswith(_PNG) and len(content) <= _MAX_MENDED_BYTES:
+    file.seek(0)
+    if file.read(len(_PNG)) != _PNG:
+        return
+    content = _PNG + file.read(_MAX_MENDED_BYTES)
+    if len(content) <= _MAX_MENDED_BYTES:
         for kept in _ORIENTATION_CHUNKS:
             yield _PNG + b"".join(_chunks(content, kept))
 
