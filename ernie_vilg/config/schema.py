@@ -231,7 +231,11 @@ def _dataclass(value: Any, hint: Any, name: str) -> Any:
     ]
     if missing:
         raise InputError(f"{name} has no {', '.join(missing)}: restore it")
-    return hint(**{key: _value(part, hints[key], f"{name}.{key}") for key, part in value.items()})
+    parts = {key: _value(part, hints[key], f"{name}.{key}") for key, part in value.items()}
+    try:
+        return hint(**parts)
+    except InputError as error:  # which names the setting, not where it was read
+        raise InputError(f"{name}: {error}") from error
 
 
 def _is_plain(value: Any, hint: type) -> bool:

@@ -40,7 +40,7 @@ from ernie_vilg.storage.files import (
     write_bytes,
     write_json,
 )
-from ernie_vilg.storage.json_files import read_object
+from ernie_vilg.storage.json_files import read_bounded, read_object
 from ernie_vilg.storage.jsonl import line_of
 
 STEPS_NAME = "steps.bin"
@@ -63,6 +63,8 @@ _RECORD = np.dtype(
 )
 _GUARDED = np.dtype([("content", f"V{_RECORD.itemsize - 4}"), ("crc32", "<u4")])
 _DIGITS = 16
+_MOST_BYTES = 1 << 30
+"""Largest file of records that is read: 16 million steps."""
 
 logger = logging.getLogger(__name__)
 
@@ -263,7 +265,7 @@ def read_steps(run_dir: Path) -> LedgerSteps:
     """Read every record of a run.
 
     Raises:
-        InputError: the run has no ledger.
+        InputError: the run has no ledger, or one of more than 1 GiB.
     """
     path = ledger_folder(run_dir) / STEPS_NAME
     if not path.is_file():
@@ -271,7 +273,7 @@ def read_steps(run_dir: Path) -> LedgerSteps:
             f"{run_dir} has no ledger ({path.relative_to(run_dir)}): name the run_dir of a "
             "launch/pretrain.py run; runs of before the ledger cannot be explained"
         )
-    content = path.read_bytes()
+    content = read_bounded(path, most_bytes=_MOST_BYTES)
     records, is_whole = _check_records(content)
     return LedgerSteps(
         run_dir=run_dir,
@@ -330,7 +332,7 @@ def _check_records(content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def _cut_end(path: Path) -> np.ndarray:
     """Cut away what follows the last undamaged record; return the undamaged records."""
-    content = path.read_bytes()
+    content = read_bounded(path, most_bytes=_MOST_BYTES)
     records, is_whole = _check_records(content)
     kept = np.flatnonzero(is_whole)
     end = (int(kept[-1]) + 1) * _RECORD.itemsize if len(kept) else 0

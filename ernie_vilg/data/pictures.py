@@ -24,6 +24,7 @@ from PIL import ExifTags, Image
 from ernie_vilg.data.damage import DamagedSampleError
 from ernie_vilg.data.reader import KEY, OpenShard, Sample
 from ernie_vilg.errors import InputError
+from ernie_vilg.storage.json_files import open_regular
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP")
 PICTURE_MEMBERS = ("png", "jpg", "jpeg", "webp")
@@ -76,6 +77,13 @@ def open_picture(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> I
         PictureSizeError: `is_right_size` refuses the picture, or it has more pixels than Pillow
             opens.
     """
+    if isinstance(file, Path):
+        try:
+            opened = open_regular(file)
+        except (InputError, OSError) as error:
+            raise UnreadablePictureError(f"{type(error).__name__}: {error}") from error
+        with opened:
+            return open_picture(opened, is_right_size)
     try:
         return _decode(file, is_right_size)
     except UnreadablePictureError as error:
@@ -115,8 +123,10 @@ def _without_metadata(file: BinaryIO) -> Iterator[bytes]:
     is asked for.
     """
     file.seek(0)
-    content = file.read(_MAX_MENDED_BYTES + 1)
-    if content.startswith(_PNG) and len(content) <= _MAX_MENDED_BYTES:
+    if file.read(len(_PNG)) != _PNG:
+        return
+    content = _PNG + file.read(_MAX_MENDED_BYTES)
+    if len(content) <= _MAX_MENDED_BYTES:
         for kept in _ORIENTATION_CHUNKS:
             yield _PNG + b"".join(_chunks(content, kept))
 

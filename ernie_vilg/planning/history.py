@@ -8,10 +8,18 @@ Source: ours.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.config.schema import from_json
+from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
+from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
+from ernie_vilg.config.schema import (
+    NaturalFloat,
+    NumWorkers,
+    Range,
+    Settings,
+    ShareBelowOne,
+    from_json,
+)
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
@@ -22,22 +30,44 @@ if TYPE_CHECKING:  # it needs torch, which who reads a record may do without
 MEASURED_NAME = "measured.json"
 PLAN_NAME = "plan.json"
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecord:
+class DecidingSettings(Settings):
+    """The settings of a run that decide its memory and speed."""
+
+    model: ModelConfig
+    """Its shape."""
+    objective: ObjectiveConfig
+    """Its loss."""
+    parallelism: ParallelismConfig
+    """Its layout."""
+    precision: Precision
+    """Of weights and activations."""
+    compile_blocks: bool
+    """As `PretrainConfig`."""
+    ema_decay: ShareBelowOne
+    """As `TrainingConfig`."""
+    num_workers: NumWorkers
+    """As `LoaderConfig`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord(Settings):
     """What one run took."""
 
     hardware: str
     """Name of the device, such as "NVIDIA H100 80GB HBM3", or "cpu"."""
-    world_size: int
+    world_size: Annotated[int, Range(at_least=1, at_most=1 << 20)]
     """Ranks."""
     settings: Mapping[str, Any]
-    """What decides memory and speed: see `deciding_settings`."""
-    peak_memory_bytes: int
+    """The fields of `DecidingSettings` as JSON values."""
+    peak_memory_bytes: Annotated[int, Range(at_least=1, at_most=1 << 50)]
     """Largest of all ranks: allocated on a GPU, resident on a CPU."""
-    seconds_per_step: float
+    seconds_per_step: Annotated[float, Range(at_least=1e-9, at_most=1e9)]
     """Median."""
-    parts: Mapping[str, float]
+    parts: Mapping[str, NaturalFloat]
     """Seconds per step of data, forward, backward, optimizer, communication and other."""
 
 
@@ -48,15 +78,17 @@ def deciding_settings(config: PretrainConfig, precision: str) -> dict[str, Any]:
         config: the run.
         precision: that it computes in, such as "bfloat16".
     """
-    return {
-        "model": asdict(config.model),
-        "objective": asdict(config.objective),
-        "parallelism": asdict(config.parallelism),
-        "precision": precision,
-        "compile_blocks": config.compile_blocks,
-        "ema_decay": config.training.ema_decay,
-        "num_workers": config.data.loader.num_workers,
-    }
+    return asdict(
+        DecidingSettings(
+            model=config.model,
+            objective=config.objective,
+            parallelism=config.parallelism,
+            precision=cast(Precision, precision),
+            compile_blocks=config.compile_blocks,
+            ema_decay=config.training.ema_decay,
+            num_workers=config.data.loader.num_workers,
+        )
+    )
 
 
 def write_record(run_dir: Path, record: RunRecord) -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 
-from ernie_vilg.config.model import ObjectiveConfig, model_config_from_json
 from ernie_vilg.config.plan import PlanConfig
-from ernie_vilg.config.pretrain import ParallelismConfig
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.planning.calibration import Correction, PastRun, errors, learn
-from ernie_vilg.planning.history import RunRecord, read_record
+from ernie_vilg.planning.history import MEASURED_NAME, DecidingSettings, RunRecord, read_record
 from ernie_vilg.planning.plan import worst_memory
 from ernie_vilg.planning.work import spread_of_layout, work_of_model
 
@@ -22,7 +21,7 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
     """Return what the runs of `history` teach, and lines that say so.
 
     Raises:
-        InputError: a folder is missing or has no measurement.
+        InputError: a folder is missing, or has no measurement or one that is damaged.
     """
     runs, lines = [], []
     for folder in config.history:
@@ -37,7 +36,13 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
         if record.hardware != config.gpu.name:
             lines.append(f"{folder}: of {record.hardware}, not {config.gpu.name}: not used")
             continue
-        runs.append(_past_run(record, config))
+        try:
+            runs.append(_past_run(record, config))
+        except InputError as error:
+            raise InputError(
+                f"history={folder} has a {MEASURED_NAME} that the plan cannot learn from "
+                f"({error}): leave it out"
+            ) from error
     correction = learn(runs)
     if runs:
         before, after = errors(runs, Correction()), errors(runs, correction)
@@ -49,20 +54,20 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
 
 
 def _past_run(record: RunRecord, config: PlanConfig) -> PastRun:
-    settings = record.settings
+    settings = from_json(record.settings, DecidingSettings, "settings")
     run = replace(
         config,
-        model=model_config_from_json(settings["model"]),
-        objective=ObjectiveConfig(**settings["objective"]),
-        parallelism=ParallelismConfig(**settings["parallelism"]),
-        training=replace(config.training, ema_decay=settings["ema_decay"]),
-        compile_blocks=settings["compile_blocks"],
+        model=settings.model,
+        objective=settings.objective,
+        parallelism=settings.parallelism,
+        training=replace(config.training, ema_decay=settings.ema_decay),
+        compile_blocks=settings.compile_blocks,
     )
-    precision: torch.dtype = getattr(torch, settings["precision"])
+    precision: torch.dtype = getattr(torch, settings.precision)
     memory = worst_memory(run, record.world_size, precision, Correction())
     return PastRun(
         work=work_of_model(run.model, fused=run.compile_blocks),
-        spread=spread_of_layout(run.parallelism, record.world_size, settings["num_workers"]),
+        spread=spread_of_layout(run.parallelism, record.world_size, settings.num_workers),
         gpu=config.gpu,
         measured_seconds=record.seconds_per_step,
         predicted_bytes=memory.allocated,

@@ -110,8 +110,9 @@ def read_bounded(path: Path, *, most_bytes: int) -> bytes:
         OSError: it cannot be opened or read.
     """
     with open_regular(path) as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
+        is_long = os.fstat(file.fileno()).st_size > most_bytes
+        content = b"" if is_long else file.read(most_bytes + 1)
+    if is_long or len(content) > most_bytes:
         raise InputError(
             f"{path} has more than {most_bytes:,} bytes, the most that is read: it is not what "
             "this program wrote; restore it"

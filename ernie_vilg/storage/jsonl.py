@@ -25,6 +25,7 @@ MOST_LINE_BYTES = 16 << 20
 """Default limit of one line."""
 
 _MOST_WAITING_BYTES = 16 << 20
+_BLOCK_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 logger = logging.getLogger(__name__)
@@ -138,8 +139,8 @@ def read_raw_lines(
 ) -> Iterator[tuple[int, bytes, bool]]:
     """Yield number, content and whether it is whole of every line of a regular file.
 
-    A byte order mark before the first line is left out. Of a line of more than `most_bytes` bytes,
-    one more than these is yielded.
+    A byte order mark before a line is left out: files that begin with one may have been joined. Of
+    a line of more than `most_bytes` bytes, one more than these is yielded.
 
     Raises:
         InputError: it is no regular file.
@@ -152,8 +153,7 @@ def read_raw_lines(
             is_whole = text.endswith(b"\n")
             if len(text) > most_bytes and not is_whole:
                 is_whole = _pass_over(file)
-            if number == 1:
-                text = text.removeprefix(_BYTE_ORDER_MARK)
+            text = text.removeprefix(_BYTE_ORDER_MARK)
             yield number, text.removesuffix(b"\n").removesuffix(b"\r"), is_whole
 
 
@@ -223,8 +223,10 @@ class LineFile:
 
 def _pass_over(file: BinaryIO) -> bool:
     """Read to the end of a line; return whether it has one."""
-    while rest := file.readline(1 << 20):
-        if rest.endswith(b"\n"):
+    while block := file.read(_BLOCK_BYTES):  # readline would take it 8 KiB at a time
+        end = block.find(b"\n")
+        if end >= 0:
+            file.seek(end + 1 - len(block), os.SEEK_CUR)
             return True
     return False
 

@@ -13,9 +13,8 @@ from typing import Any
 
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.collectives import LEADER, broadcast_from_leader, gather_everywhere
-from ernie_vilg.storage.json_files import object_of
 from ernie_vilg.training.commit import (
-    MANIFEST_NAME,
+    PRETRAIN_PARTS,
     committed_checkpoints,
     read_manifest,
     wrong_content,
@@ -79,9 +78,7 @@ def leader_acts(rank: int, action: Callable[[], None]) -> str | None:
 def _read(folder: Path) -> dict[str, Any] | str:
     """Return the manifest, or what is wrong with it or with names and sizes of files."""
     try:
-        manifest = read_manifest(folder)
-        for name in ("state", "layout"):
-            object_of(manifest.get(name), f"its {MANIFEST_NAME}: {name}")
+        manifest = read_manifest(folder, PRETRAIN_PARTS)
         problem = wrong_files(folder, manifest)
     except (OSError, InputError) as error:
         return str(error)

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from ernie_vilg.storage.json_files import MOST_BYTES, object_of, parse_json, rea
 
 MANIFEST_NAME = "checkpoint.json"
 FORMAT_VERSION = 2
+PRETRAIN_PARTS = ("layout", "state", "versions")
+"""Objects that the manifest of a pretraining run's checkpoint must hold."""
 
 _NAME = re.compile(rf"({re.escape(REPLACED_PREFIX)})?step_(\d{{8,}})")
 _OWN_HASH = "sha256"
@@ -117,8 +119,12 @@ def write_manifest(
     write_json(folder / MANIFEST_NAME, {**content, _OWN_HASH: sha256_of_json(content)})
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, parts: Collection[str] = ()) -> dict[str, Any]:
     """Return the manifest of a checkpoint, if it is what was written.
+
+    Args:
+        folder: the checkpoint.
+        parts: objects that it must hold, such as `PRETRAIN_PARTS`.
 
     Raises:
         InputError: it is not; the message says what is wrong with the folder.
@@ -134,6 +140,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     own_hash = content.pop(_OWN_HASH, None)
     if own_hash != sha256_of_json(content) or raw != json_bytes({**content, _OWN_HASH: own_hash}):
         raise InputError(f"its {MANIFEST_NAME} differs from its own SHA-256")
+    for part in parts:
+        object_of(content.get(part), f"{name}: {part}")
     _check_types(content, name)
     if step_of(folder) not in (None, content["step"]):
         raise InputError(f"its {MANIFEST_NAME} is of step {content['step']}")
@@ -197,19 +205,19 @@ def wrong_content(folder: Path, entries: Sequence[Mapping[str, Any]]) -> str | N
     return None
 
 
-def verify_checkpoint(folder: Path) -> str | None:
+def verify_checkpoint(folder: Path, parts: Collection[str] = ()) -> str | None:
     """Say what is wrong with a checkpoint, None if every file is as it was written."""
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, parts)
         return wrong_files(folder, manifest) or wrong_content(folder, manifest["files"])
     except (OSError, InputError) as error:
         return str(error)
 
 
-def newest_checkpoint(run_dir: Path) -> Path | None:
+def newest_checkpoint(run_dir: Path, parts: Collection[str] = ()) -> Path | None:
     """Return the newest checkpoint of a run that verifies, None if none does."""
     for folder in committed_checkpoints(run_dir):
-        problem = verify_checkpoint(folder)
+        problem = verify_checkpoint(folder, parts)
         if problem is None:
             return folder
         logger.warning("checkpoint %s is not used: %s", folder, problem)

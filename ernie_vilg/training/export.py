@@ -5,12 +5,15 @@ Source: ours.
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from data_pipelines.outputs import output_folder
 from ernie_vilg.config.model import ModelConfig, model_config_from_json
+from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.locations import check_apart
 from ernie_vilg.model.initialization import original_name
@@ -25,7 +28,12 @@ from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.universal import WEIGHTS, gather_weights
 from ernie_vilg.parallel.whole_state import parameter_shapes, require_parameters
 from ernie_vilg.text_tokenizer import TextTokenizer
-from ernie_vilg.training.commit import newest_checkpoint, read_manifest
+from ernie_vilg.training.commit import (
+    MANIFEST_NAME,
+    PRETRAIN_PARTS,
+    newest_checkpoint,
+    read_manifest,
+)
 from ernie_vilg.training.run_folder import read_run
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
@@ -59,7 +67,7 @@ def export(run_dir: Path, output_dir: str | Path, *, overwrite: bool, average: b
 
 
 def _export(run_dir: Path, folder: Path, *, average: bool) -> int:
-    checkpoint = newest_checkpoint(run_dir)
+    checkpoint = newest_checkpoint(run_dir, PRETRAIN_PARTS)
     if checkpoint is None:
         raise InputError(
             f"{run_dir} has no checkpoint that verifies: name the run_dir of a launch/pretrain.py "
@@ -70,9 +78,12 @@ def _export(run_dir: Path, folder: Path, *, average: bool) -> int:
         raise InputError(f"{run_dir} has taken no step yet: wait for its next checkpoint")
     identity = manifest["identity"]
     run = read_run(run_dir)
-    _check_tokenizers(run, identity["lineage"])
+    name = f"{checkpoint}/{MANIFEST_NAME}: identity.lineage"
+    of_texts: Any = Mapping[str, str]
+    lineage = from_json(identity.get("lineage"), of_texts, name)
+    _check_tokenizers(run, lineage)
     config, weights = whole_weights(checkpoint, average=average)
-    about = {"step": manifest["step"], "average": average, "lineage": identity["lineage"]}
+    about = {"step": manifest["step"], "average": average, "lineage": lineage}
     shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
     shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
     save_weights(folder, config, weights, about)  # last: it hashes the tokenizers, too
@@ -106,14 +117,14 @@ def whole_weights(checkpoint: Path, *, average: bool) -> tuple[ModelConfig, dict
     }
 
 
-def _check_tokenizers(run: dict[str, str], lineage: dict[str, str]) -> None:
+def _check_tokenizers(run: Mapping[str, str], lineage: Mapping[str, str]) -> None:
     actual = {
         "text_tokenizer": TextTokenizer.load(Path(run["text_tokenizer"])).sha256,
         "image_tokenizer": load_image_tokenizer(Path(run["image_tokenizer"]))[1],
     }
     for name, sha256 in actual.items():
-        if sha256 != lineage[name]:
+        if sha256 != lineage.get(name):
             raise InputError(
                 f"{run[name]} is not the {name} that the run was trained with (SHA-256 {sha256}, "
-                f"not {lineage[name]}): restore it"
+                f"not {lineage.get(name)}): restore it"
             )

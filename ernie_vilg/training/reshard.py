@@ -23,6 +23,7 @@ from ernie_vilg.parallel.collectives import (
 from ernie_vilg.parallel.engine import Engine
 from ernie_vilg.parallel.reshard import find_differences, load_whole_state
 from ernie_vilg.training.commit import (
+    PRETRAIN_PARTS,
     checkpoint_path,
     committed_checkpoints,
     newest_checkpoint,
@@ -138,7 +139,7 @@ def reshard(run_dir: Path, step: int | None, num_workers: int) -> Resharded:
 def _verified_checkpoint(run_dir: Path, step: int | None) -> Path:
     steps = [step_of(path) for path in committed_checkpoints(run_dir)]
     if step is None:
-        newest = newest_checkpoint(run_dir)
+        newest = newest_checkpoint(run_dir, PRETRAIN_PARTS)
         if newest is None:
             raise InputError(
                 f"run={run_dir} has no checkpoint that verifies: name the run_dir of a "
@@ -151,7 +152,7 @@ def _verified_checkpoint(run_dir: Path, step: int | None) -> Path:
             "step out for the newest"
         )
     checkpoint = checkpoint_path(run_dir, step)
-    problem = verify_checkpoint(checkpoint)
+    problem = verify_checkpoint(checkpoint, PRETRAIN_PARTS)
     if problem is not None:
         raise InputError(f"step={step}: {checkpoint} is damaged ({problem}): choose another step")
     return checkpoint

@@ -14,6 +14,7 @@ from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import cross_entropy
 from ernie_vilg.model.weights import model_from_weights
 from ernie_vilg.training.commit import (
+    PRETRAIN_PARTS,
     committed_checkpoints,
     read_manifest,
     step_of,
@@ -67,7 +68,7 @@ def nearest_checkpoint(run_dir: Path, step: int) -> Path:
     before = sorted((number for number in steps if 0 < number <= step), reverse=True)
     after = sorted(number for number in steps if number > step)
     for number in (*before, *after):
-        problem = verify_checkpoint(steps[number])
+        problem = verify_checkpoint(steps[number], PRETRAIN_PARTS)
         if problem is None:
             return steps[number]
         logger.warning("checkpoint %s is not used: %s", steps[number], problem)

@@ -25,6 +25,7 @@ from ernie_vilg.data.loss_log import LossCount, LossLog, read_losses
 from ernie_vilg.data.mixture import MixturePhase
 from ernie_vilg.data.position_reader import DataSource, SampleSequence
 from ernie_vilg.data.quarantine import Quarantine, QuarantineEntry
+from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import Manifest
 
 RECORD_BYTES = 64
@@ -127,6 +128,16 @@ def test_a_flipped_bit_costs_one_record_and_is_said(tmp_path: Path, offset: int)
     assert read_steps(tmp_path).damaged == (1,)
     with pytest.raises(ValueError, match=r"step=2 .* steps 1 to 3 and 1 damaged records"):
         read_step(tmp_path, 2)
+
+
+def test_a_disk_full_of_zeros_in_the_place_of_records_is_refused(tmp_path: Path) -> None:
+    write_steps(tmp_path, 1)
+    os.truncate(steps_file(tmp_path), 4 << 30)
+
+    with pytest.raises(InputError, match=r"steps\.bin has more than 1,073,741,824 bytes"):
+        read_steps(tmp_path)
+    with pytest.raises(InputError, match=r"steps\.bin has more than 1,073,741,824 bytes"):
+        open_ledger(tmp_path)
 
 
 def test_a_damaged_record_in_the_middle_stays_where_it_is(tmp_path: Path) -> None:

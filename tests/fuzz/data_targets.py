@@ -24,9 +24,10 @@ from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.data.images import ImageReader
 from ernie_vilg.data.reader import read_shard
+from ernie_vilg.data.shard_index import describe_shard
 from ernie_vilg.data.token_reader import TokenReader, TokenRows
 from ernie_vilg.errors import InputError
-from ernie_vilg.manifest import Manifest, describe_shard, read_manifest
+from ernie_vilg.manifest import Manifest, read_manifest
 from tests.data.image_shards import images_of, numbered_png, write_image_shards
 from tests.data.shards import MEMBERS, MODEL, sequence_of, write_token_shards
 from tests.fuzz.mutate_bytes import mutate_bytes, mutate_json, mutate_lines
@@ -63,17 +64,33 @@ def image_shards() -> dict[str, bytes]:
 
 
 def describe_again(rng: random.Random, files: Files) -> Files:
-    """Put the damaged shard's size and hash into the manifest, four times of five."""
+    """Put sizes and hashes of damaged files into the manifest, four times of five.
+
+    A manifest without indexes lets the damaged shard be searched for its samples.
+    """
     if rng.random() < 0.2:
         return files
+    has_index = rng.random() < 0.5
     raw = files["manifest.json"]
     assert isinstance(raw, bytes)
     content = json.loads(raw)
     for entry in content["shards"]:
-        shard = files[entry["file"]]
-        if isinstance(shard, bytes) and shard:
-            entry.update(bytes=len(shard), sha256=hashlib.sha256(shard).hexdigest())
+        for described in (entry, entry["index"]):
+            stored = files[described["file"]]
+            if isinstance(stored, bytes) and stored:
+                described.update(bytes=len(stored), sha256=hashlib.sha256(stored).hexdigest())
+        if not has_index:
+            del entry["index"]
+    content["format_version"] = 2 if has_index else 1
     return {**files, "manifest.json": json.dumps(content).encode()}
+
+
+def _mutate_index(rng: random.Random, content: bytes) -> bytes:
+    """Return a shard's index with a fault in its head, or in its bytes."""
+    head, _, columns = content.partition(b"\n")
+    if rng.random() < 0.5:
+        return mutate_json(rng, head) + b"\n" + columns
+    return head + b"\n" + mutate_bytes(rng, columns)
 
 
 def _rows(folder: Path, manifest: Manifest, loader: LoaderConfig) -> TokenRows:
@@ -291,7 +308,7 @@ TARGETS = [
         name="tar shards",
         quick=80,
         files=token_shards,
-        mutate={"00000.tar": mutate_tar},
+        mutate={"00000.tar": mutate_tar, "00000.tar.index": _mutate_index},
         repair=describe_again,
         read=_read_tar,
     ),

@@ -18,6 +18,8 @@ from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.model.weights import save_weights
+from ernie_vilg.storage.files import sha256_of_json
+from ernie_vilg.storage.json_files import parse_json
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import save_image_tokenizer
@@ -27,7 +29,7 @@ from tests.fuzz.data_targets import picture
 from tests.fuzz.mutate_bytes import mutate_bytes, mutate_json, mutate_value, write_json
 from tests.fuzz.mutate_media import mutate_png
 from tests.fuzz.run_targets import made
-from tests.fuzz.target import Files, Outcome, Target, place, require
+from tests.fuzz.target import Content, Files, Outcome, Target, place, require
 from tests.model.tiny import DECODER, tiny_config, tiny_model
 
 _CONFIG = tiny_config(text_vocab_size=320)
@@ -64,8 +66,11 @@ def _mutate_safetensors(rng: random.Random, content: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-_HASHED = {
-    "config.json": "model.safetensors",
+def _hash_of(content: Content) -> str | None:
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else None
+
+
+_DESCRIBED = {
     "image_tokenizer/image_tokenizer.json": "image_tokenizer/image_tokenizer.safetensors",
     "text_tokenizer/text_tokenizer.json": "text_tokenizer/text_tokenizer.model",
 }
@@ -76,17 +81,25 @@ def _repair_weights(rng: random.Random, files: Files) -> Files:
     if rng.random() < 0.25:
         return files
     files = dict(files)
-    for name, hashed in _HASHED.items():
-        raw, content = files[name], files[hashed]
-        if isinstance(raw, bytes) and isinstance(content, bytes):
-            try:
-                described = json.loads(raw)
-                if described["sha256"] != hashlib.sha256(content).hexdigest():
-                    described["sha256"] = hashlib.sha256(content).hexdigest()
-                    files[name] = json.dumps(described).encode()
-            except (ValueError, TypeError, KeyError, RecursionError):
-                continue
+    for name, hashed in _DESCRIBED.items():
+        described, sha256 = _object_of(files[name]), _hash_of(files[hashed])
+        if described.get("sha256", sha256) != sha256:
+            files[name] = write_json({**described, "sha256": sha256})
+    config = _object_of(files["config.json"])
+    if isinstance(config.get("files"), dict):
+        known = config["files"].keys() & files.keys()
+        config["files"].update({name: _hash_of(files[name]) for name in known})
+        config.pop("sha256", None)
+        files["config.json"] = write_json({**config, "sha256": sha256_of_json(config)})
     return files
+
+
+def _object_of(content: Content) -> dict[str, Any]:
+    try:
+        value = parse_json(content, "") if isinstance(content, bytes) else {}
+    except InputError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _read_weights(folder: Path, files: Files) -> Outcome:
@@ -168,10 +181,12 @@ def _read_prompts(folder: Path, files: Files) -> Outcome:
     require(bool(prompts), "no prompt")
     content = files["prompts.txt"]
     lines = content.split(b"\n") if isinstance(content, bytes) else []
+    mark = b"\xef\xbb\xbf"
+    is_text = any(mark + b'"' in line or b'"' + mark in line or mark * 2 in line for line in lines)
     for prompt in prompts:
         require(isinstance(prompt, str), f"{prompt!r}")
         require(all(ord(c) < 0xD800 or ord(c) > 0xDFFF for c in prompt), f"surrogate: {prompt!r}")
-        require(not prompt.startswith("\ufeff"), f"byte order mark: {prompt!r}")
+        require(is_text or not prompt.startswith("\ufeff"), f"byte order mark: {prompt!r}")
         is_written = prompt.encode("utf-8", "replace") in lines
         require(prompt not in ("None", "5", "['x']") or is_written, f"nobody wrote it: {prompt!r}")
     return Outcome.VALID

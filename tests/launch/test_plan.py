@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -102,6 +103,46 @@ def test_past_runs_correct_the_plan(
     assert "other: of NVIDIA A100-SXM4-80GB, not NVIDIA H100 80GB HBM3: not used" in text
     content = json.loads((tmp_path / "plan/plan.json").read_text())
     assert content["layouts"][0]["seconds_per_step"] > 1.5 * best.step.total
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"world_size": 0}, "measured.json: world_size=0"),
+        ({"world_size": 3}, "no multiple of"),
+        ({"peak_memory_bytes": -5}, "peak_memory_bytes=-5: must be at least 1"),
+        ({"seconds_per_step": 0}, "seconds_per_step=0"),
+        ({"settings": {}}, "settings has no model"),
+        ({"precision": "bfloat16x"}, "settings.precision is 'bfloat16x'"),
+        ({"precision": 5}, "settings.precision is 5"),
+        ({"num_workers": "2"}, "settings.num_workers is '2'"),
+        ({"parallelism": 5}, "settings.parallelism is 5 where an object belongs"),
+        ({"objective": {"x": 1}}, "settings.objective has x"),
+        ({"ema_decay": 2}, "ema_decay=2"),
+    ],
+    ids=str,
+)
+def test_a_damaged_measurement_is_one_message(
+    changes: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record: dict[str, Any] = {
+        "hardware": "NVIDIA H100 80GB HBM3", "world_size": 8, "peak_memory_bytes": 10**9,
+        "seconds_per_step": 0.5, "parts": {}, "settings": deciding_settings(planned(), "bfloat16"),
+    }  # fmt: skip
+    for name, value in changes.items():
+        holder = record if name in record else record["settings"]
+        holder[name] = value
+    (tmp_path / "measured.json").write_text(json.dumps(record))
+
+    _, errors, code = run(monkeypatch, capsys, *WORDS, f"history=[{tmp_path}]")
+
+    assert code == 2
+    assert message in errors
+    assert str(tmp_path) in errors
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.jsonl import LineFile, append_records, line_of, read_lines, read_records
+from ernie_vilg.storage.jsonl import (
+    LineFile,
+    append_records,
+    line_of,
+    read_lines,
+    read_raw_lines,
+    read_records,
+)
 
 
 @pytest.fixture
@@ -131,6 +138,24 @@ def test_a_line_that_is_too_long_does_not_fill_the_memory(tmp_path: Path) -> Non
 
     assert (long.number, len(long.text), long.record) == (1, 101, None)
     assert (good.number, good.record) == (2, {"a": 1})
+
+
+@pytest.mark.parametrize("length", [(1 << 20) + shift for shift in (-1, 0, 100, 101, 102)])
+def test_what_follows_a_line_of_any_length_is_read(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b"x" * length + b'\n{"a": 1}\n' + b"y" * length + b'\n{"a": 2}')
+
+    lines = list(read_lines(path, most_bytes=100))
+
+    assert [line.record for line in lines] == [None, {"a": 1}, None, {"a": 2}]
+    assert [line.is_whole for line in lines] == [True, True, True, False]
+
+
+def test_a_byte_order_mark_between_joined_files_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n")
+
+    assert [text for _, text, _ in read_raw_lines(path)] == [b"a", b"b"]
 
 
 def test_a_pipe_hangs_nothing(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.training.checkpoint import CheckpointError, Checkpoints
 from ernie_vilg.training.commit import (
     MANIFEST_NAME,
+    PRETRAIN_PARTS,
     checkpoint_path,
     committed_checkpoints,
     newest_checkpoint,
@@ -178,6 +179,7 @@ def test_a_manifest_that_is_none_falls_back_to_the_checkpoint_before(
         {"identity": ...}, {"files": {}}, {"files": ...}, {"files": [5]}, {"files": [{}]},
         {"files": [{"file": 5, "bytes": 1, "sha256": ""}]}, {"state": ...}, {"state": [1]},
         {"files": [{"file": "a", "bytes": "1", "sha256": ""}]}, {"layout": ...}, {"layout": 5},
+        {"versions": ...},
     ],
     ids=str,
 )  # fmt: skip
@@ -188,6 +190,8 @@ def test_a_manifest_of_other_types_falls_back_though_its_hash_holds(
     folder = checkpoint_path(tmp_path, 20)
     (folder / MANIFEST_NAME).write_bytes(manifest_without_own_hash(folder, changes))
 
+    # Programs that read a run come to the same checkpoint as its next start.
+    assert newest_checkpoint(tmp_path, PRETRAIN_PARTS) == checkpoint_path(tmp_path, 10)
     assert restored(tmp_path) == (10, 10)
 
 
