@@ -38,8 +38,8 @@ class RecordOutput:
 
     def close(self) -> None:
         """Flush the records to the device, and let other processes write the file."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file:
+            os.fsync(self._file.fileno())
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def record_output(path: Path, setting: str) -> Iterator[RecordOutput]:
         descriptor = os.open(path, flags, 0o644)
     except OSError as error:
         raise InputError(f"{setting}: {path} cannot be written ({error.strerror})") from error
-    output = RecordOutput(descriptor)
+    output, is_ours = RecordOutput(descriptor), False
     try:
         if not path.is_file():
             raise InputError(f"{setting}: {path} is no regular file: name another")
@@ -72,9 +72,11 @@ def record_output(path: Path, setting: str) -> Iterator[RecordOutput]:
             ) from error
         except OSError as error:
             logger.warning("%s: no lock (%s): let no other process write it", path, error.strerror)
+        is_ours = True
         yield output
-        output.close()
     except BaseException:
-        if not was_there and output.num_records == 0:
+        if is_ours and not was_there and output.num_records == 0:
             path.unlink(missing_ok=True)
         raise
+    finally:
+        output.close()
