@@ -263,8 +263,10 @@ def test_full_width_marks_stand_where_chinese_has_them(ascii_text: str, restored
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        pytest.param({"vocab_size": 260}, "vocab_size=260: set at least 261", id="no room"),
-        pytest.param({"model_type": "word"}, "model_type=word: choose one of", id="unknown type"),
+        pytest.param({"vocab_size": 260}, "vocab_size=260: must be above 260", id="no room"),
+        pytest.param(
+            {"model_type": "word"}, "model_type=word: choose unigram or bpe", id="unknown type"
+        ),
         pytest.param({"character_coverage": 1.5}, "character_coverage=1.5", id="more than all"),
         pytest.param({"max_piece_length": 0}, "max_piece_length=0", id="empty pieces"),
         pytest.param({"max_captions": 0}, "max_captions=0", id="no captions"),

@@ -16,7 +16,6 @@ import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -50,7 +49,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How a picture is made upright, by its EXIF orientation."""
+"""Turns that make a picture upright, by its EXIF orientation."""
 
 
 class UnreadablePictureError(InputError):
@@ -61,11 +60,11 @@ class PictureSizeError(InputError):
     """Not a size that the caller takes; the message says the size."""
 
 
-def open_picture(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
+def open_picture(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
     """Decode a file as an opaque image that stands upright.
 
     Args:
-        file: its path or content.
+        file: its content, seekable.
         is_right_size: asked about width and height in pixels, before the EXIF orientation, and
             before any pixel is decoded.
 
@@ -88,7 +87,7 @@ def open_picture(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool
         raise error
 
 
-def _decode(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
+def _decode(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Of metadata that is not used, and of sizes, which are looked at below.
@@ -109,18 +108,14 @@ def _decode(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool]) ->
     raise PictureSizeError(f"{width} x {height} pixels")
 
 
-def _without_metadata(file: Path | BinaryIO) -> Iterator[bytes]:
+def _without_metadata(file: BinaryIO) -> Iterator[bytes]:
     """Yield the content of a PNG with less and less metadata; of another file, nothing.
 
     Pillow refuses a picture for a comment of a wrong checksum. JPEG and WebP keep theirs until it
     is asked for.
     """
-    if isinstance(file, Path):
-        with file.open("rb") as opened:
-            content = opened.read(_MAX_MENDED_BYTES + 1)
-    else:
-        file.seek(0)
-        content = file.read(_MAX_MENDED_BYTES + 1)
+    file.seek(0)
+    content = file.read(_MAX_MENDED_BYTES + 1)
     if content.startswith(_PNG) and len(content) <= _MAX_MENDED_BYTES:
         for kept in _ORIENTATION_CHUNKS:
             yield _PNG + b"".join(_chunks(content, kept))

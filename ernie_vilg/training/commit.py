@@ -202,7 +202,7 @@ def verify_checkpoint(folder: Path) -> str | None:
     try:
         manifest = read_manifest(folder)
         return wrong_files(folder, manifest) or wrong_content(folder, manifest["files"])
-    except (OSError, ValueError) as error:
+    except (OSError, InputError) as error:
         return str(error)
 
 

@@ -143,7 +143,7 @@ def test_a_cache_that_two_blocks_would_not_fit_in_is_refused(
     shards: tuple[Path, Manifest],
 ) -> None:
     _, manifest = shards
-    num_bytes = sum(shard.bytes for shard in manifest.shards)
+    num_bytes = sum(file.bytes for shard in manifest.shards for file in shard.files)
     loader = LoaderConfig(cache_dir="cache", cache_bytes=num_bytes - 1)
 
     with pytest.raises(ValueError, match=rf"cache_bytes={num_bytes - 1} with .* {num_bytes} bytes"):

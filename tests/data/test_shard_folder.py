@@ -147,7 +147,9 @@ def test_a_remote_location_needs_a_cache() -> None:
 
 
 def test_a_cache_is_local() -> None:
-    with pytest.raises(ValueError, match=r"loader\.cache_dir=s3://bucket is remote"):
+    with pytest.raises(
+        ValueError, match=r"loader\.cache_dir=s3:\.\.\.: must be a file or folder of this machine"
+    ):
         open_folder("shards", LoaderConfig(cache_dir="s3://bucket"))
 
 

@@ -210,5 +210,7 @@ def test_batches_for_a_gpu_are_in_pinned_memory(
 
 
 def test_more_workers_than_a_machine_bears_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"loader\.num_workers=100000: set 0 to 256"):
+    with pytest.raises(
+        ValueError, match=r"loader\.num_workers=100000: must be at least 0 and at most 256"
+    ):
         LoaderConfig(num_workers=100_000)

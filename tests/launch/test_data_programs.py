@@ -82,7 +82,7 @@ def test_from_scenes_to_token_shards(tmp_path: Path) -> None:
         pytest.param(
             "build_shards",
             ["source=x", "output_dir=y", "image_size=64", "image_format=gif"],
-            "image_format=gif: choose one of png, jpeg",
+            "image_format=gif: choose png or jpeg",
             id="unknown image format",
         ),
         pytest.param(
@@ -94,7 +94,7 @@ def test_from_scenes_to_token_shards(tmp_path: Path) -> None:
         pytest.param(
             "train_text_tokenizer",
             ["shards=x", "output_dir=y", "vocab_size=100"],
-            "vocab_size=100: set at least 261",
+            "vocab_size=100: must be above 260",
             id="vocabulary without room",
         ),
         pytest.param(
@@ -112,7 +112,7 @@ def test_from_scenes_to_token_shards(tmp_path: Path) -> None:
                 "output_dir=y",
                 "batch_size=0",
             ],
-            "batch_size=0: set at least 1",
+            "batch_size=0: must be at least 1",
             id="empty batches",
         ),
     ],

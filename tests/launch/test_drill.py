@@ -88,7 +88,7 @@ def test_one_failed_drill_fails_the_program(
     ("words", "message"),
     [
         (["drills=sigkil_rank"], "drills=sigkil_rank: choose all, or of sigterm_warm_up, "),
-        (["num_ranks=1"], "num_ranks=1: most drills need at least 2 ranks"),
+        (["num_ranks=1"], "num_ranks=1: must be at least 2: most drills need two ranks"),
     ],
 )
 def test_wrong_settings_are_one_message(words: list[str], message: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from data_pipelines.shapes import all_scenes, caption_of, draw_scene
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
+from ernie_vilg.model.initialization import initialize
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.model.weights import save_weights
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
@@ -43,7 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hidden_size=8, num_layers=1, num_heads=2, text_vocab_size=text_tokenizer.vocab_size,
         text_length=12, codebook_size=8, image_grid_size=4,
     )  # fmt: skip
-    save_weights(weights, config, build_transformer(config).state_dict(), {"step": 0})
+    transformer = build_transformer(config)
+    initialize(transformer.named_parameters(), config, seed=0)
+    save_weights(weights, config, transformer.state_dict(), {"step": 0})
 
     (root / "pairs/images").mkdir(parents=True)
     lines = []
@@ -88,8 +91,8 @@ def test_untrained_model_is_judged_and_everything_is_written(folder: Path) -> No
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("judge=someone", "judge=someone: choose one of shapes, none"),
-        ("count=0", "count=0: set at least 1"),
+        ("judge=someone", "judge=someone: choose shapes or none"),
+        ("count=0", "count=0: must be at least 1"),
         ("count=many", "many"),
         ("cuont=3", "cuont"),
     ],

@@ -44,8 +44,8 @@ def test_a_run_with_relative_paths_is_explained_from_another_folder(
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("step=0", "step=0: the first update makes step 1"),
-        ("max_samples=0", "max_samples=0: set at least 1"),
+        ("step=0", "step=0: must be at least 1"),
+        ("max_samples=0", "max_samples=0: must be at least 1"),
         ("setp=1", "setp"),
     ],
 )

@@ -31,7 +31,6 @@ def prompts_of(word: str) -> tuple[str, ...]:
         *("out/run[1]", "a=b", "a#b", "a,b", "a b", "50% (red)", "a:b", "{a", "a}", "it's"),
         *(
             "输出/a",
-            "a\nb",
             "${oc.env:HOME}",
             "a${data.seed}b",
             "\\${data.seed}",

@@ -109,8 +109,8 @@ def test_past_runs_correct_the_plan(
     [
         (["num_gpus=12"], "does not fill machines of gpu.gpus_per_node=8: set num_gpus=8 or 16"),
         (["num_gpus=0"], "num_gpus=0: must be at least 1"),
-        (["gpu=h100-80gb", "gpu.matrix_efficiency=2"], "set it to at most 1"),
-        (["memory_margin=1"], "memory_margin=1.0: is a share of gpu.memory_bytes"),
+        (["gpu=h100-80gb", "gpu.matrix_efficiency=2"], "must be above 0 and at most 1"),
+        (["memory_margin=1"], "memory_margin=1.0: must be at least 0 and below 1"),
         (["history=[/nowhere]"], "history=/nowhere is not a folder"),
     ],
 )

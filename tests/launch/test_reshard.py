@@ -186,8 +186,8 @@ def test_what_is_older_than_a_later_checkpoint_goes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("step=0", "step=0: set at least 1"),
-        ("num_workers=-1", "num_workers=-1: set 0 or more"),
+        ("step=0", "step=0: must be at least 1, or null"),
+        ("num_workers=-1", "num_workers=-1: must be at least 0 and at most 256"),
         ("stpe=1", "stpe"),
     ],
 )

@@ -82,7 +82,7 @@ def test_trains_under(launcher: str, shards: Path, tmp_path: Path) -> None:
         ),
         pytest.param(
             "image_tokenizer.codebook_size=65537",
-            "codes as uint16, so set at most 65536",
+            "must be at least 1 and at most 65536: token shards hold codes as uint16",
             id="codes beyond uint16",
         ),
         pytest.param(
@@ -153,12 +153,14 @@ def test_paper_like_preset_is_the_public_vqgan() -> None:
     ("settings", "message"),
     [
         pytest.param({"channel_multipliers": ()}, "give at least one", id="no multipliers"),
-        pytest.param({"normalization": "batch"}, "choose one of group, channel", id="unknown norm"),
-        pytest.param({"encoder_kernel_size": 5}, "set 1 or 3", id="unknown kernel"),
+        pytest.param(
+            {"normalization": "batch"}, "choose group, channel or none", id="unknown norm"
+        ),
+        pytest.param({"encoder_kernel_size": 5}, "choose 1 or 3", id="unknown kernel"),
         pytest.param({"attention_resolutions": (7,)}, r"computes at \[256, 128, 64, 32\]", id="7"),
         pytest.param({"base_channels": 40}, "a multiple of 32", id="groups do not divide"),
-        pytest.param({"patch_size": 0}, "patch_size=0: must be positive", id="no patch"),
-        pytest.param({"num_residual_blocks": -1}, "set 0 or more", id="negative blocks"),
+        pytest.param({"patch_size": 0}, "patch_size=0: must be at least 1", id="no patch"),
+        pytest.param({"num_residual_blocks": -1}, "must be at least 0", id="negative blocks"),
     ],
 )
 def test_bad_architecture_is_refused(settings: dict[str, object], message: str) -> None:
@@ -169,10 +171,10 @@ def test_bad_architecture_is_refused(settings: dict[str, object], message: str) 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param({"precision": "fp16"}, "choose one of auto, bf16, fp32", id="precision"),
-        pytest.param({"revive_until": 1.5}, "a share of the run", id="share above 1"),
-        pytest.param({"revive_every": -1}, "must not be negative", id="negative interval"),
-        pytest.param({"steps": 0}, "training.steps=0: must be positive", id="no steps"),
+        pytest.param({"precision": "fp16"}, "choose auto, bf16 or fp32", id="precision"),
+        pytest.param({"revive_until": 1.5}, "must be at least 0 and at most 1", id="share above 1"),
+        pytest.param({"revive_every": -1}, "must be at least 0", id="negative interval"),
+        pytest.param({"steps": 0}, "training.steps=0: must be at least 1", id="no steps"),
     ],
 )
 def test_bad_run_is_refused(settings: dict[str, object], message: str) -> None:
@@ -183,7 +185,9 @@ def test_bad_run_is_refused(settings: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param({"codebook_weight": -1.0}, "codebook_weight=-1.0: must not", id="negative"),
+        pytest.param(
+            {"codebook_weight": -1.0}, "codebook_weight=-1.0: must be at least 0", id="negative"
+        ),
         pytest.param(
             {"absolute_error_weight": 0.0, "squared_error_weight": 0.0},
             "nothing asks for a likeness",

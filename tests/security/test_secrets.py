@@ -105,13 +105,18 @@ def test_the_password_of_a_location_is_not_in_what_a_run_says(
 def test_an_unexpected_error_does_not_repeat_the_command_line(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "from ernie_vilg.config.generation import CaptionConfig\n"
+        "from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig as Config\n"
         "from launch.program import program\n"
-        "@program('caption', CaptionConfig)\n"
+        "@program('train_image_tokenizer', Config)\n"
         "def main(config): raise RuntimeError('nobody foresaw this')\n"
         "main()\n"
     )
-    words = [f"weights=https://user:{IN_A_URL}@host/weights", "images=i", "output=o"]
+    words = [
+        "image_tokenizer=quickstart",
+        f"shards=https://user:{IN_A_URL}@host/shards",
+        "run_dir=r",
+    ]
+    words.append("loader.cache_dir=c")
 
     exit_code = run_program([str(program), *words], tmp_path / "log", {})
 

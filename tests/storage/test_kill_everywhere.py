@@ -1,4 +1,4 @@
-"""What a kill leaves behind never stops the next start, and never changes what it writes."""
+"""A kill at any moment never stops the next start, and never changes what it writes."""
 
 import json
 import os
@@ -100,7 +100,7 @@ def build(folder: Path, image_size: int = 8) -> None:
 
 
 def text_model(captions: list[str]) -> bytes:
-    settings = TrainTextTokenizerConfig(shards="unused", output_dir="unused", vocab_size=300)
+    settings = TrainTextTokenizerConfig(shards="", output_dir="unused", vocab_size=300)
     return train_text_tokenizer(captions * 9, settings)
 
 

@@ -100,5 +100,7 @@ def saved_run(run_dir: Path, steps: tuple[int, ...] = (0, 10, 20), **settings: A
 def restored(run_dir: Path, **settings: Any) -> tuple[int, int]:
     """Return the step that a new start resumes from, and the state it finds."""
     engine: Any = FakeEngine()
-    step = checkpoints_of(run_dir, **settings).restore(engine)
+    checkpoints = checkpoints_of(run_dir, **settings)
+    step = checkpoints.restore(engine)
+    checkpoints.finish()  # what is superseded goes beside training
     return step, engine.state

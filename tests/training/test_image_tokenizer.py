@@ -238,7 +238,7 @@ def test_pictures_in_quarantine_are_left_out(tmp_path: Path) -> None:
             "image_cache_bytes=1 with loader.num_workers=1: .* set loader.num_workers=0",
             id="a cache that workers would not see",
         ),
-        pytest.param({"seed": -1}, "training.seed=-1: must not be negative", id="negative seed"),
+        pytest.param({"seed": -1}, "training.seed=-1: must be at least 0", id="negative seed"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
