@@ -1,7 +1,7 @@
 """Checks of the places that a program writes, made before its long work.
 
 A place is used with its links followed: a link to a scratch disk stays a link, and what is written
-lies on that disk.
+is stored on that disk.
 
 Source: ours.
 """
@@ -30,7 +30,7 @@ def check_output(
 
     Args:
         setting: its name.
-        value: a file or folder to write, and to be there or not.
+        value: a file or folder to write; it need not exist.
         inputs: places that are read, by their settings; the output must not lie within one.
         is_filled: whether files are written into it, rather than the whole beside it and renamed.
 

@@ -48,13 +48,13 @@ def work_folder(output_dir: Path, job: Mapping[str, Any], *, is_shared: bool) ->
         _remove_other_work(work, output_dir)
     if not work.exists():
         _make(work, job)
-    (work / "shards").mkdir(exist_ok=True)  # a kill at the end of the work left it without them
     with _held(work, output_dir, shared=is_shared):
+        (work / "shards").mkdir(exist_ok=True)  # a kill at the end of the work left it without them
         yield work
 
 
 def _remove_other_work(work: Path, output_dir: Path) -> None:
-    if not (work / _JOB_FILE).is_file():  # made by hand: whoever works here has made that file
+    if not (work / _JOB_FILE).is_file():  # made by hand: a process makes that file first
         remove(without_name(work))
         return
     with _held(work, output_dir):

@@ -4,8 +4,8 @@ A tar file cannot say how many samples it should hold, nor whether a byte of it 
 WebDataset's reader drops the rest of a damaged shard without a word. The manifest can: per
 shard it records the number of samples, the size, the SHA-256 and the member set; for all of
 them the settings that made them and the lineage, that is the hashes of what they were made
-with. Beside each shard lies its index, which says where its samples are; its size and hash stand in
-the shard's entry.
+with. Each shard has an index file beside it, which says where its samples are; the shard's entry
+holds the index's size and hash.
 
 Version 1 had no indexes. Its shards are still read, and keep their digest.
 

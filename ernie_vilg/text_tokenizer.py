@@ -191,7 +191,7 @@ def train_text_tokenizer(captions: Iterable[str], config: TrainTextTokenizerConf
 
 
 class _Sentences:
-    """Captions as SentencePiece takes all of them; it drops some without a word."""
+    """Captions in a form that SentencePiece takes; it silently drops others."""
 
     def __init__(self, captions: Iterable[str]) -> None:
         self._captions = captions

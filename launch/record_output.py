@@ -57,7 +57,9 @@ def record_output(path: Path, setting: str) -> Iterator[RecordOutput]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, was_made = _open(path)
     except OSError as error:
-        raise InputError(f"{setting}: {path} cannot be written ({error.strerror})") from error
+        raise InputError(
+            f"{setting}: {path} cannot be written ({error.strerror}): name another file"
+        ) from error
     output = RecordOutput(descriptor)
     try:
         if not path.is_file():

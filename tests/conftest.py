@@ -1,13 +1,16 @@
-"""What holds for all tests.
+"""Fixtures and rules of all tests.
 
 Processes that tests start, ranks and data workers alike, are forked from one server of this
 process, which imports once what any of them needs. Whoever starts it must know all of that.
 """
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from ernie_vilg.data import workers
+from tests.distributed import one_process
 
 workers.PRELOADED_MODULES = ["tests.rank_imports"]
 
@@ -16,3 +19,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked gpu where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """Make this process the only rank of a group."""
+    with one_process():
+        yield

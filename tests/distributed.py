@@ -5,12 +5,14 @@ import os
 import pickle
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.data import workers
@@ -98,3 +100,11 @@ def _read_result(folder: Path, rank: int) -> tuple[bool, Any]:
         return False, f"rank {rank} ended without a result (killed, or over time)"
     result: tuple[bool, Any] = pickle.loads(path.read_bytes())
     return result
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """Make this process the only rank of a group for as long as the block runs."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()

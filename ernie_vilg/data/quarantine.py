@@ -6,8 +6,8 @@ file is read once, when the run starts; every rank has the same content, so all 
 A sample left out is replaced as a damaged one is: by another that its position chooses, and no
 other position changes.
 
-A line that leaves nothing out is said, and not refused: the data set that it names may have left
-the mixture. Names of data sets and shards are checked when the run starts, keys when the shard that
+A line that leaves nothing out is logged, not refused: the data set that it names may have left the
+mixture. Names of data sets and shards are checked when the run starts, keys when the shard that
 a line names is read.
 
 Source: ours.

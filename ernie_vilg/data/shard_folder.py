@@ -7,8 +7,6 @@ folders on a slow network disk. A shard's index lies beside it and comes in the 
 Source: ours.
 """
 
-import os
-import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +26,7 @@ from ernie_vilg.remote import (
     TransferLimits,
     copy_blocks,
 )
+from ernie_vilg.storage.json_files import open_regular
 
 
 class ShardFolder(Protocol):
@@ -99,16 +98,11 @@ class LocalFolder:
         """
         path = Path(self.location, shard.file)
         try:
-            # Without O_NONBLOCK, opening a pipe waits for somebody who writes.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return open_regular(path, buffering=0)
         except FileNotFoundError:
             raise _missing(str(path)) from None
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise DamagedShardError(
-                "no_file", f"shard {path} is no regular file: remove it and copy the shard again"
-            )
-        return os.fdopen(descriptor, "rb", buffering=0)
+        except InputError as error:
+            raise DamagedShardError("no_file", f"shard {error}, and copy it again") from error
 
     def discard(self, shard: StoredFile) -> bool:
         """Return False: the shard itself is all there is."""

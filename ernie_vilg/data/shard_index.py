@@ -260,7 +260,7 @@ def _members(file: BinaryIO, location: str) -> Iterator[_Member]:
         raise _not_a_tar(location, "it is empty")
     while start < end:
         file.seek(start)
-        # tarfile ends without a word at a header that it cannot read, unless it is the first.
+        # tarfile ends silently at a header that it cannot read, unless it is the first.
         with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]
             is_first = True
             while (member := archive.next()) is not None:

@@ -120,8 +120,12 @@ def read_bounded(path: Path, *, most_bytes: int) -> bytes:
     return content
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path, *, buffering: int = -1) -> BinaryIO:
     """Open a regular file for reading.
+
+    Args:
+        path: the file, or a link to it.
+        buffering: as for `open`.
 
     Raises:
         InputError: it is a folder, a pipe, a device or a socket.
@@ -132,7 +136,7 @@ def open_regular(path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InputError(f"{path} is no regular file: remove what stands there")
-    return os.fdopen(descriptor, "rb")
+    return os.fdopen(descriptor, "rb", buffering)
 
 
 def _check_depth(value: Any) -> None:

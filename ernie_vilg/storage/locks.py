@@ -24,13 +24,18 @@ def locked_file(path: Path, *, shared: bool = False) -> Iterator[bool | None]:
     """Hold a lock on a file for as long as the block runs, without waiting.
 
     Args:
-        path: an existing file.
+        path: a file.
         shared: whether other processes may hold the lock too, all of them shared.
 
-    Yields whether this process has it, on the file that is still at `path`; None on a file system
+    Yields whether this process has it, on a file that is still at `path`; None on a file system
     without locks.
     """
-    with path.open("r+b") as file:
+    try:
+        file = path.open("r+b")
+    except FileNotFoundError:  # its holder has removed it
+        yield False
+        return
+    with file:
         is_locked = lock(file.fileno(), shared=shared)
         if is_locked is None:
             warn_of_no_locks(path)

@@ -161,7 +161,7 @@ def record_changes(
 ) -> None:
     """Append accepted changes to the run's changes.jsonl and say them; for the leader alone.
 
-    The learning rate that they come to is said too: more steps stretch its decay.
+    A change of the learning rate is logged too, since more steps stretch its decay.
 
     Args:
         run_dir: the run's folder, which still has the settings of the last start.

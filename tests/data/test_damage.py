@@ -3,7 +3,6 @@
 Rows 24 to 28, 32 and 35 of the fault list in the project's reliability notes.
 """
 
-import contextlib
 import io
 import json
 import random
@@ -19,78 +18,15 @@ import numpy as np
 import pytest
 
 from ernie_vilg.config.loader import LoaderConfig
-from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.batches import Share, TokenBatches, TokenStep
-from ernie_vilg.data.damage import DamageError, Loss, LossAccount, LossLimits
+from ernie_vilg.data.batches import Share, TokenBatches
+from ernie_vilg.data.damage import DamageError
 from ernie_vilg.data.quarantine import Quarantine, QuarantineEntry
 from ernie_vilg.data.shard_index import describe_shard
 from ernie_vilg.data.token_decoder import parse_npy
 from ernie_vilg.errors import InputError
 from ernie_vilg.manifest import Manifest
+from tests.data.epochs import GLOBAL_BATCH, MODEL, NUM_SAMPLES, SIZES, SKIP, STEPS, read_epoch
 from tests.data.shards import MEMBERS, npy, sequence_of, write_token_shards
-
-MODEL = ModelConfig(
-    hidden_size=8,
-    num_layers=1,
-    num_heads=1,
-    text_vocab_size=256,
-    text_length=3,
-    codebook_size=200,
-    image_grid_size=2,
-)
-SIZES = [20, 20, 20, 20]
-NUM_SAMPLES = sum(SIZES)
-GLOBAL_BATCH = 16
-STEPS = NUM_SAMPLES // GLOBAL_BATCH
-SKIP = LoaderConfig(num_workers=0, damage="skip", max_lost_fraction=1.0)
-
-
-class Epoch:
-    """What one epoch read, over all replicas."""
-
-    def __init__(self) -> None:
-        self.numbers: list[int] = []
-        self.captions: list[int] = []
-        self.own: list[int] = []
-        """Numbers of those samples that stood at their own positions."""
-        self.findings: dict[tuple[str, int | None], Loss] = {}
-
-    @property
-    def num_lost(self) -> int:
-        whole = {shard for shard, index in self.findings if index is None}
-        return sum(
-            loss.num_samples
-            for (shard, index), loss in self.findings.items()
-            if index is None or shard not in whole
-        )
-
-
-def read_epoch(
-    folder: Path,
-    manifest: Manifest,
-    *,
-    replicas: int = 2,
-    loader: LoaderConfig = SKIP,
-    quarantine: Quarantine | None = None,
-) -> Epoch:
-    epoch = Epoch()
-
-    def note(step: TokenStep, losses: list[Loss]) -> None:
-        epoch.findings.update({(loss.shard, loss.index): loss for loss in losses})
-        kept = ~step.places.is_replaced
-        epoch.own += step.batch.codes[kept, 0].tolist()
-
-    sequence = sequence_of(folder, manifest, MODEL, loader=loader, quarantine=quarantine)
-    for rank in range(replicas):
-        share = Share(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas)
-        with closing(
-            TokenBatches(sequence, share, micro_batch_size=GLOBAL_BATCH, on_step=note)
-        ) as batches:
-            for step in range(STEPS):
-                for batch in batches.at(step):
-                    epoch.numbers += batch.codes[:, 0].tolist()
-                    epoch.captions += (batch.text[:, 0] - 4).tolist()
-    return epoch
 
 
 def cut_at(offset: int) -> Callable[[bytearray], bytes]:
@@ -419,83 +355,3 @@ def test_a_sample_in_quarantine_leaves_all_other_positions_as_they_were(
     (idle,) = caplog.messages
     assert "line of shard 'tokens-00001.tar', key '00000008'" in idle
     assert "has no such key" in idle
-
-
-def test_too_many_losses_stop_a_run_that_skips(tmp_path: Path) -> None:
-    manifest = write_token_shards(tmp_path, SIZES)
-    (tmp_path / manifest.shards[2].file).unlink()
-
-    with pytest.raises(ValueError, match=r"20 samples are lost where loader.max_lost_fraction"):
-        read_epoch(tmp_path, manifest, loader=replace(SKIP, max_lost_fraction=0.2))
-    assert read_epoch(tmp_path, manifest, loader=replace(SKIP, max_lost_fraction=0.25)).num_lost
-
-
-def test_losses_in_a_row_stop_a_run_that_skips(tmp_path: Path) -> None:
-    manifest = write_token_shards(tmp_path, SIZES)
-    for shard in manifest.shards[:3]:
-        (tmp_path / shard.file).unlink()
-
-    with pytest.raises(ValueError, match=r"samples in a row are lost, loader.max_consecutive"):
-        read_epoch(tmp_path, manifest, loader=replace(SKIP, max_consecutive_losses=5))
-
-
-def test_a_data_set_with_nothing_usable_stops_instead_of_searching_for_ever(
-    tmp_path: Path,
-) -> None:
-    manifest = write_token_shards(tmp_path, SIZES)
-    for shard in manifest.shards:
-        (tmp_path / shard.file).unlink()
-
-    with pytest.raises(ValueError, match="found no usable sample in 64 draws"):
-        read_epoch(tmp_path, manifest)
-
-
-@pytest.mark.parametrize(
-    ("batches", "stops"),
-    [
-        pytest.param(["110", "110", "011"], False, id="never three in a row"),
-        pytest.param(["0111"], True, id="within a batch"),
-        pytest.param(["001", "11"], True, id="over a border"),
-        pytest.param(["001", "1", "1"], True, id="over two borders"),
-        pytest.param(["0011", "100"], True, id="ending at a batch's beginning"),
-        pytest.param(["1101", "1011"], False, id="broken by one good sample"),
-    ],
-)
-def test_a_run_of_losses_is_counted_over_batches(batches: list[str], stops: bool) -> None:
-    account = LossAccount(LossLimits(max_consecutive=3, max_samples=1000))
-    finding = Loss(
-        data_set="main", shard="a.tar", index=0, key="0", num_samples=1, reason="x", detail="",
-        position=0,
-    )  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        if stops:
-            stack.enter_context(pytest.raises(ValueError, match="3 samples in a row are lost"))
-        for batch in batches:
-            account.add([finding], np.array([digit == "1" for digit in batch]))
-
-
-def test_as_many_losses_as_the_limit_says_are_borne_and_not_one_more() -> None:
-    account = LossAccount(LossLimits(max_consecutive=100, max_samples=3))
-    kept = np.array([False])
-
-    account.add([_shard_of_two("a")], kept)
-    account.add([_sample("b", 0)], kept)  # 3 in all
-    with pytest.raises(InputError, match=r"4 samples are lost .* allows 3"):
-        account.add([_sample("b", 1)], kept)
-
-
-def _shard_of_two(shard: str) -> Loss:
-    return replace(_sample(shard, 0), index=None, key="", num_samples=2)
-
-
-def _sample(shard: str, index: int) -> Loss:
-    return Loss(
-        data_set="d",
-        shard=shard,
-        index=index,
-        key=f"{index}",
-        num_samples=1,
-        reason="sha256",
-        detail="differs",
-        position=0,
-    )

@@ -6,7 +6,6 @@ Every case tries to create the same file, the canary.
 import io
 import json
 import tarfile
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import webdataset
 
 from ernie_vilg.data.batches import Share, TokenBatches
@@ -115,13 +113,6 @@ def test_a_pickle_under_the_name_of_a_picture_is_damage(tmp_path: Path, canary: 
 # Pickles in place of checkpoints and weights.
 
 
-@pytest.fixture
-def one_process() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
 class TrustingEngine(FakeEngine):
     """Unpickles every file of the folder, as DeepSpeed's tools do with those they find."""
 
@@ -137,7 +128,7 @@ def restored_step(run_dir: Path) -> int:
     return step
 
 
-@pytest.mark.usefixtures("one_process")
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("name", [WEIGHTS, "state/planted.pt"], ids=["replaced", "planted"])
 def test_a_pickle_in_a_checkpoint_is_never_unpickled(
     tmp_path: Path, canary: Canary, name: str
@@ -149,7 +140,7 @@ def test_a_pickle_in_a_checkpoint_is_never_unpickled(
     assert restored_step(run_dir) == 10
 
 
-@pytest.mark.usefixtures("one_process")
+@pytest.mark.usefixtures("alone")
 def test_a_pickle_and_its_hash_in_an_edited_manifest_are_not_enough(
     tmp_path: Path, canary: Canary
 ) -> None:
@@ -165,7 +156,7 @@ def test_a_pickle_and_its_hash_in_an_edited_manifest_are_not_enough(
     assert restored_step(run_dir) == 10
 
 
-@pytest.mark.usefixtures("one_process")
+@pytest.mark.usefixtures("alone")
 def test_a_whole_checkpoint_of_another_run_is_refused_before_it_is_unpickled(
     tmp_path: Path, canary: Canary
 ) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 
 from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.training.commit import (
@@ -29,14 +28,9 @@ from tests.training.checkpoint_runs import (
     saved_run,
 )
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 WEIGHTS = "state/weights_0.pt"
-
-
-@pytest.fixture(autouse=True)
-def one_process() -> Any:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def test_an_empty_run_starts_at_zero_with_a_checkpoint(tmp_path: Path) -> None:

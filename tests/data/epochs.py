@@ -1,0 +1,75 @@
+"""One epoch of token shards, read by all replicas."""
+
+from contextlib import closing
+from pathlib import Path
+
+from ernie_vilg.config.loader import LoaderConfig
+from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.data.batches import Share, TokenBatches, TokenStep
+from ernie_vilg.data.damage import Loss
+from ernie_vilg.data.quarantine import Quarantine
+from ernie_vilg.manifest import Manifest
+from tests.data.shards import sequence_of
+
+MODEL = ModelConfig(
+    hidden_size=8,
+    num_layers=1,
+    num_heads=1,
+    text_vocab_size=256,
+    text_length=3,
+    codebook_size=200,
+    image_grid_size=2,
+)
+SIZES = [20, 20, 20, 20]
+NUM_SAMPLES = sum(SIZES)
+GLOBAL_BATCH = 16
+STEPS = NUM_SAMPLES // GLOBAL_BATCH
+SKIP = LoaderConfig(num_workers=0, damage="skip", max_lost_fraction=1.0)
+
+
+class Epoch:
+    """What one epoch read, over all replicas."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.captions: list[int] = []
+        self.own: list[int] = []
+        """Numbers of those samples that stood at their own positions."""
+        self.findings: dict[tuple[str, int | None], Loss] = {}
+
+    @property
+    def num_lost(self) -> int:
+        whole = {shard for shard, index in self.findings if index is None}
+        return sum(
+            loss.num_samples
+            for (shard, index), loss in self.findings.items()
+            if index is None or shard not in whole
+        )
+
+
+def read_epoch(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    replicas: int = 2,
+    loader: LoaderConfig = SKIP,
+    quarantine: Quarantine | None = None,
+) -> Epoch:
+    epoch = Epoch()
+
+    def note(step: TokenStep, losses: list[Loss]) -> None:
+        epoch.findings.update({(loss.shard, loss.index): loss for loss in losses})
+        kept = ~step.places.is_replaced
+        epoch.own += step.batch.codes[kept, 0].tolist()
+
+    sequence = sequence_of(folder, manifest, MODEL, loader=loader, quarantine=quarantine)
+    for rank in range(replicas):
+        share = Share(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas)
+        with closing(
+            TokenBatches(sequence, share, micro_batch_size=GLOBAL_BATCH, on_step=note)
+        ) as batches:
+            for step in range(STEPS):
+                for batch in batches.at(step):
+                    epoch.numbers += batch.codes[:, 0].tolist()
+                    epoch.captions += (batch.text[:, 0] - 4).tolist()
+    return epoch
