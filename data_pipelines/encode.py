@@ -50,8 +50,9 @@ from ernie_vilg.manifest import (
     write_manifest,
 )
 from ernie_vilg.progress import progress
-from ernie_vilg.storage.files import commit_folder, locked_file, sha256_of_json, write_json
+from ernie_vilg.storage.files import commit_folder, sha256_of_json, write_json
 from ernie_vilg.storage.json_files import read_object
+from ernie_vilg.storage.locks import locked_file
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.pixels import from_bytes
@@ -279,7 +280,7 @@ def _read_record(task: _EncodingTask) -> _EncodedShard | None:
         shard = shard_of(content.get("shard"), str(task.record))
         verify_shard(task.output.parent, shard)
         lengths = caption_lengths_of(content.get(CAPTION_LENGTHS), shard.samples)
-    except ValueError as error:
+    except InputError as error:
         logger.warning("encoding %s again: %s", task.shard.file, error)
         return None
     return _EncodedShard(shard=shard, caption_lengths=lengths)

@@ -13,7 +13,9 @@ from typing import Any
 from PIL import Image
 
 from data_pipelines.sources import Reason, RejectedError
-from ernie_vilg.data.pictures import PictureSizeError, UnreadablePictureError, open_picture
+from ernie_vilg.data.pictures import PictureSizeError, open_picture
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.json_files import open_regular
 
 JPEG_QUALITY = 95
 NUM_ENLARGED = "enlarged_pictures"
@@ -44,15 +46,17 @@ def load_image(path: Path, *, max_pixels: int) -> Image.Image:
         an RGB image of the file's size.
 
     Raises:
-        RejectedError: the file is no JPEG, PNG or WebP, is damaged, or has too many pixels.
+        RejectedError: the file cannot be read, is no JPEG, PNG or WebP, is damaged, or has too
+            many pixels.
     """
     try:
-        return open_picture(path, lambda width, height: width * height <= max_pixels)
+        with open_regular(path) as file:
+            return open_picture(file, lambda width, height: width * height <= max_pixels)
     except PictureSizeError as error:
         raise RejectedError(
             Reason.IMAGE_TOO_LARGE, f"{path.name!r} has {error}, at most {max_pixels} in all"
         ) from error
-    except UnreadablePictureError as error:
+    except (OSError, InputError) as error:
         raise RejectedError(Reason.UNREADABLE_IMAGE, f"{path.name!r} ({error})") from error
 
 

@@ -1,4 +1,4 @@
-"""Where a program writes, and what it may replace, asked before its long work.
+"""Checks of the places that a program writes, made before its long work.
 
 A place is used with its links followed: a link to a scratch disk stays a link, and what is written
 lies on that disk.

@@ -152,7 +152,7 @@ def parse_caption(text: str) -> Scene | None:
         return None
     try:
         return Scene(objects=known)
-    except ValueError:  # too many objects, or quadrants out of order
+    except InputError:  # too many objects, or quadrants out of order
         return None
 
 

@@ -17,14 +17,9 @@ from tempfile import mkdtemp
 from typing import Any
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import (
-    REMOVING_PREFIX,
-    locked_file,
-    remove,
-    without_name,
-    write_json,
-)
+from ernie_vilg.storage.files import REMOVING_PREFIX, remove, without_name, write_json
 from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.locks import locked_file
 
 _JOB_FILE = "job.json"
 

@@ -8,6 +8,7 @@ Source: ours.
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -17,7 +18,7 @@ REMOTE_SCHEMES = ("s3", "gs", "https")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-"""What Python makes of a byte of a name that is not UTF-8."""
+"""Characters that Python makes of bytes of a name that are not UTF-8."""
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -70,18 +71,21 @@ def check_local(name: str, place: str, *, is_written: bool) -> None:
         )
 
 
-def check_folders(**places: str) -> None:
+def missing_folders(places: Mapping[str, str]) -> dict[str, str]:
+    """Return the places that are not folders, by the names of their settings."""
+    return {name: place for name, place in places.items() if not place or not Path(place).is_dir()}
+
+
+def check_folders(places: Mapping[str, str]) -> None:
     """Refuse places that are not folders, by the names of their settings.
 
     Raises:
         InputError: one is none.
     """
-    for name, place in places.items():
-        if not place or not Path(place).is_dir():
-            raise InputError(
-                f"{name}={place} is not a folder: run the program that writes it first, or name "
-                "another"
-            )
+    for name, place in missing_folders(places).items():
+        raise InputError(
+            f"{name}={place} is not a folder: run the program that writes it first, or name another"
+        )
 
 
 def check_apart(setting: str, place: str | None, other_setting: str, other: str | None) -> None:

@@ -5,10 +5,6 @@ lost connection, no answer in time) is asked for again, and what came before it 
 copied is compared with its size and SHA-256, and copied again where it differs. All of a file's
 failures count against one limit.
 
-A web server is not trusted with memory: its answer is read up to the length that was asked for, as
-it comes over the wire, and every redirect is followed here, so that what is checked is what is
-followed.
-
 Messages name a URL without its user, password and query, which may be secrets; an error's own text
 is cleaned of them too, and its chain of causes is cut for the same reason.
 
@@ -20,18 +16,17 @@ import hashlib
 import logging
 import random
 import re
-import ssl
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, BinaryIO, Protocol
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import fsspec
 
 from ernie_vilg.errors import InputError
 from ernie_vilg.locations import is_remote, shown
+from ernie_vilg.web_files import too_long, web_filesystem
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +39,6 @@ _PASSING_ERRORS = frozenset(
 )
 """Base classes of lost connections that are no OSError, by name: these libraries are optional."""
 
-_REDIRECTS = (301, 302, 303, 307, 308)
-_MAX_REDIRECTS = 10
-_READ_BYTES = 1 << 16
 _MAX_CAUSE_CHARACTERS = 300
 _JITTER = random.SystemRandom()  # not the generator that anything else draws from
 
@@ -233,17 +225,10 @@ def copy_blocks(
 def _read_block(source: BlockSource, start: int, end: int, timeout_seconds: float) -> bytes:
     block = source.read(start, end, timeout_seconds)
     if len(block) > end - start:
-        raise _too_long(end - start)
+        raise too_long(end - start)
     if len(block) < end - start:
         raise ContentDiffersError("size", f"it ends at byte {start + len(block)}, before {end}")
     return block
-
-
-def _too_long(asked: int) -> InputError:
-    return InputError(
-        f"the server answers with more than the {asked} bytes that were asked for: it must honour "
-        "requests for a range of bytes"
-    )
 
 
 class _Patience:
@@ -303,7 +288,7 @@ def _filesystem(scheme: str, limits: TransferLimits) -> Any:
     """
     try:
         if scheme == "https":
-            return _web_filesystem()
+            return web_filesystem()
         if scheme == "s3":
             timeouts = dict.fromkeys(("connect_timeout", "read_timeout"), limits.block_seconds)
             options = {"retries": {"total_max_attempts": 1}, **timeouts}
@@ -313,61 +298,6 @@ def _filesystem(scheme: str, limits: TransferLimits) -> Any:
         return fsspec.filesystem(scheme)
     except ImportError as error:
         raise ImportError(f"{scheme}:// cannot be read ({error}): {EXTRA}") from error
-
-
-def _web_filesystem() -> Any:
-    from fsspec.implementations.http import HTTPFileSystem  # optional, as s3fs and gcsfs are
-
-    class Web(HTTPFileSystem):
-        """Files of web servers, read as far as they were asked for."""
-
-        async def _cat_file(self, url: str, start: int, end: int, **options: Any) -> bytes:
-            session = await self.set_session()
-            headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
-            for _ in range(_MAX_REDIRECTS):
-                target = self.encode_url(url)
-                if target.scheme != "https":
-                    raise InputError(f"it redirects to {target.scheme}://, which is not encrypted")
-                request = session.get(target, headers=headers, allow_redirects=False, **self.kwargs)
-                async with request as response:
-                    if response.status in _REDIRECTS:
-                        url = _redirected(url, response.headers)
-                        continue
-                    self._raise_not_found_for_status(response, url)
-                    return await _bounded_body(response, end - start)
-            raise InputError(f"it redirects more than {_MAX_REDIRECTS} times, in a circle perhaps")
-
-    # aiohttp's own certificates are those that were trusted when it was imported.
-    return Web(ssl=ssl.create_default_context(), skip_instance_cache=True)
-
-
-def _redirected(url: str, headers: Mapping[str, str]) -> str:
-    """Return where a redirect leads. A user and password go to no other host."""
-    target = headers.get("Location")
-    if not target:
-        raise InputError("it redirects without saying where (no Location)")
-    own, following = urlsplit(url), urlsplit(urljoin(url, target))
-    if following.netloc == own.netloc.rpartition("@")[2]:
-        following = following._replace(netloc=own.netloc)
-    return urlunsplit(following)
-
-
-async def _bounded_body(response: Any, asked: int) -> bytes:
-    """Return an answer's content, if it is as long as was asked for or shorter."""
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):  # its bytes are not those of the file
-        raise InputError(
-            f"the server answers compressed ({encoding:.20}) where the plain file was asked for: "
-            "let it serve the file as it is"
-        )
-    if (response.content_length or 0) > asked:
-        raise _too_long(asked)
-    content = bytearray()
-    while part := await response.content.read(min(_READ_BYTES, asked + 1 - len(content))):
-        content += part
-        if len(content) > asked:
-            raise _too_long(asked)
-    return bytes(content)
 
 
 def _status(error: BaseException) -> int | None:

@@ -1,4 +1,4 @@
-"""Which number means what: the special ids of text, its bytes, and how a caption fills its slots.
+"""The special ids of text, its bytes, and how a caption fills its slots.
 
 Text and images keep separate vocabularies. A text id indexes the text embedding and the
 text half of the output head, an image code indexes the image embedding and the image half,

@@ -1,11 +1,15 @@
 """Show what a step of a run was trained on."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipelines.outputs import check_output_file
 from ernie_vilg.config.explain import ExplainStepConfig
 from ernie_vilg.storage.files import write_bytes
 from launch.program import program
+
+if TYPE_CHECKING:
+    from ernie_vilg.training.explain import StepExplanation
 
 _MOST_PRINTED = 5
 
@@ -38,9 +42,13 @@ def main(config: ExplainStepConfig) -> None:
         measure_losses=measure_losses,
     )
     write_bytes(place, step_page(explanation).encode())
+    print(f"{output}: open it in a browser")
+    _print_summary(explanation)
+
+
+def _print_summary(explanation: "StepExplanation") -> None:
     record = explanation.history.record
     last = record.first_position + record.num_positions - 1
-    print(f"{output}: open it in a browser")
     certain = "not certain" if explanation.doubts else "certain"
     print(f"step {record.step}: positions {record.first_position} to {last}, {certain}")
     for doubt in explanation.doubts:

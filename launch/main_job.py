@@ -7,7 +7,6 @@ skipped while nothing they depend on has changed; a stopped one goes on.
 Source: ours.
 """
 
-import fcntl
 import shlex
 import shutil
 import signal
@@ -25,8 +24,9 @@ from ernie_vilg.config.main_job import LOGS_FOLDER, JobConfig, MainJobConfig, St
 from ernie_vilg.errors import InputError
 from ernie_vilg.ports import free_port
 from ernie_vilg.progress import duration
-from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.files import remove, write_json
 from ernie_vilg.storage.json_files import read_json, read_object
+from ernie_vilg.storage.locks import lock, warn_of_no_locks
 from launch.composition import settings_of
 from launch.program import CONF_FOLDER, program
 from launch.stage_guard import GRACE_SECONDS
@@ -111,11 +111,11 @@ def owned_folder(folder: Path, name: str, *, force: bool) -> Iterator[int]:
         )
     if not marker.exists():
         write_json(marker, {"job": name})
-    with marker.open("rb") as lock:
-        _take_lock(lock.fileno(), folder)
+    with marker.open("r+b") as file:
+        _take_lock(file.fileno(), folder)
         if force:
             _remove_content(folder, keep=marker)
-        yield lock.fileno()
+        yield file.fileno()
 
 
 def run_stage(job: JobConfig, number: int, fingerprint: str, *, root: Path, lock: int) -> None:
@@ -273,23 +273,20 @@ def _take_lock(descriptor: int, folder: Path) -> None:
     """Lock the job's folder; a job killed just now gets the time to stop its stage."""
     patience = time.monotonic() + GRACE_SECONDS + 2.0
     while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_locked = lock(descriptor)
+        if is_locked is None:
+            warn_of_no_locks(folder)
+        if is_locked is not False:
             return
-        except BlockingIOError as error:
-            if time.monotonic() >= patience:
-                raise InputError(
-                    f"another main job is running in {folder}: wait for it, or stop it"
-                ) from error
-            time.sleep(_LOCK_POLL_SECONDS)
+        if time.monotonic() >= patience:
+            raise InputError(f"another main job is running in {folder}: wait for it, or stop it")
+        time.sleep(_LOCK_POLL_SECONDS)
 
 
 def _remove_content(folder: Path, *, keep: Path) -> None:
     for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path != keep:
-            path.unlink()
+        if path != keep:
+            remove(path)
 
 
 def _relative(path: Path, root: Path) -> Path:

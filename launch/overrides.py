@@ -20,6 +20,8 @@ from ernie_vilg.errors import InputError
 _WORD = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+)(?P<equals>=)?(?P<value>.*)", re.DOTALL)
 _QUOTED = re.compile(r""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'""", re.DOTALL)
 _ELEMENT = re.compile(rf"\s*({_QUOTED.pattern})\s*(?=,|\Z)|[^,]*", re.DOTALL)
+_PIECE = re.compile(rf"(?<=[:,{{\[])\s*(?:{_QUOTED.pattern})(?=\s*(?:[,}}\]]|\Z))|.", re.DOTALL)
+"""A character, or a quotation where an element begins: an apostrophe within one is none."""
 _BRACKETS = ("[]", "{}")
 
 
@@ -128,7 +130,33 @@ def _value(key: str, value: str, declared_hint: Any) -> str:
                 f"quote it: '{key}={_quoted(value)}'"
             )
         return _quoted(value)
+    if value[0] + value[-1] == "{}" and (is_section or _is_mapping(hint)):
+        return _braces(key, value, hint)
     return value if is_bracketed else _quoted(value)
+
+
+def _braces(key: str, value: str, hint: Any) -> str:
+    """Quote the texts of a section or mapping in braces."""
+    parts, depth = [""], 0
+    for piece in _PIECE.findall(f",{value[1:-1]}")[1:]:
+        depth += (piece in ("[", "{")) - (piece in ("]", "}"))
+        if piece == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    pairs = [part.partition(":") for part in parts] if value[1:-1].strip() else []
+    if depth or not all(name.strip() and colon for name, colon, _ in pairs):
+        raise InputError(
+            f"{key}={value}: write {{NAME:VALUE,NAME:VALUE}}, close every bracket, and quote a "
+            "value with commas or brackets of its own"
+        )
+    types = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else {}
+    written = []
+    for raw_name, _, text in pairs:
+        name = raw_name.strip()
+        part = types.get(name) if types else typing.get_args(hint)[1]
+        written.append(f"{name}:{_value(f'{key}.{name}', text.strip(), part) or _quoted('')}")
+    return f"{{{','.join(written)}}}"
 
 
 def _list(key: str, value: str) -> str:

@@ -38,7 +38,7 @@ CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 _ADVICE = re.compile(
     r"To append to your config|object_type=|reference_type=|See https?:|Config search|provider="
 )
-"""What Hydra and OmegaConf add that helps nobody at a command line."""
+"""Lines of Hydra and OmegaConf that help nobody at a command line."""
 
 Config = TypeVar("Config")
 
@@ -78,8 +78,9 @@ def program(
                 else:
                     require_one_process(name)
                 _start_log(launch)
-                if words[:2] == ["--cfg", "job"]:
-                    print(OmegaConf.to_yaml(compose(name, schema, words[2:])))
+                settings = _without_cfg(words)
+                if settings != words:
+                    print(OmegaConf.to_yaml(compose(name, schema, settings)))
                     return
                 main(to_dataclass(compose(name, schema, words), schema))
             except Exception as error:
@@ -88,6 +89,16 @@ def program(
         return run
 
     return decorate
+
+
+def _without_cfg(words: list[str]) -> list[str]:
+    """Return the words of a command line without --cfg job, wherever it stands."""
+    for at, word in enumerate(words):
+        if words[at : at + 2] == ["--cfg", "job"]:
+            return words[:at] + words[at + 2 :]
+        if word == "--cfg=job":
+            return words[:at] + words[at + 1 :]
+    return words
 
 
 def _start_log(launch: Launch) -> None:

@@ -3,8 +3,6 @@
 Source: ours.
 """
 
-import fcntl
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +11,7 @@ from typing import Any
 
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.jsonl import line_of
-
-logger = logging.getLogger(__name__)
+from ernie_vilg.storage.locks import lock, warn_of_no_locks
 
 
 class RecordOutput:
@@ -36,9 +33,12 @@ class RecordOutput:
             line = line[self._file.write(line) :]
         self.num_records += 1
 
-    def close(self) -> None:
-        """Flush the records to the device, and let other processes write the file."""
+    def flush(self) -> None:
+        """Flush the records to the device."""
         os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let other processes write the file."""
         self._file.close()
 
 
@@ -53,28 +53,36 @@ def record_output(path: Path, setting: str) -> Iterator[RecordOutput]:
     Raises:
         InputError: it cannot be written, or another process writes it.
     """
-    was_there = os.path.lexists(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o644)
+        descriptor, was_made = _open(path)
     except OSError as error:
         raise InputError(f"{setting}: {path} cannot be written ({error.strerror})") from error
     output = RecordOutput(descriptor)
     try:
         if not path.is_file():
             raise InputError(f"{setting}: {path} is no regular file: name another")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        is_locked = lock(descriptor)
+        if is_locked is False:
             raise InputError(
                 f"{setting}: {path} is being written by another process: wait for its end"
-            ) from error
-        except OSError as error:
-            logger.warning("%s: no lock (%s): let no other process write it", path, error.strerror)
+            )
+        if is_locked is None:
+            warn_of_no_locks(path)
         yield output
-        output.close()
+        output.flush()
     except BaseException:
-        if not was_there and output.num_records == 0:
+        if was_made and output.num_records == 0:
             path.unlink(missing_ok=True)
         raise
+    finally:
+        output.close()
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    """Open a file at its end; return its descriptor, and whether this process made it."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644), True
+    except FileExistsError:
+        return os.open(path, flags | os.O_CREAT, 0o644), False

@@ -25,7 +25,7 @@ def main(config: ReportConfig) -> None:
     from ernie_vilg.evaluation.report import read_content, report_html
 
     inputs = ("pretrain_run", "tokenizer_run", "evaluation", "stages")
-    check_folders(**{name: getattr(config, name) for name in inputs})
+    check_folders({name: getattr(config, name) for name in inputs})
     output = check_output_file("output", config.output)
     files = sorted(Path(config.stages).glob("*.json"))
     states = [(path.stem, from_json(read_json(path), StageState, str(path))) for path in files]

@@ -56,8 +56,8 @@ class Ending:
     """How one start of the run ended."""
 
     return_code: int
-    """Of the command, or of a rank whose settings were refused; minus the signal's number if one
-    ended it."""
+    """Exit code of the command, or of a rank whose settings were refused; minus the signal's number
+    if one ended it."""
     marker: dict[str, Any] | None
     """The content of `stopped.json`, if this start has left one."""
     is_locked: bool
@@ -111,7 +111,6 @@ class Supervisor:
         self._run_dir = run_dir
         self._max_failures = max_failures
         self._pause_seconds = pause_seconds
-        self._folder = TemporaryDirectory(prefix="supervise-")
         self._signal_number: int | None = None
         self._deadline = float("inf")
 
@@ -145,10 +144,13 @@ class Supervisor:
 
     def _run_once(self) -> Ending:
         """Run the command to its end, and end whatever it leaves running."""
+        with TemporaryDirectory(prefix="supervise-") as folder:
+            return self._run_beside(Path(folder) / "ending.txt")
+
+    def _run_beside(self, said: Path) -> Ending:
+        """Run the command, whose ranks write into a file how they end."""
         before = _read_marker(self._run_dir)
         self._signal_number, self._deadline = None, float("inf")
-        said = Path(self._folder.name) / "ending.txt"
-        said.unlink(missing_ok=True)
         process = subprocess.Popen(
             self._command,
             env=os.environ | {"ENDING_FILE": str(said)},  # launchers hide the exit codes of ranks

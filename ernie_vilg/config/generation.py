@@ -88,7 +88,7 @@ class CaptionConfig(Settings):
     """File to write, one JSON object per picture."""
     temperature: NaturalFloat = 0.0
     """0 takes the likeliest piece at every slot, 1 samples from the model."""
-    seed: int = 0
+    seed: NaturalInt = 0
     """Names the captions."""
     batch_size: PositiveInt = 64
     """Pictures captioned at once."""

@@ -4,7 +4,6 @@ Source: ours.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from ernie_vilg.config.checkpoint import CheckpointConfig
@@ -28,7 +27,7 @@ from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import check_apart, check_folders, is_remote
+from ernie_vilg.locations import check_apart, check_folders, is_remote, missing_folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,15 +259,11 @@ class PretrainConfig(Settings):
         """
         for name, folder in self._folders_read().items():
             check_apart("run_dir", self.run_dir, name, folder)
-        check_folders(**self._folders_read())
+        check_folders(self._folders_read())
 
     def missing_folders(self) -> dict[str, str]:
         """Return the folders that the run reads and that are not there, by their keys."""
-        return {
-            name: folder
-            for name, folder in self._folders_read().items()
-            if not folder or not Path(folder).is_dir()
-        }
+        return missing_folders(self._folders_read())
 
     def _folders_read(self) -> dict[str, str]:
         folders = {

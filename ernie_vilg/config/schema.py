@@ -167,8 +167,8 @@ def from_json(content: Any, schema: type[Schema], name: str) -> Schema:
     """Return the dataclass that a JSON object describes.
 
     Args:
-        content: a JSON value. Fields that are not there take their defaults: settings of before
-            there was such a field.
+        content: a JSON value. Fields that are not there take their defaults, as in settings
+            that an older version wrote.
         schema: the dataclass; its fields may be plain values, dataclasses, tuples, mappings,
             enumerations, literals and optional.
         name: what the object is, for messages, such as the file it comes from.

@@ -16,7 +16,6 @@ import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -51,7 +50,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How a picture is made upright, by its EXIF orientation."""
+"""Turns that make a picture upright, by its EXIF orientation."""
 
 
 class UnreadablePictureError(InputError):
@@ -62,11 +61,11 @@ class PictureSizeError(InputError):
     """Not a size that the caller takes; the message says the size."""
 
 
-def open_picture(file: Path | BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
+def open_picture(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
     """Decode a file as an opaque image that stands upright.
 
     Args:
-        file: its path or content.
+        file: its content, seekable.
         is_right_size: asked about width and height in pixels, before the EXIF orientation, and
             before any pixel is decoded.
 

@@ -24,10 +24,10 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from ernie_vilg.manifest import StoredFile
-from ernie_vilg.storage.files import fsync_folder
+from ernie_vilg.storage.files import WRITING_PREFIX, fsync_folder, writing_path
 
 _SHARD_NAME = re.compile(r"([0-9a-f]{64})\.tar")
-_TEMPORARY_NAME = re.compile(r"\.writing-([0-9a-f]{64})\.tar")
+_TEMPORARY_NAME = re.compile(rf"{re.escape(WRITING_PREFIX)}([0-9a-f]{{64}})\.tar")
 _LOCKS_FOLDER = "locks"
 _ROOM_LOCK = "room"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -181,7 +181,7 @@ class ShardCache:
             return False
 
     def _allocate(self, shard: StoredFile) -> Path:
-        temporary = self._folder / f".writing-{self._path(shard).name}"
+        temporary = writing_path(self._path(shard))
         with temporary.open("wb") as file:
             try:
                 # Blocks of the disk, so that those who come next see what is left.

@@ -77,11 +77,6 @@ def open_folder(
                 "a folder on this node's own disk, into which shards are copied"
             )
         return LocalFolder(location)
-    if is_remote(loader.cache_dir):
-        raise InputError(
-            f"loader.cache_dir={shown(loader.cache_dir)} is remote: name a folder on this node's "
-            "own disk"
-        )
     cache = ShardCache(Path(loader.cache_dir), loader.cache_bytes, loader.timeout_seconds)
     limits = replace(limits, max_attempts=loader.max_attempts)
     if comes_from_afar:

@@ -1,13 +1,13 @@
-"""What lies where in a shard: found once in its tar file, written beside it, read with it.
+"""The index of a shard: made once from its tar file, written beside it, read with it.
 
 The index of a shard is made when the shard is described for its manifest, which holds the index's
 hash. A reader then knows without looking at a header where each sample's members are. It keeps tens
-of bytes per sample, whatever the size of its members. Shards of the time before have no index: for
-them it is made again from the tar file whenever they are opened, which takes seconds.
+of bytes per sample, whatever the size of its members. Shards of manifests of version 1 have no file
+of their index: it is made from the tar file whenever they are opened, which takes seconds.
 
 Python's `tarfile` reads the headers, so that shards of every tool can be described: GNU's long
-names, ustar's prefixes and pax headers included. It is held to what is sound: it reads little at
-once, and what it passes over without a word is looked at here.
+names, ustar's prefixes and pax headers included. It may read little at once, and this module checks
+what it passes over silently.
 
 A single sample of a shard may be unusable (written so): it keeps its place, with the reason.
 

@@ -106,7 +106,7 @@ def read_scene(image: Image.Image) -> Scene | None:
     objects = tuple(read_objects(image).values())
     try:
         return Scene(objects=objects)
-    except ValueError:  # such a picture shows no scene of the data set
+    except InputError:  # such a picture shows no scene of the data set
         return None
 
 

@@ -104,7 +104,7 @@ class Decoder:
         def draw(*rows: Tensor) -> Drawing:
             return self._draw(*rows, sampling=sampling, should_stop=should_stop)
 
-        return Drawing(*in_fixed_batches(draw, text, uniforms, dtype=self._dtype))
+        return Drawing(*in_fixed_batches(draw, text, uniforms, like=self._embedding.begin_of_image))
 
     def _draw(
         self, text: Tensor, uniforms: Tensor, *, sampling: Sampling, should_stop: ShouldStop
@@ -172,7 +172,9 @@ class Decoder:
         def caption(*rows: Tensor) -> tuple[Tensor, Tensor]:
             return self._caption(*rows, sampling=sampling, should_stop=should_stop)
 
-        text, total = in_fixed_batches(caption, codes, uniforms, dtype=self._dtype)
+        text, total = in_fixed_batches(
+            caption, codes, uniforms, like=self._embedding.begin_of_image
+        )
         return text, total
 
     def _caption(
@@ -206,10 +208,6 @@ class Decoder:
                 break
             previous = text[:, slot : slot + 1]
         return text, total
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self._embedding.begin_of_image.dtype
 
     def _empty_caches(self, batch: int, like: Tensor) -> list[KeyValueCache]:
         config = self._config

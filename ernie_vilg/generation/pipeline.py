@@ -260,7 +260,7 @@ class ErnieVilg:
         (codes,) = in_fixed_batches(
             lambda rows: (self.image_tokenizer.encode(rows.to(self._device)),),
             pixels,
-            dtype=self._image_dtype,
+            like=next(self.image_tokenizer.parameters()),
         )
         return codes
 
@@ -270,7 +270,7 @@ class ErnieVilg:
         (pixels,) = in_fixed_batches(
             lambda rows: (self.image_tokenizer.decode(rows.to(self._device)),),
             codes,
-            dtype=self._image_dtype,
+            like=next(self.image_tokenizer.parameters()),
         )
         return _to_images(pixels)
 
@@ -311,10 +311,6 @@ class ErnieVilg:
         size = self.image_tokenizer.config.image_size
         image = upright_on_white(image)
         return image if image.size == (size, size) else crop_and_resize(image, size)
-
-    @property
-    def _image_dtype(self) -> torch.dtype:
-        return next(self.image_tokenizer.parameters()).dtype
 
 
 def clean_prompt(prompt: str, name: str) -> str:

@@ -27,6 +27,7 @@ from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.storage.files import sha256_of_file, sha256_of_json, write_json
 from ernie_vilg.storage.json_files import read_object
+from ernie_vilg.vqgan.weights import check_tensors
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -75,7 +76,10 @@ def load_weights(folder: Path) -> nn.Sequential:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}): export the run again") from error
-    _check_tensors(path, config, weights)
+    with torch.device("meta"):
+        expected = build_transformer(config).state_dict()
+    required = {original_name(name, config) for name in expected}
+    check_tensors(path, weights, expected, required=required, remedy="export the run again")
     return model_from_weights(config, weights)
 
 
@@ -111,29 +115,6 @@ def read_model_config(folder: Path) -> ModelConfig:
                 "folder or export the run again"
             )
     return from_json(content.get("model"), ModelConfig, f"{path}: model")
-
-
-def _check_tensors(path: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
-    """Check names, shapes and values against the model's shape."""
-    with torch.device("meta"):
-        expected = build_transformer(config).state_dict()
-    needed = {original_name(name, config) for name in expected}
-    if wrong := sorted((needed - weights.keys()) | (weights.keys() - expected.keys())):
-        raise InputError(
-            f"{path} lacks or does not belong with {', '.join(wrong[:3])} ({len(wrong)} tensors in "
-            f"all): {CONFIG_NAME} describes another model; export the run again"
-        )
-    for name, value in weights.items():
-        shape = expected[name].shape
-        if value.shape != shape or not value.is_floating_point():
-            raise InputError(
-                f"{path}: {name} is {value.dtype} {list(value.shape)} where floats {list(shape)} "
-                "belong: export the run again"
-            )
-        if not value.isfinite().all():
-            raise InputError(
-                f"{path}: {name} holds NaN or infinite values: export an earlier checkpoint"
-            )
 
 
 def model_from_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> nn.Sequential:

@@ -1,1 +1,1 @@
-"""How anything of ours reaches the disk and comes back: files, folders, JSON and JSON Lines."""
+"""Files, folders, locks, JSON and JSON Lines on disk."""

@@ -1,4 +1,4 @@
-"""How anything of ours reaches the disk: whole, or not at all.
+"""Files and folders are written whole, or not at all.
 
 A file or folder is written under a temporary name beside its final one, flushed to the device, and
 renamed. A reader never sees half of it. What a killed writer leaves has a name that begins with a
@@ -11,17 +11,14 @@ dot, and the next writer of the same thing removes it:
 
 Where a kill left neither the old nor the new folder under the name, `recover_folder` puts the old
 one back. `clear_leftovers` does so for all folders of one place and removes everything else that
-no living writer holds. Locks end with their holder; no process of ours inherits one, because all
-are started by exec.
+no living writer holds.
 
 Source: ours; the rename protocol is the usual one of POSIX file systems.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
-import logging
 import os
 import re
 import secrets
@@ -33,16 +30,13 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.storage.locks import is_at, lock, open_to_lock, warn_of_no_locks
 
 WRITING_PREFIX, REPLACED_PREFIX, REMOVING_PREFIX = ".writing-", ".replaced-", ".removing-"
 
 _HASH_BLOCK_BYTES = 1 << 20
 _TOKEN = re.compile(r"[0-9a-f]{8}")
 _MOST_ATTEMPTS = 10
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF)
-"""What a file system without file locks answers; NFS knows none of folders, and says EBADF."""
-
-logger = logging.getLogger(__name__)
 
 
 def sha256_of_file(path: Path) -> str:
@@ -133,11 +127,11 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
     for _ in range(_MOST_ATTEMPTS):
         scratch = _with_token(parent / name)
         scratch.mkdir()
-        descriptor = _open(scratch)
+        descriptor = open_to_lock(scratch)
         if descriptor is None:  # taken for a killed holder's in the moment before its lock
             continue
         try:
-            if _lock(descriptor) is not False and _is_at(descriptor, scratch):
+            if lock(descriptor) is not False and is_at(descriptor, scratch):
                 try:
                     yield scratch
                 finally:
@@ -146,24 +140,6 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
         finally:
             os.close(descriptor)
     raise FileNotFoundError(errno.ENOENT, "other processes remove each new folder", str(parent))
-
-
-@contextmanager
-def locked_file(path: Path, *, shared: bool = False) -> Iterator[bool | None]:
-    """Hold a lock on a file for as long as the block runs, without waiting.
-
-    Args:
-        path: an existing file.
-        shared: whether other processes may hold the lock too, all of them shared.
-
-    Yields whether this process has it, on the file that is still at `path`; None on a file system
-    without locks.
-    """
-    with path.open("r+b") as file:
-        is_locked = _lock(file.fileno(), shared=shared)
-        if is_locked is None:
-            _warn_of_no_locks(path)
-        yield is_locked and _is_at(file.fileno(), path)
 
 
 def commit_folder(temporary: Path, final: Path) -> None:
@@ -222,7 +198,7 @@ def recover_folder(final: Path) -> None:
 
 
 def writing_path(final: Path) -> Path:
-    """Return where a folder is written before it has its name."""
+    """Return where a folder is written before it has its name, or a file of one writer alone."""
     return final.with_name(f"{WRITING_PREFIX}{final.name}")
 
 
@@ -282,7 +258,7 @@ def _write_once(path: Path, content: bytes) -> None:
     temporary = _with_token(path)
     with temporary.open("xb") as file:
         try:
-            _lock(file.fileno())  # until it has its name: no other writer takes it for a leftover
+            lock(file.fileno())  # until it has its name: no other writer takes it for a leftover
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -305,7 +281,7 @@ def _leftovers_of(path: Path) -> list[Path]:
 
 def _remove_unless_locked(leftover: Path, *, is_only_writer: bool = False) -> None:
     try:
-        descriptor = _open(leftover)
+        descriptor = open_to_lock(leftover)
     except PermissionError:  # another user's
         return
     if descriptor is None:
@@ -313,25 +289,11 @@ def _remove_unless_locked(leftover: Path, *, is_only_writer: bool = False) -> No
             remove(leftover)
         return
     try:
-        is_locked = _lock(descriptor)
+        is_locked = lock(descriptor)
         if is_locked or (is_locked is None and is_only_writer):
             remove(leftover)
     finally:
         os.close(descriptor)
-
-
-def _open(path: Path) -> int | None:
-    """Open a file or folder to lock it; None for a link, a socket, or where nothing is."""
-    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        try:
-            return os.open(path, flags | os.O_RDWR)  # NFS locks only what can be written
-        except IsADirectoryError:
-            return os.open(path, flags | os.O_RDONLY)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-            return None
-        raise
 
 
 @contextmanager
@@ -346,7 +308,7 @@ def _locked_folder(final: Path) -> Iterator[Path]:
         if temporary.is_symlink() or not temporary.is_dir():
             remove(temporary)
         temporary.mkdir(exist_ok=True)
-        descriptor = _open(temporary)
+        descriptor = open_to_lock(temporary)
         if descriptor is None:  # another writer has just ended with it
             continue
         try:
@@ -364,49 +326,20 @@ def _removed_after_error(folder: Path, descriptor: int) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if _is_at(descriptor, folder):  # and not where it has its name
+        if is_at(descriptor, folder):  # and not where it has its name
             remove(folder)
         raise
 
 
 def _lock_folder_of(final: Path, descriptor: int) -> bool:
-    is_locked = _lock(descriptor)
+    is_locked = lock(descriptor)
     if is_locked is False:
         raise InputError(
             f"{final} is being written by another process: wait for its end, or name another folder"
         )
     if is_locked is None:
-        _warn_of_no_locks(final)
-    return _is_at(descriptor, writing_path(final))
-
-
-def _warn_of_no_locks(path: Path) -> None:
-    logger.warning("%s: this file system has no locks; let no other process write it", path)
-
-
-def _lock(descriptor: int, *, shared: bool = False) -> bool | None:
-    """Lock an open file or folder until it is closed.
-
-    Returns:
-        whether this process now has the lock; None on a file system without locks.
-    """
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        return None
-    return True
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Return whether an open file is still the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        warn_of_no_locks(final)
+    return is_at(descriptor, writing_path(final))
 
 
 def _replaced(final: Path) -> Path:

@@ -44,7 +44,7 @@ class Line:
     record: dict[str, Any] | None
     """The object that it holds; None where it holds none."""
     problem: str | None
-    """What is wrong with it: a sentence that names file and line; None where nothing is."""
+    """A sentence that names file, line and fault; None where nothing is wrong."""
     is_whole: bool
     """Whether it ends with a line feed; a killed writer's last line may not."""
     name: str

@@ -210,7 +210,7 @@ def verify_checkpoint(folder: Path, parts: Collection[str] = ()) -> str | None:
     try:
         manifest = read_manifest(folder, parts)
         return wrong_files(folder, manifest) or wrong_content(folder, manifest["files"])
-    except (OSError, ValueError) as error:
+    except (OSError, InputError) as error:
         return str(error)
 
 

@@ -310,7 +310,7 @@ def _decode(tokenizer: TextTokenizer, slots: np.ndarray) -> str:
     ids = caption_ids(slots.tolist())
     try:
         return tokenizer.decode(ids)
-    except ValueError:
+    except InputError:
         return f"(ids that the text tokenizer lacks: {ids})"
 
 

@@ -285,7 +285,7 @@ def _resume(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -
     if is_leader:
         try:
             found = resumable_checkpoint(run_dir, lambda step: identity, metrics_name=METRICS_NAME)
-        except ValueError as error:
+        except InputError as error:
             found = str(error)
     found = broadcast_from_leader(found)
     if isinstance(found, str):

@@ -206,7 +206,7 @@ def past_quarantine(run_dir: Path, record: StepRecord) -> tuple[Quarantine, tupl
     """Return the quarantine of a step, and what is doubtful about it."""
     try:
         return read_past_quarantine(run_dir, record.quarantine), ()
-    except ValueError as error:
+    except InputError as error:
         present = read_quarantine(run_dir / QUARANTINE_NAME)
         if present.digest().startswith(record.quarantine):
             return present, ()
@@ -258,7 +258,7 @@ def _source(data_set: Mapping[str, str], location: str | None, loader: LoaderCon
         manifest = read_manifest_at(
             where, "token", TransferLimits(max_attempts=loader.max_attempts)
         )
-    except (ValueError, ImportError, OSError) as error:
+    except (InputError, ImportError, OSError) as error:
         raise InputError(f"the run's shards {name!r} cannot be read, {hint} ({error})") from error
     if manifest.digest() != data_set["manifest"]:
         raise InputError(

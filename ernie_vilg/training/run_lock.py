@@ -157,7 +157,7 @@ class RunLock:
             with self._guarded():
                 if self._is_mine(self._read()):
                     self._path.unlink()
-        except (OSError, ValueError) as problem:
+        except (OSError, InputError) as problem:
             logger.warning("%s is left behind: %s", self._path, problem)
 
     def _acquire(self) -> None:

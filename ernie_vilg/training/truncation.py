@@ -1,4 +1,4 @@
-"""How many captions are longer than a model's text slots, and whether that is too many.
+"""A count of the captions that are longer than a model's text slots, and its limit.
 
 A cut caption teaches a model to draw, and to write, half of what was said. Encoding records how
 many captions have how many ids; a run compares that with its slots before anything is built.

@@ -98,7 +98,7 @@ def find_universal(checkpoint: Path, run_dir: Path) -> Universal | None:
         problem = wrong_files(folder, manifest)
         if problem is None and manifest["identity"] != _identity(checkpoint):
             problem = "it was made from another checkpoint"
-    except (OSError, ValueError) as error:
+    except (OSError, InputError) as error:
         problem = str(error)
     if problem is None:
         return Universal(folder=folder, manifest=manifest)

@@ -8,7 +8,7 @@ Source: ours; the weights file is safetensors (https://github.com/huggingface/sa
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ernie_vilg.storage.json_files import object_of, parse_json, read_object
 from ernie_vilg.vqgan.autoencoder import VQGAN
 
 WEIGHTS_FILE = "image_tokenizer.safetensors"
+_REMEDY = "train the tokenizer again"
 SETTINGS_FILE = "image_tokenizer.json"
 FORMAT = "ernie-vilg image tokenizer 1"
 
@@ -83,7 +84,8 @@ def load_image_tokenizer(folder: Path) -> tuple[VQGAN, str]:
             "file; copy the whole folder again"
         )
     model = VQGAN(from_json(recorded, ImageTokenizerConfig, f"{weights}: config"))
-    _check_tensors(weights, model.state_dict(), tensors)
+    expected = model.state_dict()
+    check_tensors(weights, tensors, expected, required=expected.keys(), remedy=_REMEDY)
     model.load_state_dict(tensors)
     return model.eval().requires_grad_(False), sha256
 
@@ -95,31 +97,45 @@ def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error}): train the tokenizer again") from error
+        raise InputError(f"{path} cannot be read ({error}): {_REMEDY}") from error
     name = f"{path}: config"
     return object_of(parse_json(metadata.get("config", "null"), name), name), tensors
 
 
-def _check_tensors(
-    path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+def check_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    *,
+    required: Set[str],
+    remedy: str,
 ) -> None:
-    """Check names, shapes, types and values against the settings' network."""
-    if wrong := sorted(expected.keys() ^ tensors.keys()):
+    """Check names, shapes and values of a weights file against the network that it is for.
+
+    Args:
+        path: the file, for messages.
+        tensors: its content by name.
+        expected: the network's tensors by name; all that the file may hold.
+        required: names that the file must hold.
+        remedy: words for what to do.
+
+    Raises:
+        InputError: a tensor is missing, unknown, of another shape or not of finite floats.
+    """
+    if wrong := sorted((required - tensors.keys()) | (tensors.keys() - expected.keys())):
         raise InputError(
-            f"{path} lacks or does not belong with {', '.join(wrong[:3])} ({len(wrong)} tensors in "
-            "all): train the tokenizer again"
+            f"{path} is of another network: {len(wrong)} tensors are missing or unknown, such as "
+            f"{', '.join(wrong[:3])}; {remedy}"
         )
     for name, value in tensors.items():
-        shape = expected[name].shape
-        if value.shape != shape or value.dtype != torch.float32:
+        shape, dtype = expected[name].shape, expected[name].dtype
+        if value.shape != shape or not value.is_floating_point():
             raise InputError(
-                f"{path}: {name} is {value.dtype} {list(value.shape)} where float32 {list(shape)} "
-                "belongs: train the tokenizer again"
+                f"{path}: {name} is {value.dtype} {list(value.shape)} where floats {list(shape)} "
+                f"belong: {remedy}"
             )
-        if not value.isfinite().all():
-            raise InputError(
-                f"{path}: {name} holds NaN or infinite values: train the tokenizer again"
-            )
+        if not value.to(dtype).isfinite().all():
+            raise InputError(f"{path}: {name} holds NaN or infinite values: {remedy}")
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Which files are accepted as images, and what becomes of them."""
 
 import io
+import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,19 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
     assert reason_of(path) == Reason.UNREADABLE_IMAGE
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, link_to_nothing, lambda path: None])
+def test_what_is_no_file_is_refused_without_waiting(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "picture.png")
+
+    assert reason_of(tmp_path / "picture.png") is Reason.UNREADABLE_IMAGE
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP"])

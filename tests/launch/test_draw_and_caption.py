@@ -1,10 +1,13 @@
 """Pictures and captions as a person asks for them."""
 
+import inspect
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from ernie_vilg.model.weights import CONFIG_NAME, WEIGHTS_NAME, save_weights
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import load_image_tokenizer, save_image_tokenizer
+from launch.composition import compose_program
 from launch.program import CONF_FOLDER
 from tests.model.tiny import tiny_model
 
@@ -36,7 +40,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
     text_config = TrainTextTokenizerConfig(
-        shards="", output_dir="unused", vocab_size=512, max_piece_length=4
+        shards="unused", output_dir="unused", vocab_size=512, max_piece_length=4
     )
     model = train_text_tokenizer((caption_of(scene) for scene in SCENES), text_config)
     text_tokenizer = write_text_tokenizer(folder / "text_tokenizer", model, {})
@@ -95,6 +99,8 @@ def test_a_picture_is_the_same_in_every_company(weights: Path) -> None:
 
 def test_equal_pictures_get_captions_of_their_own_in_every_batch(weights: Path) -> None:
     model, image = ErnieVilg.from_pretrained(weights), draw_scene(SCENES[0])
+    noisy = model.caption([image] * 8, temperature=3.0, batch_size=4)
+    assert len({item.caption for item in noisy}) == 8
 
     written = [
         model.caption([image] * 8, temperature=3.0, seed=1, batch_size=size) for size in (3, 4, 8)
@@ -184,6 +190,75 @@ def test_bad_pictures_and_odd_names_cost_no_caption(weights: Path, tmp_path: Pat
     )
     assert one.returncode == 0, one.stderr
     assert [item["image"] for item in records(tmp_path / "p")] == [f"{folder}/a[1].png"]
+
+
+def words_of(program: str, weights: Path, folder: Path) -> list[str]:
+    """Return settings of three prompts or pictures, one in a batch."""
+    common = [f"weights={weights}", "batch_size=1"]
+    if program == "generate":
+        return [*common, "prompts=[red,blue,green]", f"output_dir={folder}/out"]
+    (folder / "in").mkdir()
+    for index, scene in enumerate(SCENES[:3]):
+        draw_scene(scene).save(folder / f"in/{index}.png")
+    return [*common, f"images={folder}/in/*.png", f"output={folder}/out/captions.jsonl"]
+
+
+@pytest.mark.parametrize("program", ["generate", "caption"])
+def test_a_second_call_with_the_same_output_is_refused_before_its_work(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = inspect.unwrap(import_module(f"launch.{program}").main)
+    config = compose_program(program, words_of(program, tmp_path, tmp_path))
+    begun = []
+
+    def work(*_: Any) -> Any:
+        begun.append(program)
+        if len(begun) == 1:
+            main(config)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ErnieVilg, "from_pretrained", work)
+    with pytest.raises(InputError, match="is being written by another process: wait for its end"):
+        main(config)
+    assert begun == [program]
+
+
+KILLED_AT_THE_THIRD = """
+import os, runpy, signal, sys
+from PIL import Image
+places = {"generate": (Image.Image, "save"), "caption": (Image, "open")}
+holder, name = places[sys.argv[1]]
+original, calls = getattr(holder, name), []
+def count(*arguments, **settings):
+    calls.append(name)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **settings)
+setattr(holder, name, count)
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "name"), [("generate", "generations.jsonl"), ("caption", "captions.jsonl")]
+)
+def test_a_kill_halfway_keeps_what_was_done_and_stops_no_next_call(
+    program: str, name: str, weights: Path, tmp_path: Path
+) -> None:
+    words = words_of(program, weights, tmp_path)
+    path = str(CONF_FOLDER.parent / f"launch/{program}.py")
+    command = [sys.executable, "-c", KILLED_AT_THE_THIRD, program, path, *words]
+    done = subprocess.run(command, cwd=CONF_FOLDER.parent, capture_output=True, text=True)
+
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    kept = records(tmp_path / "out" / name)
+    assert 1 <= len(kept) <= 2
+    again = run(program, *words)
+    assert again.returncode == 0, again.stderr
+    whole = records(tmp_path / "out" / name)
+    assert len(whole) == 3
+    assert whole[: len(kept)] == kept
 
 
 def edited(folder: Path, **model: Any) -> None:

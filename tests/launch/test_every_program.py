@@ -1,4 +1,4 @@
-"""What holds for every program: its help, its refusals, and its suspicion of the environment."""
+"""Help, refusals and checks of the environment of every program."""
 
 import dataclasses
 import inspect
@@ -54,6 +54,14 @@ def test_help_lists_every_setting_with_its_docstring(program: str) -> None:
         assert f" {key}: " in text
         assert docstring, f"{key} has no docstring"
         assert " ".join(docstring.split()) in text
+
+
+@pytest.mark.parametrize("words", ["--cfg job seed=3", "seed=3 --cfg job", "--cfg=job seed=3"])
+def test_settings_are_shown_wherever_it_is_asked_for(words: str) -> None:
+    shown = run("draw_shapes", ["output_dir=unused", *words.split()], {})
+
+    assert shown.returncode == 0, shown.stderr
+    assert "\nseed: 3\n" in shown.stdout
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,8 @@ def test_the_weights_draw_and_caption(
 
     lines = [json.loads(line) for line in (drawn / "generations.jsonl").read_text().splitlines()]
     assert [line["file"] for line in lines] == ["0_0.png", "0_1.png", "1_0.png", "1_1.png"]
-    assert all(set(line) == {"prompt", "file", "seed", "log_probability"} for line in lines)
+    keys = {"prompt", "drawn_prompt", "file", "seed", "temperature", "top_k", "log_probability"}
+    assert all(set(line) == keys for line in lines)
     for line in lines:
         with Image.open(drawn / line["file"]) as picture:
             assert (picture.size, picture.mode) == ((64, 64), "RGB")

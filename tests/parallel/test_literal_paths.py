@@ -55,14 +55,38 @@ def save_and_load(launch: Launch, folder: Path, hop: Hop) -> dict[str, bool]:
     return is_own
 
 
-@pytest.mark.distributed
-@pytest.mark.parametrize(
+def load_beside_one(launch: Launch, folder: Path, hop: Hop) -> tuple[list[float], list[float]]:
+    """Save run[1] and then run1 in another state; return the state of run[1], saved and loaded."""
+    groups = build_groups(hop.tensor, hop.pipeline, start_processes(launch, timeout_seconds=60))
+    engine, config = start_hop(hop, groups)
+    states = []
+    for step, name in enumerate(("run[1]", "run1")):
+        engine.train_batch(micro_batches(groups, config, step), LEARNING_RATE)
+        save_to(engine, folder / name / "checkpoint")
+        states.append(sums_of(engine))
+    assert states[0] != states[1]
+    engine.load(folder / "run[1]" / "checkpoint")
+    return states[0], sums_of(engine)
+
+
+ENGINES = pytest.mark.parametrize(
     "hop",
     [
         pytest.param(Hop(name="plain"), id="plain"),
         pytest.param(Hop(name="p", pipeline=2), id="pipeline"),
     ],
 )
+
+
+@pytest.mark.distributed
+@ENGINES
+def test_the_only_neighbour_that_a_name_matches_is_not_loaded(tmp_path: Path, hop: Hop) -> None:
+    for saved, loaded in run_distributed(load_beside_one, 2, tmp_path, hop):
+        assert loaded == saved
+
+
+@pytest.mark.distributed
+@ENGINES
 def test_a_folder_whose_name_matches_others_is_the_one_that_is_read(
     tmp_path: Path, hop: Hop
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a kill leaves behind never stops the next start, and never changes what it writes."""
+"""A kill at any moment never stops the next start, and never changes what it writes."""
 
 import json
 import os
