@@ -10,6 +10,7 @@ import pytest
 
 from ernie_vilg.parallel.whole_state import parameter_shapes
 from ernie_vilg.training.commit import (
+    PRETRAIN_PARTS,
     checkpoint_path,
     read_manifest,
     verify_checkpoint,
@@ -107,7 +108,7 @@ def belong_to_another(made: Path) -> None:
         step=STEPS_TAKEN,
         identity=manifest["identity"],
         files=manifest["files"],
-        about={"state": {"saved": "again"}, "versions": manifest["versions"]},
+        about={**{part: manifest[part] for part in PRETRAIN_PARTS}, "state": {"saved": "again"}},
     )
 
 
