@@ -66,6 +66,8 @@ def test_a_manifest_of_other_types_falls_back_though_its_hash_holds(
     folder = checkpoint_path(tmp_path, 20)
     (folder / MANIFEST_NAME).write_bytes(manifest_without_own_hash(folder, changes))
 
+    # Programs that read a run come to the same checkpoint as its next start.
+    assert newest_checkpoint(tmp_path, PRETRAIN_PARTS) == checkpoint_path(tmp_path, 10)
     assert restored(tmp_path) == (10, 10)
 
 
