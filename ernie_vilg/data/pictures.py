@@ -24,7 +24,6 @@ from PIL import ExifTags, Image
 from ernie_vilg.data.damage import DamagedSampleError
 from ernie_vilg.data.reader import KEY, OpenShard, Sample
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.json_files import open_regular
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP")
 PICTURE_MEMBERS = ("png", "jpg", "jpeg", "webp")
@@ -77,13 +76,6 @@ def open_picture(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> I
         PictureSizeError: `is_right_size` refuses the picture, or it has more pixels than Pillow
             opens.
     """
-    if isinstance(file, Path):
-        try:
-            opened = open_regular(file)
-        except (InputError, OSError) as error:
-            raise UnreadablePictureError(f"{type(error).__name__}: {error}") from error
-        with opened:
-            return open_picture(opened, is_right_size)
     try:
         return _decode(file, is_right_size)
     except UnreadablePictureError as error:

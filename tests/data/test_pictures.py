@@ -1,7 +1,6 @@
 """Odd pictures are converted by rule, unusable ones refused with a reason, and none stops a run."""
 
 import io
-import os
 import struct
 import zlib
 from contextlib import closing
@@ -15,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.data.damage import DamagedSampleError, LossAccount, LossLimits
 from ernie_vilg.data.images import ImageReader, ImageRows
-from ernie_vilg.data.pictures import UnreadablePictureError, decode_picture, open_picture
+from ernie_vilg.data.pictures import decode_picture
 from tests.data.image_shards import images_of, write_image_shards
 
 SIZE = 32
@@ -228,13 +227,6 @@ def test_unusable_pictures_are_refused_with_a_reason(name: str) -> None:
         decoded(content)
 
     assert caught.value.reason == reason
-
-
-def test_a_pipe_in_the_place_of_a_picture_hangs_nothing(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.png")
-
-    with pytest.raises(UnreadablePictureError, match=r"a\.png is no regular file"):
-        open_picture(tmp_path / "a.png", lambda width, height: True)
 
 
 def test_every_pixel_is_where_it_was() -> None:
