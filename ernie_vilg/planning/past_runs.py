@@ -38,7 +38,7 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
             continue
         try:
             runs.append(_past_run(record, config))
-        except InputError as error:
+        except (InputError, OverflowError) as error:  # integers that no machine counts
             raise InputError(
                 f"history={folder} has a {MEASURED_NAME} that the plan cannot learn from "
                 f"({error}): leave it out"
