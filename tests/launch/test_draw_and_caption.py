@@ -99,8 +99,6 @@ def test_a_picture_is_the_same_in_every_company(weights: Path) -> None:
 
 def test_equal_pictures_get_captions_of_their_own_in_every_batch(weights: Path) -> None:
     model, image = ErnieVilg.from_pretrained(weights), draw_scene(SCENES[0])
-    noisy = model.caption([image] * 8, temperature=3.0, batch_size=4)
-    assert len({item.caption for item in noisy}) == 8
 
     written = [
         model.caption([image] * 8, temperature=3.0, seed=1, batch_size=size) for size in (3, 4, 8)
@@ -190,6 +188,38 @@ def test_bad_pictures_and_odd_names_cost_no_caption(weights: Path, tmp_path: Pat
     )
     assert one.returncode == 0, one.stderr
     assert [item["image"] for item in records(tmp_path / "p")] == [f"{folder}/a[1].png"]
+
+
+def test_equal_pictures_in_two_batches_of_the_program_get_captions_of_their_own(
+    weights: Path, tmp_path: Path
+) -> None:
+    for index in range(8):
+        draw_scene(SCENES[0]).save(tmp_path / f"{index}.png")
+
+    done = run("caption", f"weights={weights}", f"images={tmp_path}/*.png", "batch_size=4",
+               "temperature=3", f"output={tmp_path}/captions")  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert len({item["caption"] for item in records(tmp_path / "captions")}) == 8
+
+
+def test_the_seed_of_a_picture_given_back_draws_it_again(weights: Path) -> None:
+    model = ErnieVilg.from_pretrained(weights)
+    drawn = model.generate([PROMPT], images_per_prompt=2, temperature=1.0, seed=3)
+
+    for item in drawn:
+        (again,) = model.generate([PROMPT], temperature=1.0, seed=item.seed)
+        assert again.codes.equal(item.codes)
+
+
+def test_a_picture_whose_name_is_a_pattern_is_found(tmp_path: Path) -> None:
+    draw_scene(SCENES[0]).save(tmp_path / "a[1].png")
+
+    done = run(
+        "caption", "weights=x", f"images='{tmp_path}/a[1].png'", f"output={tmp_path}/captions"
+    )
+
+    assert "x is no weights folder" in done.stderr
 
 
 def words_of(program: str, weights: Path, folder: Path) -> list[str]:

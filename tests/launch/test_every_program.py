@@ -164,6 +164,14 @@ def test_a_program_of_one_process_always_speaks(program: str, leftovers: dict[st
     assert "Traceback" not in done.stderr
 
 
+def test_a_refusal_is_said_whatever_a_launcher_left() -> None:
+    words = ["weights=w", "output_dir=o", "prompts_file=nowhere"]
+    done = run("generate", words, LEFTOVERS)
+
+    assert done.returncode == 2
+    assert "prompts_file=nowhere is not a file" in done.stderr
+
+
 @pytest.mark.parametrize("program", sorted(HAVE_RANKS))
 def test_a_launchers_variable_that_is_missing_is_one_sentence(program: str) -> None:
     done = run(program, REQUIRED[program], {"RANK": "1"})
