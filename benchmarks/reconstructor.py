@@ -438,7 +438,7 @@ def teacher_forced(
         captions: the texts.
         codes: the pictures' own, int64 [batch, grid, grid].
     """
-    model = load_weights(weights)
+    _, model = load_weights(weights)
     slots = [
         text_slots(pipeline.text_tokenizer.encode(caption), pipeline.config.text_length)
         for caption in captions

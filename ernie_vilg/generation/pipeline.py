@@ -30,7 +30,6 @@ from ernie_vilg.model.weights import (
     IMAGE_TOKENIZER_FOLDER,
     TEXT_TOKENIZER_FOLDER,
     load_weights,
-    read_model_config,
 )
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vocabulary import caption_ids, text_slots
@@ -102,7 +101,7 @@ class ErnieVilg:
         Raises:
             InputError: the folder is incomplete, damaged, or of another format.
         """
-        config, model = read_model_config(weights), load_weights(weights)
+        config, model = load_weights(weights)
         text_tokenizer = TextTokenizer.load(weights / TEXT_TOKENIZER_FOLDER)
         image_tokenizer, _ = load_image_tokenizer(weights / IMAGE_TOKENIZER_FOLDER)
         _check_tokenizers(weights, config, text_tokenizer, image_tokenizer)

@@ -65,8 +65,11 @@ def save_weights(
     write_json(folder / CONFIG_NAME, {**content, _OWN_HASH: sha256_of_json(content)})
 
 
-def load_weights(folder: Path) -> nn.Sequential:
-    """Read the model of a weights folder, ready for use on the CPU, in float32.
+def load_weights(folder: Path) -> tuple[ModelConfig, nn.Sequential]:
+    """Verify a weights folder and read its model, ready for use on the CPU, in float32.
+
+    Returns:
+        the model's shape, and the model.
 
     Raises:
         InputError: the folder is incomplete, damaged, or of another format.
@@ -80,7 +83,7 @@ def load_weights(folder: Path) -> nn.Sequential:
         expected = build_transformer(config).state_dict()
     required = {original_name(name, config) for name in expected}
     check_tensors(path, weights, expected, required=required, remedy="export the run again")
-    return model_from_weights(config, weights)
+    return config, model_from_weights(config, weights)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
