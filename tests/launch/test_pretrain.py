@@ -184,7 +184,7 @@ def test_the_weights_draw_and_caption(
             assert (picture.size, picture.mode) == ((64, 64), "RGB")
     written = [json.loads(line) for line in captions.read_text().splitlines()]
     assert len(written) == 24
-    assert all(set(line) == {"image", "caption", "log_probability"} for line in written)
+    assert all(set(line) == {"image", "caption", "seed", "log_probability"} for line in written)
 
 
 def test_a_dry_run_of_the_10b_model_takes_a_minute_and_4_gb_at_most(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from ernie_vilg.text_tokenizer import (
     write_text_tokenizer,
 )
 from ernie_vilg.training import export
-from ernie_vilg.training.commit import checkpoint_path, write_manifest
+from ernie_vilg.training.commit import PRETRAIN_PARTS, checkpoint_path, write_manifest
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import load_image_tokenizer, save_image_tokenizer
 from tests.distributed import run_distributed
@@ -162,7 +162,8 @@ def trained_run(folder: Path) -> None:
     }
     identity = {"model": asdict(MODEL), "lineage": lineage}
     with committed_folder(checkpoint_path(folder / "run", 1)) as written:
-        write_manifest(written, step=1, identity=identity, files=[], about={})
+        about = {part: {} for part in PRETRAIN_PARTS}
+        write_manifest(written, step=1, identity=identity, files=[], about=about)
     write_export(folder, value=0.0)
 
 
