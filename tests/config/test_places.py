@@ -33,7 +33,7 @@ REQUIRED = {
     "train_image_tokenizer": ("image_tokenizer=quickstart", "shards=s", "run_dir=r"),
     "train_text_tokenizer": ("shards=s", "output_dir=o"),
 }  # fmt: skip
-"""What each program must be given."""
+"""Words that each program must be given."""
 
 OUTPUTS = (
     ("build_shards", "output_dir"),

@@ -87,7 +87,7 @@ _RAW = {
     "@nan@": "NaN",
     "@surrogate@": '"\\ud800"',
 }
-"""What json.dumps does not write, by the text that stands for it."""
+"""Raw texts that json.dumps does not write, by the text that stands for each."""
 
 
 def odd_value(rng: random.Random) -> Json:
@@ -126,7 +126,8 @@ def mutate_value(rng: random.Random, value: Json) -> Json:
     elif kind == 3 and isinstance(parent[key], (int, float)):
         parent[key] = rng.choice((parent[key] + 1, -parent[key], parent[key] * 10**9, 0, 0.5))
     elif kind == 4 and isinstance(parent[key], str):
-        parent[key] = rng.choice((parent[key] + "x", parent[key][:-1], parent[key] * 1000, ""))
+        times = max(1, min(1000, 1_000_000 // (1 + len(parent[key]))))  # several may be in a row
+        parent[key] = rng.choice((parent[key] + "x", parent[key][:-1], parent[key] * times, ""))
     else:
         parent[key] = odd_value(rng)
     return holder[0]

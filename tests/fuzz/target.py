@@ -1,4 +1,4 @@
-"""What a target of the fuzzer is: files that are read, how they are damaged, and who reads them."""
+"""A target of the fuzzer: files that are read, how they are damaged, and who reads them."""
 
 import os
 import random
@@ -12,7 +12,7 @@ from ernie_vilg.errors import InputError
 
 
 class Outcome(StrEnum):
-    """How the reading of a damaged input may end."""
+    """The ends that the reading of a damaged input may have."""
 
     REFUSED = "refused"
     """With an error that is named in the reader's documentation."""
@@ -23,7 +23,7 @@ class Outcome(StrEnum):
 
 
 class Special(StrEnum):
-    """What may stand in the place of a file."""
+    """Kinds of things that stand in the place of a file."""
 
     PIPE = "pipe"
     FOLDER = "folder"
@@ -59,7 +59,7 @@ class Target:
     read: Callable[[Path, Files], Outcome]
     """Reads a folder in which the files are; raises what the readers raise."""
     mutate: Mapping[str, Mutate]
-    """By the end of a path, how such a file is damaged; others are left as they are."""
+    """Mutators by the end of a path; other files are left as they are."""
     repair: Callable[[random.Random, Files], Files] = lambda rng, files: files
     """Puts hashes right after damage, some of the time, so that it is not found at the door."""
     named: tuple[type[Exception], ...] = (InputError, OSError)
@@ -71,7 +71,7 @@ class Target:
     quick: int = 250
     """Cases of the fast share, fewer where a case takes long."""
     originals: Mapping[str, bytes] = field(default_factory=dict)
-    """What `files` made."""
+    """The files, as `files` made them."""
 
     def case(self, seed: int, index: int) -> Files:
         """Return the damaged files of one case."""

@@ -22,9 +22,9 @@ import torch
 from tests.fuzz.target import Files, Outcome, Target
 
 SECONDS = 10.0
-"""That one reading may take."""
+"""Most seconds of one reading."""
 GROWTH_BYTES = 200 << 20
-"""That one reading may add to the worker's memory."""
+"""Most bytes that one reading may add to the worker's memory."""
 _LIMIT_BYTES = 3 << 30
 _OURS = ("ernie_vilg", "data_pipelines", "launch")
 
@@ -35,20 +35,20 @@ class Hang(BaseException):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How one case ended."""
+    """The end of one case."""
 
     index: int
-    """Of the case."""
+    """The case's number."""
     outcome: Outcome | None
     """None for a finding."""
     cause: str = ""
-    """Of a finding: its kind and place."""
+    """A finding's kind and place."""
     detail: str = ""
-    """Of a finding, for people."""
+    """A finding in words, for people."""
     seconds: float = 0.0
     """Taken."""
     growth: int = 0
-    """Of the worker's memory at its peak, in bytes."""
+    """The worker's peak memory, in bytes."""
 
 
 def work(target: Target, seed: int, first: int, count: int, seconds: float, out: BinaryIO) -> None:
