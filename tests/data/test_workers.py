@@ -37,14 +37,19 @@ def shards(tmp_path: Path) -> tuple[Path, Manifest]:
 @pytest.fixture
 def no_leftovers() -> Iterator[None]:
     """Check that no process and no shared memory outlives the test."""
-    processes, memory = set(multiprocessing.active_children()), set(os.listdir("/dev/shm"))
+    processes, memory = set(multiprocessing.active_children()), shared_memory()
     yield
     deadline = time.monotonic() + 10  # threads that feed queues end a moment after their workers
-    while set(os.listdir("/dev/shm")) - memory and time.monotonic() < deadline:
+    while shared_memory() - memory and time.monotonic() < deadline:
         gc.collect()  # semaphores are removed with the queues that own them
         time.sleep(0.1)
     assert set(multiprocessing.active_children()) <= processes
-    assert set(os.listdir("/dev/shm")) <= memory
+    assert shared_memory() <= memory
+
+
+def shared_memory() -> set[str]:
+    """Return the names of what torch and multiprocessing share; other programs have their own."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("torch_", "sem."))}
 
 
 def batches_of(shards: tuple[Path, Manifest], loader: LoaderConfig, **options: Any) -> TokenBatches:
