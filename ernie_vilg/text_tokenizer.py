@@ -75,7 +75,7 @@ class TextTokenizer:
         """
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:  # or the message of one is not UTF-8
             raise InputError(
                 f"the text tokenizer's model is not a SentencePiece model ({error}): train it "
                 "with launch/train_text_tokenizer.py"

@@ -131,6 +131,8 @@ def compose(name: str, schema: type, words: Sequence[str]) -> DictConfig:
     Raises:
         InputError: a word names no setting, or gives one a value of another type.
     """
+    if any("\0" in word for word in words):
+        raise InputError("a word of the command line has a null character: leave it out")
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir=str(CONF_FOLDER), version_base=None):

@@ -49,21 +49,25 @@ class ReconstructorConfig(Settings, section="model.reconstructor"):
 class ModelConfig(Settings, section="model"):
     """One transformer for both directions, over `[text slots | image slots]`."""
 
-    hidden_size: PositiveInt
+    hidden_size: Annotated[int, Range(at_least=1, at_most=1 << 20)]
     """Width of the residual stream."""
-    num_layers: PositiveInt
+    num_layers: Annotated[int, Range(at_least=1, at_most=1000)]
     """Transformer blocks."""
     num_heads: PositiveInt
     """Attention heads per block; must divide `hidden_size`."""
-    ffn_multiplier: PositiveInt = 4
+    ffn_multiplier: Annotated[int, Range(at_least=1, at_most=1024)] = 4
     """Width of the feed-forward layer over `hidden_size`."""
-    text_vocab_size: Annotated[int, Range(above=NUM_SPECIAL_IDS, reason="special ids come first")]
+    text_vocab_size: Annotated[
+        int, Range(above=NUM_SPECIAL_IDS, at_most=1 << 26, reason="special ids come first")
+    ]
     """Rows of the text embedding; at least the text tokenizer's number of pieces."""
-    text_length: Annotated[int, Range(at_least=2, reason="one piece and the end of text")]
+    text_length: Annotated[
+        int, Range(at_least=2, at_most=1 << 20, reason="one piece and the end of text")
+    ]
     """Text slots per sequence, the end of text included."""
     codebook_size: CodebookSize
     """Image codes; equals the image tokenizer's."""
-    image_grid_size: PositiveInt
+    image_grid_size: Annotated[int, Range(at_least=1, at_most=1024)]
     """Image tokens along one side; equals the image tokenizer's."""
     layer_norm_epsilon: PositiveFloat = 1.0e-5
     """Added to the variance in every layer norm."""

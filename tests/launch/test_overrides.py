@@ -6,6 +6,7 @@ import pytest
 
 from ernie_vilg.config.generation import GenerateConfig
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.errors import InputError
 from launch.composition import compose_program
 
 REQUIRED = {
@@ -155,3 +156,21 @@ def test_a_doubtful_word_is_refused_with_the_right_one(word: str, message: str) 
         compose_program("generate", [*REQUIRED["generate"], "prompts=[a]", word])
 
     assert message in str(caught.value.__cause__)
+
+
+def test_a_null_character_is_no_part_of_a_word() -> None:
+    with pytest.raises(InputError, match="null character"):
+        pretrain("experiment=quick\0start")
+
+
+@pytest.mark.parametrize(
+    ("word", "most"),
+    [
+        pytest.param("model.num_layers=4000000000", "1000", id="layers that are never all built"),
+        pytest.param("model.ffn_multiplier=9223372036854775808", "1024", id="beyond 64 bits"),
+        pytest.param("model.image_grid_size=100000", "1024", id="a mask of 10^20 entries"),
+    ],
+)
+def test_a_size_that_no_model_has_is_a_slip(word: str, most: str) -> None:
+    with pytest.raises(InputError, match=f"at most {most}"):
+        pretrain(word)
