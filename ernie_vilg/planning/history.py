@@ -44,9 +44,9 @@ class DecidingSettings(Settings):
     parallelism: ParallelismConfig
     """Its layout."""
     precision: Precision
-    """Of weights and activations."""
+    """Number format of weights and activations."""
     compile_blocks: bool
-    """As `PretrainConfig`."""
+    """Whether blocks were compiled."""
     ema_decay: ShareBelowOne
     """As `TrainingConfig`."""
     num_workers: NumWorkers
