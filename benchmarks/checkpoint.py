@@ -32,8 +32,8 @@ if not __package__:  # run by its path: this folder is not installed
 
 from benchmarks.checkpoint_parts import chart  # noqa: E402
 from benchmarks.loader import Requirement  # noqa: E402
-from ernie_vilg.ports import free_port  # noqa: E402
 from ernie_vilg.storage.files import write_json  # noqa: E402
+from ernie_vilg.system.ports import free_port  # noqa: E402
 
 OUTPUTS = Path("outputs/benchmarks")
 RANKS = 2

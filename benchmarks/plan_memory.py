@@ -31,8 +31,8 @@ from benchmarks.plan_memory_parts.rows import GPU_ROWS, ROWS, Row  # noqa: E402
 from ernie_vilg.config.launch import Launch  # noqa: E402
 from ernie_vilg.planning.engine_memory import REDUCE_BUCKET  # noqa: E402
 from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory  # noqa: E402
-from ernie_vilg.ports import free_port  # noqa: E402
 from ernie_vilg.storage.files import write_json  # noqa: E402
+from ernie_vilg.system.ports import free_port  # noqa: E402
 
 OUTPUT = Path("outputs/benchmarks/plan_memory.json")
 LIMIT = 0.05

@@ -11,7 +11,7 @@ stands for 16 x 16 pixels, and 128 codes for the 257 different such squares of t
 
 The figures of a row, all against the true pictures of the captions:
 
-- `objects_correct`: see `ernie_vilg.evaluation.shapes`.
+- `objects_correct`: see `ernie_vilg.shapes.judge`.
 - `psnr`: dB over all pixels. A caption determines its picture, so drawn pictures have one too.
 - `frechet`: the Frechet distance between normal distributions fitted to 80 numbers per picture.
   These are, for each of 4 x 4 cells, the means of red, green and blue and the root mean squares
@@ -44,25 +44,25 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from data_pipelines.shapes import IMAGE_SIZE
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.data.batches import Share, TokenBatches
-from ernie_vilg.data.mixture import MixturePhase
-from ernie_vilg.data.position_reader import DataSource
-from ernie_vilg.data.quarantine import Quarantine
-from ernie_vilg.data.token_reader import TokenSequence
+from ernie_vilg.data.batches.token_batches import Share, TokenBatches
+from ernie_vilg.data.batches.token_reader import TokenSequence
+from ernie_vilg.data.sequence.mixture import MixturePhase
+from ernie_vilg.data.sequence.quarantine import Quarantine
+from ernie_vilg.data.sequence.sample_reader import DataSource
 from ernie_vilg.evaluation.grid import picture_grid
 from ernie_vilg.evaluation.pairs import Pair, read_pairs
 from ernie_vilg.evaluation.reconstruction import psnr
-from ernie_vilg.evaluation.shapes import required_scenes, score_pictures
 from ernie_vilg.generation.pipeline import ErnieVilg
-from ernie_vilg.manifest import read_manifest
 from ernie_vilg.model.weights import load_weights, read_model_config
-from ernie_vilg.parallel.precision import machine_precision
+from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.runs.schedule import learning_rate_at
+from ernie_vilg.shapes.judge import required_scenes, score_pictures
+from ernie_vilg.shapes.scenes import IMAGE_SIZE
 from ernie_vilg.storage.files import write_bytes, write_json
 from ernie_vilg.storage.json_files import read_json
-from ernie_vilg.training.schedule import learning_rate_at
+from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.vocabulary import text_slots
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.loss import reconstruction_loss

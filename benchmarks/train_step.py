@@ -43,7 +43,7 @@ from ernie_vilg.config.pretrain import (
     PretrainConfig,
     TrainingConfig,
 )
-from ernie_vilg.data.batches import Batch
+from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.model import block_sparse
 from ernie_vilg.model.attention import Attention, attend
 from ernie_vilg.model.attention_mask import Direction, Pattern, both_masks
@@ -218,9 +218,9 @@ def _one_attention(
 
 def measure_step(options: Row) -> Iterator[Row]:
     """Yield the speed of one configuration through the real engine."""
-    from ernie_vilg.parallel import build
-    from ernie_vilg.parallel.groups import build_groups, start_processes
-    from ernie_vilg.parallel.precision import machine_precision
+    from ernie_vilg.parallel.engine import build
+    from ernie_vilg.parallel.engine.precision import machine_precision
+    from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 
     started = time.monotonic()
     config = pretrain_config(options)

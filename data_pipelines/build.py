@@ -35,13 +35,13 @@ from data_pipelines.sources import (
     count_lines,
     read_pairs,
 )
-from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.shards import BuildShardsConfig
-from ernie_vilg.data.reader import KEY, Sample
+from ernie_vilg.data.shards.open_shards import KEY, Sample
 from ernie_vilg.errors import InputError
-from ernie_vilg.manifest import FILE_NAME, Manifest, Shard, write_manifest
-from ernie_vilg.progress import progress
 from ernie_vilg.storage.files import write_bytes
+from ernie_vilg.storage.shard_manifest import FILE_NAME, Manifest, Shard, write_manifest
+from ernie_vilg.system.progress import progress
+from ernie_vilg.system.worker_pool import map_in_order
 
 REJECTED_FILE = "rejected.jsonl"
 SHARD_PREFIX = "images"

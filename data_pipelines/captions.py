@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipelines.sources import RejectedError, clean_caption
-from ernie_vilg.data.damage import DamagedSampleError
-from ernie_vilg.data.reader import KEY, Sample, read_shard
-from ernie_vilg.manifest import Manifest
-from ernie_vilg.progress import progress
+from ernie_vilg.data.shards.damage import DamagedSampleError
+from ernie_vilg.data.shards.open_shards import KEY, Sample, read_shard
+from ernie_vilg.storage.shard_manifest import Manifest
+from ernie_vilg.system.progress import progress
 
 
 def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None) -> Iterator[str]:

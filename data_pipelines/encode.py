@@ -32,13 +32,15 @@ from data_pipelines.images import NUM_ENLARGED
 from data_pipelines.outputs import check_output_folder
 from data_pipelines.shard_writer import shard_name, write_shard
 from data_pipelines.work_folder import remove_work_folder, work_folder
-from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.shards import EncodeShardsConfig
-from ernie_vilg.data.damage import DamagedSampleError
-from ernie_vilg.data.pictures import PICTURE_MEMBERS, picture_of
-from ernie_vilg.data.reader import KEY, Sample, read_shard
+from ernie_vilg.data.batches.pictures import PICTURE_MEMBERS, picture_of
+from ernie_vilg.data.shards.damage import DamagedSampleError
+from ernie_vilg.data.shards.open_shards import KEY, Sample, read_shard
 from ernie_vilg.errors import InputError
-from ernie_vilg.manifest import (
+from ernie_vilg.storage.files import commit_folder, sha256_of_json, write_json
+from ernie_vilg.storage.json_files import read_object
+from ernie_vilg.storage.locks import locked_file
+from ernie_vilg.storage.shard_manifest import (
     CAPTION_LENGTHS,
     FILE_NAME,
     Manifest,
@@ -49,10 +51,8 @@ from ernie_vilg.manifest import (
     verify_shard,
     write_manifest,
 )
-from ernie_vilg.progress import progress
-from ernie_vilg.storage.files import commit_folder, sha256_of_json, write_json
-from ernie_vilg.storage.json_files import read_object
-from ernie_vilg.storage.locks import locked_file
+from ernie_vilg.system.progress import progress
+from ernie_vilg.system.worker_pool import map_in_order
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.pixels import from_bytes

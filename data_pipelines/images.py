@@ -1,7 +1,7 @@
 """Files of unknown origin to square RGB images, and those to bytes.
 
-Which files are read, and how odd ones become RGB, is the business of `ernie_vilg.data.pictures`.
-Then the largest centred square is cut out and resized.
+`ernie_vilg.data.batches.pictures` decides which files are read, and how odd ones become RGB. Then
+the largest centred square is cut out and resized.
 
 Source: ours.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from data_pipelines.sources import Reason, RejectedError
-from ernie_vilg.data.pictures import PictureSizeError, open_picture
+from ernie_vilg.data.batches.pictures import PictureSizeError, open_picture
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.json_files import open_regular
 

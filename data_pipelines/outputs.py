@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import check_apart
 from ernie_vilg.storage.files import committed_folder, is_taken
+from ernie_vilg.storage.locations import check_apart
 
 _TEMPORARY_BYTES = 40
 """Length that the names of temporary files add to that of the place they become."""

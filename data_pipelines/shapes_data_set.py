@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.outputs import output_folder
-from data_pipelines.shapes import Scene, all_scenes, caption_of, draw_scene, is_held_out
-from data_pipelines.worker_pool import map_in_order
 from ernie_vilg.config.shapes import DrawShapesConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.progress import progress
+from ernie_vilg.shapes.scenes import Scene, all_scenes, caption_of, draw_scene, is_held_out
+from ernie_vilg.system.progress import progress
+from ernie_vilg.system.worker_pool import map_in_order
 
 CAPTIONS_FILE = "captions.jsonl"
 TRAIN = "train"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from webdataset.writer import TarWriter
 
-from ernie_vilg.data.reader import KEY, Sample
-from ernie_vilg.data.shard_index import SAFE_KEY, describe_shard
-from ernie_vilg.manifest import Shard
+from ernie_vilg.data.shards.open_shards import KEY, Sample
+from ernie_vilg.data.shards.shard_index import SAFE_KEY, describe_shard
+from ernie_vilg.storage.shard_manifest import Shard
 
 _OWNER = "ernie_vilg"
 

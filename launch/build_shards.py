@@ -1,7 +1,7 @@
 """Write image shards from raw pairs: a folder of images and `captions.jsonl`."""
 
 from ernie_vilg.config.shards import BuildShardsConfig
-from launch.program import program
+from launch.support.program import program
 
 
 @program("build_shards", BuildShardsConfig)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ernie_vilg.config.generation import CaptionConfig
 from ernie_vilg.errors import InputError
-from launch.program import program
-from launch.record_output import RecordOutput, record_output
+from launch.support.program import program
+from launch.support.record_output import RecordOutput, record_output
 
 if TYPE_CHECKING:
     from PIL import Image

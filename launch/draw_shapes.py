@@ -2,7 +2,7 @@
 
 from data_pipelines.shapes_data_set import write_shapes
 from ernie_vilg.config.shapes import DrawShapesConfig
-from launch.program import program
+from launch.support.program import program
 
 
 @program("draw_shapes", DrawShapesConfig)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from data_pipelines.outputs import check_output
 from ernie_vilg.config.drill import ALL_DRILLS, DrillConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.progress import duration
 from ernie_vilg.storage.files import is_taken, remove, write_json
-from launch.program import program
+from ernie_vilg.system.progress import duration
+from launch.support.program import program
 
 if TYPE_CHECKING:
     from launch.drills.catalogue import Grounds

@@ -1,7 +1,7 @@
 """Write token shards: every image and caption of image shards as the codes of frozen tokenizers."""
 
 from ernie_vilg.config.shards import EncodeShardsConfig
-from launch.program import program
+from launch.support.program import program
 
 
 @program("encode_shards", EncodeShardsConfig)

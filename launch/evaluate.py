@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ernie_vilg.config.evaluation import EvaluateConfig
-from launch.program import program
+from launch.support.program import program
 
 
 @program("evaluate", EvaluateConfig)

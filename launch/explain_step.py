@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from data_pipelines.outputs import check_output_file
 from ernie_vilg.config.explain import ExplainStepConfig
 from ernie_vilg.storage.files import write_bytes
-from launch.program import program
+from launch.support.program import program
 
 if TYPE_CHECKING:
-    from ernie_vilg.training.explain import StepExplanation
+    from ernie_vilg.forensics.explain_step import StepExplanation
 
 _MOST_PRINTED = 5
 
@@ -18,13 +18,13 @@ _MOST_PRINTED = 5
 def main(config: ExplainStepConfig) -> None:
     """Rebuild the batch and write one HTML file."""
     # Imported here so that a bad setting is reported before torch is loaded.
-    from ernie_vilg.evaluation.step_page import step_page
-    from ernie_vilg.training.explain import explain_step
-    from ernie_vilg.training.past_batch import Moved
+    from ernie_vilg.forensics.explain_step import explain_step
+    from ernie_vilg.forensics.past_batch import Moved
+    from ernie_vilg.forensics.step_page import step_page
 
     measure_losses = None
     if config.losses:
-        from ernie_vilg.training.sample_losses import sample_losses
+        from ernie_vilg.forensics.sample_losses import sample_losses
 
         measure_losses = sample_losses
     output = config.output or f"{config.run}/explained/step_{config.step:08d}.html"

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from ernie_vilg.config.generation import ExportConfig
-from launch.program import program
+from launch.support.program import program
 
 
 @program("export", ExportConfig)
 def main(config: ExportConfig) -> None:
     """Export."""
     # Imported here so that a bad setting is reported before torch is loaded.
-    from ernie_vilg.training.export import export
+    from ernie_vilg.checkpoint.export import export
 
     step = export(
         Path(config.run),

@@ -12,8 +12,8 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.storage.json_files import object_of, parse_json
 from ernie_vilg.storage.jsonl import read_raw_lines
-from launch.program import program
-from launch.record_output import RecordOutput, record_output
+from launch.support.program import program
+from launch.support.record_output import RecordOutput, record_output
 
 RECORDS_FILE = "generations.jsonl"
 _PICTURE = re.compile(r"\d+_\d+\.png")

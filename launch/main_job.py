@@ -22,16 +22,14 @@ from typing import Any
 from data_pipelines.outputs import check_output
 from ernie_vilg.config.main_job import LOGS_FOLDER, JobConfig, MainJobConfig, StageConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.ports import free_port
-from ernie_vilg.progress import duration
 from ernie_vilg.storage.files import remove, write_json
 from ernie_vilg.storage.json_files import read_json, read_object
 from ernie_vilg.storage.locks import lock, warn_of_no_locks
-from launch.composition import settings_of
-from launch.program import CONF_FOLDER, program
-from launch.stage_guard import GRACE_SECONDS
-from launch.stage_process import Measurement, last_lines, run_stage_process
-from launch.stages import (
+from ernie_vilg.system.ports import free_port
+from ernie_vilg.system.progress import duration
+from launch.jobs.stage_guard import GRACE_SECONDS
+from launch.jobs.stage_process import Measurement, last_lines, run_stage_process
+from launch.jobs.stages import (
     Settings,
     StageState,
     begin_stage,
@@ -42,6 +40,8 @@ from launch.stages import (
     read_state,
     write_state,
 )
+from launch.support.composition import settings_of
+from launch.support.program import CONF_FOLDER, program
 
 MARKER_FILE = "main_job.json"
 METRICS_FILE = "metrics.json"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from data_pipelines.outputs import check_output
 from ernie_vilg.config.plan import PlanConfig
 from ernie_vilg.errors import InputError
-from launch.no_compiler import leave_compiler_unloaded
-from launch.program import program
+from launch.support.no_compiler import leave_compiler_unloaded
+from launch.support.program import program
 
 if TYPE_CHECKING:
     from ernie_vilg.planning.calibration import Correction

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.training.preflight import check_run_folder
-from ernie_vilg.training.run_lock import RunLock
-from launch.environment import add_variables, is_launched, read_launch
-from launch.launchers import find_launchers, stop_with_launchers
-from launch.program import program
+from ernie_vilg.runs.preflight import check_run_folder
+from ernie_vilg.runs.run_lock import RunLock
+from launch.support.environment import add_variables, is_launched, read_launch
+from launch.support.launchers import find_launchers, stop_with_launchers
+from launch.support.program import program
 
 if TYPE_CHECKING:
-    from ernie_vilg.training.phases import Phases
+    from ernie_vilg.runs.phases import Phases
 
 
 @program("pretrain", PretrainConfig, has_ranks=True)
@@ -51,10 +51,10 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
         check_run_folder(run_dir)
     # A second run of the same folder is refused before torch and DeepSpeed are loaded.
     with RunLock(run_dir, launch) as lock:
-        from ernie_vilg.training.phases import Phases
+        from ernie_vilg.observers.health import measure_health
+        from ernie_vilg.observers.samples import draw_samples
+        from ernie_vilg.runs.phases import Phases
         from ernie_vilg.training.pretrain import Surroundings, pretrain
-        from launch.health import measure_health
-        from launch.samples import draw_samples
 
         surroundings = Surroundings(
             draw_samples=draw_samples,

@@ -9,11 +9,11 @@ from pathlib import Path
 from data_pipelines.outputs import check_output_file
 from ernie_vilg.config.evaluation import ReportConfig
 from ernie_vilg.config.schema import from_json
-from ernie_vilg.locations import check_folders
 from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.storage.json_files import read_json
-from launch.program import program
-from launch.stages import StageState
+from ernie_vilg.storage.locations import check_folders
+from launch.jobs.stages import StageState
+from launch.support.program import program
 
 _LIBRARIES = ("torch", "deepspeed", "megatron-core")
 

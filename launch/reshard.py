@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from ernie_vilg.config.reshard import ReshardConfig
-from launch.program import program
+from launch.support.program import program
 
 
 @program("reshard", ReshardConfig)
 def main(config: ReshardConfig) -> None:
     """Reshard."""
     # Imported here so that a bad setting is reported before torch is loaded.
-    from ernie_vilg.training.reshard import reshard
+    from ernie_vilg.checkpoint.reshard import reshard
 
     done = reshard(Path(config.run), config.step, config.num_workers)
     universal = done.universal

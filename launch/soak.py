@@ -10,10 +10,10 @@ import time
 from dataclasses import replace
 
 from ernie_vilg.config.soak import SoakConfig
-from ernie_vilg.progress import duration
 from ernie_vilg.storage.files import write_json
+from ernie_vilg.system.progress import duration
 from launch.drill import clear
-from launch.program import program
+from launch.support.program import program
 
 REPORT_NAME = "soak.json"
 

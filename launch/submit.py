@@ -20,7 +20,7 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.submit import SubmitConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.planning.history import read_record
-from launch.program import program
+from launch.support.program import program
 
 SCRIPT = "launch/slurm/pretrain.sbatch"
 _OWN_SETTINGS = {field.name for field in fields(SubmitConfig)} - {

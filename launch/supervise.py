@@ -26,14 +26,14 @@ from typing import Any
 
 import psutil
 
+from ernie_vilg.checkpoint.folder import committed_checkpoints
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.errors import InputError
-from ernie_vilg.processes import catches_signal
+from ernie_vilg.resilience.stopping import STOPPED_NAME, StopReason
+from ernie_vilg.runs.run_lock import LOCK_NAME
 from ernie_vilg.storage.json_files import read_object
-from ernie_vilg.training.commit import committed_checkpoints
-from ernie_vilg.training.run_lock import LOCK_NAME
-from ernie_vilg.training.stopping import STOPPED_NAME, StopReason
-from launch.process_tree import (
+from ernie_vilg.system.processes import catches_signal
+from launch.support.process_tree import (
     adopt_orphans,
     reap_ended,
     send_signal,

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
-from ernie_vilg.locations import check_apart
-from ernie_vilg.manifest import Manifest, read_manifest_at
-from ernie_vilg.training.preflight import check_run_folder
-from ernie_vilg.training.run_lock import RunLock
-from launch.environment import read_launch
-from launch.program import program
+from ernie_vilg.runs.preflight import check_run_folder
+from ernie_vilg.runs.run_lock import RunLock
+from ernie_vilg.storage.locations import check_apart
+from ernie_vilg.storage.shard_manifest import Manifest, read_manifest_at
+from launch.support.environment import read_launch
+from launch.support.program import program
 
 
 @program("train_image_tokenizer", TrainImageTokenizerConfig, has_ranks=True)
@@ -34,8 +34,8 @@ def _train(config: TrainImageTokenizerConfig, manifest: Manifest, launch: Launch
     import torch
     import torch.distributed as dist
 
-    from ernie_vilg.parallel.groups import start_processes
-    from ernie_vilg.training.image_tokenizer import train_image_tokenizer
+    from ernie_vilg.parallel.layout.groups import start_processes
+    from ernie_vilg.tokenizer_training.train import train_image_tokenizer
 
     # The deepspeed launcher leaves every rank all cores, on which they would wait for each other.
     cores_per_rank = max(1, (os.cpu_count() or 1) // launch.world_size)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from data_pipelines.outputs import output_folder
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
-from ernie_vilg.manifest import read_manifest
-from launch.program import program
+from ernie_vilg.storage.shard_manifest import read_manifest
+from launch.support.program import program
 
 
 @program("train_text_tokenizer", TrainTextTokenizerConfig)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ernie_vilg.data import workers
+from ernie_vilg.data.batches import workers
 from tests.distributed import one_process
 
 workers.PRELOADED_MODULES = ["tests.rank_imports"]

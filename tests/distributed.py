@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from ernie_vilg.config.launch import Launch
-from ernie_vilg.data import workers
-from ernie_vilg.ports import free_port
+from ernie_vilg.data.batches import workers
+from ernie_vilg.system.ports import free_port
 
 TIMEOUT_SECONDS = 240
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_pipelines.shapes import all_scenes, caption_of
 from data_pipelines.sources import clean_caption
+from ernie_vilg.shapes.scenes import all_scenes, caption_of
 from ernie_vilg.text_tokenizer import TextTokenizer, train_text_tokenizer
-from launch.composition import compose_program, settings_of
-from launch.program import CONF_FOLDER
+from launch.support.composition import compose_program, settings_of
+from launch.support.program import CONF_FOLDER
 
 # What a program cannot run without: settings that nobody can choose in advance.
 REQUIRED_SETTINGS = {

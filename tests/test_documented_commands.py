@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.composition import compose_program, program_of
-from launch.program import CONF_FOLDER
+from launch.support.composition import compose_program, program_of
+from launch.support.program import CONF_FOLDER
 
 ROOT = CONF_FOLDER.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

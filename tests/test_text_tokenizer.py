@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from data_pipelines.shapes import all_scenes, caption_of
 from data_pipelines.sources import clean_caption
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.errors import InputError
+from ernie_vilg.shapes.scenes import all_scenes, caption_of
 from ernie_vilg.storage.files import sha256_of_file, write_json
 from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.text_tokenizer import (

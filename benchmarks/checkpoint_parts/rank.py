@@ -19,20 +19,20 @@ from typing import Any
 
 import torch
 
+from ernie_vilg.checkpoint.checkpoints import Checkpoints
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig, TrainingConfig
-from ernie_vilg.data.batches import Batch
-from ernie_vilg.parallel.build import build_engine
-from ernie_vilg.parallel.collectives import agree_max, barrier
-from ernie_vilg.parallel.engine import Engine
-from ernie_vilg.parallel.groups import build_groups, machine_device, start_processes
+from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.parallel.engine.build import build_engine
+from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.layout.collectives import agree_max, barrier
+from ernie_vilg.parallel.layout.groups import build_groups, machine_device, start_processes
+from ernie_vilg.runs.phases import Phases
 from ernie_vilg.storage.json_files import read_json
-from ernie_vilg.training.checkpoint import Checkpoints
-from ernie_vilg.training.phases import Phases
-from launch.environment import read_launch
+from launch.support.environment import read_launch
 
 MODEL = ModelConfig(
     hidden_size=384,

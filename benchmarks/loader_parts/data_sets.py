@@ -24,11 +24,11 @@ from PIL import Image
 
 from data_pipelines.images import image_bytes
 from data_pipelines.shard_writer import shard_name, write_shard
-from ernie_vilg.data.reader import KEY, Sample
-from ernie_vilg.manifest import Manifest, Shard, ShardKind, index_path, write_manifest
-from ernie_vilg.progress import progress
+from ernie_vilg.data.shards.open_shards import KEY, Sample
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.shard_manifest import Manifest, Shard, ShardKind, index_path, write_manifest
+from ernie_vilg.system.progress import progress
 
 GRID_SIZE, CODEBOOK_SIZE, TEXT_VOCAB_SIZE = 32, 8192, 32768
 IMAGE_SIZE = 256

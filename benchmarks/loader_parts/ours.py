@@ -15,19 +15,19 @@ import torch
 from benchmarks.loader_parts.process import Result, Stopwatch, Task, answer, tasks
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.batches import Share, TokenBatches
-from ernie_vilg.data.damage import DamagedSampleError
-from ernie_vilg.data.images import ImageBatches, ImageSequence
-from ernie_vilg.data.mixture import MixturePhase
-from ernie_vilg.data.order import SampleOrder
-from ernie_vilg.data.position_reader import DataSource, PositionReader
-from ernie_vilg.data.quarantine import Quarantine
-from ernie_vilg.data.reader import OpenShard, open_shard
-from ernie_vilg.data.shard_folder import LocalFolder
-from ernie_vilg.data.token_decoder import TokenDecoder, TokenHeaders
-from ernie_vilg.data.token_reader import TokenSequence
-from ernie_vilg.manifest import Manifest, ShardKind, read_manifest
+from ernie_vilg.data.batches.image_batches import ImageBatches, ImageSequence
+from ernie_vilg.data.batches.token_batches import Share, TokenBatches
+from ernie_vilg.data.batches.token_decoder import TokenDecoder, TokenHeaders
+from ernie_vilg.data.batches.token_reader import TokenSequence
+from ernie_vilg.data.sequence.mixture import MixturePhase
+from ernie_vilg.data.sequence.order import SampleOrder
+from ernie_vilg.data.sequence.quarantine import Quarantine
+from ernie_vilg.data.sequence.sample_reader import DataSource, PositionReader
+from ernie_vilg.data.shards.damage import DamagedSampleError
+from ernie_vilg.data.shards.open_shards import OpenShard, open_shard
+from ernie_vilg.data.shards.shard_folder import LocalFolder
 from ernie_vilg.storage.files import sha256_of_file
+from ernie_vilg.storage.shard_manifest import Manifest, ShardKind, read_manifest
 
 TEXT_LENGTH = 64
 """Text slots."""

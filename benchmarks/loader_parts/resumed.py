@@ -18,7 +18,7 @@ def resumed(task: Task) -> Result:
     started = time.time()
     from benchmarks.loader_parts.ours import token_batches
     from ernie_vilg.config.loader import LoaderConfig
-    from ernie_vilg.data.workers import start_worker_server
+    from ernie_vilg.data.batches.workers import start_worker_server
 
     imported = time.time()
     folder, batch_size, num_workers = Path(task["folder"]), task["batch_size"], task["num_workers"]

@@ -21,10 +21,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches import Batch
-from ernie_vilg.parallel.build import build_engine
-from ernie_vilg.parallel.groups import Groups, build_groups, start_processes
-from ernie_vilg.parallel.precision import machine_precision
+from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.parallel.engine.build import build_engine
+from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
 
 STEPS = 3
 """After the first, the optimizer's state is there; after the second, all buffers."""

@@ -19,7 +19,7 @@ from ernie_vilg.config.schema import (
     Share,
 )
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import is_remote
+from ernie_vilg.storage.locations import is_remote
 
 ONLY_DATA_SET = "main"
 """Name of the data set of a run without a mixture."""

@@ -22,7 +22,7 @@ from ernie_vilg.config.schema import (
     Share,
 )
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import is_remote, shown
+from ernie_vilg.storage.locations import is_remote, shown
 
 MAX_CODEBOOK_SIZE = 1 << 16
 GROUP_NORM_GROUPS = 32

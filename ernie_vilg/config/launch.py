@@ -6,7 +6,7 @@ Source: ours.
 import time
 from dataclasses import dataclass, field
 
-from ernie_vilg.processes import ProcessMark
+from ernie_vilg.system.processes import ProcessMark
 
 
 class RendezvousError(ValueError):

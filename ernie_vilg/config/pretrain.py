@@ -27,7 +27,7 @@ from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import check_apart, check_folders, is_remote, missing_folders
+from ernie_vilg.storage.locations import check_apart, check_folders, is_remote, missing_folders
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import check_local
 from ernie_vilg.storage.json_files import kind_of
+from ernie_vilg.storage.locations import check_local
 
 Schema = TypeVar("Schema")
 

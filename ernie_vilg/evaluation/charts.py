@@ -17,7 +17,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ernie_vilg.storage.jsonl import read_lines
-from ernie_vilg.training.tracking import step_of_entry
+from ernie_vilg.tracking.tracker import step_of_entry
 
 COLOURS = ("#1f2937", "#2563eb", "#d97706", "#059669")
 _GRID_COLOUR = "#e5e7eb"

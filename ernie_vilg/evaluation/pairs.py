@@ -22,18 +22,18 @@ from typing import Any, Protocol
 from PIL import Image
 
 from data_pipelines.images import crop_and_resize, load_image
-from data_pipelines.shapes import Scene
 from data_pipelines.sources import RejectedError, Rejection
 from data_pipelines.sources import read_pairs as read_raw_pairs
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.grid import before_and_after
 from ernie_vilg.evaluation.reconstruction import ImageCoder, psnr, reconstruct
-from ernie_vilg.evaluation.shapes import (
+from ernie_vilg.shapes.judge import (
     caption_correct,
     objects_correct,
     required_scenes,
     score_pictures,
 )
+from ernie_vilg.shapes.scenes import Scene
 from ernie_vilg.storage.files import write_bytes, write_json
 from ernie_vilg.storage.jsonl import line_of
 

@@ -16,9 +16,9 @@ from typing import Any
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.charts import curves, line_chart, read_metrics
 from ernie_vilg.evaluation.page_style import STYLE
-from ernie_vilg.progress import duration
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.jsonl import read_lines
+from ernie_vilg.system.progress import duration
 
 _GIB = 2**30
 _MOST_ERRORS = 6

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from data_pipelines.images import crop_and_resize
 from data_pipelines.sources import RejectedError, clean_caption
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.pictures import upright_on_white
+from ernie_vilg.data.batches.pictures import upright_on_white
 from ernie_vilg.errors import InputError
 from ernie_vilg.generation.decode import Decoder, Drawing, ShouldStop, never
 from ernie_vilg.generation.fixed_batches import in_fixed_batches

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ernie_vilg.seeds import seed_named
+from ernie_vilg.system.seeds import seed_named
 
 
 class Occurrences:

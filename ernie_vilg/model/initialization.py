@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.seeds import seed_named
+from ernie_vilg.system.seeds import seed_named
 
 TIED = {"image_logits": "image_embedding", "text_logits": "text_embedding"}
 """The head's projections by the embedding tables that stand in for their weights when tied."""

@@ -26,7 +26,7 @@ from ernie_vilg.model.head import Head
 from ernie_vilg.model.initialization import Uninitialized
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.model.loss import Objective, Targets
-from ernie_vilg.planning.sharded_layers import memory_layers
+from ernie_vilg.planning.memory_layers import memory_layers
 from ernie_vilg.planning.trace import MARKER, LayerMemory, LayerTrace, trace_layer
 
 Run = tuple[Sequence[Tensor], Callable[[], Tensor]]

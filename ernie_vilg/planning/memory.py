@@ -15,7 +15,6 @@ import torch
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
-from ernie_vilg.model.shard_layers import StageShard, stage_shards
 from ernie_vilg.planning.engine_memory import Moment, StageState, moments
 from ernie_vilg.planning.layer_memory import (
     Variant,
@@ -26,6 +25,7 @@ from ernie_vilg.planning.layer_memory import (
     logits_bytes,
     mask_bytes,
 )
+from ernie_vilg.planning.shard_layers import StageShard, stage_shards
 from ernie_vilg.planning.trace import LayerMemory
 
 FRAGMENTED_SHARE = 0.04

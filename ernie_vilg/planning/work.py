@@ -12,7 +12,7 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import attention_flops, layer_flops, product_flops
-from ernie_vilg.model.shard_layers import stage_shards
+from ernie_vilg.planning.shard_layers import stage_shards
 
 FUSED_BYTES = 62.0
 """Moved per token and hidden value by a block's norms, GELU and residuals, forward and backward,

@@ -14,18 +14,18 @@ from pathlib import Path
 import torch
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.mixture import MixtureOrder
+from ernie_vilg.data.sequence.mixture import MixtureOrder
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_token
-from ernie_vilg.model.shard_layers import StageShard, stage_shards
 from ernie_vilg.model.transformer import num_parameters
-from ernie_vilg.parallel.engine import EngineSettings, deepspeed_config
-from ernie_vilg.parallel.precision import machine_precision
+from ernie_vilg.parallel.engine.engine import EngineSettings, deepspeed_config
+from ernie_vilg.parallel.engine.precision import machine_precision
 from ernie_vilg.planning.forecast import Forecast, forecast
+from ernie_vilg.planning.shard_layers import StageShard, stage_shards
+from ernie_vilg.training.data_order import mixture_phases
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.pretrain import with_decoder
-from ernie_vilg.training.sequence import mixture_phases
 from ernie_vilg.training.truncation import check_truncation
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 

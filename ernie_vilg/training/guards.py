@@ -16,12 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.guards import GuardsConfig
-from ernie_vilg.data.skip_log import RecentPlaces, Skip, SkipLog, finite, name_samples
-from ernie_vilg.data.token_reader import TokenSequence
-from ernie_vilg.parallel.collectives import LEADER
-from ernie_vilg.parallel.engine import Engine
-from ernie_vilg.parallel.guard import PendingVerdict, Verdict
-from ernie_vilg.parallel.replicas import Difference, ReplicaReport, check_replicas
+from ernie_vilg.data.batches.token_reader import TokenSequence
+from ernie_vilg.data.records.skipped_updates import (
+    RecentPlaces,
+    Skip,
+    SkipLog,
+    finite,
+    name_samples,
+)
+from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.engine.update_guard import PendingVerdict, Verdict
+from ernie_vilg.parallel.layout.collectives import LEADER
+from ernie_vilg.parallel.state.compare_replicas import Difference, ReplicaReport, check_replicas
 
 _WORDS = {
     "nan": "the loss or a gradient is not a number",

@@ -14,12 +14,12 @@ from pathlib import Path
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.position_reader import DataSource
-from ernie_vilg.data.token_reader import keeps_pixels
+from ernie_vilg.data.batches.token_reader import keeps_pixels
+from ernie_vilg.data.sequence.sample_reader import DataSource
 from ernie_vilg.errors import InputError
-from ernie_vilg.locations import shown
-from ernie_vilg.manifest import read_manifest_at
-from ernie_vilg.remote import TransferLimits
+from ernie_vilg.storage.locations import shown
+from ernie_vilg.storage.remote import TransferLimits
+from ernie_vilg.storage.shard_manifest import read_manifest_at
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 

@@ -18,24 +18,24 @@ from typing import Protocol
 
 import torch
 
+from ernie_vilg.checkpoint.checkpoints import Checkpoints
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches import Batch
+from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.model.loss import num_losses
-from ernie_vilg.parallel.collectives import LEADER, agree_max, broadcast_from_leader
-from ernie_vilg.parallel.engine import Engine
-from ernie_vilg.parallel.step_times import StepTimes
-from ernie_vilg.progress import duration
-from ernie_vilg.training.checkpoint import Checkpoints
+from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.layout.collectives import LEADER, agree_max, broadcast_from_leader
+from ernie_vilg.parallel.timing.step_times import StepTimes
+from ernie_vilg.resilience.stopping import Stopping, StopReason
+from ernie_vilg.resilience.stragglers import Stragglers
+from ernie_vilg.runs.phases import Phase, Phases
+from ernie_vilg.runs.schedule import learning_rate_at
+from ernie_vilg.system.progress import duration
+from ernie_vilg.tracking.tracker import Tracker
+from ernie_vilg.training.callbacks import Observers
 from ernie_vilg.training.guards import Guard, ReplicaMismatch, RollBack
 from ernie_vilg.training.measured import Measured
 from ernie_vilg.training.metrics import Meter, Metrics
-from ernie_vilg.training.observers import Observers
-from ernie_vilg.training.phases import Phase, Phases
-from ernie_vilg.training.schedule import learning_rate_at
 from ernie_vilg.training.step_log import StepLog
-from ernie_vilg.training.stopping import Stopping, StopReason
-from ernie_vilg.training.stragglers import Stragglers
-from ernie_vilg.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.parallel.collectives import LEADER, gather_everywhere
-from ernie_vilg.parallel.engine import Engine
+from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.layout.collectives import LEADER, gather_everywhere
 from ernie_vilg.planning.history import RunRecord, deciding_settings, write_record
 from ernie_vilg.training.metrics import Metrics, memory_metrics
 

@@ -16,7 +16,7 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.loss import NUM_TERMS
-from ernie_vilg.parallel.engine import Engine
+from ernie_vilg.parallel.engine.engine import Engine
 
 Metrics = dict[str, Any]
 """Figures by name: a float each, or a list of floats along rows or slots, with None where there

@@ -16,47 +16,47 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ernie_vilg.checkpoint.checkpoints import Checkpoints
+from ernie_vilg.checkpoint.folder import checkpoint_path
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.ledger import Ledger, describe_sequence
-from ernie_vilg.data.loss_log import LossCount
-from ernie_vilg.data.quarantine import Quarantine
-from ernie_vilg.data.shared_memory import check_shared_memory, remove_leftovers, step_bytes
-from ernie_vilg.data.token_reader import TokenSequence
-from ernie_vilg.data.workers import start_worker_server
+from ernie_vilg.data.batches.shared_memory import check_shared_memory, remove_leftovers, step_bytes
+from ernie_vilg.data.batches.token_reader import TokenSequence
+from ernie_vilg.data.batches.workers import start_worker_server
+from ernie_vilg.data.records.damage_log import LossCount
+from ernie_vilg.data.records.ledger import Ledger, describe_sequence
+from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
-from ernie_vilg.parallel.build import build_engine
-from ernie_vilg.parallel.collectives import LEADER, barrier, gather_everywhere, patient_group
-from ernie_vilg.parallel.communication import Communication
-from ernie_vilg.parallel.groups import Groups, build_groups, start_processes
-from ernie_vilg.parallel.precision import machine_precision
-from ernie_vilg.parallel.step_times import instrument
+from ernie_vilg.parallel.engine.build import build_engine
+from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.layout.collectives import LEADER, barrier, gather_everywhere, patient_group
+from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
+from ernie_vilg.parallel.timing.collective_watch import Communication
+from ernie_vilg.parallel.timing.step_times import instrument
 from ernie_vilg.planning.forecast import forecast
 from ernie_vilg.planning.history import write_plan
+from ernie_vilg.resilience.stopping import Stopping
+from ernie_vilg.resilience.stragglers import Stragglers
+from ernie_vilg.resilience.watchdog import REPORTS_FOLDER, Watchdog
+from ernie_vilg.runs.phases import Phase, Phases
+from ernie_vilg.runs.run_folder import write_run
+from ernie_vilg.runs.run_lock import RunLock
+from ernie_vilg.runs.settings_drift import Change, check_drift, record_changes
 from ernie_vilg.storage.files import sha256_of_json
-from ernie_vilg.training.checkpoint import Checkpoints
-from ernie_vilg.training.commit import checkpoint_path
+from ernie_vilg.tracking.tracker import RunTracker, SilentTracker, Tracker
+from ernie_vilg.training.callbacks import Observe, Observer, Observers
+from ernie_vilg.training.data_order import token_sequence
 from ernie_vilg.training.guards import Guard, skip_writer
-from ernie_vilg.training.identity import identity, layout_identity
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.metrics import Metrics
-from ernie_vilg.training.observers import Observe, Observer, Observers
-from ernie_vilg.training.phases import Phase, Phases
 from ernie_vilg.training.replica_batches import agreed_quarantine, reads_pixels, replica_batches
-from ernie_vilg.training.run_folder import write_run
-from ernie_vilg.training.run_lock import RunLock
-from ernie_vilg.training.sequence import token_sequence
-from ernie_vilg.training.settings_drift import Change, check_drift, record_changes
+from ernie_vilg.training.run_identity import identity, layout_identity
 from ernie_vilg.training.step_log import SilentStepLog, StepLog
-from ernie_vilg.training.stopping import Stopping
-from ernie_vilg.training.stragglers import Stragglers
-from ernie_vilg.training.tracking import RunTracker, SilentTracker, Tracker
 from ernie_vilg.training.truncation import check_truncation
-from ernie_vilg.training.watchdog import REPORTS_FOLDER, Watchdog
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 logger = logging.getLogger(__name__)

@@ -16,16 +16,16 @@ import numpy as np
 import torch.distributed as dist
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches import Share, TokenBatches, TokenStep
-from ernie_vilg.data.damage import Loss
-from ernie_vilg.data.loss_log import LossLog, read_losses
-from ernie_vilg.data.position_reader import DataSource
-from ernie_vilg.data.quarantine import QUARANTINE_NAME, Quarantine, read_quarantine
-from ernie_vilg.data.skip_log import RecentPlaces
-from ernie_vilg.data.token_reader import TokenSequence
+from ernie_vilg.data.batches.token_batches import Share, TokenBatches, TokenStep
+from ernie_vilg.data.batches.token_reader import TokenSequence
+from ernie_vilg.data.records.damage_log import LossLog, read_losses
+from ernie_vilg.data.records.skipped_updates import RecentPlaces
+from ernie_vilg.data.sequence.quarantine import QUARANTINE_NAME, Quarantine, read_quarantine
+from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.shards.damage import Loss
 from ernie_vilg.errors import InputError
-from ernie_vilg.parallel.collectives import LEADER, gather_everywhere
-from ernie_vilg.parallel.groups import Groups
+from ernie_vilg.parallel.layout.collectives import LEADER, gather_everywhere
+from ernie_vilg.parallel.layout.groups import Groups
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from ernie_vilg.checkpoint.folder import checkpoint_path, committed_checkpoints
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.skip_log import read_skips
-from ernie_vilg.manifest import read_manifest
-from ernie_vilg.training.commit import checkpoint_path, committed_checkpoints
-from ernie_vilg.training.phases import Phase
+from ernie_vilg.data.records.skipped_updates import read_skips
+from ernie_vilg.runs.phases import Phase
+from ernie_vilg.storage.shard_manifest import read_manifest
 from launch.drills.faults import Fault
 from launch.drills.grounds import SAVE_EVERY, STEPS, Data
 from launch.drills.runs import DrilledRun, Launch

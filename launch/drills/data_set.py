@@ -13,10 +13,10 @@ import torch
 
 from data_pipelines.build import build_image_shards
 from data_pipelines.encode import encode_image_shards
-from data_pipelines.shapes import all_scenes, caption_of, draw_scene
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
+from ernie_vilg.shapes.scenes import all_scenes, caption_of, draw_scene
 from ernie_vilg.storage.files import committed_folder
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from ernie_vilg.config.schema import from_json
-from ernie_vilg.parallel.engine import Engine
+from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.runs.phases import Phase, Phases
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
-from ernie_vilg.training.phases import Phase, Phases
 
 _LAUNCHERS = ("deepspeed", "torchrun", "torch.distributed", "supervise")
 _DELIVERY_SECONDS = 3.0

@@ -17,8 +17,8 @@ from ernie_vilg.config.health import HealthConfig
 from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig, SamplesConfig
 from ernie_vilg.config.tracking import TrackingConfig
-from ernie_vilg.locations import is_remote
-from ernie_vilg.manifest import read_manifest, write_manifest
+from ernie_vilg.storage.locations import is_remote
+from ernie_vilg.storage.shard_manifest import read_manifest, write_manifest
 from launch.drills.data_set import (
     CODEBOOK_SIZE,
     GRID_SIZE,

@@ -18,18 +18,18 @@ from typing import Any
 import psutil
 import torch
 
+from ernie_vilg.checkpoint.folder import committed_checkpoints, read_manifest, verify_checkpoint
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.ledger import read_steps
-from ernie_vilg.ports import free_port
+from ernie_vilg.data.records.ledger import read_steps
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.jsonl import read_lines
-from ernie_vilg.training.commit import committed_checkpoints, read_manifest, verify_checkpoint
-from ernie_vilg.training.tracking import METRICS_NAME
+from ernie_vilg.system.ports import free_port
+from ernie_vilg.tracking.tracker import METRICS_NAME
 from launch.drills.faults import Fault, write_fault
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
-RANK_PROGRAM = "launch/drill_rank.py"
+RANK_PROGRAM = "launch/drills/rank.py"
 _LONGEST_SECONDS = 240.0
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 1.0

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from ernie_vilg.data.ledger import STEPS_NAME, ledger_folder, read_steps
-from ernie_vilg.manifest import read_manifest
-from ernie_vilg.training.commit import committed_checkpoints
-from ernie_vilg.training.phases import Phase
+from ernie_vilg.checkpoint.folder import committed_checkpoints
+from ernie_vilg.data.records.ledger import STEPS_NAME, ledger_folder, read_steps
+from ernie_vilg.runs.phases import Phase
+from ernie_vilg.storage.shard_manifest import read_manifest
 from launch.drills.faults import Fault
 from launch.drills.runs import RANK_PROGRAM, DrilledRun
 

@@ -18,7 +18,7 @@ prepare_job() {
     job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
     logs=$PWD/outputs/slurm-$job
     mkdir -p "$logs"
-    # A rank that is stopped or refused says so here, code and message: launch/environment.py.
+    # A rank that is stopped or refused says so here, code and message: launch/support/environment.py.
     export ENDING_FILE=$logs/ending-${SLURM_RESTART_COUNT:-0}.txt
     # A program of launch/ finds itself beside other folders: the code is that of this one, whatever
     # an image brings.
@@ -81,7 +81,7 @@ check_nodes() {
     # srun does not take --cpus-per-task over from sbatch since Slurm 22.05.
     srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
         --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=0 "${srun_options[@]}" \
-        "${runner[@]}" -m launch.check_node --folder "$logs" --nodes "$nodes" || code=$?
+        "${runner[@]}" -m launch.cluster.check_node --folder "$logs" --nodes "$nodes" || code=$?
     [[ $code == 0 ]] ||
         fail "the check of the nodes ended with $code: fix what is named above, or submit again" \
             "with --exclude=NODE"

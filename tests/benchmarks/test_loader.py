@@ -13,7 +13,7 @@ from benchmarks.loader_parts.baseline import image_pipeline, token_pipeline
 from benchmarks.loader_parts.data_sets import RESUMED, TOKENS, DataSettings, make_data
 from benchmarks.loader_parts.ours import image_batches, token_batches
 from benchmarks.loader_parts.process import Measurer
-from ernie_vilg.manifest import read_manifest, verify_shard
+from ernie_vilg.storage.shard_manifest import read_manifest, verify_shard
 
 SETTINGS = DataSettings(
     token_shards=2,

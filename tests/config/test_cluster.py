@@ -3,8 +3,8 @@
 import pytest
 
 from ernie_vilg.config.cluster import ClusterConfig, SlurmConfig
-from launch.composition import compose_program
-from launch.environment import add_variables
+from launch.support.composition import compose_program
+from launch.support.environment import add_variables
 
 
 @pytest.mark.parametrize(

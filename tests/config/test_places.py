@@ -3,7 +3,7 @@
 import pytest
 
 from ernie_vilg.errors import InputError
-from launch.composition import compose_program
+from launch.support.composition import compose_program
 
 BUILD = ("source=s", "output_dir=o", "image_size=4")
 ENCODE = ("shards=s", "text_tokenizer_dir=t", "image_tokenizer_dir=i", "output_dir=o")

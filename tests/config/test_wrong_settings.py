@@ -20,8 +20,8 @@ from ernie_vilg.config.data import MixtureDataSetConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.schema import check
-from launch.composition import compose_program
-from launch.program import CONF_FOLDER
+from launch.support.composition import compose_program
+from launch.support.program import CONF_FOLDER
 
 ROOT = CONF_FOLDER.parent
 

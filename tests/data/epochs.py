@@ -5,11 +5,11 @@ from pathlib import Path
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.batches import Share, TokenBatches, TokenStep
-from ernie_vilg.data.damage import Loss
-from ernie_vilg.data.quarantine import Quarantine
-from ernie_vilg.manifest import Manifest
-from tests.data.shards import sequence_of
+from ernie_vilg.data.batches.token_batches import Share, TokenBatches, TokenStep
+from ernie_vilg.data.sequence.quarantine import Quarantine
+from ernie_vilg.data.shards.damage import Loss
+from ernie_vilg.storage.shard_manifest import Manifest
+from tests.data.token_shards import sequence_of
 
 MODEL = ModelConfig(
     hidden_size=8,

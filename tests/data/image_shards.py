@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from ernie_vilg.config.loader import LoaderConfig
-from ernie_vilg.data.images import ImageSequence
-from ernie_vilg.data.mixture import MixturePhase
-from ernie_vilg.data.position_reader import DataSource
-from ernie_vilg.data.quarantine import Quarantine
-from ernie_vilg.data.shard_index import describe_shard
-from ernie_vilg.manifest import Manifest, write_manifest
+from ernie_vilg.data.batches.image_batches import ImageSequence
+from ernie_vilg.data.sequence.mixture import MixturePhase
+from ernie_vilg.data.sequence.quarantine import Quarantine
+from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.shards.shard_index import describe_shard
+from ernie_vilg.storage.shard_manifest import Manifest, write_manifest
 
 
 def numbered_png(number: int, size: int) -> bytes:

@@ -6,8 +6,8 @@ import pytest
 
 from data_pipelines.captions import caption_of, is_taken, read_captions
 from data_pipelines.shard_writer import write_shard
-from ernie_vilg.data.damage import DamagedSampleError
-from ernie_vilg.manifest import Manifest
+from ernie_vilg.data.shards.damage import DamagedSampleError
+from ernie_vilg.storage.shard_manifest import Manifest
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from data_pipelines.shard_writer import write_shard
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
-from ernie_vilg.data.reader import Sample, read_shard
-from ernie_vilg.manifest import read_manifest, write_manifest
+from ernie_vilg.data.shards.open_shards import Sample, read_shard
 from ernie_vilg.storage.files import sha256_of_file, sha256_of_json, write_json
 from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.shard_manifest import read_manifest, write_manifest
 from ernie_vilg.text_tokenizer import (
     MODEL_FILE,
     TextTokenizer,

@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.encode import encode_image_shards, encode_part
 from data_pipelines.work_folder import work_folder
 from ernie_vilg.config.shards import EncodeShardsConfig
-from ernie_vilg.manifest import read_manifest
+from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.vqgan.weights import save_image_tokenizer
 from tests.data_pipelines.test_encode import config, encode_until, folder, tiny_vqgan
 

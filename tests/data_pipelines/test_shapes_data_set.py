@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_pipelines.shapes import draw_scene, is_held_out, parse_caption
 from data_pipelines.shapes_data_set import choose_scenes, write_shapes
 from ernie_vilg.config.shapes import DrawShapesConfig
+from ernie_vilg.shapes.scenes import draw_scene, is_held_out, parse_caption
 
 
 def config(folder: Path, **settings: int) -> DrawShapesConfig:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.program import CONF_FOLDER
+from launch.support.program import CONF_FOLDER
 
 ROOT = CONF_FOLDER.parent
 FOLDER = ROOT / "docker"

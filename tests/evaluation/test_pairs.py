@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data_pipelines.shapes import Scene, SceneObject, caption_of, draw_scene
 from ernie_vilg.evaluation.pairs import Pair, evaluate, read_pairs
+from ernie_vilg.shapes.scenes import Scene, SceneObject, caption_of, draw_scene
 
 CIRCLE = Scene(objects=(SceneObject(shape="圆形", size="大", colour="红色", quadrant="左上角"),))
 STAR = Scene(objects=(SceneObject(shape="五角星", size="小", colour="黑色", quadrant="右下角"),))

@@ -22,14 +22,14 @@ from data_pipelines.images import crop_and_resize, load_image
 from data_pipelines.sources import RejectedError
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.shards import BuildShardsConfig
-from ernie_vilg.data.images import ImageReader
-from ernie_vilg.data.reader import read_shard
-from ernie_vilg.data.shard_index import describe_shard
-from ernie_vilg.data.token_reader import TokenReader, TokenRows
+from ernie_vilg.data.batches.image_batches import ImageReader
+from ernie_vilg.data.batches.token_reader import TokenReader, TokenRows
+from ernie_vilg.data.shards.open_shards import read_shard
+from ernie_vilg.data.shards.shard_index import describe_shard
 from ernie_vilg.errors import InputError
-from ernie_vilg.manifest import Manifest, read_manifest
+from ernie_vilg.storage.shard_manifest import Manifest, read_manifest
 from tests.data.image_shards import images_of, numbered_png, write_image_shards
-from tests.data.shards import MEMBERS, MODEL, sequence_of, write_token_shards
+from tests.data.token_shards import MEMBERS, MODEL, sequence_of, write_token_shards
 from tests.fuzz.mutate_bytes import mutate_bytes, mutate_json, mutate_lines
 from tests.fuzz.mutate_media import (
     mutate_jpeg,

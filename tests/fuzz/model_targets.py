@@ -24,7 +24,7 @@ from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import save_image_tokenizer
 from launch import caption, generate
-from launch.composition import compose_program
+from launch.support.composition import compose_program
 from tests.fuzz.data_targets import picture
 from tests.fuzz.mutate_bytes import mutate_bytes, mutate_json, mutate_value, write_json
 from tests.fuzz.mutate_media import mutate_png

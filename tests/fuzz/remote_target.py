@@ -10,8 +10,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-from ernie_vilg.manifest import read_manifest_at
-from ernie_vilg.remote import RemoteFolder, TransferLimits, copy_blocks
+from ernie_vilg.storage.remote import RemoteFolder, TransferLimits, copy_blocks
+from ernie_vilg.storage.shard_manifest import read_manifest_at
 from tests.data.shard_server import make_certificate
 from tests.fuzz.data_targets import token_shards
 from tests.fuzz.mutate_bytes import mutate_bytes

@@ -12,29 +12,29 @@ from typing import Any
 
 import torch.distributed as dist
 
+from ernie_vilg.checkpoint.folder import MANIFEST_NAME, PRETRAIN_PARTS, newest_checkpoint, step_of
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.damage import Loss
-from ernie_vilg.data.ledger import Ledger, read_past_quarantine, read_sequence, read_steps
-from ernie_vilg.data.loss_log import LossLog, read_losses
-from ernie_vilg.data.quarantine import Quarantine, QuarantineEntry, read_quarantine
-from ernie_vilg.data.skip_log import SampleName, Skip, SkipLog, read_skips
+from ernie_vilg.data.records.damage_log import LossLog, read_losses
+from ernie_vilg.data.records.ledger import Ledger, read_past_quarantine, read_sequence, read_steps
+from ernie_vilg.data.records.skipped_updates import SampleName, Skip, SkipLog, read_skips
+from ernie_vilg.data.sequence.quarantine import Quarantine, QuarantineEntry, read_quarantine
+from ernie_vilg.data.shards.damage import Loss
 from ernie_vilg.evaluation.charts import curves, read_metrics
 from ernie_vilg.evaluation.report import read_content, report_html
 from ernie_vilg.planning.history import RunRecord, deciding_settings, read_record, write_record
 from ernie_vilg.planning.past_runs import learn_from_runs
+from ernie_vilg.runs import run_lock
+from ernie_vilg.runs.run_folder import read_run, read_settings, write_run
+from ernie_vilg.runs.run_lock import RunLock
 from ernie_vilg.storage.files import sha256_of_json, write_json
-from ernie_vilg.training import run_lock
-from ernie_vilg.training.commit import MANIFEST_NAME, PRETRAIN_PARTS, newest_checkpoint, step_of
-from ernie_vilg.training.run_folder import read_run, read_settings, write_run
-from ernie_vilg.training.run_lock import RunLock
-from ernie_vilg.training.tracking import keep_metrics_until
+from ernie_vilg.tracking.tracker import keep_metrics_until
 from launch import supervise
-from launch.composition import compose_program
-from launch.stages import StageState, read_state, write_state
+from launch.jobs.stages import StageState, read_state, write_state
+from launch.support.composition import compose_program
+from tests.checkpoint.checkpoint_runs import FakeEngine, checkpoints_of, saved_run
 from tests.fuzz.mutate_bytes import mutate_bytes, mutate_json, mutate_lines, mutate_value
 from tests.fuzz.target import Content, Files, Outcome, Special, Target, files_below, require
-from tests.training.checkpoint_runs import FakeEngine, checkpoints_of, saved_run
 
 LEADER = Launch(rank=0, local_rank=0, world_size=1)
 _NEWEST = "checkpoints/step_00000020/"

@@ -13,12 +13,12 @@ import torch.distributed as dist
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.stopping import StoppingConfig
-from ernie_vilg.parallel.collectives import agree_max, barrier
-from ernie_vilg.parallel.groups import start_processes
-from ernie_vilg.training.run_lock import RunLock
-from ernie_vilg.training.stopping import Stopping, StopReason
-from launch.environment import is_launched, read_launch
-from launch.launchers import find_launchers, stop_with_launchers
+from ernie_vilg.parallel.layout.collectives import agree_max, barrier
+from ernie_vilg.parallel.layout.groups import start_processes
+from ernie_vilg.resilience.stopping import Stopping, StopReason
+from ernie_vilg.runs.run_lock import RunLock
+from launch.support.environment import is_launched, read_launch
+from launch.support.launchers import find_launchers, stop_with_launchers
 
 GRACE_SECONDS = 8.0
 STEP_SECONDS = 0.1

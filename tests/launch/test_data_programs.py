@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
-from ernie_vilg.manifest import read_manifest
+from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import save_image_tokenizer

@@ -16,18 +16,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from data_pipelines.shapes import all_scenes, caption_of, draw_scene
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.model.weights import CONFIG_NAME, WEIGHTS_NAME, save_weights
+from ernie_vilg.shapes.scenes import all_scenes, caption_of, draw_scene
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import load_image_tokenizer, save_image_tokenizer
-from launch.composition import compose_program
-from launch.program import CONF_FOLDER
+from launch.support.composition import compose_program
+from launch.support.program import CONF_FOLDER
 from tests.model.tiny import tiny_model
 
 SCENES = list(all_scenes())[::97]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg.training.phases import Phase
+from ernie_vilg.runs.phases import Phase
 from launch import drill
 from launch.drills import catalogue as drills
 from launch.drills.catalogue import DrillFailedError, Finding
 from launch.drills.faults import Fault, FaultyPhases
-from launch.program import CONF_FOLDER
+from launch.support.program import CONF_FOLDER
 
 
 def run_program(name: str, *words: str, seconds: float) -> "subprocess.CompletedProcess[str]":

@@ -11,8 +11,8 @@ import pytest
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.generation.pipeline import ErnieVilg
-from launch.composition import compose_program
 from launch.drills.data_set import DataSet, make_data_set
+from launch.support.composition import compose_program
 from tests.distributed import run_distributed
 from tests.launch.test_pretrain import ROOT, launcher, settings, start
 from tests.training.runs import pretrain_here

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_pipelines.shapes import all_scenes, caption_of, draw_scene
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.model.initialization import initialize
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.model.weights import save_weights
+from ernie_vilg.shapes.scenes import all_scenes, caption_of, draw_scene
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import save_image_tokenizer
-from launch.program import CONF_FOLDER
+from launch.support.program import CONF_FOLDER
 from tests.child_time import seconds_of_children
 
 

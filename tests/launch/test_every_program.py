@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from ernie_vilg.config.schema import non_null
-from launch.composition import compose_program
-from launch.environment import read_launch
-from launch.help import help_text, settings_of
-from launch.program import CONF_FOLDER
+from launch.support.composition import compose_program
+from launch.support.environment import read_launch
+from launch.support.help import help_text, settings_of
+from launch.support.program import CONF_FOLDER
 from tests.test_configs import REQUIRED_SETTINGS as REQUIRED
 
 ROOT = CONF_FOLDER.parent

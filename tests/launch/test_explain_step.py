@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from launch.composition import compose_program
 from launch.drills.data_set import make_data_set
-from launch.program import CONF_FOLDER
-from tests.training.past_run import consume, run_config
+from launch.support.composition import compose_program
+from launch.support.program import CONF_FOLDER
+from tests.forensics.past_run import consume, run_config
 
 
 def explain(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":

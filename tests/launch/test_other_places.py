@@ -120,7 +120,7 @@ def test_a_job_folder_is_made_behind_its_link(tmp_path: Path) -> None:
 
 
 def test_a_cache_is_made_behind_its_link(tmp_path: Path) -> None:
-    from ernie_vilg.data.shard_cache import ShardCache
+    from ernie_vilg.data.shards.shard_cache import ShardCache
 
     (tmp_path / "link").symlink_to("scratch/cache")
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.ports import free_port
+from ernie_vilg.system.ports import free_port
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import save_image_tokenizer
-from launch.composition import compose_program
+from launch.support.composition import compose_program
 
 ROOT = Path(__file__).parents[2]
 MARKERS = {

@@ -14,7 +14,7 @@ from ernie_vilg.planning.calibration import Correction
 from ernie_vilg.planning.history import RunRecord, deciding_settings, write_record
 from ernie_vilg.planning.plan import plan
 from launch import plan as program
-from launch.composition import compose_program
+from launch.support.composition import compose_program
 
 WORDS = ["experiment=base_300m", "num_gpus=8", "gpu=h100-80gb"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ernie_vilg.ports import free_port
-from ernie_vilg.training.wandb_file import logged_history
+from ernie_vilg.system.ports import free_port
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
-from launch.program import CONF_FOLDER
+from launch.support.program import CONF_FOLDER
+from tests.tracking.wandb_file import logged_history
 
 ROOT = CONF_FOLDER.parent
 PROGRAMS = Path(sys.executable).parent

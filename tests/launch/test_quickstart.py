@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.program import CONF_FOLDER
+from launch.support.program import CONF_FOLDER
 
 _MINIATURE = {
     "draw_shapes": ["train_scenes=256", "held_out_scenes=8"],

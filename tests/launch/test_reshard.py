@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg.parallel.whole_state import parameter_shapes
-from ernie_vilg.training.commit import (
+from ernie_vilg.checkpoint.consolidated import discard_outdated, universal_path
+from ernie_vilg.checkpoint.folder import (
     PRETRAIN_PARTS,
     checkpoint_path,
     read_manifest,
     verify_checkpoint,
     write_manifest,
 )
-from ernie_vilg.training.reshard import reshard
-from ernie_vilg.training.universal import discard_outdated, universal_path
-from launch.composition import compose_program
-from launch.program import CONF_FOLDER
+from ernie_vilg.checkpoint.reshard import reshard
+from ernie_vilg.parallel.state.whole_state import parameter_shapes
+from launch.support.composition import compose_program
+from launch.support.program import CONF_FOLDER
 from tests.distributed import run_distributed
 from tests.parallel.resharding import SMALL, STEPS_TAKEN, Hop, take_hops
 

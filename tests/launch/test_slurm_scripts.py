@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.program import CONF_FOLDER
+from launch.support.program import CONF_FOLDER
 
 ROOT = CONF_FOLDER.parent
 _RECORD = f"""#!{sys.executable} -IS
@@ -31,7 +31,7 @@ else:
 """
 _SRUN = """
 import signal, time
-if "launch.check_node" in sys.argv:
+if "launch.cluster.check_node" in sys.argv:
     sys.exit()
 with open(os.environ["CALLS"] + ".environment", "w") as environment:
     json.dump(dict(os.environ), environment)

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from ernie_vilg.ports import free_port
-from launch.program import CONF_FOLDER
+from ernie_vilg.system.ports import free_port
+from launch.support.program import CONF_FOLDER
 from tests.launch.stoppable_run import GRACE_SECONDS
 
 PROGRAMS = Path(sys.executable).parent

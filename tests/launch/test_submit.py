@@ -13,8 +13,8 @@ from ernie_vilg.config.cluster import SlurmConfig
 from ernie_vilg.config.submit import SubmitConfig
 from ernie_vilg.planning.history import RunRecord, write_record
 from launch import submit
-from launch.composition import compose_program
 from launch.submit import SCRIPT, sbatch_command, time_limit_warning
+from launch.support.composition import compose_program
 
 JOB = (
     "experiment=quickstart",

@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from launch.program import CONF_FOLDER
 from launch.supervise import Ending, newest_step
+from launch.support.program import CONF_FOLDER
 
 ROOT = CONF_FOLDER.parent
 

@@ -14,11 +14,11 @@ from ernie_vilg.config.image_tokenizer import (
     ReconstructionObjectiveConfig,
 )
 from ernie_vilg.config.launch import Launch
-from ernie_vilg.ports import free_port
-from ernie_vilg.training.run_lock import RunLock
-from launch.composition import compose_program
+from ernie_vilg.runs.run_lock import RunLock
+from ernie_vilg.system.ports import free_port
+from launch.support.composition import compose_program
 from tests.child_time import seconds_of_children
-from tests.training.tokenizer_run import write_shards
+from tests.tokenizer_training.tokenizer_run import write_shards
 
 PROGRAM = Path(__file__).parents[2] / "launch" / "train_image_tokenizer.py"
 BIN = Path(sys.executable).parent

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.composition import compose_program
 from launch.drills.data_set import DataSet, make_data_set
 from launch.drills.runs import DrilledRun
+from launch.support.composition import compose_program
 from tests.launch.two_hosts import ADDRESSES, INTERFACE, TwoHosts, why_not
 from tests.slurm.jobs import ROOT, tiny_settings
 

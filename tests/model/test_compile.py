@@ -32,7 +32,7 @@ def compiled_model(checkpointing: str) -> nn.Sequential:
     model.load_state_dict(tiny_model(CONFIG).state_dict())
     for layer in model:
         if isinstance(layer, Block):
-            # As ernie_vilg.parallel.build does, but without a C++ compiler.
+            # As ernie_vilg.parallel.engine.build does, but without a C++ compiler.
             layer.compile(fullgraph=True, dynamic=False, backend="aot_eager")
     return model
 

@@ -8,9 +8,9 @@ import torch
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches import Batch
-from ernie_vilg.parallel.engine import Engine
-from ernie_vilg.parallel.gather import gather_to_leader
+from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.state.gather import gather_to_leader
 from tests.parallel.saved import save_to
 from tests.training.runs import MODEL, start, tiny_run
 

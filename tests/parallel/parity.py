@@ -23,10 +23,10 @@ from ernie_vilg.config.pretrain import (
     PretrainConfig,
     TrainingConfig,
 )
-from ernie_vilg.data.batches import Batch
-from ernie_vilg.parallel.build import build_engine
-from ernie_vilg.parallel.groups import build_groups, start_processes
-from ernie_vilg.parallel.precision import machine_precision
+from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.parallel.engine.build import build_engine
+from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.vocabulary import text_slots
 from tests.distributed import run_distributed
 from tests.model import tiny

@@ -15,22 +15,22 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from torch import Tensor
 
+from ernie_vilg.checkpoint.checkpoints import Checkpoints
+from ernie_vilg.checkpoint.folder import checkpoint_path
+from ernie_vilg.checkpoint.reshard import load_resharded
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.initialization import original_name, split_dimension
-from ernie_vilg.parallel.build import build_engine
-from ernie_vilg.parallel.collectives import gather_everywhere
-from ernie_vilg.parallel.engine import Engine
-from ernie_vilg.parallel.gather import gather_to_leader
-from ernie_vilg.parallel.groups import Groups, build_groups, start_processes
-from ernie_vilg.parallel.optimizer import WEIGHT_AVERAGE
-from ernie_vilg.parallel.universal import MOMENTS, WEIGHTS
-from ernie_vilg.training.checkpoint import Checkpoints
-from ernie_vilg.training.commit import checkpoint_path
-from ernie_vilg.training.phases import Phases
-from ernie_vilg.training.reshard import load_resharded
+from ernie_vilg.parallel.engine.build import build_engine
+from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
+from ernie_vilg.parallel.layout.collectives import gather_everywhere
+from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
+from ernie_vilg.parallel.state.consolidate import MOMENTS, WEIGHTS
+from ernie_vilg.parallel.state.gather import gather_to_leader
+from ernie_vilg.runs.phases import Phases
 from tests.parallel.parity import MODEL, Row, Variant, config_of, micro_batches
 
 STEPS_TAKEN = 2

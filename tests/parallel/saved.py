@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from ernie_vilg.parallel.engine import Engine
-from ernie_vilg.parallel.snapshot import Snapshot
+from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.engine.snapshot import Snapshot
 
 
 def save_to(engine: Engine, folder: Path) -> None:

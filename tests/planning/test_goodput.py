@@ -4,7 +4,7 @@ import pytest
 
 from ernie_vilg.planning.goodput import goodput
 from ernie_vilg.planning.work import Work, work_of_model
-from launch.composition import compose_program
+from launch.support.composition import compose_program
 
 _WORDS = ["experiment=ernie_vilg_10b", "num_gpus=1000", "gpu=h100-80gb"]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from ernie_vilg.planning.layouts import candidate_layouts, override_line
-from launch.composition import compose_program
+from launch.support.composition import compose_program
 
 _WORDS = ["experiment=quickstart", "gpu=h100-80gb"]
 

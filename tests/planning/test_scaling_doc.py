@@ -9,7 +9,7 @@ from benchmarks.plan_peers import compare, table
 from ernie_vilg.planning.calibration import Correction
 from ernie_vilg.planning.plan import plan
 from ernie_vilg.planning.report import scaling_table
-from launch.composition import compose_program
+from launch.support.composition import compose_program
 
 _DOC = Path(__file__).parents[2] / "docs/scaling.md"
 

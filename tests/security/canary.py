@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.data.shards import npy
+from tests.data.token_shards import npy
 
 
 class Payload:

@@ -15,25 +15,25 @@ import pytest
 import torch
 import webdataset
 
-from ernie_vilg.data.batches import Share, TokenBatches
-from ernie_vilg.data.images import ImageReader
-from ernie_vilg.data.reader import read_shard
-from ernie_vilg.data.shard_index import describe_shard
-from ernie_vilg.manifest import (
+from ernie_vilg.checkpoint.folder import MANIFEST_NAME, checkpoint_path, describe_files
+from ernie_vilg.checkpoint.folder import write_manifest as write_checkpoint_manifest
+from ernie_vilg.data.batches.image_batches import ImageReader
+from ernie_vilg.data.batches.token_batches import Share, TokenBatches
+from ernie_vilg.data.shards.open_shards import read_shard
+from ernie_vilg.data.shards.shard_index import describe_shard
+from ernie_vilg.model.weights import load_weights, save_weights
+from ernie_vilg.storage.files import sha256_of_json
+from ernie_vilg.storage.shard_manifest import (
     FILE_NAME,
     Manifest,
     read_manifest,
     write_manifest,
 )
-from ernie_vilg.model.weights import load_weights, save_weights
-from ernie_vilg.storage.files import sha256_of_json
-from ernie_vilg.training.commit import MANIFEST_NAME, checkpoint_path, describe_files
-from ernie_vilg.training.commit import write_manifest as write_checkpoint_manifest
+from tests.checkpoint.checkpoint_runs import IDENTITY, FakeEngine, checkpoints_of, saved_run
 from tests.data.image_shards import images_of, write_image_shards
-from tests.data.shards import MEMBERS, MODEL, npy, sequence_of
+from tests.data.token_shards import MEMBERS, MODEL, npy, sequence_of
 from tests.model.tiny import CONFIG, tiny_model
 from tests.security.canary import Canary
-from tests.training.checkpoint_runs import IDENTITY, FakeEngine, checkpoints_of, saved_run
 
 WEIGHTS = "state/weights_0.pt"
 

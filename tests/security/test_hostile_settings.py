@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 import torch
 
-from ernie_vilg.manifest import (
+from ernie_vilg.runs.run_folder import read_settings, write_run
+from ernie_vilg.storage.shard_manifest import (
     FILE_NAME,
     read_manifest,
     read_manifest_at,
 )
-from ernie_vilg.training.run_folder import read_settings, write_run
-from launch.composition import compose_program
-from launch.program import CONF_FOLDER
-from tests.data.shards import write_token_shards
+from launch.support.composition import compose_program
+from launch.support.program import CONF_FOLDER
+from tests.data.token_shards import write_token_shards
 from tests.security.canary import Canary
 from tests.training.runs import tiny_run
 

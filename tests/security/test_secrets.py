@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from ernie_vilg.config.tracking import TrackingConfig
-from ernie_vilg.training.run_folder import write_run
-from ernie_vilg.training.tracking import RunTracker, logged_settings
-from ernie_vilg.training.wandb_process import Orders, WandbProcess
+from ernie_vilg.runs.run_folder import write_run
+from ernie_vilg.tracking.tracker import RunTracker, logged_settings
+from ernie_vilg.tracking.wandb_process import Orders, WandbProcess
 from launch.drills.data_set import DataSet, make_data_set
 from tests.launch.test_pretrain import ROOT, settings
+from tests.tracking.wandb_servers import black_hole, failing_server
 from tests.training.runs import tiny_run
-from tests.training.wandb_servers import black_hole, failing_server
 
 KEY = "c0ffee0123456789c0ffee0123456789c0ffee42"  # as long as W&B's keys are
 IN_ENVIRONMENT = {
@@ -106,7 +106,7 @@ def test_an_unexpected_error_does_not_repeat_the_command_line(tmp_path: Path) ->
     program = tmp_path / "program.py"
     program.write_text(
         "from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig as Config\n"
-        "from launch.program import program\n"
+        "from launch.support.program import program\n"
         "@program('train_image_tokenizer', Config)\n"
         "def main(config): raise RuntimeError('nobody foresaw this')\n"
         "main()\n"

@@ -4,13 +4,13 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.program import CONF_FOLDER
+from launch.support.program import CONF_FOLDER
 
 ROOT = CONF_FOLDER.parent
 UNPICKLES_AFTER_CHECKING_HASHES = {
     # DeepSpeed's own files, which hold its classes:
-    "ernie_vilg/parallel/universal.py",
-    "ernie_vilg/parallel/whole_state.py",
+    "ernie_vilg/parallel/state/consolidate.py",
+    "ernie_vilg/parallel/state/whole_state.py",
     "launch/drills/runs.py",  # compares the states of its own runs
 }
 FORBIDDEN_IMPORTS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from ernie_vilg.ports import free_port
+from ernie_vilg.system.ports import free_port
 
 PROGRAMS = ("mariadb-install-db", "mariadbd", "slurmdbd", "sacctmgr")
 

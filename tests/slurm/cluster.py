@@ -24,8 +24,8 @@ from typing import Self
 
 import psutil
 
-from ernie_vilg.ports import free_port
-from launch.program import CONF_FOLDER
+from ernie_vilg.system.ports import free_port
+from launch.support.program import CONF_FOLDER
 from tests.slurm.accounts import Accounts, choose_accounts
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
@@ -268,7 +268,7 @@ class SlurmCluster:
         wait_until((self.folder / "munge.socket").exists, "munged listens")
 
     def _start(self, name: str, *words: str) -> None:
-        guard = (sys.executable, "-m", "launch.stage_guard", str(os.getpid()))
+        guard = (sys.executable, "-m", "launch.jobs.stage_guard", str(os.getpid()))
         with (self.folder / f"{name}.output").open("wb") as output:
             self.daemons[name] = subprocess.Popen(
                 (*guard, *words),

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.composition import compose_program
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, TEXT_VOCAB_SIZE, DataSet
 from launch.drills.runs import DrilledRun
-from launch.program import CONF_FOLDER
+from launch.support.composition import compose_program
+from launch.support.program import CONF_FOLDER
 from tests.slurm.cluster import SlurmCluster, wait_until
 
 ROOT = CONF_FOLDER.parent

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg.manifest import read_manifest
-from ernie_vilg.training.commit import committed_checkpoints
-from ernie_vilg.training.tracking import METRICS_NAME
+from ernie_vilg.checkpoint.folder import committed_checkpoints
+from ernie_vilg.storage.shard_manifest import read_manifest
+from ernie_vilg.tracking.tracker import METRICS_NAME
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 from launch.drills.data_set import DataSet
 from tests.slurm.cluster import SlurmCluster, wait_until

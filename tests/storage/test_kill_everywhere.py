@@ -15,6 +15,8 @@ from PIL import Image
 from data_pipelines.build import build_image_shards
 from data_pipelines.encode import encode_image_shards
 from data_pipelines.outputs import output_folder
+from ernie_vilg.checkpoint import export
+from ernie_vilg.checkpoint.folder import PRETRAIN_PARTS, checkpoint_path, write_manifest
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
@@ -25,13 +27,11 @@ from ernie_vilg.text_tokenizer import (
     train_text_tokenizer,
     write_text_tokenizer,
 )
-from ernie_vilg.training import export
-from ernie_vilg.training.commit import PRETRAIN_PARTS, checkpoint_path, write_manifest
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import load_image_tokenizer, save_image_tokenizer
+from tests.checkpoint.checkpoint_runs import FakeEngine, checkpoints_of
 from tests.distributed import run_distributed
 from tests.storage.kills import Action, kill_everywhere
-from tests.training.checkpoint_runs import FakeEngine, checkpoints_of
 from tests.training.runs import MODEL
 
 CAPTIONS = ["a red circle", "一个红色的圆", "two blue squares"]

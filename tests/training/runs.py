@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ernie_vilg.checkpoint.checkpoints import Checkpoints
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
@@ -23,24 +24,23 @@ from ernie_vilg.config.pretrain import (
     PretrainConfig,
     TrainingConfig,
 )
-from ernie_vilg.data.batches import Share, TokenBatches
-from ernie_vilg.manifest import read_manifest
-from ernie_vilg.parallel.build import build_engine
-from ernie_vilg.parallel.communication import Communication
-from ernie_vilg.parallel.engine import Engine
-from ernie_vilg.parallel.groups import build_groups, start_processes
-from ernie_vilg.parallel.step_times import instrument
-from ernie_vilg.training.checkpoint import Checkpoints
+from ernie_vilg.data.batches.token_batches import Share, TokenBatches
+from ernie_vilg.parallel.engine.build import build_engine
+from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.layout.groups import build_groups, start_processes
+from ernie_vilg.parallel.timing.collective_watch import Communication
+from ernie_vilg.parallel.timing.step_times import instrument
+from ernie_vilg.resilience.stopping import Stopping
+from ernie_vilg.resilience.stragglers import Stragglers
+from ernie_vilg.runs.phases import Phases
+from ernie_vilg.storage.shard_manifest import read_manifest
+from ernie_vilg.training.callbacks import Observers
 from ernie_vilg.training.guards import Guard
 from ernie_vilg.training.loop import Trainer
-from ernie_vilg.training.observers import Observers
-from ernie_vilg.training.phases import Phases
 from ernie_vilg.training.pretrain import Surroundings, pretrain
 from ernie_vilg.training.step_log import SilentStepLog
-from ernie_vilg.training.stopping import Stopping
-from ernie_vilg.training.stragglers import Stragglers
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, TEXT_VOCAB_SIZE, DataSet
-from tests.data.shards import sequence_of
+from tests.data.token_shards import sequence_of
 
 MODEL = ModelConfig(
     hidden_size=16,

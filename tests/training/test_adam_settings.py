@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches import Batch
-from ernie_vilg.parallel.build import build_engine
-from ernie_vilg.parallel.engine import Engine
+from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.parallel.engine.build import build_engine
+from ernie_vilg.parallel.engine.engine import Engine
 from tests.distributed import run_distributed
 from tests.training.runs import MODEL, checkpoints_of, start, tiny_run
 

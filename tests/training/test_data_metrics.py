@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg.data.quarantine import QUARANTINE_NAME
-from ernie_vilg.manifest import read_manifest
+from ernie_vilg.data.sequence.quarantine import QUARANTINE_NAME
+from ernie_vilg.storage.shard_manifest import read_manifest
 from launch.drills.data_set import make_data_set
 from tests.distributed import run_distributed
-from tests.training.past_run import run_config
+from tests.forensics.past_run import run_config
 from tests.training.runs import pretrain_here
 
 

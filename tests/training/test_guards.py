@@ -15,12 +15,12 @@ import torch
 from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches import Share, TokenBatches
-from ernie_vilg.data.skip_log import read_skips
-from ernie_vilg.data.token_reader import TokenReader
-from ernie_vilg.manifest import read_manifest
-from ernie_vilg.parallel.guard import Verdict
-from ernie_vilg.parallel.replicas import Difference, ReplicaReport
+from ernie_vilg.data.batches.token_batches import Share, TokenBatches
+from ernie_vilg.data.batches.token_reader import TokenReader
+from ernie_vilg.data.records.skipped_updates import read_skips
+from ernie_vilg.parallel.engine.update_guard import Verdict
+from ernie_vilg.parallel.state.compare_replicas import Difference, ReplicaReport
+from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.training.guards import (
     Guard,
     ReplicaMismatch,
@@ -29,7 +29,7 @@ from ernie_vilg.training.guards import (
     skip_line,
     skip_writer,
 )
-from tests.data.shards import sequence_of, write_token_shards
+from tests.data.token_shards import sequence_of, write_token_shards
 from tests.distributed import run_distributed
 from tests.training.runs import start, tiny_run
 

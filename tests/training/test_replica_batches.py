@@ -11,12 +11,12 @@ import torch.distributed as dist
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.loss_log import read_losses
-from ernie_vilg.data.position_reader import DataSource
-from ernie_vilg.manifest import read_manifest
-from ernie_vilg.parallel.groups import build_groups, start_processes
+from ernie_vilg.data.records.damage_log import read_losses
+from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.parallel.layout.groups import build_groups, start_processes
+from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.training.replica_batches import agreed_quarantine, replica_batches
-from tests.data.shards import sequence_of, write_token_shards
+from tests.data.token_shards import sequence_of, write_token_shards
 from tests.distributed import run_distributed
 from tests.training.runs import tiny_run
 

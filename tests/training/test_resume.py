@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.data.shards import write_token_shards
+from tests.data.token_shards import write_token_shards
 from tests.distributed import run_distributed
 from tests.training.runs import run, run_until_a_worker_dies, tiny_run
 

@@ -1,0 +1,1 @@
+"""Checkpoints: commit, search, retention, resharding, export."""

@@ -1,0 +1,271 @@
+"""When a checkpoint of a pretraining run exists: once it is committed.
+
+A save copies the state into host memory and returns; a thread of every rank writes its files
+into a temporary folder, hashes them and reads them back. At a later step, when no rank writes
+any more, all commit together: the manifest with the hashes is written last, and the folder gets
+its name by one rename. What has no such name was never committed and is removed by the next
+start. Loading checks every hash before any file is read, and falls back to the newest checkpoint
+whose hashes hold.
+
+A run's first checkpoint is that of step 0, before its first step. A run folder that has
+metrics but no checkpoint has therefore lost its checkpoints, and is not started again.
+
+Source: ours; the snapshot is that of CheckFreq (Mohan et al., FAST 2021).
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ernie_vilg.checkpoint.committer import (
+    Committer,
+    PendingSave,
+    RunFacts,
+    temporary_path,
+)
+from ernie_vilg.checkpoint.folder import check_fresh, check_identity, checkpoints_folder
+from ernie_vilg.checkpoint.reshard import load_resharded
+from ernie_vilg.checkpoint.retention import Retention
+from ernie_vilg.checkpoint.search import FoundCheckpoint, find_newest, leader_acts
+from ernie_vilg.checkpoint.writer import ShareWriter
+from ernie_vilg.config.checkpoint import CheckpointConfig
+from ernie_vilg.errors import InputError
+from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.engine.snapshot import Snapshot
+from ernie_vilg.parallel.layout.collectives import LEADER, agree_max, gather_everywhere
+from ernie_vilg.runs.phases import Phases
+from ernie_vilg.storage.files import clear_leftovers
+from ernie_vilg.tracking.tracker import METRICS_NAME
+
+_POLL_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """Saves have failed; the last committed checkpoint stands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveReport:
+    """What a save took."""
+
+    stall_seconds: float
+    """That training stood still on this rank: for the copy, and later for the commit."""
+    write_seconds: float
+    """From the first byte to the last one read back, on the slowest rank."""
+    bytes: int
+    """Of the checkpoint, all ranks together."""
+    snapshot_bytes: int
+    """Host memory of this rank's copy."""
+
+
+class Checkpoints:
+    """The checkpoints of one run folder, on one rank of a run."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: CheckpointConfig,
+        *,
+        identity_at: Callable[[int], Mapping[str, Any]],
+        data_at: Callable[[int], Mapping[str, Any]],
+        layout: Mapping[str, Any],
+        config_hash: str,
+        phases: Phases,
+    ) -> None:
+        """Prepare to save and restore.
+
+        Args:
+            run_dir: the run's folder, on a file system that all ranks see.
+            config: when, how and what is kept.
+            identity_at: JSON values that a checkpoint of a step must share with the run that
+                resumes it: model, data order so far, lineage, precision.
+            data_at: JSON values that say where the data stand after a step, for people.
+            layout: JSON values of how the state is spread over ranks. A checkpoint of another
+                layout is put together and spread anew.
+            config_hash: SHA-256 of all settings, for people.
+            phases: hears of the points that a save passes.
+        """
+        self._run_dir = run_dir
+        self._config = config
+        self._facts = RunFacts(
+            identity_at=identity_at, data_at=data_at, layout=dict(layout), config_hash=config_hash
+        )
+        self._retention = Retention(run_dir, keep=config.keep, keep_every=config.keep_every)
+        self._committer = Committer(run_dir, self._facts, self._retention, phases)
+        self._writer = ShareWriter(phases)
+        self._snapshot = Snapshot()
+        self._pending: PendingSave | None = None
+        self._stall_seconds = 0.0  # of the pending save
+        self._failures: list[str] = []  # in a row
+        self.restored_state: dict[str, Any] = {}
+        """What was passed to the `save` that the restored checkpoint is of."""
+        self.last_save: SaveReport | None = None
+        """Of the last checkpoint that was committed in this process."""
+        self.last_step: int | None = None
+        """Of the newest checkpoint that was committed or loaded in this process."""
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this rank's thread writes; `commit_written` would wait for it."""
+        return self._writer.is_writing
+
+    def restore(self, engine: Engine) -> int:
+        """Load the newest checkpoint that verifies; save one of step 0 in an empty folder.
+
+        All ranks must call.
+
+        Returns:
+            the number of steps taken so far.
+
+        Raises:
+            InputError: no checkpoint of a non-empty run folder verifies, or the newest one
+                is of another model, data order or lineage.
+            CheckpointError: the first checkpoint cannot be saved.
+        """
+        rank = engine.groups.rank
+        folder = checkpoints_folder(self._run_dir)
+        _require(leader_acts(rank, lambda: clear_leftovers(folder)))
+        found = find_newest(self._run_dir, rank, engine.groups.world_size)
+        if found is not None:
+            step = self._load(engine, found)
+            _require(leader_acts(rank, lambda: self._committer.settle(step)))
+            return step
+        _require(leader_acts(rank, lambda: check_fresh(self._run_dir, METRICS_NAME)))
+        self.save(engine, 0)
+        self.finish()  # metrics without a checkpoint are a run that has lost it
+        return 0
+
+    def reload(self, engine: Engine) -> int:
+        """Go back to the newest checkpoint that verifies; all ranks must call.
+
+        Returns:
+            the step it was saved after.
+
+        Raises:
+            InputError: none verifies.
+        """
+        self._wait()
+        found = find_newest(self._run_dir, engine.groups.rank, engine.groups.world_size)
+        if found is None:
+            raise InputError(
+                f"{self._run_dir} has no checkpoint that verifies: restore its checkpoints folder"
+            )
+        return self._load(engine, found)
+
+    def save(self, engine: Engine, step: int, *, state: Mapping[str, Any] | None = None) -> None:
+        """Begin a checkpoint of the state after `step` steps; all ranks must call.
+
+        Args:
+            engine: whose state is copied.
+            step: steps taken.
+            state: JSON values that `restored_state` gives back.
+
+        Raises:
+            CheckpointError: more than `checkpoint.max_failed_saves` in a row have failed.
+        """
+        self._wait()
+        started, rank = time.monotonic(), engine.groups.rank
+        self._snapshot.clear()
+        engine.save(self._snapshot)
+        needed_bytes = sum(gather_everywhere(self._snapshot.num_bytes))
+        problem = leader_acts(rank, lambda: self._committer.make_room(step, needed_bytes))
+        if problem is not None:
+            self._note_failure(rank, step, problem)
+            return
+        self._writer.start(temporary_path(self._run_dir, step), self._snapshot.files, rank)
+        self._pending = PendingSave(step=step, state=dict(state or {}), needed_bytes=needed_bytes)
+        self._stall_seconds = time.monotonic() - started
+        if not self._config.asynchronous:
+            self._wait()
+
+    def commit_written(self) -> None:
+        """Commit what was written in the background, if anything; all ranks must call.
+
+        They do so when none of them `is_writing`.
+
+        Raises:
+            CheckpointError: more than `checkpoint.max_failed_saves` in a row have failed.
+        """
+        if self._pending is None:
+            return
+        started = time.monotonic()
+        pending, self._pending = self._pending, None
+        share = self._writer.result()
+        self._snapshot.clear()
+        shares = gather_everywhere(share)
+        problem = leader_acts(share.rank, lambda: self._committer.commit(pending, shares))
+        if problem is not None:
+            self._note_failure(share.rank, pending.step, problem)
+            return
+        self._failures = []
+        self.last_step = pending.step
+        self.last_save = SaveReport(
+            stall_seconds=self._stall_seconds + time.monotonic() - started,
+            write_seconds=max(share.seconds for share in shares),
+            bytes=sum(entry.bytes for share in shares for entry in share.files),
+            snapshot_bytes=self._snapshot.num_bytes,
+        )
+
+    def finish(self) -> None:
+        """Wait until everything is written and committed; all ranks must call.
+
+        Raises:
+            CheckpointError: the last save failed.
+        """
+        self._wait()
+        self._retention.finish()
+        if self._failures:
+            raise CheckpointError(f"{self._failures[-1]}; {self._what_stands()}")
+
+    def _wait(self) -> None:
+        """Wait for a save that is under way, in small agreements that no time-out ends."""
+        if self._pending is None:
+            return
+        started = time.monotonic()
+        while any(agree_max([self.is_writing])):
+            self._writer.wait(_POLL_SECONDS)
+        self._stall_seconds += time.monotonic() - started
+        self.commit_written()
+
+    def _load(self, engine: Engine, found: FoundCheckpoint) -> int:
+        rank, folder, manifest = engine.groups.rank, found.folder, found.manifest
+        step = int(manifest["step"])
+        theirs, identity_at = manifest["identity"], self._facts.identity_at
+        _require(leader_acts(rank, lambda: check_identity(folder, theirs, identity_at(step))))
+        self.restored_state, self.last_step = dict(manifest["state"]), step
+        if manifest["layout"] == self._facts.layout:
+            engine.load(folder)
+        elif step == 0:  # fresh weights are the same under every layout
+            self.save(engine, 0)
+            self.finish()
+        else:
+            load_resharded(engine, folder, self._run_dir)
+        logger.info("resumed from %s", folder)
+        return step
+
+    def _note_failure(self, rank: int, step: int, problem: str) -> None:
+        """Warn, or stop the run, alike on all ranks."""
+        self._failures.append(f"the checkpoint of step {step} could not be saved: {problem}")
+        if len(self._failures) > self._config.max_failed_saves:
+            raise CheckpointError(
+                f"{self._failures[-1]}; {len(self._failures)} saves in a row have failed "
+                f"(checkpoint.max_failed_saves={self._config.max_failed_saves}); "
+                f"{self._what_stands()}"
+            )
+        if rank == LEADER:
+            logger.warning("%s; %s", self._failures[-1], self._what_stands())
+
+    def _what_stands(self) -> str:
+        if self.last_step is None:
+            return f"{self._run_dir} has no checkpoint yet: make room, and start again"
+        return f"the checkpoint of step {self.last_step} stands"
+
+
+def _require(problem: str | None) -> None:
+    if problem is not None:
+        raise InputError(problem)

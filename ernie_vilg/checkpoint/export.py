@@ -1,0 +1,130 @@
+"""From a run's newest checkpoint to one weights folder.
+
+Source: ours.
+"""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from data_pipelines.outputs import output_folder
+from ernie_vilg.checkpoint.folder import (
+    MANIFEST_NAME,
+    PRETRAIN_PARTS,
+    newest_checkpoint,
+    read_manifest,
+)
+from ernie_vilg.config.model import ModelConfig, model_config_from_json
+from ernie_vilg.config.schema import from_json
+from ernie_vilg.errors import InputError
+from ernie_vilg.model.initialization import original_name
+from ernie_vilg.model.weights import (
+    CONFIG_NAME,
+    IMAGE_TOKENIZER_FOLDER,
+    TEXT_TOKENIZER_FOLDER,
+    save_weights,
+)
+from ernie_vilg.parallel.engine.engine import CHECKPOINT_TAG
+from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
+from ernie_vilg.parallel.state.consolidate import WEIGHTS, gather_weights
+from ernie_vilg.parallel.state.whole_state import parameter_shapes, require_parameters
+from ernie_vilg.runs.run_folder import read_run
+from ernie_vilg.storage.locations import check_apart
+from ernie_vilg.text_tokenizer import TextTokenizer
+from ernie_vilg.vqgan.weights import load_image_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def export(run_dir: Path, output_dir: str | Path, *, overwrite: bool, average: bool) -> int:
+    """Write the weights folder of a run's newest verified checkpoint.
+
+    Split weights of any layout are put together on this machine's CPU, in float32.
+
+    Args:
+        run_dir: a run folder of launch/pretrain.py.
+        output_dir: the weights folder to write.
+        overwrite: whether an existing folder may be replaced.
+        average: whether to write the moving average of the weights, not those of the last step.
+
+    Returns:
+        the step of the checkpoint.
+
+    Raises:
+        InputError: no checkpoint verifies, the tokenizers are not those of the run, the run
+            kept no average, or `output_dir` must not be written.
+    """
+    check_apart("run", str(run_dir), "output_dir", str(output_dir))
+    # The lock comes first: gathering takes long.
+    with output_folder(output_dir, overwrite=overwrite, marker=CONFIG_NAME) as folder:
+        step = _export(run_dir, folder, average=average)
+    logger.info("wrote %s of step %d", output_dir, step)
+    return step
+
+
+def _export(run_dir: Path, folder: Path, *, average: bool) -> int:
+    checkpoint = newest_checkpoint(run_dir, PRETRAIN_PARTS)
+    if checkpoint is None:
+        raise InputError(
+            f"{run_dir} has no checkpoint that verifies: name the run_dir of a launch/pretrain.py "
+            "run"
+        )
+    manifest = read_manifest(checkpoint)
+    if manifest["step"] == 0:
+        raise InputError(f"{run_dir} has taken no step yet: wait for its next checkpoint")
+    identity = manifest["identity"]
+    run = read_run(run_dir)
+    name = f"{checkpoint}/{MANIFEST_NAME}: identity.lineage"
+    of_texts: Any = Mapping[str, str]
+    lineage = from_json(identity.get("lineage"), of_texts, name)
+    _check_tokenizers(run, lineage)
+    config, weights = whole_weights(checkpoint, average=average)
+    about = {"step": manifest["step"], "average": average, "lineage": lineage}
+    shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
+    shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
+    save_weights(folder, config, weights, about)  # last: it hashes the tokenizers, too
+    return int(manifest["step"])
+
+
+def whole_weights(checkpoint: Path, *, average: bool) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Put the weights of a checkpoint of any layout together.
+
+    Args:
+        checkpoint: a checkpoint's folder that verifies, of a step above 0: before the first step
+            there is no optimizer's state, from which the weights are put together.
+        average: whether to take the moving average of the weights, not those of the last step.
+
+    Returns:
+        the model's shape, and every parameter by name, whole, float32 on the CPU.
+
+    Raises:
+        InputError: the checkpoint is of another version of the model, or holds no average.
+    """
+    config = model_config_from_json(read_manifest(checkpoint)["identity"].get("model"))
+    state = WEIGHT_AVERAGE if average else WEIGHTS
+    weights = {
+        name: value
+        for name, value in gather_weights(checkpoint / CHECKPOINT_TAG, state).items()
+        if original_name(name, config) == name  # the last stage has tied weights once more
+    }
+    require_parameters(set(weights), config)
+    return config, {
+        name: weights[name].view(shape) for name, shape in parameter_shapes(config).items()
+    }
+
+
+def _check_tokenizers(run: Mapping[str, str], lineage: Mapping[str, str]) -> None:
+    actual = {
+        "text_tokenizer": TextTokenizer.load(Path(run["text_tokenizer"])).sha256,
+        "image_tokenizer": load_image_tokenizer(Path(run["image_tokenizer"]))[1],
+    }
+    for name, sha256 in actual.items():
+        if sha256 != lineage.get(name):
+            raise InputError(
+                f"{run[name]} is not the {name} that the run was trained with (SHA-256 {sha256}, "
+                f"not {lineage.get(name)}): restore it"
+            )

@@ -1,0 +1,1 @@
+"""Samples to batches: tokens, pictures, workers, shared memory."""

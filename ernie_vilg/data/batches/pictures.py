@@ -1,0 +1,261 @@
+"""Pictures from bytes of unknown origin: which are read, and what becomes of odd ones.
+
+Only JPEG, PNG and WebP are opened, whatever a file's name says. The size is looked at before any
+pixel is decoded, so that a small file cannot unfold into gigabytes. Then: the EXIF orientation is
+applied, transparency is composited on white, of 16 bits the upper 8 are taken, of an animation
+the first frame. Colour profiles are not applied: values are read as sRGB. Metadata that cannot be
+read is passed over: a picture whose pixels decode is used.
+
+Files that shards are built from and pictures in shards are read by the same rules.
+
+Source: ours.
+"""
+
+import io
+import warnings
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from ernie_vilg.data.shards.damage import DamagedSampleError
+from ernie_vilg.data.shards.open_shards import KEY, OpenShard, Sample
+from ernie_vilg.errors import InputError
+
+READABLE_FORMATS = ("JPEG", "PNG", "WEBP")
+PICTURE_MEMBERS = ("png", "jpg", "jpeg", "webp")
+"""Extensions of pictures in shards; the first one that a sample has counts."""
+
+Pictures = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_ORIENTATION_CHUNKS = (
+    {b"eXIf", b"iTXt", b"tEXt", b"zTXt"},
+    {b"eXIf", b"iTXt"},
+    {b"eXIf"},
+)
+"""Chunks of metadata that may hold the orientation, kept in a second, third and fourth attempt."""
+_MAX_MENDED_BYTES = 64 << 20
+"""Largest file that is decoded again without its metadata."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Turns that make a picture upright, by its EXIF orientation."""
+
+
+class UnreadablePictureError(InputError):
+    """No JPEG, PNG or WebP, or a damaged one; the message says what was found."""
+
+
+class PictureSizeError(InputError):
+    """Not a size that the caller takes; the message says the size."""
+
+
+def open_picture(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
+    """Decode a file as an opaque image that stands upright.
+
+    Args:
+        file: its content, seekable.
+        is_right_size: asked about width and height in pixels, before the EXIF orientation, and
+            before any pixel is decoded.
+
+    Returns:
+        an RGB image.
+
+    Raises:
+        UnreadablePictureError: the file is no JPEG, PNG or WebP, or is damaged.
+        PictureSizeError: `is_right_size` refuses the picture, or it has more pixels than Pillow
+            opens.
+    """
+    try:
+        return _decode(file, is_right_size)
+    except UnreadablePictureError as error:
+        for content in _without_metadata(file):
+            try:
+                return _decode(io.BytesIO(content), is_right_size)
+            except UnreadablePictureError:
+                continue  # the first error says what is wrong with the file as it is
+        raise error
+
+
+def _decode(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Of metadata that is not used, and of sizes, which are looked at below.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=READABLE_FORMATS) as image:
+                # Whether it is right is raised below: here it would pass for damage.
+                width, height = image.size
+                if is_right_size(width, height):
+                    _halve_transparency(image)
+                    image.load()
+                    return on_white(_upright(image))
+    except Image.DecompressionBombError as error:
+        raise PictureSizeError(f"more pixels than Pillow opens ({error})") from error
+    except MemoryError:  # the size is right, so it is the machine that has none left
+        raise
+    except Exception as error:  # whatever Pillow makes of damaged bytes: there is no list of it
+        raise UnreadablePictureError(f"{type(error).__name__}: {error}") from error
+    raise PictureSizeError(f"{width} x {height} pixels")
+
+
+def _without_metadata(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the content of a PNG with less and less metadata; of another file, nothing.
+
+    Pillow refuses a picture for a comment of a wrong checksum. JPEG and WebP keep theirs until it
+    is asked for.
+    """
+    file.seek(0)
+    if file.read(len(_PNG)) != _PNG:
+        return
+    content = _PNG + file.read(_MAX_MENDED_BYTES)
+    if len(content) <= _MAX_MENDED_BYTES:
+        for kept in _ORIENTATION_CHUNKS:
+            yield _PNG + b"".join(_chunks(content, kept))
+
+
+def _chunks(content: bytes, kept: Collection[bytes]) -> Iterator[bytes]:
+    """Yield the chunks of a PNG that make its pixels, and whole ones of these metadata."""
+    start = len(_PNG)
+    while start < len(content):
+        name = content[start + 4 : start + 8]
+        end = start + 12 + int.from_bytes(content[start : start + 4])
+        chunk = content[start:end]
+        is_critical = name[:1].isupper() or name == b"tRNS"
+        if is_critical or (name in kept and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])):
+            yield chunk
+        start = end
+
+
+def _halve_transparency(image: Image.Image) -> None:
+    """Give a colour of 16 bits that means transparent in 8 bits, as Pillow gives the pixels."""
+    colour = image.info.get("transparency")
+    if isinstance(colour, tuple) and "RGB;16B" in str(getattr(image, "tile", "")):
+        # The lower bytes are gone: colours that differ in them alone become transparent too.
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as RGB, transparency composited on white."""
+    if image.mode.startswith("I"):
+        # 16 bits per pixel: Pillow would clip to 255 where the upper byte is meant.
+        values = np.asarray(image).astype(np.int64)
+        upper_byte = (values >> 8).clip(0, 255).astype(np.uint8)
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            upper_byte[values == transparent] = 255
+        return Image.fromarray(upper_byte).convert("RGB")
+    if not image.has_transparency_data:
+        # Where it is RGB already, a copy would cost a tenth of a picture's time.
+        return image if image.mode == "RGB" else image.convert("RGB")
+    with_alpha = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, with_alpha).convert("RGB")
+
+
+def upright_on_white(image: Image.Image) -> Image.Image:
+    """Return an opened image as `open_picture` returns one: RGB, upright, on white."""
+    return on_white(_upright(image))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPicture:
+    """A sample's picture as its shard holds it."""
+
+    name: str
+    """Of the sample, for messages."""
+    content: bytes | None
+    """Of its file; None where the sample has no picture."""
+
+    def decode(self, image_size: int) -> Pictures:
+        """Decode the picture.
+
+        Args:
+            image_size: pixels per side that the picture must have.
+
+        Returns:
+            uint8 [3, height, width], a read-only view with the channels of a pixel side by side:
+            to be copied to where the picture is needed.
+
+        Raises:
+            DamagedSampleError: there is no picture ("no_image"), it cannot be read
+                ("unreadable_image"), or is of another size ("image_size").
+        """
+        return _pixels(self.open(image_size))
+
+    def open(self, image_size: int) -> Image.Image:
+        """Return an RGB image; argument and errors as `decode`."""
+        if self.content is None:
+            raise DamagedSampleError(
+                "no_image",
+                f"{self.name} has none of {', '.join(PICTURE_MEMBERS)}: build the image shards "
+                "again",
+            )
+        size = (image_size, image_size)
+        try:
+            return open_picture(io.BytesIO(self.content), lambda *found: found == size)
+        except PictureSizeError as error:
+            raise DamagedSampleError(
+                "image_size",
+                f"{self.name} has {error} where the manifest says {image_size} x {image_size}: "
+                "build the image shards again",
+            ) from error
+        except UnreadablePictureError as error:
+            raise DamagedSampleError(
+                "unreadable_image",
+                f"{self.name} has a picture that cannot be read ({error}): build the image shards "
+                "again",
+            ) from error
+
+
+def fetch_picture(opened: OpenShard, index: int) -> EncodedPicture:
+    """Read the picture of a shard's sample, and no other member of it."""
+    member = _picture_member(opened.shard.members)
+    return EncodedPicture(
+        name=opened.describe(index),
+        content=None if member is None else opened.member(member, index),
+    )
+
+
+def picture_of(sample: Sample) -> EncodedPicture:
+    """Return the picture among a sample's members."""
+    member = _picture_member(sample)
+    return EncodedPicture(
+        name=f"sample {sample[KEY].decode()!r}",
+        content=None if member is None else sample[member],
+    )
+
+
+def decode_picture(sample: Sample, image_size: int) -> Pictures:
+    """Decode a sample's picture; size, result and errors as `EncodedPicture.decode`."""
+    return picture_of(sample).decode(image_size)
+
+
+def _picture_member(members: Collection[str]) -> str | None:
+    return next((name for name in PICTURE_MEMBERS if name in members), None)
+
+
+def _pixels(image: Image.Image) -> Pictures:
+    # Pillow keeps RGB in four bytes per pixel, which it hands out faster than it packs three.
+    padded = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
+    # [height, width, 4] to [3, height, width]
+    return padded.reshape(image.height, image.width, 4).transpose(2, 0, 1)[:3]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except MemoryError:
+        raise
+    except Exception:  # of EXIF that cannot be read nothing is known, and the pixels are there
+        turn = None
+    return image if turn is None else image.transpose(turn)

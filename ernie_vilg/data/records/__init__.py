@@ -1,0 +1,1 @@
+"""What a run writes about its data: ledger, damage, skipped updates."""

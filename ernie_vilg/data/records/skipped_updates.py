@@ -1,0 +1,160 @@
+"""The updates that a run left out, and which samples they would have been made of.
+
+`ledger/skips-<data rank>.jsonl` in the run folder has one line per update and replica. A line names
+the replica's samples in the words of `quarantine.jsonl`, so that a sample that turns out to be bad
+can be put there as it stands.
+
+Source: ours.
+"""
+
+import logging
+import math
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ernie_vilg.config.schema import from_json
+from ernie_vilg.data.batches.token_reader import TokenReader, TokenSequence
+from ernie_vilg.data.records.ledger import ledger_folder
+from ernie_vilg.data.sequence.sample_reader import Places
+from ernie_vilg.data.shards.damage import DamageError
+from ernie_vilg.data.shards.open_shards import KEY
+from ernie_vilg.storage.jsonl import append_records, read_records
+
+MAX_SAMPLES = 256
+"""Samples that one line names; of larger shares the first ones."""
+
+_REMEMBERED = 8  # steps; verdicts come one step late at most
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleName:
+    """One sample of an update."""
+
+    data_set: str
+    """Name within the run."""
+    shard: str
+    """File of its shard."""
+    index: int
+    """Within its shard."""
+    key: str
+    """Its key; empty where the shard could not be read again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    """One replica's part in an update that was left out."""
+
+    step: int
+    """The update, counted from 1."""
+    reason: str
+    """nan, inf or spike."""
+    loss: float | None
+    """Mean over the global batch; None where it is not finite."""
+    limit: float | None
+    """Above which it would have been a spike; None while there was no limit."""
+    gradient_norm: float | None
+    """Of the whole gradient; None where it is not finite."""
+    ranks: tuple[int, ...]
+    """Whose loss or gradients were not finite."""
+    first_position: int
+    """Of the replica's samples in the training sequence."""
+    num_positions: int
+    """Consecutive ones."""
+    samples: tuple[SampleName, ...]
+    """What stood there, at most `MAX_SAMPLES`; none where it is not known."""
+
+
+class RecentPlaces:
+    """Where the samples of the last steps came from, on one rank."""
+
+    def __init__(self) -> None:
+        self._places: OrderedDict[int, Places] = OrderedDict()
+
+    def remember(self, step: int, places: Places) -> None:
+        """Keep the places of a step, counted from 0, and forget old ones."""
+        self._places[step] = places
+        self._places.move_to_end(step)
+        while len(self._places) > _REMEMBERED:
+            self._places.popitem(last=False)
+
+    def at(self, step: int) -> Places | None:
+        """Return the places of a step, counted from 0; None where it is too long ago."""
+        return self._places.get(step)
+
+
+class SkipLog:
+    """The file of one replica; one of its processes writes it."""
+
+    def __init__(self, run_dir: Path, data_rank: int) -> None:
+        """Prepare the file.
+
+        Args:
+            run_dir: the run's folder.
+            data_rank: the replica.
+        """
+        self._path = ledger_folder(run_dir) / f"skips-{data_rank}.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    def write(self, skip: Skip) -> None:
+        """Add a line, down to the device."""
+        append_records(self._path, [asdict(skip)])
+
+
+def finite(value: float) -> float | None:
+    """Return a number that JSON has, None where it has none for it."""
+    return value if math.isfinite(value) else None
+
+
+def name_samples(sequence: TokenSequence, places: Places) -> tuple[SampleName, ...]:
+    """Return the names of samples, read again from their shards where that is possible.
+
+    Args:
+        sequence: that the places are of.
+        places: of some positions; the first `MAX_SAMPLES` are named.
+    """
+    rows = zip(
+        places.data_set.tolist(), places.shard_index.tolist(), places.index.tolist(), strict=True
+    )
+    reader = TokenReader(sequence)
+    try:
+        return tuple(
+            SampleName(
+                data_set=sequence.sources[data_set].name,
+                shard=sequence.sources[data_set].manifest.shards[shard_index].file,
+                index=index,
+                key=_key(reader, data_set, shard_index, index),
+            )
+            for data_set, shard_index, index in list(rows)[:MAX_SAMPLES]
+        )
+    finally:
+        reader.close()
+
+
+def read_skips(run_dir: Path) -> tuple[Skip, ...]:
+    """Return the lines of all replicas in the order of steps, then of positions.
+
+    A step that a run took twice may be there twice. Lines that hold no skip, as a killed process
+    leaves them, are passed over with a warning.
+    """
+    skips = [
+        skip
+        for path in sorted(ledger_folder(run_dir).glob("skips-*.jsonl"))
+        for skip in read_records(path, lambda record, name: from_json(record, Skip, name))[0]
+    ]
+    return tuple(sorted(skips, key=lambda skip: (skip.step, skip.first_position)))
+
+
+def _key(reader: TokenReader, data_set: int, shard_index: int, index: int) -> str:
+    try:
+        return reader.sample(data_set, shard_index, index)[KEY].decode("utf-8", "replace")
+    except (DamageError, OSError) as error:
+        logger.warning("a sample of an update that was left out has no key: %s", error)
+        return ""

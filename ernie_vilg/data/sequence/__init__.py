@@ -1,0 +1,1 @@
+"""Position to sample: order, mixture, quarantine."""

@@ -1,0 +1,175 @@
+"""Which sample stands at which position of the endless training sequence.
+
+The order is arithmetic, not state: `locate(position)` depends on the seed, the manifest and
+the position alone. World size, worker count and the tensor and pipeline layout do not enter,
+so any number of ranks resumes exactly where another stopped, and the whole data state of a
+checkpoint is one integer.
+
+An epoch visits every sample once. Its shards are put in random order and cut into blocks of
+a few neighbours; within a block all samples are shuffled together. A reader therefore needs
+only one block of shards at hand, and reads each shard once per epoch.
+
+A sample that must not be used (quarantined or damaged) leaves its position to another, which is
+drawn by the position too. No other position changes.
+
+Source: ours. The idea of a global sample index in place of iterator state is that of
+MosaicML Streaming; here it works over plain tars.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.shard_manifest import Manifest
+
+_SHARD_STREAM = 0
+_SAMPLE_STREAM = 1
+_REPLACEMENT_STREAM = 2
+_LOCAL_REPLACEMENTS = 16
+"""Replacements drawn from the position's own block, whose shards are at hand, before the whole
+data set is drawn from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleLocation:
+    """Where one sample of the sequence is found."""
+
+    epoch: int
+    """How many times every sample came before."""
+    shard_index: int
+    """Index into the manifest's shards."""
+    index: int
+    """Index of the sample within its shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locations:
+    """Where some samples of the sequence are found, int64 [samples] each."""
+
+    epoch: np.ndarray
+    """How many times every sample came before."""
+    shard_index: np.ndarray
+    """Index into the manifest's shards."""
+    index: np.ndarray
+    """Index of the sample within its shard."""
+
+
+class SampleOrder:
+    """The random order of a data set's samples, epoch after epoch."""
+
+    def __init__(self, manifest: Manifest, seed: int, shuffle_block_shards: int = 16) -> None:
+        """Prepare the order.
+
+        Args:
+            manifest: the data set; must hold at least one sample.
+            seed: names the order.
+            shuffle_block_shards: shards whose samples are shuffled together; a reader keeps
+                this many at hand.
+
+        Raises:
+            InputError: the data set is empty.
+        """
+        self.num_samples = manifest.num_samples
+        self.shuffle_block_shards = shuffle_block_shards
+        self._sizes = np.array([shard.samples for shard in manifest.shards], dtype=np.int64)
+        self._seed = seed
+        if self.num_samples == 0:
+            raise InputError("the manifest holds no samples: build the shards again")
+        # A block is met again at each of its positions, and two are alive at a border.
+        self._shards_of_epoch = lru_cache(maxsize=2)(self._shuffle_shards)
+        self._samples_of_block = lru_cache(maxsize=4)(self._shuffle_block)
+
+    def locate(self, position: int) -> SampleLocation:
+        """Return the sample at a position.
+
+        Args:
+            position: index into the endless sequence, from 0.
+        """
+        places = self.locate_all(np.array([position]))
+        return SampleLocation(
+            epoch=int(places.epoch[0]),
+            shard_index=int(places.shard_index[0]),
+            index=int(places.index[0]),
+        )
+
+    def locate_all(self, positions: np.ndarray) -> Locations:
+        """Return the samples at some positions.
+
+        Args:
+            positions: indices into the endless sequence, from 0, in any order, int64 [samples].
+        """
+        epochs, offsets = np.divmod(positions, self.num_samples)
+        blocks = np.empty_like(epochs)
+        for epoch in np.unique(epochs):
+            rows = epochs == epoch
+            blocks[rows] = self._block_at(int(epoch), offsets[rows])
+        shard_index, index = np.empty_like(epochs), np.empty_like(epochs)
+        for epoch, block in {*zip(epochs.tolist(), blocks.tolist(), strict=True)}:
+            rows = (epochs == epoch) & (blocks == block)
+            shards, starts = self._shards_of_epoch(epoch)
+            slots, indices = self._samples_of_block(epoch, block)
+            within = offsets[rows] - starts[block]
+            shard_index[rows] = shards[slots[within]]
+            index[rows] = indices[within]
+        return Locations(epoch=epochs, shard_index=shard_index, index=index)
+
+    def replacement(self, position: int, attempt: int) -> SampleLocation:
+        """Return the sample that takes a position whose own cannot be used.
+
+        Args:
+            position: of the unusable sample.
+            attempt: from 0; the replacement itself may be unusable, then the next is asked for.
+        """
+        epoch, offset = divmod(position, self.num_samples)
+        first, count = 0, self.num_samples
+        if attempt < _LOCAL_REPLACEMENTS:
+            _, starts = self._shards_of_epoch(epoch)
+            block = int(self._block_at(epoch, np.array([offset]))[0])
+            first = int(starts[block])
+            end = int(starts[block + 1]) if block + 1 < len(starts) else self.num_samples
+            count = end - first
+        draw = int(self._generator(_REPLACEMENT_STREAM, position, attempt).integers(count))
+        return self.locate(epoch * self.num_samples + first + draw)
+
+    def shards_of_next_block(self, position: int) -> list[int]:
+        """Return the shards of the block after the one that holds a position."""
+        epoch, offset = divmod(position, self.num_samples)
+        _, starts = self._shards_of_epoch(epoch)
+        block = int(self._block_at(epoch, np.array([offset]))[0]) + 1
+        if block == len(starts):
+            epoch, block = epoch + 1, 0
+        shards, _ = self._shards_of_epoch(epoch)
+        first = block * self.shuffle_block_shards
+        return [int(shard) for shard in shards[first : first + self.shuffle_block_shards]]
+
+    def _block_at(self, epoch: int, offsets: np.ndarray) -> np.ndarray:
+        """Return the block that holds each offset into an epoch, int64 [samples]."""
+        _, starts = self._shards_of_epoch(epoch)
+        return np.searchsorted(starts, offsets, side="right") - 1
+
+    def _shuffle_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the epoch's shard order, and the offset at which each block starts."""
+        shards = self._generator(_SHARD_STREAM, epoch, 0).permutation(len(self._sizes))
+        samples_before = np.concatenate([[0], np.cumsum(self._sizes[shards])])
+        return shards, samples_before[:-1][:: self.shuffle_block_shards]
+
+    def _shuffle_block(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return slot into the epoch's shard order and index in the shard, per block offset."""
+        shards, _ = self._shards_of_epoch(epoch)
+        first = block * self.shuffle_block_shards
+        slots = np.arange(
+            first, min(first + self.shuffle_block_shards, len(shards)), dtype=np.int32
+        )
+        sizes = self._sizes[shards[slots]]
+        order = self._generator(_SAMPLE_STREAM, epoch, block).permutation(int(sizes.sum()))
+        shard_slots = np.repeat(slots, sizes)[order]
+        indices = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])[order]
+        return shard_slots, indices
+
+    def _generator(self, stream: int, epoch: int, block: int) -> np.random.Generator:
+        # Philox is counter based: streams of different keys are independent, and the bits
+        # are the same on every machine.
+        sequence = np.random.SeedSequence([self._seed, stream, epoch, block])
+        return np.random.Generator(np.random.Philox(sequence))

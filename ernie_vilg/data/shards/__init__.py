@@ -1,0 +1,1 @@
+"""Tar to sample: index, folder, cache, damage."""

@@ -1,0 +1,249 @@
+"""From a shard's entry in the manifest to its samples, by their index.
+
+A shard is opened once: every byte of it and of its index is checked against the manifest. Its
+samples are then read in any order, each member by one read at its offset, from the page cache.
+Threads open the shards that are needed next while those at hand are being read.
+
+Nothing is unpickled, nothing is extracted to disk.
+
+Source: ours.
+"""
+
+import hashlib
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from ernie_vilg.data.shards.damage import DamagedSampleError, DamagedShardError
+from ernie_vilg.data.shards.shard_folder import LocalFolder, ShardFolder
+from ernie_vilg.data.shards.shard_index import (
+    RECORD_BYTES,
+    ShardIndex,
+    check_samples,
+    index_tar,
+    parse_index,
+)
+from ernie_vilg.storage.shard_manifest import Manifest, Shard, StoredFile
+
+KEY = "__key__"
+Sample = dict[str, bytes]
+"""A sample's members by extension, and its key under "__key__"."""
+
+OPENING_THREADS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenShard:
+    """A shard whose bytes are as the manifest says, ready for reads by offset."""
+
+    file: BinaryIO
+    """Unbuffered."""
+    index: ShardIndex
+    """Where the members are."""
+    shard: Shard
+    """Its entry in the manifest."""
+    location: str
+    """Its name for messages."""
+
+    def key(self, index: int) -> str:
+        """Return a sample's key."""
+        key: bytes = self.index.keys[index]
+        return key.decode("utf-8", "replace")
+
+    def describe(self, index: int) -> str:
+        """Name a sample for messages."""
+        return f"sample {self.key(index)!r} of {self.location}"
+
+    def problem(self, index: int) -> DamagedSampleError | None:
+        """Return why a sample cannot be used, None where it was written as it should be."""
+        problem = self.index.problems.get(index)
+        if problem is None:
+            return None
+        return DamagedSampleError(
+            problem.reason,
+            f"{self.describe(index)} cannot be used, {problem.detail}: build the shards again",
+        )
+
+    def member(self, name: str, index: int) -> bytes:
+        """Read one member of one sample."""
+        content = bytearray(int(self.index.sizes[name][index]))
+        self.read_into(memoryview(content), int(self.index.records[name][index]))
+        return bytes(content)
+
+    def read_into(self, view: memoryview, record: int) -> None:
+        """Fill a view with the file's bytes from a record on.
+
+        Raises:
+            OSError: the file is shorter than it was when it was opened, or cannot be read.
+        """
+        offset = record * RECORD_BYTES
+        count = os.preadv(self.file.fileno(), [view], offset)
+        while count < len(view):  # a read may be cut short, by a signal or at the file's end
+            read = os.preadv(self.file.fileno(), [view[count:]], offset + count)
+            if not read:
+                raise OSError(f"shard {self.location} was changed while it was being read")
+            count += read
+
+    def sample(self, index: int) -> Sample:
+        """Read a whole sample.
+
+        Raises:
+            DamagedSampleError: it was written wrongly.
+        """
+        problem = self.problem(index)
+        if problem is not None:
+            raise problem
+        members = {name: self.member(name, index) for name in self.shard.members}
+        return {KEY: self.key(index).encode(), **members}
+
+
+def open_shard(folder: ShardFolder, shard: Shard) -> OpenShard:
+    """Open a shard and check every byte of it and of its index.
+
+    Raises:
+        DamagedShardError: it is missing or differs from the manifest.
+        OSError: it cannot be read.
+    """
+    location = f"{folder.location}/{shard.file}"
+    file = _open_checked(folder, shard)
+    try:
+        if shard.index is None:
+            index = index_tar(file, shard.members, location)
+            check_samples(len(index.keys), shard, location)
+        else:
+            with _open_checked(folder, shard.index) as index_file:
+                index_file.seek(0)
+                index = parse_index(index_file.read(), shard, location)
+    except BaseException:
+        file.close()
+        raise
+    return OpenShard(file=file, index=index, shard=shard, location=location)
+
+
+def _open_checked(folder: ShardFolder, stored: StoredFile) -> BinaryIO:
+    """Open a file whose size and hash are as the manifest says."""
+    while True:
+        file = folder.open(stored)
+        try:
+            _check(file, stored, f"{folder.location}/{stored.file}")
+        except DamagedShardError:
+            file.close()
+            # A copy of this node's may be at fault, and the next one better.
+            if not folder.discard(stored):
+                raise
+        except BaseException:
+            file.close()
+            raise
+        else:
+            return file
+
+
+def _check(file: BinaryIO, stored: StoredFile, location: str) -> None:
+    size = file.seek(0, io.SEEK_END)
+    if size != stored.bytes:
+        raise DamagedShardError(
+            "size",
+            f"shard {location} has {size} bytes where the manifest says {stored.bytes}: copy it "
+            "again",
+        )
+    file.seek(0)
+    if hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest() != stored.sha256:
+        raise DamagedShardError(
+            "sha256",
+            f"shard {location} differs from the manifest's SHA-256: it is damaged or was "
+            "replaced; copy it again",
+        )
+
+
+def read_shard(folder: Path, shard: Shard) -> list[Sample]:
+    """Read all samples of a local shard into memory.
+
+    Args:
+        folder: the manifest's folder.
+        shard: the shard's entry in the manifest.
+
+    Returns:
+        the samples in the order of the file.
+
+    Raises:
+        InputError: the file is missing or differs from the manifest, or a sample was written
+            wrongly; the message names the file and what differs.
+    """
+    opened = open_shard(LocalFolder(str(folder)), shard)
+    with opened.file:
+        return [opened.sample(index) for index in range(shard.samples)]
+
+
+class OpenShards:
+    """The shards of one data set that are being read, and those that will be next."""
+
+    def __init__(
+        self,
+        folder: ShardFolder,
+        manifest: Manifest,
+        max_open: int,
+        on_wait: Callable[[str], None],
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            folder: where the shards are.
+            manifest: of the data set.
+            max_open: shards kept open; those used longest ago are closed.
+            on_wait: told what is being waited for before each wait for a shard, and "" after.
+        """
+        self._folder = folder
+        self._manifest = manifest
+        self._max_open = max_open
+        self._on_wait = on_wait
+        self._shards: OrderedDict[int, Future[OpenShard]] = OrderedDict()
+        self._threads = ThreadPoolExecutor(OPENING_THREADS, thread_name_prefix="open-shard")
+
+    def get(self, shard_index: int) -> OpenShard:
+        """Return a shard, opening it if it is not open.
+
+        Raises:
+            DamagedShardError: it is missing or differs from the manifest.
+            OSError: it cannot be read.
+        """
+        future = self._start(shard_index)
+        if not future.done():
+            shard = self._manifest.shards[shard_index]
+            self._on_wait(f"shard {self._folder.location}/{shard.file}")
+            future.exception()
+            self._on_wait("")
+        return future.result()
+
+    def open_ahead(self, shard_indices: Sequence[int]) -> None:
+        """Start opening shards without waiting for them."""
+        for shard_index in shard_indices:
+            self._start(shard_index)
+
+    def close(self) -> None:
+        """Close every shard; those still being opened are waited for."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for future in self._shards.values():
+            _close(future)
+        self._shards.clear()
+        self._folder.close()
+
+    def _start(self, shard_index: int) -> "Future[OpenShard]":
+        if shard_index not in self._shards:
+            self._shards[shard_index] = self._threads.submit(
+                open_shard, self._folder, self._manifest.shards[shard_index]
+            )
+        self._shards.move_to_end(shard_index)
+        while len(self._shards) > self._max_open:
+            _, oldest = self._shards.popitem(last=False)
+            oldest.add_done_callback(_close)
+        return self._shards[shard_index]
+
+
+def _close(future: "Future[OpenShard]") -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().file.close()

@@ -1,0 +1,1 @@
+"""The contents of one step of a past run."""

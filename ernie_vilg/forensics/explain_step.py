@@ -1,0 +1,344 @@
+"""What a step of a run was trained on, rebuilt from the run folder and the shards.
+
+The ledger says which positions a step took, in which order the samples stood, and what was in
+quarantine then; the log of damage says what could not be read. What cannot be told for certain is
+said, sample by sample where it concerns single ones.
+
+Source: ours; outliers by the modified z-score of Iglewicz and Hoaglin (How to Detect and Handle
+Outliers, 1993).
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ernie_vilg.config.model import ObjectiveConfig
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.batches.pictures import decode_picture
+from ernie_vilg.data.batches.token_reader import keeps_pixels
+from ernie_vilg.data.records.damage_log import LossSummary, read_losses
+from ernie_vilg.data.records.ledger import (
+    LedgerSteps,
+    StepHistory,
+    StepRecord,
+    read_steps,
+)
+from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.shards.damage import DamagedSampleError
+from ernie_vilg.data.shards.open_shards import KEY, Sample
+from ernie_vilg.errors import InputError
+from ernie_vilg.forensics.past_batch import (
+    LeftOut,
+    Moved,
+    PastBatch,
+    past_quarantine,
+    past_sequence,
+)
+from ernie_vilg.runs.run_folder import read_settings
+from ernie_vilg.storage.json_files import parse_json
+from ernie_vilg.storage.locations import shown
+from ernie_vilg.text_tokenizer import TextTokenizer
+from ernie_vilg.vocabulary import caption_ids
+from ernie_vilg.vqgan.autoencoder import VQGAN
+from ernie_vilg.vqgan.pixels import to_bytes
+from ernie_vilg.vqgan.weights import load_image_tokenizer
+
+OUTLIER_SCORE = 3.5
+"""Modified z-score above which a loss is marked, as its source suggests."""
+TEXT_TO_IMAGE, IMAGE_TO_TEXT = "text to image", "image to text"
+_PICTURES_AT_ONCE = 16
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleLosses:
+    """What a checkpoint makes of each sample of a batch."""
+
+    checkpoint_step: int
+    """Steps made when the checkpoint was saved."""
+    text_to_image: np.ndarray
+    """Mean over a sample's image codes given its text, nats, float64 [samples]."""
+    image_to_text: np.ndarray
+    """Mean over a sample's text pieces given its codes, end of text included, nats, float64
+    [samples]."""
+
+    def total(self, objective: ObjectiveConfig) -> np.ndarray:
+        """Return the sum that the run weighs the two by, float64 [samples]."""
+        image, text = objective.text_to_image_weight, objective.image_to_text_weight
+        total: np.ndarray = image * self.text_to_image + text * self.image_to_text
+        return total
+
+
+MeasureLosses = Callable[[Path, int, np.ndarray, np.ndarray], SampleLosses]
+"""(run folder, step, text ids [samples, text_length], codes [samples, num_image_tokens])."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedSample:
+    """One sample of the batch."""
+
+    position: int
+    """In the training sequence."""
+    data_rank: int
+    """Replica that had it."""
+    micro_batch: int
+    """Forward pass of that replica that had it, from 0."""
+    data_set: str
+    """Name of its data set."""
+    epoch: int
+    """Of its data set, from 0."""
+    shard: str
+    """Its shard's file."""
+    index: int
+    """In its shard."""
+    key: str
+    """Its name in the shard."""
+    caption: str
+    """As the data set has it."""
+    text: str
+    """The text ids that the model was given, decoded."""
+    left_out: LeftOut | None
+    """What it stands for."""
+    doubt: str
+    """Why it may not be the sample that was trained on; empty where it is."""
+    text_to_image: float | None = None
+    """Loss, nats per image code."""
+    image_to_text: float | None = None
+    """Loss, nats per text piece."""
+    outlying: tuple[str, ...] = ()
+    """Directions in which its loss stands out."""
+    picture: np.ndarray | None = None
+    """What its codes show, uint8 [height, width, 3]; of the shown samples alone."""
+    original: np.ndarray | None = None
+    """The data set's own pixels, where the shards keep them, uint8 [height, width, 3]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepExplanation:
+    """All that the page about a step shows."""
+
+    run_dir: Path
+    """The run's folder."""
+    history: StepHistory
+    """The step's records."""
+    ledger: LedgerSteps
+    """Every record of the run."""
+    doubts: tuple[str, ...]
+    """What makes the rebuilt batch uncertain; none where it is certain."""
+    sources: tuple[DataSource, ...]
+    """The data sets that the run read."""
+    shown: tuple[ExplainedSample, ...]
+    """Samples with pictures; the largest loss first, where there are losses."""
+    listed: tuple[ExplainedSample, ...]
+    """The rest of the batch."""
+    checkpoint_step: int | None
+    """Whose weights the losses are of."""
+    damage: LossSummary
+    """All damage that the run has met."""
+
+    @property
+    def samples(self) -> tuple[ExplainedSample, ...]:
+        """The whole batch."""
+        return self.shown + self.listed
+
+
+def explain_step(
+    run_dir: Path,
+    step: int,
+    *,
+    max_samples: int,
+    moved: Moved,
+    measure_losses: MeasureLosses | None,
+) -> StepExplanation:
+    """Rebuild the batch of a step.
+
+    Args:
+        run_dir: a run folder of launch/pretrain.py.
+        step: steps made, the one in question included.
+        max_samples: samples that get pictures.
+        moved: where the run's data are now.
+        measure_losses: puts the batch through the model of a checkpoint; None leaves it out.
+
+    Raises:
+        InputError: the folder is no run's, its ledger has no such step, or shards or tokenizers
+            are not those of the run.
+    """
+    config = read_settings(run_dir)
+    ledger = read_steps(run_dir)
+    history = ledger.history(step)
+    damage = read_losses(run_dir)
+    quarantine, doubts = past_quarantine(run_dir, history.record)
+    sequence = past_sequence(run_dir, history.record, config, moved, quarantine)
+    text_tokenizer, image_tokenizer = _load_tokenizers(config, moved, sequence.sources)
+    batch = PastBatch(sequence, history.record, damage)
+    try:
+        losses, order = None, np.arange(len(batch.positions))
+        if measure_losses is not None:
+            losses = measure_losses(run_dir, step, batch.rows.text, batch.rows.codes)
+            order = np.argsort(-losses.total(config.objective), kind="stable")
+        samples = _with_losses(_describe(batch, history.record, text_tokenizer), losses)
+        shown = _with_pictures(samples, batch, order[:max_samples].tolist(), image_tokenizer)
+    finally:
+        batch.close()
+    return StepExplanation(
+        run_dir=run_dir,
+        history=history,
+        ledger=ledger,
+        doubts=(*doubts, *_doubts_about(samples)),
+        sources=sequence.sources,
+        shown=shown,
+        listed=tuple(samples[row] for row in order[max_samples:].tolist()),
+        checkpoint_step=None if losses is None else losses.checkpoint_step,
+        damage=damage,
+    )
+
+
+def outliers(losses: np.ndarray) -> np.ndarray:
+    """Say which losses are far above the others, bool [samples].
+
+    Args:
+        losses: float64 [samples].
+    """
+    above = losses - np.median(losses)
+    spread = np.median(np.abs(above))
+    # Of a normal distribution the median of |x| is 0.6745 standard deviations.
+    is_outlying: np.ndarray = (0.6745 * above > OUTLIER_SCORE * spread) & (spread > 0)
+    return is_outlying
+
+
+def _load_tokenizers(
+    config: PretrainConfig, moved: Moved, sources: Sequence[DataSource]
+) -> tuple[TextTokenizer, VQGAN]:
+    """Load both tokenizers, checked to be those that the shards were encoded with."""
+    text_folder = moved.text_tokenizer or config.data.text_tokenizer
+    image_folder = moved.image_tokenizer or config.data.image_tokenizer
+    text_tokenizer = TextTokenizer.load(Path(text_folder))
+    image_tokenizer, image_sha256 = load_image_tokenizer(Path(image_folder))
+    for name, folder, sha256 in (
+        ("text_tokenizer", text_folder, text_tokenizer.sha256),
+        ("image_tokenizer", image_folder, image_sha256),
+    ):
+        for source in sources:
+            expected = source.manifest.lineage.get(name)
+            if sha256 != expected:
+                raise InputError(
+                    f"{folder} is not the {name} that {shown(source.location)} was encoded with "
+                    f"(SHA-256 {sha256}, not {expected}): restore it, or say where it is with "
+                    f"{name}_dir=FOLDER"
+                )
+    return text_tokenizer, image_tokenizer
+
+
+def _describe(
+    batch: PastBatch, record: StepRecord, tokenizer: TextTokenizer
+) -> list[ExplainedSample]:
+    """Say of every sample of the batch what and where it is."""
+    per_replica = record.num_positions // record.data_parallel_size
+    samples = []
+    for row, position in enumerate(batch.positions.tolist()):
+        source, place, members = batch.source(row), batch.place(row), batch.members(row)
+        samples.append(
+            ExplainedSample(
+                position=position,
+                data_rank=row // per_replica,
+                micro_batch=row % per_replica // record.micro_batch_size,
+                data_set=source.name,
+                epoch=place.epoch,
+                shard=source.manifest.shards[place.shard_index].file,
+                index=place.index,
+                key=members[KEY].decode("utf-8", "replace"),
+                caption=_caption(members),
+                text=_decode(tokenizer, batch.rows.text[row]),
+                left_out=batch.left_out(row),
+                doubt=batch.doubt(row),
+            )
+        )
+    return samples
+
+
+def _with_losses(
+    samples: list[ExplainedSample], losses: SampleLosses | None
+) -> list[ExplainedSample]:
+    """Add its losses to every sample."""
+    if losses is None:
+        return samples
+    directions = {TEXT_TO_IMAGE: losses.text_to_image, IMAGE_TO_TEXT: losses.image_to_text}
+    outlying = {name: outliers(values) for name, values in directions.items()}
+    return [
+        replace(
+            sample,
+            text_to_image=float(losses.text_to_image[row]),
+            image_to_text=float(losses.image_to_text[row]),
+            outlying=tuple(name for name in directions if outlying[name][row]),
+        )
+        for row, sample in enumerate(samples)
+    ]
+
+
+def _with_pictures(
+    samples: list[ExplainedSample], batch: PastBatch, rows: list[int], tokenizer: VQGAN
+) -> tuple[ExplainedSample, ...]:
+    """Return some samples of the batch with their pictures."""
+    pictures = _pictures(tokenizer, batch.rows.codes[rows])
+    return tuple(
+        replace(samples[row], picture=picture, original=_original(batch, row))
+        for row, picture in zip(rows, pictures, strict=True)
+    )
+
+
+def _doubts_about(samples: Sequence[ExplainedSample]) -> tuple[str, ...]:
+    count = sum(bool(sample.doubt) for sample in samples)
+    if not count:
+        return ()
+    return (f"{count} of its {len(samples)} samples may have been others; they say why",)
+
+
+def _caption(members: Sample) -> str:
+    """Return the caption in a sample's JSON, which training does not read."""
+    try:
+        content = parse_json(members["json"], "its JSON")
+    except (InputError, KeyError):
+        return ""
+    caption = content.get("caption") if isinstance(content, dict) else None
+    return caption if isinstance(caption, str) else ""
+
+
+def _decode(tokenizer: TextTokenizer, slots: np.ndarray) -> str:
+    """Return the text of a sample's slots.
+
+    A model's vocabulary may be larger than its text tokenizer's, to divide over devices.
+    """
+    ids = caption_ids(slots.tolist())
+    try:
+        return tokenizer.decode(ids)
+    except InputError:
+        return f"(ids that the text tokenizer lacks: {ids})"
+
+
+@torch.inference_mode()
+def _pictures(tokenizer: VQGAN, codes: np.ndarray) -> list[np.ndarray]:
+    """Return what codes [samples, num_image_tokens] show, uint8 [height, width, 3] each."""
+    grids = torch.from_numpy(codes).unflatten(1, (tokenizer.config.grid_size, -1))
+    return [
+        picture.permute(1, 2, 0).numpy()
+        for part in grids.split(_PICTURES_AT_ONCE)
+        for picture in to_bytes(tokenizer.decode(part))
+    ]
+
+
+def _original(batch: PastBatch, row: int) -> np.ndarray | None:
+    """Return the data set's own pixels, uint8 [height, width, 3], where the shards keep them."""
+    manifest = batch.source(row).manifest
+    if not keeps_pixels(manifest):
+        return None
+    try:
+        pixels = decode_picture(batch.members(row), int(manifest.settings["image_size"]))
+    except DamagedSampleError as error:  # which training without pixels does not notice
+        logger.warning("no original of position %d: %s", batch.positions[row], error)
+        return None
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))

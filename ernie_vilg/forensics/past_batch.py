@@ -1,0 +1,285 @@
+"""A batch of the past, read again as it was read then.
+
+Samples in quarantine are left out as they were. Of damage the run's own log decides: a shard that
+was repaired since still counts as lost to the steps that met it damaged, and what is damaged now
+without having been then makes the samples that stand for it doubtful.
+
+Source: ours.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ernie_vilg.config.loader import LoaderConfig
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.batches.token_reader import TokenReader, TokenRows, TokenSequence
+from ernie_vilg.data.records.damage_log import LossSummary
+from ernie_vilg.data.records.ledger import StepRecord, read_past_quarantine, read_sequence
+from ernie_vilg.data.sequence.mixture import MixtureOrder, MixturePhase
+from ernie_vilg.data.sequence.order import SampleLocation, SampleOrder
+from ernie_vilg.data.sequence.quarantine import (
+    QUARANTINE_NAME,
+    Quarantine,
+    QuarantineEntry,
+    read_quarantine,
+)
+from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.shards.damage import DamagedSampleError, DamagedShardError, Loss
+from ernie_vilg.data.shards.open_shards import KEY, Sample
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.locations import shown
+from ernie_vilg.storage.remote import TransferLimits
+from ernie_vilg.storage.shard_manifest import read_manifest_at
+
+_MOST_ROUNDS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """Where the things that a run read are now, if not where they were."""
+
+    token_shards: Mapping[str, str]
+    """Locations by the names of data sets."""
+    text_tokenizer: str | None = None
+    """Folder."""
+    image_tokenizer: str | None = None
+    """Folder."""
+    cache_dir: str | None = None
+    """Folder for copies of remote shards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """The sample that would have stood where another one had to."""
+
+    key: str
+    """Its key; empty where its shard cannot be read."""
+    shard: str
+    """Its shard's file."""
+    index: int
+    """In its shard."""
+    reason: str
+    """Why it was left out, for people."""
+
+
+class PastBatch:
+    """The batch of a step, and the open shards that it came from; close it after use."""
+
+    def __init__(self, sequence: TokenSequence, record: StepRecord, found: LossSummary) -> None:
+        """Read the batch.
+
+        Where the run never met damage, damage stops this, too: it is new, and the shard should be
+        restored first.
+
+        Args:
+            sequence: of the record, with the quarantine of that time.
+            record: of the step.
+            found: all damage that the run met.
+
+        Raises:
+            InputError: a shard is damaged, and the run never met damage.
+        """
+        damage: Literal["stop", "skip"] = "skip" if found.losses else "stop"
+        self._sequence = replace(sequence, loader=replace(sequence.loader, damage=damage))
+        self._mixture = MixtureOrder(len(sequence.sources), sequence.phases, sequence.seed)
+        self._orders = [
+            SampleOrder(source.manifest, sequence.seed, sequence.shuffle_block_shards)
+            for source in sequence.sources
+        ]
+        self.positions = record.first_position + np.arange(record.num_positions, dtype=np.int64)
+        _, self._own_positions = self._mixture.split(self.positions)
+        self._known = [loss for loss in found.losses if loss.position <= self.positions[-1]]
+        self._reader, self.rows = self._read()
+        self._new = [loss for loss in self.rows.losses if not _covers(self._known, loss)]
+
+    def close(self) -> None:
+        """Close the shards."""
+        self._reader.close()
+
+    def source(self, row: int) -> DataSource:
+        """Return the data set of a sample of the batch."""
+        return self._sequence.sources[self._data_set(row)]
+
+    def place(self, row: int) -> SampleLocation:
+        """Return where a sample of the batch is, within its data set."""
+        places = self.rows.places
+        return SampleLocation(
+            epoch=int(places.epoch[row]),
+            shard_index=int(places.shard_index[row]),
+            index=int(places.index[row]),
+        )
+
+    def members(self, row: int) -> Sample:
+        """Read all members of a sample of the batch."""
+        place = self.place(row)
+        return self._reader.sample(self._data_set(row), place.shard_index, place.index)
+
+    def left_out(self, row: int) -> LeftOut | None:
+        """Return what would have stood at a position that had to be given to another sample."""
+        if not self.rows.places.is_replaced[row]:
+            return None
+        source, own = self.source(row), next(self._passed_over(row))
+        shard = source.manifest.shards[own.shard_index].file
+        loss = _loss_at([*self._known, *self.rows.losses], source.name, shard, own.index)
+        try:
+            sample = self._reader.sample(self._data_set(row), own.shard_index, own.index)
+            key = sample[KEY].decode("utf-8", "replace")
+        except (DamagedShardError, DamagedSampleError):
+            key = "" if loss is None else loss.key
+        reason = self._quarantine_reason(source.name, shard, key)
+        if reason is None:
+            reason = "damaged" if loss is None else f"damaged ({loss.reason})"
+        return LeftOut(key=key, shard=shard, index=own.index, reason=reason)
+
+    def doubt(self, row: int) -> str:
+        """Say why a sample may not be the one that was trained on; nothing where it is."""
+        if not self.rows.places.is_replaced[row]:
+            return ""
+        source = self.source(row)
+        for place in self._passed_over(row):
+            shard = source.manifest.shards[place.shard_index].file
+            loss = _loss_at(self._new, source.name, shard, place.index)
+            if loss is not None:
+                return f"damage that the run had not met by then: {loss.detail}"
+        return ""
+
+    def _data_set(self, row: int) -> int:
+        return int(self.rows.places.data_set[row])
+
+    def _read(self) -> tuple[TokenReader, TokenRows]:
+        """Read until the batch holds nothing that the run had found lost."""
+        sequence = self._sequence
+        for _ in range(_MOST_ROUNDS):
+            reader = TokenReader(sequence)
+            try:
+                rows = reader.read(self.positions)
+                repaired = self._repaired(reader, rows)
+            except BaseException:
+                reader.close()
+                raise
+            if not repaired:
+                return reader, rows
+            reader.close()
+            entries = (*sequence.quarantine.entries, *repaired)
+            sequence = replace(sequence, quarantine=Quarantine(entries=entries))
+        raise InputError(
+            f"positions {self.positions[0]} to {self.positions[-1]} cannot be read as they were: "
+            f"after {_MOST_ROUNDS} rounds there still are samples that the run found damaged"
+        )
+
+    def _repaired(self, reader: TokenReader, rows: TokenRows) -> list[QuarantineEntry]:
+        """Return the samples that the run could not read, and that now can be."""
+        if not self._known:
+            return []
+        repaired = []
+        places = (rows.places.data_set, rows.places.shard_index, rows.places.index)
+        for data_set, shard_index, index in zip(*(of.tolist() for of in places), strict=True):
+            source = self._sequence.sources[data_set]
+            shard = source.manifest.shards[shard_index].file
+            if _loss_at(self._known, source.name, shard, index) is not None:
+                key = reader.sample(data_set, shard_index, index)[KEY].decode("utf-8", "replace")
+                repaired.append(QuarantineEntry(key=key, shard=shard, data_set=source.name))
+        return repaired
+
+    def _passed_over(self, row: int) -> Iterator[SampleLocation]:
+        """Yield the samples that could not stand at a replaced position, its own one first."""
+        order, position = self._orders[self._data_set(row)], int(self._own_positions[row])
+        place, attempt = order.locate(position), 0
+        yield place
+        while (place := order.replacement(position, attempt)) != self.place(row):
+            attempt += 1
+            yield place
+
+    def _quarantine_reason(self, data_set: str, shard: str, key: str) -> str | None:
+        for entry in self._sequence.quarantine.entries:
+            is_named = entry.key == key and entry.shard in (None, shard)
+            if is_named and entry.data_set in (None, data_set):
+                return f"in quarantine: {entry.reason}" if entry.reason else "in quarantine"
+        return None
+
+
+def past_quarantine(run_dir: Path, record: StepRecord) -> tuple[Quarantine, tuple[str, ...]]:
+    """Return the quarantine of a step, and what is doubtful about it."""
+    try:
+        return read_past_quarantine(run_dir, record.quarantine), ()
+    except InputError as error:
+        present = read_quarantine(run_dir / QUARANTINE_NAME)
+        if present.digest().startswith(record.quarantine):
+            return present, ()
+        doubt = f"the quarantine of that time is lost, the present one was used instead: {error}"
+        return present, (doubt,)
+
+
+def past_sequence(
+    run_dir: Path,
+    record: StepRecord,
+    config: PretrainConfig,
+    moved: Moved,
+    quarantine: Quarantine,
+) -> TokenSequence:
+    """Return the sequence that the step's batch was cut from."""
+    content = read_sequence(run_dir, record.sequence)
+    names = [data_set["name"] for data_set in content["data_sets"]]
+    unknown = sorted(set(moved.token_shards) - set(names))
+    if unknown:
+        raise InputError(
+            f"token_shards names {', '.join(unknown)}: the run's data sets are {', '.join(names)}"
+        )
+    loader = config.data.loader
+    if moved.cache_dir is not None:
+        loader = replace(loader, cache_dir=moved.cache_dir)
+    return TokenSequence(
+        sources=tuple(
+            _source(data_set, moved.token_shards.get(data_set["name"]), loader)
+            for data_set in content["data_sets"]
+        ),
+        phases=tuple(
+            MixturePhase(first_position=phase["first_position"], weights=tuple(phase["weights"]))
+            for phase in content["mixture"]
+        ),
+        seed=content["seed"],
+        shuffle_block_shards=content["shuffle_block_shards"],
+        quarantine=quarantine,
+        loader=loader,
+        model=config.model,
+        with_pixels=config.model.reconstructor.is_end_to_end,
+    )
+
+
+def _source(data_set: Mapping[str, str], location: str | None, loader: LoaderConfig) -> DataSource:
+    """Return a data set of the run, checked to be the one that it was."""
+    name, where = data_set["name"], location or data_set["location"]
+    hint = f"say where they are with +token_shards.{name}=FOLDER"
+    try:
+        manifest = read_manifest_at(
+            where, "token", TransferLimits(max_attempts=loader.max_attempts)
+        )
+    except (InputError, ImportError, OSError) as error:
+        raise InputError(f"the run's shards {name!r} cannot be read, {hint} ({error})") from error
+    if manifest.digest() != data_set["manifest"]:
+        raise InputError(
+            f"{shown(where)} does not hold the shards {name!r} that the run read (manifest "
+            f"{manifest.digest()[:16]}, not {data_set['manifest'][:16]}): restore them, or {hint}"
+        )
+    return DataSource(name=name, location=where, manifest=manifest)
+
+
+def _loss_at(losses: list[Loss], data_set: str, shard: str, index: int) -> Loss | None:
+    """Return the finding by which a sample is lost."""
+    for loss in losses:
+        if (loss.data_set, loss.shard) == (data_set, shard) and loss.index in (None, index):
+            return loss
+    return None
+
+
+def _covers(known: list[Loss], loss: Loss) -> bool:
+    """Return whether what a finding says was known."""
+    return any(
+        (other.data_set, other.shard) == (loss.data_set, loss.shard)
+        and other.index in (None, loss.index)
+        for other in known
+    )

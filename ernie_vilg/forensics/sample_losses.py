@@ -1,0 +1,92 @@
+"""The loss of each sample of a batch under a checkpoint of the run, on the CPU.
+
+Source: ours.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ernie_vilg.checkpoint.export import whole_weights
+from ernie_vilg.checkpoint.folder import (
+    PRETRAIN_PARTS,
+    committed_checkpoints,
+    read_manifest,
+    step_of,
+    verify_checkpoint,
+)
+from ernie_vilg.errors import InputError
+from ernie_vilg.forensics.explain_step import SampleLosses
+from ernie_vilg.model.head import HeadOutput
+from ernie_vilg.model.layers import cross_entropy
+from ernie_vilg.model.weights import model_from_weights
+from ernie_vilg.vocabulary import PADDING_ID
+
+_PASS_SIZE = 8
+"""Samples that go through the model at once."""
+
+logger = logging.getLogger(__name__)
+
+
+def sample_losses(run_dir: Path, step: int, text: np.ndarray, codes: np.ndarray) -> SampleLosses:
+    """Put samples through the model of the checkpoint that is nearest to a step.
+
+    Args:
+        run_dir: the run's folder.
+        step: the newest checkpoint up to it is taken; where none is left, the next after it.
+        text: text ids, int64 [samples, text_length].
+        codes: image codes in raster order, int64 [samples, num_image_tokens].
+
+    Raises:
+        InputError: the run has no checkpoint that can be used.
+    """
+    checkpoint = nearest_checkpoint(run_dir, step)
+    model = model_from_weights(*whole_weights(checkpoint, average=False))
+    parts = []
+    for start in range(0, len(text), _PASS_SIZE):
+        end = start + _PASS_SIZE
+        parts.append(_losses(model, torch.from_numpy(text[start:end]), codes[start:end]))
+        if end % (16 * _PASS_SIZE) == 0:
+            logger.info("losses of %d of %d samples", end, len(text))
+    text_to_image, image_to_text = np.concatenate(parts, axis=1)
+    return SampleLosses(
+        checkpoint_step=int(read_manifest(checkpoint)["step"]),
+        text_to_image=text_to_image,
+        image_to_text=image_to_text,
+    )
+
+
+def nearest_checkpoint(run_dir: Path, step: int) -> Path:
+    """Return the newest verified checkpoint up to a step, or else the first after it.
+
+    Raises:
+        InputError: there is none above step 0.
+    """
+    steps = {step_of(path) or 0: path for path in committed_checkpoints(run_dir)}
+    before = sorted((number for number in steps if 0 < number <= step), reverse=True)
+    after = sorted(number for number in steps if number > step)
+    for number in (*before, *after):
+        problem = verify_checkpoint(steps[number], PRETRAIN_PARTS)
+        if problem is None:
+            return steps[number]
+        logger.warning("checkpoint %s is not used: %s", steps[number], problem)
+    raise InputError(
+        f"losses=true needs a checkpoint of {run_dir} above step 0 that verifies, and there is "
+        f"none (found: steps {sorted(steps) or 'none'}). That of step 0 holds no optimizer's "
+        "state, out of which whole weights are put together: wait for the run's next one, or set "
+        "losses=false"
+    )
+
+
+@torch.inference_mode()
+def _losses(model: torch.nn.Module, text: torch.Tensor, codes: np.ndarray) -> np.ndarray:
+    """Return the losses of some samples, float64 [direction, samples]."""
+    image_codes = torch.from_numpy(codes)
+    output: HeadOutput = model((text, image_codes))
+    text_to_image = cross_entropy(output.image_logits, image_codes).double().mean(dim=1)
+    is_target = text != PADDING_ID
+    per_piece = torch.where(is_target, cross_entropy(output.text_logits, text).double(), 0.0)
+    image_to_text = per_piece.sum(dim=1) / is_target.sum(dim=1)
+    return torch.stack([text_to_image, image_to_text]).numpy()

@@ -1,0 +1,1 @@
+"""Samples and health figures made of the weights while they train."""

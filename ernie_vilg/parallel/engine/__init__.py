@@ -1,0 +1,1 @@
+"""Engines, optimizer, update guard, pipeline, tensor parallelism."""

@@ -1,0 +1,126 @@
+"""From settings to an engine: which layers, which engine, which fresh weights.
+
+Source: ours.
+"""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.model.block import Block
+from ernie_vilg.model.initialization import (
+    has_partial_gradient,
+    initialize,
+    is_in_block,
+    split_dimension,
+)
+from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
+from ernie_vilg.model.loss import Objective
+from ernie_vilg.model.transformer import build_transformer
+from ernie_vilg.parallel.engine.engine import (
+    Engine,
+    EngineSettings,
+    PipelineEngine,
+    PlainEngine,
+    join_deepspeed,
+)
+from ernie_vilg.parallel.engine.pipeline import build_stage
+from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
+from ernie_vilg.parallel.layout.groups import Groups
+
+
+def build_engine(
+    config: PretrainConfig,
+    groups: Groups,
+    precision: torch.dtype,
+    decoder: Mapping[str, Tensor] | None = None,
+) -> Engine:
+    """Build the model with fresh weights and spread it over the ranks; all ranks must call.
+
+    Args:
+        config: the run.
+        groups: the layout's process groups.
+        precision: of weights and activations.
+        decoder: weights of the image tokenizer's decoder by name, which the reconstructor starts
+            from; None: fresh ones.
+    """
+    join_deepspeed()
+    layers = _parallel_layers(config, groups)
+    objective = Objective(config.objective, layers)
+    settings = EngineSettings.of_run(config, groups.world_size, precision)
+    if groups.pipeline_size > 1:
+        loss = PipelineLoss(objective, config.model, groups.device)
+        model = build_stage(config.model, layers, groups, loss)
+    else:
+        model = build_transformer(config.model, layers)
+    initialize(
+        model.named_parameters(),
+        config.model,
+        config.training.seed,
+        tensor_rank=groups.tensor_rank,
+        tensor_size=groups.tensor_size,
+        decoder=decoder,
+    )
+    mark_split_parameters(model)
+    _complete_gradients(model, config, groups)
+    _prepare_blocks(model, config, groups.device)
+    if groups.pipeline_size > 1:
+        return PipelineEngine(model, loss, settings, groups)
+    return PlainEngine(model, objective, settings, groups)
+
+
+def _parallel_layers(config: PretrainConfig, groups: Groups) -> ParallelLayers:
+    layout = config.parallelism
+    if groups.tensor_size == 1:
+        return replace(SINGLE_DEVICE, activation_checkpointing=layout.activation_checkpointing)
+    # Imported only where it is used: megatron-core takes 5 seconds to import, which every
+    # start without tensor parallelism would pay.
+    logging.getLogger("megatron").setLevel(logging.WARNING)  # it tells of its own FSDP
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Transformer Engine and Apex, which we do not use
+        from ernie_vilg.parallel.engine.tensor_parallel import tensor_parallel_layers
+
+    return tensor_parallel_layers(groups, layout)
+
+
+def mark_split_parameters(module: nn.Module) -> None:
+    """Tell DeepSpeed which parameters differ along the tensor axis.
+
+    Its gradient norm counts those of every tensor rank, and the others once.
+    """
+    for name, parameter in module.named_parameters():
+        parameter.tensor_model_parallel = split_dimension(name) is not None  # type: ignore[attr-defined]
+
+
+def _complete_gradients(model: nn.Module, config: PretrainConfig, groups: Groups) -> None:
+    """Make every gradient whole and of the right size before any engine sees it."""
+    sequence_parallel = config.parallelism.sequence_parallel
+    scale = config.model.block_gradient_scale
+    for name, parameter in model.named_parameters():
+        if scale != 1 and is_in_block(name):
+            parameter.register_hook(partial(torch.mul, other=1 / scale))
+        is_partial = has_partial_gradient(name, sequence_parallel=sequence_parallel)
+        if groups.tensor_size > 1 and is_partial:
+            parameter.register_hook(partial(_summed, group=groups.tensor_group))
+
+
+def _summed(gradient: Tensor, group: dist.ProcessGroup) -> Tensor:
+    total = gradient.clone()
+    dist.all_reduce(total, group=group)
+    return total
+
+
+def _prepare_blocks(model: nn.Module, config: PretrainConfig, device: torch.device) -> None:
+    for module in model.modules():
+        if isinstance(module, Block):
+            if device.type == "cuda":
+                module.attention.block_sparse.build(device)
+            if config.compile_blocks:
+                module.compile(fullgraph=True, dynamic=False)

@@ -1,0 +1,1 @@
+"""Groups, coordinates, collectives, rendezvous."""

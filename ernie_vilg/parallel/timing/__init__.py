@@ -1,0 +1,1 @@
+"""Time spent waiting for other ranks."""

@@ -1,0 +1,1 @@
+"""Watchdog, heartbeats, stragglers, stopping, requeueing."""

@@ -1,0 +1,1 @@
+"""The run folder: file names, lock, preflight, settings drift, phases."""

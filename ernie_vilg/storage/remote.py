@@ -1,0 +1,352 @@
+"""Files in object stores and on web servers, read in blocks and with bounded patience.
+
+A file is read in blocks of bytes. A block that fails for a reason that may pass (a server error, a
+lost connection, no answer in time) is asked for again, and what came before it is kept. What was
+copied is compared with its size and SHA-256, and copied again where it differs. All of a file's
+failures count against one limit.
+
+Messages name a URL without its user, password and query, which may be secrets; an error's own text
+is cleaned of them too, and its chain of causes is cut for the same reason.
+
+Source: ours; the stores are spoken to by fsspec (https://filesystem-spec.readthedocs.io), s3fs,
+gcsfs and aiohttp.
+"""
+
+import hashlib
+import logging
+import random
+import re
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, BinaryIO, Protocol
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import fsspec
+
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.locations import is_remote, shown
+from ernie_vilg.storage.web_files import too_long, web_filesystem
+
+logger = logging.getLogger(__name__)
+
+EXTRA = "pip install 'ernie-vilg[remote]'"
+
+_URL = re.compile(r"(\w+://)(?:[^\s/'\"]*@)?([^\s'\"?#]*)[^\s'\"]*")
+_PASSING_STATUSES = (408, 425, 429)
+_PASSING_ERRORS = frozenset(
+    {"aiohttp.ClientError", "botocore.HTTPClientError", "botocore.ConnectionError"}
+)
+"""Base classes of lost connections that are no OSError, by name: these libraries are optional."""
+
+_MAX_CAUSE_CHARACTERS = 300
+_JITTER = random.SystemRandom()  # not the generator that anything else draws from
+
+
+class RemoteError(OSError):
+    """A file that cannot be read. The message is for people."""
+
+
+class ContentDiffersError(RemoteError):
+    """A file that is not what it should be. The message is for people."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """Describe the difference.
+
+        Args:
+            reason: "size" or "sha256".
+            message: names the file and what differs.
+        """
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferLimits:
+    """How long one file's transfer is worth."""
+
+    max_attempts: int = 5
+    """Failures after which it is given up."""
+    block_bytes: int = 16 << 20
+    """Asked for at once, in bytes; also the memory that a transfer takes."""
+    block_seconds: float = 60.0
+    """How long one block may take: a connection that stalls or trickles is an error."""
+    wait_seconds: float = 1.0
+    """Before the second attempt; doubles with each further one."""
+    max_wait_seconds: float = 30.0
+    """The longest wait between two attempts."""
+
+
+DEFAULT_LIMITS = TransferLimits()
+
+
+class BlockSource(Protocol):
+    """A file that can be read in blocks."""
+
+    name: str
+    """For messages."""
+
+    def read(self, start: int, end: int, timeout_seconds: float) -> bytes:
+        """Return the bytes from `start` up to `end`, fewer only where the file ends before."""
+
+
+class RemoteFolder:
+    """A folder in an object store or on a web server."""
+
+    def __init__(self, location: str, limits: TransferLimits = DEFAULT_LIMITS) -> None:
+        """Prepare to read; nothing is asked for yet.
+
+        Args:
+            location: s3://bucket/path, gs://bucket/path or https://host/path. A query after
+                the latter, such as an access token, goes with every request.
+            limits: of each file's transfer.
+
+        Raises:
+            InputError: it is no such URL.
+            ImportError: the library that reads it is not installed.
+        """
+        if not is_remote(location):
+            raise InputError(f"{location} is a local folder where a URL is required")
+        self.name = shown(location)
+        self.limits = limits
+        self._location = location
+        self._filesystem = _filesystem(location.partition(":")[0], limits)
+
+    def file(self, name: str) -> "RemoteFile":
+        """Return one of its files.
+
+        Raises:
+            InputError: the name leads out of the folder.
+        """
+        if "/" in name or name in ("", ".", ".."):
+            raise InputError(f"{name!r} is not a file of {self.name}: a name has no '/' or '..'")
+        parts = urlsplit(self._location)
+        if parts.scheme != "https":
+            return RemoteFile(self._filesystem, f"{self._location.rstrip('/')}/{name}")
+        path = f"{parts.path.rstrip('/')}/{quote(name)}"
+        return RemoteFile(self._filesystem, urlunsplit(parts._replace(path=path)))
+
+    def read(self, name: str, *, most_bytes: int) -> bytes:
+        """Return the whole content of a small file.
+
+        Args:
+            name: of the file.
+            most_bytes: a longer file is refused.
+
+        Raises:
+            FileNotFoundError: there is none.
+            RemoteError: it cannot be read, or is longer.
+        """
+        file = self.file(name)
+        patience = _Patience(file.name, self.limits)
+        while True:
+            try:
+                content = file.read(0, most_bytes + 1, self.limits.block_seconds)
+                if len(content) > most_bytes:
+                    raise InputError(
+                        f"it has more than {most_bytes:,} bytes, the most that is read"
+                    )
+                return content
+            except Exception as error:
+                patience.after(error)
+
+
+class RemoteFile:
+    """One file of a remote folder."""
+
+    def __init__(self, filesystem: Any, url: str) -> None:
+        """Name a file.
+
+        Args:
+            filesystem: fsspec's, of the URL's scheme.
+            url: of the file.
+        """
+        self.name = shown(url)
+        self._filesystem = filesystem
+        self._url = url
+
+    def read(self, start: int, end: int, timeout_seconds: float) -> bytes:
+        """Return the bytes from `start` up to `end`, fewer where the file ends before."""
+        try:
+            content: bytes = self._filesystem.cat_file(
+                self._url, start=start, end=end, timeout=timeout_seconds
+            )
+        except Exception as error:
+            if _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return b""
+            raise
+        return content
+
+
+def copy_blocks(
+    source: BlockSource,
+    target: BinaryIO,
+    *,
+    num_bytes: int,
+    sha256: str,
+    limits: TransferLimits = DEFAULT_LIMITS,
+) -> None:
+    """Copy a file whose size and hash are known, and check both.
+
+    Args:
+        source: what to read.
+        target: where to write, from its start.
+        num_bytes: size of the file.
+        sha256: hash of the file, 64 hexadecimal digits.
+        limits: of this transfer.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ContentDiffersError: it is another file, or was damaged on the way, each time.
+        RemoteError: it cannot be read.
+        OSError: the target cannot be written.
+    """
+    patience = _Patience(source.name, limits)
+    digest = hashlib.sha256()
+    copied = 0
+    while copied < num_bytes:
+        end = min(copied + limits.block_bytes, num_bytes)
+        try:
+            block = _read_block(source, copied, end, limits.block_seconds)
+        except Exception as error:
+            patience.after(error)
+            continue
+        target.write(block)
+        digest.update(block)
+        copied = end
+        if copied == num_bytes and digest.hexdigest() != sha256:
+            patience.after(
+                ContentDiffersError("sha256", f"its SHA-256 is {digest.hexdigest()}, not {sha256}")
+            )
+            digest, copied = hashlib.sha256(), 0
+            target.seek(0)
+
+
+def _read_block(source: BlockSource, start: int, end: int, timeout_seconds: float) -> bytes:
+    block = source.read(start, end, timeout_seconds)
+    if len(block) > end - start:
+        raise too_long(end - start)
+    if len(block) < end - start:
+        raise ContentDiffersError("size", f"it ends at byte {start + len(block)}, before {end}")
+    return block
+
+
+class _Patience:
+    """Bears the failures of one file's transfer, up to a limit."""
+
+    def __init__(self, name: str, limits: TransferLimits) -> None:
+        self._name = name
+        self._limits = limits
+        self._failures = 0
+
+    def after(self, error: Exception) -> None:
+        """Wait before another attempt.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
+            ContentDiffersError: it differed once too often.
+            RemoteError: another attempt would not help, or was one too many.
+        """
+        self._failures += 1
+        cause = _describe(error, self._limits)
+        if isinstance(error, FileNotFoundError) or _status(error) == HTTPStatus.NOT_FOUND:
+            raise FileNotFoundError(f"{self._name} does not exist") from None
+        if not _may_pass(error):
+            raise RemoteError(
+                f"{self._name} cannot be read: {cause}. Another attempt would not help: check the "
+                "location, the credentials and the certificate"
+            ) from None
+        if self._failures >= self._limits.max_attempts:
+            message = f"{self._name} was given up after {self._failures} attempts: {cause}"
+            if isinstance(error, ContentDiffersError):
+                raise ContentDiffersError(error.reason, message) from None
+            raise RemoteError(message) from None
+        self._wait(cause)
+
+    def _wait(self, cause: str) -> None:
+        seconds = min(
+            self._limits.wait_seconds * 2 ** (self._failures - 1), self._limits.max_wait_seconds
+        )
+        # Ranks that failed together must not come back together.
+        seconds *= _JITTER.uniform(0.5, 1)
+        logger.warning(
+            "%s: attempt %d of %d failed (%s), the next in %.1f s",
+            self._name,
+            self._failures,
+            self._limits.max_attempts,
+            cause,
+            seconds,
+        )
+        time.sleep(seconds)
+
+
+def _filesystem(scheme: str, limits: TransferLimits) -> Any:
+    """Return fsspec's reader for a scheme, without retries of its own where it can be told.
+
+    It cannot be told: aiohttp, below all of them, asks once more by itself where a connection is
+    lost before an answer begins, and gcsfs up to 5 times, all within `block_seconds`.
+    """
+    try:
+        if scheme == "https":
+            return web_filesystem()
+        if scheme == "s3":
+            timeouts = dict.fromkeys(("connect_timeout", "read_timeout"), limits.block_seconds)
+            options = {"retries": {"total_max_attempts": 1}, **timeouts}
+            filesystem = fsspec.filesystem("s3", config_kwargs=options)
+            filesystem.retries = 1
+            return filesystem
+        return fsspec.filesystem(scheme)
+    except ImportError as error:
+        raise ImportError(f"{scheme}:// cannot be read ({error}): {EXTRA}") from error
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the HTTP status that an error stands for, None without one.
+
+    aiohttp's errors have a `status`, gcsfs's a `code`; those of s3fs are caused by botocore's,
+    which have a `response`. Of an answer that is not HTTP, aiohttp says 400, as if the server had.
+    """
+    if _is_garbled(error):
+        return None
+    if isinstance(error, OSError) and str(error).startswith("Forbidden:"):  # gcsfs
+        return HTTPStatus.FORBIDDEN
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    if isinstance(response, dict):
+        value = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        value = getattr(error, "status", None) or getattr(error, "code", None)
+    return int(str(value)) if str(value).isdecimal() else None
+
+
+def _is_garbled(error: BaseException) -> bool:
+    """Return whether the server's answer could not be understood."""
+    return type(error.__cause__).__module__ == "aiohttp.http_exceptions"
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether another attempt may succeed."""
+    status = _status(error)
+    if status is not None:
+        return status >= 500 or status in _PASSING_STATUSES
+    # A certificate that is not trusted is a ValueError too.
+    if isinstance(error, ValueError | PermissionError | IsADirectoryError | NotADirectoryError):
+        return False
+    names = {
+        f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}" for kind in type(error).__mro__
+    }
+    return isinstance(error, OSError) or not _PASSING_ERRORS.isdisjoint(names)
+
+
+def _describe(error: Exception, limits: TransferLimits) -> str:
+    status = _status(error)
+    if status is not None:
+        phrase = next((known.phrase for known in HTTPStatus if known == status), "")
+        return f"HTTP {status} {phrase}".rstrip()
+    if isinstance(error, TimeoutError):
+        return f"no answer within {limits.block_seconds:g} s"
+    if _is_garbled(error):
+        return "an answer that is not HTTP"
+    text = _URL.sub(r"\1\2", str(error))[:_MAX_CAUSE_CHARACTERS]
+    if isinstance(error, ContentDiffersError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""Processes, ports, progress, seeds, worker pool."""

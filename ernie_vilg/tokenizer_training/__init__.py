@@ -1,0 +1,1 @@
+"""The image tokenizer's trainer."""

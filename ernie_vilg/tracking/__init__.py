@@ -1,0 +1,1 @@
+"""Metrics out: Weights & Biases and metrics.jsonl."""

@@ -1,0 +1,200 @@
+"""Where a run's metrics and pictures go: `metrics.jsonl` always, W&B if it can.
+
+Training writes lines to a file and knows nothing else. A process of its own follows the file and
+talks to W&B (`ernie_vilg.tracking.wandb_follower`), so that W&B can neither block nor stop
+training, whatever it or the network does. Only settings of ours are sent, never the command line,
+the environment, or paths.
+
+Source: ours, on wandb (https://docs.wandb.ai).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.config.schema import from_json
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import write_bytes
+from ernie_vilg.storage.jsonl import LineFile, read_lines, warn_of_unusable
+from ernie_vilg.tracking.wandb_process import Orders, WandbProcess
+
+METRICS_NAME = "metrics.jsonl"
+LOGGED_SETTINGS = (
+    "precision",
+    "compile_blocks",
+    "model",
+    "objective",
+    "parallelism",
+    "optimizer",
+    "training",
+    "checkpoint",
+    "stopping",
+    "watch",
+    "guards",
+    "cluster.collective_timeout_seconds",
+    "cluster.rendezvous_timeout_seconds",
+    "gpu",
+    "data.seed",
+    "data.shuffle_block_shards",
+    "data.weigh_by",
+)
+"""What of a `PretrainConfig` leaves the machine: nothing of it holds a path or a location."""
+
+
+class Tracker(Protocol):
+    """What the loop needs: somewhere to put metrics and pictures."""
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Record the metrics of a step; see `metrics.Metrics`."""
+
+    def log_pictures(
+        self, step: int, pictures: Mapping[str, Path], captions: Mapping[str, str] | None = None
+    ) -> None:
+        """Record picture files of the run folder by name, and what to write below them."""
+
+    def go_back(self, step: int) -> None:
+        """Forget what was recorded of later steps: they are made again."""
+
+    def close(self) -> None:
+        """Flush everything."""
+
+
+class SilentTracker:
+    """The tracker of every rank but the leader."""
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Record nothing."""
+
+    def log_pictures(
+        self, step: int, pictures: Mapping[str, Path], captions: Mapping[str, str] | None = None
+    ) -> None:
+        """Record nothing."""
+
+    def go_back(self, step: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class RunTracker:
+    """The leader's tracker: metrics.jsonl in the run folder, and W&B, which follows it.
+
+    A line holds a step and what was measured at it; a step may have several lines, of losses and
+    of what was drawn. No call raises because of W&B, or of a disk that is full.
+    """
+
+    def __init__(self, config: PretrainConfig, step: int) -> None:
+        """Open the run's files.
+
+        Args:
+            config: the run.
+            step: steps taken so far; metrics of later ones, which a crash rolled back, are
+                dropped from metrics.jsonl.
+        """
+        self._run_dir = Path(config.run_dir)
+        keep_metrics_until(self._run_dir / METRICS_NAME, step)
+        self._lines = LineFile(self._run_dir / METRICS_NAME)
+        self._wandb = None if config.tracking.wandb_mode == "disabled" else _start_wandb(config)
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        self._append({"step": step, **metrics})
+
+    def log_pictures(
+        self, step: int, pictures: Mapping[str, Path], captions: Mapping[str, str] | None = None
+    ) -> None:
+        """Name pictures in metrics.jsonl, as files of the run folder."""
+        captions = captions or {}
+        self._append(
+            {
+                "step": step,
+                "pictures": {
+                    name: {
+                        "file": path.relative_to(self._run_dir).as_posix(),
+                        "caption": captions.get(name),
+                    }
+                    for name, path in pictures.items()
+                },
+            }
+        )
+
+    def go_back(self, step: int) -> None:
+        """Drop the lines of later steps. W&B, which has them, is not told when they are made again:
+        they come out the same, but for their times.
+        """
+        self._lines.close()
+        keep_metrics_until(self._run_dir / METRICS_NAME, step)
+        self._lines = LineFile(self._run_dir / METRICS_NAME)
+
+    def close(self) -> None:
+        """Close the file, and W&B within `tracking.finish_seconds`."""
+        self._lines.close()
+        if self._wandb is not None:
+            self._wandb.close()
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        self._lines.append(entry)
+        if self._wandb is not None:
+            self._wandb.check()
+
+
+def keep_metrics_until(path: Path, step: int) -> None:
+    """Drop the lines of later steps, and a last line cut short by a kill, from a metrics file.
+
+    Other lines that name no step stay, with a warning.
+    """
+    if not os.path.lexists(path):
+        return
+    kept, problems = [], []
+    for line in read_lines(path):
+        try:
+            is_kept = step_of_entry(line.require(), line.name) <= step
+        except InputError as error:
+            is_kept = line.is_whole
+            if is_kept:
+                problems.append(str(error))
+        if is_kept:
+            kept.append(line.text + b"\n")
+    warn_of_unusable(path, problems)
+    write_bytes(path, b"".join(kept))
+
+
+def step_of_entry(entry: Mapping[str, Any], name: str) -> int:
+    """Return the step of a line of metrics.
+
+    Raises:
+        InputError: it names none; the message begins with `name`.
+    """
+    return from_json(entry.get("step"), int, f"{name}: step")
+
+
+def logged_settings(config: PretrainConfig) -> dict[str, Any]:
+    """Return the settings that W&B may see."""
+    everything = asdict(config)
+    settings: dict[str, Any] = {}
+    for name in LOGGED_SETTINGS:
+        group, _, field = name.partition(".")
+        if field:
+            settings.setdefault(group, {})[field] = everything[group][field]
+        else:
+            settings[group] = everything[group]
+    return settings
+
+
+def _start_wandb(config: PretrainConfig) -> WandbProcess:
+    tracking = config.tracking
+    return WandbProcess(
+        Orders(
+            run_dir=config.run_dir,
+            metrics=METRICS_NAME,
+            mode=tracking.wandb_mode,
+            project=tracking.project,
+            name=tracking.name or Path(config.run_dir).name,
+            finish_seconds=tracking.finish_seconds,
+            settings=logged_settings(config),
+        )
+    )

@@ -1,0 +1,273 @@
+"""Sends a run's metrics to W&B, from a process of its own: nothing it meets touches the run.
+
+It follows `metrics.jsonl` of the run folder as training writes it. How far it came is written
+down, so that steps which a crash rolled back, and which training makes again, are sent once. It
+ends when its standard input does: closed by training, or by the kernel for one that was killed.
+
+    python -m ernie_vilg.tracking.wandb_follower < orders.json
+
+Source: ours, on wandb (https://docs.wandb.ai).
+"""
+
+import netrc
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import psutil
+import wandb
+from filelock import FileLock
+
+from ernie_vilg.config.schema import from_json
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.json_files import object_of, parse_json, read_object
+from ernie_vilg.tracking.tracker import step_of_entry
+from ernie_vilg.tracking.wandb_process import FINISH, WARNING, Orders
+
+_SENT_NAME = "wandb_sent.json"
+_LOCK_NAME = ".wandb_follower.lock"
+_ORPHAN_SECONDS = 5.0
+"""From the death of training to the end of this process."""
+_POLL_SECONDS = 0.5
+_A_LINE = "a line"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+Mode = Literal["online", "offline"]
+
+
+class Lifeline(threading.Thread):
+    """Notices the end of our input, and ends this process a while later."""
+
+    def __init__(self, finish_seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.is_cut = threading.Event()
+        self._finish_seconds = finish_seconds
+
+    def run(self) -> None:
+        """Wait for the end."""
+        is_orderly = sys.stdin.read().startswith(FINISH)
+        self.is_cut.set()
+        time.sleep(self._finish_seconds if is_orderly else _ORPHAN_SECONDS)
+        _warn("W&B did not take everything in time: `wandb sync` sends what lies in wandb/")
+        end_descendants(os.getpid())
+        os._exit(1)
+
+
+class Follower:
+    """Lines of a file, once each, as they are added."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin at its beginning."""
+        self._path = path
+        self._file = path.open("rb")
+        self._rest = b""
+        self._has_warned = False
+
+    def __enter__(self) -> "Follower":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def was_replaced(self) -> bool:
+        """Whether another file has the name now, as when training went back; it is read anew."""
+        with suppress(OSError):
+            if not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
+                self._file.close()
+                self._file, self._rest = self._path.open("rb"), b""
+                return True
+        return False
+
+    def new_lines(self) -> list[dict[str, Any]]:
+        """Return the entries of the whole lines added since the last call."""
+        added = self._rest + self._file.read()
+        whole, self._rest = added[: added.rfind(b"\n") + 1], added[added.rfind(b"\n") + 1 :]
+        entries = []
+        for line in whole.split(b"\n"):
+            try:
+                entry = object_of(parse_json(line, _A_LINE), _A_LINE) if line.strip() else {}
+                if "step" in entry:
+                    step_of_entry(entry, _A_LINE)
+                    entries.append(entry)
+            except InputError as error:
+                if not self._has_warned:
+                    _warn(f"{self._path} has lines that hold no metrics, W&B lacks them: {error}")
+                self._has_warned = True
+        return entries
+
+
+class SentMark:
+    """Up to which step W&B has everything, over all launches of a run."""
+
+    def __init__(self, run_dir: Path, run_id: str) -> None:
+        self._path = run_dir / _SENT_NAME
+        self._run_id = run_id
+        self.step = -1
+        with suppress(OSError, InputError):
+            mark = read_object(self._path)
+            if mark.get("run_id") == run_id:
+                self.step = step_of_entry(mark, str(self._path))
+
+    def move(self, step: int) -> None:
+        """Write down a step, if it is a later one."""
+        if step > self.step:
+            self.step = step
+            write_json(self._path, {"run_id": self._run_id, "step": step})
+
+
+def main() -> None:
+    """Follow until our input ends; the exit code is 1 where W&B failed."""
+    for number in _SIGNALS:  # a scheduler sends them to all processes of a job
+        signal.signal(number, signal.SIG_IGN)
+    orders = from_json(parse_json(sys.stdin.readline(), "the orders"), Orders, "the orders")
+    lifeline = Lifeline(orders.finish_seconds)
+    lifeline.start()
+    exit_code = 0
+    try:
+        # The follower of a launch that was killed may be at its last lines.
+        with FileLock(Path(orders.run_dir) / _LOCK_NAME, timeout=_ORPHAN_SECONDS + 5):
+            follow(orders, lifeline.is_cut)
+    except Exception as error:  # any failure of W&B's: the run goes on without it
+        _warn(f"W&B failed, the run goes on without it: {described(error)}")
+        exit_code = 1
+    # At once: threads of W&B's may still wait for a server that does not answer.
+    end_descendants(os.getpid())
+    os._exit(exit_code)
+
+
+def follow(orders: Orders, is_cut: threading.Event) -> None:
+    """Send lines as they come, until the event and then to the end of the file."""
+    run_dir = Path(orders.run_dir)
+    mark = SentMark(run_dir, orders.run_id)
+    sent_before = mark.step
+    with Follower(run_dir / orders.metrics) as lines:
+        run = start_run(orders)
+        is_last = False
+        while not is_last:
+            is_last = is_cut.wait(_POLL_SECONDS)
+            if lines.was_replaced():
+                sent_before = mark.step
+            entries = [entry for entry in lines.new_lines() if entry["step"] > sent_before]
+            for entry in entries:
+                run.log(values_of(entry, run_dir), step=entry["step"])
+            if entries:
+                mark.move(entries[-1]["step"])
+    run.finish()
+    wandb.teardown()  # until then the last records may not be in the file
+
+
+def start_run(orders: Orders) -> Any:
+    """Return the W&B run, offline where the server cannot be reached."""
+    mode = wandb_mode(orders.mode)
+    if mode == "online":
+        try:
+            return _init(orders, mode)
+        except Exception as error:  # any failure of W&B's or the network's
+            _warn(
+                f"W&B cannot be reached, the run is kept in wandb/ for `wandb sync`: "
+                f"{described(error)}"
+            )
+            wandb.teardown()  # the run's id is taken until its service has ended
+    return _init(orders, "offline")
+
+
+def values_of(entry: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+    """Return a line of the metrics file as W&B takes it.
+
+    A list becomes a curve for each of its values, `name/00` and so on; values that are not there
+    are left out. Pictures are read from the run folder.
+    """
+    values: dict[str, Any] = {}
+    for name, value in entry.items():
+        if name == "pictures":
+            for title, picture in value.items():
+                path = run_dir / picture["file"]
+                if path.is_file():
+                    values[title] = wandb.Image(str(path), caption=picture.get("caption"))
+        elif isinstance(value, list):
+            digits = len(str(len(value) - 1))
+            values |= {
+                f"{name}/{index:0{digits}}": part
+                for index, part in enumerate(value)
+                if part is not None
+            }
+        elif name != "step" and value is not None:
+            values[name] = value
+    return values
+
+
+def wandb_mode(mode: str) -> Mode:
+    """Resolve `auto`: online where a login is found, else offline."""
+    is_online = mode == "online" or (mode == "auto" and _has_login())
+    return "online" if is_online else "offline"
+
+
+def described(error: Exception) -> str:
+    """Return an error in one line, without what may be secret in it."""
+    text = re.sub(r"://[^/@\s]*@", "://", f"{type(error).__name__}: {error}")
+    for name, value in os.environ.items():
+        if len(value) >= 8 and re.search(r"KEY|SECRET|TOKEN|PASSWORD", name, re.IGNORECASE):
+            text = text.replace(value, "***")
+    return " ".join(text.split())[:500]
+
+
+def end_descendants(process_id: int) -> None:
+    """Kill all processes that a process has started, W&B's own service among them."""
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process_id).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+def _has_login() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(server) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _init(orders: Orders, mode: Mode) -> Any:
+    return wandb.init(
+        project=orders.project,
+        name=orders.name,
+        id=orders.run_id,
+        resume="allow",
+        mode=mode,
+        dir=orders.run_dir,
+        config=orders.settings,
+        settings=wandb.Settings(
+            init_timeout=orders.init_seconds,
+            # So that it ends in good order before it is killed.
+            finish_timeout=0.7 * orders.finish_seconds,
+            console="off",
+            silent=True,
+            save_code=False,
+            disable_code=True,
+            disable_git=True,
+            disable_job_creation=True,
+            x_disable_meta=True,  # it holds the command line
+            x_disable_stats=True,
+            x_save_requirements=False,
+        ),
+    )
+
+
+def _warn(text: str) -> None:
+    """Write a line that training repeats in its own log."""
+    print(f"{WARNING}{text}", file=sys.stderr, flush=True)  # noqa: T201, this is a program
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What stands where in the training sequence of a run, from its settings and data sets.
+
+Settings speak of steps and of shares of samples or tokens; the loader knows positions and shares
+of samples alone.
+
+Source: ours.
+"""
+
+from typing import Any
+
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.batches.token_reader import TokenSequence
+from ernie_vilg.data.sequence.mixture import MixturePhase, cycle_parts
+from ernie_vilg.data.sequence.quarantine import Quarantine
+from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.locations import shown
+from ernie_vilg.training.lineage import Lineage
+
+
+def token_sequence(
+    config: PretrainConfig, lineage: Lineage, quarantine: Quarantine, *, with_pixels: bool
+) -> TokenSequence:
+    """Return the sequence that a run is trained on.
+
+    Args:
+        config: the run.
+        lineage: its data sets.
+        quarantine: samples that it leaves out.
+        with_pixels: whether pictures are read too.
+
+    Raises:
+        InputError: data sets are weighed by tokens, and one does not say how many it has.
+    """
+    return TokenSequence(
+        sources=lineage.data_sets,
+        phases=mixture_phases(config, lineage),
+        seed=config.data.seed,
+        shuffle_block_shards=config.data.shuffle_block_shards,
+        quarantine=quarantine,
+        loader=config.data.loader,
+        model=config.model,
+        with_pixels=with_pixels,
+    )
+
+
+def order_identity(config: PretrainConfig, lineage: Lineage, step: int) -> dict[str, Any]:
+    """Return what decided the order of the samples up to a step, as JSON values.
+
+    A checkpoint of the step and the run that resumes it must share it. What the steps to come are
+    trained on is no part of it: their weights may change, and data sets may come and go. Before
+    the first step it is the mixture to begin with.
+
+    Args:
+        config: the run.
+        lineage: its data sets.
+        step: steps made.
+
+    Returns:
+        seed, sizes, data sets by name, and by first position of each phase how many positions of
+        a cycle each data set has.
+    """
+    num_positions = step * config.parallelism.global_batch_size
+    names = [data_set.name for data_set in lineage.data_sets]
+    mixture = {
+        str(phase.first_position): {
+            name: part for name, part in zip(names, cycle_parts(phase.weights), strict=True) if part
+        }
+        for phase in mixture_phases(config, lineage)
+        if phase.first_position < max(1, num_positions)
+    }
+    drawn = {name for parts in mixture.values() for name in parts}
+    return {
+        "seed": config.data.seed,
+        "shuffle_block_shards": config.data.shuffle_block_shards,
+        "global_batch_size": config.parallelism.global_batch_size,
+        "data_sets": {
+            data_set.name: data_set.manifest.digest()
+            for data_set in lineage.data_sets
+            if data_set.name in drawn
+        },
+        "mixture": mixture,
+    }
+
+
+def mixture_phases(config: PretrainConfig, lineage: Lineage) -> tuple[MixturePhase, ...]:
+    """Return how a run mixes its data sets, from which position on.
+
+    Raises:
+        InputError: data sets are weighed by tokens, and one does not say how many it has.
+    """
+    tokens = {
+        data_set.name: _mean_tokens(config, data_set) if config.data.weigh_by == "tokens" else 1.0
+        for data_set in lineage.data_sets
+    }
+    return tuple(
+        MixturePhase(
+            first_position=part.step * config.parallelism.global_batch_size,
+            weights=tuple(
+                part.weights[data_set.name] / tokens[data_set.name]
+                for data_set in lineage.data_sets
+            ),
+        )
+        for part in config.data.weights
+    )
+
+
+def _mean_tokens(config: PretrainConfig, data_set: DataSource) -> float:
+    """Return the image codes and text ids of a data set's mean sample."""
+    num_text_tokens = data_set.manifest.settings.get("num_text_tokens")
+    if num_text_tokens is None:
+        raise InputError(
+            f"data.weigh_by=tokens with {config.data.setting_of(data_set.name)}="
+            f"{shown(data_set.location)}, whose manifest has no num_text_tokens: encode them again "
+            "with launch/encode_shards.py ... overwrite=true, or set data.weigh_by=samples"
+        )
+    return config.model.num_image_tokens + num_text_tokens / data_set.manifest.num_samples

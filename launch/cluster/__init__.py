@@ -1,0 +1,1 @@
+"""Checks and records of the nodes of a job."""

@@ -1,0 +1,1 @@
+"""What every program shares: composition, environment, overrides, help."""

@@ -1,0 +1,70 @@
+"""The settings that a command line means, without running it.
+
+The main job asks this to know whether a stage's settings changed, and the tests ask it of every
+command in the documents.
+
+Source: ours, on Hydra's compose API.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import typing
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
+
+from ernie_vilg.errors import InputError
+from launch.support.program import compose, to_dataclass
+
+
+def compose_program(name: str, overrides: Sequence[str]) -> Any:
+    """Compose and check the settings of `launch/<name>.py`.
+
+    Args:
+        name: the program, without folder and ending.
+        overrides: its command line, such as ["experiment=quickstart"].
+
+    Returns:
+        the frozen dataclass that the program's `main` would get.
+
+    Raises:
+        InputError: there is no such program, or it would refuse the settings; the message says
+            why.
+    """
+    try:
+        module = importlib.import_module(f"launch.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"launch.{name}":
+            raise
+        raise InputError(f"launch/{name}.py does not exist: name a program in launch/") from error
+    main = inspect.unwrap(module.main)
+    (schema,) = [hint for key, hint in typing.get_type_hints(main).items() if key != "return"]
+    try:
+        return to_dataclass(compose(name, schema, overrides), schema)
+    except (OmegaConfBaseException, InputError) as error:
+        line = " ".join(overrides)
+        raise InputError(f"launch/{name}.py {line}: it refuses these settings: {error}") from error
+
+
+def program_of(command: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Find the program of ours in a command, whatever launcher stands before it.
+
+    Returns:
+        the program's name and the words behind it; None when the command runs none of ours.
+    """
+    for index, word in enumerate(command):
+        path = PurePosixPath(word)
+        if path.suffix == ".py" and path.parent.name == "launch":
+            return path.stem, list(command[index + 1 :])
+    return None
+
+
+def settings_of(command: Sequence[str]) -> dict[str, Any] | None:
+    """Return the composed settings of a command as JSON values; None when it is not ours."""
+    found = program_of(command)
+    if found is None:
+        return None
+    return dataclasses.asdict(compose_program(*found))

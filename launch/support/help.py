@@ -1,0 +1,126 @@
+"""The answer to --help: every setting of a program with its docstring, type and default.
+
+Nothing is composed for it, so that it works before anything is chosen.
+
+Source: ours.
+"""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from omegaconf import OmegaConf
+
+from ernie_vilg.config.schema import Range, declared, non_null
+
+_CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
+_WIDTH = 100
+_INDENT = " " * 6
+
+
+def help_text(name: str, schema: type, summary: str) -> str:
+    """Return what --help prints.
+
+    Args:
+        name: the program.
+        schema: the dataclass of its settings.
+        summary: what it does.
+    """
+    lines = [f"python launch/{name}.py KEY=VALUE ...", "", inspect.cleandoc(summary).split("\n")[0]]
+    groups = dict(_groups(name))
+    if groups:
+        lines += ["", "Groups of settings, chosen by name from conf/:"]
+        lines += [f"  {group}={choices}" for group, choices in groups.items()]
+    lines += ["", "Settings:"]
+    for key, hint, default, docstring in settings_of(schema):
+        lines.append(f"  {key}: {_type_words(hint)}{default}")
+        wrapped = textwrap.wrap(docstring, _WIDTH - len(_INDENT), break_on_hyphens=False)
+        lines += [_INDENT + line for line in wrapped]
+    lines += ["", "--cfg job prints the settings that a command line makes."]
+    return "\n".join(lines)
+
+
+def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, str, str]]:
+    """Yield key, type, default in words and docstring of every setting, in the order of fields."""
+    docstrings = attribute_docstrings(schema)
+    for field in dataclasses.fields(schema):
+        hint = declared(schema)[field.name]
+        part = non_null(hint)
+        docstring = docstrings.get(field.name, "")
+        if dataclasses.is_dataclass(part) and part is hint:
+            yield from settings_of(typing.cast(type, part), f"{prefix}{field.name}.")
+            continue
+        yield prefix + field.name, hint, _default(field), docstring
+        if dataclasses.is_dataclass(part):
+            yield from settings_of(typing.cast(type, part), f"{prefix}{field.name}.")
+
+
+@functools.cache
+def attribute_docstrings(schema: type) -> dict[str, str]:
+    """Return the docstrings below a class's attributes by name, its base classes' too."""
+    found: dict[str, str] = {}
+    for base in reversed(schema.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for statement, following in zip(tree.body, tree.body[1:], strict=False):
+            match statement, following:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found[name] = inspect.cleandoc(text)
+    return found
+
+
+def _groups(name: str) -> Iterator[tuple[str, str]]:
+    content: Any = OmegaConf.to_container(OmegaConf.load(_CONF_FOLDER / f"{name}.yaml"))
+    for entry in content["defaults"]:
+        if not isinstance(entry, dict):
+            continue
+        ((group, chosen),) = entry.items()
+        if group.startswith("override "):
+            continue
+        choices = ", ".join(sorted(path.stem for path in (_CONF_FOLDER / group).glob("*.yaml")))
+        words = {"???": "required", None: "default none"}.get(chosen, f"default {chosen}")
+        yield group, f"{choices} ({words})"
+
+
+def _default(field: "dataclasses.Field[Any]") -> str:
+    if field.default is not dataclasses.MISSING:
+        value = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    else:
+        return ", required"
+    words = {None: "null", True: "true", False: "false"}
+    if isinstance(value, tuple | dict):
+        value = "{}" if value == {} else f"[{','.join(map(str, value))}]"
+    elif value is None or isinstance(value, bool):
+        value = words[value]
+    return f" = {value}"
+
+
+def _type_words(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        facts = "".join(f" {fact}" for fact in arguments[1:] if isinstance(fact, Range))
+        return f"{_type_words(arguments[0])}{facts}"
+    if origin in (types.UnionType, typing.Union):
+        return f"{_type_words(non_null(hint))}, or null"
+    if origin is typing.Literal:
+        return " | ".join(map(str, arguments))
+    if origin is tuple:
+        return f"list of {_type_words(arguments[0])}"
+    if origin is dict:
+        return f"{_type_words(arguments[1])} by name"
+    words = {str: "text", int: "whole number", float: "number", bool: "true | false"}
+    return words.get(hint, "settings")

@@ -1,0 +1,46 @@
+"""A stage's log is read from its end, and its memory is that of all its processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from launch.jobs.stage_process import last_lines, memory_of_descendants
+
+_MIB = 2**20
+
+
+def test_last_lines_of_a_long_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("".join(f"line {number}\n" for number in range(100_000)) + "\n\n")
+
+    assert last_lines(log, 2) == ["line 99998", "line 99999"]
+
+
+def test_progress_bar_counts_line_by_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"start\n 10%\r 20%\r 30%\xff")
+
+    assert last_lines(log, 1) == [" 30%\ufffd"]
+
+
+def test_memory_counts_grandchildren() -> None:
+    grandchild = "block = bytearray(50 * 2**20); print(flush=True); input()"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
+    before = memory_of_descendants(os.getpid())
+    with subprocess.Popen(
+        [sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the block is allocated
+        during = memory_of_descendants(os.getpid())
+        process.communicate(b"\n")
+
+    assert during - before > 50 * _MIB
+
+
+def test_process_that_is_gone_has_no_memory() -> None:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+
+    assert memory_of_descendants(done.pid) == 0

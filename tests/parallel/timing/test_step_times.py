@@ -1,0 +1,141 @@
+"""A step's seconds are split into parts that add up, and collectives are taken note of."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup, Work
+
+from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.parallel.layout.groups import build_groups, start_processes
+from ernie_vilg.parallel.timing.collective_watch import Communication, describe_members
+from ernie_vilg.parallel.timing.step_times import instrument
+from tests.distributed import run_distributed
+from tests.training.runs import MODEL, start, tiny_run
+
+STEPS = 3
+SLOW_SECONDS = 0.2
+PARTS = {"data", "forward", "backward", "optimizer", "communication", "other"}
+
+
+def batches(config: PretrainConfig, count: int) -> list[Batch]:
+    pairs = config.parallelism.micro_batch_size
+    return [
+        Batch(
+            text=torch.ones(pairs, MODEL.text_length, dtype=torch.int64),
+            codes=torch.ones(pairs, MODEL.num_image_tokens, dtype=torch.int64),
+        )
+        for _ in range(count)
+    ]
+
+
+def timed_steps(launch: Launch, config: PretrainConfig) -> dict[str, Any]:
+    """Take steps before each of which the last rank sleeps; return what was measured."""
+    engine = start(launch, config, torch.float32)
+    untouched = vars(ProcessGroup)["allreduce"], vars(Work)["wait"], dict(vars(engine))
+    inner = set(vars(engine.deepspeed_engine))
+    with Communication(engine.groups) as communication:
+        with instrument(engine, communication) as times:
+            engine.train_batch(batches(config, engine.num_micro_batches), 1e-3)
+            assert times.read().keys() == {f"{part}_seconds_per_step" for part in PARTS}
+            began = time.perf_counter()
+            for _ in range(STEPS):
+                with times.reading():
+                    if launch.rank == launch.world_size - 1:
+                        time.sleep(SLOW_SECONDS)
+                engine.train_batch(batches(config, engine.num_micro_batches), 1e-3)
+            wall = time.perf_counter() - began
+            with times.paused():
+                time.sleep(SLOW_SECONDS)
+                dist.barrier()
+            read = times.read()
+            assert times.read() == {}, "no step since"
+        counts, last = communication.counts(), communication.last
+    assert vars(ProcessGroup)["allreduce"] is untouched[0]
+    assert vars(Work)["wait"] is untouched[1]
+    added = set(vars(engine.deepspeed_engine)) - inner
+    assert not added & {"forward", "backward", "step", "_INSTRUCTION_MAP"}
+    return {
+        "seconds": {name.removesuffix("_seconds_per_step"): s for name, s in read.items()},
+        "wall": wall / STEPS,
+        "work": times.work_seconds_per_step,
+        "counts": counts,
+        "last": str(last),
+    }
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param({}, id="plain engine"),
+        pytest.param({"pipeline_parallel_size": 2}, id="pipeline engine"),
+    ],
+)
+def test_the_parts_of_a_step_add_up_and_waiting_is_no_work(
+    tmp_path: Path, layout: dict[str, int]
+) -> None:
+    config = tiny_run(tmp_path, steps=STEPS, **layout)
+
+    fast, slow = run_distributed(timed_steps, 2, config)
+
+    for rank in (fast, slow):
+        parts = rank["seconds"]
+        # What is missing is the Python around the loop; the time in `paused` must be.
+        assert sum(parts.values()) == pytest.approx(rank["wall"], rel=0.1, abs=0.02)
+        for part in ("forward", "backward", "optimizer"):
+            assert parts[part] > 0
+        work = rank["wall"] - parts["communication"]
+        assert rank["work"] == pytest.approx(work, rel=0.1, abs=0.02)
+    assert slow["seconds"]["data"] == pytest.approx(SLOW_SECONDS, rel=0.5)
+    assert fast["seconds"]["data"] < SLOW_SECONDS / 5
+    assert fast["seconds"]["communication"] > SLOW_SECONDS / 5, "it waits for the other"
+    assert fast["last"].startswith("barrier of all ranks (number ")
+    assert fast["last"] == slow["last"]
+    shared = fast["counts"].keys() & slow["counts"].keys()
+    assert "all ranks, 2 from 0 to 1" in shared
+    for key in shared:
+        assert fast["counts"][key] == slow["counts"][key]
+
+
+def groups_in_words(launch: Launch) -> dict[str, Any]:
+    groups = build_groups(2, 2, start_processes(launch, timeout_seconds=60))
+    with Communication(groups) as communication:
+        dist.all_reduce(torch.ones(3), group=groups.tensor_group)
+        said = [str(communication.last)]
+        work = dist.all_reduce(torch.ones(5), group=groups.tensor_group, async_op=True)
+        assert communication.current is None, "nobody waits in it yet"
+        assert work is not None
+        work.wait()
+        said.append(str(communication.last))
+        if launch.rank in (0, 2):
+            peer = 2 - launch.rank
+            (dist.send if launch.rank == 0 else dist.recv)(torch.ones(7), peer)
+            said.append(str(communication.last))
+        seconds = communication.clock.read()
+    assert all(span.is_communication for span in seconds)
+    members = [(0, 1, 2, 3), (0, 2), (1, 0), (0, 3), (2,)]
+    return {"said": said, "words": [describe_members(group, groups) for group in members]}
+
+
+@pytest.mark.distributed
+def test_collectives_are_told_in_words_and_counted() -> None:
+    first, second, third, _ = run_distributed(groups_in_words, 4)
+
+    tensor = ["all_reduce of the tensor group (number 1, 12 bytes)"]
+    tensor += ["all_reduce of the tensor group (number 2, 20 bytes)"]
+    assert second["said"] == tensor
+    assert first["said"] == [*tensor, "send to rank 2 (number 1, 28 bytes)"]
+    assert third["said"] == [*tensor, "receive from rank 0 (number 1, 28 bytes)"]
+    assert first["words"] == [
+        "all ranks",
+        "the pipeline group",
+        "the tensor group",
+        "the tensor and pipeline group",
+        "the one-rank group",
+    ]

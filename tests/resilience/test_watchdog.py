@@ -1,0 +1,240 @@
+"""A run that hangs says who holds it up, and ends."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.watch import WatchConfig
+from ernie_vilg.data.batches import workers
+from ernie_vilg.parallel.layout.groups import build_groups, start_processes
+from ernie_vilg.parallel.timing.collective_watch import Communication
+from ernie_vilg.resilience import watchdog
+from ernie_vilg.resilience.watchdog import Patience, Watchdog
+from ernie_vilg.runs.phases import Phase, Phases, Whereabouts
+from ernie_vilg.system.ports import free_port
+from tests.distributed import run_distributed
+
+STEP_TIMEOUT_SECONDS = 2.0
+WATCH = WatchConfig(step_timeout_seconds=STEP_TIMEOUT_SECONDS, heartbeat_seconds=0.2)
+FAULTY_STEP = 3
+
+
+def stop(where: Watchdog, phases: Phases) -> None:
+    """Stop as `kill -STOP` does."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def read_for_ever(where: Watchdog, phases: Phases) -> None:
+    """Wait for a shard that does not come."""
+    where.reading = lambda: "worker 0: reading tokens-000007.tar"
+    phases.enter(Phase.DATA, FAULTY_STEP)
+    time.sleep(60)
+
+
+def keep_the_lock(where: Watchdog, phases: Phases) -> None:
+    """Stay in a call that lets no other thread run."""
+    watchdog._LOCKED_SECONDS = 4.0
+    time.sleep(1)  # in which the watchdog winds itself up
+    ctypes.PyDLL(None).sleep(60)
+
+
+def train_steps(
+    launch: Launch, run_dir: Path, faulty_rank: int, fault: Callable[[Watchdog, Phases], None]
+) -> None:
+    """Take steps for ever; one rank is struck at one of them."""
+    device = start_processes(launch, timeout_seconds=60)
+    groups = build_groups(1, 1, device)
+    phases = Phases()
+    with (
+        Communication(groups) as communication,
+        Watchdog(WATCH, phases, groups, run_dir=run_dir, communication=communication) as watch,
+    ):
+        for step in range(1_000_000):
+            phases.enter(Phase.STEP, step)
+            if step == FAULTY_STEP and launch.rank == faulty_rank:
+                (run_dir / "struck").write_text(str(time.monotonic()))
+                fault(watch, phases)
+            dist.all_reduce(torch.ones(10))
+
+
+def rank_process(rank: int, world_size: int, port: int, *arguments: Any) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(1)
+    train_steps(Launch(rank=rank, local_rank=rank, world_size=world_size), *arguments)
+
+
+def hang(
+    run_dir: Path, world_size: int, faulty_rank: int, fault: Callable[[Watchdog, Phases], None]
+) -> tuple[list[int | None], float, list[str]]:
+    """Run until the other ranks have ended.
+
+    Returns:
+        exit codes, seconds from the fault to the end, and the reports.
+    """
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(workers.PRELOADED_MODULES)
+    port = free_port()
+    ranks = [
+        context.Process(
+            target=rank_process, args=(rank, world_size, port, run_dir, faulty_rank, fault)
+        )
+        for rank in range(world_size)
+    ]
+    for rank in ranks:
+        rank.start()
+    try:
+        for index, rank in enumerate(ranks):
+            if index != faulty_rank or fault is not stop:
+                rank.join(120)
+        seconds = time.monotonic() - float((run_dir / "struck").read_text())
+        codes = [rank.exitcode for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.join()
+    reports = [path.read_text() for path in sorted((run_dir / "reports").iterdir())]
+    return codes, seconds, reports
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("faulty_rank", "fault", "verdict"),
+    [
+        pytest.param(1, stop, "its process is stopped by a signal", id="a rank is stopped"),
+        pytest.param(
+            0, stop, "its process is stopped by a signal", id="so is the one that keeps the store"
+        ),
+        pytest.param(
+            1,
+            read_for_ever,
+            "(worker 0: reading tokens-000007.tar); 1 rank waits",
+            id="a rank waits for a shard",
+        ),
+        pytest.param(
+            1,
+            keep_the_lock,
+            "its process waits, in a call that keeps Python's lock; 1 rank waits",
+            id="a rank runs no thread",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_the_rank_that_holds_up_the_run_is_named_and_the_others_end(
+    tmp_path: Path, faulty_rank: int, fault: Callable[[Watchdog, Phases], None], verdict: str
+) -> None:
+    codes, seconds, reports = hang(tmp_path, 2, faulty_rank, fault)
+
+    other = 1 - faulty_rank
+    assert codes[other] == 1
+    assert seconds < STEP_TIMEOUT_SECONDS + 35  # row 9; about 5 here
+    report = next(text for text in reports if f"on rank {other} " in text.splitlines()[0])
+    assert report.startswith("step 4 takes over 2 s (watch.step_timeout_seconds)")
+    told = next(line for line in report.splitlines() if line.startswith("Verdict: "))
+    assert f"rank {faulty_rank} (tensor 0, pipeline 0, data {faulty_rank} on " in told
+    assert verdict in told
+    waits_in = next(line for line in report.splitlines() if line.startswith(f"rank {other} "))
+    assert "training, 3 steps taken, for " in waits_in
+    assert "in all_reduce of all ranks (number " in waits_in
+    assert "in train_steps" in report, "this rank's own stack"
+    if fault is keep_the_lock:
+        assert codes[faulty_rank] == 1, "it has ended itself"
+
+
+def run_without_a_fault(launch: Launch, run_dir: Path) -> int:
+    groups = build_groups(1, 1, start_processes(launch, timeout_seconds=60))
+    phases = Phases()
+    config = WatchConfig(step_timeout_seconds=0.5, heartbeat_seconds=0.2)
+    with (
+        Communication(groups) as communication,
+        Watchdog(config, phases, groups, run_dir=run_dir, communication=communication),
+    ):
+        began = time.monotonic()
+        step = 0
+        while time.monotonic() - began < 1:
+            phases.enter(Phase.DATA, step)
+            phases.enter(Phase.STEP, step)
+            time.sleep(0.05)
+            step += 1
+    return threading.active_count()
+
+
+@pytest.mark.distributed
+def test_a_run_that_goes_on_is_left_alone(tmp_path: Path) -> None:
+    assert run_distributed(run_without_a_fault, 1, tmp_path) == [1]
+    assert not list(tmp_path.iterdir())
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now)
+
+
+def whereabouts(phase: Phase, step: int, since: float) -> Whereabouts:
+    return Whereabouts(phase=phase, step=step, since=since)
+
+
+def test_data_and_training_of_a_step_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    patience = Patience(WatchConfig(step_timeout_seconds=240))
+
+    for phase, since, left in [
+        (Phase.DATA, 1000.0, 239.0),
+        (Phase.DATA, 1000.0, 238.0),
+        (Phase.STEP, 1001.5, 237.0),
+    ]:
+        clock.now += 1
+        assert patience.left(whereabouts(phase, 7, since), poll_seconds=1) == left
+
+    clock.now += 1
+    assert patience.left(whereabouts(Phase.STEP, 8, clock.now - 0.25), poll_seconds=1) == 239.75
+
+
+def test_other_phases_have_their_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    patience = Patience(WatchConfig(step_timeout_seconds=10, phase_timeout_seconds=100))
+
+    clock.now += 1
+    assert patience.left(whereabouts(Phase.SAVE, 7, 1000.0), poll_seconds=1) == 99
+
+
+def test_time_in_which_the_whole_job_was_suspended_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    patience = Patience(WatchConfig(step_timeout_seconds=240))
+    where = whereabouts(Phase.STEP, 7, 1000.0)
+    clock.now += 1
+    patience.left(where, poll_seconds=1)
+
+    clock.now += 3600
+
+    assert patience.left(where, poll_seconds=1) == 237  # 240 - 1 - two polls
+
+
+def test_setting_the_time_of_day_is_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 44: an hour forward or back."""
+    clock = Clock(monkeypatch)
+    patience = Patience(WatchConfig(step_timeout_seconds=240))
+    where = whereabouts(Phase.STEP, 7, 1000.0)
+
+    for hours in (1, -1):
+        monkeypatch.setattr(watchdog.time, "time", lambda hours=hours: hours * 3600.0)
+        clock.now += 1
+        left = patience.left(where, poll_seconds=1)
+
+    assert left == 238

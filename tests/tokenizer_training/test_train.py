@@ -1,0 +1,288 @@
+"""The image tokenizer trains, stops and goes on, alike on every number of ranks."""
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
+from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.loader import LoaderConfig
+from ernie_vilg.data.records.damage_log import read_losses
+from ernie_vilg.storage.files import sha256_of_file
+from ernie_vilg.storage.shard_manifest import read_manifest
+from ernie_vilg.tokenizer_training import train as image_tokenizer
+from ernie_vilg.tokenizer_training.state import TENSORS_FILE
+from ernie_vilg.tokenizer_training.train import train_image_tokenizer
+from ernie_vilg.vqgan.weights import WEIGHTS_FILE, load_image_tokenizer
+from tests.distributed import run_distributed
+from tests.tokenizer_training.tokenizer_run import (
+    ALONE,
+    SIZE,
+    process_group,
+    run,
+    tiny_config,
+    write_shards,
+)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    write_shards(tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def hash_of_state(run_dir: Path, step: int) -> str:
+    return sha256_of_file(run_dir / "checkpoints" / f"step_{step:08d}" / TENSORS_FILE)
+
+
+@contextmanager
+def dying_at_step(step: int, die: Callable[[], None]) -> Iterator[None]:
+    """Within the block, call `die` instead of taking the step with this number, from 0."""
+    take_step = image_tokenizer._take_step
+
+    def take_step_or_die(state: Any, *arguments: Any) -> Any:
+        if state.step == step:
+            die()
+        return take_step(state, *arguments)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(image_tokenizer, "_take_step", take_step_or_die)
+        yield
+
+
+def _run_killed_at_step_three(config: TrainImageTokenizerConfig) -> None:
+    with dying_at_step(3, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+        run(ALONE, config)
+
+
+def _stop() -> None:
+    raise InterruptedError
+
+
+def _run_whole_and_parted(
+    launch: Launch, whole: TrainImageTokenizerConfig, parted: TrainImageTokenizerConfig
+) -> None:
+    manifest = read_manifest(Path(whole.shards), "image")
+    with process_group(launch) as device:
+        train_image_tokenizer(whole, manifest, device)
+        with dying_at_step(3, _stop), pytest.raises(InterruptedError):
+            train_image_tokenizer(parted, manifest, device)
+        train_image_tokenizer(parted, manifest, device)
+
+
+def test_loss_falls_and_results_are_written(shards: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+
+    run(ALONE, tiny_config(shards, run_dir, steps=60, revive_every=10, save_every=30))
+
+    lines = metrics_of(run_dir)
+    assert [line["step"] for line in lines] == list(range(1, 61))
+    assert lines[-1]["psnr"] > lines[0]["psnr"] + 6  # half the error
+    assert set(lines[0]) >= {
+        "loss", "reconstruction_loss", "commitment_loss", "psnr", "codebook_usage", "perplexity",
+        "images_per_second", "learning_rate",
+    }  # fmt: skip
+    figures = json.loads((run_dir / "metrics.json").read_text())
+    _, sha256 = load_image_tokenizer(run_dir / "weights")
+    assert figures["sha256"] == sha256
+    assert figures["psnr"] == pytest.approx(lines[-1]["psnr"], abs=2)
+    assert 0 < figures["codebook_usage"] <= 1
+    with Image.open(run_dir / "reconstructions.png") as grid:
+        assert grid.size == (16 * SIZE, 2 * SIZE)  # 16 originals above their reconstructions
+
+
+def test_codebook_starts_on_the_data(shards: Path, tmp_path: Path) -> None:
+    # 8 pictures of 2 colours: 16 different vectors, all of them chosen, and 16 repeats.
+    run(ALONE, tiny_config(shards, tmp_path / "run", steps=1))
+
+    first = metrics_of(tmp_path / "run")[0]
+    assert first["commitment_loss"] == pytest.approx(0, abs=1e-6)
+    assert first["codebook_usage"] >= 0.4
+
+
+def test_four_steps_are_two_and_a_kill_and_two(shards: Path, tmp_path: Path) -> None:
+    run(ALONE, tiny_config(shards, tmp_path / "whole"))
+    doomed = multiprocessing.get_context("spawn").Process(
+        target=_run_killed_at_step_three, args=(tiny_config(shards, tmp_path / "parted"),)
+    )
+    doomed.start()
+    doomed.join()
+    assert doomed.exitcode == -signal.SIGKILL
+    assert [line["step"] for line in metrics_of(tmp_path / "parted")] == [1, 2, 3]
+
+    run(ALONE, tiny_config(shards, tmp_path / "parted"))
+
+    whole, parted = metrics_of(tmp_path / "whole"), metrics_of(tmp_path / "parted")
+    assert [line["step"] for line in parted] == [1, 2, 3, 4]
+    assert [line["loss"] for line in parted] == [line["loss"] for line in whole]
+    assert hash_of_state(tmp_path / "parted", 4) == hash_of_state(tmp_path / "whole", 4)
+    weights = Path("weights", WEIGHTS_FILE)
+    assert sha256_of_file(tmp_path / "parted" / weights) == sha256_of_file(
+        tmp_path / "whole" / weights
+    )
+
+
+def test_two_newest_checkpoints_are_kept(shards: Path, tmp_path: Path) -> None:
+    run(ALONE, tiny_config(shards, tmp_path / "run", save_every=1))
+
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step_00000003", "step_00000004"]
+
+
+def test_damaged_checkpoint_is_passed_over(shards: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run(ALONE, tiny_config(shards, run_dir))
+    untouched = hash_of_state(run_dir, 4)
+    newest = run_dir / "checkpoints" / "step_00000004" / TENSORS_FILE
+    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+
+    run(ALONE, tiny_config(shards, run_dir))  # steps 3 and 4 again, from step 2
+
+    assert hash_of_state(run_dir, 4) == untouched
+
+
+def test_run_folder_that_lost_its_checkpoints_is_not_started_over(
+    shards: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    run(ALONE, tiny_config(shards, run_dir))
+    for path in (run_dir / "checkpoints").glob("*/*"):
+        path.unlink()
+
+    with pytest.raises(ValueError, match="holds a run but no checkpoint of it that verifies"):
+        run(ALONE, tiny_config(shards, run_dir))
+
+
+def test_other_settings_do_not_resume(shards: Path, tmp_path: Path) -> None:
+    run(ALONE, tiny_config(shards, tmp_path / "run"))
+
+    with pytest.raises(ValueError, match=r"training\.seed: 0 in the checkpoint, 1 now"):
+        run(ALONE, tiny_config(shards, tmp_path / "run", seed=1))
+
+
+def test_how_often_to_log_may_change_on_resume(shards: Path, tmp_path: Path) -> None:
+    run(ALONE, tiny_config(shards, tmp_path / "run"))
+
+    run(ALONE, tiny_config(shards, tmp_path / "run", log_every=2))
+
+
+def test_workers_change_no_loss_and_are_gone_afterwards(shards: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"image_size": SIZE - 8, "horizontal_flip": True}
+    run(ALONE, tiny_config(shards, tmp_path / "alone", **settings))
+    before = {*multiprocessing.active_children()}
+
+    loader = LoaderConfig(num_workers=2)
+    run(ALONE, tiny_config(shards, tmp_path / "helped", **settings, loader=loader))
+
+    assert {*multiprocessing.active_children()} <= before
+    assert hash_of_state(tmp_path / "helped", 4) == hash_of_state(tmp_path / "alone", 4)
+
+
+def test_mirroring_may_not_change_on_resume(shards: Path, tmp_path: Path) -> None:
+    run(ALONE, tiny_config(shards, tmp_path / "run", steps=1))
+
+    with pytest.raises(ValueError, match=r"training\.horizontal_flip: False in the checkpoint, Tr"):
+        run(ALONE, tiny_config(shards, tmp_path / "run", steps=1, horizontal_flip=True))
+
+
+def test_damaged_picture_stops_the_run(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", num_damaged=1)
+
+    with pytest.raises(ValueError, match=r"sample '000000' of .* picture that cannot be read"):
+        run(ALONE, tiny_config(tmp_path / "shards", tmp_path / "run"))
+
+
+def test_damage_that_is_skipped_is_written_down_once(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", num_damaged=1)
+    loader = LoaderConfig(num_workers=0, damage="skip", max_lost_fraction=0.1)
+    config = tiny_config(tmp_path / "shards", tmp_path / "run", loader=loader)
+    with dying_at_step(3, _stop), pytest.raises(InterruptedError):
+        run(ALONE, config)
+
+    run(ALONE, config)
+
+    summary = read_losses(tmp_path / "run")
+    assert summary.num_samples_by_reason == {"unreadable_image": 1}
+    (line,) = (tmp_path / "run" / "ledger" / "losses-0.jsonl").read_text().splitlines()
+    assert json.loads(line)["key"] == "000000"
+
+
+def test_pictures_in_quarantine_are_left_out(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", num_damaged=1)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "quarantine.jsonl").write_text('{"key": "000000"}\n')
+
+    run(ALONE, tiny_config(tmp_path / "shards", tmp_path / "run"))  # stops at the first damage
+
+    assert read_losses(tmp_path / "run").num_samples == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param(
+            {"image_cache_bytes": 1, "loader": LoaderConfig(num_workers=1)},
+            "image_cache_bytes=1 with loader.num_workers=1: .* set loader.num_workers=0",
+            id="a cache that workers would not see",
+        ),
+        pytest.param({"seed": -1}, "training.seed=-1: must be at least 0", id="negative seed"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_config(Path("shards"), Path("run"), **settings)
+
+
+def test_remote_shards_need_a_cache_on_disk() -> None:
+    config = tiny_config(Path("shards"), Path("run"))
+
+    with pytest.raises(ValueError, match=r"s3://b/shards is remote and loader\.cache_dir is"):
+        replace(config, shards="s3://b/shards")
+
+
+@pytest.mark.parametrize("shards_image_size", [SIZE, SIZE + 2])
+def test_shards_of_the_same_size_or_larger_are_taken(shards_image_size: int) -> None:
+    tiny_config(Path("shards"), Path("run")).check_image_size(shards_image_size)
+
+
+def test_shards_of_smaller_pictures_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"have 15 pixels a side where .*image_size=16: set it"):
+        tiny_config(Path("shards"), Path("run")).check_image_size(15)
+
+
+@pytest.mark.distributed
+def test_two_ranks_take_the_steps_of_one(shards: Path, tmp_path: Path) -> None:
+    # AdamW divides by the root of tiny second moments in its first steps, which magnifies the
+    # rounding of the gradients' other order of summation: a small rate keeps that small.
+    settings = {"learning_rate": 1.0e-5, "revive_every": 2}
+    run(ALONE, tiny_config(shards, tmp_path / "one", **settings))
+
+    run_distributed(run, 2, tiny_config(shards, tmp_path / "two", **settings))
+
+    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    for name in ("loss", "psnr", "codebook_usage", "perplexity"):
+        assert [line[name] for line in two] == pytest.approx(
+            [line[name] for line in one], rel=1e-5
+        ), name
+
+
+@pytest.mark.distributed
+def test_two_ranks_resume_bit_for_bit(shards: Path, tmp_path: Path) -> None:
+    whole, parted = (tiny_config(shards, tmp_path / name) for name in ("whole", "parted"))
+
+    run_distributed(_run_whole_and_parted, 2, whole, parted)
+
+    assert hash_of_state(tmp_path / "parted", 4) == hash_of_state(tmp_path / "whole", 4)
