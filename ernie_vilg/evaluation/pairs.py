@@ -26,7 +26,7 @@ from data_pipelines.sources import RejectedError, Rejection
 from data_pipelines.sources import read_pairs as read_raw_pairs
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.grid import before_and_after
-from ernie_vilg.evaluation.reconstruction import ImageCoder, psnr, reconstruct
+from ernie_vilg.evaluation.reconstruction import ImageCoder, psnr_of_pictures, reconstruct
 from ernie_vilg.shapes.judge import (
     caption_correct,
     objects_correct,
@@ -178,7 +178,7 @@ def evaluate(
         "text_to_image": {},
         "image_to_text": {"exact_matches": sum(exact) / len(exact)},
         "image_tokenizer": {
-            "psnr": psnr(originals, rebuilt.images),
+            "psnr": psnr_of_pictures(originals, rebuilt.images),
             "codebook_usage": rebuilt.num_codes / codebook_size,
         },
     }
