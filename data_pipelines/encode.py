@@ -97,7 +97,7 @@ class _EncodedShard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Work:
+class _EncodingJob:
     """All that is to be done for one output folder."""
 
     output_dir: Path
@@ -169,7 +169,7 @@ def encode_part(config: EncodeShardsConfig) -> int:
 
 
 @contextmanager
-def _started_work(config: EncodeShardsConfig) -> Iterator[_Work]:
+def _started_work(config: EncodeShardsConfig) -> Iterator[_EncodingJob]:
     inputs = ("shards", "text_tokenizer_dir", "image_tokenizer_dir")
     output_dir = check_output_folder(
         config.output_dir,
@@ -191,7 +191,7 @@ def _started_work(config: EncodeShardsConfig) -> Iterator[_Work]:
     }
     job = {"lineage": lineage, "keep_pixels": config.keep_pixels}
     with work_folder(output_dir, job, is_shared=config.part_index is not None) as folder:
-        yield _Work(
+        yield _EncodingJob(
             output_dir=output_dir,
             folder=folder,
             tasks=_encoding_tasks(config, images, lineage, folder),
