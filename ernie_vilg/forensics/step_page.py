@@ -54,7 +54,7 @@ _STEP_STYLE = """
 
 def step_page(explanation: StepExplanation) -> str:
     """Return the whole page."""
-    title = f"Step {explanation.history.record.step} of {_visible(str(explanation.run_dir))}"
+    title = f"Step {explanation.history.record.last_step} of {_visible(str(explanation.run_dir))}"
     sections = [
         _headline(explanation),
         _certainty(explanation),
@@ -146,7 +146,7 @@ def _shown(explanation: StepExplanation) -> str:
     if step is None:
         order = "In the order of positions."
     else:
-        has_seen = "" if step >= explanation.history.record.step else "not "
+        has_seen = "" if step >= explanation.history.record.last_step else "not "
         order = (
             "The largest loss first, by the sum that the run weighs the two directions by. Losses "
             f"are under the weights of step {step}, without dropout: this step had {has_seen}been "
@@ -258,7 +258,7 @@ def _records(explanation: StepExplanation) -> str:
 
 def _damage(explanation: StepExplanation) -> str:
     damage = explanation.damage
-    if not damage.losses and not damage.num_damaged_lines:
+    if not damage.findings and not damage.num_damaged_lines:
         return ""
     counts = ", ".join(
         f"{count} {_visible(reason)}" for reason, count in damage.num_samples_by_reason.items()
@@ -266,18 +266,20 @@ def _damage(explanation: StepExplanation) -> str:
     note = f"<p>Samples lost in the whole run: {damage.num_samples} ({counts})."
     if damage.num_damaged_lines:
         note += f" {damage.num_damaged_lines} lines of this log cannot be read."
-    if len(damage.losses) > _MOST_FINDINGS:
-        note += f" The first {_MOST_FINDINGS} of {len(damage.losses)} findings:"
+    if len(damage.findings) > _MOST_FINDINGS:
+        note += f" The first {_MOST_FINDINGS} of {len(damage.findings)} findings:"
     rows = [
         [
-            str(loss.position),
-            _visible(loss.data_set),
-            _visible(loss.shard),
-            "all" if loss.index is None else f"{loss.index} <code>{_visible(loss.key)}</code>",
-            _visible(loss.reason),
-            _visible(loss.detail),
+            str(finding.position),
+            _visible(finding.data_set),
+            _visible(finding.shard),
+            "all"
+            if finding.index is None
+            else f"{finding.index} <code>{_visible(finding.key)}</code>",
+            _visible(finding.reason),
+            _visible(finding.detail),
         ]
-        for loss in damage.losses[:_MOST_FINDINGS]
+        for finding in damage.findings[:_MOST_FINDINGS]
     ]
     head = ["Met at position", "Data set", "Shard", "Sample", "Reason", "Found"]
     return _section("Damage", f"{note}</p>{_table(head, rows)}")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ernie_vilg.resilience.heartbeats import Beat, Member
+from ernie_vilg.runs.phases import Phase
 
 _MAX_NAMED = 8
 
@@ -78,7 +79,7 @@ def late_members(rank: int, beats: Mapping[int, Beat]) -> set[int]:
 
 def doing(beat: Beat) -> str:
     """Say what a rank was doing."""
-    words = f"{beat.phase}, {beat.step} steps taken, for {beat.seconds:.0f} s"
+    words = f"{beat.phase}, step {beat.step}, for {beat.seconds:.0f} s"
     if beat.collective is not None:
         words += f", in {beat.collective.words}"
     elif beat.last:
@@ -108,7 +109,7 @@ def _nobody_waits(findings: Findings) -> Verdict:
             "not end: look at the network between the machines",
             suspects=(),
         )
-    slowest = min(findings.beats, key=lambda rank: findings.beats[rank].step, default=None)
+    slowest = min(findings.beats, key=lambda rank: _progress(findings.beats[rank]), default=None)
     if slowest is None:
         return Verdict(headline="nothing is known of any rank", suspects=())
     return Verdict(
@@ -116,6 +117,11 @@ def _nobody_waits(findings: Findings) -> Verdict:
         f"{doing(findings.beats[slowest])}",
         suspects=(slowest,),
     )
+
+
+def _progress(beat: Beat) -> tuple[int, bool]:
+    """Return a key that grows as a rank goes on; what follows a step has the step's number."""
+    return beat.step, beat.phase not in (Phase.DATA, Phase.STEP)
 
 
 def _place(findings: Findings, rank: int) -> str:

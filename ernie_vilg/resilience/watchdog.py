@@ -247,7 +247,7 @@ class Watchdog:
     def _limit_words(self, where: Whereabouts) -> str:
         if where.phase in (Phase.DATA, Phase.STEP):
             limit = self._config.step_timeout_seconds
-            return f"step {where.step + 1} takes over {limit:g} s (watch.step_timeout_seconds)"
+            return f"step {where.step} takes over {limit:g} s (watch.step_timeout_seconds)"
         limit = self._config.phase_timeout_seconds
         return f"{where.phase.value} takes over {limit:g} s (watch.phase_timeout_seconds)"
 

@@ -174,7 +174,7 @@ def record_changes(
     append_records(run_dir / CHANGES_NAME, ({"step": step, **asdict(change)} for change in changes))
     if changes:
         old, new = (
-            learning_rate_at(step, settings.training.steps, settings.optimizer)
+            learning_rate_at(step + 1, settings.training.steps, settings.optimizer)
             for settings in (read_settings(run_dir), config)
         )
         if old != new:

@@ -25,8 +25,9 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.shared_memory import check_shared_memory, remove_leftovers, step_bytes
 from ernie_vilg.data.batches.token_reader import TokenSequence
 from ernie_vilg.data.batches.workers import start_worker_server
-from ernie_vilg.data.records.damage_log import LossCount
-from ernie_vilg.data.records.ledger import Ledger, describe_sequence
+from ernie_vilg.data.records.damage_log import DamageCount
+from ernie_vilg.data.records.ledger import Ledger, ledger_folder
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
@@ -55,7 +56,6 @@ from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.metrics import Metrics
 from ernie_vilg.training.replica_batches import agreed_quarantine, reads_pixels, replica_batches
 from ernie_vilg.training.run_identity import identity, layout_identity
-from ernie_vilg.training.step_log import SilentStepLog, StepLog
 from ernie_vilg.training.truncation import check_truncation
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
@@ -180,7 +180,7 @@ def _build(
         config.checkpoint,
         identity_at=partial(identity, config, precision, lineage),
         data_at=lambda step: {
-            "position": step * config.parallelism.global_batch_size,
+            "position": first_position(step + 1, config.parallelism.global_batch_size),
             "quarantine": quarantine.digest(),
         },
         layout=layout_identity(config, groups),
@@ -189,7 +189,7 @@ def _build(
     )
     first_step = checkpoints.restore(engine)
     tracker: Tracker = SilentTracker()
-    ledger: StepLog = SilentStepLog()
+    ledger: Ledger | None = None
     data_metrics: Callable[[], Metrics] = dict
     if groups.rank == LEADER:
         # First: else a kill in between loses them.
@@ -197,10 +197,9 @@ def _build(
         write_run(config)
         _write_plan(config, groups, precision)
         tracker = RunTracker(config, first_step)
-        ledger = _open_ledger(config, sequence, groups)
-        data_metrics = partial(_data_metrics, LossCount(run_dir), quarantine)
+        ledger = parts.enter_context(closing(_open_ledger(config, sequence, groups)))
+        data_metrics = partial(_data_metrics, DamageCount(ledger_folder(run_dir)), quarantine)
     parts.callback(tracker.close)
-    parts.enter_context(closing(ledger))
     observers = Observers(
         config=config,
         engine=engine,
@@ -217,7 +216,9 @@ def _build(
         should_stop=lambda: stopping.is_requested,
         patience=patient_group(config.watch.phase_timeout_seconds),
     )
-    writer = skip_writer(run_dir, sequence, engine, config.parallelism.global_batch_size)
+    writer = skip_writer(
+        ledger_folder(run_dir), sequence, engine, config.parallelism.global_batch_size
+    )
     guard = Guard(engine, config.guards, writer)
     guard.load_state(checkpoints.restored_state)
     batches = replica_batches(config, sequence, groups, None if writer is None else writer.recent)
@@ -260,17 +261,16 @@ def _check_shared_memory(config: PretrainConfig, sequence: TokenSequence, groups
 
 def _open_ledger(config: PretrainConfig, sequence: TokenSequence, groups: Groups) -> Ledger:
     return Ledger(
-        Path(config.run_dir),
-        sequence=describe_sequence(sequence, config.parallelism.global_batch_size),
-        quarantine=sequence.quarantine,
+        ledger_folder(Path(config.run_dir)),
+        sequence,
         data_parallel_size=groups.data_size,
         micro_batch_size=config.parallelism.micro_batch_size,
     )
 
 
-def _data_metrics(lost: LossCount, quarantine: Quarantine) -> Metrics:
+def _data_metrics(damage: DamageCount, quarantine: Quarantine) -> Metrics:
     return {
-        "lost_samples": float(lost.num_samples()),
+        "lost_samples": float(damage.num_samples()),
         "quarantined_samples": float(len(quarantine.entries)),
     }
 

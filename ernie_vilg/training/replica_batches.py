@@ -17,6 +17,7 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.step_samples import StepSamples
 from ernie_vilg.data.batches.token_batches import Batch, TokenSequence
 from ernie_vilg.data.records.damage_log import DamageLog, read_damage
+from ernie_vilg.data.records.ledger import ledger_folder
 from ernie_vilg.data.records.skipped_updates import RecentPlaces
 from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.data.sequence.quarantine import QUARANTINE_NAME, Quarantine, read_quarantine
@@ -51,7 +52,7 @@ class ReplicaBatches:
         Raises:
             InputError: the shards cannot be read with these settings.
         """
-        run_dir = Path(config.run_dir)
+        ledger = ledger_folder(Path(config.run_dir))
         self._micro_batch_size = config.parallelism.micro_batch_size
         self._hands_out_pixels = is_last_stage(groups)  # it alone reconstructs pictures
         self._data_rank = groups.data_rank
@@ -59,7 +60,7 @@ class ReplicaBatches:
         replica_size = groups.tensor_size * groups.pipeline_size
         self._must_agree = config.data.loader.damage == "skip" and replica_size > 1
         is_writer = groups.tensor_rank == 0 and groups.pipeline_rank == 0
-        self._log = DamageLog(run_dir, groups.data_rank) if is_writer else None
+        self._log = DamageLog(ledger, groups.data_rank) if is_writer else None
         self._steps = StepSamples(
             sequence,
             ReplicaSlice(
@@ -67,7 +68,7 @@ class ReplicaBatches:
                 data_rank=groups.data_rank,
                 data_size=groups.data_size,
             ),
-            known_damage=read_damage(run_dir).findings,
+            known_damage=read_damage(ledger).findings,
             on_damage=self._write_down,
             pin_memory=groups.device.type == "cuda",
         )

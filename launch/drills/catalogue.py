@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ernie_vilg.checkpoint.folder import checkpoint_path, committed_checkpoints
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.records.ledger import ledger_folder
 from ernie_vilg.data.records.skipped_updates import read_skips
 from ernie_vilg.runs.phases import Phase
 from ernie_vilg.storage.shard_manifest import read_manifest
@@ -201,14 +202,14 @@ def _nan(grounds: Grounds, name: str) -> Finding:
     run = grounds.run(name)
     launch = run.launch(Fault(kind="nan_gradient", rank=1, phase=Phase.STEP, step=_LATE_STEP))
     _finishes(launch)
-    skips = read_skips(run.run_dir)
+    skips = read_skips(ledger_folder(run.run_dir))
     _require(
-        any(skip.step == _LATE_STEP + 1 and skip.samples for skip in skips),
+        any(skip.step == _LATE_STEP and skip.samples for skip in skips),
         "the ledger names the step and its samples",
         launch,
     )
     losses, reference = run.losses(), grounds.reference.losses()
-    before = range(1, _LATE_STEP + 1)
+    before = range(1, _LATE_STEP)
     _require(
         all(losses[step] == reference[step] for step in before), "steps before are equal", launch
     )

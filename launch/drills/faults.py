@@ -46,9 +46,9 @@ class Fault:
     point: str = ""
     """Beginning of the name of the point at which it happens."""
     step: int = 0
-    """Steps taken before it happens; it happens at the first occasion from there on."""
+    """First step at which it may happen, as `Phases` counts; it happens at the first occasion."""
     is_of_one_step: bool = False
-    """Whether it happens before no later step than that."""
+    """Whether it happens at no later step than that."""
     signal_name: str = ""
     """Such as SIGTERM."""
     target: str = "self"

@@ -20,7 +20,7 @@ import torch
 
 from ernie_vilg.checkpoint.folder import committed_checkpoints, read_manifest, verify_checkpoint
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.records.ledger import read_steps
+from ernie_vilg.data.records.ledger import ledger_folder, read_ledger
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.jsonl import read_lines
@@ -133,8 +133,11 @@ class DrilledRun:
 
     def losses(self) -> dict[int, float]:
         """Return the loss of every step that counts."""
-        metrics = [line.require() for line in read_lines(self.run_dir / METRICS_NAME)]
-        return {line["step"]: line["loss"] for line in metrics if "loss" in line}
+        return {line["step"]: line["loss"] for line in self._log_lines()}
+
+    def step_times(self) -> list[float]:
+        """Return the Unix time of every step that counts, in order."""
+        return [line["unix_seconds"] for line in self._log_lines()]
 
     def newest(self) -> Path:
         """Return the newest checkpoint's folder."""
@@ -159,16 +162,16 @@ class DrilledRun:
 
     def positions(self) -> dict[int, tuple[int, int]]:
         """Return first position and number of positions of every step, as last made."""
-        records = read_steps(self.run_dir).records
+        lines, _ = read_ledger(ledger_folder(self.run_dir))
         return {
-            int(record["step"]): (int(record["first_position"]), int(record["num_positions"]))
-            for record in records
+            step: (line.at(step).first_position, line.num_positions)
+            for line in lines
+            for step in range(line.first_step, line.last_step + 1)
         }
 
     def first_step_after(self, unix_seconds: float) -> float:
         """Return the Unix time of the first step made after some moment."""
-        times = read_steps(self.run_dir).records["unix_seconds"]
-        return float(times[times > unix_seconds].min())
+        return min(made for made in self.step_times() if made > unix_seconds)
 
     def report(self, name: str) -> str:
         """Return the texts of the run's reports whose names begin so."""
@@ -179,6 +182,10 @@ class DrilledRun:
         """Return what the run says of its stop, nothing if it was not stopped."""
         path = self.run_dir / "stopped.json"
         return read_object(path) if path.exists() else {}
+
+    def _log_lines(self) -> list[dict[str, Any]]:
+        metrics = [line.require() for line in read_lines(self.run_dir / METRICS_NAME)]
+        return [line for line in metrics if "loss" in line]
 
     def _wait(
         self,

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ernie_vilg.config.exit_codes import ExitCode, write_ending
 from ernie_vilg.config.launch import Launch, RendezvousError
+from ernie_vilg.config.schema import FORMER_NAMES
 from ernie_vilg.errors import InputError
 from launch.support.environment import (
     ending_file,
@@ -148,7 +149,7 @@ def compose(name: str, schema: type, words: Sequence[str]) -> DictConfig:
             "text in which there are brackets, commas or colons"
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(_said(error)) from error
+        raise InputError(f"{_said(error)}{_renamed(words)}") from error
     except AssertionError as error:  # OmegaConf's only word about it
         suspects = in_optional_sections(words, schema)
         if not suspects:
@@ -157,6 +158,12 @@ def compose(name: str, schema: type, words: Sequence[str]) -> DictConfig:
             f"{' '.join(suspects)}: this section is null and has no keys: choose its file first, "
             "such as gpu=h100-80gb or cluster=slurm, or leave this out"
         ) from error
+
+
+def _renamed(words: Sequence[str]) -> str:
+    """Return an ending of a message that says which settings have another name now."""
+    names = {part for word in words for part in word.partition("=")[0].split(".")}
+    return "".join(f"; {old} is now {now}" for old, now in FORMER_NAMES.items() if old in names)
 
 
 def _said(error: BaseException) -> str:

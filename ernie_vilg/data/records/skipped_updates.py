@@ -15,7 +15,6 @@ from pathlib import Path
 
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.data.batches.token_reader import TokenReader, TokenSequence
-from ernie_vilg.data.records.ledger import ledger_folder
 from ernie_vilg.data.sequence.sample_reader import Places
 from ernie_vilg.data.shards.damage import DamageError
 from ernie_vilg.data.shards.open_shards import KEY
@@ -74,29 +73,29 @@ class RecentPlaces:
         self._places: OrderedDict[int, Places] = OrderedDict()
 
     def remember(self, step: int, places: Places) -> None:
-        """Keep the places of a step, counted from 0, and forget old ones."""
+        """Keep the places of a step, and forget old ones."""
         self._places[step] = places
         self._places.move_to_end(step)
         while len(self._places) > _REMEMBERED:
             self._places.popitem(last=False)
 
     def at(self, step: int) -> Places | None:
-        """Return the places of a step, counted from 0; None where it is too long ago."""
+        """Return the places of a step; None where it is too long ago."""
         return self._places.get(step)
 
 
 class SkipLog:
     """The file of one replica; one of its processes writes it."""
 
-    def __init__(self, run_dir: Path, data_rank: int) -> None:
+    def __init__(self, ledger: Path, data_rank: int) -> None:
         """Prepare the file.
 
         Args:
-            run_dir: the run's folder.
+            ledger: the run's ledger folder; it is created if needed.
             data_rank: the replica.
         """
-        self._path = ledger_folder(run_dir) / f"skips-{data_rank}.jsonl"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = ledger / f"skips-{data_rank}.jsonl"
+        ledger.mkdir(parents=True, exist_ok=True)
 
     @property
     def path(self) -> Path:
@@ -138,7 +137,7 @@ def name_samples(sequence: TokenSequence, places: Places) -> tuple[SampleName, .
         reader.close()
 
 
-def read_skips(run_dir: Path) -> tuple[Skip, ...]:
+def read_skips(ledger: Path) -> tuple[Skip, ...]:
     """Return the lines of all replicas in the order of steps, then of positions.
 
     A step that a run took twice may be there twice. Lines that hold no skip, as a killed process
@@ -146,7 +145,7 @@ def read_skips(run_dir: Path) -> tuple[Skip, ...]:
     """
     skips = [
         skip
-        for path in sorted(ledger_folder(run_dir).glob("skips-*.jsonl"))
+        for path in sorted(ledger.glob("skips-*.jsonl"))
         for skip in read_records(path, lambda record, name: from_json(record, Skip, name))[0]
     ]
     return tuple(sorted(skips, key=lambda skip: (skip.step, skip.first_position)))
