@@ -46,11 +46,12 @@ from torch.optim import AdamW
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.data.batches.token_batches import Share, TokenBatches
-from ernie_vilg.data.batches.token_reader import TokenSequence
-from ernie_vilg.data.sequence.mixture import MixturePhase
+from ernie_vilg.data.batches.step_samples import StepSamples
+from ernie_vilg.data.batches.token_batches import TokenSequence
+from ernie_vilg.data.sequence.mixture import MixtureSegment
+from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.data.sequence.quarantine import Quarantine
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.evaluation.grid import picture_grid
 from ernie_vilg.evaluation.pairs import Pair, read_pairs
 from ernie_vilg.evaluation.reconstruction import psnr_of_pictures
@@ -388,10 +389,10 @@ def train_decoder_longer(home: Path, seed: int, settings: Settings) -> VQGAN:
     tokenizer, _ = load_image_tokenizer(home / "image_tokenizer/weights")
     manifest = read_manifest(home / "token_shards", "token")
     folder = home / "token_shards"
-    batches = TokenBatches(
+    batches = StepSamples(
         TokenSequence(
             sources=(DataSource(name="main", location=str(folder), manifest=manifest),),
-            phases=(MixturePhase(first_position=0, weights=(1.0,)),),
+            mixture=(MixtureSegment(first_position=0, weights=(1.0,)),),
             seed=seed,
             shuffle_block_shards=16,
             quarantine=Quarantine(),
@@ -399,8 +400,7 @@ def train_decoder_longer(home: Path, seed: int, settings: Settings) -> VQGAN:
             model=read_model_config(home / "two_stage/weights"),
             with_pixels=True,
         ),
-        Share(global_batch_size=BATCH_PAIRS, data_rank=0, data_size=1),
-        micro_batch_size=BATCH_PAIRS,
+        ReplicaSlice(global_batch_size=BATCH_PAIRS, data_rank=0, data_size=1),
     )
     precision = machine_precision("auto", torch.device("cpu"))  # the generators'
     schedule = OptimizerConfig(learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS)
@@ -409,7 +409,7 @@ def train_decoder_longer(home: Path, seed: int, settings: Settings) -> VQGAN:
         decoder.parameters(), betas=(schedule.beta1, schedule.beta2), weight_decay=0.0
     )
     for step in range(1, settings.steps + 1):
-        (batch,) = batches.at(step)
+        batch = batches.at(step).content
         assert batch.pixels is not None
         grids = batch.codes.unflatten(1, (tokenizer.config.grid_size, -1))
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):

@@ -16,7 +16,7 @@ import numpy as np
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches.token_reader import TokenReader, TokenRows, TokenSequence
+from ernie_vilg.data.batches.token_batches import Batch, TokenSequence
 from ernie_vilg.data.records.damage_log import DamageSummary
 from ernie_vilg.data.records.ledger import (
     DataSetRecord,
@@ -32,7 +32,8 @@ from ernie_vilg.data.sequence.quarantine import (
     QuarantineEntry,
     read_quarantine,
 )
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.sequence.sample_reader import DecodedSamples, SampleReader
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.data.shards.damage import DamagedSampleError, DamagedShardError, DamageFinding
 from ernie_vilg.data.shards.open_shards import KEY, Sample
 from ernie_vilg.errors import InputError
@@ -90,7 +91,7 @@ class PastBatch:
         """
         damage: Literal["stop", "skip"] = "skip" if found.findings else "stop"
         self._sequence = replace(sequence, loader=replace(sequence.loader, damage=damage))
-        self._mixture = MixtureOrder(len(sequence.sources), sequence.phases, sequence.seed)
+        self._mixture = MixtureOrder(len(sequence.sources), sequence.mixture, sequence.seed)
         self._orders = [
             SampleOrder(source.manifest, sequence.seed, sequence.shuffle_block_shards)
             for source in sequence.sources
@@ -113,7 +114,7 @@ class PastBatch:
 
     def place(self, row: int) -> SampleLocation:
         """Return where a sample of the batch is, within its data set."""
-        places = self.rows.places
+        places = self.rows.origins
         return SampleLocation(
             epoch=int(places.epoch[row]),
             shard_index=int(places.shard_index[row]),
@@ -127,7 +128,7 @@ class PastBatch:
 
     def left_out(self, row: int) -> LeftOut | None:
         """Return what would have stood at a position that had to be given to another sample."""
-        if not self.rows.places.is_replaced[row]:
+        if not self.rows.origins.is_replaced[row]:
             return None
         source, own = self.source(row), next(self._passed_over(row))
         shard = source.manifest.shards[own.shard_index].file
@@ -144,7 +145,7 @@ class PastBatch:
 
     def doubt(self, row: int) -> str:
         """Say why a sample may not be the one that was trained on; nothing where it is."""
-        if not self.rows.places.is_replaced[row]:
+        if not self.rows.origins.is_replaced[row]:
             return ""
         source = self.source(row)
         for place in self._passed_over(row):
@@ -155,13 +156,13 @@ class PastBatch:
         return ""
 
     def _data_set(self, row: int) -> int:
-        return int(self.rows.places.data_set[row])
+        return int(self.rows.origins.data_set[row])
 
-    def _read(self) -> tuple[TokenReader, TokenRows]:
+    def _read(self) -> tuple[SampleReader[Batch], DecodedSamples[Batch]]:
         """Read until the batch holds nothing that the run had found lost."""
         sequence = self._sequence
         for _ in range(_MOST_ROUNDS):
-            reader = TokenReader(sequence)
+            reader = SampleReader(sequence)
             try:
                 rows = reader.read(self.positions)
                 repaired = self._repaired(reader, rows)
@@ -178,12 +179,14 @@ class PastBatch:
             f"after {_MOST_ROUNDS} rounds there still are samples that the run found damaged"
         )
 
-    def _repaired(self, reader: TokenReader, rows: TokenRows) -> list[QuarantineEntry]:
+    def _repaired(
+        self, reader: SampleReader[Batch], rows: DecodedSamples[Batch]
+    ) -> list[QuarantineEntry]:
         """Return the samples that the run could not read, and that now can be."""
         if not self._known:
             return []
         repaired = []
-        places = (rows.places.data_set, rows.places.shard_index, rows.places.index)
+        places = (rows.origins.data_set, rows.origins.shard_index, rows.origins.index)
         for data_set, shard_index, index in zip(*(of.tolist() for of in places), strict=True):
             source = self._sequence.sources[data_set]
             shard = source.manifest.shards[shard_index].file

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.guards import GuardsConfig
-from ernie_vilg.data.batches.token_reader import TokenSequence
+from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.data.records.skipped_updates import (
-    RecentPlaces,
+    RecentOrigins,
     Skip,
     SkipLog,
     finite,
@@ -65,7 +65,7 @@ class SkipWriter:
 
     log: SkipLog
     """The file."""
-    recent: RecentPlaces
+    recent: RecentOrigins
     """Is told of every step as its batch is handed out."""
     sequence: TokenSequence
     """That the places are of."""
@@ -270,7 +270,7 @@ def skip_writer(
     share = global_batch_size // groups.data_size
     return SkipWriter(
         log=SkipLog(ledger, groups.data_rank),
-        recent=RecentPlaces(),
+        recent=RecentOrigins(),
         sequence=sequence,
         first_position=groups.data_rank * share,
         num_positions=share,

@@ -18,7 +18,7 @@ from ernie_vilg.data.batches.step_samples import StepSamples
 from ernie_vilg.data.batches.token_batches import Batch, TokenSequence
 from ernie_vilg.data.records.damage_log import DamageLog, read_damage
 from ernie_vilg.data.records.ledger import ledger_folder
-from ernie_vilg.data.records.skipped_updates import RecentPlaces
+from ernie_vilg.data.records.skipped_updates import RecentOrigins
 from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.data.sequence.quarantine import QUARANTINE_NAME, Quarantine, read_quarantine
 from ernie_vilg.data.sequence.sample_reader import Origins
@@ -39,7 +39,7 @@ class ReplicaBatches:
         config: PretrainConfig,
         sequence: TokenSequence,
         groups: Groups,
-        recent: RecentPlaces | None = None,
+        recent: RecentOrigins | None = None,
     ) -> None:
         """Prepare to read.
 

@@ -10,6 +10,7 @@ centre and none is mirrored.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,8 +43,7 @@ class ImageSequence(SampleSequence[Tensor]):
 
     def row_maker(self) -> NewRows[Tensor]:
         """Return the constructor of a reader's rows, which share a cache."""
-        cache = _PictureCache(self.cache_bytes)
-        return lambda positions: PictureRows(self, cache, positions)
+        return partial(PictureRows, self, _PictureCache(self.cache_bytes))
 
 
 @dataclass(frozen=True, kw_only=True)

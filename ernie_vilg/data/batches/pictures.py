@@ -35,7 +35,7 @@ _ORIENTATION_CHUNKS = (
     {b"eXIf", b"iTXt"},
     {b"eXIf"},
 )
-"""Chunks of metadata that may hold the orientation, kept in the second, third and fourth attempt."""
+"""Chunks of metadata with the orientation, kept in the second, third and fourth attempt."""
 _MAX_RETRY_BYTES = 64 << 20
 """Largest file that is decoded again without its metadata."""
 _TURNS = {

@@ -1,4 +1,4 @@
-"""Shared memory, through which data workers hand over batches: is it large enough, and clean?
+"""Shared memory, through which data workers hand over batches, is large enough and clean.
 
 Workers put batches into files of /dev/shm, which containers often make small. A batch that does not
 fit kills the worker with a bus error, or never arrives, and neither error names the reason; so the

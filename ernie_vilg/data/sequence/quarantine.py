@@ -92,7 +92,9 @@ class Quarantine:
             keys: keys of the shard's samples in order.
             location: the shard's name for messages.
         """
-        excluded = {index: key for index, key in enumerate(keys) if self.holds(data_set, shard, key)}
+        excluded = {
+            index: key for index, key in enumerate(keys) if self.holds(data_set, shard, key)
+        }
         found = set(excluded.values())
         for entry in self.entries:
             is_here = entry.shard == shard and entry.data_set in (None, data_set)
