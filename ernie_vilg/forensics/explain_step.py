@@ -172,7 +172,7 @@ def explain_step(
         losses, order = None, np.arange(len(batch.positions))
         if measure_losses is not None:
             pairs = batch.rows.content
-            losses = measure_losses(run_dir, step, pairs.text, pairs.codes)
+            losses = measure_losses(run_dir, step, pairs.text.numpy(), pairs.codes.numpy())
             order = np.argsort(-losses.total(config.objective), kind="stable")
         samples = _with_losses(_describe(batch, history.record, text_tokenizer), losses)
         shown = _with_pictures(samples, batch, order[:max_samples].tolist(), image_tokenizer)
@@ -245,7 +245,7 @@ def _describe(
                 index=place.index,
                 key=members[KEY].decode("utf-8", "replace"),
                 caption=_caption(members),
-                text=_decode(tokenizer, batch.rows.content.text[row]),
+                text=_decode(tokenizer, batch.rows.content.text[row].numpy()),
                 left_out=batch.left_out(row),
                 doubt=batch.doubt(row),
             )
@@ -276,7 +276,7 @@ def _with_pictures(
     samples: list[ExplainedSample], batch: PastBatch, rows: list[int], tokenizer: VQGAN
 ) -> tuple[ExplainedSample, ...]:
     """Return some samples of the batch with their pictures."""
-    pictures = _pictures(tokenizer, batch.rows.content.codes[rows])
+    pictures = _pictures(tokenizer, batch.rows.content.codes[rows].numpy())
     return tuple(
         replace(samples[row], picture=picture, original=_original(batch, row))
         for row, picture in zip(rows, pictures, strict=True)

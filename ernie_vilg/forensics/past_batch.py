@@ -242,7 +242,7 @@ def past_sequence(
             _source(data_set, moved.token_shards.get(data_set.name), loader)
             for data_set in record.data_sets
         ),
-        phases=record.mixture,
+        mixture=record.mixture,
         seed=record.seed,
         shuffle_block_shards=record.shuffle_block_shards,
         quarantine=quarantine,

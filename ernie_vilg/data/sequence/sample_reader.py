@@ -202,23 +202,19 @@ class SampleReader(Generic[ContentT]):
             usable, unusable = _sort_out(opened, excluded, group, origins.index[group])
             opened_of.update(dict.fromkeys(usable, opened))
             rows.fetch(data_set, opened, [*usable.values()], [*usable])
-            for row, error in unusable.items():
-                if error is None:
+            for row, damage in unusable.items():
+                if damage is None:
                     yield row, None
                 else:
-                    opened_of[row], failed[row] = opened, error
+                    opened_of[row], failed[row] = opened, damage
         failed.update(rows.decode([row for row in opened_of if row not in failed]))
-        for row, error in failed.items():
+        for row, damage in failed.items():
             opened, index = opened_of[row], int(origins.index[row])
+            data_set, position = int(origins.data_set[row]), int(positions[row])
             yield (
                 row,
                 self._finding(
-                    error,
-                    int(origins.data_set[row]),
-                    opened.shard,
-                    int(positions[row]),
-                    index=index,
-                    key=opened.key(index),
+                    damage, data_set, opened.shard, position, index=index, key=opened.key(index)
                 ),
             )
 
