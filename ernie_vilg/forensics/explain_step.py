@@ -38,7 +38,7 @@ from ernie_vilg.forensics.past_batch import (
     past_quarantine,
     past_sequence,
 )
-from ernie_vilg.runs.run_folder import read_settings
+from ernie_vilg.runs.recorded_settings import read_settings
 from ernie_vilg.storage.json_files import parse_json
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.text_tokenizer import TextTokenizer

@@ -22,7 +22,6 @@ from ernie_vilg.data.records.ledger import StepRecord, read_past_quarantine, rea
 from ernie_vilg.data.sequence.mixture import MixtureOrder, MixturePhase
 from ernie_vilg.data.sequence.order import SampleLocation, SampleOrder
 from ernie_vilg.data.sequence.quarantine import (
-    QUARANTINE_NAME,
     Quarantine,
     QuarantineEntry,
     read_quarantine,
@@ -31,6 +30,7 @@ from ernie_vilg.data.sequence.sample_reader import DataSource
 from ernie_vilg.data.shards.damage import DamagedSampleError, DamagedShardError, Loss
 from ernie_vilg.data.shards.open_shards import KEY, Sample
 from ernie_vilg.errors import InputError
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.storage.remote import TransferLimits
 from ernie_vilg.storage.shard_manifest import read_manifest_at
@@ -207,7 +207,7 @@ def past_quarantine(run_dir: Path, record: StepRecord) -> tuple[Quarantine, tupl
     try:
         return read_past_quarantine(run_dir, record.quarantine), ()
     except InputError as error:
-        present = read_quarantine(run_dir / QUARANTINE_NAME)
+        present = read_quarantine(RunFolder(run_dir).quarantine)
         if present.digest().startswith(record.quarantine):
             return present, ()
         doubt = f"the quarantine of that time is lost, the present one was used instead: {error}"

@@ -25,15 +25,12 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.resilience.requeue import requeue_job
 from ernie_vilg.resilience.stop_signals import StopSignals
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.run_lock import RunLock
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.system.processes import is_running
 
-STOP_NAME = "STOP"
-STOPPED_NAME = "stopped.json"
-
-_HONOURED_NAME = "STOP.honoured"
 _FILE_POLL_SECONDS = 1.0
 _SECONDS_PER_HOUR = 3600
 _SAME_PRESS_SECONDS = 0.3
@@ -78,7 +75,7 @@ _IN_WORDS = {
     StopReason.TERMINATED: "SIGTERM arrived",
     StopReason.LAUNCHER_GONE: "a launcher is gone",
     StopReason.INTERRUPTED: "Ctrl-C was pressed",
-    StopReason.STOP_FILE: f"the run folder has a file {STOP_NAME}",
+    StopReason.STOP_FILE: "the run folder has a file STOP",
     StopReason.LOCK_LOST: "another run has taken over the run folder",
 }
 
@@ -112,7 +109,7 @@ class Stopping:
             clock: monotonic seconds, that of `launch.started`.
         """
         self._config = config
-        self._run_dir = run_dir
+        self._folder = RunFolder(run_dir)
         self._launch = launch
         self._lock = lock
         self._clock = clock
@@ -124,7 +121,7 @@ class Stopping:
     def __enter__(self) -> "Stopping":
         """Take signals over, and clear what an earlier stop left behind."""
         if self._launch.is_leader:
-            (self._run_dir / STOPPED_NAME).unlink(missing_ok=True)
+            self._folder.stopped.unlink(missing_ok=True)
         self._signals.start()
         return self
 
@@ -198,9 +195,8 @@ class Stopping:
         logger.info(
             "stopped at step %d: %s; the same command goes on from %s", step, reason, checkpoint
         )
-        stop_file = self._run_dir / STOP_NAME
-        if stop_file.exists():  # the next start is not meant
-            stop_file.replace(stop_file.with_name(_HONOURED_NAME))
+        if self._folder.stop.exists():  # the next start is not meant
+            self._folder.stop.replace(self._folder.honoured_stop)
         marker = {
             "reason": reason.name.lower(),
             "in_words": str(reason),
@@ -210,7 +206,7 @@ class Stopping:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "requeued": False,
         }
-        write_json(self._run_dir / STOPPED_NAME, marker)
+        write_json(self._folder.stopped, marker)
 
     def _hand_on(self, reason: StopReason, code: ExitCode) -> None:
         """Put the job back into the queue, or have its batch script do so."""
@@ -220,7 +216,7 @@ class Stopping:
             write_ending(self._launch.ending_file, code, "" if job is None else REQUEUE)
         if job is None:
             return
-        path = self._run_dir / STOPPED_NAME
+        path = self._folder.stopped
         marker = read_json(path)
         # Written first: the requeued job's processes may be ended before they can write it.
         write_json(path, {**marker, "requeued": True})
@@ -240,7 +236,7 @@ class Stopping:
             self._note(StopReason.LAUNCHER_GONE, now)
         if self._launch.is_leader and now >= self._next_look:
             self._next_look = now + _FILE_POLL_SECONDS
-            if (self._run_dir / STOP_NAME).exists():
+            if self._folder.stop.exists():
                 self._note(StopReason.STOP_FILE, now)
 
     def _take_signal(self, number: int) -> None:

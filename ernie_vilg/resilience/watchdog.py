@@ -45,9 +45,8 @@ from ernie_vilg.resilience.heartbeats import (
     process_state,
 )
 from ernie_vilg.runs.phases import Phase, Phases, Whereabouts
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes
-
-REPORTS_FOLDER = "reports"
 
 _POLL_SECONDS = 1.0
 _STORE_SECONDS = 5.0
@@ -252,8 +251,7 @@ class Watchdog:
         return f"{where.phase.value} takes over {limit:g} s (watch.phase_timeout_seconds)"
 
     def _report_path(self, where: Whereabouts) -> Path:
-        name = f"hang-step_{where.step:08d}-rank_{self._own.rank:05d}.txt"
-        return self._run_dir / REPORTS_FOLDER / name
+        return RunFolder(self._run_dir).hang_report(where.step, self._own.rank)
 
     def _suspects_stacks(self, verdict: Verdict) -> list[str]:
         """Return the stacks of suspects on this machine, where py-spy is installed."""

@@ -28,12 +28,10 @@ from typing import Any
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.records.ledger import recorded_location
 from ernie_vilg.errors import InputError
-from ernie_vilg.runs.run_folder import RUN_NAME, read_settings
+from ernie_vilg.runs.recorded_settings import read_settings
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.schedule import learning_rate_at
 from ernie_vilg.storage.jsonl import append_records
-
-CHANGES_NAME = "changes.jsonl"
-"""Of a run folder: every accepted change, a line each."""
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +143,7 @@ def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
 
 def settings_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
     """Return every setting that differs from the run's last start, in the order of the schema."""
-    if not (run_dir / RUN_NAME).is_file():
+    if not RunFolder(run_dir).settings.is_file():
         return []
     old, new = comparable_settings(read_settings(run_dir)), comparable_settings(config)
     names = [*new, *(name for name in old if name not in new)]
@@ -171,7 +169,8 @@ def record_changes(
     """
     for change in changes:
         logger.info("changed from step %d on: %s", step, change)
-    append_records(run_dir / CHANGES_NAME, ({"step": step, **asdict(change)} for change in changes))
+    lines = ({"step": step, **asdict(change)} for change in changes)
+    append_records(RunFolder(run_dir).changes, lines)
     if changes:
         old, new = (
             learning_rate_at(step, settings.training.steps, settings.optimizer)

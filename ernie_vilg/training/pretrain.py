@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
-from ernie_vilg.checkpoint.folder import checkpoint_path
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
@@ -40,9 +39,10 @@ from ernie_vilg.planning.forecast import forecast
 from ernie_vilg.planning.history import write_plan
 from ernie_vilg.resilience.stopping import Stopping
 from ernie_vilg.resilience.stragglers import Stragglers
-from ernie_vilg.resilience.watchdog import REPORTS_FOLDER, Watchdog
+from ernie_vilg.resilience.watchdog import Watchdog
 from ernie_vilg.runs.phases import Phase, Phases
-from ernie_vilg.runs.run_folder import write_run
+from ernie_vilg.runs.recorded_settings import write_run
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.run_lock import RunLock
 from ernie_vilg.runs.settings_drift import Change, check_drift, record_changes
 from ernie_vilg.storage.files import sha256_of_json
@@ -114,7 +114,7 @@ def pretrain(config: PretrainConfig, launch: Launch, surroundings: Surroundings)
         barrier()  # nothing is left to do on any rank
         exit_code = ExitCode.DONE
         if reason:
-            exit_code = stopping.leave(reason, step, checkpoint_path(run_dir, step))
+            exit_code = stopping.leave(reason, step, RunFolder(run_dir).checkpoint(step))
         barrier()  # launchers end all ranks after the first
         dist.destroy_process_group()
     return exit_code
@@ -140,7 +140,7 @@ def _start(config: PretrainConfig, launch: Launch) -> Groups:
         launch,
         cluster.collective_timeout_seconds,
         rendezvous_timeout_seconds=cluster.rendezvous_timeout_seconds,
-        dump_folder=Path(config.run_dir) / REPORTS_FOLDER,
+        dump_folder=RunFolder(Path(config.run_dir)).reports,
     )
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)  # resumed runs are equal bit for bit

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ernie_vilg.checkpoint.folder import checkpoint_path, committed_checkpoints
+from ernie_vilg.checkpoint.folder import committed_checkpoints
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.records.skipped_updates import read_skips
 from ernie_vilg.runs.phases import Phase
+from ernie_vilg.runs.run_folder import RunFolder, step_name
 from ernie_vilg.storage.shard_manifest import read_manifest
 from launch.drills.faults import Fault
 from launch.drills.grounds import SAVE_EVERY, STEPS, Data
@@ -69,7 +70,7 @@ class Grounds:
         """Return the undisturbed run as it was when a checkpoint was its newest."""
         run = self.run(name, **changes)
         shutil.copytree(self.reference.run_dir, run.run_dir)
-        last = checkpoint_path(run.run_dir, last_step)
+        last = RunFolder(run.run_dir).checkpoint(last_step)
         for checkpoint in committed_checkpoints(run.run_dir):
             if checkpoint > last:  # names end in the step, with zeros before it
                 shutil.rmtree(checkpoint)
@@ -270,7 +271,7 @@ def _damaged_checkpoint(grounds: Grounds, name: str, damage: Callable[[bytes], b
     _finishes(launch)
     _require(file.name in launch.log, f"the log names {file.name}", launch)
     _require(
-        f"step_{SAVE_EVERY:08d}" in _lines_with(launch.log, "resumed"),
+        step_name(SAVE_EVERY) in _lines_with(launch.log, "resumed"),
         "it goes on from the checkpoint before",
         launch,
     )
@@ -285,7 +286,7 @@ def _disk_full(grounds: Grounds, name: str) -> Finding:
     launch = run.launch(fault)
     _finishes(launch)
     _require("File too large" in launch.log, "the log says why a save failed", launch)
-    missing = checkpoint_path(run.run_dir, SAVE_EVERY)
+    missing = RunFolder(run.run_dir).checkpoint(SAVE_EVERY)
     _require(not missing.exists(), "nothing of it has a checkpoint's name", launch)
     _equals(grounds, run, launch)
     return Finding(recovery_seconds=None, held="the save refused, the run equal bit for bit")

@@ -21,11 +21,11 @@ import torch
 from ernie_vilg.checkpoint.folder import committed_checkpoints, read_manifest, verify_checkpoint
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.records.ledger import read_steps
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.jsonl import read_lines
 from ernie_vilg.system.ports import free_port
-from ernie_vilg.tracking.tracker import METRICS_NAME
 from launch.drills.faults import Fault, write_fault
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -133,7 +133,7 @@ class DrilledRun:
 
     def losses(self) -> dict[int, float]:
         """Return the loss of every step that counts."""
-        metrics = [line.require() for line in read_lines(self.run_dir / METRICS_NAME)]
+        metrics = [line.require() for line in read_lines(RunFolder(self.run_dir).metrics)]
         return {line["step"]: line["loss"] for line in metrics if "loss" in line}
 
     def newest(self) -> Path:
@@ -172,12 +172,12 @@ class DrilledRun:
 
     def report(self, name: str) -> str:
         """Return the texts of the run's reports whose names begin so."""
-        files = sorted((self.run_dir / "reports").glob(f"{name}*"))
+        files = sorted(RunFolder(self.run_dir).reports.glob(f"{name}*"))
         return "\n".join(file.read_text(errors="replace") for file in files)
 
     def stopped(self) -> Mapping[str, Any]:
         """Return what the run says of its stop, nothing if it was not stopped."""
-        path = self.run_dir / "stopped.json"
+        path = RunFolder(self.run_dir).stopped
         return read_object(path) if path.exists() else {}
 
     def _wait(

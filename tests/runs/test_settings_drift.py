@@ -10,9 +10,9 @@ import pytest
 from ernie_vilg.config.data import MixtureChangeConfig
 from ernie_vilg.config.model import ReconstructorConfig
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.runs.run_folder import write_run
+from ernie_vilg.runs.recorded_settings import write_run
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.settings_drift import (
-    CHANGES_NAME,
     RULES,
     Freedom,
     check_drift,
@@ -21,7 +21,7 @@ from ernie_vilg.runs.settings_drift import (
     setting_names,
     settings_drift,
 )
-from tests.runs.test_run_folder import mixed_run
+from tests.runs.test_recorded_settings import mixed_run
 from tests.training.runs import tiny_run
 
 
@@ -228,7 +228,7 @@ def test_accepted_changes_are_written_down_with_the_step(tmp_path: Path) -> None
     record_changes(run_dir, config, check_drift(run_dir, config), 120)
     record_changes(run_dir, config, [], 130)
 
-    (line,) = (run_dir / CHANGES_NAME).read_text().splitlines()
+    (line,) = RunFolder(run_dir).changes.read_text().splitlines()
     assert json.loads(line) == {
         "step": 120,
         "name": "optimizer.beta2",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ernie_vilg.config.tracking import TrackingConfig
-from ernie_vilg.runs.run_folder import write_run
+from ernie_vilg.runs.recorded_settings import write_run
 from ernie_vilg.tracking.tracker import RunTracker, logged_settings
 from ernie_vilg.tracking.wandb_process import Orders, WandbProcess
 from launch.drills.data_set import DataSet, make_data_set
