@@ -49,16 +49,15 @@ def help_text(name: str, schema: type, summary: str) -> str:
 
 def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, str, str]]:
     """Yield key, type, default in words and docstring of every setting, in the order of fields."""
-    docstrings = attribute_docstrings(schema)
+    docstrings, plain = attribute_docstrings(schema), typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
-        hint = declared(schema)[field.name]
+        hint = plain[field.name]
         part = non_null(hint)
-        docstring = docstrings.get(field.name, "")
-        if dataclasses.is_dataclass(part) and part is hint:
-            yield from settings_of(typing.cast(type, part), f"{prefix}{field.name}.")
-            continue
-        yield prefix + field.name, hint, _default(field), docstring
-        if dataclasses.is_dataclass(part):
+        is_section = dataclasses.is_dataclass(part)
+        if not is_section or part is not hint:
+            docstring = docstrings.get(field.name, "")
+            yield prefix + field.name, declared(schema)[field.name], _default(field), docstring
+        if is_section:
             yield from settings_of(typing.cast(type, part), f"{prefix}{field.name}.")
 
 
