@@ -97,7 +97,12 @@ def settings_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
     old, new = comparable_settings(read_settings(run_dir)), comparable_settings(config)
     names = [*new, *(name for name in old if name not in new)]
     return [
-        Change(name=name, old=old.get(name), new=new.get(name), freedom=freedom_of(PretrainConfig, name))
+        Change(
+            name=name,
+            old=old.get(name),
+            new=new.get(name),
+            freedom=freedom_of(PretrainConfig, name),
+        )
         for name in names
         if old.get(name) != new.get(name) and not _is_filled_in(name, old, new)
     ]
