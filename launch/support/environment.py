@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.errors import InputError
@@ -117,6 +118,12 @@ def add_variables(
     """
     for name, value in variables.items():
         environment.setdefault(name, value)
+
+
+def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's variables with others set, and this Python's programs first on PATH."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PATH": path, **variables}
 
 
 def _number(environment: Mapping[str, str], name: str, names: tuple[str, ...] = ()) -> int:
