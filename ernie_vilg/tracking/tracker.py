@@ -10,38 +10,17 @@ Source: ours, on wandb (https://docs.wandb.ai).
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.config.schema import from_json
+from ernie_vilg.config.schema import from_json, tracked_settings
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.storage.jsonl import LineFile, read_lines, warn_of_unusable
 from ernie_vilg.tracking.wandb_process import Orders, WandbProcess
 
 METRICS_NAME = "metrics.jsonl"
-LOGGED_SETTINGS = (
-    "precision",
-    "compile_blocks",
-    "model",
-    "objective",
-    "parallelism",
-    "optimizer",
-    "training",
-    "checkpoint",
-    "stopping",
-    "watch",
-    "guards",
-    "cluster.collective_timeout_seconds",
-    "cluster.rendezvous_timeout_seconds",
-    "gpu",
-    "data.seed",
-    "data.shuffle_block_shards",
-    "data.weigh_by",
-)
-"""What of a `PretrainConfig` leaves the machine: nothing of it holds a path or a location."""
 
 
 class Tracker(Protocol):
@@ -172,19 +151,6 @@ def step_of_entry(entry: Mapping[str, Any], name: str) -> int:
     return from_json(entry.get("step"), int, f"{name}: step")
 
 
-def logged_settings(config: PretrainConfig) -> dict[str, Any]:
-    """Return the settings that W&B may see."""
-    everything = asdict(config)
-    settings: dict[str, Any] = {}
-    for name in LOGGED_SETTINGS:
-        group, _, field = name.partition(".")
-        if field:
-            settings.setdefault(group, {})[field] = everything[group][field]
-        else:
-            settings[group] = everything[group]
-    return settings
-
-
 def _start_wandb(config: PretrainConfig) -> WandbProcess:
     tracking = config.tracking
     return WandbProcess(
@@ -195,6 +161,6 @@ def _start_wandb(config: PretrainConfig) -> WandbProcess:
             project=tracking.project,
             name=tracking.name or Path(config.run_dir).name,
             finish_seconds=tracking.finish_seconds,
-            settings=logged_settings(config),
+            settings=tracked_settings(config),
         )
     )

@@ -9,8 +9,9 @@ import pytest
 
 from ernie_vilg.config.cluster import SlurmConfig
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.config.schema import tracked_settings
 from ernie_vilg.config.tracking import TrackingConfig
-from ernie_vilg.tracking.tracker import RunTracker, keep_metrics_until, logged_settings
+from ernie_vilg.tracking.tracker import RunTracker, keep_metrics_until
 from tests.training.runs import tiny_run
 
 
@@ -125,9 +126,29 @@ def test_no_path_is_sent(tmp_path: Path) -> None:
         ),
     )
 
-    settings = logged_settings(config)
+    settings = tracked_settings(config)
 
     assert str(tmp_path) not in json.dumps(settings)
     assert "who-pays" not in json.dumps(settings)
+    assert set(settings) == {
+        "checkpoint",
+        "cluster",
+        "compile_blocks",
+        "data",
+        "gpu",
+        "guards",
+        "model",
+        "objective",
+        "optimizer",
+        "parallelism",
+        "precision",
+        "stopping",
+        "training",
+        "watch",
+    }
+    assert settings["cluster"] == {
+        "collective_timeout_seconds": 300,
+        "rendezvous_timeout_seconds": 120,
+    }
     assert settings["model"]["hidden_size"] == 16
     assert settings["data"] == {"seed": 0, "shuffle_block_shards": 2, "weigh_by": "samples"}
