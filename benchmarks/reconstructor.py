@@ -53,7 +53,7 @@ from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.data.sequence.sample_reader import DataSource
 from ernie_vilg.evaluation.grid import picture_grid
 from ernie_vilg.evaluation.pairs import Pair, read_pairs
-from ernie_vilg.evaluation.reconstruction import psnr
+from ernie_vilg.evaluation.reconstruction import psnr_of_pictures
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.model.weights import load_weights, read_model_config
 from ernie_vilg.parallel.engine.precision import machine_precision
@@ -66,7 +66,7 @@ from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.vocabulary import text_slots
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.loss import reconstruction_loss
-from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
+from ernie_vilg.vqgan.pixels import from_bytes, to_pictures
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -448,8 +448,7 @@ def teacher_forced(
     for start in range(0, len(text), BATCH_SIZE):
         part = slice(start, start + BATCH_SIZE)
         pixels = model((text[part], codes[part].flatten(1))).pixels
-        arrays = to_bytes(pixels.float().clamp(-1, 1)).permute(0, 2, 3, 1).numpy()
-        pictures += [Image.fromarray(array) for array in arrays]
+        pictures += to_pictures(pixels)
     return pictures
 
 
@@ -459,7 +458,7 @@ def figures_of(drawn: Pictures, pairs: Sequence[Pair]) -> Figures:
     scenes = required_scenes([pair.caption for pair in pairs])
     return {
         "objects_correct": score_pictures(scenes, drawn).objects_correct,
-        "psnr": psnr(originals, drawn),
+        "psnr": psnr_of_pictures(originals, drawn),
         "frechet": frechet(drawn, originals),
     }
 

@@ -23,8 +23,8 @@ from ernie_vilg.generation.decode import Drawing, ShouldStop, never
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.generation.randomness import Occurrences, drawing_seed, item_of, uniforms
 from ernie_vilg.generation.sampling import Sampling
-from ernie_vilg.model.layers import cross_entropy
-from ernie_vilg.vocabulary import PADDING_ID, caption_ids
+from ernie_vilg.model.loss import sample_losses
+from ernie_vilg.vocabulary import caption_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +71,17 @@ def take_round_trips(
     Raises:
         StoppedError: `should_stop` said so.
     """
-    decoder, greedy = model.decoder, Sampling()
+    generator, greedy = model.token_generator, Sampling()
     sampling = Sampling(temperature=temperature)
     # Both drawings of a pair are drawn with the same numbers: what differs is their captions.
     items = [item_of(bytes(str(ids), "ascii")) for ids in text.tolist()]
     counted = Occurrences()
     seeds = [drawing_seed(0, counted.next(item), 0) for item in items]
     numbers = uniforms(seeds, items, max(text.shape[1], codes.shape[1]))
-    drawn = decoder.draw(text, sampling, numbers, should_stop=should_stop)
-    rewritten, _ = decoder.caption(drawn.codes, greedy, numbers, should_stop=should_stop)
-    written, _ = decoder.caption(codes, greedy, numbers, should_stop=should_stop)
-    redrawn = decoder.draw(written, sampling, numbers, should_stop=should_stop)
+    drawn = generator.draw(text, sampling, numbers, should_stop=should_stop)
+    rewritten, _ = generator.caption(drawn.codes, greedy, numbers, should_stop=should_stop)
+    written, _ = generator.caption(codes, greedy, numbers, should_stop=should_stop)
+    redrawn = generator.draw(written, sampling, numbers, should_stop=should_stop)
     image_given_text, text_given_image = log_likelihoods(model, text, codes)
     _, text_given_drawing = log_likelihoods(model, text, drawn.codes)
     image_given_writing, _ = log_likelihoods(model, written, codes)
@@ -110,11 +110,8 @@ def log_likelihoods(model: ErnieVilg, text: Tensor, codes: Tensor) -> tuple[Tens
         of the codes given the text, nats per code, and of the text given the codes, nats per
         piece; float32 [pairs] each.
     """
-    output = model.transformer((text, codes))
-    is_piece = text != PADDING_ID
-    of_codes = -cross_entropy(output.image_logits, codes).mean(dim=1)
-    of_pieces = -cross_entropy(output.text_logits, text)
-    return of_codes, torch.where(is_piece, of_pieces, 0.0).sum(dim=1) / is_piece.sum(dim=1)
+    of_codes, of_pieces = sample_losses(model.transformer((text, codes)), text, codes)
+    return -of_codes, -of_pieces
 
 
 def agreement_of_captions(captions: Tensor, others: Tensor) -> float:

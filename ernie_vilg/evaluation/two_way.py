@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.generation.decode import StoppedError
-from ernie_vilg.model.layers import cross_entropy
+from ernie_vilg.model.loss import target_losses
 from ernie_vilg.vocabulary import PADDING_ID
 
 GROUPS = ("embedding", "early_blocks", "middle_blocks", "late_blocks", "head")
@@ -90,9 +90,10 @@ def compare_directions(
         if should_stop():
             raise StoppedError("asked to stop before the last pair")
         chosen = slice(start, start + batch_size)
-        sums = _loss_sums(model, text[chosen], codes[chosen])
-        for direction, (total, count) in enumerate(zip(sums, counts, strict=True)):
-            loss = total / count
+        output = model((text[chosen], codes[chosen]))
+        losses_of_targets = target_losses(output, text[chosen], codes[chosen])
+        for direction, (nats, count) in enumerate(zip(losses_of_targets, counts, strict=True)):
+            loss = nats.sum() / count
             parts = torch.autograd.grad(
                 loss, parameters, retain_graph=direction == 0, allow_unused=True
             )
@@ -107,16 +108,6 @@ def compare_directions(
         image_to_text_loss=losses[1],
         whole=agreement_of(gradients),
         groups=_agreements_by_group(gradients, places),
-    )
-
-
-def _loss_sums(model: nn.Sequential, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the summed losses of text-to-image and image-to-text, float32 [] each."""
-    output = model((text, codes))
-    per_piece = cross_entropy(output.text_logits, text)
-    return (
-        cross_entropy(output.image_logits, codes).sum(),
-        torch.where(text != PADDING_ID, per_piece, 0.0).sum(),
     )
 
 

@@ -56,7 +56,7 @@ def never() -> bool:
 _NEVER_WRITTEN = (PADDING_ID, UNKNOWN_ID, BEGIN_OF_TEXT_ID)
 
 
-class Decoder:
+class TokenGenerator:
     """A model, and the caches of one batch that it decodes."""
 
     def __init__(

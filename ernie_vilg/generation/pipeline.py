@@ -1,18 +1,17 @@
-"""Weights in, pictures and captions out.
+"""A trained model with its tokenizers: prompts to pictures, pictures to captions.
 
-    model = ErnieVilg.from_pretrained(Path("outputs/quickstart/weights"))
-    model.generate(["..."])[0].image.save("picture.png")
-
-Source: ours.
+model = ErnieVilg.from_pretrained(Path("outputs/quickstart/weights"))
+model.generate(["..."])[0].image.save("picture.png")
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import islice
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from data_pipelines.sources import RejectedError, clean_caption
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches.pictures import upright_on_white
 from ernie_vilg.errors import InputError
-from ernie_vilg.generation.decode import Decoder, Drawing, ShouldStop, never
+from ernie_vilg.generation.decode import Drawing, ShouldStop, TokenGenerator, never
 from ernie_vilg.generation.fixed_batches import in_fixed_batches
 from ernie_vilg.generation.randomness import Occurrences, drawing_seed, item_of, uniforms
 from ernie_vilg.generation.sampling import Sampling
@@ -34,8 +33,11 @@ from ernie_vilg.model.weights import (
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vocabulary import caption_ids, text_slots
 from ernie_vilg.vqgan.autoencoder import VQGAN
-from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
+from ernie_vilg.vqgan.pixels import from_pictures, to_pictures
 from ernie_vilg.vqgan.weights import load_image_tokenizer
+
+Parameters = ParamSpec("Parameters")
+Item = TypeVar("Item")
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,30 @@ class GeneratedCaption:
     """The seed that, with this picture alone at the same temperature, writes it again."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One picture to draw."""
+
+    prompt_index: int
+    candidate: int
+    prompt: str
+    slots: list[int]
+    item: bytes
+    seed: int
+
+
+def _as_list(
+    method: Callable[Parameters, Iterator[Item]],
+) -> Callable[Parameters, list[Item]]:
+    """Return a method with the arguments of an iterating one that returns all items at once."""
+
+    @wraps(method)
+    def collect(*arguments: Parameters.args, **options: Parameters.kwargs) -> list[Item]:
+        return list(method(*arguments, **options))
+
+    return collect
+
+
 class ErnieVilg:
     """A trained model with its two tokenizers."""
 
@@ -91,7 +117,7 @@ class ErnieVilg:
         self.text_tokenizer = text_tokenizer
         self.image_tokenizer = image_tokenizer.eval()
         self.transformer = model.eval()
-        self.decoder = Decoder(self.transformer, config, text_tokenizer.vocab_size)
+        self.token_generator = TokenGenerator(self.transformer, config, text_tokenizer.vocab_size)
         self._device = next(model.parameters()).device
 
     @classmethod
@@ -106,29 +132,6 @@ class ErnieVilg:
         image_tokenizer, _ = load_image_tokenizer(weights / IMAGE_TOKENIZER_FOLDER)
         _check_tokenizers(weights, config, text_tokenizer, image_tokenizer)
         return cls(model.to(device), config, text_tokenizer, image_tokenizer.to(device))
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        images_per_prompt: int = 1,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        seed: int = 0,
-        batch_size: int = 64,
-        should_stop: ShouldStop = never,
-    ) -> list[GeneratedImage]:
-        """Draw pictures for prompts: the list of what `draw` yields, with its arguments."""
-        drawn = self.draw(
-            prompts,
-            images_per_prompt=images_per_prompt,
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed,
-            batch_size=batch_size,
-            should_stop=should_stop,
-        )
-        return list(drawn)
 
     def draw(
         self,
@@ -162,54 +165,56 @@ class ErnieVilg:
         sampling = Sampling(temperature=temperature, top_k=top_k)
         _check_at_least_one(images_per_prompt=images_per_prompt, batch_size=batch_size)
         cleaned = [clean_prompt(prompt, f"prompt {p}") for p, prompt in enumerate(prompts)]
-        slots = [self._slots(prompt, p) for p, prompt in enumerate(cleaned)]
-        counted, items = Occurrences(), [item_of(prompt.encode()) for prompt in cleaned]
-        jobs = [
-            (p, c, drawing_seed(seed, occurrence, c))
-            for p, occurrence in enumerate(map(counted.next, items))
-            for c in range(images_per_prompt)
-        ]
+        jobs = self._jobs(cleaned, images_per_prompt, seed)
         for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
-            numbers = uniforms(
-                [job[2] for job in batch],
-                [items[p] for p, *_ in batch],
-                self.config.num_image_tokens,
-            )
-            text = torch.tensor([slots[p] for p, *_ in batch], device=self._device)
-            drawing = self.decoder.draw(text, sampling, numbers, should_stop=should_stop)
-            grids, pictures = self.grids(drawing.codes), self.pictures(drawing)
-            shown = self.captions(text)
-            for index, (p, c, drawn_with) in enumerate(batch):
-                yield GeneratedImage(
-                    prompt_index=p,
-                    candidate=c,
-                    prompt=cleaned[p],
-                    drawn_prompt=shown[index],
-                    image=pictures[index],
-                    codes=grids[index].cpu(),
-                    seed=drawn_with,
-                    log_probability=float(drawing.log_probabilities[index]),
-                )
+            yield from self._draw(jobs[start : start + batch_size], sampling, should_stop)
 
-    def caption(
-        self,
-        images: Iterable[Image.Image],
-        *,
-        temperature: float = 0.0,
-        seed: int = 0,
-        batch_size: int = 64,
-        should_stop: ShouldStop = never,
-    ) -> list[GeneratedCaption]:
-        """Write a caption for each picture: the list of what `write` yields."""
-        written = self.write(
-            images,
-            temperature=temperature,
-            seed=seed,
-            batch_size=batch_size,
-            should_stop=should_stop,
+    generate = _as_list(draw)
+
+    def _jobs(self, prompts: Sequence[str], images_per_prompt: int, seed: int) -> list[_Job]:
+        jobs: list[_Job] = []
+        counted = Occurrences()
+        for index, prompt in enumerate(prompts):
+            slots, item = self._slots(prompt, index), item_of(prompt.encode())
+            occurrence = counted.next(item)
+            jobs += [
+                _Job(
+                    prompt_index=index,
+                    candidate=candidate,
+                    prompt=prompt,
+                    slots=slots,
+                    item=item,
+                    seed=drawing_seed(seed, occurrence, candidate),
+                )
+                for candidate in range(images_per_prompt)
+            ]
+        return jobs
+
+    def _draw(
+        self, jobs: Sequence[_Job], sampling: Sampling, should_stop: ShouldStop
+    ) -> Iterator[GeneratedImage]:
+        """Yield the pictures of one batch."""
+        seeds, items = [job.seed for job in jobs], [job.item for job in jobs]
+        numbers = uniforms(seeds, items, self.config.num_image_tokens)
+        text = torch.tensor([job.slots for job in jobs], device=self._device)
+        drawing = self.token_generator.draw(text, sampling, numbers, should_stop=should_stop)
+        columns = (
+            self.captions(text),
+            self.pictures(drawing),
+            self.grids(drawing.codes).cpu(),
+            drawing.log_probabilities.tolist(),
         )
-        return list(written)
+        for job, drawn_prompt, image, codes, nats in zip(jobs, *columns, strict=True):
+            yield GeneratedImage(
+                prompt_index=job.prompt_index,
+                candidate=job.candidate,
+                prompt=job.prompt,
+                drawn_prompt=drawn_prompt,
+                image=image,
+                codes=codes,
+                seed=job.seed,
+                log_probability=nats,
+            )
 
     def write(
         self,
@@ -242,8 +247,8 @@ class ErnieVilg:
             items = [item_of(image.tobytes()) for image in batch]
             seeds = [drawing_seed(seed, counted.next(item), 0) for item in items]
             numbers = uniforms(seeds, items, self.config.text_length)
-            codes = self.encode_images(batch).flatten(1)
-            text, log_probabilities = self.decoder.caption(
+            codes = self._encode(batch).flatten(1)
+            text, log_probabilities = self.token_generator.caption(
                 codes, sampling, numbers, should_stop=should_stop
             )
             parts = (self.captions(text), log_probabilities.tolist(), seeds)
@@ -252,13 +257,18 @@ class ErnieVilg:
                     caption=caption, log_probability=log_probability, seed=written_with
                 )
 
-    @torch.inference_mode()
+    caption = _as_list(write)
+
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return the codes of pictures, int64 [batch, grid, grid]."""
-        pixels = torch.stack([_to_tensor(self._prepare(image)) for image in images])
+        """Return the codes of pictures of any size and mode, int64 [batch, grid, grid]."""
+        return self._encode([self._prepare(image) for image in images])
+
+    @torch.inference_mode()
+    def _encode(self, prepared: Sequence[Image.Image]) -> Tensor:
         (codes,) = in_fixed_batches(
             lambda rows: (self.image_tokenizer.encode(rows.to(self._device)),),
-            pixels,
+            # Another order in memory takes other kernels, which round differently.
+            from_pictures(prepared).contiguous(),
             like=next(self.image_tokenizer.parameters()),
         )
         return codes
@@ -271,12 +281,12 @@ class ErnieVilg:
             codes,
             like=next(self.image_tokenizer.parameters()),
         )
-        return _to_images(pixels)
+        return to_pictures(pixels)
 
     def pictures(self, drawing: Drawing) -> list[Image.Image]:
-        """Return the RGB pictures of what the decoder drew."""
+        """Return the RGB pictures of a drawing."""
         if drawing.pixels is not None:
-            return _to_images(drawing.pixels)
+            return to_pictures(drawing.pixels)
         return self.decode_images(self.grids(drawing.codes))
 
     def grids(self, codes: Tensor) -> Tensor:
@@ -365,15 +375,3 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not has_cuda:
         raise InputError("device=cuda but torch finds no GPU: set device=cpu or device=auto")
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    """Return an RGB picture as float32 [3, height, width] in [-1, 1]."""
-    return from_bytes(torch.from_numpy(np.array(image)).permute(2, 0, 1))
-
-
-def _to_images(pixels: Tensor) -> list[Image.Image]:
-    """Return the RGB pictures of float [batch, 3, height, width] in [-1, 1]."""
-    # [batch, height, width, channels]
-    arrays = to_bytes(pixels).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(array) for array in arrays]

@@ -97,19 +97,6 @@ def read_objects(image: Image.Image) -> dict[str, SceneObject]:
     return found
 
 
-def read_scene(image: Image.Image) -> Scene | None:
-    """Return the scene that a picture shows; None where it shows no object or more than two.
-
-    Raises:
-        InputError: the picture is not 64 x 64 pixels.
-    """
-    objects = tuple(read_objects(image).values())
-    try:
-        return Scene(objects=objects)
-    except InputError:  # such a picture shows no scene of the data set
-        return None
-
-
 def objects_correct(expected: Scene, image: Image.Image) -> int:
     """Return how many of a scene's objects the picture shows, right in everything.
 
