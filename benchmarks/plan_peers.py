@@ -69,7 +69,7 @@ def predicted(run: PeerRun, matrix: float) -> float:
     gpu = read_gpu(run.gpu)
     if run.memory_bandwidth is not None:
         gpu = replace(gpu, memory_bandwidth=run.memory_bandwidth)
-    return step_time(run.work, run.spread, gpu, rates).total
+    return step_time(run.workload, run.spread, gpu, rates).total
 
 
 def compare(runs: Sequence[PeerRun]) -> list[Reproduced]:

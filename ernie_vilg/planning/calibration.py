@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.planning.memory import MemoryEstimate
 from ernie_vilg.planning.step_time import Efficiencies, step_time
-from ernie_vilg.planning.work import Spread, Work
+from ernie_vilg.planning.workload import Spread, Workload
 
 _SLOWEST, _FASTEST = 0.02, 50.0
 """Factors on rates between which the one of a run is looked for."""
@@ -24,7 +24,7 @@ _SLOWEST, _FASTEST = 0.02, 50.0
 class PastRun:
     """One run: what is known before it, and what it measured."""
 
-    work: Work
+    workload: Workload
     """Its model."""
     spread: Spread
     """Its layout."""
@@ -39,7 +39,7 @@ class PastRun:
 
     def seconds(self, rates: Efficiencies) -> float:
         """Return the predicted seconds per step."""
-        return step_time(self.work, self.spread, self.gpu, rates).total
+        return step_time(self.workload, self.spread, self.gpu, rates).total
 
 
 @dataclass(frozen=True, kw_only=True)

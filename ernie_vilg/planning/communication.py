@@ -4,7 +4,7 @@ Source: the costs of ring collectives (Patarasuk and Yuan 2009); constants are o
 """
 
 from ernie_vilg.config.gpu import GpuConfig
-from ernie_vilg.planning.work import Spread, Work
+from ernie_vilg.planning.workload import Spread, Workload
 
 LATENCY_SECONDS = 20.0e-6
 """Of one collective within a machine, its launch included."""
@@ -14,7 +14,7 @@ WIRE_EFFICIENCY = 0.8
 """Share of a wire's rate that large messages reach."""
 
 
-def tensor_seconds(work: Work, spread: Spread, gpu: GpuConfig) -> float:
+def tensor_seconds(workload: Workload, spread: Spread, gpu: GpuConfig) -> float:
     """Return the seconds of one block's collectives, forward, of one micro-batch.
 
     Two sums over the tensor ranks; with sequence parallelism a scatter and a gather each, which
@@ -22,17 +22,17 @@ def tensor_seconds(work: Work, spread: Spread, gpu: GpuConfig) -> float:
     """
     if spread.tensor == 1:
         return 0.0
-    message = 2.0 * spread.micro_batch * work.tokens * work.hidden_size
+    message = 2.0 * spread.micro_batch * workload.tokens * workload.hidden_size
     moved = 2 * (spread.tensor - 1) / spread.tensor * message
     bandwidth = WIRE_EFFICIENCY * wire(spread.tensor, gpu)
     return 2 * (LATENCY_SECONDS + moved / bandwidth)
 
 
-def send_seconds(work: Work, spread: Spread, gpu: GpuConfig) -> float:
+def send_seconds(workload: Workload, spread: Spread, gpu: GpuConfig) -> float:
     """Return the seconds of handing one micro-batch on and its gradient back."""
     if spread.pipeline == 1:
         return 0.0
-    message = 2.0 * spread.micro_batch * work.tokens * work.hidden_size
+    message = 2.0 * spread.micro_batch * workload.tokens * workload.hidden_size
     share = spread.tensor if spread.sequence_parallel else 1
     stays = spread.tensor * spread.pipeline <= gpu.gpus_per_node
     bandwidth = gpu.node_bandwidth if stays else gpu.network_bandwidth

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from ernie_vilg.config.plan import PlanConfig
-from ernie_vilg.planning.work import Work
+from ernie_vilg.planning.workload import Workload
 
 CHECKPOINT_BYTES = 14
 """Per parameter in a checkpoint: fp32 weight and two moments, 16-bit weight."""
@@ -30,17 +30,19 @@ class Goodput:
     """Steps between checkpoints that lose least."""
 
 
-def goodput(config: PlanConfig, work: Work, seconds_per_step: float, num_gpus: int) -> Goodput:
+def goodput(
+    config: PlanConfig, workload: Workload, seconds_per_step: float, num_gpus: int
+) -> Goodput:
     """Predict what stops cost.
 
     Args:
         config: the run, its checkpoint interval and its failure rate.
-        work: the model.
+        workload: the model.
         seconds_per_step: without stops.
         num_gpus: that it runs on.
     """
     machines = math.ceil(num_gpus / config.gpu.gpus_per_node)
-    size = CHECKPOINT_BYTES * work.num_parameters
+    size = CHECKPOINT_BYTES * workload.num_parameters
     written = size / (machines * config.gpu.storage_bandwidth)
     copied = size / (num_gpus * config.gpu.host_bandwidth)
     stall = copied if config.checkpoint.asynchronous else written

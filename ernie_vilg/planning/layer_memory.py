@@ -26,7 +26,7 @@ from ernie_vilg.model.head import Head
 from ernie_vilg.model.initialization import Uninitialized
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.model.loss import Objective, Targets
-from ernie_vilg.planning.memory_layers import memory_layers
+from ernie_vilg.planning.rank_layers import rank_layers
 from ernie_vilg.planning.trace import MARKER, LayerMemory, LayerTrace, trace_layer
 
 Run = tuple[Sequence[Tensor], Callable[[], Tensor]]
@@ -188,7 +188,7 @@ def _layers(variant: Variant, size: int) -> ParallelLayers:
     if variant.sequence_parallel:
         tokens = _tokens(variant.model, size)
         gathered = _empty(variant, tokens, variant.model.hidden_size)
-    return memory_layers(variant.tensor_size, variant.checkpointing, gathered)
+    return rank_layers(variant.tensor_size, variant.checkpointing, gathered)
 
 
 def _tokens(model: ModelConfig, size: int) -> int:

@@ -25,7 +25,7 @@ from ernie_vilg.planning.layer_memory import (
     logits_bytes,
     mask_bytes,
 )
-from ernie_vilg.planning.shard_layers import StageShard, stage_shards
+from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 from ernie_vilg.planning.trace import LayerMemory
 
 FRAGMENTED_SHARE = 0.04

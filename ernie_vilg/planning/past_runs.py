@@ -14,7 +14,7 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.planning.calibration import Correction, PastRun, errors, learn
 from ernie_vilg.planning.history import DecidingSettings, RunRecord, read_record
 from ernie_vilg.planning.plan import worst_memory
-from ernie_vilg.planning.work import spread_of_layout, work_of_model
+from ernie_vilg.planning.workload import spread_of_layout, workload_of_model
 from ernie_vilg.runs.run_folder import RunFolder
 
 
@@ -67,7 +67,7 @@ def _past_run(record: RunRecord, config: PlanConfig) -> PastRun:
     precision: torch.dtype = getattr(torch, settings.precision)
     memory = worst_memory(run, record.world_size, precision, Correction())
     return PastRun(
-        work=work_of_model(run.model, fused=run.compile_blocks),
+        workload=workload_of_model(run.model, fused=run.compile_blocks),
         spread=spread_of_layout(run.parallelism, record.world_size, settings.num_workers),
         gpu=config.gpu,
         measured_seconds=record.seconds_per_step,

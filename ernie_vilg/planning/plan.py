@@ -21,7 +21,7 @@ from ernie_vilg.planning.goodput import Goodput, goodput
 from ernie_vilg.planning.layouts import Refusal, candidate_layouts, refusal_of
 from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory
 from ernie_vilg.planning.step_time import StepTime, step_time
-from ernie_vilg.planning.work import Work, spread_of_layout, work_of_model
+from ernie_vilg.planning.workload import Workload, spread_of_layout, workload_of_model
 
 _NO_MEMORY = "does not fit the GPU's memory"
 _NO_HOST_MEMORY = "does not fit the host's memory"
@@ -58,7 +58,7 @@ class Plan:
     best: tuple[PlannedLayout, ...]
     """That fit, most tokens per second first."""
     refused: tuple[Refusal, ...]
-    """That do not work, faster ones that do not fit among them."""
+    """That do not workload, faster ones that do not fit among them."""
     num_legal: int
     """Layouts that are legal by themselves, whether they fit or not."""
 
@@ -89,8 +89,8 @@ def plan(
     """
     gpus = num_gpus or config.num_gpus
     legal, refused = candidate_layouts(config, gpus)
-    work = work_of_model(config.model, fused=config.compile_blocks)
-    timed = [(_ranked(layout, gpus, work, config, correction), layout) for layout in legal]
+    workload = workload_of_model(config.model, fused=config.compile_blocks)
+    timed = [(_ranked(layout, gpus, workload, config, correction), layout) for layout in legal]
     timed.sort(key=lambda pair: pair[0][0])
     best: list[PlannedLayout] = []
     for timing, layout in timed:
@@ -164,12 +164,16 @@ def _examined(
 
 
 def _ranked(
-    layout: ParallelismConfig, num_gpus: int, work: Work, config: PlanConfig, correction: Correction
+    layout: ParallelismConfig,
+    num_gpus: int,
+    workload: Workload,
+    config: PlanConfig,
+    correction: Correction,
 ) -> tuple[float, StepTime, Goodput]:
     """Return the seconds of a step with the share of stops, by which layouts are ranked."""
     spread = spread_of_layout(layout, num_gpus, config.data.loader.num_workers)
-    step = step_time(work, spread, config.gpu, correction.efficiencies)
-    kept = goodput(config, work, step.total, num_gpus)
+    step = step_time(workload, spread, config.gpu, correction.efficiencies)
+    kept = goodput(config, workload, step.total, num_gpus)
     seconds = step.total / kept.share if kept.share else float("inf")
     return seconds, step, kept
 

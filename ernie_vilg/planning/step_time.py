@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.planning.communication import replica_seconds, send_seconds, tensor_seconds
-from ernie_vilg.planning.work import Spread, Work
+from ernie_vilg.planning.workload import Spread, Workload
 
 BYTES_PER_ADAM = 30.0
 """Read and written per parameter by AdamW: fp32 weight, gradient and moments, 16-bit weight."""
@@ -65,32 +65,32 @@ class StepTime:
 
 
 def step_time(
-    work: Work, spread: Spread, gpu: GpuConfig, rates: Efficiencies | None = None
+    workload: Workload, spread: Spread, gpu: GpuConfig, rates: Efficiencies | None = None
 ) -> StepTime:
     """Predict a step.
 
     Args:
-        work: the model.
+        workload: the model.
         spread: how it is spread.
         gpu: on what.
         rates: calibrated; None takes the defaults.
     """
     rates = rates or Efficiencies()
-    forward = _forward(work, spread, gpu, rates)
+    forward = _forward(workload, spread, gpu, rates)
     passes = spread.num_micro_batches
     again = spread.recomputation
     recomputed = sum(
         getattr(again, part) * forward[part] for part in ("matrix", "attention", "elementwise")
     )
     tensor = forward["tensor"] * (2 + again.matrix)
-    sends = send_seconds(work, spread, gpu) * spread.virtual_stages
+    sends = send_seconds(workload, spread, gpu) * spread.virtual_stages
     if spread.hides_messages:
         tensor, sends = ((1 - rates.overlap) * seconds for seconds in (tensor, sends))
     matrix = 3 * (forward["matrix"] + forward["head"])
     busy = matrix + 3 * (forward["attention"] + forward["elementwise"]) + recomputed + tensor
     parameters = (
-        work.num_layers / spread.pipeline * work.block_parameters
-        + work.outer_parameters / min(spread.pipeline, 2)
+        workload.num_layers / spread.pipeline * workload.block_parameters
+        + workload.outer_parameters / min(spread.pipeline, 2)
     ) / spread.tensor
     bubble = (spread.pipeline - 1) / spread.virtual_stages * (busy + sends)
     computing = passes * (busy + sends) + bubble
@@ -104,35 +104,38 @@ def step_time(
         bubble=bubble,
         replicas=_replicas(parameters, spread, gpu, rates.overlap * busy),
         optimizer=_optimizer(parameters, spread, gpu, rates),
-        data=_waiting(work, spread, computing),
+        data=_waiting(workload, spread, computing),
     )
 
 
-def _forward(work: Work, spread: Spread, gpu: GpuConfig, rates: Efficiencies) -> dict[str, float]:
+def _forward(
+    workload: Workload, spread: Spread, gpu: GpuConfig, rates: Efficiencies
+) -> dict[str, float]:
     """Return the seconds of one micro-batch's forward pass on a stage, by part."""
-    layers = -(-work.num_layers // spread.pipeline)
+    layers = -(-workload.num_layers // spread.pipeline)
     samples = spread.micro_batch
     peak = gpu.peak_flops * gpu.matrix_efficiency * rates.matrix
     memory = gpu.memory_bandwidth * rates.memory
-    rows = samples * work.tokens
+    rows = samples * workload.tokens
     # Operands and results pass the memory once per product; rows are cut by nobody, weights are.
     operands = 2.0 * (
-        work.block_parameters / spread.tensor + rows * work.hidden_size * (4 + 10 / spread.tensor)
+        workload.block_parameters / spread.tensor
+        + rows * workload.hidden_size * (4 + 10 / spread.tensor)
     )
-    matrix = samples * work.block_flops / spread.tensor / peak + operands / memory
-    scores = samples * work.attention_flops / spread.tensor / (peak * rates.attention)
-    scores += samples * work.attention_bytes / 3 / spread.tensor / memory
+    matrix = samples * workload.block_flops / spread.tensor / peak + operands / memory
+    scores = samples * workload.attention_flops / spread.tensor / (peak * rates.attention)
+    scores += samples * workload.attention_bytes / 3 / spread.tensor / memory
     # Without sequence parallelism half of the passes, outside the products, are on every rank.
     share = 1 / spread.tensor if spread.sequence_parallel else (1 + 1 / spread.tensor) / 2
-    moved = rows * work.hidden_size * work.elementwise_bytes / 3 * share
+    moved = rows * workload.hidden_size * workload.elementwise_bytes / 3 * share
     # The pipeline is cut by cost: the head is shared out like a few layers more.
-    head = samples * work.head_flops / spread.tensor / peak / spread.pipeline
+    head = samples * workload.head_flops / spread.tensor / peak / spread.pipeline
     return {
         "matrix": layers * matrix,
         "attention": layers * scores,
         "elementwise": layers * moved / memory,
         "head": head,
-        "tensor": layers * tensor_seconds(work, spread, gpu),
+        "tensor": layers * tensor_seconds(workload, spread, gpu),
     }
 
 
@@ -166,7 +169,7 @@ def _optimizer(parameters: float, spread: Spread, gpu: GpuConfig, rates: Efficie
     return way + mine * BYTES_PER_ADAM / (share * rates.memory)
 
 
-def _waiting(work: Work, spread: Spread, computing: float) -> float:
+def _waiting(workload: Workload, spread: Spread, computing: float) -> float:
     """Return the seconds that a replica waits for the samples of its next step."""
-    reading = spread.micro_batch * spread.num_micro_batches / work.samples_per_reader
+    reading = spread.micro_batch * spread.num_micro_batches / workload.samples_per_reader
     return max(reading / spread.readers - computing, 0.0) if spread.readers else reading

@@ -22,7 +22,7 @@ from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.engine import EngineSettings, deepspeed_config
 from ernie_vilg.parallel.engine.precision import machine_precision
 from ernie_vilg.planning.forecast import Forecast, forecast
-from ernie_vilg.planning.shard_layers import StageShard, stage_shards
+from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 from ernie_vilg.training.data_order import mixture_phases
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.pretrain import with_decoder

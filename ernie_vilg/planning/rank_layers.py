@@ -14,25 +14,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ernie_vilg.model.layers import ParallelLayers
-from ernie_vilg.planning.shard_layers import shard_layers
+from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
 
 
-def memory_layers(tensor_size: int, checkpointing: str, gathered: Tensor | None) -> ParallelLayers:
+def rank_layers(
+    tensor_size: int, checkpointing: str = "none", gathered: Tensor | None = None
+) -> ParallelLayers:
     """Return constructors of one tensor rank's layers.
 
     Args:
-        tensor_size: ranks that share each layer.
+        tensor_size: ranks that share each layer; must divide heads and both vocabularies.
         checkpointing: `ParallelismConfig.activation_checkpointing`.
-        gathered: with sequence parallelism, the buffer that a layer's whole input is gathered
-            in, [tokens, hidden], one for all layers.
+        gathered: with sequence parallelism, the buffer into which a layer's whole input is
+            gathered, [tokens, hidden], one for all layers.
     """
-    layers = replace(shard_layers(tensor_size), activation_checkpointing=checkpointing)
+    layers = replace(SINGLE_DEVICE, activation_checkpointing=checkpointing)
     if tensor_size == 1:
         return layers
     column, row = partial(_Column, tensor_size, None), partial(_Row, tensor_size, False)
     layers = replace(
         layers,
+        size=tensor_size,
         column_linear=column,
         output_linear=column,
         row_linear=row,
@@ -47,8 +49,8 @@ def memory_layers(tensor_size: int, checkpointing: str, gathered: Tensor | None)
         layers,
         column_linear=partial(_Column, tensor_size, gathered),
         row_linear=partial(_Row, tensor_size, True),
-        split_tokens=partial(_Share.apply, tensor_size),
-        join_tokens=partial(_Join.apply, tensor_size),
+        split_tokens=partial(_ScatterTokens.apply, tensor_size),
+        join_tokens=partial(_GatherTokens.apply, tensor_size),
     )
 
 
@@ -77,7 +79,7 @@ class _Row(nn.Linear):
         """Map [..., in / size] to [..., out], or to a share of the tokens."""
         output: Tensor = _Linear.apply(hidden.flatten(0, -2), self.weight, None, None)
         if self._size > 1:
-            output = _Share.apply(self._size, output)
+            output = _ScatterTokens.apply(self._size, output)
         output = output + self.bias
         return output if self._size > 1 else output.unflatten(0, hidden.shape[:-1])
 
@@ -110,7 +112,7 @@ class _Linear(torch.autograd.Function):
         return share if context.gathered is not None else entering, of_weight, of_bias, None
 
 
-class _Share(torch.autograd.Function):
+class _ScatterTokens(torch.autograd.Function):
     """A share of the tokens; the gradient is gathered."""
 
     @staticmethod
@@ -124,7 +126,7 @@ class _Share(torch.autograd.Function):
         return None, gradients[0].new_empty(context.shape)
 
 
-class _Join(torch.autograd.Function):
+class _GatherTokens(torch.autograd.Function):
     """All tokens of shares; the gradient is shared out."""
 
     @staticmethod

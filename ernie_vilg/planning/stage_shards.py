@@ -1,26 +1,23 @@
-"""What every rank of a layout holds, without processes or memory.
+"""The parameters of every rank of a layout, without processes or memory.
 
-Tensor parallelism cuts each layer into plain torch layers of `1 / size`; built on the meta device
-they have the shapes of megatron-core's and cost nothing. Stages are cut as the engine cuts them.
-
-Source: ours.
+The layers of one tensor rank (`rank_layers`) are built on the meta device, which costs nothing.
+Stages are cut as the engine cuts them.
 """
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-from torch import nn
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.flops import layer_flops
 from ernie_vilg.model.initialization import Uninitialized, original_name
-from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
 from ernie_vilg.model.partition import stage_bounds
 from ernie_vilg.model.transformer import layer_list
+from ernie_vilg.planning.rank_layers import rank_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,28 +35,6 @@ class StageShard:
     def num_parameters(self) -> int:
         """Parameters of one rank, not yet divided by ZeRO."""
         return sum(shape.numel() for shape in self.shapes.values())
-
-
-def shard_layers(tensor_size: int) -> ParallelLayers:
-    """Return constructors of one tensor rank's share, for its shapes alone.
-
-    The layers do not talk to each other, so what they compute means nothing where
-    `tensor_size` is above 1.
-
-    Args:
-        tensor_size: ranks that share each layer; must divide heads and both vocabularies.
-    """
-    column = partial(_column_linear, tensor_size)
-    row = partial(_row_linear, tensor_size)
-    return replace(
-        SINGLE_DEVICE,
-        column_linear=column,
-        row_linear=row,
-        output_linear=column,
-        join_linear=row,
-        vocab_embedding=partial(_vocab_embedding, tensor_size),
-        size=tensor_size,
-    )
 
 
 def stage_shards(config: ModelConfig, layout: ParallelismConfig) -> list[StageShard]:
@@ -98,19 +73,7 @@ def _shapes(config: ModelConfig, tensor_size: int, stage: range) -> Mapping[str,
 def _layer_shapes(
     config: ModelConfig, tensor_size: int, index: int
 ) -> tuple[tuple[str, torch.Size], ...]:
-    kind, arguments = layer_list(config, shard_layers(tensor_size))[index]
+    kind, arguments = layer_list(config, rank_layers(tensor_size))[index]
     with torch.device("meta"), Uninitialized():
         layer = kind(*arguments)
     return tuple((name, parameter.shape) for name, parameter in layer.named_parameters())
-
-
-def _column_linear(size: int, inputs: int, outputs: int) -> nn.Module:
-    return nn.Linear(inputs, outputs // size)
-
-
-def _row_linear(size: int, inputs: int, outputs: int) -> nn.Module:
-    return nn.Linear(inputs // size, outputs)
-
-
-def _vocab_embedding(size: int, vocab: int, hidden: int) -> nn.Module:
-    return nn.Embedding(vocab // size, hidden)

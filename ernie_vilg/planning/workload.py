@@ -12,7 +12,7 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import attention_flops, layer_flops, product_flops
-from ernie_vilg.planning.shard_layers import stage_shards
+from ernie_vilg.planning.stage_shards import stage_shards
 
 FUSED_BYTES = 62.0
 """Moved per token and hidden value by a block's norms, GELU and residuals, forward and backward,
@@ -28,7 +28,7 @@ PICTURES_PER_SECOND = 207.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class Workload:
     """A model as the step time sees it. Operations are forward; a sample is what the micro-batch
     counts: a pair, both directions, of ours, a sequence of a GPT.
     """
@@ -127,7 +127,7 @@ class Spread:
         return self.tensor * self.pipeline * self.data
 
 
-def work_of_model(model: ModelConfig, *, fused: bool = False) -> Work:
+def workload_of_model(model: ModelConfig, *, fused: bool = False) -> Workload:
     """Describe a model of ours.
 
     Args:
@@ -139,7 +139,7 @@ def work_of_model(model: ModelConfig, *, fused: bool = False) -> Work:
     block_parameters = sum(
         shape.numel() for name, shape in whole.shapes.items() if name.startswith("1.")
     )
-    return Work(
+    return Workload(
         hidden_size=model.hidden_size,
         num_layers=model.num_layers,
         tokens=len(Direction) * model.seq_length,
