@@ -1,4 +1,4 @@
-"""What damage and quarantine cost is among a run's metrics."""
+"""Damaged and quarantined samples are counted in a run's metrics."""
 
 import json
 from dataclasses import replace
