@@ -27,7 +27,7 @@ import torch.distributed as dist
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.layout.collectives import gather_everywhere
-from ernie_vilg.parallel.layout.coordinates import place_of
+from ernie_vilg.parallel.layout.coordinates import coordinates_of
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.storage.json_files import parse_json
 from ernie_vilg.system.processes import ProcessMark, is_running, mark_process, this_machine
@@ -110,7 +110,7 @@ def meet(groups: Groups) -> list[Member]:
     return gather_everywhere(
         Member(
             rank=groups.rank,
-            place=str(place_of(groups.rank, groups)),
+            place=str(coordinates_of(groups.rank, groups)),
             host=socket.gethostname(),
             machine=this_machine(),
             process=process,

@@ -14,7 +14,7 @@ from statistics import median_low
 
 from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.parallel.layout.collectives import LEADER, gather_everywhere
-from ernie_vilg.parallel.layout.coordinates import place_of
+from ernie_vilg.parallel.layout.coordinates import coordinates_of
 from ernie_vilg.parallel.layout.groups import Groups
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Stragglers:
                     "at that machine (clock, heat, other jobs, disk, network), or leave it out",
                     step,
                     rank,
-                    place_of(rank, self._groups),
+                    coordinates_of(rank, self._groups),
                     works[rank].host,
                     ratios[rank],
                     works[rank].seconds_per_step,
@@ -93,7 +93,7 @@ def work_ratios(seconds: list[float], groups: Groups) -> list[float]:
         seconds: of work per step, by rank.
         groups: gives the layout.
     """
-    stages = [place_of(rank, groups).pipeline for rank in range(len(seconds))]
+    stages = [coordinates_of(rank, groups).pipeline for rank in range(len(seconds))]
     ratios = []
     for rank, stage in enumerate(stages):
         peers = [seconds[other] for other, its in enumerate(stages) if its == stage]

@@ -33,7 +33,12 @@ from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.precision import machine_precision
-from ernie_vilg.parallel.layout.collectives import LEADER, barrier, gather_everywhere, patient_group
+from ernie_vilg.parallel.layout.collectives import (
+    LEADER,
+    barrier,
+    gather_everywhere,
+    group_with_timeout,
+)
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.step_times import instrument
@@ -214,7 +219,7 @@ def _build(
         tracker=tracker,
         phases=phases,
         should_stop=lambda: stopping.is_requested,
-        patience=patient_group(config.watch.phase_timeout_seconds),
+        patience=group_with_timeout(config.watch.phase_timeout_seconds),
     )
     writer = skip_writer(
         ledger_folder(run_dir), sequence, engine, config.parallelism.global_batch_size

@@ -8,8 +8,6 @@ Source: DeepSpeed (https://github.com/deepspeedai/DeepSpeed), arXiv:1910.02054.
 
 import contextlib
 import io
-import logging
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +25,13 @@ from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.model.loss import Objective, Targets, num_losses
+from ernie_vilg.parallel.engine.library_patches import leave_collectives_to_gloo, silence_deepspeed
 from ernie_vilg.parallel.engine.optimizer import build_optimizer
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.engine.split_patterns import universal_checkpoint_info
-from ernie_vilg.parallel.engine.update_guard import PendingVerdict, StepGuard
+from ernie_vilg.parallel.engine.update_guard import PendingDecision, UpdateGuard
+from ernie_vilg.parallel.engine.zero_shards import zero_shards
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.storage.literal_paths import path_without_pattern
 from ernie_vilg.system.seeds import seed_named
@@ -86,8 +86,10 @@ class Engine(ABC):
         self._settings = settings
         self.groups = groups
         self.num_micro_batches = settings.num_micro_batches
-        self._guard = StepGuard(
-            engine.optimizer,
+        self.shards = zero_shards(engine.optimizer, groups.data_rank)
+        """What this rank's optimizer updates."""
+        self._guard = UpdateGuard(
+            self.shards,
             groups,
             settings.guards,
             read_loss=lambda: self._losses_so_far()[0],
@@ -177,9 +179,9 @@ class Engine(ABC):
         """
         return self._guard.last_skip
 
-    def last_verdict(self) -> PendingVerdict:
-        """Return why the last step changed the weights or did not, the same on every rank."""
-        return self._guard.last_verdict()
+    def last_decision(self) -> PendingDecision:
+        """Return why the last step changed the weights or skipped, the same on every rank."""
+        return self._guard.last_decision()
 
     def guard_state(self) -> dict[str, float]:
         """Return what the guard knows of earlier losses, as JSON numbers, the same on every rank.
@@ -274,15 +276,8 @@ class PipelineEngine(Engine):
 
 def join_deepspeed() -> None:
     """Hand DeepSpeed the process groups that torch already has; before any of its modules."""
-    # DeepSpeed's own shared-memory collective for CPUs is compiled at the first start, which
-    # needs g++ and half a minute; gloo needs neither.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logger = logging.getLogger("DeepSpeed")
-    logger.setLevel(logging.WARNING)
-    # What it says of AdamW's subclass that keeps an average; ours to test, and tested.
-    logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
-    # torch renamed the collectives that DeepSpeed 0.19 calls; both names work.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    leave_collectives_to_gloo()
+    silence_deepspeed()
     deepspeed.init_distributed(dist_init_required=False)
 
 

@@ -19,6 +19,8 @@ import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 from torch import Tensor
 
+from ernie_vilg.parallel.engine.library_patches import saving_through
+
 
 class Snapshot:
     """Copies of what the files of one rank are to hold."""
@@ -60,15 +62,10 @@ class Snapshot:
         is_on_gpu = torch.cuda.is_available()
         if is_on_gpu:
             torch.cuda.synchronize()  # DeepSpeed's own streams may still write
-        usual = engine.checkpoint_engine
-        engine.checkpoint_engine = _Catcher(self)
-        # Programs that DeepSpeed would put beside the files; ours is launch/export.py.
-        engine._copy_recovery_script = lambda folder: None
         try:
-            yield
+            with saving_through(engine, _Catcher(self)):
+                yield
         finally:
-            engine.checkpoint_engine = usual
-            del engine._copy_recovery_script
             if is_on_gpu:
                 torch.cuda.synchronize()
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.layers import ParallelLayers, unchanged
+from ernie_vilg.parallel.engine.library_patches import allocate_on_cpu_without_gpu
 from ernie_vilg.parallel.layout.groups import Groups
 
 
@@ -119,9 +120,7 @@ def _log_partition(group: dist.ProcessGroup, logits: Tensor) -> Tensor:
 
 
 def _start_megatron(groups: Groups) -> None:
-    if not torch.cuda.is_available():
-        # Sequence parallelism allocates on `torch.cuda.current_device()`, on a CPU too.
-        torch.cuda.current_device = _cpu_device  # type: ignore[assignment]
+    allocate_on_cpu_without_gpu()
     if not parallel_state.model_parallel_is_initialized():
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=groups.tensor_size,
@@ -138,7 +137,3 @@ def _start_megatron(groups: Groups) -> None:
             f"rank {groups.rank} is (tensor, data, pipeline) {theirs} to megatron-core and {ours} "
             "to us: the versions in constraints.txt agree, install those"
         )
-
-
-def _cpu_device() -> torch.device:
-    return torch.device("cpu")

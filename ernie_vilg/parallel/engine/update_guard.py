@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from ernie_vilg.config.guards import GuardsConfig
+from ernie_vilg.parallel.engine.zero_shards import ZeroShards
 from ernie_vilg.parallel.layout.groups import Groups
 
 LEAST_DEVIATION = 0.01
@@ -48,7 +49,7 @@ _HEAD = 4  # numbers of a verdict before those of each rank
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Decision:
     """What was decided about one update, read on the host."""
 
     reason: str
@@ -69,7 +70,7 @@ class Verdict:
         return not self.reason
 
 
-class PendingVerdict:
+class PendingDecision:
     """A verdict on its way to the host, which nobody has waited for yet."""
 
     def __init__(self, values: Tensor) -> None:
@@ -88,14 +89,14 @@ class PendingVerdict:
         else:
             self._values = values
 
-    def read(self) -> Verdict:
+    def read(self) -> Decision:
         """Return it, once the device has come that far."""
         if self._is_copied is not None:
             self._is_copied.synchronize()
         code, loss, limit, norm = self._values[:_HEAD].tolist()
         of_ranks = self._values[_HEAD:].view(-1, 2)
         bad = (~of_ranks.isfinite()).any(dim=1).nonzero().flatten().tolist()
-        return Verdict(
+        return Decision(
             reason=REASONS[int(code)],
             loss=loss,
             limit=limit,
@@ -104,12 +105,12 @@ class PendingVerdict:
         )
 
 
-class StepGuard:
+class UpdateGuard:
     """Stands between DeepSpeed and the optimizer; one per engine, used by all ranks alike."""
 
     def __init__(
         self,
-        optimizer: Any,
+        shards: ZeroShards,
         groups: Groups,
         config: GuardsConfig,
         *,
@@ -120,7 +121,7 @@ class StepGuard:
         """Take the place of the optimizer's `step`.
 
         Args:
-            optimizer: DeepSpeed's, around torch's.
+            shards: what the optimizer updates.
             groups: this rank's place.
             config: what a spike is.
             read_loss: returns this rank's loss summed over the step's micro-batches, float32 [];
@@ -128,9 +129,8 @@ class StepGuard:
             num_micro_batches: of each replica and step.
             scales_loss: whether DeepSpeed does, and deals with overflows itself.
         """
-        self._optimizer = optimizer
-        self._update: Callable[..., Any] = optimizer.step
-        optimizer.step = self._guarded_update
+        self._shards = shards
+        self._update = shards.replace_step(self._guarded_update)
         self._config = config
         self._read_loss = read_loss
         self._scales_loss = scales_loss
@@ -147,9 +147,9 @@ class StepGuard:
         """1 where the last update was left out, else 0; float32 [] on the device."""
         return (self._values[0] > 0).float()
 
-    def last_verdict(self) -> PendingVerdict:
+    def last_decision(self) -> PendingDecision:
         """Return the verdict about the last update, without waiting for the device."""
-        return PendingVerdict(self._values)
+        return PendingDecision(self._values)
 
     def state(self) -> dict[str, float]:
         """Return the running statistics as JSON numbers, exactly; waits for the device."""
@@ -166,21 +166,23 @@ class StepGuard:
         of_ranks = self._exchange()
         loss = of_ranks[:, 0].sum() / self._num_losses
         limit = spike_limit(self._statistics, self._config)
-        code = judge(of_ranks, loss, limit)
-        base = self._optimizer.optimizer
-        base.found_inf = _beside_weights(self._optimizer, (code > 0).float())
+        code = skip_reason(of_ranks, loss, limit)
+        flag = (code > 0).float()
+        optimizer: Any = self._shards.optimizer
+        # The optimizer itself would copy it to the host without waiting for the copy.
+        optimizer.found_inf = flag.cpu() if self._shards.is_offloaded else flag
         try:
             result = self._update(*arguments, **keywords)
         finally:
-            base.found_inf = None
-        if self._optimizer.overflow:
-            _forget_gradients(self._optimizer)
+            optimizer.found_inf = None
+        if self._shards.has_overflowed:
+            self._shards.drop_gradients()
             if not self._scales_loss:  # the values may be finite, and the sum of their squares not
                 code = torch.where(code == 0, _INF, code)
         self._statistics = torch.where(
             code == 0, updated_statistics(self._statistics, loss, self._config), self._statistics
         )
-        norm = torch.as_tensor(self._optimizer._global_grad_norm, device=self._device)
+        norm = torch.as_tensor(self._shards.gradient_norm, device=self._device)
         head = [code.double(), loss, limit, norm.double().reshape(())]
         self._values = torch.cat([torch.stack(head), of_ranks.flatten()])
         return result
@@ -189,7 +191,7 @@ class StepGuard:
         """Return every rank's loss and gradient norm, float64 [rank, 2]; a collective."""
         norm = torch.zeros((), device=self._device)
         if not self._scales_loss:
-            norm = get_total_norm(local_gradients(self._optimizer)).to(self._device)
+            norm = get_total_norm(self._shards.gradients()).to(self._device)
         mine = torch.stack([self._read_loss().double(), norm.double()])
         # Gathered, not reduced: each rank adds the same numbers in the same order.
         of_ranks = mine.new_empty(self._world_size * 2)
@@ -197,7 +199,7 @@ class StepGuard:
         return of_ranks.view(self._world_size, 2)
 
 
-def judge(of_ranks: Tensor, loss: Tensor, limit: Tensor) -> Tensor:
+def skip_reason(of_ranks: Tensor, loss: Tensor, limit: Tensor) -> Tensor:
     """Return the number of the reason to leave an update out.
 
     Args:
@@ -246,53 +248,3 @@ def updated_statistics(statistics: Tensor, loss: Tensor, config: GuardsConfig) -
     difference = loss - mean
     variance = (1 - share) * (variance + share * difference.square())
     return torch.stack([count, mean + share * difference, variance])
-
-
-def local_gradients(optimizer: Any) -> list[Tensor]:
-    """Return the reduced gradients that this rank's share of the update is made of.
-
-    Args:
-        optimizer: one of DeepSpeed's three, before its step.
-    """
-    if hasattr(optimizer, "bf16_groups"):  # ZeRO 1 in bf16
-        return list(optimizer.fp32_groups_gradient_flat_partition)
-    if _is_offloaded(optimizer):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # of copies to the host, which the update waits for as well
-        shares = (
-            optimizer.fp32_partitioned_groups_flat  # ZeRO 3
-            if hasattr(optimizer, "fp32_partitioned_groups_flat")
-            else optimizer.single_partition_of_fp32_groups
-        )
-        return [share.grad for share in shares if share.grad is not None]
-    return [
-        gradient
-        for gradients in optimizer.averaged_gradients.values()
-        for gradient in gradients or ()
-        if gradient is not None
-    ]
-
-
-def _is_offloaded(optimizer: Any) -> bool:
-    """Return whether the weights that are updated, and so their gradients, are on the host."""
-    names = ("cpu_offload", "offload_optimizer")  # of ZeRO 1 and 2, and of ZeRO 3
-    return any(getattr(optimizer, name, False) for name in names)
-
-
-def _forget_gradients(optimizer: Any) -> None:
-    """Drop the gradients of an update that DeepSpeed left out.
-
-    DeepSpeed 0.19.8 does so itself, but for ZeRO 1 and 2 with an offloaded optimizer: there it
-    would add the gradients of the next step to them.
-    """
-    if getattr(optimizer, "cpu_offload", False):
-        for group in optimizer.averaged_gradients:
-            optimizer.averaged_gradients[group] = None
-
-
-def _beside_weights(optimizer: Any, flag: Tensor) -> Tensor:
-    """Return a flag on the device of the weights that are updated.
-
-    The optimizer itself would copy it without waiting for the copy.
-    """
-    return flag.cpu() if _is_offloaded(optimizer) else flag

@@ -19,19 +19,20 @@ import socket
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.optim import Optimizer
 
 from ernie_vilg.model.initialization import TIED, original_name, split_dimension
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
+from ernie_vilg.parallel.engine.zero_shards import Piece
 from ernie_vilg.parallel.layout.collectives import gather_everywhere
-from ernie_vilg.parallel.layout.coordinates import place_of
+from ernie_vilg.parallel.layout.coordinates import coordinates_of
 from ernie_vilg.parallel.layout.groups import Groups
 
 _BLOCK = 2**18  # places that share the multipliers, which fit the cache of a CPU
@@ -137,42 +138,27 @@ def _digests(engine: Engine) -> dict[Copy, int]:
 
 def _replicated(engine: Engine) -> Iterator[tuple[Copy, Tensor]]:
     """Yield what this rank should have in common with others, in the same order on those."""
-    groups = engine.groups
+    groups, shards = engine.groups, engine.shards
+    pieces = shards.pieces() if groups.tensor_size > 1 else {}
     for name, constant in engine.deepspeed_engine.module.named_buffers():
         yield Copy(name, "constant", tensor=None, data=None), constant
     for name, parameter in engine.local_parameters():
         is_split = split_dimension(name) is not None
-        if getattr(parameter, "ds_persist", True):  # ZeRO 3 keeps small ones whole
+        if shards.is_replicated(parameter):
             shared_name = original_name(name, engine.settings.model)
             part = groups.tensor_rank if is_split else None
             yield Copy(shared_name, "weight", tensor=part, data=None), parameter
-        if groups.tensor_size > 1 and not is_split:
-            optimizer = engine.deepspeed_engine.optimizer
-            for kind, share in _optimizer_shares(optimizer, parameter):
-                yield Copy(name, kind, tensor=None, data=groups.data_rank), share
+        if not is_split and parameter in pieces:
+            for kind, tensor in _optimizer_tensors(shards.optimizer, pieces[parameter]):
+                yield Copy(name, kind, tensor=None, data=groups.data_rank), tensor
 
 
-def _optimizer_shares(optimizer: Any, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
-    """Yield this rank's share of a parameter's float32 copy, moments and average."""
-    if hasattr(parameter, "ds_id"):  # ZeRO 3
-        yield "float32 weight", safe_get_local_fp32_param(parameter)
-        state = optimizer.optimizer.state.get(optimizer.fp32_partitioned_groups_flat[0], {})
-        for key in (key for key in _KINDS if key in state):
-            yield _KINDS[key], safe_get_local_optimizer_state(parameter, key)
-        return
-    mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-    if mapping is None:  # the share of another data-parallel rank
-        return
-    shares = (
-        optimizer.fp32_groups_flat_partition
-        if hasattr(optimizer, "bf16_groups")  # ZeRO 1 in bf16
-        else optimizer.single_partition_of_fp32_groups
-    )
-    share, address = shares[mapping.param_group_index], mapping.hp_fragment_address
-    yield "float32 weight", share.narrow(0, address.start, address.numel)
-    state = optimizer.optimizer.state.get(share, {})
+def _optimizer_tensors(optimizer: Optimizer, piece: Piece) -> Iterator[tuple[str, Tensor]]:
+    """Yield this rank's piece of a parameter's float32 copy, moments and average."""
+    yield "float32 weight", piece.shard[piece.in_shard]
+    state = optimizer.state.get(piece.shard, {})
     for key in (key for key in _KINDS if key in state):
-        yield _KINDS[key], state[key].narrow(0, address.start, address.numel)
+        yield _KINDS[key], state[key][piece.in_shard]
 
 
 def _differing(
@@ -230,7 +216,9 @@ def _report(of_ranks: Sequence[Mapping[Copy, int]], groups: Groups) -> ReplicaRe
     named = sorted({rank for difference in differences for rank in difference.suspects})
     return ReplicaReport(
         differences=tuple(sorted(differences, key=lambda each: (each.name, each.kind))),
-        ranks={rank: f"rank {rank} = {place_of(rank, groups)} on {hosts[rank]}" for rank in named},
+        ranks={
+            rank: f"rank {rank} = {coordinates_of(rank, groups)} on {hosts[rank]}" for rank in named
+        },
     )
 
 

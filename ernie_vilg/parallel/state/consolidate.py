@@ -10,7 +10,6 @@ import contextlib
 import io
 import shutil
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from deepspeed.checkpoint import ds_to_universal
 from torch import Tensor
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.parallel.engine.library_patches import DoAll, conversion_done_by
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
+from ernie_vilg.parallel.engine.zero_shards import replace_saved_shards, saved_states
 from ernie_vilg.storage.files import scratch_folder
 from ernie_vilg.storage.literal_paths import path_without_pattern
 
@@ -28,13 +29,7 @@ WEIGHTS = "fp32"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """torch's and the converter's names of AdamW's moments."""
 
-DoAll = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-"""Applies a function to every item, in any order and process, and gives the results in order."""
-
-# How DeepSpeed names what an optimizer file holds: under ZeRO 1 and 2, and under ZeRO 3.
 _OPTIMIZER_FILES = "*_optim_states.pt"
-_STATES = ("base_optimizer_state", "optimizer_state_dict")
-_FLAT_WEIGHTS = ("single_partition_of_fp32_groups", "fp32_flat_groups")
 _PARAMETERS_FOLDER = "zero"
 _CONVERTED_FOLDER, _POINTER_NAME = ".converted", "latest_universal"
 
@@ -86,7 +81,7 @@ def convert(folder: Path, output: Path, do_all: DoAll = map) -> None:
     with path_without_pattern(folder) as source, path_without_pattern(output) as target:
         arguments.input_folder = source
         arguments.output_folder = f"{target}/{_CONVERTED_FOLDER}"  # it writes a file beside it
-        with _work_done_by(do_all), contextlib.redirect_stdout(io.StringIO()):
+        with conversion_done_by(do_all), contextlib.redirect_stdout(io.StringIO()):
             ds_to_universal.main(arguments)
     _keep_parameters_alone(output)
 
@@ -135,27 +130,7 @@ def read_optimizer_file(folder: Path) -> tuple[dict[str, Any], dict[int, dict[st
     file = min(folder.glob(_OPTIMIZER_FILES))
     content = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
     shares = content["optimizer_state_dict"]
-    return shares, _states(shares)
-
-
-def _states(shares: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    is_zero3 = _FLAT_WEIGHTS[1] in shares
-    states: dict[int, dict[str, Any]] = shares[_STATES[is_zero3]]["state"]
-    return states
-
-
-@contextlib.contextmanager
-def _work_done_by(do_all: DoAll) -> Iterator[None]:
-    """Let the converter's work be done by us: it shows a bar of its own, and forks.
-
-    A fork of a process with the threads of CUDA and gloo may never end.
-    """
-    theirs = ds_to_universal._do_parallel_work
-    ds_to_universal._do_parallel_work = lambda work, items, _: list(do_all(work, list(items)))
-    try:
-        yield
-    finally:
-        ds_to_universal._do_parallel_work = theirs
+    return shares, saved_states(shares)
 
 
 def _keep_parameters_alone(output: Path) -> None:
@@ -191,14 +166,12 @@ def _put_average_everywhere(shares: dict[str, Any]) -> None:
     converter takes those of the model, which are no average. The other names are for the size
     of the copy; one tensor is written once.
     """
-    states = _states(shares)
+    states = saved_states(shares)
     if not states or any(WEIGHT_AVERAGE not in state for state in states.values()):
         raise InputError(
             "the checkpoint holds no average of the weights, as the run had training.ema_decay=0: "
             "export with average=false, or train on with training.ema_decay=0.9999, say"
         )
-    shares[_FLAT_WEIGHTS[_FLAT_WEIGHTS[1] in shares]] = [
-        states[index][WEIGHT_AVERAGE] for index in sorted(states)
-    ]
+    replace_saved_shards(shares, [states[index][WEIGHT_AVERAGE] for index in sorted(states)])
     for state in states.values():
         state.update(dict.fromkeys(MOMENTS, state[WEIGHT_AVERAGE]))

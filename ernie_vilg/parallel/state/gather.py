@@ -3,8 +3,6 @@
 Source: ours.
 """
 
-import contextlib
-
 import deepspeed
 import torch
 import torch.distributed as dist
@@ -42,9 +40,7 @@ def gather_to_leader(engine: Engine) -> dict[str, Tensor] | None:
 
 def _whole(name: str, parameter: nn.Parameter, groups: Groups) -> Tensor:
     """Return a parameter put together over data-parallel (ZeRO 3) and tensor ranks."""
-    is_zero3 = hasattr(parameter, "ds_id")
-    whole = deepspeed.zero.GatheredParameters([parameter]) if is_zero3 else contextlib.nullcontext()
-    with whole:
+    with deepspeed.zero.GatheredParameters([parameter]):  # does nothing but under ZeRO 3
         share = parameter.detach().clone()
     dimension = split_dimension(name)
     if groups.tensor_size > 1 and dimension is not None:

@@ -19,11 +19,12 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.transformer import build_transformer
+from ernie_vilg.parallel.engine.library_patches import DoAll
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
+from ernie_vilg.parallel.engine.zero_shards import saved_loss_scale
 from ernie_vilg.parallel.state.consolidate import (
     MOMENTS,
     WEIGHTS,
-    DoAll,
     convert,
     convert_average,
     read_optimizer_file,
@@ -116,7 +117,6 @@ def read_counters(folder: Path) -> Counters:
     shares, states = read_optimizer_file(folder)
     steps = {float(state["step"]) for state in states.values()}
     assert len(steps) == 1, f"AdamW counts different numbers of updates: {sorted(steps)}"
-    scale = vars(shares["loss_scaler"]) if shares.get("dynamic_loss_scale") else {}
     model = torch.load(
         min(folder.glob(_MODEL_FILES)), map_location="cpu", mmap=True, weights_only=False
     )
@@ -125,7 +125,7 @@ def read_counters(folder: Path) -> Counters:
         global_steps=model["global_steps"],
         global_samples=model["global_samples"],
         skipped_steps=model["skipped_steps"],
-        loss_scale={key: value for key, value in scale.items() if isinstance(value, int | float)},
+        loss_scale=saved_loss_scale(shares),
     )
 
 

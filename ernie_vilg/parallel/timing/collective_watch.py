@@ -10,6 +10,7 @@ Source: ours, on torch.distributed.
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup, Work
 
-from ernie_vilg.parallel.layout.coordinates import Place, place_of
+from ernie_vilg.parallel.engine.library_patches import replaced
+from ernie_vilg.parallel.layout.coordinates import Coordinates, coordinates_of
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.parallel.timing.span_clock import Span, SpanClock, clock_of
 
@@ -92,17 +94,16 @@ class Communication:
         self._unfinished: deque[tuple[Any, Collective]] = deque()
         self._of_work: OrderedDict[int, Collective] = OrderedDict()
         self._places: dict[str, tuple[str, str, tuple[int, ...]]] = {}
-        self._originals: dict[str, Any] = {}
-        self._original_wait: Any = None
+        self._patches = ExitStack()
 
     def __enter__(self) -> "Communication":
-        # pybind11's own descriptors: what getattr returns on the class would not bind again.
-        methods = vars(ProcessGroup)
-        self._originals = {name: methods[name] for name in _NAMES if name in methods}
-        self._original_wait = vars(Work)["wait"]
-        for method in self._originals:
-            setattr(ProcessGroup, method, self._watched(method, getattr(ProcessGroup, method)))
-        setattr(Work, "wait", self._watched_wait(Work.wait))  # noqa: B010, a type in C++
+        watched = {
+            method: self._watched(method, getattr(ProcessGroup, method))
+            for method in _NAMES
+            if method in vars(ProcessGroup)
+        }
+        self._patches.enter_context(replaced(ProcessGroup, **watched))
+        self._patches.enter_context(replaced(Work, wait=self._watched_wait(Work.wait)))
         return self
 
     def __exit__(
@@ -111,10 +112,7 @@ class Communication:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for name, original in self._originals.items():
-            setattr(ProcessGroup, name, original)
-        setattr(Work, "wait", self._original_wait)  # noqa: B010
-        self._originals = {}
+        self._patches.close()
 
     @property
     def part(self) -> str:
@@ -228,10 +226,10 @@ def describe_members(members: Sequence[int], groups: Groups) -> str:
     """
     if len(members) == groups.world_size:
         return "all ranks"
-    places = [place_of(member, groups) for member in members]
+    places = [coordinates_of(member, groups) for member in members]
     axes = [
         axis
-        for axis, values in zip(Place._fields, zip(*places, strict=True), strict=True)
+        for axis, values in zip(Coordinates._fields, zip(*places, strict=True), strict=True)
         if len(set(values)) > 1
     ]
     return f"the {' and '.join(axes) or 'one-rank'} group"

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.engine.library_patches import replaced
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.span_clock import Span
 
@@ -151,10 +152,5 @@ def instrument(engine: Engine, communication: Communication) -> Iterator[StepTim
             "backward": step_times.timed(BACKWARD, inner.backward),
             "step": step_times.timed(OPTIMIZER, inner.step),
         }
-    for name, value in attributes.items():  # on the instance, in front of its class's
-        setattr(inner, name, value)
-    try:
+    with replaced(inner, **attributes):  # on the instance, in front of its class's
         yield step_times
-    finally:
-        for name in attributes:
-            delattr(inner, name)
