@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from data_pipelines.outputs import check_output_file
 from ernie_vilg.config.explain import ExplainStepConfig
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes
 from launch.support.program import program
 
@@ -27,7 +28,7 @@ def main(config: ExplainStepConfig) -> None:
         from ernie_vilg.forensics.sample_losses import sample_losses
 
         measure_losses = sample_losses
-    output = config.output or f"{config.run}/explained/step_{config.step:08d}.html"
+    output = config.output or str(RunFolder(Path(config.run)).explanation(config.step))
     place = check_output_file("output", output, {**config.token_shards})
     explanation = explain_step(
         Path(config.run),

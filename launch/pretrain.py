@@ -53,16 +53,15 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
     with RunLock(run_dir, launch) as lock:
         from ernie_vilg.observers.health import measure_health
         from ernie_vilg.observers.samples import draw_samples
-        from ernie_vilg.runs.phases import Phases
-        from ernie_vilg.training.pretrain import Surroundings, pretrain
+        from ernie_vilg.runs.phases import Phase
+        from ernie_vilg.training.callbacks import OnWholeWeights
+        from ernie_vilg.training.pretrain import pretrain
 
-        surroundings = Surroundings(
-            draw_samples=draw_samples,
-            measure_health=measure_health,
-            lock=lock,
-            phases=phases or Phases(),
+        callbacks = (
+            OnWholeWeights(every=config.samples.every, phase=Phase.DRAW, observe=draw_samples),
+            OnWholeWeights(every=config.health.every, phase=Phase.HEALTH, observe=measure_health),
         )
-        exit_code = pretrain(config, launch, surroundings)
+        exit_code = pretrain(config, launch, callbacks=callbacks, lock=lock, phases=phases)
         # Of ranks that end a moment apart, deepspeed's launcher sends the later ones a SIGTERM.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return exit_code

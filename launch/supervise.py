@@ -26,11 +26,11 @@ from typing import Any
 
 import psutil
 
-from ernie_vilg.checkpoint.folder import committed_checkpoints
+from ernie_vilg.checkpoint.folder import committed_checkpoints, step_of
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.errors import InputError
-from ernie_vilg.resilience.stopping import STOPPED_NAME, StopReason
-from ernie_vilg.runs.run_lock import LOCK_NAME
+from ernie_vilg.resilience.stopping import StopReason
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.system.processes import catches_signal
 from launch.support.process_tree import (
@@ -168,7 +168,7 @@ class Supervisor:
         return Ending(
             return_code=ExitCode.BAD_SETTINGS if _is_refused(said) else process.returncode,
             marker=after[1] if after is not None and after != before else None,
-            is_locked=(self._run_dir / LOCK_NAME).exists(),
+            is_locked=RunFolder(self._run_dir).lock.exists(),
             signal_number=self._signal_number,
         )
 
@@ -198,13 +198,12 @@ def _is_refused(said: Path) -> bool:
 
 def newest_step(run_dir: Path) -> int:
     """Return the step of a run's newest checkpoint, -1 if it has none."""
-    newest = committed_checkpoints(run_dir)[:1]
-    return int(newest[0].name.removeprefix("step_")) if newest else -1
+    return max((step_of(path) or 0 for path in committed_checkpoints(run_dir)), default=-1)
 
 
 def _read_marker(run_dir: Path) -> tuple[int, dict[str, Any]] | None:
     """Return when `stopped.json` was written and its content, None without one."""
-    path = run_dir / STOPPED_NAME
+    path = RunFolder(run_dir).stopped
     try:
         return path.stat().st_mtime_ns, read_object(path)
     except FileNotFoundError:

@@ -26,7 +26,7 @@ from ernie_vilg.checkpoint.committer import (
     RunFacts,
     temporary_path,
 )
-from ernie_vilg.checkpoint.folder import check_fresh, check_identity, checkpoints_folder
+from ernie_vilg.checkpoint.folder import check_fresh, check_identity
 from ernie_vilg.checkpoint.reshard import load_resharded
 from ernie_vilg.checkpoint.retention import Retention
 from ernie_vilg.checkpoint.search import FoundCheckpoint, find_newest, leader_acts
@@ -37,8 +37,8 @@ from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.layout.collectives import LEADER, agree_max, gather_everywhere
 from ernie_vilg.runs.phases import Phases
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import clear_leftovers
-from ernie_vilg.tracking.tracker import METRICS_NAME
 
 _POLL_SECONDS = 0.1
 
@@ -128,14 +128,14 @@ class Checkpoints:
             CheckpointError: the first checkpoint cannot be saved.
         """
         rank = engine.groups.rank
-        folder = checkpoints_folder(self._run_dir)
+        folder = RunFolder(self._run_dir).checkpoints
         _require(leader_acts(rank, lambda: clear_leftovers(folder)))
         found = find_newest(self._run_dir, rank, engine.groups.world_size)
         if found is not None:
             step = self._load(engine, found)
             _require(leader_acts(rank, lambda: self._committer.settle(step)))
             return step
-        _require(leader_acts(rank, lambda: check_fresh(self._run_dir, METRICS_NAME)))
+        _require(leader_acts(rank, lambda: check_fresh(self._run_dir)))
         self.save(engine, 0)
         self.finish()  # metrics without a checkpoint are a run that has lost it
         return 0

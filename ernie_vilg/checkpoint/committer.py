@@ -12,19 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ernie_vilg.checkpoint.folder import (
-    checkpoint_path,
-    checkpoints_folder,
-    write_manifest,
-)
+from ernie_vilg.checkpoint.folder import write_manifest
 from ernie_vilg.checkpoint.retention import Retention
 from ernie_vilg.checkpoint.writer import Share
 from ernie_vilg.errors import InputError
 from ernie_vilg.runs.phases import Phases
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import put_folder, remove, write_json, writing_path
-
-POINTER_NAME = "latest.json"
-"""Says which checkpoint is the newest, to people; nothing of ours reads it."""
 
 _PACKAGES = ("torch", "deepspeed", "megatron-core")
 
@@ -65,6 +59,7 @@ class Committer:
         self, run_dir: Path, facts: RunFacts, retention: Retention, phases: Phases
     ) -> None:
         self._run_dir = run_dir
+        self._folder = RunFolder(run_dir)
         self._facts = facts
         self._retention = retention
         self._phases = phases
@@ -103,7 +98,7 @@ class Committer:
                 raise InputError("; ".join(failures))
             self._write_manifest(temporary, save, shares)
             self._phases.point("save: before rename")
-            put_folder(temporary, checkpoint_path(self._run_dir, save.step))
+            put_folder(temporary, self._folder.checkpoint(save.step))
         except (OSError, ValueError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise InputError(self._with_room(str(error), save.needed_bytes)) from error
@@ -140,15 +135,14 @@ class Committer:
         )
 
     def _write_pointer(self, step: int) -> None:
-        name = checkpoint_path(self._run_dir, step).name
-        pointer = checkpoints_folder(self._run_dir) / POINTER_NAME
-        write_json(pointer, {"step": step, "folder": name})
+        content = {"step": step, "folder": self._folder.checkpoint(step).name}
+        write_json(self._folder.checkpoint_pointer, content)
 
     def _with_room(self, problem: str, needed_bytes: int) -> str:
-        free = shutil.disk_usage(checkpoints_folder(self._run_dir)).free
+        free = shutil.disk_usage(self._folder.checkpoints).free
         return f"{problem} ({needed_bytes:,} bytes are needed, {free:,} are free)"
 
 
 def temporary_path(run_dir: Path, step: int) -> Path:
     """Return where a step's checkpoint is until it is committed."""
-    return writing_path(checkpoint_path(run_dir, step))
+    return writing_path(RunFolder(run_dir).checkpoint(step))

@@ -37,6 +37,7 @@ from ernie_vilg.parallel.state.whole_state import (
     has_average,
     write_whole_state,
 )
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import (
     clear_leftovers,
     committed_folder,
@@ -80,17 +81,12 @@ class Universal:
         )
 
 
-def universal_path(run_dir: Path, step: int) -> Path:
-    """Return where the state after a step lies, put together."""
-    return _universal_folder(run_dir) / f"step_{step:08d}"
-
-
 def find_universal(checkpoint: Path, run_dir: Path) -> Universal | None:
     """Return what was put together from this very checkpoint, None if there is no such thing.
 
     Names and sizes of its files are right; their hashes are yet to be checked.
     """
-    folder = universal_path(run_dir, _step(checkpoint))
+    folder = RunFolder(run_dir).consolidated_checkpoint(_step(checkpoint))
     if not folder.exists():
         return None
     try:
@@ -117,7 +113,7 @@ def write_universal(checkpoint: Path, run_dir: Path, num_workers: int = 0) -> Un
     Raises:
         InputError: there is no room, no update has been made yet, or it failed.
     """
-    folder = universal_path(run_dir, _step(checkpoint))
+    folder = RunFolder(run_dir).consolidated_checkpoint(_step(checkpoint))
     manifest = read_manifest(checkpoint)
     sizes = [entry["bytes"] for entry in manifest["files"]]
     clear_leftovers(folder.parent)
@@ -133,14 +129,11 @@ def write_universal(checkpoint: Path, run_dir: Path, num_workers: int = 0) -> Un
 
 def discard_outdated(run_dir: Path, step: int) -> None:
     """Remove what was put together from checkpoints of before a step; the leader calls it."""
-    clear_leftovers(_universal_folder(run_dir))
-    for folder in _universal_folder(run_dir).glob("step_*"):
-        if _step(folder) < step:
-            remove(without_name(folder))
-
-
-def _universal_folder(run_dir: Path) -> Path:
-    return run_dir / "universal"
+    folder = RunFolder(run_dir).consolidated_checkpoints
+    clear_leftovers(folder)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if (of_step := step_of(path)) is not None and of_step < step:
+            remove(without_name(path))
 
 
 def _step(folder: Path) -> int:

@@ -32,7 +32,7 @@ from ernie_vilg.parallel.engine.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.state.consolidate import WEIGHTS, gather_weights
 from ernie_vilg.parallel.state.whole_state import parameter_shapes, require_parameters
-from ernie_vilg.runs.run_folder import read_run
+from ernie_vilg.runs.recorded_settings import read_run
 from ernie_vilg.storage.locations import check_apart
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.weights import load_image_tokenizer

@@ -13,15 +13,14 @@ Source: ours.
 
 import json
 import logging
-import os
-import re
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
+from ernie_vilg.runs.run_folder import RunFolder, step_in
 from ernie_vilg.storage.files import (
     REPLACED_PREFIX,
     json_bytes,
@@ -36,26 +35,14 @@ FORMAT_VERSION = 2
 PRETRAIN_PARTS = ("layout", "state", "versions")
 """Objects that the manifest of a pretraining run's checkpoint must hold."""
 
-_NAME = re.compile(rf"({re.escape(REPLACED_PREFIX)})?step_(\d{{8,}})")
 _OWN_HASH = "sha256"
 
 logger = logging.getLogger(__name__)
 
 
-def checkpoints_folder(run_dir: Path) -> Path:
-    """Return where a run's checkpoints are."""
-    return run_dir / "checkpoints"
-
-
-def checkpoint_path(run_dir: Path, step: int) -> Path:
-    """Return the folder of a step's checkpoint."""
-    return checkpoints_folder(run_dir) / f"step_{step:08d}"
-
-
 def step_of(folder: Path) -> int | None:
     """Return the step in a checkpoint's name, None for another name."""
-    match = _NAME.fullmatch(folder.name)
-    return int(match[2]) if match else None
+    return step_in(folder.name.removeprefix(REPLACED_PREFIX))
 
 
 def committed_checkpoints(run_dir: Path) -> list[Path]:
@@ -63,20 +50,14 @@ def committed_checkpoints(run_dir: Path) -> list[Path]:
 
     The step counts, not the time of the files: clocks of machines differ.
     """
-    folder = checkpoints_folder(run_dir)
-    names = set(os.listdir(folder)) if folder.is_dir() else set()
-    # Where a kill left nothing under the name of a step saved again, the old one is the checkpoint.
-    named = [
-        (step, folder / name)
-        for name in names
-        if (step := step_of(folder / name)) is not None
-        and (name == checkpoint_path(run_dir, step).name or not _has_successor(name, names))
-    ]
-    return [path for _, path in sorted(named, reverse=True)]
-
-
-def _has_successor(name: str, names: Set[str]) -> bool:
-    return name.removeprefix(REPLACED_PREFIX) in names
+    folder = RunFolder(run_dir).checkpoints
+    found: dict[int, Path] = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        step = step_of(path)
+        # Where a kill left nothing under a name, the folder that it replaced is the checkpoint.
+        if step is not None and (step not in found or not path.name.startswith(REPLACED_PREFIX)):
+            found[step] = path
+    return [found[step] for step in sorted(found, reverse=True)]
 
 
 def describe_files(folder: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -225,7 +206,7 @@ def newest_checkpoint(run_dir: Path, parts: Collection[str] = ()) -> Path | None
 
 
 def resumable_checkpoint(
-    run_dir: Path, identity_at: Callable[[int], Mapping[str, Any]], *, metrics_name: str
+    run_dir: Path, identity_at: Callable[[int], Mapping[str, Any]]
 ) -> Path | None:
     """Return the checkpoint that a run of one process goes on from, None in a fresh run folder.
 
@@ -233,7 +214,6 @@ def resumable_checkpoint(
         run_dir: the run's folder.
         identity_at: identity of the run that is starting, as its checkpoint of a step would
             have it.
-        metrics_name: the file that a run has written once it has started.
 
     Raises:
         InputError: the folder is not fresh and no checkpoint verifies, or the newest one
@@ -241,20 +221,20 @@ def resumable_checkpoint(
     """
     newest = newest_checkpoint(run_dir)
     if newest is None:
-        check_fresh(run_dir, metrics_name)
+        check_fresh(run_dir)
         return None
     manifest = read_manifest(newest)
     check_identity(newest, manifest["identity"], identity_at(manifest["step"]))
     return newest
 
 
-def check_fresh(run_dir: Path, metrics_name: str) -> None:
+def check_fresh(run_dir: Path) -> None:
     """Let only a run start over that has not started yet.
 
     Raises:
         InputError: the folder holds checkpoints or metrics.
     """
-    if committed_checkpoints(run_dir) or (run_dir / metrics_name).exists():
+    if committed_checkpoints(run_dir) or RunFolder(run_dir).metrics.exists():
         raise InputError(
             f"{run_dir} holds a run but no checkpoint of it that verifies: restore its "
             "checkpoints folder, or name another run_dir to start afresh"

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from ernie_vilg.checkpoint.consolidated import Universal, find_universal, write_universal
 from ernie_vilg.checkpoint.folder import (
     PRETRAIN_PARTS,
-    checkpoint_path,
     committed_checkpoints,
     newest_checkpoint,
     step_of,
@@ -32,6 +31,7 @@ from ernie_vilg.parallel.layout.collectives import (
     group_with_timeout,
 )
 from ernie_vilg.parallel.state.load_whole import find_differences, load_whole_state
+from ernie_vilg.runs.run_folder import RunFolder
 
 _PATIENCE_SECONDS = 24 * 3600.0
 """How long ranks wait for the leader to put a checkpoint together; its death ends it at once."""
@@ -151,7 +151,7 @@ def _verified_checkpoint(run_dir: Path, step: int | None) -> Path:
             f"step={step}: {run_dir} has no checkpoint of it, choose one of {steps}, or leave "
             "step out for the newest"
         )
-    checkpoint = checkpoint_path(run_dir, step)
+    checkpoint = RunFolder(run_dir).checkpoint(step)
     problem = verify_checkpoint(checkpoint, PRETRAIN_PARTS)
     if problem is not None:
         raise InputError(f"step={step}: {checkpoint} is damaged ({problem}): choose another step")

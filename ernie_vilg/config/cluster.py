@@ -6,7 +6,7 @@ Source: ours; the words of `SlurmConfig` are those of sbatch(1).
 import re
 from dataclasses import dataclass, field
 
-from ernie_vilg.config.schema import NaturalInt, PositiveInt, Settings
+from ernie_vilg.config.schema import NaturalInt, PositiveInt, Settings, Tracked
 from ernie_vilg.errors import InputError
 
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -95,10 +95,10 @@ class SlurmConfig(Settings, section="cluster.slurm"):
 class ClusterConfig(Settings, section="cluster"):
     """The machines that a run is on."""
 
-    collective_timeout_seconds: PositiveInt = 300
+    collective_timeout_seconds: Tracked[PositiveInt] = 300
     """How long a rank waits for the others before it gives up. torch's defaults are
     10 minutes for NCCL and half an hour for gloo, in which a dead run still costs."""
-    rendezvous_timeout_seconds: PositiveInt = 120
+    rendezvous_timeout_seconds: Tracked[PositiveInt] = 120
     """How long the ranks wait for each other at the start."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables that ranks set for themselves before torch is loaded, such as NCCL's; what the

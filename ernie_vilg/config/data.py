@@ -12,11 +12,15 @@ from typing import Literal
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.schema import (
     LocalInput,
+    LocalOrRemote,
+    MayChange,
     NaturalFloat,
     NaturalInt,
+    NeverChanges,
     PositiveInt,
     Settings,
     Share,
+    Tracked,
 )
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.locations import is_remote
@@ -31,7 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 class MixtureDataSetConfig:
     """One data set of a mixture."""
 
-    token_shards: str
+    token_shards: LocalOrRemote
     """Folder or URL written by launch/encode_shards.py."""
     weight: NaturalFloat
     """Its share, on a scale that all data sets of the mixture have in common; 0 draws none."""
@@ -51,28 +55,28 @@ class MixtureChangeConfig:
 class PretrainDataConfig(Settings, section="data"):
     """Where the training pairs and both tokenizers are, and how the pairs are drawn and read."""
 
-    token_shards: str | None = None
+    token_shards: MayChange[LocalOrRemote | None] = None
     """Folder or URL (s3://, gs://, https://) written by launch/encode_shards.py; null with a
     mixture."""
-    mixture: dict[str, MixtureDataSetConfig] = field(default_factory=dict)
+    mixture: MayChange[dict[str, MixtureDataSetConfig]] = field(default_factory=dict)
     """Data sets by name, instead of token_shards."""
-    weigh_by: Literal["samples", "tokens"] = "samples"
+    weigh_by: MayChange[Tracked[Literal["samples", "tokens"]]] = "samples"
     """What the mixture's weights are shares of: samples, or tokens, that is image codes and text
     ids of a data set's mean sample."""
-    mixture_changes: tuple[MixtureChangeConfig, ...] = ()
+    mixture_changes: MayChange[tuple[MixtureChangeConfig, ...]] = ()
     """Later weights of the mixture, in the order of their steps."""
-    text_tokenizer: LocalInput
+    text_tokenizer: MayChange[LocalInput]  # the checkpoint knows its hash
     """Folder written by launch/train_text_tokenizer.py."""
-    image_tokenizer: LocalInput
+    image_tokenizer: MayChange[LocalInput]
     """Image tokenizer weights written by launch/train_image_tokenizer.py."""
-    seed: NaturalInt = 0
+    seed: NeverChanges[Tracked[NaturalInt]] = 0
     """Names the order of the samples."""
-    max_truncated_fraction: Share = 0.01
+    max_truncated_fraction: MayChange[Share] = 0.01
     """Share of a data set's captions that may be cut because they have more ids than
     model.text_length; more are refused."""
-    shuffle_block_shards: PositiveInt = 16
+    shuffle_block_shards: NeverChanges[Tracked[PositiveInt]] = 16
     """Shards, per data set, whose samples are shuffled together and kept open, per rank."""
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    loader: MayChange[LoaderConfig] = field(default_factory=LoaderConfig)
     """How one rank reads."""
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ Source: ours.
 from dataclasses import dataclass
 from typing import Annotated
 
-from ernie_vilg.config.schema import NaturalFloat, NaturalInt, Range, Settings
+from ernie_vilg.config.schema import MayChange, NaturalFloat, NaturalInt, Range, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,6 @@ class GuardsConfig(Settings, section="guards"):
     checkpoint and leaves out the batches since."""
     max_rollbacks: NaturalInt = 2
     """Times that one launch goes back before it stops instead."""
-    replica_check_every: NaturalInt = 100
+    replica_check_every: MayChange[NaturalInt] = 100
     """Steps between two comparisons of what several ranks hold alike; before every checkpoint
     they are compared in any case. 0: only then."""

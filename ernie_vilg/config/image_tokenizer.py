@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.schema import (
+    LocalOrRemote,
     LocalOutput,
     NaturalFloat,
     NaturalInt,
@@ -170,7 +171,7 @@ class ImageTokenizerTrainingConfig(Settings, section="training"):
 class TrainImageTokenizerConfig(Settings):
     """Settings of launch/train_image_tokenizer.py."""
 
-    shards: str
+    shards: LocalOrRemote
     """Folder or URL (s3://, gs://, https://) of image shards, written by launch/build_shards.py.
     Pictures larger than the architecture's are cut, at random places."""
     run_dir: LocalOutput

@@ -17,11 +17,15 @@ from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.schema import (
     LocalInput,
     LocalOutput,
+    MayChange,
     NaturalFloat,
     NaturalInt,
+    NeverChanges,
+    OfOneStart,
     PositiveInt,
     Settings,
     ShareBelowOne,
+    Tracked,
 )
 from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
@@ -50,7 +54,7 @@ class ParallelismConfig(Settings, section="parallelism"):
     """Whether optimizer state and the fp32 weights live in host memory (paper, section 3.2.2)."""
     micro_batch_size: PositiveInt
     """Pairs per data-parallel rank per forward pass; each gives two sequences."""
-    global_batch_size: PositiveInt
+    global_batch_size: NeverChanges[PositiveInt]
     """Pairs per optimizer step, over all data-parallel ranks."""
 
     def __post_init__(self) -> None:
@@ -119,11 +123,11 @@ class ParallelismConfig(Settings, section="parallelism"):
 class TrainingConfig(Settings, section="training"):
     """How long to train and when to log."""
 
-    steps: PositiveInt
+    steps: MayChange[PositiveInt]  # a longer run also stretches the learning rate's decay
     """Optimizer steps in the whole run, over all its restarts."""
-    seed: int = 0
+    seed: NeverChanges[int] = 0
     """Names the fresh weights."""
-    log_every: PositiveInt = 10
+    log_every: MayChange[PositiveInt] = 10
     """Steps between two lines in the log and in metrics.jsonl."""
     ema_decay: ShareBelowOne = 0.0
     """Decay per step of the moving average of the weights, which is sharded like the optimizer's
@@ -157,36 +161,36 @@ class SamplesConfig(Settings, section="samples"):
 class PretrainConfig(Settings):
     """One pretraining run."""
 
-    run_dir: LocalOutput
+    run_dir: MayChange[LocalOutput]
     """Folder of everything the run leaves behind. The same folder resumes the run."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    precision: MayChange[Tracked[Literal["auto", "bf16", "fp16", "fp32"]]] = "auto"
     """Of weights and activations: bf16, fp16 (on a GPU, with dynamic loss scaling), fp32, or
     auto (bf16 on a GPU and on a CPU with AMX, else fp32). The optimizer's copy of the weights is
     fp32 always."""
-    compile_blocks: bool = False
+    compile_blocks: MayChange[Tracked[bool]] = False
     """Whether torch.compile compiles the transformer's blocks, once, for their one shape."""
-    dry_run: bool = False
+    dry_run: OfOneStart[bool] = False
     """Build the model of every rank without memory or processes, print its sizes, and stop."""
-    world_size: PositiveInt | None = None
+    world_size: OfOneStart[PositiveInt | None] = None
     """Ranks that a dry run plans for; null means as many as were started."""
-    allow_changes: tuple[str, ...] = ()
+    allow_changes: OfOneStart[tuple[str, ...]] = ()
     """Settings, such as optimizer.learning_rate, that may differ from those the run folder was
     started with; any other change of what decides the weights is refused on resume."""
-    model: ModelConfig
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    model: NeverChanges[Tracked[ModelConfig]]
+    objective: Tracked[ObjectiveConfig] = field(default_factory=ObjectiveConfig)
     data: PretrainDataConfig
-    parallelism: ParallelismConfig
-    optimizer: OptimizerConfig
-    training: TrainingConfig
-    checkpoint: CheckpointConfig
-    samples: SamplesConfig = field(default_factory=SamplesConfig)
-    health: HealthConfig = field(default_factory=HealthConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    stopping: StoppingConfig = field(default_factory=StoppingConfig)
-    watch: WatchConfig = field(default_factory=WatchConfig)
-    guards: GuardsConfig = field(default_factory=GuardsConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    gpu: GpuConfig | None = None
+    parallelism: MayChange[Tracked[ParallelismConfig]]
+    optimizer: Tracked[OptimizerConfig]
+    training: Tracked[TrainingConfig]
+    checkpoint: MayChange[Tracked[CheckpointConfig]]
+    samples: MayChange[SamplesConfig] = field(default_factory=SamplesConfig)
+    health: MayChange[HealthConfig] = field(default_factory=HealthConfig)
+    tracking: MayChange[TrackingConfig] = field(default_factory=TrackingConfig)
+    stopping: MayChange[Tracked[StoppingConfig]] = field(default_factory=StoppingConfig)
+    watch: MayChange[Tracked[WatchConfig]] = field(default_factory=WatchConfig)
+    guards: Tracked[GuardsConfig] = field(default_factory=GuardsConfig)
+    cluster: MayChange[ClusterConfig] = field(default_factory=ClusterConfig)
+    gpu: MayChange[Tracked[GpuConfig | None]] = None
     """The kind of GPU that it runs on, a file of conf/gpu/: the peak that MFU is a share of, and
     what a plan of the run needs to know. null: neither MFU nor seconds are known."""
 

@@ -1,11 +1,14 @@
-"""Facts about a setting stand on its field: its type, range and choices. This module checks them.
+"""Facts about a setting stand on its field, and this module reads them.
 
-A field declares a range with `Annotated` (`PositiveInt`, or `Annotated[float, Range(above=1)]`) and
-choices with `Literal`. A class of settings inherits `Settings`, which checks every value when one
-is made; what two settings must be to each other, its own `__post_init__` checks afterwards.
-`from_json` turns JSON values into a dataclass, strictly: it undoes `dataclasses.asdict`.
-
-Source: ours.
+A field declares
+    its range       `PositiveInt`, or `Annotated[float, Range(above=1)]`
+    its choices     `Literal["full", "sparse"]`
+    a location      `LocalInput`, `LocalOutput`, or `LocalOrRemote`
+    a resume        `MayChange[...]` or `NeverChanges[...]`; settings without a mark are guarded
+    W&B             `Tracked[...]`; settings without this mark stay on the machine
+A mark on a section holds for every setting in it that has none of its own. A class of settings
+inherits `Settings`, which checks values when an object is made; its own `__post_init__` then checks
+settings against each other. `from_json` undoes `dataclasses.asdict`, strictly.
 """
 
 import dataclasses
@@ -14,7 +17,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from ernie_vilg.errors import InputError
@@ -22,6 +25,7 @@ from ernie_vilg.storage.json_files import kind_of
 from ernie_vilg.storage.locations import check_local
 
 Schema = TypeVar("Schema")
+Setting = TypeVar("Setting")
 
 FORMER_NAMES = {
     "max_lost_fraction": "max_damaged_fraction",
@@ -69,16 +73,42 @@ class Range:
         return f"{words}: {self.reason}" if self.reason else words
 
 
+class Location:
+    """Mark of a file, folder or URL. Records hold it as an absolute path, without secrets."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Local:
-    """A file or folder of this machine: no URL, no command."""
+class Local(Location):
+    """Mark of a file or folder of this machine: no URL, no command."""
 
     is_written: bool
     """Whether the program writes it, so that it must have a name."""
 
 
+class Freedom(enum.StrEnum):
+    """Mark that says whether a setting may change when a run resumes."""
+
+    FREE = "free"
+    """Changes freely: it decides speed, places or intervals."""
+    GUARDED = "guarded"
+    """Changes if `allow_changes` names it: it decides the weights from here on."""
+    FIXED = "fixed"
+    """Never changes: it decides what the run is."""
+    UNCOMPARED = "uncompared"
+    """Concerns one start only."""
+
+
+class _Tracked:
+    """Mark of a setting that a tracker may send: neither a location nor a secret."""
+
+
+LocalOrRemote = Annotated[str, Location()]
 LocalInput = Annotated[str, Local(is_written=False)]
 LocalOutput = Annotated[str, Local(is_written=True)]
+MayChange = Annotated[Setting, Freedom.FREE]
+NeverChanges = Annotated[Setting, Freedom.FIXED]
+OfOneStart = Annotated[Setting, Freedom.UNCOMPARED]
+Tracked = Annotated[Setting, _Tracked()]
 NumWorkers = Annotated[int, Range(at_least=0, at_most=256)]
 """Processes that one process starts; more is a slip, and would take the machine."""
 PositiveInt = Annotated[int, Range(at_least=1)]
@@ -128,6 +158,60 @@ def declared(schema: type) -> dict[str, Any]:
     """Return the types of a dataclass's fields by name, with what they declare."""
     hints = typing.get_type_hints(schema, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
+
+
+def freedom_of(schema: type, key: str) -> Freedom:
+    """Return whether a setting may change when a run resumes; the innermost mark holds."""
+    freedom, kind = Freedom.GUARDED, typing.cast(Any, schema)
+    for part in key.split("."):
+        if dataclasses.is_dataclass(kind):
+            kind, marks = _kind_and_marks(declared(typing.cast(type, kind)).get(part))
+            freedom = next((mark for mark in marks if isinstance(mark, Freedom)), freedom)
+        else:  # a mapping has one type for all its values
+            kind = (*typing.get_args(kind), None, None)[1]
+    return freedom
+
+
+def tracked_settings(settings: Any) -> dict[str, Any]:
+    """Return the settings that a tracker may send, as `dataclasses.asdict` does."""
+    found = {}
+    for name, hint in declared(type(settings)).items():
+        value = getattr(settings, name)
+        is_section = dataclasses.is_dataclass(value)
+        if any(isinstance(mark, _Tracked) for mark in _kind_and_marks(hint)[1]):
+            found[name] = dataclasses.asdict(value) if is_section else value
+        elif is_section and (part := tracked_settings(value)):
+            found[name] = part
+    return found
+
+
+def map_locations(settings: Any, change: Callable[[str], str]) -> dict[str, Any]:
+    """Return what `dataclasses.asdict` returns, with every location changed."""
+
+    def mapped(value: Any, hint: Any) -> Any:
+        kind, marks = _kind_and_marks(hint)
+        if dataclasses.is_dataclass(value):
+            return map_locations(value, change)
+        if isinstance(value, Mapping):
+            return {key: mapped(part, typing.get_args(kind)[1]) for key, part in value.items()}
+        if isinstance(value, tuple):
+            return tuple(mapped(part, typing.get_args(kind)[0]) for part in value)
+        is_location = any(isinstance(mark, Location) for mark in marks)
+        return change(value) if is_location and value is not None else value
+
+    hints = declared(type(settings))
+    return {name: mapped(getattr(settings, name), hint) for name, hint in hints.items()}
+
+
+def _kind_and_marks(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return a setting's type without null and marks, and its marks."""
+    marks: tuple[Any, ...] = ()
+    while (part := non_null(hint)) is not hint or typing.get_origin(hint) is Annotated:
+        if part is hint:
+            part, *found = typing.get_args(hint)
+            marks += tuple(found)
+        hint = part
+    return hint, marks
 
 
 def _check(value: Any, hint: Any, key: str, ending: str = "") -> None:

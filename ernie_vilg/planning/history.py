@@ -21,14 +21,12 @@ from ernie_vilg.config.schema import (
     from_json,
 )
 from ernie_vilg.errors import InputError
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
 
 if TYPE_CHECKING:  # it needs torch, which who reads a record may do without
     from ernie_vilg.planning.forecast import Forecast
-
-MEASURED_NAME = "measured.json"
-PLAN_NAME = "plan.json"
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -93,7 +91,7 @@ def deciding_settings(config: PretrainConfig, precision: str) -> dict[str, Any]:
 
 def write_record(run_dir: Path, record: RunRecord) -> None:
     """Write down what a run measured, whole or not at all."""
-    write_json(run_dir / MEASURED_NAME, asdict(record))
+    write_json(RunFolder(run_dir).measured, asdict(record))
 
 
 def read_record(run_dir: Path) -> RunRecord | None:
@@ -102,7 +100,7 @@ def read_record(run_dir: Path) -> RunRecord | None:
     Raises:
         InputError: the file is no record of this version.
     """
-    path = run_dir / MEASURED_NAME
+    path = RunFolder(run_dir).measured
     if not path.is_file():
         return None
     try:
@@ -128,4 +126,4 @@ def write_plan(run_dir: Path, world_size: int, predicted: "Forecast") -> None:
         "seconds_per_step": None if step is None else step.total,
         "parts": None if step is None else asdict(step),
     }
-    write_json(run_dir / PLAN_NAME, content)
+    write_json(RunFolder(run_dir).plan, content)

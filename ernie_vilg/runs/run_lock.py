@@ -34,13 +34,11 @@ from filelock import FileLock, Timeout
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import MOST_BYTES, parse_json, read_bounded
 from ernie_vilg.system.processes import ProcessMark, is_running, mark_process, this_machine
 
-LOCK_NAME = "lock.json"
-
-_GUARD_NAME = ".lock.guard"
 _GUARD_SECONDS = 5.0
 _POLL_SECONDS = 0.25
 _SETTLING_SECONDS = 1.0
@@ -115,7 +113,8 @@ class RunLock:
             stale_seconds: without a sign of life, after which the holder counts as gone.
             clock: monotonic seconds.
         """
-        self._path = run_dir / LOCK_NAME
+        self._folder = RunFolder(run_dir)
+        self._path = self._folder.lock
         self._launch = launch
         self._beat_seconds = beat_seconds
         self._stale_seconds = stale_seconds
@@ -221,10 +220,10 @@ class RunLock:
         return seen is not None and seen.holder.launch_id == self._mine.launch_id
 
     def _refusal(self, holder: Holder) -> str:
-        folder = self._path.parent
         return (
-            f"run_dir={folder} is in use by {holder}: wait for it, end it (touch {folder}/STOP "
-            "stops a pretraining run at its next step), or name another run_dir"
+            f"run_dir={self._path.parent} is in use by {holder}: wait for it, end it (touch "
+            f"{self._folder.stop} stops a pretraining run at its next step), or name another "
+            "run_dir"
         )
 
     def _beat(self) -> None:
@@ -281,7 +280,7 @@ class RunLock:
         Raises:
             InputError: another process has been in the middle of it for too long.
         """
-        guard = FileLock(self._path.with_name(_GUARD_NAME), fallback_to_soft=False)
+        guard = FileLock(self._folder.lock_guard, fallback_to_soft=False)
         try:
             guard.acquire(timeout=_GUARD_SECONDS)
         except Timeout as error:

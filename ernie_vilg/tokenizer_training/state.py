@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from ernie_vilg.checkpoint.folder import (
-    checkpoint_path,
     committed_checkpoints,
     describe_files,
     read_manifest,
@@ -27,6 +26,7 @@ from ernie_vilg.checkpoint.folder import (
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.parallel.engine.optimizer import build_adamw
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import clear_leftovers, committed_folder, remove, without_name
 from ernie_vilg.vqgan.autoencoder import VQGAN
 
@@ -94,7 +94,7 @@ def save_checkpoint(
         identity: settings that a run must share to go on from here, JSON values.
         code_counts: `state.code_counts` summed over ranks, int64 [codebook].
     """
-    folder = checkpoint_path(run_dir, state.step)
+    folder = RunFolder(run_dir).checkpoint(state.step)
     clear_leftovers(folder.parent)
     with committed_folder(folder, replace=True) as temporary:
         save_file(_tensors(state, code_counts), temporary / TENSORS_FILE)

@@ -19,14 +19,14 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Share, TokenBatches, TokenStep
 from ernie_vilg.data.batches.token_reader import TokenSequence
 from ernie_vilg.data.records.damage_log import DamageLog, read_damage
-from ernie_vilg.data.records.ledger import ledger_folder
 from ernie_vilg.data.records.skipped_updates import RecentPlaces
-from ernie_vilg.data.sequence.quarantine import QUARANTINE_NAME, Quarantine, read_quarantine
+from ernie_vilg.data.sequence.quarantine import Quarantine, read_quarantine
 from ernie_vilg.data.sequence.sample_reader import DataSource
 from ernie_vilg.data.shards.damage import DamageFinding
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.layout.collectives import LEADER, gather_everywhere
 from ernie_vilg.parallel.layout.groups import Groups
+from ernie_vilg.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def agreed_quarantine(run_dir: Path, sources: Sequence[DataSource]) -> Quarantin
     Raises:
         InputError: a line is malformed, or ranks read different files.
     """
-    path = run_dir / QUARANTINE_NAME
+    path = RunFolder(run_dir).quarantine
     quarantine = read_quarantine(path)
     if len(set(gather_everywhere(quarantine.digest()))) > 1:
         raise InputError(
@@ -83,7 +83,7 @@ def replica_batches(
         groups: this rank's place.
         recent: is told where the samples of each step came from.
     """
-    ledger = ledger_folder(Path(config.run_dir))
+    ledger = RunFolder(Path(config.run_dir)).ledger
     is_writer = groups.tensor_rank == 0 and groups.pipeline_rank == 0
     return TokenBatches(
         sequence,

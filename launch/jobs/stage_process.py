@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from launch.support.environment import child_environment
+
 _POLL_SECONDS = 0.1
 _SAMPLE_EVERY_SECONDS = 1.0
 _LINE_BYTES = 4096
@@ -69,7 +71,7 @@ def run_stage_process(
         process = subprocess.Popen(
             guard,
             cwd=root,
-            env=_environment(environment),
+            env=child_environment({"PYTHONUNBUFFERED": "1", **environment}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -115,13 +117,3 @@ def last_lines(log: Path, count: int) -> list[str]:
         file.seek(max(file.tell() - count * _LINE_BYTES, 0))
         text = file.read().decode(errors="replace")
     return [line for line in text.replace("\r", "\n").splitlines() if line.strip()][-count:]
-
-
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    programs = Path(sys.executable).parent
-    return {
-        **os.environ,
-        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "PYTHONUNBUFFERED": "1",  # a log that lags behind is no log
-        **extra,
-    }

@@ -13,7 +13,7 @@ import torch
 
 from ernie_vilg.checkpoint import reshard
 from ernie_vilg.checkpoint.consolidated import find_universal
-from ernie_vilg.checkpoint.folder import checkpoint_path, read_manifest
+from ernie_vilg.checkpoint.folder import read_manifest
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.initialization import original_name
@@ -22,7 +22,7 @@ from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.parallel.state.load_whole import find_differences, load_whole_state
 from ernie_vilg.parallel.state.whole_state import WholeState
-from ernie_vilg.tracking.tracker import METRICS_NAME
+from ernie_vilg.runs.run_folder import RunFolder
 from launch.drills.data_set import DataSet, make_data_set
 from tests.distributed import run_distributed
 from tests.parallel.resharding import (
@@ -143,7 +143,7 @@ def spoil(launch: Launch, folder: str) -> tuple[dict[str, list[str]], str]:
     engine, _ = start_hop(hop, groups)
     load(engine, Path(folder), hop)
     run_dir = Path(folder) / "origin"
-    checkpoint = checkpoint_path(run_dir, STEPS_TAKEN)
+    checkpoint = RunFolder(run_dir).checkpoint(STEPS_TAKEN)
     universal = find_universal(checkpoint, run_dir)
     assert universal is not None
     state = universal.open()
@@ -255,9 +255,9 @@ def test_a_run_goes_on_under_another_layout(
     run_distributed(pretrain_here, 2, config)
     going_on = run_of(data, tmp_path / "second", layout)
     shutil.copytree(config.run_dir, going_on.run_dir)
-    last = checkpoint_path(Path(going_on.run_dir), 4)
+    last = RunFolder(Path(going_on.run_dir)).checkpoint(4)
     shutil.rmtree(last)  # so that it goes on after step 2
-    metrics = Path(going_on.run_dir) / METRICS_NAME
+    metrics = RunFolder(Path(going_on.run_dir)).metrics
     first_two = metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:2]
     metrics.write_text("".join(first_two), encoding="utf-8")
 
@@ -275,5 +275,5 @@ def run_of(data: DataSet, folder: Path, layout: dict[str, int]) -> PretrainConfi
 
 def losses_of(run_dir: Path) -> dict[int, float]:
     """Return the last loss that was recorded of each step."""
-    lines = (run_dir / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    lines = RunFolder(run_dir).metrics.read_text(encoding="utf-8").splitlines()
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}

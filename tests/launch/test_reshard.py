@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg.checkpoint.consolidated import discard_outdated, universal_path
+from ernie_vilg.checkpoint.consolidated import discard_outdated
 from ernie_vilg.checkpoint.folder import (
     PRETRAIN_PARTS,
-    checkpoint_path,
     read_manifest,
     verify_checkpoint,
     write_manifest,
 )
 from ernie_vilg.checkpoint.reshard import reshard
 from ernie_vilg.parallel.state.whole_state import parameter_shapes
+from ernie_vilg.runs.run_folder import RunFolder
 from launch.support.composition import compose_program
 from launch.support.program import CONF_FOLDER
 from tests.distributed import run_distributed
@@ -58,7 +58,7 @@ def test_program_puts_the_newest_checkpoint_together(run_dir: Path) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    made = universal_path(run_dir, STEPS_TAKEN)
+    made = RunFolder(run_dir).consolidated_checkpoint(STEPS_TAKEN)
     assert done.stdout.splitlines()[-1] == f"{made}: made, step {STEPS_TAKEN}, 1 MB"
     assert "put parameters together" in done.stderr
     assert verify_checkpoint(made) is None
@@ -101,7 +101,7 @@ def lose_a_file(folder: Path) -> None:
 
 def belong_to_another(made: Path) -> None:
     """Let the checkpoint be saved once more, with the same state."""
-    folder = checkpoint_path(made.parent.parent, STEPS_TAKEN)
+    folder = RunFolder(made.parent.parent).checkpoint(STEPS_TAKEN)
     manifest = read_manifest(folder)
     write_manifest(
         folder,
@@ -157,7 +157,7 @@ def test_what_a_killed_process_left_does_not_matter(run_dir: Path) -> None:
 
 @pytest.mark.distributed
 def test_a_damaged_checkpoint_is_never_read(run_dir: Path) -> None:
-    flip_a_bit(checkpoint_path(run_dir, STEPS_TAKEN))
+    flip_a_bit(RunFolder(run_dir).checkpoint(STEPS_TAKEN))
 
     with pytest.raises(
         ValueError, match=r"is damaged .* differs from its SHA-256.*: choose another"
@@ -177,11 +177,13 @@ def test_a_step_without_checkpoint_is_refused_with_those_there_are(run_dir: Path
 
 def test_what_is_older_than_a_later_checkpoint_goes(tmp_path: Path) -> None:
     for step in (2, 4, 6):
-        universal_path(tmp_path, step).mkdir(parents=True)
+        RunFolder(tmp_path).consolidated_checkpoint(step).mkdir(parents=True)
 
     discard_outdated(tmp_path, 6)
 
-    assert list((tmp_path / "universal").iterdir()) == [universal_path(tmp_path, 6)]
+    assert list((tmp_path / "universal").iterdir()) == [
+        RunFolder(tmp_path).consolidated_checkpoint(6)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -50,14 +50,12 @@ def gather_weights(folder: Path, state: str = WEIGHTS) -> dict[str, Tensor]:
         InputError: the checkpoint holds no average.
     """
     with scratch_folder(folder.parent.parent, "gathering") as scratch:
-        universal = scratch / "universal"
+        whole = scratch / "whole"
         if state == WEIGHT_AVERAGE:
-            convert_average(folder, universal)
+            convert_average(folder, whole)
         else:
-            convert(folder, universal)
-        return {
-            file.parent.name: read_tensor(file) for file in sorted(universal.glob(f"*/{state}.pt"))
-        }
+            convert(folder, whole)
+        return {file.parent.name: read_tensor(file) for file in sorted(whole.glob(f"*/{state}.pt"))}
 
 
 def convert(folder: Path, output: Path, do_all: DoAll = map) -> None:
