@@ -51,7 +51,7 @@ def _print_summary(explanation: "StepExplanation") -> None:
     record = explanation.history.record
     last = record.first_position + record.num_positions - 1
     certain = "not certain" if explanation.doubts else "certain"
-    print(f"step {record.step}: positions {record.first_position} to {last}, {certain}")
+    print(f"step {record.last_step}: positions {record.first_position} to {last}, {certain}")
     for doubt in explanation.doubts:
         print(f"  {doubt}")
     if not explanation.history.is_in_effect:

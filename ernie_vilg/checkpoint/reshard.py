@@ -28,7 +28,7 @@ from ernie_vilg.parallel.layout.collectives import (
     barrier,
     broadcast_from_leader,
     gather_everywhere,
-    patient_group,
+    group_with_timeout,
 )
 from ernie_vilg.parallel.state.load_whole import find_differences, load_whole_state
 from ernie_vilg.runs.run_folder import RunFolder
@@ -95,7 +95,7 @@ def let_leader_write(checkpoint: Path, run_dir: Path, rank: int) -> None:
     Raises:
         InputError: it failed; the message says why, on every rank.
     """
-    group = patient_group(_PATIENCE_SECONDS)
+    group = group_with_timeout(_PATIENCE_SECONDS)
     problem: str | None = None
     if rank == LEADER:
         logger.info("%s is of another layout: it is put together first", checkpoint)

@@ -22,12 +22,12 @@ class LoaderConfig(Settings, section="loader"):
     workers only. Also how long it waits for another process of its node to copy a shard."""
     damage: Literal["stop", "skip"] = "stop"
     """What a damaged shard or sample does: stop ends the run; skip replaces its samples by others
-    of the same data set, chosen by the position alone, and writes down each loss."""
-    max_consecutive_losses: PositiveInt = 100
-    """With damage=skip: lost samples in a row, in one replica's order, at which the run stops
-    nevertheless."""
-    max_lost_fraction: Annotated[float, Range(above=0, at_most=1)] = 0.01
-    """With damage=skip: share of all samples lost at which the run stops nevertheless."""
+    of the same data set, chosen by the position alone, and records each finding."""
+    max_consecutive_damaged: PositiveInt = 100
+    """With damage=skip: number of consecutive damaged samples, in one replica's order, at which
+    the run stops all the same."""
+    max_damaged_fraction: Annotated[float, Range(above=0, at_most=1)] = 0.01
+    """With damage=skip: share of damaged samples above which the run stops all the same."""
     cache_dir: LocalOutput | None = None
     """Folder on this node's own disk into which shards are copied before they are read, shared by
     the node's ranks. Required by remote shards; null reads local shards where they are."""

@@ -27,6 +27,13 @@ from ernie_vilg.storage.locations import check_local
 Schema = TypeVar("Schema")
 Setting = TypeVar("Setting")
 
+FORMER_NAMES = {
+    "max_lost_fraction": "max_damaged_fraction",
+    "max_consecutive_losses": "max_consecutive_damaged",
+}
+"""Names that settings had in older versions, and their names now. Files of older runs are read by
+either; a command line is refused, with the new name."""
+
 _PLAIN_TYPES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -301,6 +308,7 @@ def _dataclass(value: Any, hint: Any, name: str) -> Any:
     _require(value, isinstance(value, dict), "an object", name)
     hints = typing.get_type_hints(hint)
     fields = {field.name: field for field in dataclasses.fields(hint) if field.init}
+    value = {_name_now(key, fields): part for key, part in value.items()}
     if unknown := sorted(value.keys() - fields.keys()):
         raise InputError(
             f"{name} has {', '.join(unknown)}, which this version does not know: use the version "
@@ -320,6 +328,11 @@ def _dataclass(value: Any, hint: Any, name: str) -> Any:
         return hint(**parts)
     except InputError as error:  # which names the setting, not where it was read
         raise InputError(f"{name}: {error}") from error
+
+
+def _name_now(key: str, fields: Mapping[str, Any]) -> str:
+    name = FORMER_NAMES.get(key, key)
+    return name if name in fields else key
 
 
 def _is_plain(value: Any, hint: type) -> bool:

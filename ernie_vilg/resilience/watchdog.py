@@ -253,7 +253,7 @@ class Watchdog:
 
     def _timeout_words(self, where: Whereabouts) -> str:
         seconds, setting = timeout_of(where.phase, self._config)
-        what = f"step {where.step + 1}" if where.phase in _STEP_PHASES else where.phase.value
+        what = f"step {where.step}" if where.phase in _STEP_PHASES else where.phase.value
         return f"{what} takes over {seconds:g} s ({setting})"
 
     def _report_path(self, where: Whereabouts) -> Path:

@@ -33,7 +33,7 @@ class Whereabouts:
     phase: Phase
     """What it was doing."""
     step: int
-    """Steps taken."""
+    """Step being made, from 1; between two steps, the last one made."""
     since: float
     """`time.monotonic()` at which it began to."""
 
@@ -54,7 +54,7 @@ class Phases:
 
         Args:
             phase: what begins.
-            step: steps taken.
+            step: the step being made, from 1; between two steps, the last one made.
         """
         self._now = Whereabouts(phase=phase, step=step, since=time.monotonic())
 

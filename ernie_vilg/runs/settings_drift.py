@@ -125,7 +125,7 @@ def record_changes(
     append_records(RunFolder(run_dir).changes, lines)
     if changes:
         old, new = (
-            learning_rate_at(step, settings.training.steps, settings.optimizer)
+            learning_rate_at(step + 1, settings.training.steps, settings.optimizer)
             for settings in (read_settings(run_dir), config)
         )
         if old != new:

@@ -29,7 +29,7 @@ from ernie_vilg.config.image_tokenizer import (
 from ernie_vilg.data.batches.image_batches import ImageBatches, ImageSequence
 from ernie_vilg.data.batches.token_batches import Share
 from ernie_vilg.data.batches.workers import start_worker_server
-from ernie_vilg.data.records.damage_log import LossLog, read_losses
+from ernie_vilg.data.records.damage_log import DamageLog, read_damage
 from ernie_vilg.data.sequence.mixture import MixturePhase
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.data.sequence.sample_reader import DataSource
@@ -154,8 +154,8 @@ def _batches(
             data_rank=rank,
             data_size=dist.get_world_size(),
         ),
-        known_losses=read_losses(run_dir).losses,
-        on_losses=LossLog(run_dir, rank).write,
+        known_damage=read_damage(RunFolder(run_dir).ledger).findings,
+        on_damage=DamageLog(RunFolder(run_dir).ledger, rank).write,
         pin_memory=device.type == "cuda",
     )
 
@@ -174,10 +174,10 @@ def _train(
     meter = TokenizerMeter(state.code_counts.shape[0], device)
     while state.step < training.steps:
         started = time.monotonic()
-        images = to_device(batches.at(state.step), device)
+        images = to_device(batches.at(state.step + 1), device)
         with _autocast(device, precision):
             _update_codebook(state, images, config)
-        learning_rate = learning_rate_at(state.step, training.steps, config.optimizer)
+        learning_rate = learning_rate_at(state.step + 1, training.steps, config.optimizer)
         output, terms = _take_step(state, replica, images, config, learning_rate, precision)
         meter.add(output, images, terms)
         state.step += 1

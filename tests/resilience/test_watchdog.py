@@ -166,7 +166,7 @@ def test_the_rank_that_holds_up_the_run_is_named_and_the_others_end(
     assert f"rank {faulty_rank} (tensor 0, pipeline 0, data {faulty_rank} on " in told
     assert verdict in told
     waits_in = next(line for line in report.splitlines() if line.startswith(f"rank {other} "))
-    assert "training, 3 steps taken, for " in waits_in
+    assert "training, step 3, for " in waits_in
     assert "in all_reduce of all ranks (number " in waits_in
     assert "in train_steps" in report, "this rank's own stack"
     if fault is hold_the_gil:

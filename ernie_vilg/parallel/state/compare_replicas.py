@@ -32,7 +32,7 @@ from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.engine.zero_shards import Piece
 from ernie_vilg.parallel.layout.collectives import gather_everywhere
-from ernie_vilg.parallel.layout.coordinates import place_of
+from ernie_vilg.parallel.layout.coordinates import coordinates_of
 from ernie_vilg.parallel.layout.groups import Groups
 
 _BLOCK = 2**18  # places that share the multipliers, which fit the cache of a CPU
@@ -216,7 +216,9 @@ def _report(of_ranks: Sequence[Mapping[Copy, int]], groups: Groups) -> ReplicaRe
     named = sorted({rank for difference in differences for rank in difference.suspects})
     return ReplicaReport(
         differences=tuple(sorted(differences, key=lambda each: (each.name, each.kind))),
-        ranks={rank: f"rank {rank} = {place_of(rank, groups)} on {hosts[rank]}" for rank in named},
+        ranks={
+            rank: f"rank {rank} = {coordinates_of(rank, groups)} on {hosts[rank]}" for rank in named
+        },
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup, Work
 
 from ernie_vilg.parallel.engine.library_patches import replaced
-from ernie_vilg.parallel.layout.coordinates import Place, place_of
+from ernie_vilg.parallel.layout.coordinates import Coordinates, coordinates_of
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.parallel.timing.span_clock import Span, SpanClock, clock_of
 
@@ -226,10 +226,10 @@ def describe_members(members: Sequence[int], groups: Groups) -> str:
     """
     if len(members) == groups.world_size:
         return "all ranks"
-    places = [place_of(member, groups) for member in members]
+    places = [coordinates_of(member, groups) for member in members]
     axes = [
         axis
-        for axis, values in zip(Place._fields, zip(*places, strict=True), strict=True)
+        for axis, values in zip(Coordinates._fields, zip(*places, strict=True), strict=True)
         if len(set(values)) > 1
     ]
     return f"the {' and '.join(axes) or 'one-rank'} group"
