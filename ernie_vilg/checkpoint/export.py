@@ -16,7 +16,7 @@ from ernie_vilg.checkpoint.folder import (
     MANIFEST_NAME,
     PRETRAIN_PARTS,
     newest_checkpoint,
-    read_manifest,
+    read_checkpoint_manifest,
 )
 from ernie_vilg.config.model import ModelConfig, model_config_from_json
 from ernie_vilg.config.schema import from_json
@@ -73,7 +73,7 @@ def _export(run_dir: Path, folder: Path, *, average: bool) -> int:
             f"{run_dir} has no checkpoint that verifies: name the run_dir of a launch/pretrain.py "
             "run"
         )
-    manifest = read_manifest(checkpoint)
+    manifest = read_checkpoint_manifest(checkpoint)
     if manifest["step"] == 0:
         raise InputError(f"{run_dir} has taken no step yet: wait for its next checkpoint")
     identity = manifest["identity"]
@@ -104,7 +104,7 @@ def whole_weights(checkpoint: Path, *, average: bool) -> tuple[ModelConfig, dict
     Raises:
         InputError: the checkpoint is of another version of the model, or holds no average.
     """
-    config = model_config_from_json(read_manifest(checkpoint)["identity"].get("model"))
+    config = model_config_from_json(read_checkpoint_manifest(checkpoint)["identity"].get("model"))
     state = WEIGHT_AVERAGE if average else WEIGHTS
     weights = {
         name: value

@@ -72,7 +72,7 @@ def describe_files(folder: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
     ]
 
 
-def write_manifest(
+def write_checkpoint_manifest(
     folder: Path,
     *,
     step: int,
@@ -100,7 +100,7 @@ def write_manifest(
     write_json(folder / MANIFEST_NAME, {**content, _OWN_HASH: sha256_of_json(content)})
 
 
-def read_manifest(folder: Path, parts: Collection[str] = ()) -> dict[str, Any]:
+def read_checkpoint_manifest(folder: Path, parts: Collection[str] = ()) -> dict[str, Any]:
     """Return the manifest of a checkpoint, if it is what was written.
 
     Args:
@@ -130,7 +130,7 @@ def read_manifest(folder: Path, parts: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _check_types(content: Mapping[str, Any], name: str) -> None:
-    """Refuse a manifest whose parts are missing or of another type than `write_manifest` wrote."""
+    """Refuse a manifest whose parts are missing or of a wrong type."""
     kinds: dict[str, Any] = {"step": int, "identity": Mapping[str, Any]}
     for key, kind in kinds.items():
         from_json(content.get(key), kind, f"{name}: {key}")
@@ -189,7 +189,7 @@ def wrong_content(folder: Path, entries: Sequence[Mapping[str, Any]]) -> str | N
 def verify_checkpoint(folder: Path, parts: Collection[str] = ()) -> str | None:
     """Say what is wrong with a checkpoint, None if every file is as it was written."""
     try:
-        manifest = read_manifest(folder, parts)
+        manifest = read_checkpoint_manifest(folder, parts)
         return wrong_files(folder, manifest) or wrong_content(folder, manifest["files"])
     except (OSError, InputError) as error:
         return str(error)
@@ -223,7 +223,7 @@ def resumable_checkpoint(
     if newest is None:
         check_fresh(run_dir)
         return None
-    manifest = read_manifest(newest)
+    manifest = read_checkpoint_manifest(newest)
     check_identity(newest, manifest["identity"], identity_at(manifest["step"]))
     return newest
 

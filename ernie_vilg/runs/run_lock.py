@@ -14,7 +14,6 @@ Source: ours. A lease with a heartbeat, because file locks alone end with a mach
 and mean nothing between machines on some file systems.
 """
 
-import errno
 import logging
 import os
 import socket
@@ -37,13 +36,12 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import MOST_BYTES, parse_json, read_bounded
+from ernie_vilg.storage.locks import NO_LOCKS
 from ernie_vilg.system.processes import ProcessMark, is_running, mark_process, this_machine
 
 _GUARD_SECONDS = 5.0
 _POLL_SECONDS = 0.25
 _SETTLING_SECONDS = 1.0
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""What a file system answers that knows no file locks; Lustre's default is one."""
 
 logger = logging.getLogger(__name__)
 
@@ -289,7 +287,7 @@ class RunLock:
                 "hangs (fuser names it), and end it"
             ) from error
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             yield False
             return
