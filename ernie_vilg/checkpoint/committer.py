@@ -1,7 +1,4 @@
-"""The leader's part of a save: it checks the disk space before, and commits all or nothing after.
-
-Source: ours.
-"""
+"""The leader's part of a save: check the disk space before, commit all or nothing after."""
 
 import logging
 import platform

@@ -1,7 +1,4 @@
-"""From a run's newest checkpoint to one weights folder.
-
-Source: ours.
-"""
+"""Exports a run's newest checkpoint to a weights folder."""
 
 import logging
 import shutil
@@ -43,7 +40,7 @@ logger = logging.getLogger(__name__)
 def export(run_dir: Path, output_dir: str | Path, *, overwrite: bool, average: bool) -> int:
     """Write the weights folder of a run's newest verified checkpoint.
 
-    Split weights of any layout are put together on this machine's CPU, in float32.
+    Weights of any layout are consolidated on this machine's CPU, in float32.
 
     Args:
         run_dir: a run folder of launch/pretrain.py.
@@ -59,7 +56,7 @@ def export(run_dir: Path, output_dir: str | Path, *, overwrite: bool, average: b
             kept no average, or `output_dir` must not be written.
     """
     check_apart("run", str(run_dir), "output_dir", str(output_dir))
-    # The lock comes first: gathering takes long.
+    # The lock comes first, because consolidation takes long.
     with output_folder(output_dir, overwrite=overwrite, marker=CONFIG_NAME) as folder:
         step = _export(run_dir, folder, average=average)
     logger.info("wrote %s of step %d", output_dir, step)
@@ -86,20 +83,20 @@ def _export(run_dir: Path, folder: Path, *, average: bool) -> int:
     about = {"step": manifest["step"], "average": average, "lineage": lineage}
     shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
     shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
-    save_weights(folder, config, weights, about)  # last: it hashes the tokenizers, too
+    save_weights(folder, config, weights, about)  # last: it hashes the tokenizers too
     return int(manifest["step"])
 
 
 def whole_weights(checkpoint: Path, *, average: bool) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Put the weights of a checkpoint of any layout together.
+    """Consolidate the weights of a checkpoint of any layout.
 
     Args:
-        checkpoint: a checkpoint's folder that verifies, of a step above 0: before the first step
-            there is no optimizer's state, from which the weights are put together.
+        checkpoint: a verified checkpoint's folder, of a step above 0: the weights come from the
+            optimizer's state, which does not exist before the first step.
         average: whether to take the moving average of the weights, not those of the last step.
 
     Returns:
-        the model's shape, and every parameter by name, whole, float32 on the CPU.
+        the model's shape, and every whole parameter by name, float32 on the CPU.
 
     Raises:
         InputError: the checkpoint is of another version of the model, or holds no average.
@@ -109,7 +106,7 @@ def whole_weights(checkpoint: Path, *, average: bool) -> tuple[ModelConfig, dict
     weights = {
         name: value
         for name, value in gather_weights(checkpoint / CHECKPOINT_TAG, state).items()
-        if original_name(name, config) == name  # the last stage has tied weights once more
+        if original_name(name, config) == name  # the last stage holds a copy of tied weights
     }
     require_parameters(set(weights), config)
     return config, {

@@ -2,8 +2,6 @@
 
 The leader consolidates the checkpoint, at the first start under the new layout; launch/reshard.py
 does so ahead of it, on a machine without GPUs. Then every rank loads its part.
-
-Source: ours.
 """
 
 import logging

@@ -1,8 +1,6 @@
 """Search for the newest checkpoint that verifies, by all ranks together.
 
 Each rank hashes some of the files. Nothing is unpickled before all ranks have agreed.
-
-Source: ours.
 """
 
 import logging

@@ -3,8 +3,6 @@
 The thread hashes each file while it writes it, flushes it to the device, drops it from the page
 cache and reads it back: if the hash is the same, the device has the file. The thread talks to no
 other rank; the main threads exchange the results, in `checkpoints.py`.
-
-Source: ours.
 """
 
 import errno
@@ -44,7 +42,7 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteResult:
-    """What one rank wrote of a checkpoint."""
+    """The result of one rank's part of a save."""
 
     rank: int
     """Rank that wrote."""

@@ -44,7 +44,7 @@ from ernie_vilg.resilience.heartbeats import (
     meeting_store,
     process_state,
 )
-from ernie_vilg.runs.phases import Phase, Phases, Whereabouts
+from ernie_vilg.runs.phases import CurrentPhase, Phase, Phases
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes
 
@@ -75,7 +75,7 @@ class Patience:
         self._seconds = 0.0
         self._seen = time.monotonic()
 
-    def left(self, where: Whereabouts, poll_seconds: float) -> float:
+    def left(self, where: CurrentPhase, poll_seconds: float) -> float:
         """Return the seconds until time is up, by what has passed since the last call.
 
         Args:
@@ -161,7 +161,7 @@ class Watchdog:
                 self._end(where)
                 return
 
-    def _end(self, where: Whereabouts) -> None:
+    def _end(self, where: CurrentPhase) -> None:
         """Say who holds up the run, and end this process."""
         findings = self._find()
         verdict = judge(findings)
@@ -243,14 +243,14 @@ class Watchdog:
             counts=self._communication.counts(),
         )
 
-    def _limit_words(self, where: Whereabouts) -> str:
+    def _limit_words(self, where: CurrentPhase) -> str:
         if where.phase in (Phase.DATA, Phase.STEP):
             limit = self._config.step_timeout_seconds
             return f"step {where.step + 1} takes over {limit:g} s (watch.step_timeout_seconds)"
         limit = self._config.phase_timeout_seconds
         return f"{where.phase.value} takes over {limit:g} s (watch.phase_timeout_seconds)"
 
-    def _report_path(self, where: Whereabouts) -> Path:
+    def _report_path(self, where: CurrentPhase) -> Path:
         return RunFolder(self._run_dir).hang_report(where.step, self._own.rank)
 
     def _suspects_stacks(self, verdict: Verdict) -> list[str]:

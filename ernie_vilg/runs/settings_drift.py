@@ -1,18 +1,18 @@
-"""Which settings of a run may change between two of its starts.
+"""Settings that may change between two starts of a run, and settings that may not.
 
-A run folder records the settings of its last start. What is asked for now is compared with them,
-setting by setting, before anything is built:
+A run folder records the settings of its last start. The next start compares its own with them,
+setting by setting, before it builds anything:
 
-    free      decides how fast, where, how often: changes, and is written down
-    guarded   decides the weights from here on: changes when `allow_changes` names it
+    free      decides speed, places and intervals: may change, and the change is recorded
+    guarded   decides the weights from here on: may change when `allow_changes` names it
     fixed     decides what the run is: never changes
 
-Without this a typing error in a requeued job, or a default that changed with the code, would go on
-training as another run under the same name. What lies in folders is not compared here: checkpoints
-know the hashes of data and tokenizers.
+Without this check, a typing error in a requeued job, or a default that changed with the code, would
+continue the run as another one under the same name. The content of folders is not compared here:
+checkpoints hold the hashes of data and tokenizers.
 
-Source: ours; the fault is that of OPT-175B's logbook, where Adam's settings went back to those of
-the checkpoint without a word.
+Source: ours; the fault is in OPT-175B's logbook: Adam's settings silently went back to those of the
+checkpoint.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class Freedom(StrEnum):
-    """What it takes to change a setting of a run that has begun."""
+    """Permission to change a setting of a run that has begun."""
 
     FREE = "free"
     GUARDED = "guarded"
@@ -45,7 +45,7 @@ class Freedom(StrEnum):
 
 
 RULES = {
-    # How, where and how often: the same weights, or those that the layout's rounding gives.
+    # Speed, places and intervals: the weights stay the same, up to the layout's rounding.
     "run_dir": Freedom.FREE,
     "compile_blocks": Freedom.FREE,
     "parallelism": Freedom.FREE,
@@ -60,19 +60,19 @@ RULES = {
     "gpu": Freedom.FREE,
     "data.loader": Freedom.FREE,
     "guards.replica_check_every": Freedom.FREE,
-    # Places; the lineage and the order in each checkpoint hold what lies there to its hash.
+    # Places; each checkpoint's lineage and data order hold the hash of their content.
     "data.token_shards": Freedom.FREE,
     "data.text_tokenizer": Freedom.FREE,
     "data.image_tokenizer": Freedom.FREE,
-    # A limit that stops a run and changes none.
+    # A limit that stops a run and does not change its weights.
     "data.max_truncated_fraction": Freedom.FREE,
-    # What is still to come of a mixture may change; the checkpoint holds what is past.
+    # The mixture's future may change; the checkpoint's identity holds its past.
     "data.mixture": Freedom.FREE,
     "data.mixture_changes": Freedom.FREE,
     "data.weigh_by": Freedom.FREE,
-    # More or fewer steps, though they stretch the learning rate's decay: to go on is no accident.
+    # More or fewer steps, although they stretch the learning rate's decay: runs are extended.
     "training.steps": Freedom.FREE,
-    # The checkpoint compares what "auto" comes to.
+    # The checkpoint compares the precision that "auto" resolves to.
     "precision": Freedom.FREE,
     "optimizer": Freedom.GUARDED,
     "objective": Freedom.GUARDED,
@@ -84,8 +84,8 @@ RULES = {
     "data.shuffle_block_shards": Freedom.FIXED,
     "parallelism.global_batch_size": Freedom.FIXED,
 }
-"""By setting, or by the group that it is in; of several names that fit, the longest holds. Every
-setting has a rule: a test asks for it."""
+"""Freedom of each setting or group of settings; the longest matching name counts. A test checks
+that every setting has a rule."""
 
 _OF_ONE_START = ("dry_run", "world_size", "allow_changes")
 _LOCATIONS = ("run_dir", "token_shards", "text_tokenizer", "image_tokenizer", "cache_dir", "pairs")
@@ -94,19 +94,19 @@ _DECODER = "model.reconstructor.decoder"
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One setting that is not what it was."""
+    """One setting that differs from the last start."""
 
     name: str
-    """Its key, such as optimizer.learning_rate."""
+    """Key of the setting, such as optimizer.learning_rate."""
     old: Any
-    """Value at the last start, as JSON has it."""
+    """Value at the last start, as JSON."""
     new: Any
-    """Value now."""
+    """Value now, as JSON."""
     freedom: Freedom
-    """What it takes to change it."""
+    """Permission that the change needs."""
 
     def __str__(self) -> str:
-        """Write it on one line."""
+        """Return the change on one line."""
         old, new = (json.dumps(value, ensure_ascii=False) for value in (self.old, self.new))
         return f"{self.name}: {old} -> {new}"
 
@@ -114,7 +114,7 @@ class Change:
 def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
     """Compare a run's settings with those of its last start.
 
-    Needs no other rank, and no device: call it before either.
+    Call it before processes and devices are started: it needs neither.
 
     Args:
         run_dir: the run's folder; a fresh one has no earlier start.
@@ -124,9 +124,8 @@ def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
         the changes, all of them allowed.
 
     Raises:
-        InputError: a setting changed that must not, or that `allow_changes` does not name; or
-            `allow_changes` names something that is no setting, or that never changes. The message
-            lists every change.
+        InputError: a fixed setting changed, or a guarded one that `allow_changes` does not name; or
+            `allow_changes` names an unknown or fixed setting. The message lists every change.
     """
     _check_names(config)
     changes = settings_drift(run_dir, config)
@@ -157,9 +156,9 @@ def settings_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
 def record_changes(
     run_dir: Path, config: PretrainConfig, changes: Sequence[Change], step: int
 ) -> None:
-    """Append accepted changes to the run's changes.jsonl and say them; for the leader alone.
+    """Append accepted changes to the run's changes.jsonl and log them; for the leader alone.
 
-    A change of the learning rate is logged too, since more steps stretch its decay.
+    A change of the learning rate is logged too, because more steps stretch its decay.
 
     Args:
         run_dir: the run's folder, which still has the settings of the last start.
@@ -181,7 +180,7 @@ def record_changes(
 
 
 def freedom_of(name: str) -> Freedom:
-    """Return what it takes to change a setting.
+    """Return the permission that a change of a setting needs.
 
     Args:
         name: its key, such as optimizer.learning_rate.
@@ -191,15 +190,15 @@ def freedom_of(name: str) -> Freedom:
         rule = RULES.get(".".join(words[:length]))
         if rule is not None:
             return rule
-    return Freedom.GUARDED  # of a setting that is new here, nobody has said that it may
+    return Freedom.GUARDED  # unknown settings are guarded by default
 
 
 def comparable_settings(config: PretrainConfig) -> dict[str, Any]:
-    """Return a run's settings as JSON values by key, without what concerns one start alone.
+    """Return a run's settings as JSON values by key, without those of a single start.
 
-    Places are written as the run folder records them: from the root, and without secrets.
+    Locations have their recorded form: absolute, and without secrets.
     """
-    content = json.loads(json.dumps(asdict(config)))  # lists of tuples, as in the record
+    content = json.loads(json.dumps(asdict(config)))  # tuples become lists, as in the record
     settings = {}
     for name, value in _leaves(content, ""):
         if name in _OF_ONE_START:
@@ -218,7 +217,7 @@ def _leaves(group: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
 
 
 def _is_filled_in(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether a change is that of the decoder's shape, which null takes from the tokenizer."""
+    """Return whether null, which takes the decoder's shape from the tokenizer, was filled in."""
     is_open = old.get(_DECODER, ...) is None or new.get(_DECODER, ...) is None
     return name.startswith(_DECODER) and is_open
 
@@ -228,7 +227,7 @@ def _is_named(name: str, allowed: Iterable[str]) -> bool:
 
 
 def _check_names(config: PretrainConfig) -> None:
-    """Refuse names in `allow_changes` that can allow nothing."""
+    """Refuse unknown and fixed settings in `allow_changes`."""
     known = setting_names(config)
     for entry in config.allow_changes:
         if not any(_is_named(name, [entry]) for name in known):
@@ -246,7 +245,7 @@ def _check_names(config: PretrainConfig) -> None:
 
 
 def setting_names(config: object, prefix: str = "") -> list[str]:
-    """Return the keys of all settings of a dataclass, those that are null or empty included."""
+    """Return the keys of all settings of a dataclass, including null and empty ones."""
     names = []
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
