@@ -15,7 +15,7 @@ class ReshardConfig(Settings):
     run: LocalOutput
     """Run folder of launch/pretrain.py."""
     step: PositiveInt | None = None
-    """The checkpoint that is put together; null is the newest that verifies."""
+    """Step of the checkpoint to consolidate; null is the newest that verifies."""
     num_workers: NumWorkers = 0
     """Processes, each of which needs memory for a file of one rank; 0 is as many as the machine's
     cores and memory allow."""
