@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ernie_vilg.checkpoint.folder import checkpoint_path, committed_checkpoints
+from ernie_vilg.checkpoint.folder import checkpoint_path
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.records.skipped_updates import read_skips
 from ernie_vilg.runs.phases import Phase
