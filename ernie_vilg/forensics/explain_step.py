@@ -21,7 +21,7 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.pictures import decode_picture
 from ernie_vilg.data.batches.token_batches import keeps_pixels
 from ernie_vilg.data.records.damage_log import DamageSummary, read_damage
-from ernie_vilg.data.records.ledger import StepHistory, StepRecord, ledger_folder, read_step
+from ernie_vilg.data.records.ledger import StepHistory, StepRecord, read_step
 from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.data.shards.damage import DamagedSampleError
 from ernie_vilg.data.shards.open_shards import KEY, Sample
@@ -33,7 +33,8 @@ from ernie_vilg.forensics.past_batch import (
     past_quarantine,
     past_sequence,
 )
-from ernie_vilg.runs.run_folder import read_settings
+from ernie_vilg.runs.recorded_settings import read_settings
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import parse_json
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.text_tokenizer import TextTokenizer
@@ -162,8 +163,8 @@ def explain_step(
             are not those of the run.
     """
     config = read_settings(run_dir)
-    history = read_step(ledger_folder(run_dir), step)
-    damage = read_damage(ledger_folder(run_dir))
+    history = read_step(RunFolder(run_dir).ledger, step)
+    damage = read_damage(RunFolder(run_dir).ledger)
     quarantine, doubts = past_quarantine(run_dir, history.record)
     sequence = past_sequence(history.record, config, moved, quarantine)
     text_tokenizer, image_tokenizer = _load_tokenizers(config, moved, sequence.sources)

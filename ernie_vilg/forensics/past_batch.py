@@ -21,13 +21,11 @@ from ernie_vilg.data.records.damage_log import DamageSummary
 from ernie_vilg.data.records.ledger import (
     DataSetRecord,
     StepRecord,
-    ledger_folder,
     read_past_quarantine,
 )
 from ernie_vilg.data.sequence.mixture import MixtureOrder
 from ernie_vilg.data.sequence.order import SampleLocation, SampleOrder
 from ernie_vilg.data.sequence.quarantine import (
-    QUARANTINE_NAME,
     Quarantine,
     QuarantineEntry,
     read_quarantine,
@@ -37,6 +35,7 @@ from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.data.shards.damage import DamagedSampleError, DamagedShardError, DamageFinding
 from ernie_vilg.data.shards.open_shards import KEY, Sample
 from ernie_vilg.errors import InputError
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.storage.remote import TransferLimits
 from ernie_vilg.storage.shard_manifest import read_manifest_at
@@ -215,9 +214,9 @@ class PastBatch:
 def past_quarantine(run_dir: Path, record: StepRecord) -> tuple[Quarantine, tuple[str, ...]]:
     """Return the quarantine of a step, and what is doubtful about it."""
     try:
-        return read_past_quarantine(ledger_folder(run_dir), record.quarantine), ()
+        return read_past_quarantine(RunFolder(run_dir).ledger, record.quarantine), ()
     except InputError as error:
-        present = read_quarantine(run_dir / QUARANTINE_NAME)
+        present = read_quarantine(RunFolder(run_dir).quarantine)
         if present.digest().startswith(record.quarantine):
             return present, ()
         doubt = f"the quarantine of that time is lost, the present one was used instead: {error}"

@@ -33,7 +33,7 @@ from ernie_vilg.runs.phases import Phase, Phases
 from ernie_vilg.runs.schedule import learning_rate_at
 from ernie_vilg.system.progress import duration
 from ernie_vilg.tracking.tracker import Tracker
-from ernie_vilg.training.callbacks import Observers
+from ernie_vilg.training.callbacks import Callbacks
 from ernie_vilg.training.guards import Guard, ReplicaMismatch, RollBack
 from ernie_vilg.training.measured import Measured
 from ernie_vilg.training.metrics import Meter, Metrics
@@ -78,8 +78,8 @@ class Trainer:
     """Record of every step's positions; on the leader alone."""
     tracker: Tracker
     """Where metrics go."""
-    observers: Observers
-    """What is made of the weights now and then."""
+    callbacks: Callbacks
+    """Work between two steps."""
     _meter: Meter = field(init=False)
     _measured: Measured = field(init=False)
     _num_mismatches: int = field(init=False, default=0)
@@ -159,7 +159,7 @@ class Trainer:
             self.guard.check_replicas(step)
         if is_save_due:
             self._save(step)
-        self.observers.after_step(step)
+        self.callbacks.after_step(step)
         self._meter.pause(time.monotonic() - started)
 
     def _save(self, step: int) -> None:

@@ -17,16 +17,16 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.step_samples import StepSamples
 from ernie_vilg.data.batches.token_batches import Batch, TokenSequence
 from ernie_vilg.data.records.damage_log import DamageLog, read_damage
-from ernie_vilg.data.records.ledger import ledger_folder
 from ernie_vilg.data.records.skipped_updates import RecentOrigins
 from ernie_vilg.data.sequence.order import ReplicaSlice
-from ernie_vilg.data.sequence.quarantine import QUARANTINE_NAME, Quarantine, read_quarantine
+from ernie_vilg.data.sequence.quarantine import Quarantine, read_quarantine
 from ernie_vilg.data.sequence.sample_reader import Origins
 from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.data.shards.damage import DamageFinding
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.layout.collectives import LEADER, gather_everywhere
 from ernie_vilg.parallel.layout.groups import Groups
+from ernie_vilg.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class ReplicaBatches:
         Raises:
             InputError: the shards cannot be read with these settings.
         """
-        ledger = ledger_folder(Path(config.run_dir))
+        ledger = RunFolder(Path(config.run_dir)).ledger
         self._micro_batch_size = config.parallelism.micro_batch_size
         self._hands_out_pixels = is_last_stage(groups)  # it alone reconstructs pictures
         self._data_rank = groups.data_rank
@@ -127,7 +127,7 @@ def agreed_quarantine(run_dir: Path, sources: Sequence[DataSource]) -> Quarantin
     Raises:
         InputError: a line is malformed, or ranks read different files.
     """
-    path = run_dir / QUARANTINE_NAME
+    path = RunFolder(run_dir).quarantine
     quarantine = read_quarantine(path)
     if len(set(gather_everywhere(quarantine.digest()))) > 1:
         raise InputError(

@@ -10,10 +10,11 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.step_samples import StepSamples
 from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.data.records.damage_log import DamageLog, read_damage
-from ernie_vilg.data.records.ledger import Ledger, ledger_folder
+from ernie_vilg.data.records.ledger import Ledger
 from ernie_vilg.data.sequence.order import ReplicaSlice, first_position
-from ernie_vilg.data.sequence.quarantine import QUARANTINE_NAME, read_quarantine
-from ernie_vilg.runs.run_folder import write_run
+from ernie_vilg.data.sequence.quarantine import read_quarantine
+from ernie_vilg.runs.recorded_settings import write_run
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.training.data_order import token_sequence
 from ernie_vilg.training.lineage import check_lineage
 from launch.drills.data_set import DataSet
@@ -53,7 +54,7 @@ def consume(
     Returns:
         the samples of each step.
     """
-    run_dir, folder = Path(config.run_dir), ledger_folder(Path(config.run_dir))
+    run_dir, folder = Path(config.run_dir), RunFolder(Path(config.run_dir)).ledger
     sequence, size = sequence_of_run(config), config.parallelism.global_batch_size
     batches = [
         StepSamples(
@@ -92,6 +93,6 @@ def sequence_of_run(config: PretrainConfig) -> TokenSequence:
     return token_sequence(
         config,
         check_lineage(config.data, config.model),
-        read_quarantine(Path(config.run_dir) / QUARANTINE_NAME),
+        read_quarantine(RunFolder(Path(config.run_dir)).quarantine),
         with_pixels=False,
     )

@@ -81,7 +81,7 @@ def test_what_and_where_each_sample_is_stands_on_the_page(explanation: StepExpla
     ("text", "shown"),
     [
         ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
-        ('"><img src=x onerror=y>', "&quot;&gt;&lt;img src=x onerror=y&gt;"),
+        ('"><img src=x onerror=y>', "&#34;&gt;&lt;img src=x onerror=y&gt;"),
         ("a\u202eb\u2066c", "a\\u202eb\\u2066c"),
         ("a\x00b\x1b[31m", "a\\x00b\\x1b[31m"),
         ("a\ud800b", "a\\ud800b"),
@@ -183,6 +183,6 @@ def test_damage_is_counted(explanation: StepExplanation) -> None:
 
     page = step_page(replace(explanation, damage=damage))
 
-    assert "Samples lost in the whole run: 10 (10 sha256)." in page
+    assert "Damaged samples in the whole run: 10 (10 sha256)." in page
     assert "shard &lt;a&gt;" in page
     assert "Damage</h2>" not in step_page(explanation)

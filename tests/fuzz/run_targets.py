@@ -28,7 +28,7 @@ from ernie_vilg.evaluation.report import read_content, report_html
 from ernie_vilg.planning.history import RunRecord, deciding_settings, read_record, write_record
 from ernie_vilg.planning.past_runs import learn_from_runs
 from ernie_vilg.runs import run_lock
-from ernie_vilg.runs.run_folder import read_run, read_settings, write_run
+from ernie_vilg.runs.recorded_settings import read_run, read_settings, write_run
 from ernie_vilg.runs.run_lock import RunLock
 from ernie_vilg.storage.files import sha256_of_json, write_json
 from ernie_vilg.tracking.tracker import keep_metrics_until

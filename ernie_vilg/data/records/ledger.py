@@ -184,11 +184,6 @@ class Ledger:
         os.close(self._file)
 
 
-def ledger_folder(run_dir: Path) -> Path:
-    """Return where a run's ledger is."""
-    return run_dir / "ledger"
-
-
 def recorded_location(location: str) -> str:
     """Return a location in the form that a run writes down.
 

@@ -1,8 +1,9 @@
-"""The updates that a run left out, and which samples they would have been made of.
+"""The updates that a run skipped, and the samples in their batches.
 
-`ledger/skips-<data rank>.jsonl` in the run folder has one line per update and replica. A line names
-the replica's samples in the words of `quarantine.jsonl`, so that a sample that turns out to be bad
-can be put there as it stands.
+    ledger/skips-<data rank>.jsonl      one line per skipped update and replica
+
+A line names the replica's samples as `quarantine.jsonl` does, so that the entry of a bad sample can
+be copied there as it stands.
 
 Source: ours.
 """
@@ -21,49 +22,49 @@ from ernie_vilg.data.shards.open_shards import KEY
 from ernie_vilg.storage.jsonl import append_records, read_records
 
 MAX_SAMPLES = 256
-"""Samples that one line names; of larger shares the first ones."""
+"""Largest number of samples that a line names: the first ones of the share."""
 
-_REMEMBERED = 8  # steps; verdicts come one step late at most
+_NUM_REMEMBERED_STEPS = 8  # a verdict comes at most one step late
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleName:
-    """One sample of an update."""
+    """One sample of a skipped update."""
 
     data_set: str
-    """Name within the run."""
+    """Name of the data set within the run."""
     shard: str
-    """File of its shard."""
+    """File of the shard."""
     index: int
-    """Within its shard."""
+    """Index of the sample in its shard."""
     key: str
-    """Its key; empty where the shard could not be read again."""
+    """Key of the sample; empty where the shard could not be read again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skip:
-    """One replica's part in an update that was left out."""
+    """One replica's part of a skipped update."""
 
     step: int
-    """The update, counted from 1."""
+    """Step of the update, from 1."""
     reason: str
-    """nan, inf or spike."""
+    """Reason of the skip: nan, inf or spike."""
     loss: float | None
-    """Mean over the global batch; None where it is not finite."""
+    """Mean loss over the global batch; None where it is not finite."""
     limit: float | None
-    """Above which it would have been a spike; None while there was no limit."""
+    """Loss above which an update is a spike; None while there is no limit."""
     gradient_norm: float | None
-    """Of the whole gradient; None where it is not finite."""
+    """Norm of the whole gradient; None where it is not finite."""
     ranks: tuple[int, ...]
-    """Whose loss or gradients were not finite."""
+    """Ranks on which the loss or a gradient was not finite."""
     first_position: int
-    """Of the replica's samples in the training sequence."""
+    """First position of the replica's samples in the training sequence."""
     num_positions: int
-    """Consecutive ones."""
+    """Number of consecutive positions."""
     samples: tuple[SampleName, ...]
-    """What stood there, at most `MAX_SAMPLES`; none where it is not known."""
+    """The samples at these positions, at most `MAX_SAMPLES`; empty where they are not known."""
 
 
 class RecentOrigins:
@@ -73,19 +74,19 @@ class RecentOrigins:
         self._origins: OrderedDict[int, Origins] = OrderedDict()
 
     def remember(self, step: int, origins: Origins) -> None:
-        """Keep the origins of a step, and forget old ones."""
+        """Keep the origins of a step, and forget those of older steps."""
         self._origins[step] = origins
         self._origins.move_to_end(step)
-        while len(self._origins) > _REMEMBERED:
+        while len(self._origins) > _NUM_REMEMBERED_STEPS:
             self._origins.popitem(last=False)
 
     def at(self, step: int) -> Origins | None:
-        """Return the origins of a step; None if it is too long ago."""
+        """Return the origins of a step; None if they have been forgotten."""
         return self._origins.get(step)
 
 
 class SkipLog:
-    """The file of one replica; one of its processes writes it."""
+    """Writer of one replica's file. One process per replica has it."""
 
     def __init__(self, ledger: Path, data_rank: int) -> None:
         """Prepare the file.
@@ -103,21 +104,21 @@ class SkipLog:
         return self._path
 
     def write(self, skip: Skip) -> None:
-        """Add a line, down to the device."""
+        """Append a line, down to the device."""
         append_records(self._path, [asdict(skip)])
 
 
 def finite(value: float) -> float | None:
-    """Return a number that JSON has, None where it has none for it."""
+    """Return a number, or None in place of NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
 def name_samples(sequence: TokenSequence, origins: Origins) -> tuple[SampleName, ...]:
-    """Return the names of samples, read again from their shards where that is possible.
+    """Return the names of samples, with the keys of those that can be read again.
 
     Args:
         sequence: the training sequence.
-        origins: origins of some samples; the first `MAX_SAMPLES` are named.
+        origins: origins of the samples; the first `MAX_SAMPLES` are named.
     """
     rows = zip(
         origins.data_set.tolist(), origins.shard_index.tolist(), origins.index.tolist(), strict=True
@@ -140,8 +141,11 @@ def name_samples(sequence: TokenSequence, origins: Origins) -> tuple[SampleName,
 def read_skips(ledger: Path) -> tuple[Skip, ...]:
     """Return the lines of all replicas in the order of steps, then of positions.
 
-    A step that a run took twice may be there twice. Lines that hold no skip, as a killed process
-    leaves them, are passed over with a warning.
+    A step that a run made twice may occur twice. Lines that hold no skip, such as those of a killed
+    process, are passed over with a warning.
+
+    Args:
+        ledger: the run's ledger folder.
     """
     skips = [
         skip
@@ -155,5 +159,5 @@ def _key(reader: SampleReader[Batch], data_set: int, shard_index: int, index: in
     try:
         return reader.sample(data_set, shard_index, index)[KEY].decode("utf-8", "replace")
     except (DamageError, OSError) as error:
-        logger.warning("a sample of an update that was left out has no key: %s", error)
+        logger.warning("the key of a sample of a skipped update cannot be read: %s", error)
         return ""
