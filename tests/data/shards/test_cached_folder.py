@@ -346,7 +346,7 @@ def test_a_disk_full_of_other_things_is_named_with_its_bytes(
     (small_disk / "other").write_bytes(bytes(16 * SHARD_BYTES))
 
     message = (
-        rf"loader\.cache_dir={small_disk} has 0 bytes free where shard 0\.tar needs 4096: make"
+        rf"loader\.cache_dir={small_disk} has 0 bytes free where shard 0\.tar needs 4096: free some"
     )
     with pytest.raises(OSError, match=message):
         open_cached().open(shard_of(0))
