@@ -47,7 +47,7 @@ HOLD_NO_SAMPLES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Walk:
-    """What a trace has seen."""
+    """The files and containers of a trace."""
 
     files: set[str]
     containers: set[str]

@@ -29,7 +29,7 @@ SKIP = LoaderConfig(num_workers=0, damage="skip", max_damaged_fraction=1.0)
 
 
 class Epoch:
-    """What one epoch read, over all replicas."""
+    """The samples that one epoch read, over all replicas."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []

@@ -27,7 +27,7 @@ MODEL = ModelConfig(
     codebook_size=64,
     image_grid_size=2,
 )
-"""That the first 60 samples of `write_token_shards` fit."""
+"""A model for the first 60 samples of `write_token_shards`."""
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -35,9 +35,9 @@ class ImageSequence(SampleSequence[Tensor]):
     image_size: int
     """Pixels per side; at most those of the shards."""
     horizontal_flip: bool
-    """Whether every other picture, at random, is mirrored for training."""
+    """Mirror every other picture, at random, for training."""
     for_training: bool = True
-    """Whether cuts are drawn at random; otherwise they are at the centre."""
+    """Draw cuts at random; otherwise all are at the centre."""
     cache_bytes: int = 0
     """Memory for decoded pictures of the shards, per reader."""
 
@@ -55,7 +55,7 @@ class Cut:
     left: int
     """First column, pixels."""
     is_mirrored: bool
-    """Whether left and right change places."""
+    """True if left and right change places."""
 
     def of(self, picture: Pictures, size: int) -> Pictures:
         """Return the square with `size` pixels per side, as a view of the picture."""

@@ -83,7 +83,7 @@ class TokenSequence(SampleSequence[Batch]):
     model: ModelConfig
     """Model that gives the number of slots and the sizes of the vocabularies."""
     with_pixels: bool
-    """Whether pictures are read too."""
+    """Read pictures too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Which data set gives the sample at a position, by arithmetic.
+"""The mixture of data sets: each position names a data set, by arithmetic.
 
 `MixtureOrder` is a pure function from a position of the training sequence to a data set and a
 position in that data set's own sequence. Positions are cut into cycles of 65,536. Each data set has

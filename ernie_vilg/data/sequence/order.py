@@ -1,4 +1,4 @@
-"""Which sample stands at which position of the endless training sequence.
+"""The order of samples: each position of the endless training sequence names one.
 
 The order is arithmetic, not state: `SampleOrder.locate(position)` depends on the seed, the manifest
 and the position alone. World size, worker count and the tensor and pipeline layout have no part in
@@ -12,7 +12,7 @@ shards open, and reads each shard once per epoch.
 A quarantined or damaged sample is replaced by another, which its position chooses too. No other
 position changes.
 
-Source: ours; MosaicML Streaming also keeps a global sample index in place of iterator state.
+Source: MosaicML Streaming also keeps a global sample index in place of iterator state.
 """
 
 from dataclasses import dataclass

@@ -45,9 +45,9 @@ class Origins:
     index: np.ndarray
     """Index of the sample within its shard, int64."""
     is_replaced: np.ndarray
-    """Whether the position's own sample was unusable, bool."""
+    """True where the position's own sample was unusable, bool."""
     is_damaged: np.ndarray
-    """Whether it was unusable because it is damaged, bool."""
+    """True where the position's own sample is damaged, bool."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,8 @@ class SampleReader(Generic[ContentT]):
             OSError: a shard cannot be read.
         """
         data_sets, own_positions = self._mixture.split(positions)
-        origins = self._locate(data_sets, own_positions)
+        drawn = [(data_set, data_sets == data_set) for data_set in np.unique(data_sets).tolist()]
+        origins = self._locate(data_sets, own_positions, drawn)
         rows = self._new_rows(positions)
         findings: dict[tuple[str, str, int | None], DamageFinding] = {}
         pending = np.arange(len(positions))
@@ -137,7 +138,9 @@ class SampleReader(Generic[ContentT]):
                 f"position {positions[pending[0]]} found no usable sample in {MAX_REPLACEMENTS} "
                 "draws: too much is damaged or in quarantine, repair the shards or train on others"
             )
-        self._open_ahead(data_sets, own_positions)
+        for data_set, rows_of_set in drawn:
+            last = int(own_positions[rows_of_set].max())
+            self._shards[data_set].open_ahead(self._orders[data_set].shards_of_next_block(last))
         return DecodedSamples(
             content=rows.content(), origins=origins, findings=tuple(findings.values())
         )
@@ -155,17 +158,23 @@ class SampleReader(Generic[ContentT]):
         for shards in self._shards:
             shards.close()
 
-    def _locate(self, data_sets: np.ndarray, own_positions: np.ndarray) -> Origins:
+    def _locate(
+        self,
+        data_sets: np.ndarray,
+        own_positions: np.ndarray,
+        drawn: list[tuple[int, np.ndarray]],
+    ) -> Origins:
+        """Return the own samples of the positions, given the rows of each drawn data set."""
         count = len(data_sets)
-        located = np.empty((3, count), np.int64)
-        for data_set in np.unique(data_sets).tolist():
-            rows = data_sets == data_set
-            located[:, rows] = self._orders[data_set].locate_all(own_positions[rows])
+        epoch, shard_index, index = (np.empty(count, np.int64) for _ in range(3))
+        for data_set, rows in drawn:
+            located = self._orders[data_set].locate_all(own_positions[rows])
+            epoch[rows], shard_index[rows], index[rows] = located
         return Origins(
             data_set=data_sets,
-            epoch=located[0],
-            shard_index=located[1],
-            index=located[2],
+            epoch=epoch,
+            shard_index=shard_index,
+            index=index,
             is_replaced=np.zeros(count, bool),
             is_damaged=np.zeros(count, bool),
         )
@@ -257,12 +266,6 @@ class SampleReader(Generic[ContentT]):
             detail=str(error),
             position=position,
         )
-
-    def _open_ahead(self, data_sets: np.ndarray, own_positions: np.ndarray) -> None:
-        """Start opening the shards of every data set's next block."""
-        for data_set in np.unique(data_sets).tolist():
-            last = int(own_positions[data_sets == data_set].max())
-            self._shards[data_set].open_ahead(self._orders[data_set].shards_of_next_block(last))
 
 
 def _sort_out(

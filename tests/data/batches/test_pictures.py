@@ -159,7 +159,7 @@ CONVERTED = {
         WHITE,
     ),
 }
-"""What becomes of the left half, and of the right half."""
+"""Colours of the left half and of the right half."""
 
 TURNED = {
     "exif in jpeg": encoded(left_half_red(), "JPEG", quality=100, subsampling=0, exif=turned()),
