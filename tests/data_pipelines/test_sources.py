@@ -164,7 +164,10 @@ def test_a_separator_within_a_caption_ends_no_line(source: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "detail"),
     [
-        ('{"image": "images/a.png", "caption": null}', "'caption' is null where a string is required"),
+        (
+            '{"image": "images/a.png", "caption": null}',
+            "'caption' is null where a string is required",
+        ),
         ('{"image": "images/a.png"}', "there is no 'caption'"),
     ],
     ids=["null", "missing"],
