@@ -8,6 +8,7 @@ from typing import Any
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.charts import curves, line_chart, read_metrics
 from ernie_vilg.evaluation.page import render
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.jsonl import read_lines
 from ernie_vilg.system.progress import duration
@@ -79,9 +80,9 @@ def read_content(
         scores=read_object(scores),
         pairs=[line.require() for line in read_lines(pairs)],
         evaluation=evaluation,
-        pretrain_metrics=read_metrics(pretrain / "metrics.jsonl"),
-        tokenizer_metrics=read_metrics(image_tokenizer / "metrics.jsonl"),
-        samples=sorted((pretrain / "samples").glob("step_*.png")),
+        pretrain_metrics=read_metrics(RunFolder(pretrain).metrics),
+        tokenizer_metrics=read_metrics(RunFolder(image_tokenizer).metrics),
+        samples=RunFolder(pretrain).all_samples(),
         trained_on=trained_on,
         examples=examples,
     )

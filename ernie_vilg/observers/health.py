@@ -14,6 +14,7 @@ from ernie_vilg.evaluation.two_way import TwoWay, compare_directions, suggested_
 from ernie_vilg.generation.decode import ShouldStop, StoppedError, never
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.observers.model_of_run import model_of_run
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes, write_json
 from ernie_vilg.training.callbacks import Observation
 
@@ -57,7 +58,7 @@ def measure_health(
         return None
     metrics = health_metrics(two_way, trips, (text, codes), config.objective)
     rows = _rows(model, pairs, trips)
-    path = Path(config.run_dir) / "health" / f"step_{step:08d}.png"
+    path = RunFolder(Path(config.run_dir)).health(step)
     write_bytes(path, _picture(step, two_way, trips, rows))
     write_json(path.with_suffix(".json"), _record(step, metrics, rows))
     return Observation(

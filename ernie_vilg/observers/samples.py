@@ -18,6 +18,7 @@ from ernie_vilg.generation.pipeline import (
     GeneratedImage,
 )
 from ernie_vilg.observers.model_of_run import model_of_run
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.training.callbacks import Observation
 
@@ -61,7 +62,7 @@ def draw_samples(
         written = model.caption([pair.image for pair in pairs], should_stop=should_stop)
     except StoppedError:
         return None
-    path = Path(config.run_dir) / "samples" / f"step_{step:08d}.png"
+    path = RunFolder(Path(config.run_dir)).samples(step)
     _write(path, pairs, drawn, written)
     return Observation(
         metrics=_metrics(model, pairs, drawn),

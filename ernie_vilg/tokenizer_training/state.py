@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from ernie_vilg.checkpoint.folder import (
-    checkpoint_path,
     committed_checkpoints,
     describe_files,
-    read_manifest,
-    write_manifest,
+    read_checkpoint_manifest,
+    write_checkpoint_manifest,
 )
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.parallel.engine.optimizer import build_adamw
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import clear_leftovers, committed_folder, remove, without_name
 from ernie_vilg.vqgan.autoencoder import VQGAN
 
@@ -92,11 +92,11 @@ def save_checkpoint(
         identity: settings that a resumed run must share, JSON values.
         code_counts: `state.code_counts` summed over ranks, int64 [codebook].
     """
-    folder = checkpoint_path(run_dir, state.step)
+    folder = RunFolder(run_dir).checkpoint(state.step)
     clear_leftovers(folder.parent)
     with committed_folder(folder, replace=True) as temporary:
         save_file(_tensors(state, code_counts), temporary / TENSORS_FILE)
-        write_manifest(
+        write_checkpoint_manifest(
             temporary,
             step=state.step,
             identity=identity,
@@ -115,7 +115,7 @@ def load_checkpoint(state: TokenizerState, folder: Path, *, is_leader: bool) -> 
         folder: the checkpoint.
         is_leader: true on the leader, which alone takes the code counts, sums over all ranks.
     """
-    content = read_manifest(folder)
+    content = read_checkpoint_manifest(folder)
     state.step, state.seconds = int(content["step"]), float(content["seconds"])
     tensors = load_file(folder / TENSORS_FILE)
     with torch.no_grad():

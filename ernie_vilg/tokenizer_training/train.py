@@ -29,13 +29,14 @@ from ernie_vilg.config.image_tokenizer import (
 from ernie_vilg.data.batches.image_batches import ImageBatches, ImageSequence
 from ernie_vilg.data.batches.token_batches import Share
 from ernie_vilg.data.batches.workers import start_worker_server
-from ernie_vilg.data.records.damage_log import LossLog, read_losses
+from ernie_vilg.data.records.damage_log import DamageLog, read_damage
 from ernie_vilg.data.sequence.mixture import MixturePhase
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.data.sequence.sample_reader import DataSource
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.engine.precision import machine_precision
 from ernie_vilg.parallel.layout.collectives import LEADER, barrier, broadcast_from_leader
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.schedule import learning_rate_at
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.jsonl import append_records
@@ -48,15 +49,13 @@ from ernie_vilg.tokenizer_training.state import (
     load_checkpoint,
     save_checkpoint,
 )
-from ernie_vilg.tracking.tracker import METRICS_NAME, keep_metrics_until
+from ernie_vilg.tracking.tracker import keep_metrics_until
 from ernie_vilg.training.replica_batches import agreed_quarantine
 from ernie_vilg.vqgan.autoencoder import AutoencoderOutput
 from ernie_vilg.vqgan.loss import quantization_loss, reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
 from ernie_vilg.vqgan.weights import save_image_tokenizer
 
-WEIGHTS_FOLDER = "weights"
-FIGURES_FILE = "metrics.json"
 _FREE_SETTINGS = ("image_cache_bytes", "log_every", "save_every", "num_evaluation_images",
                   "timeout_seconds")  # fmt: skip
 """Settings that may change when a run is resumed, because no weight depends on them."""
@@ -155,8 +154,8 @@ def _batches(
             data_rank=rank,
             data_size=dist.get_world_size(),
         ),
-        known_losses=read_losses(run_dir).losses,
-        on_losses=LossLog(run_dir, rank).write,
+        known_damage=read_damage(RunFolder(run_dir).ledger).findings,
+        on_damage=DamageLog(RunFolder(run_dir).ledger, rank).write,
         pin_memory=device.type == "cuda",
     )
 
@@ -175,10 +174,10 @@ def _train(
     meter = TokenizerMeter(state.code_counts.shape[0], device)
     while state.step < training.steps:
         started = time.monotonic()
-        images = to_device(batches.at(state.step), device)
+        images = to_device(batches.at(state.step + 1), device)
         with _autocast(device, precision):
             _update_codebook(state, images, config)
-        learning_rate = learning_rate_at(state.step, training.steps, config.optimizer)
+        learning_rate = learning_rate_at(state.step + 1, training.steps, config.optimizer)
         output, terms = _take_step(state, replica, images, config, learning_rate, precision)
         meter.add(output, images, terms)
         state.step += 1
@@ -283,7 +282,7 @@ def _resume(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -
     found: Path | str | None = None
     if is_leader:
         try:
-            found = resumable_checkpoint(run_dir, lambda step: identity, metrics_name=METRICS_NAME)
+            found = resumable_checkpoint(run_dir, lambda step: identity)
         except InputError as error:
             found = str(error)
     found = broadcast_from_leader(found)
@@ -294,13 +293,13 @@ def _resume(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -
         logger.info("resumed from %s", found)
     if is_leader:
         run_dir.mkdir(parents=True, exist_ok=True)
-        keep_metrics_until(run_dir / METRICS_NAME, state.step)
+        keep_metrics_until(RunFolder(run_dir).metrics, state.step)
 
 
 def _log(step: int, steps: int, metrics: Mapping[str, float], run_dir: Path) -> None:
     if dist.get_rank() != LEADER:
         return
-    append_records(run_dir / METRICS_NAME, [{"step": step, **metrics}])
+    append_records(RunFolder(run_dir).metrics, [{"step": step, **metrics}])
     logger.info("%s", log_line(step, steps, metrics))
 
 
@@ -317,18 +316,18 @@ def _write_results(
     state: TokenizerState, batches: ImageBatches, config: TrainImageTokenizerConfig, run_dir: Path
 ) -> None:
     """Write the final weights, the grid of reconstructions and the final figures."""
-    count = config.training.num_evaluation_images
-    figures = evaluate(state.model, batches, count, run_dir / "reconstructions.png")
-    sha256 = save_image_tokenizer(state.model, run_dir / WEIGHTS_FOLDER)
+    count, folder = config.training.num_evaluation_images, RunFolder(run_dir)
+    figures = evaluate(state.model, batches, count, folder.tokenizer_pictures)
+    sha256 = save_image_tokenizer(state.model, folder.tokenizer_weights)
     figures |= {
         "steps": state.step,
         "seconds": state.seconds,
         "images_per_second": state.step * config.training.global_batch_size / state.seconds,
     }
-    write_json(run_dir / FIGURES_FILE, {**figures, "sha256": sha256})
+    write_json(folder.tokenizer_figures, {**figures, "sha256": sha256})
     logger.info(
         "%s: %.2f dB PSNR, %.0f %% of the codebook used, %.0f s of steps",
-        run_dir / WEIGHTS_FOLDER,
+        folder.tokenizer_weights,
         figures["psnr"],
         100 * figures["codebook_usage"],
         state.seconds,

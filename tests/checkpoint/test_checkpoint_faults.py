@@ -17,13 +17,13 @@ import torch.distributed as dist
 
 from ernie_vilg.checkpoint.checkpoints import CheckpointError, Checkpoints
 from ernie_vilg.checkpoint.folder import (
-    checkpoint_path,
     committed_checkpoints,
     newest_checkpoint,
     verify_checkpoint,
 )
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.parallel.layout.groups import start_processes
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import clear_leftovers, put_folder
 from tests.checkpoint.checkpoint_runs import (
     AtPoint,
@@ -99,8 +99,8 @@ def test_a_kill_between_the_renames_of_a_replacement_is_repaired(
 ) -> None:
     saved_run(tmp_path, steps=(0, 20))
     folder = tmp_path / "checkpoints"
-    shutil.copytree(checkpoint_path(tmp_path, 20), folder / ".writing-step_00000020")
-    checkpoint_path(tmp_path, 20).rename(folder / ".replaced-step_00000020")
+    shutil.copytree(RunFolder(tmp_path).checkpoint(20), folder / ".writing-step_00000020")
+    RunFolder(tmp_path).checkpoint(20).rename(folder / ".replaced-step_00000020")
 
     assert restored(tmp_path) == (20, 20)
     assert not list(folder.glob(".*"))
@@ -109,7 +109,7 @@ def test_a_kill_between_the_renames_of_a_replacement_is_repaired(
 def test_an_old_one_left_beside_its_replacement_goes(tmp_path: Path, alone: None) -> None:
     saved_run(tmp_path, steps=(0, 20))
     folder = tmp_path / "checkpoints"
-    shutil.copytree(checkpoint_path(tmp_path, 20), folder / ".replaced-step_00000020")
+    shutil.copytree(RunFolder(tmp_path).checkpoint(20), folder / ".replaced-step_00000020")
 
     clear_leftovers(folder)
 
@@ -217,7 +217,7 @@ def test_a_save_without_room_is_refused_and_the_old_one_stays(
             save(checkpoints, 30, size=LARGE)
         with pytest.raises(CheckpointError, match="the checkpoint of step 10 stands"):
             checkpoints.finish()
-        assert newest_checkpoint(run_dir) == checkpoint_path(run_dir, 10)
+        assert newest_checkpoint(run_dir) == RunFolder(run_dir).checkpoint(10)
         assert leftovers(run_dir) == []
 
 
@@ -252,7 +252,7 @@ def test_a_disk_that_fills_during_a_save_leaves_nothing_of_it(
         filling.unlink()
         save(checkpoints, 20, size=LARGE)
         checkpoints.finish()
-        assert verify_checkpoint(checkpoint_path(run_dir, 20)) is None
+        assert verify_checkpoint(RunFolder(run_dir).checkpoint(20)) is None
 
 
 def fill(path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_disk_that_gives_back_something_else_fails_the_save(
     save(checkpoints, 30)
 
     assert "what was read back is not what was written" in caplog.text
-    assert committed_checkpoints(tmp_path)[0] == checkpoint_path(tmp_path, 20)
+    assert committed_checkpoints(tmp_path)[0] == RunFolder(tmp_path).checkpoint(20)
 
 
 def test_what_cannot_be_pickled_fails_the_save_and_not_the_thread_alone(
@@ -343,7 +343,7 @@ def save_with_one_bad_rank(launch: Launch, run_dir: Path) -> list[Any]:
             outcomes.append(_outcome(checkpoints, engine, step))
     dist.barrier()
     if launch.rank == 0:
-        (checkpoint_path(run_dir, 30) / "state/moments_1.pt").write_text("damaged")
+        (RunFolder(run_dir).checkpoint(30) / "state/moments_1.pt").write_text("damaged")
     dist.barrier()
     again: Any = FakeEngine(launch.rank, launch.world_size)
     return [*outcomes, checkpoints_of(run_dir).restore(again), again.state]

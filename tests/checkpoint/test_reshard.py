@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from ernie_vilg.checkpoint import reshard
-from ernie_vilg.checkpoint.consolidated import find_universal
-from ernie_vilg.checkpoint.folder import checkpoint_path, read_manifest
+from ernie_vilg.checkpoint.consolidated import find_consolidated
+from ernie_vilg.checkpoint.folder import read_checkpoint_manifest
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.initialization import original_name
@@ -22,7 +22,7 @@ from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.parallel.state.load_whole import find_differences, load_whole_state
 from ernie_vilg.parallel.state.whole_state import WholeState
-from ernie_vilg.tracking.tracker import METRICS_NAME
+from ernie_vilg.runs.run_folder import RunFolder
 from launch.drills.data_set import DataSet, make_data_set
 from tests.distributed import run_distributed
 from tests.parallel.resharding import (
@@ -143,10 +143,10 @@ def spoil(launch: Launch, folder: str) -> tuple[dict[str, list[str]], str]:
     engine, _ = start_hop(hop, groups)
     load(engine, Path(folder), hop)
     run_dir = Path(folder) / "origin"
-    checkpoint = checkpoint_path(run_dir, STEPS_TAKEN)
-    universal = find_universal(checkpoint, run_dir)
-    assert universal is not None
-    state = universal.open()
+    checkpoint = RunFolder(run_dir).checkpoint(STEPS_TAKEN)
+    consolidated = find_consolidated(checkpoint, run_dir)
+    assert consolidated is not None
+    state = consolidated.open()
     found = {"nothing": find_differences(engine, state)}
     for what, tensor in optimizer_tensors(engine).items():
         change_last_bit(tensor, launch)
@@ -213,16 +213,16 @@ def wait_for_a_slow_leader(launch: Launch, folder: str) -> list[str]:
     """Let the leader take longer than collectives may, first well, then badly."""
     start_processes(launch, timeout_seconds=SHORT_TIMEOUT)
 
-    def put_together(checkpoint: Path, run_dir: Path) -> None:
+    def consolidate(checkpoint: Path, run_dir: Path) -> None:
         time.sleep(1.5 * SHORT_TIMEOUT if checkpoint.name == "good" else 0)
         if checkpoint.name == "bad":
-            raise ValueError("it could not be put together: disk full")
+            raise ValueError("it could not be consolidated: disk full")
 
-    reshard.write_universal = put_together  # type: ignore[assignment]  # this process's alone
+    reshard.write_consolidated = consolidate  # type: ignore[assignment]  # this process's alone
     ends = []
     for name in ("good", "bad"):
         try:
-            reshard.let_leader_write(Path(folder, name), Path(folder), launch.rank)
+            reshard.consolidate_on_leader(Path(folder, name), Path(folder), launch.rank)
             ends.append("went on")
         except ValueError as error:
             ends.append(str(error))
@@ -234,7 +234,7 @@ def wait_for_a_slow_leader(launch: Launch, folder: str) -> list[str]:
 def test_ranks_wait_longer_for_the_leader_than_for_a_step(tmp_path: Path) -> None:
     ends = run_distributed(wait_for_a_slow_leader, 2, str(tmp_path))
 
-    assert ends == [["went on", "it could not be put together: disk full"]] * 2
+    assert ends == [["went on", "it could not be consolidated: disk full"]] * 2
 
 
 @pytest.mark.slow
@@ -255,15 +255,15 @@ def test_a_run_goes_on_under_another_layout(
     run_distributed(pretrain_here, 2, config)
     going_on = run_of(data, tmp_path / "second", layout)
     shutil.copytree(config.run_dir, going_on.run_dir)
-    last = checkpoint_path(Path(going_on.run_dir), 4)
+    last = RunFolder(Path(going_on.run_dir)).checkpoint(4)
     shutil.rmtree(last)  # so that it goes on after step 2
-    metrics = Path(going_on.run_dir) / METRICS_NAME
+    metrics = RunFolder(Path(going_on.run_dir)).metrics
     first_two = metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:2]
     metrics.write_text("".join(first_two), encoding="utf-8")
 
     run_distributed(pretrain_here, world_size, going_on)
 
-    assert read_manifest(last)["layout"]["data_parallel_size"] == 1
+    assert read_checkpoint_manifest(last)["layout"]["data_parallel_size"] == 1
     before, after = (losses_of(Path(each.run_dir)) for each in (config, going_on))
     assert after[3] == pytest.approx(before[3], rel=TOLERANCE[torch.float32], abs=0)
     assert after[4] == pytest.approx(before[4], rel=1e-4, abs=0)  # after a step of its own
@@ -275,5 +275,5 @@ def run_of(data: DataSet, folder: Path, layout: dict[str, int]) -> PretrainConfi
 
 def losses_of(run_dir: Path) -> dict[int, float]:
     """Return the last loss that was recorded of each step."""
-    lines = (run_dir / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    lines = RunFolder(run_dir).metrics.read_text(encoding="utf-8").splitlines()
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}

@@ -16,7 +16,6 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_st
 from torch import Tensor
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
-from ernie_vilg.checkpoint.folder import checkpoint_path
 from ernie_vilg.checkpoint.reshard import load_resharded
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.launch import Launch
@@ -31,6 +30,7 @@ from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_proces
 from ernie_vilg.parallel.state.consolidate import MOMENTS, WEIGHTS
 from ernie_vilg.parallel.state.gather import gather_to_leader
 from ernie_vilg.runs.phases import Phases
+from ernie_vilg.runs.run_folder import RunFolder
 from tests.parallel.parity import MODEL, Row, Variant, config_of, micro_batches
 
 STEPS_TAKEN = 2
@@ -124,7 +124,7 @@ def load(engine: Engine, folder: Path, hop: Hop) -> None:
     """Load the checkpoint of the hop's source."""
     assert hop.source is not None
     source = folder / hop.source
-    load_resharded(engine, checkpoint_path(source, STEPS_TAKEN), source)
+    load_resharded(engine, RunFolder(source).checkpoint(STEPS_TAKEN), source)
 
 
 def take_hop(folder: Path, hop: Hop, groups: Groups) -> Seen:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from ernie_vilg.runs.run_folder import read_settings, write_run
+from ernie_vilg.runs.recorded_settings import read_settings, write_run
 from ernie_vilg.storage.shard_manifest import (
     FILE_NAME,
     read_manifest,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ernie_vilg.checkpoint.folder import committed_checkpoints
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.shard_manifest import read_manifest
-from ernie_vilg.tracking.tracker import METRICS_NAME
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 from launch.drills.data_set import DataSet
 from tests.slurm.cluster import SlurmCluster, wait_until
@@ -97,7 +97,7 @@ def test_a_program_that_does_not_save_when_warned_goes_back_and_resumes(
     assert (
         "the time limit is near: back into the queue" in (folder / f"slurm-{job}.log").read_text()
     )
-    lines = (folder / "run" / METRICS_NAME).read_text().splitlines()
+    lines = RunFolder(folder / "run").metrics.read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines][-1] == 60
     assert any("resumed" in path.read_text() for path in folder.glob("outputs/*/rank_0-*.log"))
     load_image_tokenizer(folder / "run" / "weights")

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ernie_vilg.checkpoint.folder import checkpoint_path
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import CHECKPOINT_TAG, Engine
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
+from ernie_vilg.runs.run_folder import RunFolder
 from tests.distributed import run_distributed
 from tests.parallel.optimizer_runs import batches_of_step
 from tests.training.runs import checkpoints_of, tiny_run
@@ -161,7 +161,7 @@ def test_training_that_goes_back_to_a_checkpoint_repeats_itself(tmp_path: Path) 
     found = run_distributed(train_on_and_go_back, 2, config, (1, 3))
 
     assert found == [[(True, True, True)] * 2] * 2
-    files = checkpoint_path(Path(config.run_dir) / "1", 1) / CHECKPOINT_TAG
+    files = RunFolder(Path(config.run_dir) / "1").checkpoint(1) / CHECKPOINT_TAG
     assert sorted(path.name for path in files.iterdir()) == [
         "mp_rank_00_model_states.pt",
         "zero_pp_rank_0_mp_rank_00_optim_states.pt",
