@@ -1,7 +1,4 @@
-"""What is predicted for one run as it is set, for its dry run and for the plan beside it.
-
-Source: ours.
-"""
+"""The prediction for one run with its own settings, for its dry run and its plan.json."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,20 +17,21 @@ class Forecast:
     """Memory and speed of one run."""
 
     memory: Sequence[MemoryEstimate]
-    """Of each pipeline stage."""
+    """Peak memory of each pipeline stage."""
     step: StepTime | None
-    """None where the kind of GPU is not known."""
+    """Seconds of one step by part; None if the kind of GPU is unknown."""
     excess: str | None
-    """What does not fit the GPU, and what to set; None where all fits or the GPU is not known."""
+    """Sentence about memory that exceeds the GPU's, with the setting to change; None if all fits or
+    the GPU is unknown."""
 
 
 def forecast(config: PretrainConfig, world_size: int, precision: torch.dtype) -> Forecast:
     """Predict a run on GPUs.
 
     Args:
-        config: the run.
-        world_size: ranks.
-        precision: of weights and activations.
+        config: settings of the run.
+        world_size: number of ranks.
+        precision: number format of weights and activations.
 
     Raises:
         InputError: the layout is not legal for so many ranks.

@@ -1,7 +1,4 @@
-"""Past runs, predicted again and held against what they measured.
-
-Source: ours.
-"""
+"""Past runs: their predictions are computed again and compared with their measurements."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +16,10 @@ from ernie_vilg.runs.run_folder import RunFolder
 
 
 def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
-    """Return what the runs of `history` teach, and lines that say so.
+    """Return the correction that fits the runs of `history`, and lines about it.
 
     Raises:
-        InputError: a folder is missing, or has no measurement or one that is damaged.
+        InputError: a folder is missing, or its measurements are missing or damaged.
     """
     runs, lines = [], []
     for folder in config.history:
@@ -39,7 +36,7 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
             continue
         try:
             runs.append(_past_run(record, config))
-        except (InputError, OverflowError) as error:  # integers that no machine counts
+        except (InputError, OverflowError) as error:  # integers too large for a float
             raise InputError(
                 f"history={folder} has a {measured} that the plan cannot learn from "
                 f"({error}): leave it out"

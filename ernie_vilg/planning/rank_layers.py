@@ -1,9 +1,9 @@
-"""One tensor rank's layers, for the memory that megatron-core's take: same tensors, no messages.
+"""One tensor rank's layers with the shapes and memory of megatron-core's, without communication.
 
-What they compute means nothing where `tensor_size` is above 1; which tensors they make, which they
-keep for the backward pass and which they overwrite is as in megatron-core 0.16.
+They create, keep and overwrite the same tensors as megatron-core 0.16. If `tensor_size` is above 1,
+their values are meaningless.
 
-Source: ours, after megatron-core's tensor_parallel (arXiv:1909.08053, arXiv:2205.05198).
+Source: megatron-core's tensor_parallel (arXiv:1909.08053, arXiv:2205.05198).
 """
 
 from dataclasses import replace
@@ -55,28 +55,28 @@ def rank_layers(
 
 
 class _Column(nn.Linear):
-    """Output features are split."""
+    """Linear layer whose output features are split."""
 
     def __init__(self, size: int, gathered: Tensor | None, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs // size)
         self._gathered = gathered
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [..., in] to [..., out / size], or shared tokens to [tokens, out / size]."""
+        """Map [..., in] to [..., out / size], or split tokens to [tokens, out / size]."""
         flat = hidden.flatten(0, -2)
         output: Tensor = _Linear.apply(flat, self.weight, self.bias, self._gathered)
         return output if self._gathered is not None else output.unflatten(0, hidden.shape[:-1])
 
 
 class _Row(nn.Linear):
-    """Input features are split."""
+    """Linear layer whose input features are split."""
 
     def __init__(self, size: int, shares: bool, inputs: int, outputs: int) -> None:
         super().__init__(inputs // size, outputs)
         self._size = size if shares else 1
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [..., in / size] to [..., out], or to a share of the tokens."""
+        """Map [..., in / size] to [..., out], or to this rank's part of the tokens."""
         output: Tensor = _Linear.apply(hidden.flatten(0, -2), self.weight, None, None)
         if self._size > 1:
             output = _ScatterTokens.apply(self._size, output)
@@ -113,7 +113,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _ScatterTokens(torch.autograd.Function):
-    """A share of the tokens; the gradient is gathered."""
+    """Takes this rank's part of the tokens; its backward pass gathers the gradient."""
 
     @staticmethod
     def forward(context: Any, size: int, tokens: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class _ScatterTokens(torch.autograd.Function):
 
 
 class _GatherTokens(torch.autograd.Function):
-    """All tokens of shares; the gradient is shared out."""
+    """Gathers all tokens; its backward pass takes this rank's part of the gradient."""
 
     @staticmethod
     def forward(context: Any, size: int, share: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class _GatherTokens(torch.autograd.Function):
 
 
 class _VocabEmbedding(nn.Embedding):
-    """Rows are split."""
+    """Embedding whose rows are split."""
 
     def __init__(self, size: int, vocab: int, hidden: int) -> None:
         super().__init__(vocab // size, hidden)
@@ -154,7 +154,7 @@ class _VocabEmbedding(nn.Embedding):
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """megatron-core's, whose probabilities take the place of a float32 copy of the logits."""
+    """megatron-core's loss, which overwrites a float32 copy of the logits with probabilities."""
 
     @staticmethod
     def forward(context: Any, logits: Tensor, targets: Tensor) -> Tensor:

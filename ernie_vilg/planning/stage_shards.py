@@ -22,27 +22,27 @@ from ernie_vilg.planning.rank_layers import rank_layers
 
 @dataclass(frozen=True, kw_only=True)
 class StageShard:
-    """What each rank of a pipeline stage holds."""
+    """The parameters of each rank of a pipeline stage."""
 
     layers: range
-    """Which of the list of layers the stage runs."""
+    """Indices of the stage's layers in the list of layers."""
     shapes: Mapping[str, torch.Size]
-    """Of one tensor rank's parameters by name, layer index first; alike on all tensor ranks."""
+    """Shapes of each tensor rank's parameters by name, which starts with the layer's index."""
     flops: int
-    """Operations of the whole stage, all its tensor ranks together, forward, per pair."""
+    """Operations of all tensor ranks of the stage in the forward pass, per pair."""
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of one rank, not yet divided by ZeRO."""
+        """Number of parameters of one rank, before ZeRO partitions them."""
         return sum(shape.numel() for shape in self.shapes.values())
 
 
 def stage_shards(config: ModelConfig, layout: ParallelismConfig) -> list[StageShard]:
-    """Return what the ranks of each stage hold, first stage first; one without a pipeline.
+    """Return the shard of each stage, first stage first; a run without a pipeline has one stage.
 
     Args:
         config: the model's shape.
-        layout: which must be legal for it.
+        layout: a layout that is legal for it.
     """
     costs = layer_flops(config)
     bounds = stage_bounds(costs, layout.pipeline_parallel_size)
@@ -64,7 +64,7 @@ def _shapes(config: ModelConfig, tensor_size: int, stage: range) -> Mapping[str,
         # All blocks have the shapes of the first.
         for name, shape in _layer_shapes(config, tensor_size, index if index in (0, last) else 1)
     }
-    if len(stage) <= last:  # first and last stage have a copy each of what is tied
+    if len(stage) <= last:  # first and last stage each have a copy of tied weights
         return shapes
     return {name: shape for name, shape in shapes.items() if original_name(name, config) == name}
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ernie_vilg.resilience.heartbeats import Beat
 from ernie_vilg.resilience.members import Member
+from ernie_vilg.runs.phases import Phase
 
 _MAX_NAMED = 8
 
@@ -82,7 +83,7 @@ def late_members(rank: int, beats: Mapping[int, Beat]) -> set[int]:
 
 def describe(beat: Beat) -> str:
     """Write a heartbeat for people."""
-    words = f"{beat.phase}, {beat.step} steps taken, for {beat.seconds:.0f} s"
+    words = f"{beat.phase}, step {beat.step}, for {beat.seconds:.0f} s"
     if beat.collective is not None:
         words += f", in {beat.collective.words}"
     elif beat.last:
@@ -113,7 +114,7 @@ def _verdict_without_waits(findings: Findings) -> HangVerdict:
             "end: look at the network between the machines",
             suspects=(),
         )
-    slowest = min(beats, key=lambda rank: beats[rank].step, default=None)
+    slowest = min(beats, key=lambda rank: _progress(beats[rank]), default=None)
     if slowest is None:
         return HangVerdict(headline="nothing is known of any rank", suspects=())
     return HangVerdict(
@@ -121,6 +122,11 @@ def _verdict_without_waits(findings: Findings) -> HangVerdict:
         f"{describe(beats[slowest])}",
         suspects=(slowest,),
     )
+
+
+def _progress(beat: Beat) -> tuple[int, bool]:
+    """Return a key that grows as a rank goes on: what follows a step has the step's number."""
+    return beat.step, beat.phase not in (Phase.DATA, Phase.STEP)
 
 
 def _collective(beat: Beat) -> str:

@@ -13,7 +13,7 @@ from statistics import median_low
 
 from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.parallel.layout.collectives import LEADER, gather_everywhere
-from ernie_vilg.parallel.layout.coordinates import place_of
+from ernie_vilg.parallel.layout.coordinates import coordinates_of
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.resilience.members import Member
 
@@ -82,7 +82,7 @@ def work_ratios(seconds: list[float], groups: Groups) -> list[float]:
         seconds: work per step, by rank.
         groups: the layout.
     """
-    stages = [place_of(rank, groups).pipeline for rank in range(len(seconds))]
+    stages = [coordinates_of(rank, groups).pipeline for rank in range(len(seconds))]
     ratios = []
     for rank, stage in enumerate(stages):
         peers = [seconds[other] for other, its in enumerate(stages) if its == stage]

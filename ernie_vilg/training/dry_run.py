@@ -65,7 +65,11 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
     config, data = _check_data(config)
     precision = machine_precision(config.precision, torch.device("cuda"))
     stages = stage_shards(config.model, config.parallelism)
-    settings = EngineSettings.of_run(config, world_size, precision)
+    settings = EngineSettings(
+        run=config,
+        precision=precision,
+        num_micro_batches=config.parallelism.num_micro_batches(world_size),
+    )
     predicted = forecast(config, world_size, precision)
     totals = _totals(config, settings.num_micro_batches, stages)
     sections = [

@@ -24,6 +24,7 @@ from ernie_vilg.data.records.skipped_updates import (
     finite,
     name_samples,
 )
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.update_guard import Decision, PendingDecision
 from ernie_vilg.parallel.layout.collectives import LEADER
@@ -82,7 +83,7 @@ class SkipWriter:
             step: counted from 1.
             verdict: about it.
         """
-        places = self.recent.at(step - 1)
+        places = self.recent.at(step)
         skip = Skip(
             step=step,
             reason=verdict.reason,
@@ -90,7 +91,7 @@ class SkipWriter:
             limit=finite(verdict.limit),
             gradient_norm=finite(verdict.gradient_norm),
             ranks=verdict.ranks,
-            first_position=(step - 1) * self.global_batch_size + self.first_position,
+            first_position=first_position(step, self.global_batch_size) + self.first_position,
             num_positions=self.num_positions,
             samples=() if places is None else name_samples(self.sequence, places),
         )
@@ -253,12 +254,12 @@ def _sentence(difference: Difference, report: ReplicaReport) -> str:
 
 
 def skip_writer(
-    run_dir: Path, sequence: TokenSequence, engine: Engine, global_batch_size: int
+    ledger: Path, sequence: TokenSequence, engine: Engine, global_batch_size: int
 ) -> SkipWriter | None:
     """Return what writes a replica's log on the one rank that does, None on the others.
 
     Args:
-        run_dir: the run's folder.
+        ledger: the run's ledger folder.
         sequence: that batches are cut from.
         engine: gives this rank's place.
         global_batch_size: positions per step.
@@ -268,7 +269,7 @@ def skip_writer(
         return None
     share = global_batch_size // groups.data_size
     return SkipWriter(
-        log=SkipLog(run_dir, groups.data_rank),
+        log=SkipLog(ledger, groups.data_rank),
         recent=RecentPlaces(),
         sequence=sequence,
         first_position=groups.data_rank * share,

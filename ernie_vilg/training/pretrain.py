@@ -20,15 +20,16 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.shared_memory import check_shared_memory, remove_leftovers, step_bytes
 from ernie_vilg.data.batches.token_reader import TokenSequence
 from ernie_vilg.data.batches.workers import start_worker_server
-from ernie_vilg.data.records.damage_log import LossCount
-from ernie_vilg.data.records.ledger import Ledger, describe_sequence
+from ernie_vilg.data.records.damage_log import DamageCount
+from ernie_vilg.data.records.ledger import Ledger
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.precision import machine_precision
-from ernie_vilg.parallel.layout.collectives import LEADER, barrier, patient_group
+from ernie_vilg.parallel.layout.collectives import LEADER, barrier, group_with_timeout
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.step_times import instrument
@@ -53,7 +54,6 @@ from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.metrics import Metrics
 from ernie_vilg.training.replica_batches import agreed_quarantine, reads_pixels, replica_batches
 from ernie_vilg.training.run_identity import identity, layout_identity
-from ernie_vilg.training.step_log import SilentStepLog, StepLog
 from ernie_vilg.training.truncation import check_truncation
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
@@ -97,7 +97,7 @@ class _Outputs:
 
     tracker: Tracker = field(default_factory=SilentTracker)
     """Metrics and pictures."""
-    ledger: StepLog = field(default_factory=SilentStepLog)
+    ledger: Ledger | None = None
     """Positions that each step trained on."""
     data_metrics: Callable[[], Metrics] = dict
     """Figures of damage and quarantine so far."""
@@ -231,7 +231,7 @@ def _build(
         tracker=outputs.tracker,
         phases=rank.phases,
         should_stop=lambda: rank.stopping.is_requested,
-        group=patient_group(rank.config.watch.phase_timeout_seconds),
+        group=group_with_timeout(rank.config.watch.phase_timeout_seconds),
     )
     trainer = _build_trainer(
         rank,
@@ -268,7 +268,7 @@ def _restore_engine(rank: _Rank, quarantine: Quarantine) -> tuple[Engine, Checkp
         config.checkpoint,
         identity_at=partial(identity, config, rank.precision, rank.lineage),
         data_at=lambda step: {
-            "position": step * config.parallelism.global_batch_size,
+            "position": first_position(step + 1, config.parallelism.global_batch_size),
             "quarantine": quarantine.digest(),
         },
         layout=layout_identity(config, groups),
@@ -290,9 +290,9 @@ def _open_outputs(
     _write_plan(config, groups, rank.precision)
     tracker = RunTracker(config, first_step)
     rank.parts.callback(tracker.close)
-    ledger = _open_ledger(config, sequence, groups)
-    rank.parts.enter_context(closing(ledger))
-    data_metrics = partial(_data_metrics, LossCount(rank.run_dir), sequence.quarantine)
+    ledger = rank.parts.enter_context(closing(_open_ledger(config, sequence, groups)))
+    damage = DamageCount(RunFolder(rank.run_dir).ledger)
+    data_metrics = partial(_data_metrics, damage, sequence.quarantine)
     return _Outputs(tracker=tracker, ledger=ledger, data_metrics=data_metrics)
 
 
@@ -307,7 +307,8 @@ def _build_trainer(
 ) -> Trainer:
     """Return the loop over the parts, with its batches and guards; all ranks must call."""
     config, groups = rank.config, rank.groups
-    writer = skip_writer(rank.run_dir, sequence, engine, config.parallelism.global_batch_size)
+    ledger = RunFolder(rank.run_dir).ledger
+    writer = skip_writer(ledger, sequence, engine, config.parallelism.global_batch_size)
     guard = Guard(engine, config.guards, writer)
     guard.load_state(checkpoints.restored_state)
     batches = replica_batches(config, sequence, groups, None if writer is None else writer.recent)
@@ -340,17 +341,16 @@ def _decoder_weights(config: PretrainConfig) -> dict[str, Tensor] | None:
 
 def _open_ledger(config: PretrainConfig, sequence: TokenSequence, groups: Groups) -> Ledger:
     return Ledger(
-        Path(config.run_dir),
-        sequence=describe_sequence(sequence, config.parallelism.global_batch_size),
-        quarantine=sequence.quarantine,
+        RunFolder(Path(config.run_dir)).ledger,
+        sequence,
         data_parallel_size=groups.data_size,
         micro_batch_size=config.parallelism.micro_batch_size,
     )
 
 
-def _data_metrics(lost: LossCount, quarantine: Quarantine) -> Metrics:
+def _data_metrics(damage: DamageCount, quarantine: Quarantine) -> Metrics:
     return {
-        "lost_samples": float(lost.num_samples()),
+        "lost_samples": float(damage.num_samples()),
         "quarantined_samples": float(len(quarantine.entries)),
     }
 

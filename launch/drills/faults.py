@@ -44,9 +44,9 @@ class Fault:
     point: str = ""
     """Beginning of the name of the point at which the fault is injected."""
     step: int = 0
-    """Fewest steps taken before the fault."""
+    """Earliest step of the fault, as `Phases` counts; the first occasion from there on."""
     is_of_one_step: bool = False
-    """Whether `step` is also the most steps taken before the fault."""
+    """Whether `step` is also the latest step of the fault."""
     signal_name: str = ""
     """Name of the signal, such as SIGTERM."""
     target: str = "self"

@@ -14,9 +14,13 @@ from typing import Any
 import psutil
 import torch
 
-from ernie_vilg.checkpoint.folder import committed_checkpoints, read_manifest, verify_checkpoint
+from ernie_vilg.checkpoint.folder import (
+    committed_checkpoints,
+    read_checkpoint_manifest,
+    verify_checkpoint,
+)
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.records.ledger import read_steps
+from ernie_vilg.data.records.ledger import read_ledger
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_object
@@ -135,8 +139,11 @@ class DrilledRun:
 
     def losses(self) -> dict[int, float]:
         """Return the loss by step, without rolled-back steps."""
-        metrics = [line.require() for line in read_lines(RunFolder(self.run_dir).metrics)]
-        return {line["step"]: line["loss"] for line in metrics if "loss" in line}
+        return {line["step"]: line["loss"] for line in self._log_lines()}
+
+    def step_times(self) -> list[float]:
+        """Return the Unix time of every step in order, without rolled-back steps."""
+        return [line["unix_seconds"] for line in self._log_lines()]
 
     def newest(self) -> Path:
         """Return the newest checkpoint's folder."""
@@ -144,7 +151,7 @@ class DrilledRun:
 
     def newest_step(self) -> int:
         """Return the newest checkpoint's step."""
-        return int(read_manifest(self.newest())["step"])
+        return int(read_checkpoint_manifest(self.newest())["step"])
 
     def state_digest(self) -> str:
         """Return the SHA-256 of every tensor of the newest checkpoint."""
@@ -161,16 +168,16 @@ class DrilledRun:
 
     def positions(self) -> dict[int, tuple[int, int]]:
         """Return first position and number of positions of every step, as last made."""
-        records = read_steps(self.run_dir).records
+        lines, _ = read_ledger(RunFolder(self.run_dir).ledger)
         return {
-            int(record["step"]): (int(record["first_position"]), int(record["num_positions"]))
-            for record in records
+            step: (line.at(step).first_position, line.num_positions)
+            for line in lines
+            for step in range(line.first_step, line.last_step + 1)
         }
 
     def first_step_after(self, unix_seconds: float) -> float:
         """Return the Unix time of the first step made after some moment."""
-        times = read_steps(self.run_dir).records["unix_seconds"]
-        return float(times[times > unix_seconds].min())
+        return min(made for made in self.step_times() if made > unix_seconds)
 
     def report(self, name: str) -> str:
         """Return the texts of the run's reports whose names begin with `name`."""
@@ -181,6 +188,10 @@ class DrilledRun:
         """Return the content of stopped.json; nothing if the run was not stopped."""
         path = RunFolder(self.run_dir).stopped
         return read_object(path) if path.exists() else {}
+
+    def _log_lines(self) -> list[dict[str, Any]]:
+        metrics = [line.require() for line in read_lines(RunFolder(self.run_dir).metrics)]
+        return [line for line in metrics if "loss" in line]
 
     def _wait(
         self,

@@ -18,14 +18,15 @@ import numpy as np
 import psutil
 
 from ernie_vilg.checkpoint.folder import committed_checkpoints
-from ernie_vilg.data.records.ledger import STEPS_NAME, ledger_folder, read_steps
+from ernie_vilg.data.records.ledger import STEPS_NAME
 from ernie_vilg.runs.phases import Phase
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.shard_manifest import read_manifest
 from launch.drills.faults import Fault
 from launch.drills.runs import RANK_PROGRAM, DrilledRun
 
 NAN_STEP = 20
-"""Steps before the one whose gradient has a NaN."""
+"""Step whose gradient has a NaN."""
 
 _QUIET_SECONDS = (10.0, 30.0)
 _KINDS = (
@@ -49,7 +50,7 @@ def nan_fault() -> Fault:
 
 def stop_fault(steps: int) -> Fault:
     """Return the fault that stops a run after so many steps."""
-    return Fault(kind="signal", rank=0, phase=Phase.STEP, step=steps - 1, signal_name="SIGTERM")
+    return Fault(kind="signal", rank=0, phase=Phase.STEP, step=steps, signal_name="SIGTERM")
 
 
 class Soak:
@@ -155,7 +156,7 @@ class _AfterQuiet:
     """Calls a function once, so many seconds after the first step of a launch."""
 
     def __init__(self, run: DrilledRun, seconds: float, act: Callable[[int], None]) -> None:
-        self._ledger = ledger_folder(run.run_dir) / STEPS_NAME
+        self._ledger = RunFolder(run.run_dir).ledger / STEPS_NAME
         self._size = self._size_now()
         self._seconds = seconds
         self._act = act
@@ -212,7 +213,7 @@ def result_of(soak: Soak, undisturbed: DrilledRun) -> dict[str, Any]:
 
 def _step_seconds(run: DrilledRun) -> float:
     """Return the median seconds of a step, its share of saving left out."""
-    return float(np.median(np.diff(read_steps(run.run_dir).records["unix_seconds"])))
+    return float(np.median(np.diff(run.step_times())))
 
 
 def _cost_of_launches(run: DrilledRun, step_seconds: float) -> list[float]:
@@ -221,13 +222,13 @@ def _cost_of_launches(run: DrilledRun, step_seconds: float) -> list[float]:
     A launch may lose the time before its first step and after its last, the steps since its last
     checkpoint, and as much again because checkpoints and busy cores slow steps down.
     """
-    times = read_steps(run.run_dir).records["unix_seconds"]
+    times = run.step_times()
     interval = run.config.checkpoint.every * step_seconds
     costs = []
     for launch in run.launches:
-        own = times[(times >= launch.started_at) & (times <= launch.exited_at)]
-        trained = float(own[-1] - own[0]) if len(own) else 0.0
-        costs.append(launch.seconds - trained + 2 * interval + 0.5 * trained)
+        own = [made for made in times if launch.started_at <= made <= launch.exited_at]
+        trained = own[-1] - own[0] if own else 0.0
+        costs.append(launch.seconds - trained + interval + 0.5 * trained)
     return costs
 
 

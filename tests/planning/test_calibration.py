@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.peers.shapes import Shape, gpt
-from benchmarks.plan_peers import read_gpu
+from benchmarks.support.models import read_gpu
 from ernie_vilg.planning.calibration import Correction, PastRun, errors, learn
 from ernie_vilg.planning.memory import MemoryEstimate
 from ernie_vilg.planning.step_time import Efficiencies, step_time

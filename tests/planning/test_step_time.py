@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.peers.runs import peer_runs
 from benchmarks.peers.shapes import Shape, gpt
-from benchmarks.plan_peers import GOAL, compare, read_gpu
+from benchmarks.plan_peers import GOAL, compare
+from benchmarks.support.models import read_gpu
 from ernie_vilg.planning.communication import replica_seconds
 from ernie_vilg.planning.step_time import Efficiencies, step_time
 from ernie_vilg.planning.workload import RECOMPUTATION, Spread

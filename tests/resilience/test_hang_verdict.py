@@ -107,10 +107,9 @@ def test_the_table_says_of_every_rank_whom_it_waits_for() -> None:
     )
 
     assert lines == [
-        "rank 0 (tensor 0, pipeline 0, data 0 on node0, pid 100): training, 12 steps taken, for "
+        "rank 0 (tensor 0, pipeline 0, data 0 on node0, pid 100): training, step 12, for "
         "240 s, in all_reduce of world (number 5); waits for rank 1",
-        "rank 1 (tensor 0, pipeline 0, data 1 on node1, pid 101): training, 12 steps taken, for "
-        "240 s",
+        "rank 1 (tensor 0, pipeline 0, data 1 on node1, pid 101): training, step 12, for 240 s",
         "rank 2 (tensor 0, pipeline 0, data 2 on node2, pid 102): NO HEARTBEAT, its process is "
         "gone; last seen: nothing known",
         "rank 3 (tensor 0, pipeline 0, data 3 on node3, pid 103): nothing known",

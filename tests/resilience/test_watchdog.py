@@ -22,7 +22,7 @@ from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.resilience import watchdog
 from ernie_vilg.resilience.members import gather_members
 from ernie_vilg.resilience.watchdog import Countdown, Watchdog
-from ernie_vilg.runs.phases import Phase, Phases, Whereabouts
+from ernie_vilg.runs.phases import CurrentPhase, Phase, Phases
 from ernie_vilg.system.ports import free_port
 from tests.distributed import run_distributed
 
@@ -166,7 +166,7 @@ def test_the_rank_that_holds_up_the_run_is_named_and_the_others_end(
     assert f"rank {faulty_rank} (tensor 0, pipeline 0, data {faulty_rank} on " in told
     assert verdict in told
     waits_in = next(line for line in report.splitlines() if line.startswith(f"rank {other} "))
-    assert "training, 3 steps taken, for " in waits_in
+    assert "training, step 3, for " in waits_in
     assert "in all_reduce of all ranks (number " in waits_in
     assert "in train_steps" in report, "this rank's own stack"
     if fault is hold_the_gil:
@@ -205,8 +205,8 @@ class Clock:
         monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now)
 
 
-def during(phase: Phase, step: int, since: float) -> Whereabouts:
-    return Whereabouts(phase=phase, step=step, since=since)
+def during(phase: Phase, step: int, since: float) -> CurrentPhase:
+    return CurrentPhase(phase=phase, step=step, since=since)
 
 
 def test_data_and_training_of_a_step_are_one(monkeypatch: pytest.MonkeyPatch) -> None:

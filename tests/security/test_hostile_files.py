@@ -15,8 +15,7 @@ import pytest
 import torch
 import webdataset
 
-from ernie_vilg.checkpoint.folder import MANIFEST_NAME, describe_files
-from ernie_vilg.checkpoint.folder import write_manifest as write_checkpoint_manifest
+from ernie_vilg.checkpoint.folder import MANIFEST_NAME, describe_files, write_checkpoint_manifest
 from ernie_vilg.data.batches.image_batches import ImageReader
 from ernie_vilg.data.batches.token_batches import Share, TokenBatches
 from ernie_vilg.data.shards.open_shards import read_shard
@@ -100,7 +99,7 @@ def test_a_pickle_under_the_name_of_an_array_is_damage(
         closing(TokenBatches(sequence, share, micro_batch_size=1)) as batches,
         pytest.raises(ValueError, match="sample"),
     ):
-        batches.at(0)
+        batches.at(1)
 
 
 def test_a_pickle_under_the_name_of_a_picture_is_damage(tmp_path: Path, canary: Canary) -> None:

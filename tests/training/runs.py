@@ -39,7 +39,6 @@ from ernie_vilg.training.callbacks import Callbacks
 from ernie_vilg.training.guards import Guard
 from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.pretrain import pretrain
-from ernie_vilg.training.step_log import SilentStepLog
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, TEXT_VOCAB_SIZE, DataSet
 from tests.data.token_shards import sequence_of
 
@@ -169,7 +168,7 @@ def run(
         launch: this rank.
         config: the run.
         precision: of weights and activations.
-        stop_after: the step before which `stop` is called.
+        stop_after: steps made before `stop` is called.
         stop: what happens then.
     """
     engine = start(launch, config, precision)
@@ -215,7 +214,7 @@ def run(
             phases=phases,
             step_times=step_times,
             stragglers=Stragglers(config.watch, engine.groups, gather_members(engine.groups)),
-            ledger=SilentStepLog(),
+            ledger=None,
             tracker=recorder,
             callbacks=Callbacks(
                 config=config,
@@ -261,6 +260,6 @@ class StoppedBatches:
         self._stop = stop
 
     def at(self, step: int) -> Any:
-        if step == self._last:
+        if step == self._last + 1:
             self._stop()
         return self._batches.at(step)

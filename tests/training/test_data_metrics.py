@@ -15,7 +15,7 @@ from tests.training.runs import pretrain_here
 
 
 @pytest.mark.distributed
-def test_lost_and_quarantined_samples_are_logged(tmp_path: Path) -> None:
+def test_damaged_and_quarantined_samples_are_logged(tmp_path: Path) -> None:
     data = make_data_set(tmp_path / "data")
     config = run_config(tmp_path / "run", data, damage="skip")
     config = replace(
