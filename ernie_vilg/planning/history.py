@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.config.schema import (
+    FractionBelowOne,
     NaturalFloat,
     NumWorkers,
     Range,
     Settings,
-    ShareBelowOne,
     from_json,
 )
 from ernie_vilg.errors import InputError
@@ -43,7 +43,7 @@ class DecidingSettings(Settings):
     """Number format of weights and activations."""
     compile_blocks: bool
     """Whether blocks were compiled."""
-    ema_decay: ShareBelowOne
+    ema_decay: FractionBelowOne
     """Decay of the average of the weights, as in `TrainingConfig`."""
     num_workers: NumWorkers
     """Loader processes per rank, as in `LoaderConfig`."""
