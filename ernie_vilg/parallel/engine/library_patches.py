@@ -112,8 +112,4 @@ def allocate_on_cpu_without_gpu() -> None:
     With sequence parallelism it allocates on `torch.cuda.current_device()`, on a CPU too.
     """
     if not torch.cuda.is_available():
-        torch.cuda.current_device = _cpu_device  # type: ignore[assignment]
-
-
-def _cpu_device() -> torch.device:
-    return torch.device("cpu")
+        torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
