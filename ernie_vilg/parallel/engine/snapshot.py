@@ -29,6 +29,11 @@ class Snapshot:
         """Content by name of the file, valid until `clear`."""
         self._buffers: dict[str, list[Tensor]] = {}
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the host buffers."""
+        return sum(buffer.nbytes for buffers in self._buffers.values() for buffer in buffers)
+
     def clear(self) -> None:
         """Drop the content; the next snapshot overwrites its buffers."""
         self.files = {}

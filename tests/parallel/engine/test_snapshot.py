@@ -28,12 +28,6 @@ class Scaler:
         self.scale = 2.0
 
 
-def num_bytes(snapshot: Snapshot) -> int:
-    """Return the memory that the snapshot's tensors hold, unused parts of it included."""
-    tensors = [tensor for content in snapshot.files.values() for tensor in _tensors(content)]
-    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
-
-
 def test_the_copy_does_not_change_with_the_original() -> None:
     weight, scaler = torch.tensor([1.0, 2.0]), Scaler()
     content = {"groups": [(weight, {"betas": [0.9]})], "scaler": scaler, "empty": torch.empty(0)}
@@ -49,7 +43,7 @@ def test_the_copy_does_not_change_with_the_original() -> None:
     assert copied["groups"][0][1] == {"betas": [0.9]}
     assert copied["scaler"].scale == 2.0
     assert copied["empty"].shape == (0,)
-    assert num_bytes(snapshot) == 8
+    assert snapshot.num_bytes == 8
 
 
 def test_only_the_elements_of_a_view_are_copied() -> None:
@@ -58,7 +52,7 @@ def test_only_the_elements_of_a_view_are_copied() -> None:
 
     snapshot.take("a", {"part": flat[10:12], "columns": flat.view(500, 2)[:2].t()})
 
-    assert num_bytes(snapshot) == 2 * 4 + 4 * 4
+    assert snapshot.num_bytes == 2 * 4 + 4 * 4
     assert snapshot.files["a"]["columns"].tolist() == [[0, 2], [1, 3]]
 
 
@@ -86,7 +80,7 @@ def test_the_next_snapshot_uses_the_same_memory() -> None:
     second = [tensor.data_ptr() for tensor in snapshot.files["a"]]
     assert second[0] == first[0]  # of the same size
     assert [tensor.tolist() for tensor in snapshot.files["a"]] == [[0] * 4, [0] * 6]
-    assert num_bytes(snapshot) == 4 * (4 + 6)
+    assert snapshot.num_bytes == 4 * (4 + 6)
 
 
 def test_versions_of_modules_are_copied() -> None:
