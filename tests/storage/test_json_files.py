@@ -70,5 +70,5 @@ def test_a_whole_surrogate_pair_is_one_character() -> None:
 
 def test_the_limit_of_depth_is_exact() -> None:
     parse_json("[" * MOST_DEPTH + "]" * MOST_DEPTH, "it")
-    with pytest.raises(InputError, match=f"more than {MOST_DEPTH} brackets"):
+    with pytest.raises(InputError, match=f"more than {MOST_DEPTH} nested brackets"):
         parse_json("[" * (MOST_DEPTH + 1) + "]" * (MOST_DEPTH + 1), "it")
