@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from data_pipelines.sources import (
     RejectedError,
     Rejection,
     count_lines,
+    count_reasons,
     read_pairs,
 )
 from ernie_vilg.config.shards import BuildShardsConfig
@@ -119,11 +119,6 @@ def build_image_shards(config: BuildShardsConfig) -> BuildReport:
             CAPTIONS_FILE,
         )
     return report
-
-
-def count_reasons(rejections: list[Rejection]) -> dict[str, int]:
-    """Return the number of rejections by reason, most frequent first."""
-    return dict(Counter(str(rejection.reason) for rejection in rejections).most_common())
 
 
 def _write_shards(config: BuildShardsConfig, folder: Path, num_lines: int) -> list[_ShardResult]:

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from data_pipelines.captions import caption_of
 from data_pipelines.images import NUM_ENLARGED
@@ -55,7 +54,7 @@ from ernie_vilg.system.progress import progress
 from ernie_vilg.system.worker_pool import map_in_order
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
-from ernie_vilg.vqgan.pixels import from_bytes
+from ernie_vilg.vqgan.pixels import from_pictures
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 SHARD_PREFIX = "tokens"
@@ -98,7 +97,7 @@ class _EncodedShard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Work:
+class _EncodingJob:
     """All that is to be done for one output folder."""
 
     output_dir: Path
@@ -170,7 +169,7 @@ def encode_part(config: EncodeShardsConfig) -> int:
 
 
 @contextmanager
-def _started_work(config: EncodeShardsConfig) -> Iterator[_Work]:
+def _started_work(config: EncodeShardsConfig) -> Iterator[_EncodingJob]:
     inputs = ("shards", "text_tokenizer_dir", "image_tokenizer_dir")
     output_dir = check_output_folder(
         config.output_dir,
@@ -192,7 +191,7 @@ def _started_work(config: EncodeShardsConfig) -> Iterator[_Work]:
     }
     job = {"lineage": lineage, "keep_pixels": config.keep_pixels}
     with work_folder(output_dir, job, is_shared=config.part_index is not None) as folder:
-        yield _Work(
+        yield _EncodingJob(
             output_dir=output_dir,
             folder=folder,
             tasks=_encoding_tasks(config, images, lineage, folder),
@@ -204,12 +203,6 @@ def _started_work(config: EncodeShardsConfig) -> Iterator[_Work]:
             },
             lineage=lineage,
         )
-
-
-def image_batch(images: list[Image.Image]) -> Tensor:
-    """Return RGB images of one size as float32 [batch, 3, height, width] in [-1, 1]."""
-    pixels = np.stack([np.asarray(image) for image in images])  # [batch, height, width, 3]
-    return from_bytes(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
 def _check_image_size(config: EncodeShardsConfig, images: Manifest, tokenizer: VQGAN) -> None:
@@ -337,7 +330,7 @@ def _encode_images(
         batch = samples[first : first + task.batch_size]
         images = [_open_image(task, sample, config.image_size) for sample in batch]
         with torch.inference_mode():
-            codes = image_tokenizer.encode(image_batch(images))
+            codes = image_tokenizer.encode(from_pictures(images))
         assert codes.shape == (len(batch), config.grid_size, config.grid_size), codes.shape
         assert 0 <= int(codes.min()) <= int(codes.max()) < config.codebook_size
         yield from codes.cpu().numpy().astype(np.uint16)

@@ -14,6 +14,7 @@ Source: ours.
 import os
 import stat
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -93,6 +94,11 @@ class RawPair:
     """Cleaned, one line, not empty."""
     record: Mapping[str, Any]
     """The line's JSON object, with the cleaned caption."""
+
+
+def count_reasons(rejections: list[Rejection]) -> dict[str, int]:
+    """Return the number of rejections by reason, most frequent first."""
+    return dict(Counter(str(rejection.reason) for rejection in rejections).most_common())
 
 
 def count_lines(source: Path) -> int:

@@ -45,13 +45,7 @@ GROUP_FILES = sorted(CONF_FOLDER.glob("*/*.yaml"))
 def groups_of(program: Path) -> set[str]:
     """Config groups that a program's defaults list chooses from."""
     defaults = yaml.safe_load(program.read_text(encoding="utf-8"))["defaults"]
-    return {
-        key
-        for entry in defaults
-        if isinstance(entry, dict)
-        for key in entry
-        if not key.startswith("override ")
-    }
+    return {key for entry in defaults if isinstance(entry, dict) for key in entry}
 
 
 def programs_with(group: str) -> list[str]:

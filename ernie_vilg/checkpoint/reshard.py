@@ -23,7 +23,7 @@ from ernie_vilg.parallel.layout.collectives import (
     barrier,
     broadcast_from_leader,
     gather_everywhere,
-    patient_group,
+    group_with_timeout,
 )
 from ernie_vilg.parallel.state.load_whole import find_differences, load_whole_state
 
@@ -79,7 +79,7 @@ def consolidate_on_leader(checkpoint: Path, run_dir: Path, rank: int) -> None:
     Raises:
         InputError: it failed; the message says why, on every rank.
     """
-    group = patient_group(_TIMEOUT_SECONDS)
+    group = group_with_timeout(_TIMEOUT_SECONDS)
     problem: str | None = None
     if rank == LEADER:
         logger.info("%s is of another layout: it is consolidated first", checkpoint)

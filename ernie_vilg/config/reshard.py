@@ -1,7 +1,4 @@
-"""Settings of the program that prepares a run for another layout.
-
-Source: ours.
-"""
+"""Settings of the program that prepares a run for another layout."""
 
 from dataclasses import dataclass
 
@@ -17,5 +14,5 @@ class ReshardConfig(Settings):
     step: PositiveInt | None = None
     """Step of the checkpoint to consolidate; null is the newest that verifies."""
     num_workers: NumWorkers = 0
-    """Processes, each of which needs memory for a file of one rank; 0 is as many as the machine's
+    """Number of processes, each of which needs memory for a file of one rank; 0 takes as many as
     cores and memory allow."""

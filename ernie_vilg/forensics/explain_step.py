@@ -20,13 +20,8 @@ from ernie_vilg.config.model import ObjectiveConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.pictures import decode_picture
 from ernie_vilg.data.batches.token_reader import keeps_pixels
-from ernie_vilg.data.records.damage_log import LossSummary, read_losses
-from ernie_vilg.data.records.ledger import (
-    LedgerSteps,
-    StepHistory,
-    StepRecord,
-    read_steps,
-)
+from ernie_vilg.data.records.damage_log import DamageSummary, read_damage
+from ernie_vilg.data.records.ledger import StepHistory, StepRecord, read_step
 from ernie_vilg.data.sequence.sample_reader import DataSource
 from ernie_vilg.data.shards.damage import DamagedSampleError
 from ernie_vilg.data.shards.open_shards import KEY, Sample
@@ -39,6 +34,7 @@ from ernie_vilg.forensics.past_batch import (
     past_sequence,
 )
 from ernie_vilg.runs.recorded_settings import read_settings
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import parse_json
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.text_tokenizer import TextTokenizer
@@ -126,8 +122,6 @@ class StepExplanation:
     """The run's folder."""
     history: StepHistory
     """The step's records."""
-    ledger: LedgerSteps
-    """Every record of the run."""
     doubts: tuple[str, ...]
     """What makes the rebuilt batch uncertain; none where it is certain."""
     sources: tuple[DataSource, ...]
@@ -138,7 +132,7 @@ class StepExplanation:
     """The rest of the batch."""
     checkpoint_step: int | None
     """Whose weights the losses are of."""
-    damage: LossSummary
+    damage: DamageSummary
     """All damage that the run has met."""
 
     @property
@@ -169,11 +163,10 @@ def explain_step(
             are not those of the run.
     """
     config = read_settings(run_dir)
-    ledger = read_steps(run_dir)
-    history = ledger.history(step)
-    damage = read_losses(run_dir)
+    history = read_step(RunFolder(run_dir).ledger, step)
+    damage = read_damage(RunFolder(run_dir).ledger)
     quarantine, doubts = past_quarantine(run_dir, history.record)
-    sequence = past_sequence(run_dir, history.record, config, moved, quarantine)
+    sequence = past_sequence(history.record, config, moved, quarantine)
     text_tokenizer, image_tokenizer = _load_tokenizers(config, moved, sequence.sources)
     batch = PastBatch(sequence, history.record, damage)
     try:
@@ -188,7 +181,6 @@ def explain_step(
     return StepExplanation(
         run_dir=run_dir,
         history=history,
-        ledger=ledger,
         doubts=(*doubts, *_doubts_about(samples)),
         sources=sequence.sources,
         shown=shown,

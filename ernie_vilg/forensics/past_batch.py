@@ -17,9 +17,13 @@ import numpy as np
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_reader import TokenReader, TokenRows, TokenSequence
-from ernie_vilg.data.records.damage_log import LossSummary
-from ernie_vilg.data.records.ledger import StepRecord, read_past_quarantine, read_sequence
-from ernie_vilg.data.sequence.mixture import MixtureOrder, MixturePhase
+from ernie_vilg.data.records.damage_log import DamageSummary
+from ernie_vilg.data.records.ledger import (
+    DataSetRecord,
+    StepRecord,
+    read_past_quarantine,
+)
+from ernie_vilg.data.sequence.mixture import MixtureOrder
 from ernie_vilg.data.sequence.order import SampleLocation, SampleOrder
 from ernie_vilg.data.sequence.quarantine import (
     Quarantine,
@@ -27,7 +31,7 @@ from ernie_vilg.data.sequence.quarantine import (
     read_quarantine,
 )
 from ernie_vilg.data.sequence.sample_reader import DataSource
-from ernie_vilg.data.shards.damage import DamagedSampleError, DamagedShardError, Loss
+from ernie_vilg.data.shards.damage import DamagedSampleError, DamagedShardError, DamageFinding
 from ernie_vilg.data.shards.open_shards import KEY, Sample
 from ernie_vilg.errors import InputError
 from ernie_vilg.runs.run_folder import RunFolder
@@ -69,7 +73,7 @@ class LeftOut:
 class PastBatch:
     """The batch of a step, and the open shards that it came from; close it after use."""
 
-    def __init__(self, sequence: TokenSequence, record: StepRecord, found: LossSummary) -> None:
+    def __init__(self, sequence: TokenSequence, record: StepRecord, found: DamageSummary) -> None:
         """Read the batch.
 
         Where the run never met damage, damage stops this, too: it is new, and the shard should be
@@ -83,7 +87,7 @@ class PastBatch:
         Raises:
             InputError: a shard is damaged, and the run never met damage.
         """
-        damage: Literal["stop", "skip"] = "skip" if found.losses else "stop"
+        damage: Literal["stop", "skip"] = "skip" if found.findings else "stop"
         self._sequence = replace(sequence, loader=replace(sequence.loader, damage=damage))
         self._mixture = MixtureOrder(len(sequence.sources), sequence.phases, sequence.seed)
         self._orders = [
@@ -92,9 +96,11 @@ class PastBatch:
         ]
         self.positions = record.first_position + np.arange(record.num_positions, dtype=np.int64)
         _, self._own_positions = self._mixture.split(self.positions)
-        self._known = [loss for loss in found.losses if loss.position <= self.positions[-1]]
+        self._known = [
+            finding for finding in found.findings if finding.position <= self.positions[-1]
+        ]
         self._reader, self.rows = self._read()
-        self._new = [loss for loss in self.rows.losses if not _covers(self._known, loss)]
+        self._new = [finding for finding in self.rows.findings if not _covers(self._known, finding)]
 
     def close(self) -> None:
         """Close the shards."""
@@ -124,15 +130,15 @@ class PastBatch:
             return None
         source, own = self.source(row), next(self._passed_over(row))
         shard = source.manifest.shards[own.shard_index].file
-        loss = _loss_at([*self._known, *self.rows.losses], source.name, shard, own.index)
+        finding = _finding_at([*self._known, *self.rows.findings], source.name, shard, own.index)
         try:
             sample = self._reader.sample(self._data_set(row), own.shard_index, own.index)
             key = sample[KEY].decode("utf-8", "replace")
         except (DamagedShardError, DamagedSampleError):
-            key = "" if loss is None else loss.key
+            key = "" if finding is None else finding.key
         reason = self._quarantine_reason(source.name, shard, key)
         if reason is None:
-            reason = "damaged" if loss is None else f"damaged ({loss.reason})"
+            reason = "damaged" if finding is None else f"damaged ({finding.reason})"
         return LeftOut(key=key, shard=shard, index=own.index, reason=reason)
 
     def doubt(self, row: int) -> str:
@@ -142,9 +148,9 @@ class PastBatch:
         source = self.source(row)
         for place in self._passed_over(row):
             shard = source.manifest.shards[place.shard_index].file
-            loss = _loss_at(self._new, source.name, shard, place.index)
-            if loss is not None:
-                return f"damage that the run had not met by then: {loss.detail}"
+            finding = _finding_at(self._new, source.name, shard, place.index)
+            if finding is not None:
+                return f"damage that the run had not met by then: {finding.detail}"
         return ""
 
     def _data_set(self, row: int) -> int:
@@ -180,7 +186,7 @@ class PastBatch:
         for data_set, shard_index, index in zip(*(of.tolist() for of in places), strict=True):
             source = self._sequence.sources[data_set]
             shard = source.manifest.shards[shard_index].file
-            if _loss_at(self._known, source.name, shard, index) is not None:
+            if _finding_at(self._known, source.name, shard, index) is not None:
                 key = reader.sample(data_set, shard_index, index)[KEY].decode("utf-8", "replace")
                 repaired.append(QuarantineEntry(key=key, shard=shard, data_set=source.name))
         return repaired
@@ -205,7 +211,7 @@ class PastBatch:
 def past_quarantine(run_dir: Path, record: StepRecord) -> tuple[Quarantine, tuple[str, ...]]:
     """Return the quarantine of a step, and what is doubtful about it."""
     try:
-        return read_past_quarantine(run_dir, record.quarantine), ()
+        return read_past_quarantine(RunFolder(run_dir).ledger, record.quarantine), ()
     except InputError as error:
         present = read_quarantine(RunFolder(run_dir).quarantine)
         if present.digest().startswith(record.quarantine):
@@ -215,15 +221,10 @@ def past_quarantine(run_dir: Path, record: StepRecord) -> tuple[Quarantine, tupl
 
 
 def past_sequence(
-    run_dir: Path,
-    record: StepRecord,
-    config: PretrainConfig,
-    moved: Moved,
-    quarantine: Quarantine,
+    record: StepRecord, config: PretrainConfig, moved: Moved, quarantine: Quarantine
 ) -> TokenSequence:
     """Return the sequence that the step's batch was cut from."""
-    content = read_sequence(run_dir, record.sequence)
-    names = [data_set["name"] for data_set in content["data_sets"]]
+    names = [data_set.name for data_set in record.data_sets]
     unknown = sorted(set(moved.token_shards) - set(names))
     if unknown:
         raise InputError(
@@ -234,15 +235,12 @@ def past_sequence(
         loader = replace(loader, cache_dir=moved.cache_dir)
     return TokenSequence(
         sources=tuple(
-            _source(data_set, moved.token_shards.get(data_set["name"]), loader)
-            for data_set in content["data_sets"]
+            _source(data_set, moved.token_shards.get(data_set.name), loader)
+            for data_set in record.data_sets
         ),
-        phases=tuple(
-            MixturePhase(first_position=phase["first_position"], weights=tuple(phase["weights"]))
-            for phase in content["mixture"]
-        ),
-        seed=content["seed"],
-        shuffle_block_shards=content["shuffle_block_shards"],
+        phases=record.mixture,
+        seed=record.seed,
+        shuffle_block_shards=record.shuffle_block_shards,
         quarantine=quarantine,
         loader=loader,
         model=config.model,
@@ -250,9 +248,9 @@ def past_sequence(
     )
 
 
-def _source(data_set: Mapping[str, str], location: str | None, loader: LoaderConfig) -> DataSource:
+def _source(data_set: DataSetRecord, location: str | None, loader: LoaderConfig) -> DataSource:
     """Return a data set of the run, checked to be the one that it was."""
-    name, where = data_set["name"], location or data_set["location"]
+    name, where = data_set.name, location or data_set.location
     hint = f"say where they are with +token_shards.{name}=FOLDER"
     try:
         manifest = read_manifest_at(
@@ -260,26 +258,31 @@ def _source(data_set: Mapping[str, str], location: str | None, loader: LoaderCon
         )
     except (InputError, ImportError, OSError) as error:
         raise InputError(f"the run's shards {name!r} cannot be read, {hint} ({error})") from error
-    if manifest.digest() != data_set["manifest"]:
+    if manifest.digest() != data_set.manifest:
         raise InputError(
             f"{shown(where)} does not hold the shards {name!r} that the run read (manifest "
-            f"{manifest.digest()[:16]}, not {data_set['manifest'][:16]}): restore them, or {hint}"
+            f"{manifest.digest()[:16]}, not {data_set.manifest[:16]}): restore them, or {hint}"
         )
     return DataSource(name=name, location=where, manifest=manifest)
 
 
-def _loss_at(losses: list[Loss], data_set: str, shard: str, index: int) -> Loss | None:
+def _finding_at(
+    findings: list[DamageFinding], data_set: str, shard: str, index: int
+) -> DamageFinding | None:
     """Return the finding by which a sample is lost."""
-    for loss in losses:
-        if (loss.data_set, loss.shard) == (data_set, shard) and loss.index in (None, index):
-            return loss
+    for finding in findings:
+        if (finding.data_set, finding.shard) == (data_set, shard) and finding.index in (
+            None,
+            index,
+        ):
+            return finding
     return None
 
 
-def _covers(known: list[Loss], loss: Loss) -> bool:
+def _covers(known: list[DamageFinding], finding: DamageFinding) -> bool:
     """Return whether what a finding says was known."""
     return any(
-        (other.data_set, other.shard) == (loss.data_set, loss.shard)
-        and other.index in (None, loss.index)
+        (other.data_set, other.shard) == (finding.data_set, finding.shard)
+        and other.index in (None, finding.index)
         for other in known
     )

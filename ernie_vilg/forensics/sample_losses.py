@@ -20,9 +20,8 @@ from ernie_vilg.checkpoint.folder import (
 from ernie_vilg.errors import InputError
 from ernie_vilg.forensics.explain_step import SampleLosses
 from ernie_vilg.model.head import HeadOutput
-from ernie_vilg.model.layers import cross_entropy
+from ernie_vilg.model.loss import sample_losses as losses_by_sample
 from ernie_vilg.model.weights import model_from_weights
-from ernie_vilg.vocabulary import PADDING_ID
 
 _PASS_SIZE = 8
 """Samples that go through the model at once."""
@@ -85,8 +84,4 @@ def _losses(model: torch.nn.Module, text: torch.Tensor, codes: np.ndarray) -> np
     """Return the losses of some samples, float64 [direction, samples]."""
     image_codes = torch.from_numpy(codes)
     output: HeadOutput = model((text, image_codes))
-    text_to_image = cross_entropy(output.image_logits, image_codes).double().mean(dim=1)
-    is_target = text != PADDING_ID
-    per_piece = torch.where(is_target, cross_entropy(output.text_logits, text).double(), 0.0)
-    image_to_text = per_piece.sum(dim=1) / is_target.sum(dim=1)
-    return torch.stack([text_to_image, image_to_text]).numpy()
+    return torch.stack(losses_by_sample(output, text, image_codes, torch.float64)).numpy()

@@ -31,7 +31,7 @@ class CurrentPhase:
     phase: Phase
     """Part of the run."""
     step: int
-    """Steps taken."""
+    """Step being made, from 1; between two steps, the last one made."""
     since: float
     """`time.monotonic()` at which the phase began."""
 
@@ -52,7 +52,7 @@ class Phases:
 
         Args:
             phase: the phase that begins.
-            step: steps taken.
+            step: the step being made, from 1; between two steps, the last one made.
         """
         self._now = CurrentPhase(phase=phase, step=step, since=time.monotonic())
 

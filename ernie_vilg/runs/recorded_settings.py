@@ -1,11 +1,10 @@
 """The settings of a run's last start, recorded in its folder."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.config.schema import from_json
+from ernie_vilg.config.schema import from_json, map_locations
 from ernie_vilg.data.records.ledger import recorded_location
 from ernie_vilg.errors import InputError
 from ernie_vilg.runs.run_folder import RunFolder
@@ -19,7 +18,7 @@ def write_run(config: PretrainConfig) -> None:
     Local folders are recorded as absolute paths, so that the record holds in any working folder,
     and URLs without the parts that may be secret.
     """
-    settings = _as_recorded(asdict(config))
+    settings = map_locations(config, recorded_location)
     write_json(
         RunFolder(Path(config.run_dir)).settings,
         {
@@ -58,20 +57,3 @@ def read_settings(run_dir: Path) -> PretrainConfig:
     if "settings" not in content:
         raise InputError(f"{path} has no settings: use the version that the run was started with")
     return from_json(content["settings"], PretrainConfig, f"{path}: settings")
-
-
-def _as_recorded(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's settings with every location in its recorded form."""
-    data, samples = settings["data"], settings["samples"]
-    places: list[tuple[dict[str, Any], str]] = [
-        (settings, "run_dir"),
-        *((data, name) for name in ("token_shards", "text_tokenizer", "image_tokenizer")),
-        *((data_set, "token_shards") for data_set in data["mixture"].values()),
-        (data["loader"], "cache_dir"),
-        (samples, "pairs"),
-        (settings["health"], "pairs"),
-    ]
-    for group, name in places:
-        if group[name] is not None:
-            group[name] = recorded_location(group[name])
-    return settings

@@ -48,6 +48,7 @@ class RunFolder:
         self.checkpoint_pointer: Final = self.checkpoints / "latest.json"
         self.consolidated_checkpoints: Final = path / "universal"
         self.quarantine: Final = path / "quarantine.jsonl"
+        self.ledger: Final = path / "ledger"
         self.metrics: Final = path / METRICS_NAME
         self.reports: Final = path / "reports"
         self.plan: Final = path / "plan.json"

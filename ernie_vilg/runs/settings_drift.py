@@ -21,11 +21,11 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.config.schema import Freedom, freedom_of, map_locations
 from ernie_vilg.data.records.ledger import recorded_location
 from ernie_vilg.errors import InputError
 from ernie_vilg.runs.recorded_settings import read_settings
@@ -36,59 +36,6 @@ from ernie_vilg.storage.jsonl import append_records
 logger = logging.getLogger(__name__)
 
 
-class Freedom(StrEnum):
-    """Permission to change a setting of a run that has begun."""
-
-    FREE = "free"
-    GUARDED = "guarded"
-    FIXED = "fixed"
-
-
-RULES = {
-    # Speed, places and intervals: the weights stay the same, up to the layout's rounding.
-    "run_dir": Freedom.FREE,
-    "compile_blocks": Freedom.FREE,
-    "parallelism": Freedom.FREE,
-    "training.log_every": Freedom.FREE,
-    "checkpoint": Freedom.FREE,
-    "samples": Freedom.FREE,
-    "health": Freedom.FREE,
-    "tracking": Freedom.FREE,
-    "stopping": Freedom.FREE,
-    "watch": Freedom.FREE,
-    "cluster": Freedom.FREE,
-    "gpu": Freedom.FREE,
-    "data.loader": Freedom.FREE,
-    "guards.replica_check_every": Freedom.FREE,
-    # Places; each checkpoint's lineage and data order hold the hash of their content.
-    "data.token_shards": Freedom.FREE,
-    "data.text_tokenizer": Freedom.FREE,
-    "data.image_tokenizer": Freedom.FREE,
-    # A limit that stops a run and does not change its weights.
-    "data.max_truncated_fraction": Freedom.FREE,
-    # The mixture's future may change; the checkpoint's identity holds its past.
-    "data.mixture": Freedom.FREE,
-    "data.mixture_changes": Freedom.FREE,
-    "data.weigh_by": Freedom.FREE,
-    # More or fewer steps, although they stretch the learning rate's decay: runs are extended.
-    "training.steps": Freedom.FREE,
-    # The checkpoint compares the precision that "auto" resolves to.
-    "precision": Freedom.FREE,
-    "optimizer": Freedom.GUARDED,
-    "objective": Freedom.GUARDED,
-    "guards": Freedom.GUARDED,
-    "training.ema_decay": Freedom.GUARDED,
-    "model": Freedom.FIXED,
-    "training.seed": Freedom.FIXED,
-    "data.seed": Freedom.FIXED,
-    "data.shuffle_block_shards": Freedom.FIXED,
-    "parallelism.global_batch_size": Freedom.FIXED,
-}
-"""Freedom of each setting or group of settings; the longest matching name counts. A test checks
-that every setting has a rule."""
-
-_OF_ONE_START = ("dry_run", "world_size", "allow_changes")
-_LOCATIONS = ("run_dir", "token_shards", "text_tokenizer", "image_tokenizer", "cache_dir", "pairs")
 _DECODER = "model.reconstructor.decoder"
 
 
@@ -147,7 +94,12 @@ def settings_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
     old, new = comparable_settings(read_settings(run_dir)), comparable_settings(config)
     names = [*new, *(name for name in old if name not in new)]
     return [
-        Change(name=name, old=old.get(name), new=new.get(name), freedom=freedom_of(name))
+        Change(
+            name=name,
+            old=old.get(name),
+            new=new.get(name),
+            freedom=freedom_of(PretrainConfig, name),
+        )
         for name in names
         if old.get(name) != new.get(name) and not _is_filled_in(name, old, new)
     ]
@@ -172,25 +124,11 @@ def record_changes(
     append_records(RunFolder(run_dir).changes, lines)
     if changes:
         old, new = (
-            learning_rate_at(step, settings.training.steps, settings.optimizer)
+            learning_rate_at(step + 1, settings.training.steps, settings.optimizer)
             for settings in (read_settings(run_dir), config)
         )
         if old != new:
             logger.warning("learning rate of step %d: %.3g -> %.3g", step + 1, old, new)
-
-
-def freedom_of(name: str) -> Freedom:
-    """Return the permission that a change of a setting needs.
-
-    Args:
-        name: its key, such as optimizer.learning_rate.
-    """
-    words = name.split(".")
-    for length in range(len(words), 0, -1):
-        rule = RULES.get(".".join(words[:length]))
-        if rule is not None:
-            return rule
-    return Freedom.GUARDED  # unknown settings are guarded by default
 
 
 def comparable_settings(config: PretrainConfig) -> dict[str, Any]:
@@ -198,14 +136,9 @@ def comparable_settings(config: PretrainConfig) -> dict[str, Any]:
 
     Locations have their recorded form: absolute, and without secrets.
     """
-    content = json.loads(json.dumps(asdict(config)))  # tuples become lists, as in the record
-    settings = {}
-    for name, value in _leaves(content, ""):
-        if name in _OF_ONE_START:
-            continue
-        is_place = name.rpartition(".")[2] in _LOCATIONS and value is not None
-        settings[name] = recorded_location(value) if is_place else value
-    return settings
+    recorded = map_locations(config, recorded_location)
+    content = json.loads(json.dumps(recorded))  # lists of tuples, as in the record
+    return {name: value for name, value in _leaves(content, "") if _is_compared(name)}
 
 
 def _leaves(group: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
@@ -237,7 +170,7 @@ def _check_names(config: PretrainConfig) -> None:
                 f"allow_changes names {entry}, which is no setting{hint}: name settings such as "
                 "optimizer.learning_rate, or groups such as optimizer"
             )
-        if freedom_of(entry) is Freedom.FIXED:
+        if freedom_of(PretrainConfig, entry) is Freedom.FIXED:
             raise InputError(
                 f"allow_changes names {entry}, which never changes within a run: leave it out, or "
                 "name another run_dir to start afresh"
@@ -253,7 +186,11 @@ def setting_names(config: object, prefix: str = "") -> list[str]:
             names += setting_names(value, f"{prefix}{field.name}.")
         else:
             names.append(prefix + field.name)
-    return [name for name in names if name not in _OF_ONE_START]
+    return [name for name in names if _is_compared(name)]
+
+
+def _is_compared(name: str) -> bool:
+    return freedom_of(PretrainConfig, name) is not Freedom.UNCOMPARED
 
 
 def _refusal(

@@ -174,12 +174,17 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         OSError: not all of them could be written.
     """
     added = b"".join(line_of(record) for record in records)
-    if not added:
-        return
+    if added:
+        append_lines(path, added)
+
+
+def append_lines(path: Path, added: bytes) -> int:
+    """Add whole lines as `append_records` does; return the size of the file afterwards."""
     with path.open("ab+") as file:
         file.write(b"\n" * _is_torn(file.fileno()) + added)
         file.flush()
         os.fsync(file.fileno())
+        return file.tell()
 
 
 class LineFile:

@@ -11,6 +11,7 @@ from typing import Any
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_reader import TokenSequence
 from ernie_vilg.data.sequence.mixture import MixturePhase, cycle_parts
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.data.sequence.sample_reader import DataSource
 from ernie_vilg.errors import InputError
@@ -60,14 +61,14 @@ def order_identity(config: PretrainConfig, lineage: Lineage, step: int) -> dict[
         seed, sizes, data sets by name, and by first position of each phase how many positions of
         a cycle each data set has.
     """
-    num_positions = step * config.parallelism.global_batch_size
+    next_position = first_position(step + 1, config.parallelism.global_batch_size)
     names = [data_set.name for data_set in lineage.data_sets]
     mixture = {
         str(phase.first_position): {
             name: part for name, part in zip(names, cycle_parts(phase.weights), strict=True) if part
         }
         for phase in mixture_phases(config, lineage)
-        if phase.first_position < max(1, num_positions)
+        if phase.first_position < max(1, next_position)
     }
     drawn = {name for parts in mixture.values() for name in parts}
     return {
@@ -95,7 +96,7 @@ def mixture_phases(config: PretrainConfig, lineage: Lineage) -> tuple[MixturePha
     }
     return tuple(
         MixturePhase(
-            first_position=part.step * config.parallelism.global_batch_size,
+            first_position=first_position(part.step + 1, config.parallelism.global_batch_size),
             weights=tuple(
                 part.weights[data_set.name] / tokens[data_set.name]
                 for data_set in lineage.data_sets

@@ -24,8 +24,9 @@ from ernie_vilg.data.records.skipped_updates import (
     finite,
     name_samples,
 )
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.parallel.engine.engine import Engine
-from ernie_vilg.parallel.engine.update_guard import PendingVerdict, Verdict
+from ernie_vilg.parallel.engine.update_guard import Decision, PendingDecision
 from ernie_vilg.parallel.layout.collectives import LEADER
 from ernie_vilg.parallel.state.compare_replicas import Difference, ReplicaReport, check_replicas
 
@@ -75,14 +76,14 @@ class SkipWriter:
     global_batch_size: int
     """Positions per step."""
 
-    def write(self, step: int, verdict: Verdict) -> None:
+    def write(self, step: int, verdict: Decision) -> None:
         """Write down an update that was left out.
 
         Args:
             step: counted from 1.
             verdict: about it.
         """
-        places = self.recent.at(step - 1)
+        places = self.recent.at(step)
         skip = Skip(
             step=step,
             reason=verdict.reason,
@@ -90,7 +91,7 @@ class SkipWriter:
             limit=finite(verdict.limit),
             gradient_norm=finite(verdict.gradient_norm),
             ranks=verdict.ranks,
-            first_position=(step - 1) * self.global_batch_size + self.first_position,
+            first_position=first_position(step, self.global_batch_size) + self.first_position,
             num_positions=self.num_positions,
             samples=() if places is None else name_samples(self.sequence, places),
         )
@@ -115,7 +116,7 @@ class Guard:
         self._writer = writer
         # A GPU is one step behind the host: who waited for its last verdict would stall it.
         self._delay = 1 if engine.groups.device.type == "cuda" else 0
-        self._pending: deque[tuple[int, PendingVerdict]] = deque()
+        self._pending: deque[tuple[int, PendingDecision]] = deque()
         self._last_skip: tuple[int, str] | None = None
         self._num_in_a_row = 0
         self._num_skips = 0
@@ -141,7 +142,7 @@ class Guard:
             RollBack: more than `max_skips` updates in a row were left out.
             FloatingPointError: that happened once more than `max_rollbacks` times.
         """
-        self._pending.append((step, self._engine.last_verdict()))
+        self._pending.append((step, self._engine.last_decision()))
         while len(self._pending) > self._delay:
             self._take_in(*self._pending.popleft())
         if self._last_skip is not None and self._num_in_a_row > self._config.max_skips:
@@ -186,7 +187,7 @@ class Guard:
         self._num_skips = max(self._num_skips, int(state.get("skips", 0)))
         self._engine.load_guard_state(state.get("losses", {}))
 
-    def _take_in(self, step: int, pending: PendingVerdict) -> None:
+    def _take_in(self, step: int, pending: PendingDecision) -> None:
         verdict = pending.read()
         if verdict.is_made:
             self._last_skip, self._num_in_a_row = None, 0
@@ -215,7 +216,7 @@ class Guard:
         )
 
 
-def skip_line(step: int, verdict: Verdict) -> str:
+def skip_line(step: int, verdict: Decision) -> str:
     """Write one line for people about an update that was left out."""
     why = _WORDS[verdict.reason]
     if verdict.reason == "spike":
@@ -253,12 +254,12 @@ def _sentence(difference: Difference, report: ReplicaReport) -> str:
 
 
 def skip_writer(
-    run_dir: Path, sequence: TokenSequence, engine: Engine, global_batch_size: int
+    ledger: Path, sequence: TokenSequence, engine: Engine, global_batch_size: int
 ) -> SkipWriter | None:
     """Return what writes a replica's log on the one rank that does, None on the others.
 
     Args:
-        run_dir: the run's folder.
+        ledger: the run's ledger folder.
         sequence: that batches are cut from.
         engine: gives this rank's place.
         global_batch_size: positions per step.
@@ -268,7 +269,7 @@ def skip_writer(
         return None
     share = global_batch_size // groups.data_size
     return SkipWriter(
-        log=SkipLog(run_dir, groups.data_rank),
+        log=SkipLog(ledger, groups.data_rank),
         recent=RecentPlaces(),
         sequence=sequence,
         first_position=groups.data_rank * share,

@@ -21,6 +21,8 @@ import torch
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.data.records.ledger import Ledger
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.model.loss import num_losses
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.layout.collectives import LEADER, agree_max, broadcast_from_leader
@@ -31,11 +33,10 @@ from ernie_vilg.runs.phases import Phase, Phases
 from ernie_vilg.runs.schedule import learning_rate_at
 from ernie_vilg.system.progress import duration
 from ernie_vilg.tracking.tracker import Tracker
-from ernie_vilg.training.callbacks import Observers
+from ernie_vilg.training.callbacks import Callbacks
 from ernie_vilg.training.guards import Guard, ReplicaMismatch, RollBack
 from ernie_vilg.training.measured import Measured
 from ernie_vilg.training.metrics import Meter, Metrics
-from ernie_vilg.training.step_log import StepLog
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +74,12 @@ class Trainer:
     """Where the time of a step goes."""
     stragglers: Stragglers
     """Which rank the others wait for."""
-    ledger: StepLog
-    """Where every step's positions are written down."""
+    ledger: Ledger | None
+    """Record of every step's positions; on the leader alone."""
     tracker: Tracker
     """Where metrics go."""
-    observers: Observers
-    """What is made of the weights now and then."""
+    callbacks: Callbacks
+    """Work between two steps."""
     _meter: Meter = field(init=False)
     _measured: Measured = field(init=False)
     _num_mismatches: int = field(init=False, default=0)
@@ -132,14 +133,15 @@ class Trainer:
     def _take_step(self, step: int) -> None:
         """Make the step after which `step` have been made."""
         config, num_positions = self.config, self.config.parallelism.global_batch_size
-        self.phases.enter(Phase.DATA, step - 1)
+        self.phases.enter(Phase.DATA, step)
         with self.step_times.reading():
-            micro_batches = self.batches.at(step - 1)
-        self.phases.enter(Phase.STEP, step - 1)
-        learning_rate = learning_rate_at(step - 1, config.training.steps, config.optimizer)
+            micro_batches = self.batches.at(step)
+        self.phases.enter(Phase.STEP, step)
+        learning_rate = learning_rate_at(step, config.training.steps, config.optimizer)
         losses = self.engine.train_batch(micro_batches, learning_rate)
         self._meter.add(losses, self.engine.last_skip)
-        self.ledger.append(step, (step - 1) * num_positions, num_positions)
+        if self.ledger is not None:
+            self.ledger.append(step, first_position(step, num_positions), num_positions)
         self.guard.after_step(step)
         if step % config.training.log_every == 0 or step == config.training.steps:
             self._log(step, learning_rate)
@@ -157,21 +159,21 @@ class Trainer:
             self.guard.check_replicas(step)
         if is_save_due:
             self._save(step)
-        self.observers.after_step(step)
+        self.callbacks.after_step(step)
         self._meter.pause(time.monotonic() - started)
 
     def _save(self, step: int) -> None:
         self.phases.enter(Phase.SAVE, step)
-        self.ledger.flush()  # a checkpoint has no unknown steps behind it
         self.checkpoints.save(self.engine, step, state=self.guard.state())
         self._measured.write()
 
     def _log(self, step: int, learning_rate: float) -> None:
-        position = step * self.config.parallelism.global_batch_size
+        position = first_position(step + 1, self.config.parallelism.global_batch_size)
         metrics: Metrics = {
             **self._meter.read(self.engine, self.config),
             **self.step_times.read(),
             **self.stragglers.read(step, self.step_times.work_seconds_per_step),
+            "unix_seconds": time.time(),
             "learning_rate": learning_rate,
             "data_position": float(position),
             "epoch": position / self.num_samples,

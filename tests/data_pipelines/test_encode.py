@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_pipelines import encode
 from data_pipelines.build import build_image_shards
-from data_pipelines.encode import encode_image_shards, image_batch
+from data_pipelines.encode import encode_image_shards
 from data_pipelines.shard_writer import write_shard
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
@@ -98,17 +98,6 @@ def samples_of(folder: Path, name: str, kind: str) -> list[Sample]:
 
 def array_of(content: bytes) -> np.ndarray:
     return np.load(io.BytesIO(content), allow_pickle=False)
-
-
-def test_pixels_are_scaled_to_minus_one_to_one() -> None:
-    image = Image.new("RGB", (3, 2), (0, 255, 51))
-
-    batch = image_batch([image])
-
-    assert batch.shape == (1, 3, 2, 3)
-    assert batch.dtype == torch.float32
-    # 51 / 127.5 - 1 = -0.6
-    assert batch[0, :, 1, 2].tolist() == pytest.approx([-1.0, 1.0, -0.6])
 
 
 def test_tokens_are_those_of_the_tokenizers(folder: Path) -> None:

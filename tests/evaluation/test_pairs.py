@@ -123,6 +123,19 @@ def test_too_few_pairs_are_refused(raw_pairs: Path) -> None:
         read_pairs(raw_pairs, count=3, image_size=64)
 
 
+def test_pairs_that_cannot_be_used_are_skipped_and_counted(
+    raw_pairs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (raw_pairs / "images/0.png").write_bytes(b"no picture")
+
+    (pair,) = read_pairs(raw_pairs, count=1, image_size=64)
+
+    assert pair.file == "images/1.png"
+    (line,) = caplog.messages
+    assert "unusable lines skipped: 1 (unreadable_image: 1)" in line
+    assert "the first is line 1: unreadable_image '0.png'" in line
+
+
 def test_missing_picture_is_named(raw_pairs: Path) -> None:
     (raw_pairs / "images/1.png").unlink()
 

@@ -15,7 +15,7 @@ from ernie_vilg.evaluation.round_trip import (
     rouge_l,
     take_round_trips,
 )
-from ernie_vilg.generation.decode import Decoder, StoppedError
+from ernie_vilg.generation.decode import StoppedError, TokenGenerator
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
 from tests.evaluation.trained import trained_model
 from tests.model.tiny import CONFIG, tiny_model, tiny_pairs
@@ -23,7 +23,7 @@ from tests.model.tiny import CONFIG, tiny_model, tiny_pairs
 
 def pipeline_of(model: nn.Sequential) -> Any:
     """Return the parts of an `ErnieVilg` that work on ids and codes."""
-    return SimpleNamespace(transformer=model, decoder=Decoder(model, CONFIG))
+    return SimpleNamespace(transformer=model, token_generator=TokenGenerator(model, CONFIG))
 
 
 def trips_of(model: nn.Sequential, text: Tensor, codes: Tensor) -> RoundTrips:

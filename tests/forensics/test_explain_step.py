@@ -86,7 +86,7 @@ def damage(shards: Path, file: str) -> Callable[[], None]:
 
 def test_the_samples_are_those_that_the_step_was_trained_on(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consumed = consume(config, range(6))  # two epochs of 24 samples
+    consumed = consume(config, range(1, 7))  # two epochs of 24 samples
 
     for step in (1, 3, 6):
         explanation = explain(config.run_dir, step)
@@ -102,7 +102,7 @@ def test_the_samples_are_those_that_the_step_was_trained_on(data: DataSet, tmp_p
 
 def test_rank_and_pass_are_those_of_the_layout(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consume(config, range(1))
+    consume(config, range(1, 2))
 
     samples = explain(config.run_dir, 1).samples
 
@@ -113,7 +113,7 @@ def test_rank_and_pass_are_those_of_the_layout(data: DataSet, tmp_path: Path) ->
 
 def test_pictures_come_from_the_codes_and_from_the_shards(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consume(config, range(1))
+    consume(config, range(1, 2))
 
     explanation = explain(config.run_dir, 1, max_samples=2)
 
@@ -128,10 +128,10 @@ def test_pictures_come_from_the_codes_and_from_the_shards(data: DataSet, tmp_pat
 
 def test_a_replaced_sample_says_for_which_and_why(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consume(config, range(1))
+    consume(config, range(1, 2))
     (unwanted, *rest) = explain(config.run_dir, 1).samples
     quarantine(config, key=unwanted.key, shard=unwanted.shard, reason="watermark")
-    consumed = consume(config, range(1))
+    consumed = consume(config, range(1, 2))
 
     explanation = explain(config.run_dir, 1)
 
@@ -149,9 +149,9 @@ def test_a_replaced_sample_says_for_which_and_why(data: DataSet, tmp_path: Path)
 
 def test_the_quarantine_is_that_of_the_time(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    before = consume(config, range(2))
+    before = consume(config, range(1, 3))
     quarantine(config, key=explain(config.run_dir, 1).samples[0].key)
-    consume(config, range(2, 3))
+    consume(config, range(3, 4))
 
     explanation = explain(config.run_dir, 1)
 
@@ -163,7 +163,7 @@ def test_the_quarantine_is_that_of_the_time(data: DataSet, tmp_path: Path) -> No
 def test_a_lost_quarantine_makes_the_batch_uncertain(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
     quarantine(config, key="00000003")
-    consume(config, range(1))
+    consume(config, range(1, 2))
     (file,) = (tmp_path / "run/ledger").glob("quarantine-*")
     file.unlink()
     assert explain(config.run_dir, 1).doubts == ()  # the run's own is still the one of then
@@ -179,7 +179,7 @@ def test_what_was_damaged_then_stays_left_out_after_its_repair(
 ) -> None:
     config = run_config(tmp_path, data, damage="skip")
     repair = damage(data.token_shards, "tokens-00001.tar")
-    consumed = consume(config, range(3))
+    consumed = consume(config, range(1, 4))
     repair()
 
     explanations = {step: explain(config.run_dir, step) for step in consumed}
@@ -202,7 +202,7 @@ def test_what_was_damaged_then_stays_left_out_after_its_repair(
 def test_new_damage_makes_what_stands_for_it_uncertain(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data, damage="skip")
     repair = damage(data.token_shards, "tokens-00001.tar")
-    consumed = consume(config, range(3))
+    consumed = consume(config, range(1, 4))
     repair()
     damage(data.token_shards, "tokens-00000.tar")
 
@@ -218,7 +218,7 @@ def test_new_damage_makes_what_stands_for_it_uncertain(data: DataSet, tmp_path: 
 
 def test_damage_where_the_run_met_none_is_refused(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consume(config, range(1))
+    consume(config, range(1, 2))
     for shard in range(3):
         damage(data.token_shards, f"tokens-{shard:05d}.tar")
 
@@ -235,7 +235,7 @@ def test_a_mixture_is_rebuilt_across_a_change_of_weights(data: DataSet, tmp_path
     }
     change = MixtureChangeConfig(step=2, weights={"shards": 0.0, "more": 1.0})
     mixed = replace(config.data, token_shards=None, mixture=mixture, mixture_changes=(change,))
-    consumed = consume(replace(config, data=mixed), range(3))
+    consumed = consume(replace(config, data=mixed), range(1, 4))
 
     explanations = {step: explain(config.run_dir, step) for step in consumed}
 
@@ -248,7 +248,7 @@ def test_a_mixture_is_rebuilt_across_a_change_of_weights(data: DataSet, tmp_path
 
 def test_moved_shards_are_named(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consume(config, range(1))
+    consume(config, range(1, 2))
     before = explain(config.run_dir, 1)
     data.token_shards.rename(tmp_path / "elsewhere")
 
@@ -265,7 +265,7 @@ def test_moved_shards_are_named(data: DataSet, tmp_path: Path) -> None:
 
 def test_other_shards_are_refused(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consume(config, range(1))
+    consume(config, range(1, 2))
     manifest = data.token_shards / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"samples": 4,', '"samples": 3,'))
 

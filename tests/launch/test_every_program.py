@@ -160,7 +160,7 @@ def test_a_program_of_one_process_always_speaks(program: str, leftovers: dict[st
     done = run(program, [*REQUIRED[program], "~nothing"], leftovers)
 
     assert done.returncode == 2
-    assert done.stderr.startswith(f"{program}: ~nothing: no setting can be removed")
+    assert done.stderr.startswith(f"{program}: ~nothing: a setting cannot be removed")
     assert "Traceback" not in done.stderr
 
 

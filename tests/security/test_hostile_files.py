@@ -99,7 +99,7 @@ def test_a_pickle_under_the_name_of_an_array_is_damage(
         closing(TokenBatches(sequence, share, micro_batch_size=1)) as batches,
         pytest.raises(ValueError, match="sample"),
     ):
-        batches.at(0)
+        batches.at(1)
 
 
 def test_a_pickle_under_the_name_of_a_picture_is_damage(tmp_path: Path, canary: Canary) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ernie_vilg.config.schema import tracked_settings
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.runs.recorded_settings import write_run
-from ernie_vilg.tracking.tracker import RunTracker, logged_settings
+from ernie_vilg.tracking.tracker import RunTracker
 from ernie_vilg.tracking.wandb_process import Orders, WandbProcess
 from launch.drills.data_set import DataSet, make_data_set
 from tests.launch.test_pretrain import ROOT, settings
@@ -154,7 +155,7 @@ def test_wandb_is_given_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 name="test",
                 init_seconds=1.0,
                 finish_seconds=60.0,
-                settings=logged_settings(config),
+                settings=tracked_settings(config),
             )
         )
         process.close()

@@ -16,7 +16,7 @@ from PIL import Image
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.loader import LoaderConfig
-from ernie_vilg.data.records.damage_log import read_losses
+from ernie_vilg.data.records.damage_log import read_damage
 from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.tokenizer_training import train as image_tokenizer
@@ -207,16 +207,16 @@ def test_damaged_picture_stops_the_run(tmp_path: Path) -> None:
 
 def test_damage_that_is_skipped_is_written_down_once(tmp_path: Path) -> None:
     write_shards(tmp_path / "shards", num_damaged=1)
-    loader = LoaderConfig(num_workers=0, damage="skip", max_lost_fraction=0.1)
+    loader = LoaderConfig(num_workers=0, damage="skip", max_damaged_fraction=0.1)
     config = tiny_config(tmp_path / "shards", tmp_path / "run", loader=loader)
     with dying_at_step(3, _stop), pytest.raises(InterruptedError):
         run(ALONE, config)
 
     run(ALONE, config)
 
-    summary = read_losses(tmp_path / "run")
+    summary = read_damage(tmp_path / "run" / "ledger")
     assert summary.num_samples_by_reason == {"unreadable_image": 1}
-    (line,) = (tmp_path / "run" / "ledger" / "losses-0.jsonl").read_text().splitlines()
+    (line,) = (tmp_path / "run" / "ledger" / "damage-0.jsonl").read_text().splitlines()
     assert json.loads(line)["key"] == "000000"
 
 
@@ -227,7 +227,7 @@ def test_pictures_in_quarantine_are_left_out(tmp_path: Path) -> None:
 
     run(ALONE, tiny_config(tmp_path / "shards", tmp_path / "run"))  # stops at the first damage
 
-    assert read_losses(tmp_path / "run").num_samples == 0
+    assert read_damage(tmp_path / "run" / "ledger").num_samples == 0
 
 
 @pytest.mark.parametrize(

@@ -30,15 +30,15 @@ from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.step_times import instrument
+from ernie_vilg.resilience.members import gather_members
 from ernie_vilg.resilience.stopping import Stopping
 from ernie_vilg.resilience.stragglers import Stragglers
 from ernie_vilg.runs.phases import Phases
 from ernie_vilg.storage.shard_manifest import read_manifest
-from ernie_vilg.training.callbacks import Observers
+from ernie_vilg.training.callbacks import Callbacks
 from ernie_vilg.training.guards import Guard
 from ernie_vilg.training.loop import Trainer
-from ernie_vilg.training.pretrain import Surroundings, pretrain
-from ernie_vilg.training.step_log import SilentStepLog
+from ernie_vilg.training.pretrain import pretrain
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, TEXT_VOCAB_SIZE, DataSet
 from tests.data.token_shards import sequence_of
 
@@ -124,13 +124,9 @@ def run_on(config: PretrainConfig, data: DataSet) -> PretrainConfig:
 
 
 def pretrain_here(launch: Launch, config: PretrainConfig) -> int:
-    """Run the whole of `pretrain`, with nothing looking at the weights; return its exit code."""
+    """Run the whole of `pretrain`, without callbacks; return its exit code."""
     Path(config.run_dir).mkdir(parents=True, exist_ok=True)
-    surroundings = Surroundings(
-        draw_samples=lambda config, step, weights, should_stop: None,
-        measure_health=lambda config, step, weights, should_stop: None,
-    )
-    return pretrain(config, launch, surroundings)
+    return pretrain(config, launch)
 
 
 def checkpoints_of(
@@ -172,7 +168,7 @@ def run(
         launch: this rank.
         config: the run.
         precision: of weights and activations.
-        stop_after: the step before which `stop` is called.
+        stop_after: steps made before `stop` is called.
         stop: what happens then.
     """
     engine = start(launch, config, precision)
@@ -217,17 +213,17 @@ def run(
             stopping=stopping,
             phases=phases,
             step_times=step_times,
-            stragglers=Stragglers(config.watch, engine.groups),
-            ledger=SilentStepLog(),
+            stragglers=Stragglers(config.watch, engine.groups, gather_members(engine.groups)),
+            ledger=None,
             tracker=recorder,
-            observers=Observers(
+            callbacks=Callbacks(
                 config=config,
                 engine=engine,
-                observers=(),
+                callbacks=(),
                 tracker=recorder,
                 phases=phases,
                 should_stop=lambda: False,
-                patience=dist.group.WORLD,
+                group=dist.group.WORLD,
             ),
         ).train(first_step)
     return first_step, recorder.losses
@@ -264,6 +260,6 @@ class StoppedBatches:
         self._stop = stop
 
     def at(self, step: int) -> Any:
-        if step == self._last:
+        if step == self._last + 1:
             self._stop()
         return self._batches.at(step)

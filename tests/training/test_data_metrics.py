@@ -1,4 +1,4 @@
-"""What damage and quarantine cost is among a run's metrics."""
+"""Damaged and quarantined samples are counted in a run's metrics."""
 
 import json
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tests.training.runs import pretrain_here
 
 
 @pytest.mark.distributed
-def test_lost_and_quarantined_samples_are_logged(tmp_path: Path) -> None:
+def test_damaged_and_quarantined_samples_are_logged(tmp_path: Path) -> None:
     data = make_data_set(tmp_path / "data")
     config = run_config(tmp_path / "run", data, damage="skip")
     config = replace(

@@ -18,8 +18,9 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Share, TokenBatches
 from ernie_vilg.data.batches.token_reader import TokenReader
 from ernie_vilg.data.records.skipped_updates import read_skips
-from ernie_vilg.parallel.engine.update_guard import Verdict
+from ernie_vilg.parallel.engine.update_guard import Decision
 from ernie_vilg.parallel.state.compare_replicas import Difference, ReplicaReport
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.training.guards import (
     Guard,
@@ -33,21 +34,21 @@ from tests.data.token_shards import sequence_of, write_token_shards
 from tests.distributed import run_distributed
 from tests.training.runs import start, tiny_run
 
-GOOD = Verdict(reason="", loss=2.0, limit=3.0, gradient_norm=1.0, ranks=())
+GOOD = Decision(reason="", loss=2.0, limit=3.0, gradient_norm=1.0, ranks=())
 SPIKE = replace(GOOD, reason="spike", loss=4.0)
-NAN = Verdict(reason="nan", loss=math.nan, limit=3.0, gradient_norm=math.inf, ranks=(1,))
+NAN = Decision(reason="nan", loss=math.nan, limit=3.0, gradient_norm=math.inf, ranks=(1,))
 CONFIG = GuardsConfig(max_skips=2, max_rollbacks=1)
 
 
 class ScriptedEngine:
     """An engine whose verdicts are known."""
 
-    def __init__(self, *verdicts: Verdict, device: str = "cpu") -> None:
+    def __init__(self, *verdicts: Decision, device: str = "cpu") -> None:
         self._verdicts = deque(verdicts)
         self.groups = type("Groups", (), {"rank": 0, "device": torch.device(device)})()
         self.losses: dict[str, float] = {"mean": 0.1}
 
-    def last_verdict(self) -> Any:
+    def last_decision(self) -> Any:
         verdict = self._verdicts.popleft()
         return type("Pending", (), {"read": lambda self: verdict})()
 
@@ -58,7 +59,7 @@ class ScriptedEngine:
         self.losses = state
 
 
-def guard_of(*verdicts: Verdict, device: str = "cpu", config: GuardsConfig = CONFIG) -> Guard:
+def guard_of(*verdicts: Decision, device: str = "cpu", config: GuardsConfig = CONFIG) -> Guard:
     engine: Any = ScriptedEngine(*verdicts, device=device)
     return Guard(engine, config)
 
@@ -171,7 +172,10 @@ def spoiled_run(
         shards, read_manifest(shards, "token"), config.model, loader=config.data.loader
     )
     writer = skip_writer(
-        Path(config.run_dir), sequence, engine, config.parallelism.global_batch_size
+        RunFolder(Path(config.run_dir)).ledger,
+        sequence,
+        engine,
+        config.parallelism.global_batch_size,
     )
     assert writer is not None, "every rank is a replica"
     share = Share(global_batch_size=8, data_rank=launch.rank, data_size=2)
@@ -179,21 +183,21 @@ def spoiled_run(
         sequence,
         share,
         micro_batch_size=2,
-        on_step=lambda step, losses: writer.recent.remember(step.step, step.places),
+        on_step=lambda step, findings: writer.recent.remember(step.step, step.places),
     )
     guard, objective, weights = Guard(engine, config.guards, writer), engine._objective, []
     with closing(batches):
-        for step in range(10):
-            if step == 2:
+        for step in range(1, 11):
+            if step == 3:
                 weights = [value.detach().clone() for _, value in engine.local_parameters()]
                 if launch.rank == 1:
                     engine._objective = lambda *arguments: times_nan(objective(*arguments))
             engine.train_batch(batches.at(step), learning_rate=1e-2)
             try:
-                guard.after_step(step + 1)
+                guard.after_step(step)
             except RollBack as error:
                 after = [value.detach().clone() for _, value in engine.local_parameters()]
-                return [step + 1], str(error), weights, after
+                return [step], str(error), weights, after
     raise AssertionError("the guard let the run go on")
 
 
@@ -213,7 +217,7 @@ def test_a_loss_that_is_no_number_on_one_rank_is_bounded_and_written_down(tmp_pa
     for before, after, other in zip(first[2], first[3], second[3], strict=True):
         assert before.equal(after)
         assert before.equal(other)
-    skips = read_skips(Path(config.run_dir))
+    skips = read_skips(RunFolder(Path(config.run_dir)).ledger)
     assert [(skip.step, skip.first_position) for skip in skips] == [
         (step, 8 * (step - 1) + first) for step in (3, 4, 5) for first in (0, 4)
     ]

@@ -16,7 +16,7 @@ def test_a_refused_writer_leaves_the_file_of_the_one_that_made_it(
         # As the second one sees it where the first makes the file just before it.
         monkeypatch.setattr("os.path.lexists", lambda _: False)
         with (
-            pytest.raises(InputError, match="written by another process"),
+            pytest.raises(InputError, match="another process is writing"),
             record_output(path, "output"),
         ):
             pass

@@ -25,12 +25,13 @@ from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE, build_adamw
 from ernie_vilg.parallel.engine.update_guard import (
     LEAST_DEVIATION,
     REASONS,
-    StepGuard,
-    Verdict,
-    judge,
+    Decision,
+    UpdateGuard,
+    skip_reason,
     spike_limit,
     updated_statistics,
 )
+from ernie_vilg.parallel.engine.zero_shards import zero_shards
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from tests.distributed import run_distributed
 from tests.parallel.optimizer_runs import batches_of_step, run_config
@@ -101,12 +102,10 @@ def test_limit_of_a_spike(
         pytest.param([[9.0, 1.0], [9.0, 1.0]], 9.0, "spike", id="a loss above the limit"),
     ],
 )
-def test_reason_to_leave_an_update_out(
-    of_ranks: list[list[float]], loss: float, reason: str
-) -> None:
+def test_reason_to_skip_an_update(of_ranks: list[list[float]], loss: float, reason: str) -> None:
     table = torch.tensor(of_ranks, dtype=torch.float64)
 
-    code = judge(table, float64(loss)[0], float64(8.0)[0])
+    code = skip_reason(table, float64(loss)[0], float64(8.0)[0])
 
     assert REASONS[int(code)] == reason
 
@@ -173,8 +172,8 @@ def test_an_overflow_of_float16_is_no_fault(
     layout: Any = {"data_size": 1, "tensor_size": 1, "world_size": 1}
     groups: Any = SimpleNamespace(device=torch.device("cpu"), **layout)
     optimizer = ScalingOptimizer()
-    guard = StepGuard(
-        optimizer,
+    guard = UpdateGuard(
+        zero_shards(optimizer, data_rank=0),
         groups,
         GUARDS,
         read_loss=lambda: torch.tensor(2.0),
@@ -184,14 +183,14 @@ def test_an_overflow_of_float16_is_no_fault(
 
     optimizer.step()
 
-    assert guard.last_verdict().read().reason == reason
+    assert guard.last_decision().read().reason == reason
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
     """What one rank saw of a run with faults."""
 
-    verdicts: list[Verdict]
+    verdicts: list[Decision]
     """Of every step."""
     skips: list[float]
     """`Engine.last_skip` after every step."""
@@ -223,7 +222,7 @@ def spoiled_run(engine: Engine, *, is_faulty: bool) -> Observed:
         before = [tensor.clone() for tensor in state_tensors(engine)]
         with spoiled(engine, fault if is_faulty else ""):
             losses = engine.train_batch(batches_of_step(engine, 0), learning_rate=1e-2)
-        seen.verdicts.append(engine.last_verdict().read())
+        seen.verdicts.append(engine.last_decision().read())
         seen.skips.append(engine.last_skip.item())
         seen.losses.append(engine.mean_losses(losses)[0].item())
         after = state_tensors(engine)
@@ -319,7 +318,7 @@ def both(*layouts: dict[str, Any]) -> list[tuple[dict[str, Any], torch.dtype]]:
         ),
     ],
 )
-def test_a_fault_of_one_rank_makes_all_leave_out_the_same_update(
+def test_a_fault_of_one_rank_makes_all_skip_the_same_update(
     tmp_path: Path, runs: list[tuple[dict[str, Any], torch.dtype]]
 ) -> None:
     """Row 38: NaN, infinity or a jump of the loss on one rank changes no rank's weights."""
