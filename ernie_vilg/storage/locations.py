@@ -113,3 +113,12 @@ def shown(location: str) -> str:
         return location
     parts = urlsplit(location)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def recorded_location(location: str) -> str:
+    """Return a location in the form that a run records.
+
+    A local folder becomes an absolute path, which holds in every working folder; a URL loses user,
+    password and query, which may be secrets.
+    """
+    return shown(location) if is_remote(location) else str(Path(location).resolve())
