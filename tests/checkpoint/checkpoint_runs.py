@@ -46,14 +46,14 @@ class FakeEngine:
 
 
 class AtPoint(Phases):
-    """Does something at the first point whose name begins so."""
+    """Runs an action at the first point whose name has a given beginning."""
 
     def __init__(self, name: str, action: Callable[[], None]) -> None:
         super().__init__()
         self.arm(name, action)
 
     def arm(self, name: str, action: Callable[[], None]) -> None:
-        """Lie in wait; an empty name waits for nothing."""
+        """Set the action and its point; an empty name disarms."""
         self._name = name
         self._action = action
 
@@ -102,5 +102,5 @@ def restored(run_dir: Path, **settings: Any) -> tuple[int, int]:
     engine: Any = FakeEngine()
     checkpoints = checkpoints_of(run_dir, **settings)
     step = checkpoints.restore(engine)
-    checkpoints.finish()  # what is superseded goes beside training
+    checkpoints.finish()  # superseded checkpoints are removed in a thread
     return step, engine.state

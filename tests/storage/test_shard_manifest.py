@@ -1,4 +1,4 @@
-"""A folder of shards is what its manifest says, or it is refused."""
+"""A folder of shards matches its manifest, or it is refused."""
 
 import random
 from collections.abc import Iterator
