@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
+from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.runs.phases import Phases
@@ -74,11 +75,13 @@ def checkpoints_of(
     return Checkpoints(
         run_dir,
         CheckpointConfig(**{"every": 10, "asynchronous": False, **settings}),
-        identity_at=lambda step: identity,
-        data_at=lambda step: {"position": step},
-        layout=layout,
-        config_hash="of all settings",
-        phases=phases or Phases(),
+        RunFacts(
+            identity_at=lambda step: identity,
+            data_at=lambda step: {"position": step},
+            layout=layout,
+            config_hash="of all settings",
+        ),
+        phases or Phases(),
     )
 
 
