@@ -16,6 +16,7 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_st
 from torch import Tensor
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
+from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.checkpoint.reshard import load_resharded
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.launch import Launch
@@ -110,11 +111,13 @@ def save(engine: Engine, config: PretrainConfig, run_dir: Path) -> None:
     checkpoints = Checkpoints(
         run_dir,
         CheckpointConfig(every=1),
-        identity_at=lambda step: {"model": asdict(config.model)},
-        data_at=lambda step: {},
-        layout={},
-        config_hash="",
-        phases=Phases(),
+        RunFacts(
+            identity_at=lambda step: {"model": asdict(config.model)},
+            data_at=lambda step: {},
+            layout={},
+            config_hash="",
+        ),
+        Phases(),
     )
     checkpoints.save(engine, STEPS_TAKEN)
     checkpoints.finish()
