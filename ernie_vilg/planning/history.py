@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.config.schema import (
+    FractionBelowOne,
     NaturalFloat,
     NumWorkers,
     Range,
     Settings,
-    ShareBelowOne,
     from_json,
 )
 from ernie_vilg.errors import InputError
@@ -47,7 +47,7 @@ class DecidingSettings(Settings):
     """Number format of weights and activations."""
     compile_blocks: bool
     """Whether blocks were compiled."""
-    ema_decay: ShareBelowOne
+    ema_decay: FractionBelowOne
     """As `TrainingConfig`."""
     num_workers: NumWorkers
     """As `LoaderConfig`."""

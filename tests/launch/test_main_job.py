@@ -334,7 +334,7 @@ def test_second_job_in_the_same_folder_is_refused(
     ],
 )
 def test_output_that_must_not_be_removed_is_refused(output: str) -> None:
-    with pytest.raises(ValueError, match="an output must lie below"):
+    with pytest.raises(ValueError, match="an output must be in"):
         job_of(StageConfig(name="only", command=("true",), outputs=(output,)))
 
 

@@ -190,7 +190,7 @@ def test_bad_run_is_refused(settings: dict[str, object], message: str) -> None:
         ),
         pytest.param(
             {"absolute_error_weight": 0.0, "squared_error_weight": 0.0},
-            "nothing asks for a likeness",
+            "the loss ignores the picture",
             id="no likeness",
         ),
     ],
