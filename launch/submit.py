@@ -36,8 +36,8 @@ def main(config: SubmitConfig) -> None:
     slurm = config.cluster.slurm
     if slurm is None:
         raise InputError(
-            "cluster.slurm=null: set the Slurm options, add cluster=slurm (or a file of your own in "
-            "conf/cluster/ with the key slurm)"
+            "cluster.slurm=null: add cluster=slurm, or a file of your own in conf/cluster/ that has "
+            "the key slurm"
         )
     config.parallelism.num_micro_batches(slurm.world_size)
     missing = missing_files(config, slurm)

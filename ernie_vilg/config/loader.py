@@ -18,8 +18,8 @@ class LoaderConfig(Settings, section="loader"):
     """Timeout of a rank's wait for its next batch, with workers, after which it names the shard and
     stops; and of its wait for another process of its node to copy a shard."""
     damage: Literal["stop", "skip"] = "stop"
-    """Reaction to a damaged shard or sample: stop ends the run; skip replaces and records its samples.
-    The substitutes are samples of the same data set, which depend on the position only."""
+    """Reaction to a damaged shard or sample: stop ends the run; skip records its samples and
+    replaces them by samples of the same data set that depend on the position only."""
     max_consecutive_losses: PositiveInt = 100
     """With damage=skip: lost samples in a row, in one replica's order, at which the run stops
     nevertheless."""

@@ -1,8 +1,8 @@
 """Ends a rank when one of its launchers is gone.
 
-There may be several processes between a person and a rank: `deepspeed` starts a second launcher, which
-starts the ranks; `launch.supervise` may have started `deepspeed`. A launcher that is killed by
-SIGKILL cannot stop its children, so every rank watches all of its launchers.
+There may be several launchers above a rank: `deepspeed` starts a second launcher, which starts the
+ranks; `launch.supervise` may have started `deepspeed`. A launcher that is killed by SIGKILL cannot
+stop its children, so every rank watches all of its launchers.
 
 A parent process is a launcher when its command line names the rank's program. A person's shell is
 not one: a run in the background survives it.
