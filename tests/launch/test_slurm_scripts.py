@@ -101,7 +101,7 @@ def test_ranks_get_the_settings_word_by_word_and_the_scripts_environment(job: Jo
     _, ranks = job.calls("srun")
     assert ranks[-3:] == ["launch/pretrain.py", "run_dir=a b", "x=*"]
     assert "--export=ALL" in ranks
-    assert "nodes gpu-a1,login7, ranks meet at 10.0.0.7:20007" in done.stdout
+    assert "nodes gpu-a1,login7, rendezvous at 10.0.0.7:20007" in done.stdout
     assert done.returncode == 0
 
 

@@ -95,7 +95,7 @@ def test_a_program_that_does_not_save_when_warned_goes_back_and_resumes(
     finish(cluster, folder, job)
 
     assert (
-        "the time limit is near: back into the queue" in (folder / f"slurm-{job}.log").read_text()
+        "the time limit is near: requeued" in (folder / f"slurm-{job}.log").read_text()
     )
     lines = (folder / "run" / METRICS_NAME).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines][-1] == 60

@@ -82,7 +82,7 @@ def test_a_job_that_fails_at_once_comes_back_twice_and_no_more(
     ).stdout.strip()  # fmt: skip
 
     log = log_of(cluster, folder, job)
-    assert log.count("an accident: back into the queue") == 2
+    assert log.count("a failure: requeued") == 2
     assert "3 attempts in a row ended within 600 s: not requeued" in log
     assert cluster.job(job)["Restarts"] == "2"
 
