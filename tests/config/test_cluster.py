@@ -1,4 +1,4 @@
-"""What a run's machines are told, and what is refused."""
+"""Settings of a run's machines, and refused ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Data sets, weights and changes that say nothing, or two things, are refused."""
+"""Missing or contradictory data sets, weights and changes are refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +56,9 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
             id="more captions cut than all",
         ),
         pytest.param(
-            {"mixture": {"a.b": data_sets(cc=1)["cc"]}}, "the name 'a.b' must have", id="dotted name"
+            {"mixture": {"a.b": data_sets(cc=1)["cc"]}},
+            "the name 'a.b' must have",
+            id="dotted name",
         ),
         pytest.param(
             {"mixture": data_sets(cc=1, wukong=-0.5)},

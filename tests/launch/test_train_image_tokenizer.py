@@ -42,7 +42,7 @@ def start(
     if launcher != "python":
         command.append(str(free_port()))
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
-    if ranks > 1:  # as a launcher would set it
+    if ranks > 1:  # as a launcher sets it
         environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks)}
     return subprocess.run(
         [*command, str(PROGRAM), *settings], capture_output=True, text=True, env=environment
