@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psutil
 
 from ernie_vilg.parallel.layout.collectives import gather_everywhere
-from ernie_vilg.parallel.layout.coordinates import place_of
+from ernie_vilg.parallel.layout.coordinates import coordinates_of
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.system.processes import ProcessMark, is_running, mark_process, this_machine
 
@@ -53,7 +53,7 @@ def gather_members(groups: Groups) -> list[Member]:
     return gather_everywhere(
         Member(
             rank=groups.rank,
-            coordinates=str(place_of(groups.rank, groups)),
+            coordinates=str(coordinates_of(groups.rank, groups)),
             host=socket.gethostname(),
             machine=this_machine(),
             process=process,
