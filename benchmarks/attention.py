@@ -8,15 +8,21 @@ outputs/benchmarks/attention.json.
 
 import math
 import statistics
+import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this folder is not installed
+
+from benchmarks.support.results import write_results
+from benchmarks.support.timing import alternate
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model import attention
 from ernie_vilg.model.attention_mask import both_masks
-from ernie_vilg.storage.files import write_json
 
 REPEATS = 7
 SHAPES = (
@@ -28,8 +34,12 @@ SHAPES = (
 )
 
 
-def seconds_of(shape: tuple[int, int, int, int, int], *, plain: bool) -> float:
-    """Return the median of the processor's time in a forward and backward pass in bfloat16."""
+def step_of(shape: tuple[int, int, int, int, int]) -> Callable[[int], float]:
+    """Return a function that times a forward and backward pass in bfloat16.
+
+    It takes the largest number of keys for which attention uses plain products, and returns
+    processor seconds.
+    """
     batch, heads, text, image, width = shape
     size = (2, batch, heads, text + image, width)
     config = ModelConfig(
@@ -43,24 +53,27 @@ def seconds_of(shape: tuple[int, int, int, int, int], *, plain: bool) -> float:
     )
     mask = both_masks(config)
     tensors = [torch.randn(size, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
-    attention.PLAIN_ATTENTION_MAX_SEQ = text + image if plain else 0
-    times = []
-    for _ in range(REPEATS + 1):
+
+    def step(max_plain: int) -> float:
+        attention.PLAIN_ATTENTION_MAX_SEQ = max_plain
         started = time.process_time()
         output = attention.attend(tensors[0], tensors[1], tensors[2], mask)
         torch.autograd.grad(output.float().sum(), tensors)
-        times.append(time.process_time() - started)
-    return statistics.median(times[1:])  # the first also allocates
+        return time.process_time() - started
+
+    return step
 
 
 def main() -> None:
-    """Measure every shape both ways."""
-    torch.set_num_threads(1)  # as each rank has on a CPU; steadier where others compute too
+    """Measure every shape both ways, in turn."""
+    torch.set_num_threads(1)  # as each rank has on a CPU; steadier beside other load
     figures = []
     print(f"{'slots':>6} {'plain ms':>9} {'fused ms':>9} {'fused / plain':>14}")
     for shape in SHAPES:
         slots = shape[2] + shape[3]
-        plain, fused = seconds_of(shape, plain=True), seconds_of(shape, plain=False)
+        step = step_of(shape)
+        times = alternate({"plain": partial(step, slots), "fused": partial(step, 0)}, REPEATS)
+        plain, fused = (statistics.median(times[name]) for name in ("plain", "fused"))
         print(f"{slots:6d} {1000 * plain:9.2f} {1000 * fused:9.2f} {fused / plain:14.2f}")
         figures.append(
             {
@@ -70,7 +83,7 @@ def main() -> None:
                 "baseline": "plain products, same run",
             }
         )
-    write_json(Path("outputs/benchmarks/attention.json"), figures)
+    write_results("attention", figures)
 
 
 if __name__ == "__main__":

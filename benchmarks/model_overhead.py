@@ -1,26 +1,31 @@
-"""What our code costs over plain torch layers of the same shape: forward and backward on a CPU.
+"""Cost of our code over plain torch layers of the same shape: forward and backward on a CPU.
 
     python benchmarks/model_overhead.py              # base_300m, 24 layers
     python benchmarks/model_overhead.py --layers 4   # minutes less
 
-Both models have the same layers in the same order, see the same masks and get the same ids;
-runs of the two alternate, so that what else the machine does falls on both. Times are the
-process's own, on one thread unless asked otherwise: on a shared machine they are steadier than
-the wall clock's, on a quiet one they are the same. Prints a table and writes
-outputs/benchmarks/model_overhead.json. The ratio to hold is at most 1.15.
+Both models have the same layers in the same order, the same masks and the same ids. Their runs
+alternate, so that other load on the machine hits both. Times are processor times of one thread by
+default: on a shared machine they are steadier than the wall clock, on a quiet one they are equal.
+Prints a table and writes outputs/benchmarks/model_overhead.json. The ratio must be at most 1.15.
 """
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this folder is not installed
+
+from benchmarks.support.models import random_batch, read_model
+from benchmarks.support.results import write_results
+from benchmarks.support.timing import alternate
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.model.attention_mask import both_masks, pattern_of_block
 from ernie_vilg.model.initialization import initialize
@@ -28,19 +33,12 @@ from ernie_vilg.model.layers import SINGLE_DEVICE
 from ernie_vilg.model.loss import Objective
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.engine.precision import cpu_has_amx
-from ernie_vilg.storage.files import write_json
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def base_300m(num_layers: int, attention: str) -> ModelConfig:
-    """Return the paper's ablation model with as many layers as asked for."""
-    preset = OmegaConf.load(Path(__file__).parents[1] / "conf/model/base_300m.yaml")
-    return ModelConfig(**{**preset, "num_layers": num_layers, "attention": attention})
-
-
 class PlainBlock(nn.Module):
-    """A pre-norm transformer layer as a tutorial writes it."""
+    """A pre-norm transformer layer in its textbook form."""
 
     def __init__(self, config: ModelConfig, mask: Tensor) -> None:
         super().__init__()
@@ -147,21 +145,19 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config = base_300m(options.layers, options.attention)
+    config = read_model("base_300m", num_layers=options.layers, attention=options.attention)
     precision = PRECISIONS[options.precision]
     torch.manual_seed(0)
     # No padding, so that both models predict every slot.
-    text = torch.randint(4, config.text_vocab_size, (options.batch, config.text_length))
-    codes = torch.randint(config.codebook_size, (options.batch, config.num_image_tokens))
+    batch = random_batch(config, options.batch, seed=0)
     steps = {
         "ours": our_step(config, precision),
         "plain": plain_step(config, options.batch, precision),
     }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    for _ in range(options.repeats + 1):
-        for name, step in steps.items():
-            times[name].append(seconds_of(step, text, codes))
-    _report(options, times)
+    runs = {
+        name: partial(seconds_of, step, batch.text, batch.codes) for name, step in steps.items()
+    }
+    _report(options, alternate(runs, options.repeats))
 
 
 def _report(options: argparse.Namespace, times: dict[str, list[tuple[float, float]]]) -> None:
@@ -172,11 +168,10 @@ def _report(options: argparse.Namespace, times: dict[str, list[tuple[float, floa
     print(f"{'':8} {'forward s':>10} {'backward s':>11} {'sum s':>8} {'fastest s':>10}")
     sums = {}
     for name, runs in times.items():
-        timed = runs[1:]  # the first also allocates
-        sums[name] = [forward + backward for forward, backward in timed]
+        sums[name] = [forward + backward for forward, backward in runs]
         print(
-            f"{name:8} {statistics.median(run[0] for run in timed):10.3f} "
-            f"{statistics.median(run[1] for run in timed):11.3f} "
+            f"{name:8} {statistics.median(run[0] for run in runs):10.3f} "
+            f"{statistics.median(run[1] for run in runs):11.3f} "
             f"{statistics.median(sums[name]):8.3f} {min(sums[name]):10.3f}"
         )
     ratio = statistics.median(sums["ours"]) / statistics.median(sums["plain"])
@@ -189,7 +184,7 @@ def _report(options: argparse.Namespace, times: dict[str, list[tuple[float, floa
         "baseline": "plain torch layers, same run",
         "seconds": sums,
     }
-    write_json(Path("outputs/benchmarks/model_overhead.json"), [figure])
+    write_results("model_overhead", [figure])
 
 
 if __name__ == "__main__":

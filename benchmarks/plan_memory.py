@@ -1,42 +1,36 @@
-"""How far predicted peak memory is from what ranks allocate, layout by layout.
+"""Error of predicted peak memory against the bytes that ranks allocate, layout by layout.
 
     python benchmarks/plan_memory.py            # 14 layouts on a CPU (11 minutes), 6 on a GPU
     python benchmarks/plan_memory.py --quick    # the first two
     python benchmarks/plan_memory.py --stages   # and every stage of a pipeline by itself
 
-Every rank takes three steps through the real engine; what is compared is the largest that torch had
-allocated at any time from before the engine was built, of the worst rank of the worst stage. On a
-CPU, host memory is device memory: an offloaded optimizer counts as well. DeepSpeed's bucket of
-500 million elements, 2 GB, would hide errors in a model of 15 million parameters: the error is of
-what remains without it.
+Every rank takes three steps through the real engine. The measured value is the largest number of
+bytes that torch had allocated at any time since before the engine was built, on the worst rank of
+the worst stage. On a CPU, host memory is device memory: an offloaded optimizer counts as well.
+DeepSpeed's bucket of 500 million elements, 2 GB, would hide errors in a model of 15 million
+parameters, so the error is that of the bytes without it.
 
 Prints the table and writes outputs/benchmarks/plan_memory.json.
 """
 
 import argparse
-import multiprocessing
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-if not __package__:  # run by its path: this folder is not installed
-    sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this folder is not installed
 
-from benchmarks.plan_memory_parts.rows import GPU_ROWS, ROWS, Row  # noqa: E402
-from ernie_vilg.config.launch import Launch  # noqa: E402
-from ernie_vilg.planning.engine_memory import REDUCE_BUCKET  # noqa: E402
-from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory  # noqa: E402
-from ernie_vilg.storage.files import write_json  # noqa: E402
-from ernie_vilg.system.ports import free_port  # noqa: E402
+from benchmarks.plan_memory_parts.rows import GPU_ROWS, ROWS, Row
+from benchmarks.support import tables
+from benchmarks.support.measurer import ask_all, started_ranks
+from benchmarks.support.results import Requirement, print_requirements, write_results
+from ernie_vilg.planning.engine_memory import REDUCE_BUCKET
+from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory
 
-OUTPUT = Path("outputs/benchmarks/plan_memory.json")
 LIMIT = 0.05
-"""Largest error that is allowed, of the measured bytes."""
+"""Largest allowed error, as a fraction of the measured bytes."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -45,7 +39,7 @@ class Comparison:
     """One line of the table."""
 
     name: str
-    """The layout."""
+    """Name of the layout."""
     predicted: int
     """Bytes of the worst rank, without DeepSpeed's bucket."""
     measured: int
@@ -55,7 +49,7 @@ class Comparison:
 
     @property
     def error(self) -> float:
-        """Share by which the prediction is too high, or below 0 too low."""
+        """Relative error of the prediction; negative where it is too low."""
         return self.predicted / self.measured - 1
 
 
@@ -117,35 +111,12 @@ def _counted(estimate: MemoryEstimate, device_type: str) -> int:
 
 def measure_row(row: Row) -> list[int]:
     """Start a row's ranks and return the bytes of each."""
-    context: Any = multiprocessing.get_context("spawn")
-    results, port = context.Queue(), free_port()
-    ranks = [
-        context.Process(target=_run_rank, args=(row, rank, port, results))
-        for rank in range(row.world_size)
-    ]
-    for rank in ranks:
-        rank.start()
-    try:
-        peaks = dict(results.get(timeout=600) for _ in ranks)
-    finally:
-        for rank in ranks:
-            rank.join(60)
-            if rank.is_alive():
-                rank.kill()
-    return [peaks[rank] for rank in range(row.world_size)]
-
-
-def _run_rank(row: Row, rank: int, port: int, results: Any) -> None:
-    from benchmarks.plan_memory_parts.rank import measure  # it imports DeepSpeed
-
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    launch = Launch(rank=rank, local_rank=rank, world_size=row.world_size)
-    results.put((rank, measure(launch, row.config)))
+    with started_ranks("plan_memory_parts.rank", row.world_size) as ranks:
+        return [found["bytes"] for found in ask_all(ranks, {"row": row.name})]
 
 
 def main() -> None:
-    """Measure, print and keep."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the first two layouts alone")
     parser.add_argument("--stages", action="store_true", help="every stage of a pipeline too")
@@ -153,19 +124,20 @@ def main() -> None:
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     rows = GPU_ROWS if device_type == "cuda" else ROWS
     compared: list[Comparison] = []
+    print(tables.header(["layout", "predicted MB", "measured MB", "error", "bucket MB"]))
     for row in rows[:2] if options.quick else rows:
         compared += (found := _measured(row, device_type, every_stage=options.stages))
         print("\n".join(map(line, found)), flush=True)
-    worst = max(abs(each.error) for each in compared)
-    reached = "reached" if worst <= LIMIT else "NOT REACHED"
-    print(f"largest error {100 * worst:.1f} %, at most {100 * LIMIT:.0f} %: {reached}")
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    write_json(
-        OUTPUT.with_stem("plan_memory_quick") if options.quick else OUTPUT,
-        {
-            "device": torch.cuda.get_device_name() if device_type == "cuda" else "cpu",
-            "rows": [{**asdict(each), "error": each.error} for each in compared],
-        },
+    worst = 100 * max(abs(each.error) for each in compared)
+    largest = Requirement(
+        what="largest error", value=worst, bound=100 * LIMIT, unit="%", is_lower_better=True
+    )
+    print_requirements([largest])
+    write_results(
+        "plan_memory",
+        [{**asdict(each), "error": each.error} for each in compared],
+        quick=options.quick,
+        device=torch.cuda.get_device_name() if device_type == "cuda" else "",
     )
 
 
@@ -183,10 +155,8 @@ def line(comparison: Comparison) -> str:
         f"{value / 1e6:,.1f}"
         for value in (comparison.predicted, comparison.measured, comparison.bucket)
     )
-    return (
-        f"| {comparison.name} | {predicted} | {measured} | {100 * comparison.error:+.1f} % "
-        f"| {bucket} |"
-    )
+    error = f"{100 * comparison.error:+.1f} %"
+    return tables.row([comparison.name, predicted, measured, error, bucket])
 
 
 if __name__ == "__main__":

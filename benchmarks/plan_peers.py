@@ -2,29 +2,30 @@
 
     python benchmarks/plan_peers.py
 
-Two rows are calibrated on, one number each: what share of the peak large matrix products of an A100
-and of an H100 reach. All the other rows are predicted, with nothing fitted. Prints a table and
-writes outputs/benchmarks/plan_peers.json. No GPU, a second.
+Two rows calibrate one number each: the fraction of the peak that large matrix products reach on an
+A100 and on an H100. Nothing is fitted to the other rows. Prints a table and writes
+outputs/benchmarks/plan_peers.json. Takes a second and no GPU.
 
-benchmarks/peers/ says of each row what is published, where, and what is assumed.
+benchmarks/peers/ names the publication of each row and its assumptions.
 """
 
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from omegaconf import OmegaConf
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this folder is not installed
 
 from benchmarks.peers.runs import peer_runs
 from benchmarks.peers.shapes import PeerRun
-from ernie_vilg.config.gpu import GpuConfig
+from benchmarks.support import tables
+from benchmarks.support.models import read_gpu
+from benchmarks.support.results import write_results
 from ernie_vilg.planning.step_time import Efficiencies, step_time
-from ernie_vilg.storage.files import write_json
 
 GOAL = 0.15
-"""Error up to which a row counts as reproduced."""
-_CONF = Path(__file__).parents[1] / "conf/gpu"
+"""Largest error with which a row counts as reproduced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +33,15 @@ class Reproduced:
     """One row of the comparison."""
 
     name: str
-    """Whose run."""
+    """Name of the run."""
     peer: str
-    """Who published it."""
+    """Project that published it."""
     published_seconds: float
-    """Of a step."""
+    """Published seconds of a step."""
     predicted_seconds: float
-    """Of a step."""
+    """Predicted seconds of a step."""
     is_calibration: bool
-    """Whether the planner has seen it."""
+    """Whether a factor is fitted to it."""
 
     @property
     def error(self) -> float:
@@ -48,13 +49,8 @@ class Reproduced:
         return self.predicted_seconds / self.published_seconds - 1
 
 
-def read_gpu(name: str) -> GpuConfig:
-    """Return a preset of conf/gpu/."""
-    return GpuConfig(**OmegaConf.load(_CONF / f"{name}.yaml"))
-
-
 def calibrated(run: PeerRun) -> float:
-    """Return the factor on matrix products with which the prediction of a run is right."""
+    """Return the factor on matrix products that makes the prediction of a run exact."""
     low, high = 0.3, 1.6
     for _ in range(40):
         middle = (low + high) / 2
@@ -69,11 +65,11 @@ def predicted(run: PeerRun, matrix: float) -> float:
     gpu = read_gpu(run.gpu)
     if run.memory_bandwidth is not None:
         gpu = replace(gpu, memory_bandwidth=run.memory_bandwidth)
-    return step_time(run.work, run.spread, gpu, rates).total
+    return step_time(run.workload, run.spread, gpu, rates).total
 
 
 def compare(runs: Sequence[PeerRun]) -> list[Reproduced]:
-    """Predict every run with the factor of its generation of GPUs, 1 where none is fitted."""
+    """Predict every run with the fitted factor of its generation of GPUs, or 1 without one."""
     factors = {run.generation: calibrated(run) for run in runs if run.is_calibration}
     return [
         Reproduced(
@@ -92,25 +88,21 @@ def main() -> None:
     rows = compare(peer_runs())
     for line in table(rows):
         print(line)
-    write_json(
-        Path("outputs/benchmarks/plan_peers.json"),
-        {"rows": [{**vars(row), "error": row.error} for row in rows]},
-    )
+    write_results("plan_peers", [{**vars(row), "error": row.error} for row in rows])
 
 
 def table(rows: Sequence[Reproduced]) -> list[str]:
     """Return the comparison as a Markdown table and its summary."""
-    lines = ["| run | published step, s | predicted, s | error |", "|---|---|---|---|"]
+    lines = [tables.header(["run", "published step, s", "predicted, s", "error"])]
     for row in rows:
         error = "calibrated on" if row.is_calibration else f"{row.error:+.0%}"
-        lines.append(
-            f"| {row.name} | {row.published_seconds:.3g} | {row.predicted_seconds:.3g} | {error} |"
-        )
+        seconds = (f"{row.published_seconds:.3g}", f"{row.predicted_seconds:.3g}")
+        lines.append(tables.row([row.name, *seconds, error]))
     return [*lines, "", *summary(rows)]
 
 
 def summary(rows: Sequence[Reproduced]) -> list[str]:
-    """Return how many rows are reproduced, of all and of each peer."""
+    """Return the number of reproduced rows, in all and of each peer."""
     free = [row for row in rows if not row.is_calibration]
     by_peer: dict[str, list[Reproduced]] = {}
     for row in free:

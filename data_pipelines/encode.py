@@ -38,7 +38,7 @@ from ernie_vilg.data.shards.open_shards import KEY, Sample, read_shard
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import commit_folder, sha256_of_json, write_json
 from ernie_vilg.storage.json_files import read_object
-from ernie_vilg.storage.locks import locked_file
+from ernie_vilg.storage.locks import locked
 from ernie_vilg.storage.shard_manifest import (
     CAPTION_LENGTHS,
     FILE_NAME,
@@ -282,7 +282,7 @@ def _read_record(task: _EncodingTask) -> _EncodedShard | None:
 def _encode_shard(task: _EncodingTask) -> None:
     """Write one token shard, then its record, unless another process has just done so."""
     task.lock.touch()
-    with locked_file(task.lock) as is_locked:
+    with locked(task.lock) as is_locked:
         if is_locked is False:
             raise InputError(
                 f"{task.output} is being encoded by another process: wait for its end, then start "

@@ -19,7 +19,7 @@ from typing import Any
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import REMOVING_PREFIX, remove, without_name, write_json
 from ernie_vilg.storage.json_files import read_json
-from ernie_vilg.storage.locks import locked_file
+from ernie_vilg.storage.locks import locked
 
 _JOB_FILE = "job.json"
 
@@ -63,7 +63,7 @@ def _remove_other_work(work: Path, output_dir: Path) -> None:
 
 @contextmanager
 def _held(work: Path, output_dir: Path, *, shared: bool = False) -> Iterator[None]:
-    with locked_file(work / _JOB_FILE, shared=shared) as is_locked:
+    with locked(work / _JOB_FILE, shared=shared) as is_locked:
         if is_locked is False:
             raise InputError(
                 f"output_dir={output_dir} is being encoded by another process: wait for its end, "

@@ -1,6 +1,6 @@
 """Inject the faults of large runs into a run, and show which of them it survives.
 
-python launch/drill.py experiment=quickstart drills=all
+Command: `python launch/drill.py experiment=quickstart drills=all`.
 """
 
 import sys

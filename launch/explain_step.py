@@ -1,4 +1,4 @@
-"""Show what a step of a run was trained on."""
+"""Show the batch that a step of a run was trained on."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +55,7 @@ def _print_summary(explanation: "StepExplanation") -> None:
     for doubt in explanation.doubts:
         print(f"  {doubt}")
     if not explanation.history.is_in_effect:
-        print("the run has gone back to before this step since")
+        print("the run has since gone back to before this step")
     if explanation.checkpoint_step is not None:
         print(f"largest losses under the weights of step {explanation.checkpoint_step}:")
         for sample in explanation.shown[:_MOST_PRINTED]:

@@ -1,6 +1,6 @@
 """Inject random faults into a run for many minutes, and compare it with an undisturbed run.
 
-python launch/soak.py experiment=quickstart minutes=20
+Command: `python launch/soak.py experiment=quickstart minutes=20`.
 """
 
 import sys

@@ -144,7 +144,7 @@ def test_a_caption_with_the_sign_that_sentencepiece_reserves_is_learned_from(
     tokenizer = TextTokenizer(model, "")
     assert len(tokenizer.encode("龘")) == 1
     assert tokenizer.decode(tokenizer.encode("\u2585龘")) == "\u2585龘"
-    assert "11 captions hold U+2585" in caplog.text
+    assert "11 captions contain U+2585" in caplog.text
 
 
 def test_an_error_of_reading_captions_is_told_as_it_is() -> None:

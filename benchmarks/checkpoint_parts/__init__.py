@@ -1,1 +1,1 @@
-"""What `benchmarks/checkpoint.py` is made of."""
+"""The parts of benchmarks/checkpoint.py."""

@@ -1,43 +1,30 @@
-"""The picture of docs/checkpoints.md: what a save costs training, and what a killed rank costs.
-
-Source: ours, drawn with matplotlib.
-"""
+"""The chart of docs/checkpoints.md: cost of a save to training, and cost of a killed rank."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")  # no display
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which colour-blind people tell apart; they differ in lightness too.
-OURS, SECOND, BASELINE, LIMIT, INK = "#0072b2", "#56b4e9", "#e69f00", "#d55e00", "#333333"
+from benchmarks.support.charts import BASELINE, INK, LIMIT, OURS, SECOND, panels
+
 _PART_COLOURS = ("#999999", BASELINE, SECOND, OURS, "#009e73")
 
 
 def draw(
     path: Path, stalls: Mapping[str, Sequence[float]], restart: Mapping[str, float], *, limit: float
 ) -> None:
-    """Draw how long training stands still for a save, and the parts of a restart.
+    """Draw the stall of training for each save, and the parts of a restart.
 
     Args:
         path: PNG file to write.
         stalls: seconds of all saves by their kind; the first is ours.
         restart: seconds by part, in order.
-        limit: seconds that the first must stay below.
+        limit: upper limit of the first, in seconds.
     """
-    settings = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
-    with mpl.rc_context(settings):
-        figure, (left, right) = pyplot.subplots(
-            1, 2, figsize=(12, 3.6), width_ratios=(1.2, 1.0), layout="constrained"
-        )
+    with panels(path, 3.6, (1.2, 1.0)) as (left, right):
         _draw_stalls(left, stalls, limit)
         _draw_restart(right, restart)
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-        pyplot.close(figure)
 
 
 def _draw_stalls(axes: Axes, stalls: Mapping[str, Sequence[float]], limit: float) -> None:
@@ -56,7 +43,7 @@ def _draw_stalls(axes: Axes, stalls: Mapping[str, Sequence[float]], limit: float
     axes.set_xticks(range(len(stalls)), list(stalls))
     axes.set_xlim(-0.5, len(stalls) - 0.2)
     axes.set_ylim(bottom=0)
-    axes.set_title("seconds that training stands still for a save", fontweight="bold", fontsize=11)
+    axes.set_title("seconds that a save blocks training", fontweight="bold", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
 
 

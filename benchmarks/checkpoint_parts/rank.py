@@ -1,37 +1,28 @@
 """One rank that trains on random tokens, saves, and times both.
 
-    python -m benchmarks.checkpoint_parts.rank TASK.json RESULT.json
-
-Rank, world size and address come from the environment, as a launcher gives them. The leader writes
-the result; a rank that is to be killed writes each moment as a line of its own.
-
-Source: ours.
+Rank, world size and address come from the environment, as a launcher gives them. The leader of a
+job that will be killed answers with each moment of its run.
 """
 
-import json
 import os
-import shutil
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from benchmarks.support.measurer import Result, Task, answer, tasks
+from benchmarks.support.models import LEARNING_RATE, random_batch, random_run
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
 from ernie_vilg.config.checkpoint import CheckpointConfig
-from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig, TrainingConfig
-from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.layout.collectives import agree_max, barrier
 from ernie_vilg.parallel.layout.groups import build_groups, machine_device, start_processes
 from ernie_vilg.runs.phases import Phases
-from ernie_vilg.storage.json_files import read_json
 from launch.support.environment import read_launch
 
 MODEL = ModelConfig(
@@ -47,12 +38,9 @@ MODEL = ModelConfig(
 SMALL_MODEL = replace(MODEL, hidden_size=96, num_layers=2)
 
 PAIRS = 2
-"""Per rank and step."""
-LEARNING_RATE = 1e-4
+"""Pairs per rank and step."""
 SAVES_PER_ROUND = 5
-"""In the background, for each blocking one."""
-
-Result = dict[str, Any]
+"""Number of saves in the background for each blocking one."""
 
 
 @dataclass
@@ -60,11 +48,11 @@ class Trainer:
     """A rank that takes steps and saves."""
 
     engine: Engine
-    """The model."""
+    """Engine of the model."""
     folder: Path
-    """Of all runs."""
+    """Folder of all runs."""
     step: int = 0
-    """Steps taken."""
+    """Number of steps taken."""
 
     def checkpoints(self, name: str, *, asynchronous: bool) -> Checkpoints:
         """Return the checkpoints of a run of its own."""
@@ -81,11 +69,7 @@ class Trainer:
     def take_step(self) -> float:
         """Take a step; return its seconds."""
         started = time.monotonic()
-        generator = torch.Generator().manual_seed(self.step)
-        text_shape, code_shape = (PAIRS, MODEL.text_length), (PAIRS, MODEL.image_grid_size**2)
-        text = torch.randint(4, MODEL.text_vocab_size, text_shape, generator=generator)
-        codes = torch.randint(0, MODEL.codebook_size, code_shape, generator=generator)
-        self.engine.train_batch([Batch(text=text, codes=codes)], LEARNING_RATE)
+        self.engine.train_batch([random_batch(MODEL, PAIRS, self.step)], LEARNING_RATE)
         self.step += 1
         return time.monotonic() - started
 
@@ -93,17 +77,8 @@ class Trainer:
 def start(folder: Path, *, is_small: bool) -> Trainer:
     """Join the other ranks and build the model."""
     launch = read_launch()
-    config = PretrainConfig(
-        run_dir=str(folder),
-        model=SMALL_MODEL if is_small else MODEL,
-        data=PretrainDataConfig(token_shards="", text_tokenizer="", image_tokenizer=""),
-        parallelism=ParallelismConfig(
-            micro_batch_size=PAIRS, global_batch_size=PAIRS * launch.world_size
-        ),
-        optimizer=OptimizerConfig(learning_rate=LEARNING_RATE, warmup_steps=0),
-        training=TrainingConfig(steps=1),
-        checkpoint=CheckpointConfig(every=1),
-    )
+    layout = ParallelismConfig(micro_batch_size=PAIRS, global_batch_size=PAIRS * launch.world_size)
+    config = random_run(SMALL_MODEL if is_small else MODEL, layout)
     torch.set_num_threads(1)
     device = start_processes(launch, timeout_seconds=300)
     engine = build_engine(config, build_groups(1, 1, device), torch.bfloat16)
@@ -138,8 +113,8 @@ def _save_beside_training(trainer: Trainer, checkpoints: Checkpoints) -> tuple[l
     """Save, and train until it is committed.
 
     Returns:
-        the seconds of those steps; processor seconds that the machine was not given while
-        training stood still.
+        the seconds of those steps; processor seconds that a hypervisor withheld from the machine
+        while training was blocked.
     """
     trainer.take_step()
     barrier()
@@ -157,7 +132,7 @@ def _save_beside_training(trainer: Trainer, checkpoints: Checkpoints) -> tuple[l
 def stolen_seconds() -> float:
     """Return the processor seconds since boot that a hypervisor gave to other machines.
 
-    In them this machine stood still, whatever it was doing. Source: proc(5), "steal".
+    This machine could not run in them. Source: proc(5), "steal".
     """
     fields = Path("/proc/stat").read_text().splitlines()[0].split()
     return int(fields[8]) / os.sysconf("SC_CLK_TCK")
@@ -168,7 +143,7 @@ def _save_as_deepspeed(trainer: Trainer) -> None:
     engine.save_checkpoint(str(trainer.folder / "deepspeed"), tag="it", save_latest=False)
 
 
-def _timed(action: Any) -> float:
+def _timed(action: Callable[[], None]) -> float:
     barrier()
     started = time.monotonic()
     action()
@@ -176,8 +151,8 @@ def _timed(action: Any) -> float:
     return time.monotonic() - started
 
 
-def run_until_killed(trainer: Trainer, note: Any) -> None:
-    """Go on with a run, step after step, until somebody ends it."""
+def run_until_killed(trainer: Trainer) -> None:
+    """Continue a run, step after step, until another process ends this one."""
     checkpoints = trainer.checkpoints("killed", asynchronous=True)
     trainer.step = checkpoints.restore(trainer.engine)
     note("restored")
@@ -190,26 +165,31 @@ def run_until_killed(trainer: Trainer, note: Any) -> None:
             checkpoints.save(trainer.engine, trainer.step)
 
 
-def main() -> None:
-    """Do what the task says."""
-    task, result = read_json(Path(sys.argv[1])), Path(sys.argv[2])
-    moments = result.with_suffix(f".rank-{os.environ['RANK']}")
+def note(name: str) -> None:
+    """Answer with a moment of the leader's run."""
+    if os.environ["RANK"] == "0":
+        answer({"name": name, "at": time.monotonic()})
 
-    def note(name: str) -> None:
-        with moments.open("a") as file:
-            file.write(f"{name} {time.monotonic()}\n")
 
-    note("imported")
+def do(task: Task) -> None:
+    """Make the measurement of a task and answer."""
+    is_killed = task["measure"] == "killed"
+    if is_killed:
+        note("imported")
     assert machine_device(read_launch()).type == "cpu", "the figures are for a CPU"
     trainer = start(Path(task["folder"]), is_small=task["is_small"])
-    note("built")
-    if task["measure"] == "killed":
-        run_until_killed(trainer, note)
+    if is_killed:
+        note("built")
+        run_until_killed(trainer)
     found = measure_saves(trainer, task["rounds"])
     barrier()
-    if trainer.engine.groups.rank == 0:
-        shutil.rmtree(trainer.folder)
-        result.write_text(json.dumps(found))
+    answer(found)
+
+
+def main() -> None:
+    """Do tasks."""
+    for task in tasks():
+        do(task)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The same reads by webdataset's own pipelines; run by `benchmarks/loader.py`.
 
-Whatever makes them faster within webdataset's interface is used: members that are not needed are
-left out before they are read, one function for the case decodes a sample where the general decoder
-would look at every member's name, and types are changed batch by batch. With the general decoder
-they reach about two thirds of this. The bytes are checked by nobody.
+The pipelines use everything that makes them faster within webdataset's interface: they skip unused
+members before reading them, decode a sample with one function instead of the general decoder, which
+looks at every member's name, and convert types batch by batch. With the general decoder they reach
+about two thirds of this speed. They verify no hashes.
 
-Source: ours; https://webdataset.github.io/webdataset.
+Source: https://webdataset.github.io/webdataset.
 """
 
 import io
@@ -19,7 +19,8 @@ import webdataset
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.loader_parts.process import Result, Stopwatch, Task, answer, tasks
+from benchmarks.support.measurer import Result, Task, answer, tasks
+from benchmarks.support.timing import Stopwatch
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
 
 TEXT_LENGTH = 64
@@ -57,7 +58,7 @@ def _decode_tokens(sample: Bytes) -> tuple[np.ndarray, ...]:
 
 
 def _array(content: bytes) -> np.ndarray:
-    # Without np.load's look at the kind of file, which costs a fifth.
+    # np.load would first detect the kind of file, which costs a fifth.
     array: np.ndarray = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     return array
 

@@ -1,49 +1,34 @@
-"""The picture of docs/loader.md: throughput beside webdataset's, and memory over samples.
-
-Source: ours, drawn with matplotlib.
-"""
+"""The chart of docs/loader.md: throughput beside webdataset's, and memory over samples."""
 
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")  # no display
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from benchmarks.loader_parts.process import Result
-
-# Okabe and Ito's colours, which colour-blind people tell apart; they differ in lightness too.
-OURS, BASELINE, LIMIT, INK, PALE = "#0072b2", "#e69f00", "#d55e00", "#333333", "#e5e7eb"
+from benchmarks.support.charts import BASELINE, INK, LIMIT, OURS, PALE, panels
+from benchmarks.support.measurer import Result
 
 Bars = tuple[str, Sequence[float], Sequence[float], float]
-"""What was read; samples per second of our repeats, and of webdataset's; how many times faster."""
+"""Kind of sample; samples per second of our repeats, and of webdataset's; the ratio."""
 
 
 def draw(path: Path, bars: Sequence[Bars], memory: Result, *, limit_mb: float) -> None:
-    """Draw one panel per kind of sample, whose rates have different scales, and one of memory.
+    """Draw one panel per kind of sample, because rates differ in scale, and one of memory.
 
     Args:
         path: PNG file to write.
         bars: at least one.
         memory: `samples` read and `mb` at each look, and `imported`, the MB before reading.
-        limit_mb: that the memory must stay below.
+        limit_mb: upper limit of the memory.
     """
     widths = [1.0] * len(bars) + [2.6]
-    settings = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK}
-    with mpl.rc_context(settings):
-        figure, axes = pyplot.subplots(
-            1, len(widths), figsize=(12, 3.8), width_ratios=widths, layout="constrained"
-        )
+    with panels(path, 3.8, widths) as axes:
         for panel, (name, ours, baseline, ratio) in zip(axes, bars, strict=False):
             _draw_bars(panel, ours, baseline)
             panel.set_title(f"{name}: {_shown(ratio)} x", fontweight="bold", fontsize=11)
         axes[0].set_ylabel("samples per second and core")
         _draw_memory(axes[-1], memory, limit_mb)
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-        pyplot.close(figure)
 
 
 def _draw_bars(axes: Axes, ours: Sequence[float], baseline: Sequence[float]) -> None:

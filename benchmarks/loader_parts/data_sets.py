@@ -2,10 +2,8 @@
 
 Token samples have the codes of a 32 x 32 grid, 30 to 64 text ids and a JSON of half a kilobyte.
 Pictures are noise that is strong at low frequencies, so that their files are as large as those of
-photographs. Larger data sets are hard links to a few shards: each name is opened, hashed and
-indexed apart, and the disk holds the bytes once.
-
-Source: ours.
+photographs. Larger data sets are hard links to a few shards: the loader opens, hashes and indexes
+each name, while the disk holds the bytes once.
 """
 
 import io
@@ -52,21 +50,21 @@ class DataSettings:
     """How much data there is."""
 
     token_shards: int = 24
-    """Shards that are read for speed, all different."""
+    """Number of different shards that are read for speed."""
     token_samples: int = 4096
     """Pairs in each of them."""
     stream_shards: int = 250
-    """Of the data set that is read for memory: links to the shards above."""
+    """Number of shards that are read for memory: links to the shards above."""
     resumed_shards: int = 14_500
-    """Of the data set that is resumed: links to `resumed_files` different files."""
+    """Number of shards that are resumed: links to `resumed_files` different files."""
     resumed_samples: int = 10_000
     """Pairs in each of them."""
     resumed_files: int = 3
     """Different files."""
     png_shards: int = 1
-    """Of pictures."""
+    """Number of shards of PNG pictures."""
     jpeg_shards: int = 3
-    """Of pictures, which are decoded in a third of the time."""
+    """Number of shards of JPEG pictures, which decode in a third of the time."""
     image_samples: int = 256
     """Pictures in each of them."""
 
@@ -99,7 +97,7 @@ def make_data(folder: Path, settings: DataSettings) -> None:
     """Make the data sets, unless they are there.
 
     Args:
-        folder: of nothing else; data of other settings in it is removed.
+        folder: holds nothing else; data of other settings in it is removed.
         settings: how much data.
     """
     settings_file = folder / _SETTINGS_FILE
@@ -126,7 +124,7 @@ def make_data(folder: Path, settings: DataSettings) -> None:
         write_manifest(folder / name, _manifest("token" if kind == "token" else "image", of_this))
     _link(folder / TOKENS, folder / STREAM, settings.stream_shards, shards)
     _link(folder / f"{RESUMED}-files", folder / RESUMED, settings.resumed_shards, shards)
-    write_json(settings_file, asdict(settings))  # last: what was broken off has none
+    write_json(settings_file, asdict(settings))  # last: an interrupted run leaves none
 
 
 def _write_all(tasks: list[_Task]) -> dict[Path, Shard]:
@@ -156,7 +154,7 @@ def _write(task: _Task) -> Shard:
 
 
 def _link(source: Path, folder: Path, count: int, shards: dict[Path, Shard]) -> None:
-    """Make a data set of as many shards as asked for out of the files of another."""
+    """Make a data set of `count` shards that are links to the files of another."""
     folder.mkdir()
     files = sorted(path for path in shards if path.parent == source)
     linked = []
@@ -227,7 +225,7 @@ def noise_picture(random: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _description(number: int) -> bytes:
-    """Return what a crawl knows of a picture, about half a kilobyte."""
+    """Return metadata as a crawl stores it, about half a kilobyte."""
     content = {
         "caption": _CAPTION,
         "url": f"https://images.example.org/collection/{number % 997:03d}/{number:09d}_large.jpg",

@@ -1,7 +1,4 @@
-"""Measurements of our loader; run by `benchmarks/loader.py`, each in a process of its own.
-
-Source: ours.
-"""
+"""Measurements of our loader, run by `benchmarks/loader.py` in processes of their own."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +9,8 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks.loader_parts.process import Result, Stopwatch, Task, answer, tasks
+from benchmarks.support.measurer import Result, Task, answer, tasks
+from benchmarks.support.timing import Stopwatch
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches.image_batches import ImageBatches, ImageSequence
@@ -138,7 +136,7 @@ def memory(task: Task) -> Result:
 def memory_of_worker(task: Task) -> Result:
     """Look at the memory of a rank and its worker.
 
-    Of what processes share each counts its part (proportional set size).
+    Each process counts its part of shared pages (proportional set size).
     """
     rank = psutil.Process()
 
@@ -175,7 +173,7 @@ def _peak_mb() -> float:
 
 
 class _TimedDecoder:
-    """Takes the time that a decoder of tokens needs."""
+    """A decoder of tokens that times itself."""
 
     def __init__(self, decoder: TokenDecoder, seconds: dict[str, float]) -> None:
         self._decoder = decoder
@@ -194,7 +192,7 @@ class _TimedDecoder:
 
 
 def profile(task: Task) -> Result:
-    """Return where a token sample's time goes: processor's seconds by part, each timed alone."""
+    """Return the processor seconds of a token sample by part, each part timed alone."""
     folder, batch_size = Path(task["folder"]), task["batch_size"]
     sequence = token_sequence(folder, 0)
     manifest = sequence.sources[0].manifest
@@ -224,7 +222,7 @@ def _profile_opening(folder: Path, manifest: Manifest, seconds: dict[str, float]
 def _profile_reading(
     sequence: TokenSequence, batches: np.ndarray, seconds: dict[str, float]
 ) -> float:
-    """Read all batches from shards that are open; return the seconds that it took in all."""
+    """Read all batches from open shards; return the total seconds."""
     headers = TokenHeaders(sequence.model)
     with closing(PositionReader(sequence, lambda what: None)) as reader:
         for shard_index in range(len(sequence.sources[0].manifest.shards)):

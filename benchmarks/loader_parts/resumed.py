@@ -1,8 +1,6 @@
-"""How long a process needs from nothing to its first batch; run by `benchmarks/loader.py`.
+"""The time of a new process until its first batch; run by `benchmarks/loader.py`.
 
-Apart from `benchmarks.loader_parts.ours`, because what a process imports is a part of the time.
-
-Source: ours.
+The imports of a process are part of that time, so this module imports as little as possible.
 """
 
 import multiprocessing
@@ -10,7 +8,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from benchmarks.loader_parts.process import Result, Task, answer, tasks
+from benchmarks.support.measurer import Result, Task, answer, tasks
 
 
 def resumed(task: Task) -> Result:
@@ -43,7 +41,7 @@ def resumed(task: Task) -> Result:
 
 
 def main() -> None:
-    """Answer the one task of a process: the next would find all imported."""
+    """Answer one task per process: a second one would find everything imported."""
     for task in tasks():
         answer(resumed(task))
 

@@ -4,7 +4,7 @@ Source: named with each table. What a table leaves out is assumed, and said so.
 """
 
 from benchmarks.peers.shapes import PeerRun, Shape, gpt
-from ernie_vilg.planning.work import RECOMPUTATION, Spread
+from ernie_vilg.planning.workload import RECOMPUTATION, Spread
 
 
 def megatron_runs() -> list[PeerRun]:
@@ -33,7 +33,7 @@ def _first() -> list[PeerRun]:
                 PeerRun(
                     name=f"Megatron-LM 2020 {name}, {data * tensor:,} {kind}",
                     gpu=gpu,
-                    work=gpt(shape),
+                    workload=gpt(shape),
                     spread=Spread(
                         tensor=tensor, data=data, micro_batch=batch, num_micro_batches=1,
                         recomputation=RECOMPUTATION["full"],
@@ -72,7 +72,7 @@ def _narayanan() -> list[PeerRun]:
             PeerRun(
                 name=f"Megatron-LM 2021 {name}, {gpus:,} A100, full recomputation",
                 gpu="a100-80gb",
-                work=gpt(shape),
+                workload=gpt(shape),
                 spread=Spread(
                     tensor=tensor, pipeline=stages, data=data, micro_batch=micro,
                     num_micro_batches=batch // data // micro,
@@ -104,7 +104,7 @@ def _korthikanti() -> list[PeerRun]:
                     name=f"Megatron-LM 2022 {name}, {8 * stages} A100, {checkpointing} "
                     "recomputation",
                     gpu="a100-80gb",
-                    work=gpt(shape),
+                    workload=gpt(shape),
                     spread=Spread(
                         tensor=8,
                         pipeline=stages,
@@ -144,7 +144,7 @@ def _h100() -> list[PeerRun]:
             PeerRun(
                 name=f"Megatron-LM 2024 {name}, {gpus:,} H100",
                 gpu="h100-80gb",
-                work=gpt(shape, flash=True),
+                workload=gpt(shape, flash=True),
                 spread=Spread(
                     tensor=tensor, pipeline=stages, data=48,
                     micro_batch=1 if stages > 1 else batch // 48,
@@ -183,7 +183,7 @@ def _nemo() -> list[PeerRun]:
         PeerRun(
             name=f"NeMo {name}",
             gpu="h100-80gb",
-            work=gpt(shape, flash=True, parts=parts),
+            workload=gpt(shape, flash=True, parts=parts),
             spread=Spread(
                 tensor=tensor, pipeline=stages, data=data, micro_batch=micro,
                 num_micro_batches=passes, sequence_parallel=True, gradient_bytes=4,

@@ -9,7 +9,7 @@ Source: named with each run; see docs/scaling.md.
 
 from benchmarks.peers.megatron import megatron_runs
 from benchmarks.peers.shapes import PeerRun, Shape, gpt
-from ernie_vilg.planning.work import RECOMPUTATION, Recomputation, Spread
+from ernie_vilg.planning.workload import RECOMPUTATION, Recomputation, Spread
 
 _TORCHTITAN_BANDWIDTH = 2.4e12
 """Bytes per second of its H100's memory, which is HBM2e."""
@@ -27,7 +27,7 @@ def _neox() -> list[PeerRun]:
         PeerRun(
             name="GPT-NeoX 20B, 96 A100 40 GB, 3D",
             gpu="a100-40gb",
-            work=gpt(shape, fused=False),
+            workload=gpt(shape, fused=False),
             spread=Spread(
                 tensor=2, pipeline=4, data=12, micro_batch=4, num_micro_batches=32,
                 recomputation=RECOMPUTATION["full"],
@@ -55,7 +55,7 @@ def _torchtitan() -> list[PeerRun]:
             name=f"torchtitan Llama 3.1 8B, {gpus} H100, FSDP, "
             f"{'compiled' if compiled else 'eager'}",
             gpu="h100-80gb",
-            work=gpt(shape, flash=True, fused=compiled),
+            workload=gpt(shape, flash=True, fused=compiled),
             spread=Spread(
                 data=gpus, zero_stage=3, micro_batch=2, num_micro_batches=1,
                 recomputation=recomputation, gradient_bytes=4,
@@ -83,7 +83,7 @@ def _nanotron() -> list[PeerRun]:
         PeerRun(
             name=f"nanotron 8.86B, {8 * nodes} H100, DP{data} TP{tensor} PP{stages}",
             gpu="h100-80gb",
-            work=gpt(shape, flash=True, fused=False),
+            workload=gpt(shape, flash=True, fused=False),
             spread=Spread(
                 tensor=tensor,
                 pipeline=stages,

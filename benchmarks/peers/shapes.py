@@ -1,11 +1,11 @@
-"""A GPT as work, and a published run of one.
+"""A GPT as workload, and a published run of one.
 
 Source: ours; operations as in Narayanan et al. 2021 (arXiv:2104.04473, appendix).
 """
 
 from dataclasses import dataclass
 
-from ernie_vilg.planning.work import EAGER_BYTES, FUSED_BYTES, Spread, Work
+from ernie_vilg.planning.workload import EAGER_BYTES, FUSED_BYTES, Spread, Workload
 
 _SCORE_BYTES = 30.0
 """Moved per score by attention that writes its scores down: about 15 fused passes of 2 bytes."""
@@ -54,7 +54,7 @@ class PeerRun:
     """Whose, which model, on how many GPUs."""
     gpu: str
     """Preset of conf/gpu/."""
-    work: Work
+    workload: Workload
     """The model."""
     spread: Spread
     """Its layout."""
@@ -77,7 +77,7 @@ class PeerRun:
         return self.gpu.partition("-")[0]
 
 
-def gpt(shape: Shape, *, flash: bool = False, fused: bool = True, parts: int = 1) -> Work:
+def gpt(shape: Shape, *, flash: bool = False, fused: bool = True, parts: int = 1) -> Workload:
     """Describe a GPT; causal attention that is not flash computes all scores.
 
     Args:
@@ -89,7 +89,7 @@ def gpt(shape: Shape, *, flash: bool = False, fused: bool = True, parts: int = 1
     """
     tokens = shape.seq // parts
     scores = shape.seq * tokens * (0.5 if flash else 1.0)
-    return Work(
+    return Workload(
         hidden_size=shape.hidden,
         num_layers=shape.layers,
         tokens=tokens,

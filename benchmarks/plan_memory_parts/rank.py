@@ -1,11 +1,10 @@
-"""Trains a few steps on one rank and finds the most that torch had allocated.
+"""Measures the largest number of bytes that torch allocates on one rank during a few steps.
 
-On a CPU torch's profiler writes down each allocation and release, from before the engine is built.
-It sees no release by a thread of gloo, which holds what it sums a moment longer than who asked for
-the sum: `awaited_sums` makes the asking thread the last to let go. What is released unseen all the
-same counts until its address is given out again. On a GPU it is `max_memory_allocated`.
-
-Source: ours.
+On a CPU torch's profiler records each allocation and release, from before the engine is built. It
+misses releases by a thread of gloo, which holds the tensor that it sums slightly longer than the
+caller of the sum does: `awaited_sums` makes the calling thread the last to release it. Any other
+release that the profiler misses counts until its address is allocated again. On a GPU the value is
+`max_memory_allocated`.
 """
 
 import contextlib
@@ -19,15 +18,18 @@ from torch import Tensor
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.plan_memory_parts.rows import row_named
+from benchmarks.support.measurer import answer, tasks
+from benchmarks.support.models import LEARNING_RATE, random_batch
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.precision import machine_precision
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
+from launch.support.environment import read_launch
 
 STEPS = 3
-"""After the first, the optimizer's state is there; after the second, all buffers."""
+"""Number of steps: the first creates the optimizer's state, the second all buffers."""
 
 
 def measure(launch: Launch, config: PretrainConfig) -> int:
@@ -49,28 +51,16 @@ def measure(launch: Launch, config: PretrainConfig) -> int:
 def train(config: PretrainConfig, groups: Groups) -> None:
     """Build the engine and take steps, as `ernie_vilg.training` does."""
     engine = build_engine(config, groups, machine_precision(config.precision, groups.device))
+    layout = config.parallelism
+    count = layout.num_micro_batches(groups.world_size)
     for step in range(STEPS):
-        engine.train_batch(list(micro_batches(config, groups, step)), learning_rate=1e-4)
-
-
-def micro_batches(config: PretrainConfig, groups: Groups, step: int) -> Iterator[Batch]:
-    """Yield this replica's share of a step, of random tokens."""
-    model, layout = config.model, config.parallelism
-    generator = torch.Generator().manual_seed(step)
-    size = layout.micro_batch_size
-    for _ in range(layout.num_micro_batches(groups.world_size)):
-        yield Batch(
-            text=torch.randint(
-                4, model.text_vocab_size, (size, model.text_length), generator=generator
-            ),
-            codes=torch.randint(
-                0, model.codebook_size, (size, model.num_image_tokens), generator=generator
-            ),
-        )
+        seeds = range(step * count, (step + 1) * count)
+        batches = [random_batch(config.model, layout.micro_batch_size, seed) for seed in seeds]
+        engine.train_batch(batches, LEARNING_RATE)
 
 
 class _Done:
-    """Stands for a message that has arrived."""
+    """Stand-in for the handle of a finished collective."""
 
     def wait(self) -> None:
         """Return at once."""
@@ -78,7 +68,7 @@ class _Done:
 
 @contextlib.contextmanager
 def awaited_sums() -> Iterator[None]:
-    """Let `all_reduce` return only when gloo's thread holds its tensor no longer."""
+    """Make `all_reduce` return only after gloo's thread has released its tensor."""
     theirs = dist.all_reduce
 
     def all_reduce(tensor: Tensor, *args: Any, **kwargs: Any) -> _Done | None:
@@ -109,7 +99,7 @@ def peak_of(call: Callable[[], None]) -> int:
     now = peak = 0
     for event in allocations:
         address, size = event.extra_fields.ptr, event.extra_fields.alloc_size
-        now -= held.pop(address, 0)  # released now, or unseen before
+        now -= held.pop(address, 0)  # released now, or a release that went unseen
         if size > 0:
             held[address] = size
             now += size
@@ -124,3 +114,14 @@ def _allocations(events: Iterable[Any]) -> Iterator[Any]:
         if event.tag == _EventType.Allocation:
             yield event
         pending.extend(event.children)
+
+
+def main() -> None:
+    """Answer tasks: each names a row."""
+    torch.set_num_threads(1)
+    for task in tasks():
+        answer({"bytes": measure(read_launch(), row_named(task["row"]).config)})
+
+
+if __name__ == "__main__":
+    main()

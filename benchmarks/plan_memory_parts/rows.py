@@ -1,15 +1,10 @@
-"""The layouts whose memory is measured, and the model that they hold.
-
-Source: ours.
-"""
+"""The layouts whose memory is measured, and their model."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ernie_vilg.config.checkpoint import CheckpointConfig
-from ernie_vilg.config.data import PretrainDataConfig
+from benchmarks.support.models import random_run
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig, TrainingConfig
 
 MODEL = ModelConfig(
@@ -29,39 +24,32 @@ class Row:
     """One line of the table."""
 
     name: str
-    """What it is about."""
+    """Name of the layout."""
     world_size: int
-    """Ranks."""
+    """Number of ranks."""
     precision: str = "fp32"
-    """Of weights and activations."""
+    """Number format of weights and activations."""
     global_batch_size: int = 16
     """Pairs per step."""
     micro_batch_size: int = 4
     """Pairs per rank and pass."""
     layout: dict[str, Any] = field(default_factory=dict)
-    """Further settings of `ParallelismConfig`."""
+    """Other settings of `ParallelismConfig`."""
     model: ModelConfig = MODEL
-    """What is trained."""
+    """Shape of the model."""
     ema_decay: float = 0.0
-    """Of the average of the weights."""
+    """Decay of the average of the weights; 0 keeps none."""
 
     @property
     def config(self) -> PretrainConfig:
-        """The run."""
-        return PretrainConfig(
-            run_dir="unused",
-            precision=self.precision,
-            model=self.model,
-            data=PretrainDataConfig(token_shards="", text_tokenizer="", image_tokenizer=""),
-            parallelism=ParallelismConfig(
-                micro_batch_size=self.micro_batch_size,
-                global_batch_size=self.global_batch_size,
-                **self.layout,
-            ),
-            optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=0),
-            training=TrainingConfig(steps=100, ema_decay=self.ema_decay),
-            checkpoint=CheckpointConfig(every=100),
+        """Settings of the run."""
+        layout = ParallelismConfig(
+            micro_batch_size=self.micro_batch_size,
+            global_batch_size=self.global_batch_size,
+            **self.layout,
         )
+        training = TrainingConfig(steps=100, ema_decay=self.ema_decay)
+        return random_run(self.model, layout, precision=self.precision, training=training)
 
 
 def _row(name: str, world_size: int, precision: str = "fp32", **settings: Any) -> Row:
@@ -120,4 +108,9 @@ GPU_ROWS = [
     _gpu_row("ZeRO 2", zero_stage=2),
     replace(_gpu_row("sparse"), model=replace(_LARGE, attention="sparse")),
 ]
-"""Shapes for one GPU of 80 GB."""
+"""Rows for one GPU of 80 GB."""
+
+
+def row_named(name: str) -> Row:
+    """Return the row of a name."""
+    return next(row for row in [*ROWS, *GPU_ROWS] if row.name == name)

@@ -1,14 +1,13 @@
-"""What makes a folder a checkpoint: a manifest with the hash of every file in it.
+"""The checkpoint folder: files, and a manifest with the hash of each.
 
 A checkpoint is a folder `checkpoints/step_<step>` of a run folder, renamed into place once it
 is whole. Its `checkpoint.json` names every other file with its size and SHA-256, the step, and
-the identity: the settings that a run must share to go on from it. The manifest holds its own
+the identity: the settings that a run must share to resume from it. The manifest holds its own
 hash too.
 
-What stands beside the checkpoints has a name that begins with a dot: one that is being written,
-one that is being removed, and one whose step was saved again, until the new one is in its place.
-
-Source: ours.
+Folders beside the checkpoints whose names begin with a dot are not checkpoints: storage.files
+describes them. One exception: where a kill left only the replaced folder of a step that was saved
+again, that folder is the step's checkpoint.
 """
 
 import json
@@ -48,13 +47,12 @@ def step_of(folder: Path) -> int | None:
 def committed_checkpoints(run_dir: Path) -> list[Path]:
     """Return the folders of a run's committed checkpoints, the newest step first.
 
-    The step counts, not the time of the files: clocks of machines differ.
+    The step decides, not the files' times, because clocks of machines differ.
     """
     folder = RunFolder(run_dir).checkpoints
     found: dict[int, Path] = {}
     for path in folder.iterdir() if folder.is_dir() else ():
         step = step_of(path)
-        # Where a kill left nothing under a name, the folder that it replaced is the checkpoint.
         if step is not None and (step not in found or not path.name.startswith(REPLACED_PREFIX)):
             found[step] = path
     return [found[step] for step in sorted(found, reverse=True)]
@@ -72,7 +70,7 @@ def describe_files(folder: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
     ]
 
 
-def write_manifest(
+def write_checkpoint_manifest(
     folder: Path,
     *,
     step: int,
@@ -80,13 +78,13 @@ def write_manifest(
     files: Sequence[Mapping[str, Any]],
     about: Mapping[str, Any],
 ) -> None:
-    """Write the manifest of a checkpoint, the last file of it.
+    """Write the manifest of a checkpoint, its last file.
 
     Args:
         folder: the checkpoint, still under its temporary name.
         step: steps taken.
-        identity: JSON values that a run must share to go on from here.
-        files: entries for every file: `file`, `bytes`, `sha256`, and more for people.
+        identity: JSON values that a run must share to resume from here.
+        files: entries of every file: `file`, `bytes`, `sha256`, and more for people.
         about: further JSON values.
     """
     content = {
@@ -96,19 +94,19 @@ def write_manifest(
         **about,
         "files": sorted(files, key=lambda entry: str(entry["file"])),
     }
-    content = json.loads(json.dumps(content))  # as it will be read: keys are text
+    content = json.loads(json.dumps(content))  # as it will be read: keys become texts
     write_json(folder / MANIFEST_NAME, {**content, _OWN_HASH: sha256_of_json(content)})
 
 
-def read_manifest(folder: Path, parts: Collection[str] = ()) -> dict[str, Any]:
-    """Return the manifest of a checkpoint, if it is what was written.
+def read_checkpoint_manifest(folder: Path, parts: Collection[str] = ()) -> dict[str, Any]:
+    """Return the manifest of a checkpoint, if it is as it was written.
 
     Args:
         folder: the checkpoint.
-        parts: objects that it must hold, such as `PRETRAIN_PARTS`.
+        parts: objects that the manifest must hold, such as `PRETRAIN_PARTS`.
 
     Raises:
-        InputError: it is not; the message says what is wrong with the folder.
+        InputError: it is missing, damaged or of another version.
     """
     path, name = folder / MANIFEST_NAME, f"its {MANIFEST_NAME}"
     if not path.is_file():
@@ -130,7 +128,7 @@ def read_manifest(folder: Path, parts: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _check_types(content: Mapping[str, Any], name: str) -> None:
-    """Refuse a manifest whose parts are missing or of another type than `write_manifest` wrote."""
+    """Refuse a manifest whose parts are missing or of a wrong type."""
     kinds: dict[str, Any] = {"step": int, "identity": Mapping[str, Any]}
     for key, kind in kinds.items():
         from_json(content.get(key), kind, f"{name}: {key}")
@@ -144,9 +142,9 @@ def _check_types(content: Mapping[str, Any], name: str) -> None:
 
 
 def wrong_files(folder: Path, manifest: Mapping[str, Any]) -> str | None:
-    """Say which file is missing, too much or of another size; None if they are as in the manifest.
+    """Name a file that is missing, unknown or of another size; None if all are as in the manifest.
 
-    A file too many is damage as well: DeepSpeed would read it if it has the right name.
+    An unknown file is damage too: DeepSpeed would read it if it has the right name.
     """
     sizes, others = {}, []
     for path in folder.rglob("*"):
@@ -170,16 +168,16 @@ def wrong_files(folder: Path, manifest: Mapping[str, Any]) -> str | None:
 
 
 def wrong_content(folder: Path, entries: Sequence[Mapping[str, Any]]) -> str | None:
-    """Say which of some files differs from its hash, None if none does.
+    """Name a file that differs from its hash, None if none does.
 
     Args:
         folder: the checkpoint.
-        entries: of its manifest.
+        entries: entries of its manifest to check.
     """
     for entry in entries:
         try:
             sha256 = sha256_of_file(folder / entry["file"])
-        except OSError as error:  # a device that gives up is as bad as one that errs
+        except OSError as error:  # a device that cannot read is damage too
             return f"{entry['file']} cannot be read ({error})"
         if sha256 != entry["sha256"]:
             return f"{entry['file']} differs from its SHA-256"
@@ -187,9 +185,9 @@ def wrong_content(folder: Path, entries: Sequence[Mapping[str, Any]]) -> str | N
 
 
 def verify_checkpoint(folder: Path, parts: Collection[str] = ()) -> str | None:
-    """Say what is wrong with a checkpoint, None if every file is as it was written."""
+    """Return the fault of a checkpoint in words, None if every file is as it was written."""
     try:
-        manifest = read_manifest(folder, parts)
+        manifest = read_checkpoint_manifest(folder, parts)
         return wrong_files(folder, manifest) or wrong_content(folder, manifest["files"])
     except (OSError, InputError) as error:
         return str(error)
@@ -208,12 +206,11 @@ def newest_checkpoint(run_dir: Path, parts: Collection[str] = ()) -> Path | None
 def resumable_checkpoint(
     run_dir: Path, identity_at: Callable[[int], Mapping[str, Any]]
 ) -> Path | None:
-    """Return the checkpoint that a run of one process goes on from, None in a fresh run folder.
+    """Return the checkpoint that a run of one process resumes from, None in a fresh run folder.
 
     Args:
         run_dir: the run's folder.
-        identity_at: identity of the run that is starting, as its checkpoint of a step would
-            have it.
+        identity_at: identity of the starting run at a step.
 
     Raises:
         InputError: the folder is not fresh and no checkpoint verifies, or the newest one
@@ -223,13 +220,13 @@ def resumable_checkpoint(
     if newest is None:
         check_fresh(run_dir)
         return None
-    manifest = read_manifest(newest)
+    manifest = read_checkpoint_manifest(newest)
     check_identity(newest, manifest["identity"], identity_at(manifest["step"]))
     return newest
 
 
 def check_fresh(run_dir: Path) -> None:
-    """Let only a run start over that has not started yet.
+    """Refuse to start from scratch in the folder of a run that has started.
 
     Raises:
         InputError: the folder holds checkpoints or metrics.
@@ -242,7 +239,7 @@ def check_fresh(run_dir: Path) -> None:
 
 
 def check_identity(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Let only a run go on that is of the checkpoint's settings.
+    """Refuse to resume a checkpoint of a run with other settings.
 
     Raises:
         InputError: some differ; the message lists them.

@@ -39,18 +39,18 @@ _PLAIN_TYPES = {str: "a text", int: "a whole number", float: "a number", bool: "
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Range:
-    """The numbers that a setting may be, all of them finite."""
+    """Range of a number, which must also be finite."""
 
     at_least: float | None = None
-    """Smallest number."""
+    """Smallest allowed number."""
     above: float | None = None
-    """Number below the smallest."""
+    """Largest number that is too small."""
     at_most: float | None = None
-    """Largest number."""
+    """Largest allowed number."""
     below: float | None = None
-    """Number above the largest."""
+    """Smallest number that is too large."""
     reason: str = ""
-    """Why, if the range alone does not say it."""
+    """Reason for the range, for messages."""
 
     def holds(self, value: float) -> bool:
         """Return whether a number lies in the range."""
@@ -110,14 +110,15 @@ NeverChanges = Annotated[Setting, Freedom.FIXED]
 OfOneStart = Annotated[Setting, Freedom.UNCOMPARED]
 Tracked = Annotated[Setting, _Tracked()]
 NumWorkers = Annotated[int, Range(at_least=0, at_most=256)]
-"""Processes that one process starts; more is a slip, and would take the machine."""
+"""Number of processes that one process starts; a larger one is a slip that would block the
+machine."""
 PositiveInt = Annotated[int, Range(at_least=1)]
 NaturalInt = Annotated[int, Range(at_least=0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 NaturalFloat = Annotated[float, Range(at_least=0)]
-Share = Annotated[float, Range(at_least=0, at_most=1)]
-"""Part of a whole."""
-ShareBelowOne = Annotated[float, Range(at_least=0, below=1)]
+Fraction = Annotated[float, Range(at_least=0, at_most=1)]
+"""Part of a whole, from 0 to 1."""
+FractionBelowOne = Annotated[float, Range(at_least=0, below=1)]
 
 
 class Settings:
@@ -126,24 +127,24 @@ class Settings:
     _section = ""
 
     def __init_subclass__(cls, section: str = "") -> None:
-        """Remember the keys' beginning: `loader` for `loader.num_workers`."""
+        """Take the section of the keys, such as `loader` in `loader.num_workers`."""
         cls._section = section
 
     def __post_init__(self) -> None:
         """Check every value.
 
         Raises:
-            InputError: one is of another type, out of its range, or none of its choices.
+            InputError: a value has the wrong type, is out of its range, or is none of its choices.
         """
         check(self, self._section)
 
 
 def check(settings: Any, section: str = "") -> None:
-    """Check every value of a dataclass against what its fields declare.
+    """Check every value of a dataclass against the declarations of its fields.
 
     Args:
-        settings: the dataclass, of plain values, tuples, mappings and dataclasses.
-        section: the beginning of its keys, for messages.
+        settings: dataclass of plain values, tuples, mappings and dataclasses.
+        section: section of its keys, for messages.
 
     Raises:
         InputError: a value is wrong; the message names its key.
@@ -155,7 +156,7 @@ def check(settings: Any, section: str = "") -> None:
 
 @functools.cache
 def declared(schema: type) -> dict[str, Any]:
-    """Return the types of a dataclass's fields by name, with what they declare."""
+    """Return the types and declarations of a dataclass's fields by name."""
     hints = typing.get_type_hints(schema, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
 
@@ -175,7 +176,8 @@ def freedom_of(schema: type, key: str) -> Freedom:
 def tracked_settings(settings: Any) -> dict[str, Any]:
     """Return the settings that a tracker may send, as `dataclasses.asdict` does."""
     found = {}
-    for name, hint in declared(type(settings)).items():
+    schema: type = type(settings)
+    for name, hint in declared(schema).items():
         value = getattr(settings, name)
         is_section = dataclasses.is_dataclass(value)
         if any(isinstance(mark, _Tracked) for mark in _kind_and_marks(hint)[1]):
@@ -199,7 +201,8 @@ def map_locations(settings: Any, change: Callable[[str], str]) -> dict[str, Any]
         is_location = any(isinstance(mark, Location) for mark in marks)
         return change(value) if is_location and value is not None else value
 
-    hints = declared(type(settings))
+    schema: type = type(settings)
+    hints = declared(schema)
     return {name: mapped(getattr(settings, name), hint) for name, hint in hints.items()}
 
 
@@ -231,7 +234,7 @@ def _check(value: Any, hint: Any, key: str, ending: str = "") -> None:
             *others, last = map(str, arguments)
             raise InputError(f"{key}={value}: choose {', '.join(others)} or {last}{ending}")
     elif dataclasses.is_dataclass(hint):
-        if not isinstance(value, Settings):  # which has checked itself
+        if not isinstance(value, Settings):  # a Settings object has checked itself
             check(value, key)
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         for name, part in value.items():
@@ -247,7 +250,7 @@ def _check(value: Any, hint: Any, key: str, ending: str = "") -> None:
 
 
 def non_null(hint: Any) -> Any:
-    """Return the type of a setting that may also be null, and any other as it is."""
+    """Return a setting's type without null."""
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return hint
     (part,) = [part for part in typing.get_args(hint) if part is not types.NoneType]
@@ -258,14 +261,14 @@ def from_json(content: Any, schema: type[Schema], name: str) -> Schema:
     """Return the dataclass that a JSON object describes.
 
     Args:
-        content: a JSON value. Fields that are not there take their defaults, as in settings
-            that an older version wrote.
+        content: a JSON value. Missing fields take their defaults, as in settings that an older
+            version wrote.
         schema: the dataclass; its fields may be plain values, dataclasses, tuples, mappings,
             enumerations, literals and optional.
-        name: what the object is, for messages, such as the file it comes from.
+        name: name of the object for messages, such as its file.
 
     Raises:
-        InputError: a value is of another type, a field is unknown, or has no value and no
+        InputError: a value has the wrong type, a field is unknown, a field has neither value nor
             default, or a check of the dataclass failed; the message names the key.
     """
     value: Schema = _value(content, schema, name)
@@ -326,7 +329,7 @@ def _dataclass(value: Any, hint: Any, name: str) -> Any:
     parts = {key: _value(part, hints[key], f"{name}.{key}") for key, part in value.items()}
     try:
         return hint(**parts)
-    except InputError as error:  # which names the setting, not where it was read
+    except InputError as error:  # the error names the setting, but not the file
         raise InputError(f"{name}: {error}") from error
 
 
@@ -336,7 +339,7 @@ def _name_now(key: str, fields: Mapping[str, Any]) -> str:
 
 
 def _is_plain(value: Any, hint: type) -> bool:
-    if isinstance(value, bool):  # which is an int to Python
+    if isinstance(value, bool):  # bool is a subclass of int
         return hint is bool
     return isinstance(value, int | float) if hint is float else isinstance(value, hint)
 

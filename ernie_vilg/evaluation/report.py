@@ -1,8 +1,4 @@
-"""One page that shows what a main job did: figures, curves, pictures, captions, cost.
-
-The page is a single HTML file. Pictures and charts stand in it as data, there are no scripts, and
-it reads nothing from anywhere, so it can be mailed and opened without a network.
-"""
+"""The report of a main job: figures, curves, pictures, captions, time and memory on one page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,15 +23,15 @@ class ReportContent:
     title: str
     """Heading."""
     command: str
-    """What reproduces it."""
+    """Command that reproduces the job."""
     versions: Mapping[str, str]
-    """Of the libraries and the machine, by name."""
+    """Versions of the libraries, and the machine, by name."""
     stages: Mapping[str, Mapping[str, Any]]
     """State of each finished stage, in order: seconds, peak_memory_bytes, command."""
     scores: Mapping[str, Any]
-    """evaluation.json."""
+    """Content of evaluation.json."""
     pairs: Sequence[Mapping[str, Any]]
-    """pairs.jsonl; files are relative to `evaluation`."""
+    """Content of pairs.jsonl; files are relative to `evaluation`."""
     evaluation: Path
     """Folder of the evaluation."""
     pretrain_metrics: Sequence[Mapping[str, float]]
@@ -45,13 +41,13 @@ class ReportContent:
     samples: Sequence[Path]
     """Sample grids of the pretraining run, in the order of steps."""
     trained_on: bool
-    """Whether the pairs were trained on."""
+    """True if the pairs were trained on."""
     examples: int
-    """Pairs shown of each direction."""
+    """Number of pairs shown of each direction."""
 
     @property
     def pair_kind(self) -> str:
-        """What the page calls the pairs."""
+        """Adjective of the pairs on the page."""
         return "training" if self.trained_on else "unseen"
 
 
@@ -67,7 +63,7 @@ def read_content(
     trained_on: bool,
     examples: int,
 ) -> ReportContent:
-    """Gather what the runs left behind.
+    """Read the files that the runs of the job left.
 
     Raises:
         InputError: the evaluation is missing or damaged.
@@ -171,7 +167,7 @@ def _charts(content: ReportContent) -> list[tuple[bytes, str]]:
 
 
 def _drawn(content: ReportContent) -> dict[str, Any]:
-    """Choose the pairs whose drawings the page shows: the first ones, and wrong ones after."""
+    """Choose the pairs whose drawings the page shows: the first ones, then wrong ones."""
     wrong = [
         pair
         for pair in content.pairs[content.examples :]
@@ -185,7 +181,7 @@ def _drawn(content: ReportContent) -> dict[str, Any]:
 
 
 def _written(content: ReportContent) -> dict[str, Any]:
-    """Choose the pairs whose written captions the page shows: the first ones, and wrong ones."""
+    """Choose the pairs whose written captions the page shows: the first ones, then wrong ones."""
     wrong = [pair for pair in content.pairs if pair.get("caption_correct") is False]
     first = content.pairs[: content.examples]
     examples = [*first, *[pair for pair in wrong if pair not in first][:_MOST_ERRORS]]

@@ -13,7 +13,7 @@ from ernie_vilg.checkpoint.export import whole_weights
 from ernie_vilg.checkpoint.folder import (
     PRETRAIN_PARTS,
     committed_checkpoints,
-    read_manifest,
+    read_checkpoint_manifest,
     step_of,
     verify_checkpoint,
 )
@@ -51,7 +51,7 @@ def sample_losses(run_dir: Path, step: int, text: np.ndarray, codes: np.ndarray)
             logger.info("losses of %d of %d samples", end, len(text))
     text_to_image, image_to_text = np.concatenate(parts, axis=1)
     return SampleLosses(
-        checkpoint_step=int(read_manifest(checkpoint)["step"]),
+        checkpoint_step=int(read_checkpoint_manifest(checkpoint)["step"]),
         text_to_image=text_to_image,
         image_to_text=image_to_text,
     )

@@ -53,17 +53,17 @@ class GeneratedImage:
     prompt: str
     """The prompt, cleaned."""
     drawn_prompt: str
-    """The part of it that the picture shows: less than the prompt where that has more ids than the
-    model has slots, and in the text tokenizer's forms of characters."""
+    """Part of the prompt that was drawn, in the text tokenizer's forms of characters: shorter than
+    the prompt if that has more ids than the model has slots."""
     image: Image.Image
     """The picture, RGB."""
     codes: Tensor
-    """Its image codes, int64 [grid, grid]."""
+    """Image codes of the picture, int64 [grid, grid]."""
     seed: int
-    """The seed that, with this prompt alone and the same temperature and top_k, draws this picture
-    again."""
+    """Seed that draws this picture again, with this prompt alone and the same temperature and
+    top_k."""
     log_probability: float
-    """Of the codes given the prompt, in nats."""
+    """Log-probability of the codes given the prompt, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +71,11 @@ class GeneratedCaption:
     """One caption of one picture."""
 
     caption: str
-    """The text."""
+    """Text of the caption."""
     log_probability: float
-    """Of the text given the picture's codes, in nats, its end included."""
+    """Log-probability of the text given the picture's codes, in nats, its end included."""
     seed: int
-    """The seed that, with this picture alone at the same temperature, writes it again."""
+    """Seed that writes this caption again, with this picture alone and the same temperature."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class _Job:
 def _as_list(
     method: Callable[Parameters, Iterator[Item]],
 ) -> Callable[Parameters, list[Item]]:
-    """Return a method with the arguments of an iterating one that returns all items at once."""
+    """Turn a method that yields items into one that returns them as a list."""
 
     @wraps(method)
     def collect(*arguments: Parameters.args, **options: Parameters.kwargs) -> list[Item]:
@@ -112,7 +112,7 @@ class ErnieVilg:
         text_tokenizer: TextTokenizer,
         image_tokenizer: VQGAN,
     ) -> None:
-        """Put the parts together; `from_pretrained` reads them from a folder."""
+        """Take the parts; `from_pretrained` reads them from a folder."""
         self.config = config
         self.text_tokenizer = text_tokenizer
         self.image_tokenizer = image_tokenizer.eval()
@@ -147,20 +147,20 @@ class ErnieVilg:
         """Yield pictures for prompts, ordered by prompt, then by candidate.
 
         Args:
-            prompts: texts; they are cleaned as captions are for training, and nothing may be empty
-                then. A prompt with more ids than the model has slots is cut, with a warning.
+            prompts: texts; they are cleaned like captions of the training data and must not be
+                empty then. A prompt with more ids than the model has slots is cut, with a warning.
             images_per_prompt: pictures per prompt.
-            temperature: 0 draws the likeliest code at every slot, 1 samples from the model.
-            top_k: sample among this many likeliest codes only; 0 among all.
-            seed: names the draws. A picture depends on the seed, the cleaned prompt, how often the
-                same prompt came before, and its index among the prompt's pictures; in float32 on
-                nothing else, in bfloat16 on the others in its batch, too.
+            temperature: 0 takes the likeliest code at every slot, 1 samples from the model.
+            top_k: number of likeliest codes to sample from; 0 is all.
+            seed: seed of all pictures. A picture depends on the seed, the cleaned prompt, the
+                number of equal prompts before it, and its index among the prompt's pictures; in
+                bfloat16 also on the other pictures of its batch.
             batch_size: pictures drawn at once.
-            should_stop: asked before every slot.
+            should_stop: called before every slot; true ends the work.
 
         Raises:
             InputError: a prompt is empty, or a setting is out of range.
-            StoppedError: `should_stop` said so.
+            StoppedError: `should_stop` returned true.
         """
         sampling = Sampling(temperature=temperature, top_k=top_k)
         _check_at_least_one(images_per_prompt=images_per_prompt, batch_size=batch_size)
@@ -225,21 +225,22 @@ class ErnieVilg:
         batch_size: int = 64,
         should_stop: ShouldStop = never,
     ) -> Iterator[GeneratedCaption]:
-        """Yield a caption for each picture, in order; pictures are taken a batch at a time.
+        """Yield a caption for each picture, in order; pictures are read a batch at a time.
 
         Args:
-            images: pictures of any size and mode; they are turned as their EXIF says, transparent
-                ones are put on white, and all are cropped to the centre square and resized, as in
-                training.
+            images: pictures of any size and mode; as in training, they are rotated by their EXIF
+                orientation, put on white where transparent, cropped to the centre square and
+                resized.
             temperature: 0 takes the likeliest piece at every slot.
-            seed: names the captions. A caption depends on the seed, the prepared picture and how
-                often the same picture came before; in bfloat16 on the others in its batch, too.
+            seed: seed of all captions. A caption depends on the seed, the prepared picture and the
+                number of equal pictures before it; in bfloat16 also on the other pictures of its
+                batch.
             batch_size: pictures captioned at once.
-            should_stop: asked before every slot.
+            should_stop: called before every slot; true ends the work.
 
         Raises:
             InputError: a setting is out of range.
-            StoppedError: `should_stop` said so.
+            StoppedError: `should_stop` returned true.
         """
         sampling, counted, rest = Sampling(temperature=temperature), Occurrences(), iter(images)
         _check_at_least_one(batch_size=batch_size)
@@ -303,7 +304,7 @@ class ErnieVilg:
         return torch.tensor(slots, device=self._device)
 
     def _slots(self, prompt: str, index: int) -> list[int]:
-        """Lay a prompt's ids into slots, with a warning where it is cut."""
+        """Put a prompt's ids into slots, with a warning where it is cut."""
         ids, length = self.text_tokenizer.encode(prompt), self.config.text_length
         slots = text_slots(ids, length)
         if len(ids) > length:
@@ -323,11 +324,11 @@ class ErnieVilg:
 
 
 def clean_prompt(prompt: str, name: str) -> str:
-    """Return a prompt as a caption of the training data would be cleaned.
+    """Clean a prompt like a caption of the training data.
 
     Args:
         prompt: the text.
-        name: what it is, for the message.
+        name: name of the prompt for messages.
 
     Raises:
         InputError: nothing is left of it, or it is not Unicode text.
@@ -350,7 +351,7 @@ def _check_at_least_one(**settings: int) -> None:
 def _check_tokenizers(
     weights: Path, config: ModelConfig, text_tokenizer: TextTokenizer, image_tokenizer: VQGAN
 ) -> None:
-    """Check that the parts of a weights folder fit each other."""
+    """Check that model and tokenizers of a weights folder fit each other."""
     if text_tokenizer.vocab_size > config.text_vocab_size:
         raise InputError(
             f"{weights}: its text tokenizer has {text_tokenizer.vocab_size} ids, its model "
@@ -366,10 +367,10 @@ def _check_tokenizers(
 
 
 def choose_device(name: str) -> torch.device:
-    """Resolve a device setting: cpu, cuda, or auto, a GPU if there is one.
+    """Return the device of a setting: cpu, cuda, or auto, which is a GPU if there is one.
 
     Raises:
-        InputError: cuda is asked for and there is no GPU.
+        InputError: the setting is cuda and there is no GPU.
     """
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:

@@ -1,1 +1,1 @@
-"""What a run would need and do, worked out without running it."""
+"""Memory, time and cost of a run, predicted without running it."""

@@ -1,9 +1,7 @@
-"""What past runs teach: how far predictions were off, and the factors that put them right.
+"""Errors of past predictions, and the factors that correct new ones.
 
-Two factors and no more: one on the rates of computing, one on bytes, each the median of what the
-runs call for. Wires keep their rates.
-
-Source: ours.
+Two factors are fitted: one on the rates of computing and one on bytes, each the median over the
+past runs. Rates of wires stay as they are.
 """
 
 import math
@@ -14,32 +12,32 @@ from dataclasses import dataclass, field, fields, replace
 from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.planning.memory import MemoryEstimate
 from ernie_vilg.planning.step_time import Efficiencies, step_time
-from ernie_vilg.planning.work import Spread, Work
+from ernie_vilg.planning.workload import Spread, Workload
 
 _SLOWEST, _FASTEST = 0.02, 50.0
-"""Factors on rates between which the one of a run is looked for."""
+"""Bounds of the search for a factor on rates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PastRun:
-    """One run: what is known before it, and what it measured."""
+    """One run: its settings, its predictions and its measurements."""
 
-    work: Work
-    """Its model."""
+    workload: Workload
+    """Workload of its model."""
     spread: Spread
-    """Its layout."""
+    """Layout over the GPUs."""
     gpu: GpuConfig
-    """What it ran on."""
+    """Kind of GPU that it ran on."""
     measured_seconds: float
-    """Per step."""
+    """Measured seconds per step."""
     predicted_bytes: float
-    """Of the rank that needs most, uncorrected, fragmentation apart."""
+    """Predicted peak bytes of the worst rank, uncorrected, without fragmentation."""
     measured_bytes: float
-    """Of the rank that needs most."""
+    """Measured peak bytes of the worst rank."""
 
     def seconds(self, rates: Efficiencies) -> float:
         """Return the predicted seconds per step."""
-        return step_time(self.work, self.spread, self.gpu, rates).total
+        return step_time(self.workload, self.spread, self.gpu, rates).total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +45,21 @@ class Correction:
     """Factors on predictions; 1 changes nothing."""
 
     rates: float = 1.0
-    """On the rates of matrix products and of the GPU's memory."""
+    """Factor on the rates of matrix products and of the GPU's memory."""
     memory: float = 1.0
-    """Measured over predicted bytes."""
+    """Factor on bytes: measured over predicted."""
     base: Efficiencies = field(default_factory=Efficiencies)
-    """That the factor of the rates is laid on."""
+    """Efficiencies that the factor on rates multiplies."""
 
     @property
     def efficiencies(self) -> Efficiencies:
-        """Rates of computing, put right."""
+        """Corrected efficiencies."""
         return replace(
             self.base, matrix=self.base.matrix * self.rates, memory=self.base.memory * self.rates
         )
 
     def memory_of(self, estimate: MemoryEstimate) -> MemoryEstimate:
-        """Return the estimate with every part on the device times the factor."""
+        """Return the estimate with every part on the device multiplied by the factor."""
         names = [each.name for each in fields(estimate) if each.name != "host"]
         return replace(
             estimate, **{name: round(getattr(estimate, name) * self.memory) for name in names}
@@ -69,7 +67,7 @@ class Correction:
 
 
 def learn(runs: Sequence[PastRun]) -> Correction:
-    """Return the factors that past runs call for; those of no run change nothing."""
+    """Return the factors that fit past runs; without runs they change nothing."""
     if not runs:
         return Correction()
     return Correction(
@@ -79,7 +77,7 @@ def learn(runs: Sequence[PastRun]) -> Correction:
 
 
 def errors(runs: Sequence[PastRun], correction: Correction) -> tuple[float, float]:
-    """Return the mean absolute error of seconds and of bytes, as shares of what was measured."""
+    """Return the mean absolute error of seconds and of bytes, as fractions of the measured ones."""
     if not runs:
         return math.nan, math.nan
     rates = correction.efficiencies
@@ -89,7 +87,7 @@ def errors(runs: Sequence[PastRun], correction: Correction) -> tuple[float, floa
 
 
 def _factor(run: PastRun) -> float:
-    """Return the factor on rates with which a run's seconds come out, or the nearest to it."""
+    """Return the factor on rates that makes a run's prediction exact, or the nearest bound."""
     low, high = _SLOWEST, _FASTEST
     for _ in range(60):
         middle = math.sqrt(low * high)

@@ -1,38 +1,39 @@
-"""Seconds that ranks spend on sending, by ring collectives over two kinds of wire.
+"""Seconds of communication, for ring collectives over two kinds of wire.
 
 Source: the costs of ring collectives (Patarasuk and Yuan 2009); constants are ours.
 """
 
 from ernie_vilg.config.gpu import GpuConfig
-from ernie_vilg.planning.work import Spread, Work
+from ernie_vilg.planning.workload import Spread, Workload
 
 LATENCY_SECONDS = 20.0e-6
-"""Of one collective within a machine, its launch included."""
+"""Latency of one collective within a machine, its launch included."""
 NETWORK_LATENCY_SECONDS = 5.0e-6
-"""That each further machine of a ring adds."""
+"""Extra latency per additional machine in a ring."""
 WIRE_EFFICIENCY = 0.8
-"""Share of a wire's rate that large messages reach."""
+"""Fraction of a wire's rate that large messages reach."""
 
 
-def tensor_seconds(work: Work, spread: Spread, gpu: GpuConfig) -> float:
-    """Return the seconds of one block's collectives, forward, of one micro-batch.
+def tensor_seconds(workload: Workload, spread: Spread, gpu: GpuConfig) -> float:
+    """Return the seconds of one block's collectives in the forward pass of one micro-batch.
 
-    Two sums over the tensor ranks; with sequence parallelism a scatter and a gather each, which
-    move as much. The backward pass has the same again. Nothing is overlapped.
+    A block has two all-reduces over the tensor ranks. Sequence parallelism replaces each with a
+    reduce-scatter and an all-gather, which move as many bytes. The backward pass takes as long
+    again. Nothing is overlapped.
     """
     if spread.tensor == 1:
         return 0.0
-    message = 2.0 * spread.micro_batch * work.tokens * work.hidden_size
+    message = 2.0 * spread.micro_batch * workload.tokens * workload.hidden_size
     moved = 2 * (spread.tensor - 1) / spread.tensor * message
     bandwidth = WIRE_EFFICIENCY * wire(spread.tensor, gpu)
     return 2 * (LATENCY_SECONDS + moved / bandwidth)
 
 
-def send_seconds(work: Work, spread: Spread, gpu: GpuConfig) -> float:
-    """Return the seconds of handing one micro-batch on and its gradient back."""
+def send_seconds(workload: Workload, spread: Spread, gpu: GpuConfig) -> float:
+    """Return the seconds of sending one micro-batch to the next stage and its gradient back."""
     if spread.pipeline == 1:
         return 0.0
-    message = 2.0 * spread.micro_batch * work.tokens * work.hidden_size
+    message = 2.0 * spread.micro_batch * workload.tokens * workload.hidden_size
     share = spread.tensor if spread.sequence_parallel else 1
     stays = spread.tensor * spread.pipeline <= gpu.gpus_per_node
     bandwidth = gpu.node_bandwidth if stays else gpu.network_bandwidth
@@ -40,12 +41,12 @@ def send_seconds(work: Work, spread: Spread, gpu: GpuConfig) -> float:
 
 
 def replica_seconds(num_bytes: float, spread: Spread, gpu: GpuConfig) -> float:
-    """Return the seconds of a gather, or of a scattered sum, among replicas.
+    """Return the seconds of an all-gather or a reduce-scatter among replicas.
 
     Args:
-        num_bytes: of the whole tensor that each replica ends up with, or starts from.
-        spread: of the work.
-        gpu: its wires.
+        num_bytes: bytes of the whole tensor, before the reduce-scatter or after the all-gather.
+        spread: layout of the workload.
+        gpu: kind of GPU, with its wires.
     """
     if spread.data == 1:
         return 0.0

@@ -1,8 +1,8 @@
-"""What DeepSpeed's three optimizers keep of weights, gradients and state, and when.
+"""Weights, gradients and optimizer state that DeepSpeed's three optimizers hold during a step.
 
-A step has moments at which memory may be highest: the backward pass, with activations; and the
-reduction of gradients after it, without, but with copies of them. `moments` says what the engine
-itself holds at each; whoever adds the activations finds the peak.
+Memory may peak at two moments of a step: in the backward pass, with activations, and in the
+reduction of gradients after it, without activations but with copies of gradients. `moments` returns
+the bytes that the engine itself holds at each; the caller adds the activations.
 
 Source: DeepSpeed 0.19.8, runtime/bf16_optimizer.py, runtime/engine.py (allreduce_bucket),
 runtime/zero/stage_1_and_2.py, runtime/zero/stage3.py; measured by benchmarks/plan_memory.py.
@@ -15,30 +15,29 @@ import torch
 from ernie_vilg.config.pretrain import PretrainConfig
 
 REDUCE_BUCKET = 500_000_000
-"""Elements of the buffer for gradients on their way to other ranks, allocated whole (ZeRO 1 and 2
-but for bf16's ZeRO 1, which has none; ZeRO 3)."""
+"""Elements of the bucket for gradient reduction, allocated whole; bf16's ZeRO 1 has none."""
 GATHERED_AT_ONCE = 50_000_000
-"""Elements that ZeRO 3 gathers ahead in one message, whose buffer is then copied apart."""
+"""Elements that ZeRO 3 prefetches in one message, whose buffer it then copies out."""
 GATHERED_AT_MOST = 1_000_000_000
-"""Elements of whole weights that ZeRO 3 keeps for use again."""
+"""Elements of whole weights that ZeRO 3 keeps for reuse."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageState:
-    """What decides what the engine holds on one rank."""
+    """Everything that determines the bytes that the engine holds on one rank."""
 
     num_parameters: int
-    """Of the stage's tensor share."""
+    """Number of parameters that one tensor rank has of the stage."""
     largest_parameter: int
-    """Elements of the largest of them."""
+    """Elements of the largest of these parameters."""
     precision: torch.dtype
-    """Of weights and activations."""
+    """Number format of weights and activations."""
     zero_stage: int
-    """1, 2 or 3."""
+    """ZeRO stage: 1, 2 or 3."""
     data_size: int
-    """Replicas."""
+    """Number of replicas."""
     num_micro_batches: int
-    """Per step."""
+    """Micro-batches per step."""
     has_pipeline: bool
     """Whether the pipeline engine runs."""
     has_average: bool
@@ -56,7 +55,7 @@ class StageState:
         num_parameters: int,
         largest_parameter: int,
     ) -> "StageState":
-        """Return that of a stage."""
+        """Return the state of a stage of a run."""
         layout = config.parallelism
         return cls(
             num_parameters=num_parameters,
@@ -71,13 +70,13 @@ class StageState:
         )
 
     @property
-    def share(self) -> int:
-        """Parameters whose state this replica keeps; the last replica's share is padded."""
+    def num_partitioned(self) -> int:
+        """Number of parameters whose state this replica keeps; the last partition is padded."""
         return -(-self.num_parameters // self.data_size)
 
     @property
     def sums_in_float32(self) -> bool:
-        """Whether gradients of micro-batches are summed in another precision than theirs."""
+        """Whether gradients of micro-batches are summed in float32 copies."""
         return self.precision == torch.bfloat16
 
     @property
@@ -88,20 +87,20 @@ class StageState:
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """What the engine holds on one rank at a moment of a step, in bytes."""
+    """Bytes that the engine holds on one rank at a moment of a step."""
 
     weights: int
-    """That the model computes with."""
+    """Bytes of the weights that the model computes with."""
     gradients: int
-    """Of the weights, in all their copies that outlive a layer's backward pass."""
+    """Bytes of gradients, in all copies that outlive a layer's backward pass."""
     optimizer: int
-    """float32 weights, two moments, and the average where one is kept."""
+    """Bytes of float32 weights, two moments, and the average where one is kept."""
     workspace: int
-    """Buffers of messages."""
+    """Bytes of communication buffers."""
     host: int
-    """In host memory."""
+    """Bytes in host memory."""
     has_activations: bool
-    """Whether those of the micro-batches come on top."""
+    """Whether activations of micro-batches must be added."""
 
 
 def moments(state: StageState) -> list[Moment]:
@@ -112,14 +111,15 @@ def moments(state: StageState) -> list[Moment]:
 
 
 def _state_bytes(state: StageState) -> int:
-    return 4 * (4 if state.has_average else 3) * state.share
+    return 4 * (4 if state.has_average else 3) * state.num_partitioned
 
 
 def _of_bf16(state: StageState) -> list[Moment]:
-    """Gradients of all weights, in float32 and, of the micro-batches so far, in bf16."""
+    """Return the moments of the bf16 optimizer, which keeps gradients in float32 and in bf16."""
     count = state.num_parameters
     common = {"weights": 2 * count, "gradients": (4 + 2) * count, "host": 0}
-    # All gradients are made one tensor; it is sent in bf16. A tensor beyond the bucket is alone.
+    # Gradients are flattened into one tensor, which is sent in bf16. A tensor that is larger than
+    # the bucket is sent by itself.
     flat = 4 * count if count <= REDUCE_BUCKET else 0
     optimizer = _state_bytes(state)
     return [
@@ -129,8 +129,8 @@ def _of_bf16(state: StageState) -> list[Moment]:
 
 
 def _of_zero_1_and_2(state: StageState) -> list[Moment]:
-    """ZeRO 1 keeps gradients of all weights until the step, ZeRO 2 those of its share."""
-    item, count, share = state.precision.itemsize, state.num_parameters, state.share
+    """Return the moments of ZeRO 1, which keeps all gradients, or 2, which keeps a partition."""
+    item, count, share = state.precision.itemsize, state.num_parameters, state.num_partitioned
     is_summed_apart = state.sums_in_float32
     if state.zero_stage == 1:
         gradients = (4 if is_summed_apart else item) * count
@@ -140,11 +140,11 @@ def _of_zero_1_and_2(state: StageState) -> list[Moment]:
         bucket = item * REDUCE_BUCKET
     optimizer, host, buffers = _state_bytes(state), 0, 0
     if state.is_offloaded:
-        # Gradients as the optimizer takes them, and the new weights on their way back.
+        # Gradients in the optimizer's precision, and new weights before they are copied back.
         host = optimizer + (4 + item) * share + item * state.largest_parameter
         optimizer, buffers = 0, item * state.largest_parameter
     common = {"weights": item * count, "optimizer": optimizer, "host": host}
-    # The pipeline engine allocates a second bucket where the backward pass has left one.
+    # The pipeline engine allocates a second bucket beside the one of the backward pass.
     num_buckets = 2 if state.has_pipeline else 1
     incoming = item * share if state.zero_stage == 2 and not is_summed_apart else 0
     return [
@@ -159,8 +159,8 @@ def _of_zero_1_and_2(state: StageState) -> list[Moment]:
 
 
 def _of_zero_3(state: StageState) -> list[Moment]:
-    """Weights are gathered layer by layer, and stay while there is room."""
-    item, count, share = state.precision.itemsize, state.num_parameters, state.share
+    """Return the moment of ZeRO 3, which gathers weights layer by layer and keeps what fits."""
+    item, count, share = state.precision.itemsize, state.num_parameters, state.num_partitioned
     gathered = min(count, GATHERED_AT_MOST) + min(count, GATHERED_AT_ONCE)
     gradients = (4 if state.sums_in_float32 else item) * share
     optimizer, host = _state_bytes(state), 0

@@ -1,7 +1,4 @@
-"""What is predicted for one run as it is set, for its dry run and for the plan beside it.
-
-Source: ours.
-"""
+"""The prediction for one run with its own settings, for its dry run and its plan.json."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +9,7 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory
 from ernie_vilg.planning.plan import saving
 from ernie_vilg.planning.step_time import StepTime, step_time
-from ernie_vilg.planning.work import spread_of_layout, work_of_model
+from ernie_vilg.planning.workload import spread_of_layout, workload_of_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,20 +17,21 @@ class Forecast:
     """Memory and speed of one run."""
 
     memory: Sequence[MemoryEstimate]
-    """Of each pipeline stage."""
+    """Peak memory of each pipeline stage."""
     step: StepTime | None
-    """None where the kind of GPU is not known."""
+    """Seconds of one step by part; None if the kind of GPU is unknown."""
     excess: str | None
-    """What does not fit the GPU, and what to set; None where all fits or the GPU is not known."""
+    """Sentence about memory that exceeds the GPU's, with the setting to change; None if all fits or
+    the GPU is unknown."""
 
 
 def forecast(config: PretrainConfig, world_size: int, precision: torch.dtype) -> Forecast:
     """Predict a run on GPUs.
 
     Args:
-        config: the run.
-        world_size: ranks.
-        precision: of weights and activations.
+        config: settings of the run.
+        world_size: number of ranks.
+        precision: number format of weights and activations.
 
     Raises:
         InputError: the layout is not legal for so many ranks.
@@ -43,7 +41,7 @@ def forecast(config: PretrainConfig, world_size: int, precision: torch.dtype) ->
         return Forecast(memory=memory, step=None, excess=None)
     readers = config.data.loader.num_workers
     step = step_time(
-        work_of_model(config.model, fused=config.compile_blocks),
+        workload_of_model(config.model, fused=config.compile_blocks),
         spread_of_layout(config.parallelism, world_size, readers),
         config.gpu,
     )

@@ -1,8 +1,6 @@
-"""What real runs measured, and what was predicted for them, as files in their folders.
+"""Measurements of real runs and the predictions for them, as files in the run folders.
 
-`measured.json` holds a `RunRecord`; `plan.json` what planning said of the run when it started.
-
-Source: ours.
+`measured.json` holds a `RunRecord`, `plan.json` the prediction made when the run started.
 """
 
 from collections.abc import Mapping
@@ -13,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.config.schema import (
+    FractionBelowOne,
     NaturalFloat,
     NumWorkers,
     Range,
     Settings,
-    ShareBelowOne,
     from_json,
 )
 from ernie_vilg.errors import InputError
@@ -25,7 +23,7 @@ from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
 
-if TYPE_CHECKING:  # it needs torch, which who reads a record may do without
+if TYPE_CHECKING:  # it needs torch, and reading a record does not
     from ernie_vilg.planning.forecast import Forecast
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -33,48 +31,48 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True, kw_only=True)
 class DecidingSettings(Settings):
-    """The settings of a run that decide its memory and speed."""
+    """The settings of a run that determine its memory and speed."""
 
     model: ModelConfig
-    """Its shape."""
+    """Shape of the model."""
     objective: ObjectiveConfig
-    """Its loss."""
+    """Settings of the loss."""
     parallelism: ParallelismConfig
-    """Its layout."""
+    """Layout over the ranks."""
     precision: Precision
     """Number format of weights and activations."""
     compile_blocks: bool
     """Whether blocks were compiled."""
-    ema_decay: ShareBelowOne
-    """As `TrainingConfig`."""
+    ema_decay: FractionBelowOne
+    """Decay of the average of the weights, as in `TrainingConfig`."""
     num_workers: NumWorkers
-    """As `LoaderConfig`."""
+    """Loader processes per rank, as in `LoaderConfig`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(Settings):
-    """What one run took."""
+    """Memory and time that one run took."""
 
     hardware: str
     """Name of the device, such as "NVIDIA H100 80GB HBM3", or "cpu"."""
     world_size: Annotated[int, Range(at_least=1, at_most=1 << 20)]
-    """Ranks."""
+    """Number of ranks."""
     settings: Mapping[str, Any]
     """The fields of `DecidingSettings` as JSON values."""
     peak_memory_bytes: Annotated[int, Range(at_least=1, at_most=1 << 50)]
-    """Largest of all ranks: allocated on a GPU, resident on a CPU."""
+    """Largest peak of all ranks: allocated bytes on a GPU, resident bytes on a CPU."""
     seconds_per_step: Annotated[float, Range(at_least=1e-9, at_most=1e9)]
-    """Median."""
+    """Median seconds per step."""
     parts: Mapping[str, NaturalFloat]
     """Seconds per step of data, forward, backward, optimizer, communication and other."""
 
 
 def deciding_settings(config: PretrainConfig, precision: str) -> dict[str, Any]:
-    """Return the settings of a run that decide its memory and speed, as JSON values.
+    """Return the settings of a run that determine its memory and speed, as JSON values.
 
     Args:
-        config: the run.
-        precision: that it computes in, such as "bfloat16".
+        config: settings of the run.
+        precision: number format that it computes in, such as "bfloat16".
     """
     return asdict(
         DecidingSettings(
@@ -90,15 +88,15 @@ def deciding_settings(config: PretrainConfig, precision: str) -> dict[str, Any]:
 
 
 def write_record(run_dir: Path, record: RunRecord) -> None:
-    """Write down what a run measured, whole or not at all."""
+    """Write the measurements of a run, whole or not at all."""
     write_json(RunFolder(run_dir).measured, asdict(record))
 
 
 def read_record(run_dir: Path) -> RunRecord | None:
-    """Read what a run measured; None where it has not got that far.
+    """Read the measurements of a run; None if it has none yet.
 
     Raises:
-        InputError: the file is no record of this version.
+        InputError: the file is not a record of this version.
     """
     path = RunFolder(run_dir).measured
     if not path.is_file():
@@ -110,12 +108,12 @@ def read_record(run_dir: Path) -> RunRecord | None:
 
 
 def write_plan(run_dir: Path, world_size: int, predicted: "Forecast") -> None:
-    """Write down what is predicted for a run.
+    """Write the prediction for a run.
 
     Args:
-        run_dir: of the run.
-        world_size: ranks.
-        predicted: for it; without a step where the kind of GPU is not known.
+        run_dir: the run folder.
+        world_size: number of ranks.
+        predicted: the prediction; without a step if the kind of GPU is unknown.
     """
     step = predicted.step
     content = {

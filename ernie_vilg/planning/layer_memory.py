@@ -1,10 +1,8 @@
 """The memory of each kind of layer under a layout: embedding, block, head with the loss.
 
 Layers are built without values and traced once per kind; hundreds of layouts share the traces.
-What the plain attention of a CPU does is traced as it is. A GPU's kernel, which needs a GPU to run,
-is stood in for by what it keeps: its inputs, its result, and one float32 per query.
-
-Source: ours.
+The plain attention of a CPU is traced directly. A GPU's kernel cannot run here; a stand-in keeps
+the tensors that it keeps: its inputs, its result, and one float32 per query.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,47 +24,47 @@ from ernie_vilg.model.head import Head
 from ernie_vilg.model.initialization import Uninitialized
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.model.loss import Objective, Targets
-from ernie_vilg.planning.memory_layers import memory_layers
+from ernie_vilg.planning.rank_layers import rank_layers
 from ernie_vilg.planning.trace import MARKER, LayerMemory, LayerTrace, trace_layer
 
 Run = tuple[Sequence[Tensor], Callable[[], Tensor]]
-"""Tensors that are there anyway, and what runs a layer forward."""
+"""Tensors that exist before the pass, and the function that runs a layer forward."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What decides the memory of a layer."""
+    """Everything that determines the memory of a layer."""
 
     model: ModelConfig
-    """The model's shape."""
+    """Shape of the model."""
     objective: ObjectiveConfig
-    """The loss."""
+    """Settings of the loss."""
     precision: torch.dtype
-    """Of weights and activations."""
+    """Number format of weights and activations."""
     device_type: str
-    """cuda or cpu."""
+    """Kind of device: cuda or cpu."""
     tensor_size: int
-    """Ranks that share each layer."""
+    """Number of ranks that split each layer."""
     sequence_parallel: bool
-    """Whether they also share the tokens."""
+    """Whether these ranks also split the tokens."""
     checkpointing: str
-    """none, selective or full."""
+    """Activation checkpointing: none, selective or full."""
 
 
 @lru_cache(maxsize=1024)
 def embedding_memory(variant: Variant, micro_batch_size: int) -> LayerMemory:
-    """Return what the first layer needs."""
+    """Return the memory of the first layer."""
     return _embedding_trace(replace(variant, checkpointing="none")).at(micro_batch_size)
 
 
 @lru_cache(maxsize=4096)
 def block_memory(variant: Variant, block_index: int, micro_batch_size: int) -> LayerMemory:
-    """Return what a block needs.
+    """Return the memory of a block.
 
     Args:
-        variant: the layout.
-        block_index: from 1; its pattern matters where a GPU puts columns into order.
-        micro_batch_size: pairs.
+        variant: model and layout.
+        block_index: index from 1; on a GPU, blocks with the column pattern reorder the image slots.
+        micro_batch_size: pairs per micro-batch.
     """
     is_column = pattern_of_block(variant.model, block_index) is Pattern.COLUMN
     ordered = is_column and variant.device_type == "cuda"
@@ -75,12 +73,12 @@ def block_memory(variant: Variant, block_index: int, micro_batch_size: int) -> L
 
 @lru_cache(maxsize=1024)
 def head_memory(variant: Variant, micro_batch_size: int) -> LayerMemory:
-    """Return what the last layer and the loss need."""
+    """Return the memory of the last layer and the loss."""
     return _head_trace(replace(variant, checkpointing="none")).at(micro_batch_size)
 
 
 def hidden_bytes(variant: Variant, micro_batch_size: int) -> int:
-    """Return the bytes that a layer hands to the next, on one rank."""
+    """Return the bytes of the hidden states between two layers, on one rank."""
     tokens = _tokens(variant.model, micro_batch_size)
     shares = variant.tensor_size if variant.sequence_parallel else 1
     return tokens * variant.model.hidden_size * variant.precision.itemsize // shares
@@ -96,7 +94,7 @@ def logits_bytes(variant: Variant, micro_batch_size: int) -> int:
 
 
 def mask_bytes(model: ModelConfig) -> int:
-    """Return the bytes of the mask of one block: one per pair of slots and direction."""
+    """Return the bytes of one block's mask: one byte per pair of slots and direction."""
     return len(Direction) * model.seq_length**2
 
 
@@ -118,7 +116,7 @@ def _block_trace(variant: Variant, ordered: bool) -> LayerTrace:
     model = replace(model, attention="sparse" if ordered else "full")
     indices = range(1, model.num_layers + 1)
     index = next(index for index in indices if pattern_of_block(model, index) is pattern)
-    both_masks(model, pattern)  # kept from here on: it is to be made of real values
+    both_masks(model, pattern)  # fills the cache: the mask must have real values
 
     def run(size: int) -> Run:
         layer = _built(variant, Block, size, model, index)
@@ -135,7 +133,7 @@ def _head_trace(variant: Variant) -> LayerTrace:
         layer = _built(variant, Head, size)
         objective = Objective(variant.objective, _layers(variant, size))
         hidden, targets = _hidden(variant, size), _targets(variant, size)
-        held: list[Any] = []  # the engine holds logits and losses through the backward pass
+        held: list[Any] = []  # as the engine holds logits and losses during the backward pass
 
         def forward() -> Tensor:
             held.append(layer(hidden))
@@ -150,11 +148,11 @@ def _head_trace(variant: Variant) -> LayerTrace:
 
 def _trace(variant: Variant, run: Callable[[int], Run]) -> LayerTrace:
     with torch.enable_grad():
-        # Divisible by the tensor ranks, which share the tokens.
+        # Divisible by the number of tensor ranks, which split the tokens.
         size = MARKER * variant.tensor_size
         if variant.device_type != "cpu":
             return trace_layer(size, *run(size))
-        # Without values too, but on a device that says it is a CPU: the plain attention asks.
+        # Fake tensors have no values either, but report the device "cpu", which attention checks.
         with FakeTensorMode(allow_non_fake_inputs=True):
             return trace_layer(size, *run(size))
 
@@ -176,7 +174,7 @@ def _built(
         layer = kind(model or variant.model, _layers(variant, size), *rest)
     for module in layer.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            # Not `layer.to`, which cannot exchange tensors without values.
+            # `layer.to` cannot replace tensors without values.
             converted = nn.Parameter(_empty(variant, *parameter.shape))
             converted.grad = _empty(variant, *parameter.shape)
             setattr(module, name, converted)
@@ -188,7 +186,7 @@ def _layers(variant: Variant, size: int) -> ParallelLayers:
     if variant.sequence_parallel:
         tokens = _tokens(variant.model, size)
         gathered = _empty(variant, tokens, variant.model.hidden_size)
-    return memory_layers(variant.tensor_size, variant.checkpointing, gathered)
+    return rank_layers(variant.tensor_size, variant.checkpointing, gathered)
 
 
 def _tokens(model: ModelConfig, size: int) -> int:
@@ -232,7 +230,7 @@ def _attend(
     key: Tensor,
     value: Tensor,
 ) -> Tensor:
-    """Do to memory what the device's kernel does."""
+    """Allocate the tensors that the device's kernel allocates."""
     if variant.device_type == "cpu":
         if variant.model.pb_relax or key.shape[-2] <= PLAIN_ATTENTION_MAX_SEQ:
             return Attention.attend_all(attention, query, key, value)
@@ -250,7 +248,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class _Fused(torch.autograd.Function):
-    """A kernel that never writes the scores to memory."""
+    """Stand-in for a kernel that never writes the scores to memory."""
 
     @staticmethod
     def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

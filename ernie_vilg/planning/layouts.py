@@ -1,9 +1,7 @@
-"""Every layout worth thinking about, and why the others are not legal.
+"""Candidate layouts of a run, and the reasons why others are refused.
 
-What is legal is for the settings' own checks to say: each candidate is put into the run's
-settings, and what they refuse is refused here, in their words.
-
-Source: ours.
+The checks of the settings decide which layouts are legal: each candidate is put into the run's
+settings, and their error is the reason of the refusal.
 """
 
 import itertools
@@ -26,20 +24,19 @@ class Refusal:
     """A layout that is not possible."""
 
     layout: str
-    """In words."""
+    """Layout in words."""
     reason: str
-    """The kind of reason, to count by."""
+    """Kind of reason, by which refusals are counted."""
     fix: str
-    """The whole message, which ends in what to set."""
+    """Whole message, which ends with the setting to change."""
 
 
 def candidate_layouts(
     config: PlanConfig, num_gpus: int
 ) -> tuple[list[ParallelismConfig], list[Refusal]]:
-    """Return the layouts that are legal by themselves on so many GPUs, and the refusals.
+    """Return the layouts that are legal by themselves on a number of GPUs, and the refusals.
 
-    What the rest of the run refuses, `refusal_of` says: its checks are slow, and are asked of
-    fast layouts alone.
+    The checks of the whole run are slow, so the planner applies them to fast layouts only.
     """
     legal: list[ParallelismConfig] = []
     refused: list[Refusal] = []
@@ -56,12 +53,12 @@ def candidate_layouts(
 
 
 def refusal_of(layout: str, error: InputError) -> Refusal:
-    """Return a refusal in the words of the settings' own check."""
+    """Return a refusal with the message of the settings' own check."""
     return Refusal(layout=layout, reason=_kind(str(error)), fix=str(error))
 
 
 def override_line(layout: ParallelismConfig) -> str:
-    """Return the words that put a layout into a command line."""
+    """Return the overrides that select a layout on a command line."""
     names = (
         "tensor_parallel_size",
         "pipeline_parallel_size",
@@ -86,7 +83,7 @@ def _candidates(config: PlanConfig, num_gpus: int) -> Iterator[dict[str, Any]]:
     micro_batches = [2**power for power in range(limit.bit_length())]
     for tensor in _TENSOR_SIZES:
         if tensor > config.gpu.gpus_per_node or num_gpus % tensor:
-            continue  # tensor ranks talk at every layer: within a machine only
+            continue  # tensor ranks communicate at every layer: within a machine only
         deepest = min(num_gpus // tensor, config.model.num_layers)
         for pipeline in range(1, deepest + 1):
             if num_gpus // tensor % pipeline:
@@ -111,7 +108,7 @@ def _candidates(config: PlanConfig, num_gpus: int) -> Iterator[dict[str, Any]]:
 
 
 def _kind(message: str) -> str:
-    """Return what a refusal is about, without its figures."""
+    """Return the kind of a refusal, without its figures."""
     kinds = {
         "is no multiple of parallelism.micro_batch_size": "global batch does not divide",
         "DeepSpeed rejects 2 and 3": "ZeRO 2 or 3 under a pipeline",

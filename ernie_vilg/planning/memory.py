@@ -1,9 +1,9 @@
-"""The peak memory of every rank of a layout, before there is one.
+"""The peak memory of every rank of a layout, predicted without running it.
 
-What layers keep is found by tracing them (`layer_memory`), what DeepSpeed keeps is known from its
-source (`engine_memory`); here both are put together at each moment of a step.
+Tracing finds the memory of layers (`layer_memory`), and DeepSpeed's source code tells that of the
+engine (`engine_memory`). This module adds both at each moment of a step.
 
-Source: ours; the bytes per parameter are those of DeepSpeed 0.19 (arXiv:1910.02054).
+Source: the bytes per parameter are those of DeepSpeed 0.19 (arXiv:1910.02054).
 """
 
 from collections import Counter
@@ -25,57 +25,58 @@ from ernie_vilg.planning.layer_memory import (
     logits_bytes,
     mask_bytes,
 )
-from ernie_vilg.planning.shard_layers import StageShard, stage_shards
+from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 from ernie_vilg.planning.trace import LayerMemory
 
 FRAGMENTED_SHARE = 0.04
-"""Of what is allocated on a GPU, held in pieces that fit nothing, the kernels' own workspace
-included. An allowance, not a measurement: torch's allocator rounds large blocks up to 2 MiB and
-splits larger ones, and long runs of one shape lose a few percent to it. `max_memory_allocated`
-does not count it; the limit of a GPU does."""
+"""Fraction of the allocated bytes that a GPU loses to fragmentation and kernels' workspace.
+
+It is an allowance, not a measurement: torch's allocator rounds large blocks up to 2 MiB and splits
+larger ones, and long runs of one shape lose a few percent to it. `max_memory_allocated` does not
+count these bytes, but the limit of a GPU does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """What the worst rank of a pipeline stage needs, in bytes, at the moment it needs most."""
+    """Bytes of the worst rank of a pipeline stage at its peak."""
 
     weights: int
-    """That the model computes with, and the masks of its attention."""
+    """Bytes of the weights that the model computes with, and of attention masks."""
     gradients: int
-    """Of the weights."""
+    """Bytes of gradients."""
     optimizer: int
-    """float32 weights, two moments, and the average where one is kept."""
+    """Bytes of float32 weights, two moments, and the average where one is kept."""
     activations: int
-    """Kept for the backward pass, and what the running layer needs on top."""
+    """Bytes kept for the backward pass, and temporary tensors of the running layer."""
     workspace: int
-    """DeepSpeed's and megatron-core's buffers."""
+    """Bytes of DeepSpeed's and megatron-core's buffers."""
     logits: int
-    """Of the head, and what its loss makes of them."""
+    """Bytes of the head's logits and of the tensors of their loss."""
     fragmentation: int
-    """Held by the allocator in pieces that fit nothing."""
+    """Bytes that the allocator holds in unusable pieces."""
     host: int
-    """In host memory: an offloaded optimizer."""
+    """Bytes of an offloaded optimizer in host memory."""
 
     @property
     def allocated(self) -> int:
-        """What is allocated on the device, as `torch.cuda.max_memory_allocated` counts it."""
+        """Bytes allocated on the device, as `torch.cuda.max_memory_allocated` counts them."""
         return self.total - self.fragmentation
 
     @property
     def total(self) -> int:
-        """All that is on the device."""
+        """All bytes on the device."""
         state = self.weights + self.gradients + self.optimizer
         return state + self.activations + self.workspace + self.logits + self.fragmentation
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Peak:
-    """The point of a micro-batch's passes at which most is held, in bytes."""
+    """Bytes held at the highest point of a micro-batch's passes."""
 
     activations: int
     logits: int
     gradients: int
-    """Of this pass alone, where no earlier one has left any."""
+    """Bytes of gradients that this pass creates, if no earlier pass has."""
 
     @property
     def total(self) -> int:
@@ -88,12 +89,12 @@ def estimate_memory(
     precision: torch.dtype,
     device_type: str = "cuda",
 ) -> list[MemoryEstimate]:
-    """Return the peak of each pipeline stage, first stage first; one without a pipeline.
+    """Return the peak of each pipeline stage, first stage first.
 
     Args:
-        config: the run.
-        world_size: ranks.
-        precision: of weights and activations.
+        config: settings of the run.
+        world_size: number of ranks.
+        precision: number format of weights and activations.
         device_type: cuda or cpu.
 
     Raises:
@@ -138,7 +139,7 @@ def _stages(model: ModelConfig, tensor_size: int, num_stages: int) -> tuple[Stag
 
 
 def _at(moment: Moment, state: StageState, micro_batches: "_MicroBatches") -> MemoryEstimate:
-    """Return what a rank needs at a moment."""
+    """Return the memory of a rank at a moment."""
     gradients = moment.gradients
     activations, logits = micro_batches.held_between, micro_batches.logits_held
     if moment.has_activations:
@@ -165,13 +166,13 @@ class _MicroBatches:
     """The activations of a stage."""
 
     def __init__(self, variant: Variant, stage: StageShard, size: int, in_flight: int) -> None:
-        """Look at a stage.
+        """Prepare the estimate for a stage.
 
         Args:
-            variant: what decides the memory of its layers.
-            stage: what it runs.
+            variant: model and layout.
+            stage: layers and parameters of the stage.
             size: pairs per micro-batch.
-            in_flight: micro-batches whose activations it keeps at once.
+            in_flight: number of micro-batches whose activations the stage keeps at once.
         """
         self.variant = variant
         self._size = size
@@ -189,52 +190,52 @@ class _MicroBatches:
 
     @property
     def masks(self) -> int:
-        """Bytes of the masks of attention: on a GPU every block has its own."""
+        """Bytes of attention masks: on a GPU every block has its own."""
         copies = len(self._blocks) if self.variant.device_type == "cuda" else 1
         return copies * mask_bytes(self.variant.model)
 
     @property
     def gathered_tokens(self) -> int:
-        """Bytes of megatron-core's buffer for the tokens that sequence parallelism shares."""
+        """Bytes of megatron-core's buffer for gathered tokens with sequence parallelism."""
         if not self.variant.sequence_parallel:
             return 0
         return self.variant.tensor_size * hidden_bytes(self.variant, self._size)
 
     @property
     def held_between(self) -> int:
-        """Bytes that the pipeline keeps when no micro-batch is under way.
+        """Bytes that the pipeline keeps between micro-batches.
 
-        What each neighbour sends into. The last stage never lets go of its outputs, whose graph
-        leads to the input of every place for a micro-batch, and to that input's gradient.
+        They are the receive buffer of each neighbour. The last stage also never releases its
+        outputs, whose graphs keep the input of every buffer slot and that input's gradient.
         """
         if not self._boundary:
             return 0
         incoming = (not self._is_first) + (not self._is_last)
-        reached = 2 * self._num_places if self._is_last else 0
+        reached = 2 * self._num_slots if self._is_last else 0
         return (incoming + reached) * self._boundary
 
     @property
     def _received(self) -> int:
-        """Bytes of inputs in the middle: as each came, and the copy that the running one takes."""
+        """Bytes of a middle stage's inputs: one per micro-batch, and a copy of the running one."""
         is_middle = not (self._is_first or self._is_last)
         return (self._in_flight + 1) * self._boundary if is_middle else 0
 
     @property
     def logits_held(self) -> int:
-        """Bytes of logits that the engine keeps when no micro-batch is under way."""
-        return self._num_places * logits_bytes(self.variant, self._size) if self._is_last else 0
+        """Bytes of logits that the engine keeps between micro-batches."""
+        return self._num_slots * logits_bytes(self.variant, self._size) if self._is_last else 0
 
     @property
-    def _num_places(self) -> int:
-        """Micro-batches that DeepSpeed's pipeline has places for: two at least."""
+    def _num_slots(self) -> int:
+        """Number of buffer slots of DeepSpeed's pipeline: at least two."""
         return max(2, self._in_flight) if self._boundary else 1
 
     def peak(self, gradient_size: int) -> _Peak:
         """Return the highest point of a pass forward and backward.
 
         Args:
-            gradient_size: bytes per parameter of gradients that no earlier pass has made; 0 where
-                they are there already, or leave with the layer.
+            gradient_size: bytes per parameter of gradients that no earlier pass has created; 0 if
+                they exist already, or are freed with the layer.
         """
         peaks = list(self._points(gradient_size))
         return max(peaks, key=lambda peak: peak.total)
@@ -244,11 +245,11 @@ class _MicroBatches:
         passing = sum(memory.kept for _, memory in layers)
         level = (self._in_flight - 1) * (passing + self._boundary)
         level += self.held_between + self._received
-        if self._is_last:  # of the other places
-            level += (self._num_places - 1) * logits_bytes(self.variant, self._size)
+        if self._is_last:  # logits in the other buffer slots
+            level += (self._num_slots - 1) * logits_bytes(self.variant, self._size)
         made = gradient_size * sum(self._parameters.values())
         for index, memory in layers:
-            made -= gradient_size * self._parameters[index]  # by the layers behind
+            made -= gradient_size * self._parameters[index]  # created by the layers behind
             for need, gradients in ((memory.forward_peak, 0), (memory.backward_peak, made)):
                 is_head = index == self.variant.model.num_layers + 1
                 yield _Peak(

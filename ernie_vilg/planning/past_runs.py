@@ -1,7 +1,4 @@
-"""Past runs, predicted again and held against what they measured.
-
-Source: ours.
-"""
+"""Past runs: their predictions are computed again and compared with their measurements."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +11,15 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.planning.calibration import Correction, PastRun, errors, learn
 from ernie_vilg.planning.history import DecidingSettings, RunRecord, read_record
 from ernie_vilg.planning.plan import worst_memory
-from ernie_vilg.planning.work import spread_of_layout, work_of_model
+from ernie_vilg.planning.workload import spread_of_layout, workload_of_model
 from ernie_vilg.runs.run_folder import RunFolder
 
 
 def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
-    """Return what the runs of `history` teach, and lines that say so.
+    """Return the correction that fits the runs of `history`, and lines about it.
 
     Raises:
-        InputError: a folder is missing, or has no measurement or one that is damaged.
+        InputError: a folder is missing, or its measurements are missing or damaged.
     """
     runs, lines = [], []
     for folder in config.history:
@@ -39,7 +36,7 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
             continue
         try:
             runs.append(_past_run(record, config))
-        except (InputError, OverflowError) as error:  # integers that no machine counts
+        except (InputError, OverflowError) as error:  # integers too large for a float
             raise InputError(
                 f"history={folder} has a {measured} that the plan cannot learn from "
                 f"({error}): leave it out"
@@ -67,7 +64,7 @@ def _past_run(record: RunRecord, config: PlanConfig) -> PastRun:
     precision: torch.dtype = getattr(torch, settings.precision)
     memory = worst_memory(run, record.world_size, precision, Correction())
     return PastRun(
-        work=work_of_model(run.model, fused=run.compile_blocks),
+        workload=workload_of_model(run.model, fused=run.compile_blocks),
         spread=spread_of_layout(run.parallelism, record.world_size, settings.num_workers),
         gpu=config.gpu,
         measured_seconds=record.seconds_per_step,

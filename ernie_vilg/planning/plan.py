@@ -1,9 +1,7 @@
-"""Layouts of a run, fastest first, with what each needs and costs.
+"""Layouts of a run, fastest first, with the memory, time and money that each takes.
 
-Step times are arithmetic and cheap, memory is traced and dear. So all legal layouts are timed
-first, and memory is asked of them in order of their speed until enough of them fit.
-
-Source: ours.
+Step times are cheap arithmetic, while memory is traced and slow. So all legal layouts are timed
+first, and their memory is estimated in order of speed until enough of them fit.
 """
 
 from collections import Counter
@@ -21,7 +19,7 @@ from ernie_vilg.planning.goodput import Goodput, goodput
 from ernie_vilg.planning.layouts import Refusal, candidate_layouts, refusal_of
 from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory
 from ernie_vilg.planning.step_time import StepTime, step_time
-from ernie_vilg.planning.work import Work, spread_of_layout, work_of_model
+from ernie_vilg.planning.workload import Workload, spread_of_layout, workload_of_model
 
 _NO_MEMORY = "does not fit the GPU's memory"
 _NO_HOST_MEMORY = "does not fit the host's memory"
@@ -29,42 +27,42 @@ _NO_HOST_MEMORY = "does not fit the host's memory"
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedLayout:
-    """One layout and what is expected of it."""
+    """One layout and the predictions for it."""
 
     run: PretrainConfig
-    """The run's settings with this layout."""
+    """Settings of the run with this layout."""
     num_gpus: int
-    """That it takes."""
+    """Number of GPUs that it uses."""
     step: StepTime
-    """Seconds of one step, part by part."""
+    """Seconds of one step by part."""
     goodput: Goodput
-    """What stops and checkpoints leave of the time."""
+    """Time lost to stops and checkpoints."""
     memory: MemoryEstimate
-    """Of the stage that needs most."""
+    """Peak memory of the stage that needs most."""
     tokens_per_second: float
-    """Of all GPUs, stops and checkpoints taken off."""
+    """Tokens per second of all GPUs, including stops and checkpoints."""
     flops_utilization: float
-    """MFU: model operations over the peak, while training."""
+    """MFU: model operations over the peak, without stops and checkpoints."""
     hours: float
-    """Of the whole run."""
+    """Hours of the whole run."""
     dollars: float
-    """Of the whole run."""
+    """Cost of the whole run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The layouts of one number of GPUs."""
+    """The layouts for one number of GPUs."""
 
     best: tuple[PlannedLayout, ...]
-    """That fit, most tokens per second first."""
+    """Layouts that fit, most tokens per second first."""
     refused: tuple[Refusal, ...]
-    """That do not work, faster ones that do not fit among them."""
+    """Layouts that are illegal, or faster than the best but too large."""
     num_legal: int
-    """Layouts that are legal by themselves, whether they fit or not."""
+    """Number of layouts that are legal by themselves, whether they fit or not."""
 
     @property
     def reasons(self) -> list[tuple[str, int, str]]:
-        """Each reason of refusal, how often it was met, and an example with its fix."""
+        """Reasons of refusal with their counts, and an example of each with its fix."""
         counts = Counter(refusal.reason for refusal in self.refused)
         first: dict[str, str] = {}
         for refusal in self.refused:
@@ -83,14 +81,14 @@ def plan(
 
     Args:
         config: the run and the GPUs.
-        correction: what past runs teach.
-        num_gpus: instead of the settings' own.
-        top: layouts to look for, instead of the settings' own.
+        correction: factors learned from past runs.
+        num_gpus: number of GPUs, instead of the one in `config`.
+        top: number of layouts to find, instead of the one in `config`.
     """
     gpus = num_gpus or config.num_gpus
     legal, refused = candidate_layouts(config, gpus)
-    work = work_of_model(config.model, fused=config.compile_blocks)
-    timed = [(_ranked(layout, gpus, work, config, correction), layout) for layout in legal]
+    workload = workload_of_model(config.model, fused=config.compile_blocks)
+    timed = [(_ranked(layout, gpus, workload, config, correction), layout) for layout in legal]
     timed.sort(key=lambda pair: pair[0][0])
     best: list[PlannedLayout] = []
     for timing, layout in timed:
@@ -105,7 +103,7 @@ def plan(
 
 
 def planned_precision(setting: str, gpu: GpuConfig) -> torch.dtype:
-    """Return the precision that `PretrainConfig.precision` comes to on a kind of GPU."""
+    """Return the number format that `PretrainConfig.precision` selects on a kind of GPU."""
     half = torch.bfloat16 if gpu.bfloat16 and setting != "fp16" else torch.float16
     return torch.float32 if setting == "fp32" else half
 
@@ -119,10 +117,11 @@ def worst_memory(
 
 
 def smallest_number(config: PlanConfig, correction: Correction, limit: int = 4096) -> int | None:
-    """Return the least number of GPUs above the plan's that some layout fits; None up to a limit.
+    """Return the smallest number of GPUs above the plan's that some layout fits.
 
-    Within a machine every number is tried, beyond it whole machines. Doubling finds a number that
-    is enough, and only those between it and the last that is not are looked at one by one.
+    The search tries every number within a machine, then whole machines. It doubles the number until
+    a layout fits, then tries the numbers between the last two one by one. Returns None if it
+    exceeds `limit`.
     """
     gpus = config.num_gpus
     while not fits(config, correction, gpus):
@@ -136,9 +135,9 @@ def smallest_number(config: PlanConfig, correction: Correction, limit: int = 409
 
 
 def fits(config: PlanConfig, correction: Correction, num_gpus: int) -> bool:
-    """Return whether some layout fits so many GPUs.
+    """Return whether some layout fits a number of GPUs.
 
-    Only those that need least are looked at: one pair at a time, all activations computed again.
+    It tries the layouts that need least memory: micro-batches of one pair, full recomputation.
     """
     legal, _ = candidate_layouts(config, num_gpus)
     smallest = (
@@ -146,14 +145,14 @@ def fits(config: PlanConfig, correction: Correction, num_gpus: int) -> bool:
         for layout in legal
         if layout.micro_batch_size == 1 and layout.activation_checkpointing == "full"
     )
-    looked_at = (_examined(layout, num_gpus, config, correction) for layout in smallest)
-    return any(not isinstance(found, Refusal) for found in looked_at)
+    examined = (_examined(layout, num_gpus, config, correction) for layout in smallest)
+    return any(not isinstance(found, Refusal) for found in examined)
 
 
 def _examined(
     layout: ParallelismConfig, num_gpus: int, config: PlanConfig, correction: Correction
 ) -> tuple[PretrainConfig, MemoryEstimate] | Refusal:
-    """Return the run with a layout and the memory it takes, or why it does not work."""
+    """Return the run with a layout and its memory, or the refusal."""
     try:
         run = replace(config, parallelism=layout)
     except InputError as error:
@@ -164,12 +163,16 @@ def _examined(
 
 
 def _ranked(
-    layout: ParallelismConfig, num_gpus: int, work: Work, config: PlanConfig, correction: Correction
+    layout: ParallelismConfig,
+    num_gpus: int,
+    workload: Workload,
+    config: PlanConfig,
+    correction: Correction,
 ) -> tuple[float, StepTime, Goodput]:
-    """Return the seconds of a step with the share of stops, by which layouts are ranked."""
+    """Return the seconds per step including stops, by which layouts are ranked, and its parts."""
     spread = spread_of_layout(layout, num_gpus, config.data.loader.num_workers)
-    step = step_time(work, spread, config.gpu, correction.efficiencies)
-    kept = goodput(config, work, step.total, num_gpus)
+    step = step_time(workload, spread, config.gpu, correction.efficiencies)
+    kept = goodput(config, workload, step.total, num_gpus)
     seconds = step.total / kept.share if kept.share else float("inf")
     return seconds, step, kept
 

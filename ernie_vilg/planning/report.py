@@ -1,7 +1,4 @@
-"""A plan in words: the lines for the terminal and the tables of docs/scaling.md.
-
-Source: ours.
-"""
+"""Plans as text: lines for the terminal and the tables of docs/scaling.md."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,11 +12,11 @@ _HEADER = (
 
 
 def lines_of_plan(config: PlanConfig, found: Plan) -> list[str]:
-    """Return what to print of a plan.
+    """Return the lines to print for a plan.
 
     Args:
-        config: what was asked.
-        found: the layouts, one at least.
+        config: settings of the plan.
+        found: at least one layout.
     """
     best = found.best[0]
     stalls = f"{best.goodput.stall_seconds:.1f} s of stall"
@@ -59,7 +56,7 @@ def line_of_layout(layout: PlannedLayout) -> str:
 
 
 def scaling_table(curve: Mapping[int, PlannedLayout]) -> Sequence[str]:
-    """Return the best layouts by number of GPUs as a Markdown table."""
+    """Return the best layout for each number of GPUs as a Markdown table."""
     rows = [
         "| GPUs | layout | micro | GB | step, s | MFU | tokens/s | hours | GPU-hours | goodput |"
     ]

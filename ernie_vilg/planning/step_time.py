@@ -1,62 +1,64 @@
-"""How long one optimizer step takes, part by part, before there is one.
+"""Predicted seconds of one optimizer step, part by part.
 
-Every part is arithmetic over rates: matrix products over what the GPU reaches, element-wise
-passes over its memory, collectives over wires. `Efficiencies` holds what arithmetic cannot know.
+Every part is an amount over a rate: operations of matrix products over the GPU's peak, bytes of
+element-wise passes over its memory bandwidth, bytes of collectives over the wires' bandwidth.
+`Efficiencies` holds the fractions of these rates that are reached.
 
-Source: ours; the pipeline's bubble is that of 1F1B (arXiv:2104.04473, section 2.2).
+Source: the pipeline's bubble is that of 1F1B (arXiv:2104.04473, section 2.2).
 """
 
 from dataclasses import dataclass, fields
 
 from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.planning.communication import replica_seconds, send_seconds, tensor_seconds
-from ernie_vilg.planning.work import Spread, Work
+from ernie_vilg.planning.workload import Spread, Workload
 
 BYTES_PER_ADAM = 30.0
-"""Read and written per parameter by AdamW: fp32 weight, gradient and moments, 16-bit weight."""
+"""Bytes that AdamW reads and writes per parameter: fp32 weight, gradient and moments, 16-bit
+weight."""
 GATHERS_PER_PASS = 2
-"""Of the weights with ZeRO 3: before the forward and before the backward pass."""
+"""All-gathers of the weights under ZeRO 3: before the forward and before the backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Efficiencies:
-    """What is calibrated on measured runs."""
+    """Factors that are calibrated on measured runs."""
 
     matrix: float = 1.0
-    """Over the GPU's own `matrix_efficiency`."""
+    """Factor on the GPU's own `matrix_efficiency`."""
     attention: float = 0.45
-    """Share of what matrix products reach, of attention's own products."""
+    """Rate of attention's products, as a fraction of that of matrix products."""
     memory: float = 0.8
-    """Share of the memory's rate in element-wise passes."""
+    """Fraction of the memory bandwidth that element-wise passes reach."""
     overlap: float = 0.7
-    """Share of the time of computing behind which replicas' exchange hides, and of tensor ranks'
-    messages that hide where they may."""
+    """Fraction of computing time that hides communication among replicas, and fraction of tensor
+    ranks' communication that is hidden if it can be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """Seconds of one step on the slowest rank; the parts add up."""
+    """Seconds of one step on the slowest rank; the total is the sum of the parts."""
 
     matrix: float
-    """Matrix products, forward and backward."""
+    """Seconds of matrix products, forward and backward."""
     attention: float
-    """Scores and sums."""
+    """Seconds of attention's scores and sums."""
     elementwise: float
-    """Norms, GELU, residuals."""
+    """Seconds of norms, GELU and residuals."""
     recomputation: float
-    """Of what was not kept."""
+    """Seconds of recomputing activations."""
     tensor: float
-    """Collectives among tensor ranks."""
+    """Seconds of collectives among tensor ranks."""
     pipeline: float
-    """Sends between stages."""
+    """Seconds of sends between stages."""
     bubble: float
-    """Waiting for other stages."""
+    """Seconds of waiting for other stages."""
     replicas: float
-    """Exchange among replicas that nothing hides."""
+    """Seconds of communication among replicas that nothing hides."""
     optimizer: float
-    """AdamW, on the GPU or the host, with the way there."""
+    """Seconds of AdamW, and of transfers if it runs on the host."""
     data: float
-    """Waiting for samples."""
+    """Seconds of waiting for samples."""
 
     @property
     def total(self) -> float:
@@ -65,32 +67,32 @@ class StepTime:
 
 
 def step_time(
-    work: Work, spread: Spread, gpu: GpuConfig, rates: Efficiencies | None = None
+    workload: Workload, spread: Spread, gpu: GpuConfig, rates: Efficiencies | None = None
 ) -> StepTime:
     """Predict a step.
 
     Args:
-        work: the model.
-        spread: how it is spread.
-        gpu: on what.
-        rates: calibrated; None takes the defaults.
+        workload: workload of the model.
+        spread: layout of the workload.
+        gpu: kind of GPU.
+        rates: calibrated factors; None selects the defaults.
     """
     rates = rates or Efficiencies()
-    forward = _forward(work, spread, gpu, rates)
+    forward = _forward(workload, spread, gpu, rates)
     passes = spread.num_micro_batches
     again = spread.recomputation
     recomputed = sum(
         getattr(again, part) * forward[part] for part in ("matrix", "attention", "elementwise")
     )
     tensor = forward["tensor"] * (2 + again.matrix)
-    sends = send_seconds(work, spread, gpu) * spread.virtual_stages
+    sends = send_seconds(workload, spread, gpu) * spread.virtual_stages
     if spread.hides_messages:
         tensor, sends = ((1 - rates.overlap) * seconds for seconds in (tensor, sends))
     matrix = 3 * (forward["matrix"] + forward["head"])
     busy = matrix + 3 * (forward["attention"] + forward["elementwise"]) + recomputed + tensor
     parameters = (
-        work.num_layers / spread.pipeline * work.block_parameters
-        + work.outer_parameters / min(spread.pipeline, 2)
+        workload.num_layers / spread.pipeline * workload.block_parameters
+        + workload.outer_parameters / min(spread.pipeline, 2)
     ) / spread.tensor
     bubble = (spread.pipeline - 1) / spread.virtual_stages * (busy + sends)
     computing = passes * (busy + sends) + bubble
@@ -104,44 +106,47 @@ def step_time(
         bubble=bubble,
         replicas=_replicas(parameters, spread, gpu, rates.overlap * busy),
         optimizer=_optimizer(parameters, spread, gpu, rates),
-        data=_waiting(work, spread, computing),
+        data=_waiting(workload, spread, computing),
     )
 
 
-def _forward(work: Work, spread: Spread, gpu: GpuConfig, rates: Efficiencies) -> dict[str, float]:
+def _forward(
+    workload: Workload, spread: Spread, gpu: GpuConfig, rates: Efficiencies
+) -> dict[str, float]:
     """Return the seconds of one micro-batch's forward pass on a stage, by part."""
-    layers = -(-work.num_layers // spread.pipeline)
+    layers = -(-workload.num_layers // spread.pipeline)
     samples = spread.micro_batch
     peak = gpu.peak_flops * gpu.matrix_efficiency * rates.matrix
     memory = gpu.memory_bandwidth * rates.memory
-    rows = samples * work.tokens
-    # Operands and results pass the memory once per product; rows are cut by nobody, weights are.
+    rows = samples * workload.tokens
+    # Each product reads its operands and writes its result once. Weights are split, rows are not.
     operands = 2.0 * (
-        work.block_parameters / spread.tensor + rows * work.hidden_size * (4 + 10 / spread.tensor)
+        workload.block_parameters / spread.tensor
+        + rows * workload.hidden_size * (4 + 10 / spread.tensor)
     )
-    matrix = samples * work.block_flops / spread.tensor / peak + operands / memory
-    scores = samples * work.attention_flops / spread.tensor / (peak * rates.attention)
-    scores += samples * work.attention_bytes / 3 / spread.tensor / memory
-    # Without sequence parallelism half of the passes, outside the products, are on every rank.
+    matrix = samples * workload.block_flops / spread.tensor / peak + operands / memory
+    scores = samples * workload.attention_flops / spread.tensor / (peak * rates.attention)
+    scores += samples * workload.attention_bytes / 3 / spread.tensor / memory
+    # Without sequence parallelism, every rank runs half of the element-wise passes in full.
     share = 1 / spread.tensor if spread.sequence_parallel else (1 + 1 / spread.tensor) / 2
-    moved = rows * work.hidden_size * work.elementwise_bytes / 3 * share
-    # The pipeline is cut by cost: the head is shared out like a few layers more.
-    head = samples * work.head_flops / spread.tensor / peak / spread.pipeline
+    moved = rows * workload.hidden_size * workload.elementwise_bytes / 3 * share
+    # The pipeline is cut by cost, so all stages take an equal part of the head.
+    head = samples * workload.head_flops / spread.tensor / peak / spread.pipeline
     return {
         "matrix": layers * matrix,
         "attention": layers * scores,
         "elementwise": layers * moved / memory,
         "head": head,
-        "tensor": layers * tensor_seconds(work, spread, gpu),
+        "tensor": layers * tensor_seconds(workload, spread, gpu),
     }
 
 
 def _replicas(parameters: float, spread: Spread, gpu: GpuConfig, hidden_by_pass: float) -> float:
-    """Return the seconds of exchange that computing does not hide.
+    """Return the seconds of communication among replicas that computing does not hide.
 
-    DeepSpeed reduces after the last micro-batch under a pipeline and with ZeRO 1; with ZeRO 2 and
-    3 it does so in every pass, behind the backward pass. Megatron-LM's optimizer reduces behind the
-    last backward pass and gathers behind the first forward pass.
+    DeepSpeed reduces gradients after the last micro-batch under a pipeline or ZeRO 1; under ZeRO 2
+    and 3 it reduces in every pass and overlaps the backward pass. Megatron-LM's optimizer overlaps
+    the reduction with the last backward pass, and the all-gather with the first forward pass.
     """
     weights = replica_seconds(2 * parameters, spread, gpu)
     gradients = replica_seconds(spread.gradient_bytes * parameters, spread, gpu)
@@ -166,7 +171,7 @@ def _optimizer(parameters: float, spread: Spread, gpu: GpuConfig, rates: Efficie
     return way + mine * BYTES_PER_ADAM / (share * rates.memory)
 
 
-def _waiting(work: Work, spread: Spread, computing: float) -> float:
+def _waiting(workload: Workload, spread: Spread, computing: float) -> float:
     """Return the seconds that a replica waits for the samples of its next step."""
-    reading = spread.micro_batch * spread.num_micro_batches / work.samples_per_reader
+    reading = spread.micro_batch * spread.num_micro_batches / workload.samples_per_reader
     return max(reading / spread.readers - computing, 0.0) if spread.readers else reading

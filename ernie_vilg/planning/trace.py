@@ -1,10 +1,9 @@
-"""What layers keep for the backward pass, and what they need on top, found by running them.
+"""Memory that a layer keeps for the backward pass and needs temporarily, found by running it.
 
-A layer runs forward and backward on tensors without values, while every storage that an operation
-returns is counted until nothing holds it. Storages either grow with the micro-batch or do not; one
-run at a size that is a multiple of a large prime tells which, so all sizes follow from it.
-
-Source: ours.
+A layer runs forward and backward on tensors without values, and every storage that an operation
+returns counts until nothing references it. A storage either grows with the micro-batch or does not.
+The traced micro-batch is a multiple of a large prime, which tells the two apart, so one trace
+serves all sizes.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,26 +17,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 MARKER = 10_007
-"""A prime that no dimension of a model is a multiple of: storages whose number of values is, grow
-with the micro-batch, which is traced at a multiple of it."""
+"""A prime that divides no dimension of a model. The traced micro-batch is a multiple of it, so
+storages whose number of values it divides grow with the micro-batch."""
 
 Bytes = tuple[int, int]
-"""Those that are always needed, and those per traced micro-batch."""
+"""Bytes that do not depend on the micro-batch, and bytes for the traced micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMemory:
-    """What one layer needs of the device besides its parameters and their gradients, in bytes.
+    """Bytes that one layer needs on the device besides its parameters and their gradients.
 
-    All of it counts from before the layer's forward pass.
+    Counting starts before the layer's forward pass.
     """
 
     kept: int
-    """After the forward pass, its result included."""
+    """Bytes held after the forward pass, its result included."""
     forward_peak: int
-    """At most during the forward pass."""
+    """Largest bytes during the forward pass."""
     backward_peak: int
-    """At most during the backward pass, the gradients of its result and input included."""
+    """Largest bytes during the backward pass, gradients of its result and input included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +44,14 @@ class LayerTrace:
     """`LayerMemory` for every micro-batch size."""
 
     size: int
-    """Micro-batch that was run."""
+    """Size of the traced micro-batch."""
     forward: Sequence[Bytes]
-    """After each operation."""
+    """Bytes held after each operation of the forward pass."""
     backward: Sequence[Bytes]
-    """After each operation."""
+    """Bytes held after each operation of the backward pass."""
 
     def at(self, micro_batch_size: int) -> LayerMemory:
-        """Return what a micro-batch of some size needs."""
+        """Return the memory for a micro-batch of some size."""
         forward, backward = (
             [constant + growing * micro_batch_size // self.size for constant, growing in points]
             for points in (self.forward, self.backward)
@@ -61,7 +60,7 @@ class LayerTrace:
 
 
 class StorageMeter(TorchDispatchMode):
-    """Counts the bytes that operations return, for as long as anything holds them."""
+    """Counts the bytes that operations return, as long as anything references them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,11 +70,11 @@ class StorageMeter(TorchDispatchMode):
         self._given: set[int] = set()
 
     def ignore(self, tensors: Sequence[Tensor]) -> None:
-        """Leave out what is there anyway, and all views of it."""
+        """Do not count tensors that exist before the pass, nor their views."""
         self._given |= {tensor.untyped_storage()._cdata for tensor in tensors}
 
     def note(self) -> None:
-        """Write down what is held now."""
+        """Append the bytes held now to the history."""
         constant = growing = 0
         for key, (storage, size, grows) in list(self._held.items()):
             if storage.expired():
@@ -103,7 +102,7 @@ class StorageMeter(TorchDispatchMode):
 
 
 class _Next(torch.autograd.Function):
-    """Stands for all that follows a layer: takes its result, and hands back its gradient."""
+    """Stand-in for the layers that follow: takes the result and returns its gradient."""
 
     @staticmethod
     def forward(context: Any, result: Tensor) -> Tensor:
@@ -118,12 +117,12 @@ class _Next(torch.autograd.Function):
 
 
 def trace_layer(size: int, given: Sequence[Tensor], layer: Callable[[], Tensor]) -> LayerTrace:
-    """Return what a layer needs.
+    """Trace the memory of a layer.
 
     Args:
-        size: micro-batch that it runs, a multiple of `MARKER`.
-        given: tensors that are there anyway: parameters, to whose gradients those of this pass are
-            added, and inputs.
+        size: size of the micro-batch, a multiple of `MARKER`.
+        given: tensors that exist before the pass: inputs, and parameters with gradients, to which
+            the pass adds its own.
         layer: runs the layer forward.
     """
     with StorageMeter() as meter:

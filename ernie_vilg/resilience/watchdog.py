@@ -42,7 +42,7 @@ from ernie_vilg.resilience.heartbeats import (
     connect_to_store,
 )
 from ernie_vilg.resilience.members import Member, process_state
-from ernie_vilg.runs.phases import Phase, Phases, Whereabouts
+from ernie_vilg.runs.phases import CurrentPhase, Phase, Phases
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes
 
@@ -75,7 +75,7 @@ class Countdown:
         self._seconds = 0.0
         self._seen = time.monotonic()
 
-    def left(self, where: Whereabouts, poll_seconds: float) -> float:
+    def left(self, where: CurrentPhase, poll_seconds: float) -> float:
         """Return the seconds left, by the time that passed since the last call.
 
         Args:
@@ -166,7 +166,7 @@ class Watchdog:
                 self._end(where)
                 return
 
-    def _end(self, where: Whereabouts) -> None:
+    def _end(self, where: CurrentPhase) -> None:
         """Report the ranks that hold up the run, and end this process."""
         findings = self._find()
         verdict = find_suspects(findings)
@@ -251,12 +251,12 @@ class Watchdog:
             counts=self._communication.counts(),
         )
 
-    def _timeout_words(self, where: Whereabouts) -> str:
+    def _timeout_words(self, where: CurrentPhase) -> str:
         seconds, setting = timeout_of(where.phase, self._config)
         what = f"step {where.step}" if where.phase in _STEP_PHASES else where.phase.value
         return f"{what} takes over {seconds:g} s ({setting})"
 
-    def _report_path(self, where: Whereabouts) -> Path:
+    def _report_path(self, where: CurrentPhase) -> Path:
         return RunFolder(self._run_dir).hang_report(where.step, self._own.rank)
 
     def _suspects_stacks(self, verdict: HangVerdict) -> list[str]:

@@ -1,7 +1,4 @@
-"""The settings that a run was last started with, as its folder records them.
-
-Source: ours.
-"""
+"""The settings of a run's last start, recorded in its folder."""
 
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,10 @@ from ernie_vilg.storage.json_files import read_object
 
 
 def write_run(config: PretrainConfig) -> None:
-    """Record a run's settings, and where its tokenizers are.
+    """Record a run's settings and the locations of its tokenizers.
 
-    Local folders are recorded from the root, so that the run can be explained from any folder,
-    and URLs without what may be secret in them.
+    Local folders are recorded as absolute paths, so that the record holds in any working folder,
+    and URLs without the parts that may be secret.
     """
     settings = map_locations(config, recorded_location)
     write_json(
@@ -33,7 +30,7 @@ def write_run(config: PretrainConfig) -> None:
 
 
 def read_run(run_dir: Path) -> dict[str, Any]:
-    """Read what `write_run` recorded.
+    """Read the record that `write_run` wrote.
 
     Raises:
         InputError: the folder is no run folder, or the record is damaged.
@@ -50,7 +47,7 @@ def read_run(run_dir: Path) -> dict[str, Any]:
 
 
 def read_settings(run_dir: Path) -> PretrainConfig:
-    """Read the settings that a run was last started with.
+    """Read the settings of a run's last start.
 
     Raises:
         InputError: the folder is no run folder, or the settings are not of this version.

@@ -25,8 +25,6 @@ A run of the image tokenizer also has:
     reconstructions.png           held-out images before and after
 
 Modules above this one get each path from `RunFolder`. Rooms below it are given the folder.
-
-Source: ours.
 """
 
 import re

@@ -1,18 +1,18 @@
-"""Which settings of a run may change between two of its starts.
+"""Settings that may change between two starts of a run, and settings that may not.
 
-A run folder records the settings of its last start. What is asked for now is compared with them,
-setting by setting, before anything is built:
+A run folder records the settings of its last start. The next start compares its own with them,
+setting by setting, before it builds anything:
 
-    free      decides how fast, where, how often: changes, and is written down
-    guarded   decides the weights from here on: changes when `allow_changes` names it
+    free      decides speed, places and intervals: may change, and the change is recorded
+    guarded   decides the weights from here on: may change when `allow_changes` names it
     fixed     decides what the run is: never changes
 
-Without this a typing error in a requeued job, or a default that changed with the code, would go on
-training as another run under the same name. What lies in folders is not compared here: checkpoints
-know the hashes of data and tokenizers.
+Without this check, a typing error in a requeued job, or a default that changed with the code, would
+continue the run as another one under the same name. The content of folders is not compared here:
+checkpoints hold the hashes of data and tokenizers.
 
-Source: ours; the fault is that of OPT-175B's logbook, where Adam's settings went back to those of
-the checkpoint without a word.
+Source: ours; the fault is in OPT-175B's logbook: Adam's settings silently went back to those of the
+checkpoint.
 """
 
 import dataclasses
@@ -41,19 +41,19 @@ _DECODER = "model.reconstructor.decoder"
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One setting that is not what it was."""
+    """One setting that differs from the last start."""
 
     name: str
-    """Its key, such as optimizer.learning_rate."""
+    """Key of the setting, such as optimizer.learning_rate."""
     old: Any
-    """Value at the last start, as JSON has it."""
+    """Value at the last start, as JSON."""
     new: Any
-    """Value now."""
+    """Value now, as JSON."""
     freedom: Freedom
-    """What it takes to change it."""
+    """Permission that the change needs."""
 
     def __str__(self) -> str:
-        """Write it on one line."""
+        """Return the change on one line."""
         old, new = (json.dumps(value, ensure_ascii=False) for value in (self.old, self.new))
         return f"{self.name}: {old} -> {new}"
 
@@ -61,7 +61,7 @@ class Change:
 def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
     """Compare a run's settings with those of its last start.
 
-    Needs no other rank, and no device: call it before either.
+    Call it before processes and devices are started: it needs neither.
 
     Args:
         run_dir: the run's folder; a fresh one has no earlier start.
@@ -71,9 +71,8 @@ def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
         the changes, all of them allowed.
 
     Raises:
-        InputError: a setting changed that must not, or that `allow_changes` does not name; or
-            `allow_changes` names something that is no setting, or that never changes. The message
-            lists every change.
+        InputError: a fixed setting changed, or a guarded one that `allow_changes` does not name; or
+            `allow_changes` names an unknown or fixed setting. The message lists every change.
     """
     _check_names(config)
     changes = settings_drift(run_dir, config)
@@ -109,9 +108,9 @@ def settings_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
 def record_changes(
     run_dir: Path, config: PretrainConfig, changes: Sequence[Change], step: int
 ) -> None:
-    """Append accepted changes to the run's changes.jsonl and say them; for the leader alone.
+    """Append accepted changes to the run's changes.jsonl and log them; for the leader alone.
 
-    A change of the learning rate is logged too, since more steps stretch its decay.
+    A change of the learning rate is logged too, because more steps stretch its decay.
 
     Args:
         run_dir: the run's folder, which still has the settings of the last start.
@@ -133,9 +132,9 @@ def record_changes(
 
 
 def comparable_settings(config: PretrainConfig) -> dict[str, Any]:
-    """Return a run's settings as JSON values by key, without what concerns one start alone.
+    """Return a run's settings as JSON values by key, without those of a single start.
 
-    Places are written as the run folder records them: from the root, and without secrets.
+    Locations have their recorded form: absolute, and without secrets.
     """
     recorded = map_locations(config, recorded_location)
     content = json.loads(json.dumps(recorded))  # lists of tuples, as in the record
@@ -151,7 +150,7 @@ def _leaves(group: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
 
 
 def _is_filled_in(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether a change is that of the decoder's shape, which null takes from the tokenizer."""
+    """Return whether null, which takes the decoder's shape from the tokenizer, was filled in."""
     is_open = old.get(_DECODER, ...) is None or new.get(_DECODER, ...) is None
     return name.startswith(_DECODER) and is_open
 
@@ -161,7 +160,7 @@ def _is_named(name: str, allowed: Iterable[str]) -> bool:
 
 
 def _check_names(config: PretrainConfig) -> None:
-    """Refuse names in `allow_changes` that can allow nothing."""
+    """Refuse unknown and fixed settings in `allow_changes`."""
     known = setting_names(config)
     for entry in config.allow_changes:
         if not any(_is_named(name, [entry]) for name in known):
@@ -179,7 +178,7 @@ def _check_names(config: PretrainConfig) -> None:
 
 
 def setting_names(config: object, prefix: str = "") -> list[str]:
-    """Return the keys of all settings of a dataclass, those that are null or empty included."""
+    """Return the keys of all settings of a dataclass, including null and empty ones."""
     names = []
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)

@@ -2,8 +2,6 @@
 
 A location is a local folder or begins with s3://, gs:// or https://. Anything else that looks like
 a URL is refused: no shell is ever asked (WebDataset's `pipe:`), and nothing comes unencrypted.
-
-Source: ours.
 """
 
 import os

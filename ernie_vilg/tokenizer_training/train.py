@@ -1,8 +1,7 @@
 """Training of the image tokenizer, data parallel over any number of ranks.
 
-Every rank reconstructs its share of the batch; DistributedDataParallel averages the gradients.
-The loss is a sum of named terms, each of the reconstruction or of what the quantizer did;
-`loss_terms` is where a perceptual and an adversarial one join them.
+Every rank reconstructs its part of the batch; DistributedDataParallel averages the gradients. The
+loss is a sum of named terms; `loss_terms` is the place for a perceptual or an adversarial one.
 
 Source: VQGAN (Esser et al. 2021, arXiv:2012.09841), without its discriminator.
 """
@@ -59,7 +58,7 @@ from ernie_vilg.vqgan.weights import save_image_tokenizer
 
 _FREE_SETTINGS = ("image_cache_bytes", "log_every", "save_every", "num_evaluation_images",
                   "timeout_seconds")  # fmt: skip
-"""Settings of a run that may change when it is resumed: no weight depends on them."""
+"""Settings that may change when a run is resumed, because no weight depends on them."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +66,14 @@ logger = logging.getLogger(__name__)
 def train_image_tokenizer(
     config: TrainImageTokenizerConfig, manifest: Manifest, device: torch.device
 ) -> None:
-    """Train to the end, from where the run folder stands, and write the final weights.
+    """Train from the newest checkpoint to the last step, and write the final weights.
 
     All ranks must call, in a process group; the leader writes.
 
     Args:
-        config: the run.
-        manifest: of `config.shards`.
-        device: this rank's.
+        config: settings of the run.
+        manifest: manifest of `config.shards`.
+        device: this rank's device.
 
     Raises:
         InputError: the shards are damaged, or the run folder belongs to other settings.
@@ -94,12 +93,12 @@ def train_image_tokenizer(
 def image_sequence(
     config: TrainImageTokenizerConfig, manifest: Manifest, quarantine: Quarantine
 ) -> ImageSequence:
-    """Return which picture stands where in a run.
+    """Return the order of the pictures of a run.
 
     Args:
-        config: the run.
-        manifest: of `config.shards`.
-        quarantine: pictures that the run leaves out.
+        config: settings of the run.
+        manifest: manifest of `config.shards`.
+        quarantine: pictures that the run excludes.
     """
     return ImageSequence(
         sources=(_source(config, manifest),),
@@ -120,9 +119,9 @@ def loss_terms(
     """Return the weighted terms of the loss by name, float32 [] each.
 
     Args:
-        output: of the model.
-        images: float [batch, 3, height, width] in [-1, 1].
-        config: the weights.
+        output: output of the model.
+        images: its input, float [batch, 3, height, width] in [-1, 1].
+        config: weights of the terms.
     """
     return {
         "reconstruction_loss": reconstruction_loss(
@@ -177,7 +176,7 @@ def _train(
         started = time.monotonic()
         images = to_device(batches.at(state.step + 1), device)
         with _autocast(device, precision):
-            _tend_codebook(state, images, config)
+            _update_codebook(state, images, config)
         learning_rate = learning_rate_at(state.step + 1, training.steps, config.optimizer)
         output, terms = _take_step(state, replica, images, config, learning_rate, precision)
         meter.add(output, images, terms)
@@ -193,21 +192,21 @@ def _train(
 
 
 def _replicate(model: nn.Module) -> nn.Module:
-    """Return the model whose gradients are averaged over ranks."""
+    """Wrap the model so that its gradients are averaged over ranks."""
     if dist.get_world_size() == 1:
         return model
     return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def _tend_codebook(
+def _update_codebook(
     state: TokenizerState, images: Tensor, config: TrainImageTokenizerConfig
 ) -> None:
-    """Before the first step place the codes; later, at intervals, revive those not used."""
+    """Initialize the codebook before the first step; later, at intervals, revive unused codes."""
     training = config.training
     is_interval = training.revive_every and state.step % training.revive_every == 0
     if state.step > 0 and not (is_interval and state.step < training.revive_until * training.steps):
         return
-    # A generator per step, so that a resumed run draws the same numbers.
+    # One generator per step, so that a resumed run draws the same numbers.
     generator = torch.Generator(images.device)
     generator.manual_seed((training.seed << 32) + state.step)
     with torch.no_grad():
@@ -231,7 +230,7 @@ def _take_step(
     learning_rate: float,
     precision: torch.dtype,
 ) -> tuple[AutoencoderOutput, dict[str, Tensor]]:
-    """Change the weights once; return this rank's output and the terms of its loss."""
+    """Update the weights once; return this rank's output and the terms of its loss."""
     with _autocast(images.device, precision):
         output: AutoencoderOutput = replica(images)
     terms = loss_terms(output, images, config.objective)
@@ -272,13 +271,13 @@ def _identity(config: TrainImageTokenizerConfig, manifest: Manifest) -> dict[str
         "optimizer": settings["optimizer"],
         "shards": manifest.digest(),
     }
-    # Through JSON, where a tuple is a list, as it will be read back.
+    # Through JSON, where a tuple becomes a list, as in the checkpoint.
     result: dict[str, Any] = json.loads(json.dumps(identity))
     return result
 
 
 def _resume(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -> None:
-    """Load the newest checkpoint, if there is one, on all ranks."""
+    """Load the newest checkpoint, if any, on all ranks."""
     is_leader = dist.get_rank() == LEADER
     found: Path | str | None = None
     if is_leader:
@@ -305,7 +304,7 @@ def _log(step: int, steps: int, metrics: Mapping[str, float], run_dir: Path) -> 
 
 
 def _save(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -> None:
-    """Commit a checkpoint, by the leader; all ranks must call."""
+    """Commit a checkpoint on the leader; all ranks must call."""
     code_counts = state.code_counts.clone()
     dist.all_reduce(code_counts)
     if dist.get_rank() == LEADER:

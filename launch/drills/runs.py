@@ -14,7 +14,11 @@ from typing import Any
 import psutil
 import torch
 
-from ernie_vilg.checkpoint.folder import committed_checkpoints, read_manifest, verify_checkpoint
+from ernie_vilg.checkpoint.folder import (
+    committed_checkpoints,
+    read_checkpoint_manifest,
+    verify_checkpoint,
+)
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.records.ledger import read_ledger
 from ernie_vilg.runs.run_folder import RunFolder
@@ -147,7 +151,7 @@ class DrilledRun:
 
     def newest_step(self) -> int:
         """Return the newest checkpoint's step."""
-        return int(read_manifest(self.newest())["step"])
+        return int(read_checkpoint_manifest(self.newest())["step"])
 
     def state_digest(self) -> str:
         """Return the SHA-256 of every tensor of the newest checkpoint."""

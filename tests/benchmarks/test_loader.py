@@ -1,18 +1,15 @@
-"""What the loader is compared with does the same work on the same files."""
+"""Both sides of the loader's benchmark do the same work on the same files."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.loader import Requirement
 from benchmarks.loader_parts.baseline import image_pipeline, token_pipeline
 from benchmarks.loader_parts.data_sets import RESUMED, TOKENS, DataSettings, make_data
 from benchmarks.loader_parts.ours import image_batches, token_batches
-from benchmarks.loader_parts.process import Measurer
 from ernie_vilg.storage.shard_manifest import read_manifest, verify_shard
 
 SETTINGS = DataSettings(
@@ -87,31 +84,3 @@ def test_data_of_the_same_settings_is_reused(data: Path) -> None:
     make_data(data, SETTINGS)
 
     assert (data / TOKENS / "manifest.json").stat() == before
-
-
-@pytest.mark.parametrize(
-    ("value", "is_lower_better", "expected"),
-    [
-        pytest.param(5.0, False, "reached, 1.00 x", id="at a lower bound"),
-        pytest.param(4.0, False, "NOT REACHED, 0.80 x", id="below a lower bound"),
-        pytest.param(5.0, True, "NOT REACHED, 1.00 x", id="at an upper bound"),
-        pytest.param(4.0, True, "reached, 1.25 x", id="below an upper bound"),
-        pytest.param(-1.0, True, "reached", id="a growth that is none"),
-    ],
-)
-def test_a_requirement_says_whether_it_is_reached(
-    value: float, is_lower_better: bool, expected: str
-) -> None:
-    requirement = Requirement(
-        what="this", value=value, bound=5.0, unit="s", is_lower_better=is_lower_better
-    )
-
-    assert requirement.line().endswith(f": {expected}")
-
-
-def test_a_measurement_that_fails_says_why(tmp_path: Path) -> None:
-    with (
-        closing(Measurer("resumed")) as measurer,
-        pytest.raises(RuntimeError, match=r"has no manifest\.json"),
-    ):
-        measurer.ask({"folder": str(tmp_path), "batch_size": 4, "num_workers": 0})

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from ernie_vilg.checkpoint import reshard
-from ernie_vilg.checkpoint.consolidated import find_universal
-from ernie_vilg.checkpoint.folder import read_manifest
+from ernie_vilg.checkpoint.consolidated import find_consolidated
+from ernie_vilg.checkpoint.folder import read_checkpoint_manifest
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.initialization import original_name
@@ -144,9 +144,9 @@ def spoil(launch: Launch, folder: str) -> tuple[dict[str, list[str]], str]:
     load(engine, Path(folder), hop)
     run_dir = Path(folder) / "origin"
     checkpoint = RunFolder(run_dir).checkpoint(STEPS_TAKEN)
-    universal = find_universal(checkpoint, run_dir)
-    assert universal is not None
-    state = universal.open()
+    consolidated = find_consolidated(checkpoint, run_dir)
+    assert consolidated is not None
+    state = consolidated.open()
     found = {"nothing": find_differences(engine, state)}
     for what, tensor in optimizer_tensors(engine).items():
         change_last_bit(tensor, launch)
@@ -213,16 +213,16 @@ def wait_for_a_slow_leader(launch: Launch, folder: str) -> list[str]:
     """Let the leader take longer than collectives may, first well, then badly."""
     start_processes(launch, timeout_seconds=SHORT_TIMEOUT)
 
-    def put_together(checkpoint: Path, run_dir: Path) -> None:
+    def consolidate(checkpoint: Path, run_dir: Path) -> None:
         time.sleep(1.5 * SHORT_TIMEOUT if checkpoint.name == "good" else 0)
         if checkpoint.name == "bad":
-            raise ValueError("it could not be put together: disk full")
+            raise ValueError("it could not be consolidated: disk full")
 
-    reshard.write_universal = put_together  # type: ignore[assignment]  # this process's alone
+    reshard.write_consolidated = consolidate  # type: ignore[assignment]  # this process's alone
     ends = []
     for name in ("good", "bad"):
         try:
-            reshard.let_leader_write(Path(folder, name), Path(folder), launch.rank)
+            reshard.consolidate_on_leader(Path(folder, name), Path(folder), launch.rank)
             ends.append("went on")
         except ValueError as error:
             ends.append(str(error))
@@ -234,7 +234,7 @@ def wait_for_a_slow_leader(launch: Launch, folder: str) -> list[str]:
 def test_ranks_wait_longer_for_the_leader_than_for_a_step(tmp_path: Path) -> None:
     ends = run_distributed(wait_for_a_slow_leader, 2, str(tmp_path))
 
-    assert ends == [["went on", "it could not be put together: disk full"]] * 2
+    assert ends == [["went on", "it could not be consolidated: disk full"]] * 2
 
 
 @pytest.mark.slow
@@ -263,7 +263,7 @@ def test_a_run_goes_on_under_another_layout(
 
     run_distributed(pretrain_here, world_size, going_on)
 
-    assert read_manifest(last)["layout"]["data_parallel_size"] == 1
+    assert read_checkpoint_manifest(last)["layout"]["data_parallel_size"] == 1
     before, after = (losses_of(Path(each.run_dir)) for each in (config, going_on))
     assert after[3] == pytest.approx(before[3], rel=TOLERANCE[torch.float32], abs=0)
     assert after[4] == pytest.approx(before[4], rel=1e-4, abs=0)  # after a step of its own

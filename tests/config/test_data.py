@@ -37,12 +37,12 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
         ),
         pytest.param(
             {"token_shards": "one", "mixture_changes": (change(1, main=1),)},
-            "data.mixture_changes is about a mixture",
+            "data.mixture_changes needs a mixture",
             id="changes without a mixture",
         ),
         pytest.param(
             {"token_shards": "one", "weigh_by": "tokens"},
-            "data.weigh_by=tokens is about a mixture",
+            "data.weigh_by=tokens needs a mixture",
             id="weighing without a mixture",
         ),
         pytest.param(
@@ -93,7 +93,7 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
         ),
         pytest.param(
             {"mixture": data_sets(cc=1), "mixture_changes": (change(9, cc=2), change(9, cc=1))},
-            r"at steps \[9, 9\]: put them in order",
+            r"at steps \[9, 9\]: use increasing steps",
             id="two changes at a step",
         ),
         pytest.param({"token_shards": "one", "seed": -1}, "must be at least 0", id="seed"),

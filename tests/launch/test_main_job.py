@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ernie_vilg.config.main_job import JobConfig, StageConfig, StageOverrides
-from launch.main_job import StageFailedError, run_job
+from launch.jobs.run_job import StageFailedError, run_job
 
 _TIMEOUT_SECONDS = 20.0
 
@@ -309,7 +309,7 @@ def test_nothing_outlives_the_main_job(tmp_path: Path, signal_number: signal.Sig
 def test_second_job_in_the_same_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launch.main_job.GRACE_SECONDS", -2.0)  # do not wait for the first
+    monkeypatch.setattr("launch.jobs.run_job.GRACE_SECONDS", -2.0)  # do not wait for the first
     stage = python_stage("only", "import time; time.sleep(60)")
     driver = subprocess.Popen(
         [sys.executable, "-c", _DRIVER], cwd=tmp_path, stdout=subprocess.DEVNULL

@@ -105,7 +105,7 @@ def test_a_drill_folder_behind_a_link_is_emptied(tmp_path: Path) -> None:
 
 
 def test_a_job_folder_is_made_behind_its_link(tmp_path: Path) -> None:
-    from launch.main_job import MARKER_FILE, owned_folder
+    from launch.jobs.run_job import MARKER_FILE, owned_folder
 
     (tmp_path / "link").symlink_to("scratch/job")
     with owned_folder(tmp_path / "link", "job", force=False):

@@ -78,7 +78,7 @@ def test_a_run_that_does_not_get_on_is_given_up(tmp_path: Path) -> None:
     code, starts, said = supervise(tmp_path, "exit:1", "exit:7", "exit:0")
 
     assert (code, starts) == (7, 2)
-    assert "2 starts in a row brought no new checkpoint" in said
+    assert "2 starts in a row made no new checkpoint" in said
 
 
 def test_a_run_whose_settings_are_refused_is_not_started_again(tmp_path: Path) -> None:

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.peers.shapes import Shape, gpt
-from benchmarks.plan_peers import read_gpu
+from benchmarks.support.models import read_gpu
 from ernie_vilg.planning.calibration import Correction, PastRun, errors, learn
 from ernie_vilg.planning.memory import MemoryEstimate
 from ernie_vilg.planning.step_time import Efficiencies, step_time
-from ernie_vilg.planning.work import Spread
+from ernie_vilg.planning.workload import Spread
 
 _RUN = PastRun(
-    work=gpt(Shape(hidden=4096, layers=8, heads=32, seq=2048, vocab=51200), flash=True),
+    workload=gpt(Shape(hidden=4096, layers=8, heads=32, seq=2048, vocab=51200), flash=True),
     spread=Spread(micro_batch=2, num_micro_batches=4, tensor=8),
     gpu=read_gpu("h100-80gb"),
     measured_seconds=1.0,
@@ -29,7 +29,7 @@ def test_a_slow_gpu_slows_computing_and_not_the_wires() -> None:
 
     assert learned.rates == pytest.approx(0.5)
     before, after = (
-        step_time(run.work, run.spread, run.gpu, rates)
+        step_time(run.workload, run.spread, run.gpu, rates)
         for rates in (Efficiencies(), learned.efficiencies)
     )
     assert after.matrix == pytest.approx(2 * before.matrix)

@@ -3,7 +3,7 @@
 import pytest
 
 from ernie_vilg.planning.goodput import goodput
-from ernie_vilg.planning.work import Work, work_of_model
+from ernie_vilg.planning.workload import Workload, workload_of_model
 from launch.support.composition import compose_program
 
 _WORDS = ["experiment=ernie_vilg_10b", "num_gpus=1000", "gpu=h100-80gb"]
@@ -12,7 +12,7 @@ _WORDS = ["experiment=ernie_vilg_10b", "num_gpus=1000", "gpu=h100-80gb"]
 def test_stops_cost_half_an_interval_and_the_restart() -> None:
     config = compose_program("plan", [*_WORDS, "checkpoint.every=432", "restart_minutes=0"])
 
-    kept = goodput(config, work_of_model(config.model), 10.0, 1000)
+    kept = goodput(config, workload_of_model(config.model), 10.0, 1000)
 
     # A stop a day; 4,320 s between saves: 2,160 s of 86,400 are lost, and a save under way.
     lost = 2160 + kept.write_seconds
@@ -24,10 +24,10 @@ def test_stops_cost_half_an_interval_and_the_restart() -> None:
 def test_hardware_that_never_stops_loses_its_stalls_alone() -> None:
     config = compose_program("plan", [*_WORDS, "failures_per_thousand_gpu_days=0"])
 
-    assert goodput(config, work_of_model(config.model), 10.0, 1000).share > 0.9999
+    assert goodput(config, workload_of_model(config.model), 10.0, 1000).share > 0.9999
 
 
-_WORK = Work(
+_WORKLOAD = Workload(
     hidden_size=1,
     num_layers=10,
     tokens=1,
@@ -55,7 +55,7 @@ _TWO_MACHINES = [
 def test_a_save_that_training_waits_for_costs_what_was_worked_out_by_hand() -> None:
     config = compose_program("plan", [*_TWO_MACHINES, "checkpoint.asynchronous=false"])
 
-    kept = goodput(config, _WORK, 1.0, 16)
+    kept = goodput(config, _WORKLOAD, 1.0, 16)
 
     assert kept.write_seconds == pytest.approx(7)
     assert kept.stall_seconds == pytest.approx(7)
@@ -68,7 +68,7 @@ def test_a_save_that_training_waits_for_costs_what_was_worked_out_by_hand() -> N
 def test_a_save_beside_training_stalls_for_the_copy_and_loses_what_it_writes() -> None:
     config = compose_program("plan", [*_TWO_MACHINES, "checkpoint.asynchronous=true"])
 
-    kept = goodput(config, _WORK, 1.0, 16)
+    kept = goodput(config, _WORKLOAD, 1.0, 16)
 
     assert kept.write_seconds == pytest.approx(7)
     assert kept.stall_seconds == pytest.approx(8.75)  # 14e9 / (16 * 1e8)

@@ -6,12 +6,13 @@ import pytest
 
 from benchmarks.peers.runs import peer_runs
 from benchmarks.peers.shapes import Shape, gpt
-from benchmarks.plan_peers import GOAL, compare, read_gpu
+from benchmarks.plan_peers import GOAL, compare
+from benchmarks.support.models import read_gpu
 from ernie_vilg.planning.communication import replica_seconds
 from ernie_vilg.planning.step_time import Efficiencies, step_time
-from ernie_vilg.planning.work import RECOMPUTATION, Spread
+from ernie_vilg.planning.workload import RECOMPUTATION, Spread
 
-_WORK = gpt(Shape(hidden=4096, layers=8, heads=32, seq=2048, vocab=51200), flash=True)
+_WORKLOAD = gpt(Shape(hidden=4096, layers=8, heads=32, seq=2048, vocab=51200), flash=True)
 _SPREAD = Spread(micro_batch=2, num_micro_batches=4)
 
 
@@ -46,7 +47,7 @@ def test_machines_of_a_ring_add_latency_beyond_the_first() -> None:
 def test_bubble_of_four_stages_is_three_micro_batches() -> None:
     spread = replace(_SPREAD, pipeline=4)
 
-    step = step_time(_WORK, spread, read_gpu("h100-80gb"))
+    step = step_time(_WORKLOAD, spread, read_gpu("h100-80gb"))
 
     # Replicas and optimizer aside, 4 passes and a bubble of 3.
     assert step.bubble / (step.total - step.replicas - step.optimizer) == pytest.approx(3 / 7)
@@ -54,24 +55,24 @@ def test_bubble_of_four_stages_is_three_micro_batches() -> None:
 
 def test_reading_ahead_is_free_until_it_is_slower_than_computing() -> None:
     gpu = read_gpu("h100-80gb")
-    slow = replace(_WORK, samples_per_reader=1.0)  # 8 samples a step: 8 seconds
+    slow = replace(_WORKLOAD, samples_per_reader=1.0)  # 8 samples a step: 8 seconds
 
-    step = step_time(_WORK, _SPREAD, gpu)
+    step = step_time(_WORKLOAD, _SPREAD, gpu)
     waiting = step_time(slow, _SPREAD, gpu)
     two_readers = step_time(slow, replace(_SPREAD, readers=2), gpu)
-    not_ahead = step_time(_WORK, replace(_SPREAD, readers=0), gpu)
+    not_ahead = step_time(_WORKLOAD, replace(_SPREAD, readers=0), gpu)
 
     assert step.data == 0
     assert 4 < two_readers.data + 4 <= waiting.data < 8
-    assert not_ahead.data == pytest.approx(8 / _WORK.samples_per_reader)
+    assert not_ahead.data == pytest.approx(8 / _WORKLOAD.samples_per_reader)
 
 
 def test_hidden_messages_leave_a_share_of_their_time() -> None:
     gpu = read_gpu("h100-80gb")
     spread = replace(_SPREAD, tensor=4, data=4)
 
-    open_ = step_time(_WORK, spread, gpu)
-    hidden = step_time(_WORK, replace(spread, hides_messages=True), gpu)
+    open_ = step_time(_WORKLOAD, spread, gpu)
+    hidden = step_time(_WORKLOAD, replace(spread, hides_messages=True), gpu)
 
     assert hidden.tensor == pytest.approx(0.3 * open_.tensor)
     assert hidden.replicas < open_.replicas
@@ -80,9 +81,9 @@ def test_hidden_messages_leave_a_share_of_their_time() -> None:
 
 def test_full_checkpointing_computes_a_forward_pass_again() -> None:
     gpu = read_gpu("h100-80gb")
-    work = replace(_WORK, head_flops=0.0)
+    workload = replace(_WORKLOAD, head_flops=0.0)
 
-    step = step_time(work, replace(_SPREAD, recomputation=RECOMPUTATION["full"]), gpu)
+    step = step_time(workload, replace(_SPREAD, recomputation=RECOMPUTATION["full"]), gpu)
 
     computed = step.matrix + step.attention + step.elementwise
     assert step.recomputation == pytest.approx(computed / 3)
@@ -96,12 +97,14 @@ def test_an_offloaded_optimizer_sends_gradients_of_every_pass_over_the_host_wire
         host_memory_bandwidth=8e9,
         memory_bandwidth=3e9,
     )
-    work = replace(_WORK, num_layers=2, block_parameters=400_000_000, outer_parameters=200_000_000)
+    workload = replace(
+        _WORKLOAD, num_layers=2, block_parameters=400_000_000, outer_parameters=200_000_000
+    )
     spread = replace(_SPREAD, data=2, gradient_bytes=2, num_micro_batches=4)
     rates = Efficiencies(memory=0.5)
 
-    there = step_time(work, replace(spread, offload=True), gpu, rates)
-    here = step_time(work, spread, gpu, rates)
+    there = step_time(workload, replace(spread, offload=True), gpu, rates)
+    here = step_time(workload, spread, gpu, rates)
 
     # 0.5e9 parameters a rank. Over the wire: 2 bytes of gradient in each of 4 passes, and 2 of
     # weight back. AdamW: 30 bytes each; of a machine's 8e9 two GPUs get 4e9 each, and reach half.

@@ -22,7 +22,7 @@ from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.resilience import watchdog
 from ernie_vilg.resilience.members import gather_members
 from ernie_vilg.resilience.watchdog import Countdown, Watchdog
-from ernie_vilg.runs.phases import Phase, Phases, Whereabouts
+from ernie_vilg.runs.phases import CurrentPhase, Phase, Phases
 from ernie_vilg.system.ports import free_port
 from tests.distributed import run_distributed
 
@@ -205,8 +205,8 @@ class Clock:
         monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now)
 
 
-def during(phase: Phase, step: int, since: float) -> Whereabouts:
-    return Whereabouts(phase=phase, step=step, since=since)
+def during(phase: Phase, step: int, since: float) -> CurrentPhase:
+    return CurrentPhase(phase=phase, step=step, since=since)
 
 
 def test_data_and_training_of_a_step_are_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,7 @@ import pytest
 import torch
 import webdataset
 
-from ernie_vilg.checkpoint.folder import MANIFEST_NAME, describe_files
-from ernie_vilg.checkpoint.folder import write_manifest as write_checkpoint_manifest
+from ernie_vilg.checkpoint.folder import MANIFEST_NAME, describe_files, write_checkpoint_manifest
 from ernie_vilg.data.batches.image_batches import ImageReader
 from ernie_vilg.data.batches.token_batches import Share, TokenBatches
 from ernie_vilg.data.shards.open_shards import read_shard

@@ -268,7 +268,7 @@ class SlurmCluster:
         wait_until((self.folder / "munge.socket").exists, "munged listens")
 
     def _start(self, name: str, *words: str) -> None:
-        guard = (sys.executable, "-m", "launch.jobs.stage_guard", str(os.getpid()))
+        guard = (sys.executable, "-m", "launch.jobs.stage_reaper", str(os.getpid()))
         with (self.folder / f"{name}.output").open("wb") as output:
             self.daemons[name] = subprocess.Popen(
                 (*guard, *words),

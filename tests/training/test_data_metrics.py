@@ -1,4 +1,4 @@
-"""The samples that damage and quarantine replaced are among a run's metrics."""
+"""Damaged and quarantined samples are counted in a run's metrics."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The list of layers, cut into stages of about equal cost.
+"""Pipeline stages of about equal cost.
 
 Source: DeepSpeed's PipelineModule (https://github.com/deepspeedai/DeepSpeed).
 """
@@ -25,7 +25,7 @@ from ernie_vilg.parallel.layout.groups import Groups, group_through
 def build_stage(
     config: ModelConfig, layers: ParallelLayers, groups: Groups, loss: PipelineLoss
 ) -> PipelineModule:
-    """Return this rank's stage. Only its own layers are built."""
+    """Build this rank's stage, and no other layers."""
     topology = PipeModelDataParallelTopology(
         num_pp=groups.pipeline_size, num_mp=groups.tensor_size, num_dp=groups.data_size
     )
@@ -60,7 +60,7 @@ def _tie_first_and_last_stage(module: PipelineModule, groups: Groups) -> None:
         head = module.forward_funcs[-1]
         ends = [getattr(head, output).weight for output in TIED]
         for weight in ends:
-            weight.ds_pipe_replicated = True  # type: ignore[attr-defined]  # counted once in the norm
-    # [pipeline, data * tensor], of which the first and the last row
+            weight.ds_pipe_replicated = True  # type: ignore[attr-defined]  # the norm counts the first stage's copy
+    # [pipeline, data * tensor]; the ends are its first and last rows
     ranks = torch.arange(groups.world_size).view(groups.pipeline_size, -1)
     tie_weights(module, ends, group_through(groups.rank, ranks[[0, -1]].T))

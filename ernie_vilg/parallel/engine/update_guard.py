@@ -1,26 +1,26 @@
-"""Which updates are made: all ranks decide alike, once per step, before a weight changes.
+"""Skips an update on all ranks if a gradient or the loss is not finite, or if the loss spikes.
 
-An update is left out where a gradient or the loss is not finite, or where the loss jumps. Every
-rank looks at the gradients that it is about to use and at its part of the loss; one small exchange
-shows every rank all of them, so that no rank can decide otherwise. The verdict is a tensor on the
-device, which the fused optimizer obeys there (`found_inf`, the protocol of torch's GradScaler):
-weights, moments, the count of steps and the average of the weights stay as they are, bit for bit.
+Each rank computes the norm of the gradients that it is about to use, and its part of the loss. One
+small all-gather shows both of every rank to every rank, so all decide alike, before any weight
+changes. The decision is a tensor on the device, which the fused optimizer obeys (`found_inf`, the
+protocol of torch's GradScaler): weights, moments, the count of steps and the average of the weights
+stay as they are, bit for bit.
 
-DeepSpeed leaves out updates too, by the norm of the whole gradient, before it reaches the
-optimizer. That norm has every tensor that several ranks hold alike from one of them alone: a value
-that is not finite on another one is seen here only. Where both see it, DeepSpeed returns early, and
-the verdict is the same. Overflows of float16 are its own: it lowers the loss scale, which is no
-fault, and gradients are not looked at here then.
+DeepSpeed also skips updates, by the norm of the whole gradient. Its norm counts a replicated tensor
+on one rank only, so it misses a non-finite value on another replica; this guard checks every rank.
+If both find one, DeepSpeed returns before the optimizer runs, and the decision is the same. In
+float16 DeepSpeed handles overflows itself, by lowering the loss scale; they are no fault, and the
+guard does not check gradients then.
 
 A loss x is a spike if, after at least `spike_window` accepted steps,
 
     x > mean + spike_deviations * max(deviation, LEAST_DEVIATION * |mean|)
 
-with the mean and the variance of the accepted steps so far, the n-th of which moves them by
+with the running mean and variance of the accepted losses. The n-th accepted step updates them with
 a = max(1 / n, 1 / spike_window): d = x - mean; mean += a * d; variance = (1 - a) * (variance +
-a * d^2). Up to `spike_window` steps these are those of all steps, later they forget exponentially.
+a * d^2). They are exact for the first `spike_window` steps and decay exponentially afterwards.
 
-Source: ours; the running variance is West's (1979), weighted as by Finch (2009).
+Source: the running variance is West's (1979), weighted as by Finch (2009).
 """
 
 import math
@@ -38,31 +38,31 @@ from ernie_vilg.parallel.engine.zero_shards import ZeroShards
 from ernie_vilg.parallel.layout.groups import Groups
 
 LEAST_DEVIATION = 0.01
-"""Share of the mean that counts as one deviation where the loss hardly moves."""
+"""Smallest deviation, as a fraction of the mean, for a loss that hardly moves."""
 
 REASONS = ("", "nan", "inf", "spike")
-"""Why an update is left out, by its number in a verdict; 0 where it is made."""
+"""Reasons to skip an update, by their number in a decision; 0 means that it is made."""
 
 _NAN, _INF, _SPIKE = 1, 2, 3
 _STATISTICS = ("count", "mean", "variance")
-_HEAD = 4  # numbers of a verdict before those of each rank
+_HEAD = 4  # numbers of a decision before those of each rank
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What was decided about one update, read on the host."""
+    """The decision about one update, read on the host."""
 
     reason: str
-    """One of `REASONS`."""
+    """Reason to skip the update, one of `REASONS`; empty if it was made."""
     loss: float
-    """Mean over the global batch."""
+    """Mean loss of the global batch."""
     limit: float
-    """Above which the loss would have been a spike; infinity while there is no limit."""
+    """Largest loss that is no spike; infinity while there is no limit."""
     gradient_norm: float
-    """Of the whole gradient, before clipping; infinity where it is not finite."""
+    """Norm of the whole gradient, before clipping; infinity if it is not finite."""
     ranks: tuple[int, ...]
-    """Whose loss or gradients were not finite. With several replicas a gradient has been summed
-    over all of them by then: the rank of a loss is the better hint."""
+    """Ranks whose loss or gradients were not finite. Gradients are summed over replicas before, so
+    the rank of a loss is the better hint."""
 
     @property
     def is_made(self) -> bool:
@@ -71,13 +71,13 @@ class Decision:
 
 
 class PendingDecision:
-    """A verdict on its way to the host, which nobody has waited for yet."""
+    """A decision that is being copied to the host."""
 
     def __init__(self, values: Tensor) -> None:
         """Start the copy.
 
         Args:
-            values: number of the reason, loss, limit, norm; then loss and norm of each rank;
+            values: number of the reason, loss, limit and norm, then loss and norm of each rank,
                 float64 [4 + 2 * ranks] on the device.
         """
         self._is_copied: torch.cuda.Event | None = None
@@ -90,7 +90,7 @@ class PendingDecision:
             self._values = values
 
     def read(self) -> Decision:
-        """Return it, once the device has come that far."""
+        """Return the decision; waits until the device has made it."""
         if self._is_copied is not None:
             self._is_copied.synchronize()
         code, loss, limit, norm = self._values[:_HEAD].tolist()
@@ -106,7 +106,7 @@ class PendingDecision:
 
 
 class UpdateGuard:
-    """Stands between DeepSpeed and the optimizer; one per engine, used by all ranks alike."""
+    """The guard of one engine, which decides about each update before DeepSpeed makes it."""
 
     def __init__(
         self,
@@ -118,16 +118,16 @@ class UpdateGuard:
         num_micro_batches: int,
         scales_loss: bool,
     ) -> None:
-        """Take the place of the optimizer's `step`.
+        """Replace the `step` of DeepSpeed's optimizer.
 
         Args:
-            shards: what the optimizer updates.
-            groups: this rank's place.
-            config: what a spike is.
+            shards: tensors that the optimizer updates.
+            groups: this rank's groups.
+            config: definition of a spike.
             read_loss: returns this rank's loss summed over the step's micro-batches, float32 [];
                 zero on ranks without the head.
-            num_micro_batches: of each replica and step.
-            scales_loss: whether DeepSpeed does, and deals with overflows itself.
+            num_micro_batches: number of micro-batches per replica and step.
+            scales_loss: whether DeepSpeed scales the loss and handles overflows itself.
         """
         self._shards = shards
         self._update = shards.replace_step(self._guarded_update)
@@ -144,11 +144,11 @@ class UpdateGuard:
 
     @property
     def last_skip(self) -> Tensor:
-        """1 where the last update was left out, else 0; float32 [] on the device."""
+        """Flag that is 1 if the last update was skipped, else 0; float32 [] on the device."""
         return (self._values[0] > 0).float()
 
     def last_decision(self) -> PendingDecision:
-        """Return the verdict about the last update, without waiting for the device."""
+        """Return the decision about the last update, without waiting for the device."""
         return PendingDecision(self._values)
 
     def state(self) -> dict[str, float]:
@@ -156,20 +156,20 @@ class UpdateGuard:
         return dict(zip(_STATISTICS, self._statistics.tolist(), strict=True))
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        """Go on with the statistics of `state`; with none where it is empty."""
+        """Continue from the statistics of `state`; an empty one starts fresh ones."""
         values = [float(state.get(name, 0.0)) for name in _STATISTICS]
         self._statistics = torch.tensor(values, dtype=torch.float64, device=self._device)
 
     @torch.no_grad()
     def _guarded_update(self, *arguments: Any, **keywords: Any) -> Any:
-        """Decide, then let DeepSpeed make the update or leave it out."""
+        """Decide, then let DeepSpeed make or skip the update."""
         of_ranks = self._exchange()
         loss = of_ranks[:, 0].sum() / self._num_losses
         limit = spike_limit(self._statistics, self._config)
         code = skip_reason(of_ranks, loss, limit)
         flag = (code > 0).float()
         optimizer: Any = self._shards.optimizer
-        # The optimizer itself would copy it to the host without waiting for the copy.
+        # The optimizer would copy the flag to the host without waiting for the copy.
         optimizer.found_inf = flag.cpu() if self._shards.is_offloaded else flag
         try:
             result = self._update(*arguments, **keywords)
@@ -177,7 +177,7 @@ class UpdateGuard:
             optimizer.found_inf = None
         if self._shards.has_overflowed:
             self._shards.drop_gradients()
-            if not self._scales_loss:  # the values may be finite, and the sum of their squares not
+            if not self._scales_loss:  # finite values whose squares overflow
                 code = torch.where(code == 0, _INF, code)
         self._statistics = torch.where(
             code == 0, updated_statistics(self._statistics, loss, self._config), self._statistics
@@ -193,19 +193,19 @@ class UpdateGuard:
         if not self._scales_loss:
             norm = get_total_norm(self._shards.gradients()).to(self._device)
         mine = torch.stack([self._read_loss().double(), norm.double()])
-        # Gathered, not reduced: each rank adds the same numbers in the same order.
+        # Gathered, not reduced, so that each rank adds the same numbers in the same order.
         of_ranks = mine.new_empty(self._world_size * 2)
         dist.all_gather_into_tensor(of_ranks, mine)
         return of_ranks.view(self._world_size, 2)
 
 
 def skip_reason(of_ranks: Tensor, loss: Tensor, limit: Tensor) -> Tensor:
-    """Return the number of the reason to leave an update out.
+    """Return the number of the reason to skip an update.
 
     Args:
         of_ranks: loss and gradient norm of each rank, float64 [rank, 2].
-        loss: of the global batch, float64 [].
-        limit: above which a loss is a spike, float64 [].
+        loss: mean loss of the global batch, float64 [].
+        limit: largest loss that is no spike, float64 [].
 
     Returns:
         index into `REASONS`, int64 [], on the device of the arguments.
@@ -217,14 +217,14 @@ def skip_reason(of_ranks: Tensor, loss: Tensor, limit: Tensor) -> Tensor:
 
 
 def spike_limit(statistics: Tensor, config: GuardsConfig) -> Tensor:
-    """Return the loss above which the next step is a spike.
+    """Return the largest loss of the next step that is no spike.
 
     Args:
         statistics: number, mean and variance of the accepted losses, float64 [3].
-        config: what a spike is.
+        config: definition of a spike.
 
     Returns:
-        float64 []; infinity before `spike_window` steps, and where spikes are not looked for.
+        the limit, float64 []; infinity before `spike_window` steps or without a spike check.
     """
     count, mean, variance = statistics.unbind()
     deviation = torch.maximum(variance.sqrt(), LEAST_DEVIATION * mean.abs())
@@ -235,12 +235,12 @@ def spike_limit(statistics: Tensor, config: GuardsConfig) -> Tensor:
 
 
 def updated_statistics(statistics: Tensor, loss: Tensor, config: GuardsConfig) -> Tensor:
-    """Return the statistics with one more accepted loss.
+    """Return the statistics after one more accepted loss.
 
     Args:
         statistics: number, mean and variance of the losses so far, float64 [3].
-        loss: the next one, float64 [].
-        config: gives the window.
+        loss: the next accepted loss, float64 [].
+        config: definition of a spike, with its window.
     """
     count, mean, variance = statistics.unbind()
     count = count + 1

@@ -37,23 +37,19 @@ class Piece:
 
 
 class ZeroShards:
-    """What this rank updates, as ZeRO 1 and 2 lay it out; a subclass for each other optimizer."""
+    """The shards of ZeRO 1 and 2; each other optimizer has a subclass."""
 
     _shards, _parameters = "single_partition_of_fp32_groups", "bit16_groups"
 
     def __init__(self, optimizer: Any, data_rank: int) -> None:
         """Wrap one of DeepSpeed's optimizers; see `zero_shards`."""
         self._zero = optimizer
+        self.optimizer: Optimizer = optimizer.optimizer
+        """Optimizer of torch, which updates the shards."""
         self._data_rank = data_rank
         names = ("cpu_offload", "offload_optimizer")  # under ZeRO 1 and 2, and under ZeRO 3
         self.is_offloaded = any(getattr(optimizer, name, False) for name in names)
         """Whether shards and their gradients are in host memory."""
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """The optimizer of torch, which updates the shards."""
-        optimizer: Optimizer = self._zero.optimizer
-        return optimizer
 
     @property
     def has_overflowed(self) -> bool:
@@ -72,13 +68,13 @@ class ZeroShards:
         self._zero.step = step
         return original
 
-    def shards(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
         """Return every tensor that torch's optimizer updates; some hold nothing but padding."""
         return list(getattr(self._zero, self._shards))
 
     def pieces(self) -> dict[nn.Parameter, Piece]:
         """Return this rank's piece of each parameter of which it updates one."""
-        groups = zip(self.shards(), getattr(self._zero, self._parameters), strict=True)
+        groups = zip(self.tensors(), getattr(self._zero, self._parameters), strict=True)
         return {
             parameter: Piece(
                 shard=shard,
@@ -95,7 +91,7 @@ class ZeroShards:
         if self.is_offloaded:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # the update waits for the copies to the host as well
-            return [shard.grad for shard in self.shards() if shard.grad is not None]
+            return [shard.grad for shard in self.tensors() if shard.grad is not None]
         groups = self._zero.averaged_gradients.values()
         return [one for group in groups for one in group or () if one is not None]
 
@@ -144,7 +140,7 @@ class _Zero3Shards(ZeroShards):
 
     def pieces(self) -> dict[nn.Parameter, Piece]:
         pieces = {}
-        for parameters, shard in zip(self._zero.fp16_groups, self.shards(), strict=True):
+        for parameters, shard in zip(self._zero.fp16_groups, self.tensors(), strict=True):
             start = 0
             for parameter in parameters:
                 part = self._part(parameter)

@@ -2,8 +2,8 @@
 
 Ranks are numbered with the tensor axis fastest, then data, then pipeline:
 `rank = (pipeline * data_size + data) * tensor_size + tensor`. megatron-core's order
-"tp-cp-ep-dp-pp" and DeepSpeed's axes (pipe, data, model) are the same. Ranks that communicate most
-are neighbours. `Groups` also serves as the `mpu` of DeepSpeed's plain engine.
+"tp-cp-ep-dp-pp" and DeepSpeed's axes (pipe, data, model) are the same. Ranks that communicate
+most are neighbours.
 """
 
 import os
@@ -48,33 +48,6 @@ class Groups:
     def world_size(self) -> int:
         """Number of ranks."""
         return self.tensor_size * self.data_size * self.pipeline_size
-
-    # DeepSpeed's plain engine calls the methods below on its `mpu`. It knows no pipeline:
-    # "model parallel" means tensor parallel there.
-
-    def get_model_parallel_rank(self) -> int:
-        """Return the rank along the tensor axis."""
-        return self.tensor_rank
-
-    def get_model_parallel_world_size(self) -> int:
-        """Return the size of the tensor axis."""
-        return self.tensor_size
-
-    def get_model_parallel_group(self) -> ProcessGroup:
-        """Return the group along the tensor axis."""
-        return self.tensor_group
-
-    def get_data_parallel_rank(self) -> int:
-        """Return the rank along the data axis."""
-        return self.data_rank
-
-    def get_data_parallel_world_size(self) -> int:
-        """Return the size of the data axis."""
-        return self.data_size
-
-    def get_data_parallel_group(self) -> ProcessGroup:
-        """Return the group along the data axis."""
-        return self.data_group
 
 
 def machine_device(launch: Launch) -> torch.device:

@@ -1,7 +1,4 @@
-"""The whole model on one rank, while it trains: what sample pictures are drawn with.
-
-Source: ours.
-"""
+"""Gathers the whole model on one rank during training, to draw sample pictures with it."""
 
 import deepspeed
 import torch
@@ -15,10 +12,10 @@ from ernie_vilg.parallel.layout.groups import Groups
 
 
 def gather_to_leader(engine: Engine) -> dict[str, Tensor] | None:
-    """Collect every parameter whole on the leader; all ranks must call.
+    """Gather every whole parameter on the leader; all ranks must call.
 
     Returns:
-        parameters by name, in the training precision on the CPU; None on other ranks.
+        parameters by name, in the training precision, on the CPU; None on other ranks.
     """
     groups = engine.groups
     stage = {name: _whole(name, value, groups) for name, value in engine.local_parameters()}
@@ -39,8 +36,8 @@ def gather_to_leader(engine: Engine) -> dict[str, Tensor] | None:
 
 
 def _whole(name: str, parameter: nn.Parameter, groups: Groups) -> Tensor:
-    """Return a parameter put together over data-parallel (ZeRO 3) and tensor ranks."""
-    with deepspeed.zero.GatheredParameters([parameter]):  # does nothing but under ZeRO 3
+    """Gather a parameter over data-parallel ranks (under ZeRO 3) and tensor ranks."""
+    with deepspeed.zero.GatheredParameters([parameter]):  # does nothing below ZeRO 3
         share = parameter.detach().clone()
     dimension = split_dimension(name)
     if groups.tensor_size > 1 and dimension is not None:

@@ -1,14 +1,12 @@
-"""Whole weights and moments into an engine of any layout, and the proof that they are in it.
+"""Loads whole weights and moments into an engine of any layout, and verifies them there.
 
-Every rank reads its own share: a tensor rank's cut of a parameter, and of that the piece that ZeRO
-gave it. It is written where the optimizer steps on it, and the weights that the model computes
-with are made from it as after a step.
+Every rank reads the piece of each parameter that it updates: first a tensor rank's shard of the
+parameter, then ZeRO's piece of that shard. The piece is written into the tensor that the optimizer
+updates, and the model's weights are made from it as after an update.
 
-DeepSpeed's own loading of universal checkpoints does not do here: under ZeRO 3 it refuses what
-comes from ZeRO 1 and takes steps and settings of one rank for all, and nowhere does it know the
-average of the weights.
-
-Source: ours; where a piece lies is DeepSpeed's bookkeeping (deepspeed.utils.tensor_fragment).
+DeepSpeed's own loader of universal checkpoints is not enough: it does not know the average of the
+weights, and under ZeRO 3 it refuses checkpoints of ZeRO 1 and gives all ranks the step count and
+settings of one.
 """
 
 from collections.abc import Iterator
@@ -32,13 +30,13 @@ _STEP = "step"
 
 @torch.no_grad()
 def load_whole_state(engine: Engine, source: WholeState) -> None:
-    """Put a whole state into an engine; all ranks must call.
+    """Load a whole state into an engine; all ranks must call.
 
     The optimizer's settings, such as the learning rate, stay as they are. An average of the weights
     in the source is skipped if the engine keeps none.
     """
     optimizer, states = engine.shards.optimizer, _states_of(engine, source)
-    for shard in engine.shards.shards():
+    for shard in engine.shards.tensors():
         _clear_state(optimizer, shard, states, source.counters)
     for name, piece in _pieces(engine, source):
         for state in states:
@@ -53,8 +51,8 @@ def find_differences(engine: Engine, source: WholeState) -> list[str]:
     """Compare an engine with a whole state bit for bit; all ranks must call.
 
     Compared are the optimizer's weights, moments and count of updates, and the weights that the
-    model computes with. The ranks of a data-parallel group must together hold each value of a
-    tensor rank's cut exactly once.
+    model computes with. Data-parallel ranks must together hold each value of a tensor rank's shard
+    exactly once.
 
     Returns:
         what differs on this rank, in words; empty if nothing does.
@@ -66,19 +64,19 @@ def find_differences(engine: Engine, source: WholeState) -> list[str]:
             expected = _piece_of(name, piece, source.read(name, state), engine.groups)
             if not _same_bits(_held(optimizer, piece, state), expected):
                 differences.append(f"{state} of {name}")
-    steps = {float(optimizer.state[shard][_STEP]) for shard in engine.shards.shards()}
+    steps = {float(optimizer.state[shard][_STEP]) for shard in engine.shards.tensors()}
     if steps != {source.counters.optimizer_steps}:
         differences.append("the optimizer's count of updates")
     for name, parameter in _named(engine, source):
         held, part = engine.shards.model_weights(parameter)
-        expected = _cut(name, source.read(name, WEIGHTS), engine.groups).flatten()[part]
+        expected = _shard_of(name, source.read(name, WEIGHTS), engine.groups).flatten()[part]
         if not _same_bits(held, expected.to(held.dtype)):
             differences.append(f"the model's {name}")
     return differences
 
 
 def set_counters(engine: Any, counters: Counters) -> None:
-    """Let a DeepSpeed engine count on from where another one was."""
+    """Set the counters of a DeepSpeed engine to those of a saved one."""
     engine.global_steps = counters.global_steps
     engine.global_samples = counters.global_samples
     engine.skipped_steps = counters.skipped_steps
@@ -101,11 +99,11 @@ def _pieces(engine: Engine, source: WholeState) -> list[tuple[str, Piece]]:
 
 
 def _piece_of(name: str, piece: Piece, whole: Tensor, groups: Groups) -> Tensor:
-    return _cut(name, whole, groups).flatten()[piece.in_parameter]
+    return _shard_of(name, whole, groups).flatten()[piece.in_parameter]
 
 
-def _cut(name: str, whole: Tensor, groups: Groups) -> Tensor:
-    """Return a tensor rank's share of a parameter, or of what belongs to it."""
+def _shard_of(name: str, whole: Tensor, groups: Groups) -> Tensor:
+    """Return a tensor rank's shard of a parameter, or of a state of it."""
     dimension = split_dimension(name)
     if dimension is None:
         return whole
@@ -115,7 +113,7 @@ def _cut(name: str, whole: Tensor, groups: Groups) -> Tensor:
 def _clear_state(
     optimizer: Optimizer, shard: Tensor, states: tuple[str, ...], counters: Counters
 ) -> None:
-    """Make AdamW's state of a shard, as its first step would; padding stays zero."""
+    """Create AdamW's state of a shard, as its first step would; padding stays zero."""
     optimizer.state[shard] = {
         # Fused AdamW keeps the count on the device.
         _STEP: torch.tensor(counters.optimizer_steps, dtype=torch.float32, device=shard.device),
@@ -124,7 +122,7 @@ def _clear_state(
 
 
 def _held(optimizer: Optimizer, piece: Piece, state: str) -> Tensor:
-    """Return the part of the optimizer's own tensor that a piece of a state lies in."""
+    """Return the values of a piece in the optimizer's weights or one of its states."""
     shard = piece.shard if state == WEIGHTS else optimizer.state[piece.shard][state]
     part: Tensor = shard.detach()[piece.in_shard]
     return part
@@ -133,26 +131,26 @@ def _held(optimizer: Optimizer, piece: Piece, state: str) -> Tensor:
 def _missing_pieces(
     engine: Engine, source: WholeState, pieces: list[tuple[str, Piece]]
 ) -> list[str]:
-    """Name parameters of which the data-parallel ranks do not hold each value once."""
+    """Describe the parameters of which data-parallel ranks do not hold each value once."""
     sizes = {name: source.shapes[name].numel() for name, _ in _named(engine, source)}
     held = dict.fromkeys(sizes, 0)
     for name, piece in pieces:
         held[name] += piece.in_parameter.stop - piece.in_parameter.start
     totals = torch.tensor([held[name] for name in sizes])
     dist.all_reduce(totals, group=engine.groups.data_group)
-    shares = {
+    expected = {
         name: size // (engine.groups.tensor_size if split_dimension(name) is not None else 1)
         for name, size in sizes.items()
     }
     return [
-        f"{total} of {share} values of {name} are held"
-        for (name, share), total in zip(shares.items(), totals.tolist(), strict=True)
-        if total != share
+        f"{total} of {size} values of {name} are held"
+        for (name, size), total in zip(expected.items(), totals.tolist(), strict=True)
+        if total != size
     ]
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Compare two tensors of one type, on whatever devices; a zero's sign counts, NaN is equal."""
+    """Compare the bits of two tensors on any devices: -0 differs from 0, and NaN may be equal."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     bits = torch.int32 if one.element_size() == 4 else torch.int16

@@ -31,6 +31,11 @@ def connect(rendezvous: NodeRendezvous) -> socket.socket:
             time.sleep(0.05)
 
 
+def waiting(rendezvous: NodeRendezvous, others: list[str], problems: list[str]) -> threading.Thread:
+    """Return a thread that waits as the first node and collects its problems."""
+    return threading.Thread(target=lambda: problems.extend(wait_for_nodes(rendezvous, others)))
+
+
 def test_nodes_connect_and_compare_clocks() -> None:
     rendezvous = a_rendezvous()
     problems: list[str] = []
@@ -73,7 +78,7 @@ def test_missing_nodes_are_named() -> None:
 def test_a_silent_connection_delays_no_node() -> None:
     rendezvous = a_rendezvous(seconds=10.0)
     problems: list[str] = []
-    first = threading.Thread(target=lambda: problems.extend(wait_for_nodes(rendezvous, ["n2"])))
+    first = waiting(rendezvous, ["n2"], problems)
     first.start()
     with connect(rendezvous):
         skew = reach_first_node(rendezvous, "n2")

@@ -85,5 +85,5 @@ def test_a_checkpoint_of_before_the_first_update_is_refused(tmp_path: Path) -> N
     folder.mkdir(parents=True)
     write_checkpoint(folder, {}, {})
 
-    with pytest.raises(ValueError, match="before the optimizer's first update: go on with the lay"):
+    with pytest.raises(ValueError, match="before the optimizer's first update: resume it under"):
         write_whole_state(folder, tmp_path / "whole", CONFIG)

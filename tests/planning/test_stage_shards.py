@@ -15,7 +15,8 @@ from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.initialization import split_dimension
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.layout.groups import build_groups
-from ernie_vilg.planning.shard_layers import StageShard, shard_layers, stage_shards
+from ernie_vilg.planning.rank_layers import rank_layers
+from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 from launch.support.composition import compose_program
 from tests.distributed import run_distributed
 
@@ -112,7 +113,7 @@ def test_shards_have_the_shapes_of_megatron_core(model: ModelConfig) -> None:
     (theirs,) = run_distributed(_megatron_shapes, 1, with_everything)
 
     for size, shapes in theirs.items():
-        assert shapes == shapes_on_meta(with_everything, layers=shard_layers(size))
+        assert shapes == shapes_on_meta(with_everything, layers=rank_layers(size))
 
 
 def _megatron_shapes(_launch: Launch, model: ModelConfig) -> dict[int, dict[str, list[int]]]:

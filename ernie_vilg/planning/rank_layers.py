@@ -1,9 +1,9 @@
-"""One tensor rank's layers, for the memory that megatron-core's take: same tensors, no messages.
+"""One tensor rank's layers with the shapes and memory of megatron-core's, without communication.
 
-What they compute means nothing where `tensor_size` is above 1; which tensors they make, which they
-keep for the backward pass and which they overwrite is as in megatron-core 0.16.
+They create, keep and overwrite the same tensors as megatron-core 0.16. If `tensor_size` is above 1,
+their values are meaningless.
 
-Source: ours, after megatron-core's tensor_parallel (arXiv:1909.08053, arXiv:2205.05198).
+Source: megatron-core's tensor_parallel (arXiv:1909.08053, arXiv:2205.05198).
 """
 
 from dataclasses import replace
@@ -14,25 +14,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ernie_vilg.model.layers import ParallelLayers
-from ernie_vilg.planning.shard_layers import shard_layers
+from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
 
 
-def memory_layers(tensor_size: int, checkpointing: str, gathered: Tensor | None) -> ParallelLayers:
+def rank_layers(
+    tensor_size: int, checkpointing: str = "none", gathered: Tensor | None = None
+) -> ParallelLayers:
     """Return constructors of one tensor rank's layers.
 
     Args:
-        tensor_size: ranks that share each layer.
+        tensor_size: ranks that share each layer; must divide heads and both vocabularies.
         checkpointing: `ParallelismConfig.activation_checkpointing`.
-        gathered: with sequence parallelism, the buffer that a layer's whole input is gathered
-            in, [tokens, hidden], one for all layers.
+        gathered: with sequence parallelism, the buffer into which a layer's whole input is
+            gathered, [tokens, hidden], one for all layers.
     """
-    layers = replace(shard_layers(tensor_size), activation_checkpointing=checkpointing)
+    layers = replace(SINGLE_DEVICE, activation_checkpointing=checkpointing)
     if tensor_size == 1:
         return layers
     column, row = partial(_Column, tensor_size, None), partial(_Row, tensor_size, False)
     layers = replace(
         layers,
+        size=tensor_size,
         column_linear=column,
         output_linear=column,
         row_linear=row,
@@ -47,37 +49,37 @@ def memory_layers(tensor_size: int, checkpointing: str, gathered: Tensor | None)
         layers,
         column_linear=partial(_Column, tensor_size, gathered),
         row_linear=partial(_Row, tensor_size, True),
-        split_tokens=partial(_Share.apply, tensor_size),
-        join_tokens=partial(_Join.apply, tensor_size),
+        split_tokens=partial(_ScatterTokens.apply, tensor_size),
+        join_tokens=partial(_GatherTokens.apply, tensor_size),
     )
 
 
 class _Column(nn.Linear):
-    """Output features are split."""
+    """Linear layer whose output features are split."""
 
     def __init__(self, size: int, gathered: Tensor | None, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs // size)
         self._gathered = gathered
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [..., in] to [..., out / size], or shared tokens to [tokens, out / size]."""
+        """Map [..., in] to [..., out / size], or split tokens to [tokens, out / size]."""
         flat = hidden.flatten(0, -2)
         output: Tensor = _Linear.apply(flat, self.weight, self.bias, self._gathered)
         return output if self._gathered is not None else output.unflatten(0, hidden.shape[:-1])
 
 
 class _Row(nn.Linear):
-    """Input features are split."""
+    """Linear layer whose input features are split."""
 
     def __init__(self, size: int, shares: bool, inputs: int, outputs: int) -> None:
         super().__init__(inputs // size, outputs)
         self._size = size if shares else 1
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [..., in / size] to [..., out], or to a share of the tokens."""
+        """Map [..., in / size] to [..., out], or to this rank's part of the tokens."""
         output: Tensor = _Linear.apply(hidden.flatten(0, -2), self.weight, None, None)
         if self._size > 1:
-            output = _Share.apply(self._size, output)
+            output = _ScatterTokens.apply(self._size, output)
         output = output + self.bias
         return output if self._size > 1 else output.unflatten(0, hidden.shape[:-1])
 
@@ -110,8 +112,8 @@ class _Linear(torch.autograd.Function):
         return share if context.gathered is not None else entering, of_weight, of_bias, None
 
 
-class _Share(torch.autograd.Function):
-    """A share of the tokens; the gradient is gathered."""
+class _ScatterTokens(torch.autograd.Function):
+    """Takes this rank's part of the tokens; its backward pass gathers the gradient."""
 
     @staticmethod
     def forward(context: Any, size: int, tokens: Tensor) -> Tensor:
@@ -124,8 +126,8 @@ class _Share(torch.autograd.Function):
         return None, gradients[0].new_empty(context.shape)
 
 
-class _Join(torch.autograd.Function):
-    """All tokens of shares; the gradient is shared out."""
+class _GatherTokens(torch.autograd.Function):
+    """Gathers all tokens; its backward pass takes this rank's part of the gradient."""
 
     @staticmethod
     def forward(context: Any, size: int, share: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ class _Join(torch.autograd.Function):
 
 
 class _VocabEmbedding(nn.Embedding):
-    """Rows are split."""
+    """Embedding whose rows are split."""
 
     def __init__(self, size: int, vocab: int, hidden: int) -> None:
         super().__init__(vocab // size, hidden)
@@ -152,7 +154,7 @@ class _VocabEmbedding(nn.Embedding):
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """megatron-core's, whose probabilities take the place of a float32 copy of the logits."""
+    """megatron-core's loss, which overwrites a float32 copy of the logits with probabilities."""
 
     @staticmethod
     def forward(context: Any, logits: Tensor, targets: Tensor) -> Tensor:

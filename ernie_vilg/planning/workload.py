@@ -1,9 +1,9 @@
-"""What one optimizer step has to do, whoever's model it is.
+"""The work of one optimizer step as a few numbers, for any transformer.
 
-A transformer of ours and a GPT of a peer fill the same few numbers, so that what predicts our
-steps can be held against steps that peers published.
+Our model and a peer's GPT fill the same numbers, so the predictor of our steps can be compared with
+steps that peers published.
 
-Source: ours; operations as in Narayanan et al. 2021 (arXiv:2104.04473, appendix).
+Source: operations as in Narayanan et al. 2021 (arXiv:2104.04473, appendix).
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import attention_flops, layer_flops, product_flops
-from ernie_vilg.planning.shard_layers import stage_shards
+from ernie_vilg.planning.stage_shards import stage_shards
 
 FUSED_BYTES = 62.0
-"""Moved per token and hidden value by a block's norms, GELU and residuals, forward and backward,
-where each is one kernel (PERFORMANCE.md: 2.2 GB for 8,704 tokens of 4,096)."""
+"""Bytes moved per token and hidden value by a block's norms, GELU and residuals, forward and
+backward, if each is one kernel: 2.2 GB for 8,704 tokens of 4,096."""
 EAGER_BYTES = 124.0
-"""The same with torch's own kernels, one per operation: an assumption, twice as much."""
+"""The same with one of torch's kernels per operation: twice as much, by assumption."""
 
 
 TOKEN_SAMPLES_PER_SECOND = 17_768.0
@@ -28,38 +28,41 @@ PICTURES_PER_SECOND = 207.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """A model as the step time sees it. Operations are forward; a sample is what the micro-batch
-    counts: a pair, both directions, of ours, a sequence of a GPT.
+class Workload:
+    """The sizes of a model that determine its step time.
+
+    Operations are those of the forward pass. A sample is the unit of the micro-batch: a pair in
+    both directions for our model, a sequence for a GPT.
     """
 
     hidden_size: int
     """Width of the residual stream."""
     num_layers: int
-    """Blocks."""
+    """Number of blocks."""
     tokens: int
-    """Per sample."""
+    """Tokens per sample."""
     block_flops: float
-    """Of one block's matrix products, per sample."""
+    """Operations of one block's matrix products, per sample."""
     attention_flops: float
-    """Of one block's scores and sums, on average, per sample."""
+    """Operations of one block's attention scores and sums, per sample, averaged over blocks."""
     head_flops: float
-    """Of the projections on the vocabulary, per sample."""
+    """Operations of the output projections, per sample."""
     block_parameters: int
-    """Of one block."""
+    """Number of parameters of one block."""
     outer_parameters: int
-    """Of embeddings and head together."""
+    """Number of parameters of embeddings and head together."""
     elementwise_bytes: float = EAGER_BYTES
-    """Moved per token and hidden value of a block, forward and backward."""
+    """Bytes moved by element-wise passes per token and hidden value of a block, forward and
+    backward."""
     samples_per_reader: float = TOKEN_SAMPLES_PER_SECOND
-    """That one core reads per second."""
+    """Samples that one core reads per second."""
     attention_bytes: float = 0.0
-    """Moved by one block's attention where it writes its scores down, per sample, forward and
-    backward; 0 for flash attention."""
+    """Bytes that one block's attention moves per sample, forward and backward, if it writes its
+    scores to memory; 0 for flash attention."""
 
     @property
     def num_parameters(self) -> int:
-        """Of the whole model."""
+        """Number of parameters of the whole model."""
         return self.num_layers * self.block_parameters + self.outer_parameters
 
     @property
@@ -71,14 +74,14 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Recomputation:
-    """Shares of a forward pass that the backward pass runs again."""
+    """Fractions of a forward pass that the backward pass repeats."""
 
     matrix: float = 0.0
-    """Of the matrix products, and of the tensor ranks' messages with them."""
+    """Fraction of the matrix products and of the tensor ranks' communication."""
     attention: float = 0.0
-    """Of scores and sums."""
+    """Fraction of attention's scores and sums."""
     elementwise: float = 0.0
-    """Of what lies between the products."""
+    """Fraction of the element-wise passes."""
 
 
 RECOMPUTATION = {
@@ -86,60 +89,60 @@ RECOMPUTATION = {
     "selective": Recomputation(attention=1.0, elementwise=0.5),
     "full": Recomputation(matrix=1.0, attention=1.0, elementwise=1.0),
 }
-"""By `ParallelismConfig.activation_checkpointing`."""
+"""Recomputation by the value of `ParallelismConfig.activation_checkpointing`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """How the work is spread."""
+    """The layout of a workload over GPUs."""
 
     tensor: int = 1
-    """Ranks that share each product."""
+    """Number of ranks that split each product."""
     pipeline: int = 1
-    """Stages."""
+    """Number of pipeline stages."""
     data: int = 1
-    """Replicas."""
+    """Number of replicas."""
     zero_stage: int = 1
-    """1, 2 or 3; 3 stands for FSDP too."""
+    """ZeRO stage: 1, 2 or 3; 3 also describes FSDP."""
     micro_batch: int
-    """Samples per replica per pass."""
+    """Samples per replica and pass."""
     num_micro_batches: int
-    """Passes per step."""
+    """Number of passes per step."""
     sequence_parallel: bool = False
-    """Whether tensor ranks share norms and residuals."""
+    """Whether tensor ranks split norms and residuals."""
     recomputation: Recomputation = Recomputation()
-    """What the backward pass runs again."""
+    """Fractions of the forward pass that the backward pass repeats."""
     offload: bool = False
     """Whether the optimizer runs on the host."""
     virtual_stages: int = 1
-    """Parts of each stage (interleaved schedule; DeepSpeed has 1)."""
+    """Parts of each stage in an interleaved schedule; 1 under DeepSpeed."""
     gradient_bytes: int = 2
-    """Per parameter in the reduction among replicas."""
+    """Bytes per parameter in the reduction among replicas."""
     readers: int = 1
-    """Processes per replica that read ahead; 0 reads while training waits."""
+    """Loader processes per replica; 0 reads while training waits."""
     hides_messages: bool = False
-    """Whether the messages of tensor ranks, and the gathering of weights, pass behind products, as
-    Megatron-LM's may. Ours do not."""
+    """Whether tensor ranks' communication and the all-gather of weights overlap with products, as
+    Megatron-LM can. Ours do not."""
 
     @property
     def num_gpus(self) -> int:
-        """All of them."""
+        """Number of GPUs."""
         return self.tensor * self.pipeline * self.data
 
 
-def work_of_model(model: ModelConfig, *, fused: bool = False) -> Work:
-    """Describe a model of ours.
+def workload_of_model(model: ModelConfig, *, fused: bool = False) -> Workload:
+    """Return the workload of our model.
 
     Args:
         model: its shape.
-        fused: whether torch.compile fuses what lies between the matrix products.
+        fused: whether torch.compile fuses the element-wise passes.
     """
     blocks = range(1, model.num_layers + 1)
     (whole,) = stage_shards(model, ParallelismConfig(micro_batch_size=1, global_batch_size=1))
     block_parameters = sum(
         shape.numel() for name, shape in whole.shapes.items() if name.startswith("1.")
     )
-    return Work(
+    return Workload(
         hidden_size=model.hidden_size,
         num_layers=model.num_layers,
         tokens=len(Direction) * model.seq_length,
@@ -158,15 +161,15 @@ def work_of_model(model: ModelConfig, *, fused: bool = False) -> Work:
 
 
 def spread_of_layout(layout: ParallelismConfig, num_gpus: int, readers: int) -> Spread:
-    """Describe a layout of ours on so many GPUs.
+    """Return one of our layouts on a number of GPUs.
 
     Args:
         layout: the layout.
-        num_gpus: that it is spread over.
+        num_gpus: number of GPUs.
         readers: `LoaderConfig.num_workers`.
 
     Raises:
-        InputError: it does not fit them.
+        InputError: the layout does not fit this number of GPUs.
     """
     return Spread(
         tensor=layout.tensor_parallel_size,

@@ -23,7 +23,7 @@ sys.exit(psutil.pid_exists(orphan))
 
 def guarded(*command: str) -> int:
     return subprocess.run(
-        [sys.executable, "-m", "launch.jobs.stage_guard", str(os.getpid()), *command],
+        [sys.executable, "-m", "launch.jobs.stage_reaper", str(os.getpid()), *command],
         cwd=CONF_FOLDER.parent,
         check=False,
     ).returncode
