@@ -1,4 +1,4 @@
-"""Updates that were left out are counted and written down; too many send the run back."""
+"""Skipped updates are counted and recorded; too many send the run back."""
 
 import logging
 import math
@@ -23,7 +23,7 @@ from ernie_vilg.parallel.state.compare_replicas import Difference, ReplicaReport
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.training.guards import (
-    Guard,
+    RunGuard,
     ReplicaMismatch,
     RollBack,
     describe,
@@ -41,7 +41,7 @@ CONFIG = GuardsConfig(max_skips=2, max_rollbacks=1)
 
 
 class ScriptedEngine:
-    """An engine whose verdicts are known."""
+    """An engine with given decisions."""
 
     def __init__(self, *verdicts: Decision, device: str = "cpu") -> None:
         self._verdicts = deque(verdicts)
@@ -59,9 +59,9 @@ class ScriptedEngine:
         self.losses = state
 
 
-def guard_of(*verdicts: Decision, device: str = "cpu", config: GuardsConfig = CONFIG) -> Guard:
+def guard_of(*verdicts: Decision, device: str = "cpu", config: GuardsConfig = CONFIG) -> RunGuard:
     engine: Any = ScriptedEngine(*verdicts, device=device)
-    return Guard(engine, config)
+    return RunGuard(engine, config)
 
 
 def test_one_skip_more_than_max_skips_in_a_row_sends_the_run_back() -> None:
@@ -135,12 +135,10 @@ def test_replicas_are_compared_as_often_as_is_said() -> None:
 
 def test_lines_for_people() -> None:
     assert skip_line(7, SPIKE) == (
-        "step 7: the weights are left as they were, the loss jumped to 4.0000, more than 3.0000 "
-        "is taken for a fault"
+        "step 7: the update is skipped, the loss jumped to 4.0000, above the limit of 3.0000"
     )
     assert skip_line(7, NAN) == (
-        "step 7: the weights are left as they were, the loss or a gradient is not a number (on "
-        "rank 1)"
+        "step 7: the update is skipped, the loss or a gradient is not a number (on rank 1)"
     )
 
 
@@ -154,7 +152,7 @@ def test_a_mismatch_names_ranks_and_parameters() -> None:
 
     assert "step 50" in text
     assert f"weight 3.norm.bias: {ranks[2]} differs from 3 others" in text
-    assert "1.up.weight" not in text  # whose fault it is is known
+    assert "1.up.weight" not in text  # the majority says which is wrong
     assert f"no majority says which is wrong: {ranks[0]} and {ranks[1]}" in unsettled
 
 
@@ -185,7 +183,7 @@ def spoiled_run(
         micro_batch_size=2,
         on_step=lambda step, findings: writer.recent.remember(step.step, step.places),
     )
-    guard, objective, weights = Guard(engine, config.guards, writer), engine._objective, []
+    guard, objective, weights = RunGuard(engine, config.guards, writer), engine._objective, []
     with closing(batches):
         for step in range(1, 11):
             if step == 3:
