@@ -33,7 +33,7 @@ from ernie_vilg.runs.schedule import learning_rate_at
 from ernie_vilg.system.progress import duration
 from ernie_vilg.tracking.tracker import Tracker
 from ernie_vilg.training.callbacks import Callbacks
-from ernie_vilg.training.guards import RunGuard, ReplicaMismatch, RollBack
+from ernie_vilg.training.guards import ReplicaMismatch, RollBack, RunGuard
 from ernie_vilg.training.measured import Measured
 from ernie_vilg.training.metrics import Meter, Metrics
 

@@ -23,9 +23,9 @@ from ernie_vilg.parallel.state.compare_replicas import Difference, ReplicaReport
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.training.guards import (
-    RunGuard,
     ReplicaMismatch,
     RollBack,
+    RunGuard,
     describe,
     skip_line,
     skip_writer,
