@@ -17,7 +17,7 @@ from ernie_vilg.checkpoint.folder import (
 from ernie_vilg.errors import InputError
 from ernie_vilg.forensics.explain_step import SampleLosses
 from ernie_vilg.model.head import HeadOutput
-from ernie_vilg.model.loss import sample_losses as losses_by_sample
+from ernie_vilg.model.loss import sample_losses
 from ernie_vilg.model.weights import model_from_weights
 
 _PASS_SIZE = 8
@@ -26,7 +26,9 @@ _PASS_SIZE = 8
 logger = logging.getLogger(__name__)
 
 
-def sample_losses(run_dir: Path, step: int, text: np.ndarray, codes: np.ndarray) -> SampleLosses:
+def measure_sample_losses(
+    run_dir: Path, step: int, text: np.ndarray, codes: np.ndarray
+) -> SampleLosses:
     """Compute the losses of samples under the checkpoint nearest to a step.
 
     Args:
@@ -81,4 +83,4 @@ def _losses(model: torch.nn.Module, text: torch.Tensor, codes: np.ndarray) -> np
     """Return the losses of samples, float64 [direction, samples]."""
     image_codes = torch.from_numpy(codes)
     output: HeadOutput = model((text, image_codes))
-    return torch.stack(losses_by_sample(output, text, image_codes, torch.float64)).numpy()
+    return torch.stack(sample_losses(output, text, image_codes, torch.float64)).numpy()

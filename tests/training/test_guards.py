@@ -87,7 +87,7 @@ def test_a_launch_that_went_back_too_often_stops_and_says_what_to_do() -> None:
 
 
 def test_a_gpu_is_asked_about_the_step_before() -> None:
-    """So that the host goes on ahead of it."""
+    """The host goes on ahead of the GPU."""
     guard = guard_of(NAN, NAN, NAN, GOOD, device="cuda")
     for step in (1, 2, 3):
         guard.after_step(step)
@@ -205,7 +205,7 @@ def times_nan(losses: Any) -> Any:
 
 @pytest.mark.distributed
 def test_a_loss_that_is_no_number_on_one_rank_is_bounded_and_written_down(tmp_path: Path) -> None:
-    """Row 38: all ranks leave out the same steps, names of samples included, and go back."""
+    """All ranks skip the same steps, name the same samples, and go back."""
     write_token_shards(tmp_path / "shards", [20, 20])
     config = replace(tiny_run(tmp_path, steps=10), guards=replace(CONFIG, spike_deviations=0))
 
@@ -226,7 +226,7 @@ def test_a_loss_that_is_no_number_on_one_rank_is_bounded_and_written_down(tmp_pa
 
 
 def keys_in_order(shards: Path, config: PretrainConfig, positions: np.ndarray) -> list[str]:
-    """Return the keys at positions, which each sample's text says as well."""
+    """Return the keys of the samples at positions, read from their texts."""
     reader = TokenReader(sequence_of(shards, read_manifest(shards, "token"), config.model))
     with closing(reader):
         return [f"{text[0] - 4:08d}" for text in reader.read(positions).text.tolist()]
