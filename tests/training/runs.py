@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
+from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
@@ -85,7 +86,7 @@ class Recorder:
         self.losses[step] = float(metrics["loss"]).hex()
 
     def log_pictures(self, step: int, pictures: Any, captions: Any = None) -> None:
-        raise AssertionError("no samples are asked for")
+        raise AssertionError("the run has no callbacks")
 
     def go_back(self, step: int) -> None:
         raise AssertionError("nothing goes wrong")
@@ -132,26 +133,28 @@ def pretrain_here(launch: Launch, config: PretrainConfig) -> int:
 def checkpoints_of(
     config: PretrainConfig, engine: Engine, phases: Phases | None = None
 ) -> Checkpoints:
-    """Return a run's checkpoints, told of points in passing if somebody asks."""
+    """Return a run's checkpoints, which report their points to `phases`."""
     groups = engine.groups
     return Checkpoints(
         Path(config.run_dir),
         config.checkpoint,
-        identity_at=lambda step: {"test": "identity"},
-        data_at=lambda step: {"position": step},
-        layout={
-            "tensor_parallel_size": groups.tensor_size,
-            "pipeline_parallel_size": groups.pipeline_size,
-            "data_parallel_size": groups.data_size,
-            "zero_stage": config.parallelism.zero_stage,
-        },
-        config_hash="",
-        phases=phases or Phases(),
+        RunFacts(
+            identity_at=lambda step: {"test": "identity"},
+            data_at=lambda step: {"position": step},
+            layout={
+                "tensor_parallel_size": groups.tensor_size,
+                "pipeline_parallel_size": groups.pipeline_size,
+                "data_parallel_size": groups.data_size,
+                "zero_stage": config.parallelism.zero_stage,
+            },
+            config_hash="",
+        ),
+        phases or Phases(),
     )
 
 
 def die() -> None:
-    """End as a killed process does, without a word."""
+    """End as a killed process does, without closing anything."""
     raise Killed
 
 
