@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
+from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
@@ -48,7 +49,7 @@ from ernie_vilg.storage.files import sha256_of_json
 from ernie_vilg.tracking.tracker import RunTracker, SilentTracker, Tracker
 from ernie_vilg.training.callbacks import Callback, Callbacks
 from ernie_vilg.training.data_order import token_sequence
-from ernie_vilg.training.guards import Guard, skip_writer
+from ernie_vilg.training.guards import RunGuard, skip_writer
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.metrics import Metrics
@@ -266,14 +267,16 @@ def _restore_engine(rank: _Rank, quarantine: Quarantine) -> tuple[Engine, Checkp
     checkpoints = Checkpoints(
         rank.run_dir,
         config.checkpoint,
-        identity_at=partial(identity, config, rank.precision, rank.lineage),
-        data_at=lambda step: {
-            "position": first_position(step + 1, config.parallelism.global_batch_size),
-            "quarantine": quarantine.digest(),
-        },
-        layout=layout_identity(config, groups),
-        config_hash=sha256_of_json(asdict(config)),
-        phases=rank.phases,
+        RunFacts(
+            identity_at=partial(identity, config, rank.precision, rank.lineage),
+            data_at=lambda step: {
+                "position": first_position(step + 1, config.parallelism.global_batch_size),
+                "quarantine": quarantine.digest(),
+            },
+            layout=layout_identity(config, groups),
+            config_hash=sha256_of_json(asdict(config)),
+        ),
+        rank.phases,
     )
     return engine, checkpoints, checkpoints.restore(engine)
 
@@ -309,7 +312,7 @@ def _build_trainer(
     config, groups = rank.config, rank.groups
     ledger = RunFolder(rank.run_dir).ledger
     writer = skip_writer(ledger, sequence, engine, config.parallelism.global_batch_size)
-    guard = Guard(engine, config.guards, writer)
+    guard = RunGuard(engine, config.guards, writer)
     guard.load_state(checkpoints.restored_state)
     batches = ReplicaBatches(config, sequence, groups, None if writer is None else writer.recent)
     rank.watchdog.reading = lambda: batches.doing
@@ -350,7 +353,7 @@ def _open_ledger(config: PretrainConfig, sequence: TokenSequence, groups: Groups
 
 def _data_metrics(damage: DamageCount, quarantine: Quarantine) -> Metrics:
     return {
-        "lost_samples": float(damage.num_samples()),
+        "damaged_samples": float(damage.num_samples()),
         "quarantined_samples": float(len(quarantine.entries)),
     }
 

@@ -25,7 +25,7 @@ DATA_SIZE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Consumed:
-    """What a step trained on, over all replicas and micro-batches in order."""
+    """The samples of a step, over all replicas and micro-batches in order."""
 
     text: np.ndarray
     codes: np.ndarray

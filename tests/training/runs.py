@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
+from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
@@ -35,7 +36,7 @@ from ernie_vilg.resilience.stragglers import Stragglers
 from ernie_vilg.runs.phases import Phases
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.training.callbacks import Callbacks
-from ernie_vilg.training.guards import Guard
+from ernie_vilg.training.guards import RunGuard
 from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.pretrain import pretrain
 from ernie_vilg.training.replica_batches import ReplicaBatches
@@ -85,7 +86,7 @@ class Recorder:
         self.losses[step] = float(metrics["loss"]).hex()
 
     def log_pictures(self, step: int, pictures: Any, captions: Any = None) -> None:
-        raise AssertionError("no samples are asked for")
+        raise AssertionError("the run has no callbacks")
 
     def go_back(self, step: int) -> None:
         raise AssertionError("nothing goes wrong")
@@ -132,26 +133,28 @@ def pretrain_here(launch: Launch, config: PretrainConfig) -> int:
 def checkpoints_of(
     config: PretrainConfig, engine: Engine, phases: Phases | None = None
 ) -> Checkpoints:
-    """Return a run's checkpoints, told of points in passing if somebody asks."""
+    """Return a run's checkpoints, which report their points to `phases`."""
     groups = engine.groups
     return Checkpoints(
         Path(config.run_dir),
         config.checkpoint,
-        identity_at=lambda step: {"test": "identity"},
-        data_at=lambda step: {"position": step},
-        layout={
-            "tensor_parallel_size": groups.tensor_size,
-            "pipeline_parallel_size": groups.pipeline_size,
-            "data_parallel_size": groups.data_size,
-            "zero_stage": config.parallelism.zero_stage,
-        },
-        config_hash="",
-        phases=phases or Phases(),
+        RunFacts(
+            identity_at=lambda step: {"test": "identity"},
+            data_at=lambda step: {"position": step},
+            layout={
+                "tensor_parallel_size": groups.tensor_size,
+                "pipeline_parallel_size": groups.pipeline_size,
+                "data_parallel_size": groups.data_size,
+                "zero_stage": config.parallelism.zero_stage,
+            },
+            config_hash="",
+        ),
+        phases or Phases(),
     )
 
 
 def die() -> None:
-    """End as a killed process does, without a word."""
+    """End as a killed process does, without closing anything."""
     raise Killed
 
 
@@ -205,7 +208,7 @@ def run(
             data_metrics=dict,
             num_samples=manifest.num_samples,
             checkpoints=checkpoints,
-            guard=Guard(engine, config.guards),
+            guard=RunGuard(engine, config.guards),
             stopping=stopping,
             phases=phases,
             step_times=step_times,
