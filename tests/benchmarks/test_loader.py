@@ -47,9 +47,9 @@ def test_both_sides_make_the_same_pairs(data: Path, is_shuffled: bool) -> None:
     theirs = [torch.cat(batch, 1) for batch in token_pipeline(files, 4, is_shuffled=is_shuffled)]
 
     batches = token_batches(data / TOKENS, 4, num_workers=0)
-    steps = [batches.at(step) for step in range(1, 5)]
+    steps = [batches.at(step).content for step in range(1, 5)]
     batches.close()
-    ours = [torch.cat([batch.codes, batch.text], 1) for step in steps for batch in step]
+    ours = [torch.cat([batch.codes, batch.text], 1) for batch in steps]
 
     assert sorted_rows(ours) == sorted_rows(theirs)
     assert {batch.dtype for batch in ours} == {batch.dtype for batch in theirs} == {torch.int64}
