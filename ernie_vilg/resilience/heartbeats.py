@@ -56,7 +56,7 @@ class Beat:
     phase: str
     """Phase of the rank."""
     step: int
-    """Steps taken."""
+    """Step being made, from 1; between two steps, the last one made."""
     seconds: float
     """Seconds since the phase began."""
     reading: str = ""

@@ -71,27 +71,27 @@ class Countdown:
             config: the timeouts.
         """
         self._config = config
-        self._current: tuple[str, float] = ("", 0.0)
+        self._counted: tuple[str, float] = ("", 0.0)
         self._seconds = 0.0
         self._seen = time.monotonic()
 
-    def left(self, where: CurrentPhase, poll_seconds: float) -> float:
+    def left(self, current: CurrentPhase, poll_seconds: float) -> float:
         """Return the seconds left, by the time that passed since the last call.
 
         Args:
-            where: the rank's phase. A step's data and the step count as one phase.
+            current: the rank's phase. A step's data and the step count as one phase.
             poll_seconds: time between two calls; of a longer gap, the process has seen no more.
         """
         now = time.monotonic()
         gap = min(now - self._seen, 2 * poll_seconds)
         self._seen = now
-        is_step = where.phase in _STEP_PHASES
-        current = ("step", float(where.step)) if is_step else (where.phase.value, where.since)
-        if current == self._current:
+        is_step = current.phase in _STEP_PHASES
+        counted = ("step", float(current.step)) if is_step else (current.phase.value, current.since)
+        if counted == self._counted:
             self._seconds += gap
         else:
-            self._current, self._seconds = current, min(now - where.since, gap)
-        timeout, _ = timeout_of(where.phase, self._config)
+            self._counted, self._seconds = counted, min(now - current.since, gap)
+        timeout, _ = timeout_of(current.phase, self._config)
         return timeout - self._seconds
 
 
@@ -159,21 +159,21 @@ class Watchdog:
         poll_seconds = min(_POLL_SECONDS, min(timeouts) / 10)
         countdown = Countdown(self._config)
         while not self._is_over.wait(poll_seconds):
-            where = self._phases.now
-            left = countdown.left(where, poll_seconds)
+            current = self._phases.now
+            left = countdown.left(current, poll_seconds)
             _arm_faulthandler(max(left, 0.0) + _GIL_SECONDS)
             if left <= 0:
-                self._end(where)
+                self._end(current)
                 return
 
-    def _end(self, where: CurrentPhase) -> None:
+    def _end(self, current: CurrentPhase) -> None:
         """Report the ranks that hold up the run, and end this process."""
         findings = self._find()
         verdict = find_suspects(findings)
         live = [rank for rank in findings.beats if rank not in findings.silent]
         is_speaker = self._own.rank == min(live, default=self._own.rank)
-        path = self._report_path(where)
-        timeout = self._timeout_words(where)
+        path = self._report_path(current)
+        timeout = self._timeout_words(current)
         if is_speaker:
             logger.error("%s. %s. Reports: %s", timeout, verdict.headline, path.parent)
         text = "\n\n".join(
@@ -232,32 +232,32 @@ class Watchdog:
         }
 
     def _beat(self) -> Beat:
-        where = self._phases.now
-        current, last = self._communication.current, self._communication.last
+        now = self._phases.now
+        collective, last = self._communication.current, self._communication.last
         return Beat(
-            phase=where.phase.value,
-            step=where.step,
-            seconds=time.monotonic() - where.since,
+            phase=now.phase.value,
+            step=now.step,
+            seconds=time.monotonic() - now.since,
             reading=self.reading(),
             collective=None
-            if current is None
+            if collective is None
             else CollectiveNote(
-                words=str(current),
-                key=current.key,
-                members=list(current.members),
-                number=current.number,
+                words=str(collective),
+                key=collective.key,
+                members=list(collective.members),
+                number=collective.number,
             ),
             last="" if last is None else str(last),
             counts=self._communication.counts(),
         )
 
-    def _timeout_words(self, where: CurrentPhase) -> str:
-        seconds, setting = timeout_of(where.phase, self._config)
-        what = f"step {where.step}" if where.phase in _STEP_PHASES else where.phase.value
+    def _timeout_words(self, current: CurrentPhase) -> str:
+        seconds, setting = timeout_of(current.phase, self._config)
+        what = f"step {current.step}" if current.phase in _STEP_PHASES else current.phase.value
         return f"{what} takes over {seconds:g} s ({setting})"
 
-    def _report_path(self, where: CurrentPhase) -> Path:
-        return RunFolder(self._run_dir).hang_report(where.step, self._own.rank)
+    def _report_path(self, current: CurrentPhase) -> Path:
+        return RunFolder(self._run_dir).hang_report(current.step, self._own.rank)
 
     def _suspects_stacks(self, verdict: HangVerdict) -> list[str]:
         """Return the stacks of suspects on this machine, if py-spy is installed."""

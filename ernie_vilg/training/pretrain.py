@@ -353,7 +353,7 @@ def _open_ledger(config: PretrainConfig, sequence: TokenSequence, groups: Groups
 
 def _data_metrics(damage: DamageCount, quarantine: Quarantine) -> Metrics:
     return {
-        "lost_samples": float(damage.num_samples()),
+        "damaged_samples": float(damage.num_samples()),
         "quarantined_samples": float(len(quarantine.entries)),
     }
 

@@ -1,4 +1,4 @@
-"""A run that hangs says who holds it up, and ends."""
+"""A run that hangs names the rank that holds it up, and ends."""
 
 import ctypes
 import multiprocessing

@@ -86,7 +86,7 @@ class Recorder:
         self.losses[step] = float(metrics["loss"]).hex()
 
     def log_pictures(self, step: int, pictures: Any, captions: Any = None) -> None:
-        raise AssertionError("no samples are asked for")
+        raise AssertionError("the run has no callbacks")
 
     def go_back(self, step: int) -> None:
         raise AssertionError("nothing goes wrong")
@@ -133,7 +133,7 @@ def pretrain_here(launch: Launch, config: PretrainConfig) -> int:
 def checkpoints_of(
     config: PretrainConfig, engine: Engine, phases: Phases | None = None
 ) -> Checkpoints:
-    """Return a run's checkpoints, told of points in passing if somebody asks."""
+    """Return a run's checkpoints, which report their points to `phases`."""
     groups = engine.groups
     return Checkpoints(
         Path(config.run_dir),
@@ -154,7 +154,7 @@ def checkpoints_of(
 
 
 def die() -> None:
-    """End as a killed process does, without a word."""
+    """End as a killed process does, without closing anything."""
     raise Killed
 
 

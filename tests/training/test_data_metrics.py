@@ -34,4 +34,4 @@ def test_damaged_and_quarantined_samples_are_logged(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["quarantined_samples"] for line in lines] == [2.0, 2.0, 2.0]
     # All shards are one block of the order: the damaged one is met in the first steps.
-    assert lines[-1]["lost_samples"] == first.samples
+    assert lines[-1]["damaged_samples"] == first.samples
