@@ -134,7 +134,7 @@ class TextTokenizer:
             )
         pieces = [int(piece_id) for piece_id in ids if piece_id >= NUM_SPECIAL_IDS]
         text: str = self._processor.decode(pieces)
-        # SentencePiece writes a space as U+2581, and returns it as that where it has no piece.
+        # SentencePiece encodes a space as U+2581, and returns U+2581 if the space has no piece.
         return restore_full_width(text.replace("\u2581", " "))
 
 

@@ -1,4 +1,4 @@
-"""The masks in docs/model.md are those of today's model, and no picture lies about unused."""
+"""The masks in docs/model.md are those of the current model, and no picture is unused."""
 
 import importlib.util
 import re
@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "docs/images"
-DIFFERENT_SHARE = 0.005  # of pixels: another version's edges, but not another mask
+DIFFERENT_SHARE = 0.005  # of pixels: allows edges of another version, but no other mask
 
 
 def coloured(path: Path) -> np.ndarray:
-    """Which pixels are no grey: the masks, and not the letters, whose shapes vary."""
+    """Return the coloured pixels: the masks, but not the letters, whose shapes vary."""
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"), dtype=np.int16)
     return np.ptp(pixels, axis=-1) > 64

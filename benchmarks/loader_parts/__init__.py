@@ -1,1 +1,1 @@
-"""What `benchmarks/loader.py` is made of."""
+"""The parts of benchmarks/loader.py."""

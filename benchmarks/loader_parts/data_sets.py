@@ -47,7 +47,7 @@ _CAPTION = "一只橘色的猫坐在洒满阳光的窗台上, 看着外面的街
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """How much data there is."""
+    """Numbers of shards and samples."""
 
     token_shards: int = 24
     """Number of different shards that are read for speed."""
@@ -98,7 +98,7 @@ def make_data(folder: Path, settings: DataSettings) -> None:
 
     Args:
         folder: holds nothing else; data of other settings in it is removed.
-        settings: how much data.
+        settings: numbers of shards and samples.
     """
     settings_file = folder / _SETTINGS_FILE
     if settings_file.is_file() and read_json(settings_file) == asdict(settings):

@@ -30,27 +30,48 @@ def ratios(ours: Sequence[Result], others: Sequence[Result]) -> list[float]:
 
 def requirements(results: dict[str, list[Result]]) -> list[Requirement]:
     """Return the required figures with their measured values."""
-    ours = results["tokens, ours"]
-    memory, start = results[MEMORY][0], results[START]
+    tokens = rates(results["tokens, ours"])
+    starts = [result["first_batch"] for result in results[START]]
+    return [
+        median_requirement("tokens per second and core", tokens, TOKEN_RATE, "samples/s"),
+        *_compared(results),
+        *_memory(results[MEMORY][0]),
+        median_requirement(
+            "manifest to first batch of a resumed run",
+            starts,
+            START_SECONDS,
+            "s",
+            is_lower_better=True,
+        ),
+    ]
+
+
+def _compared(results: dict[str, list[Result]]) -> list[Requirement]:
+    """Return the rates over webdataset's."""
+    sides = [
+        ("tokens, ours", "tokens, webdataset", TOKEN_RATIO),
+        ("tokens, ours", "tokens, webdataset, not shuffled", TOKEN_RATIO),
+        ("png, ours", "png, webdataset", IMAGE_RATIO),
+        ("jpeg, ours", "jpeg, webdataset", IMAGE_RATIO),
+    ]
+    return [
+        median_requirement(
+            f"times the rate of: {other}",
+            ratios(results[ours], results[other]),
+            bound,
+            "x",
+            baseline=BASELINE,
+        )
+        for ours, other, bound in sides
+        if other in results
+    ]
+
+
+def _memory(memory: Result) -> list[Requirement]:
+    """Return the largest memory of a rank and its growth."""
     quarter = max(1, len(memory["mb"]) // 4)
     growth = statistics.mean(memory["mb"][-quarter:]) - statistics.mean(memory["mb"][:quarter])
-    compared = [
-        (name, ours, TOKEN_RATIO)
-        for name in ("tokens, webdataset", "tokens, webdataset, not shuffled")
-    ] + [(f"{kind}, webdataset", results[f"{kind}, ours"], IMAGE_RATIO) for kind in ("png", "jpeg")]
     return [
-        median_requirement("tokens per second and core", rates(ours), TOKEN_RATE, "samples/s"),
-        *(
-            median_requirement(
-                f"times the rate of: {name}",
-                ratios(mine, results[name]),
-                bound,
-                "x",
-                baseline=BASELINE,
-            )
-            for name, mine, bound in compared
-            if name in results
-        ),
         Requirement(
             what=f"largest resident memory over {memory['samples'][-1]:,} samples",
             value=memory["peak"],
@@ -63,13 +84,6 @@ def requirements(results: dict[str, list[Result]]) -> list[Requirement]:
             value=growth,
             bound=FLAT_MB,
             unit="MB",
-            is_lower_better=True,
-        ),
-        median_requirement(
-            "manifest to first batch of a resumed run",
-            [result["first_batch"] for result in start],
-            START_SECONDS,
-            "s",
             is_lower_better=True,
         ),
     ]

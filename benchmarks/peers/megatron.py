@@ -1,6 +1,6 @@
 """Steps that NVIDIA published for Megatron-LM, from its first cluster of A100 to H100.
 
-Source: named with each table. What a table leaves out is assumed, and said so.
+Source: named with each table, with the assumptions about unpublished settings.
 """
 
 from benchmarks.peers.shapes import PeerRun, Shape, gpt
@@ -14,8 +14,7 @@ def megatron_runs() -> list[PeerRun]:
 
 def _first() -> list[PeerRun]:
     """Return images/tables.tex of September 2020, which has seconds: tensor ranks alone, then 128
-    replicas of each. Sequences of 1,024, 51,200 rows (its README); that activations are recomputed
-    in full is assumed.
+    replicas of each. Sequences of 1,024, 51,200 rows (its README); full recomputation is assumed.
     """
     sizes = {"1B": (1920, 24, 15), "2B": (2304, 30, 18), "4B": (3072, 36, 24), "8B": (4096, 42, 32)}
     published = (  # GPU, replicas, batch of each, seconds by size
@@ -86,8 +85,8 @@ def _narayanan() -> list[PeerRun]:
 
 
 def _korthikanti() -> list[PeerRun]:
-    """Return table 5 of arXiv:2205.05198, which has seconds: A100 80 GB. Written down from memory,
-    not read again.
+    """Return table 5 of arXiv:2205.05198, which has seconds: A100 80 GB. It was written down from
+    memory and not checked again.
     """
     sizes = {  # hidden, layers, heads; stages, batch, virtual stages; seconds full, selective
         "22B": ((6144, 48, 64), (1, 4, 1), (1.42, 1.10)),
@@ -122,8 +121,8 @@ def _korthikanti() -> list[PeerRun]:
 
 def _h100() -> list[PeerRun]:
     """Return images/model_table.png of the README (core 0.8): sequences of 4,096, 131,072 rows, 48
-    replicas, messages behind products. That micro-batches are of one sequence, nothing is
-    recomputed, and stages are whole, is assumed.
+    replicas, communication overlapped with products. Assumed are no recomputation and, with a
+    pipeline, micro-batches of one sequence and one layer per virtual stage.
     """
     rows = {  # hidden, layers, heads; tensor, stages, batch; TFLOP/s
         "1.7B": ((2048, 24, 16), (1, 1, 192), 408.8),

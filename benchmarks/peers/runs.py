@@ -1,8 +1,8 @@
-"""The published runs that the planner is held against.
+"""The published runs that the planner is compared with.
 
-Two are calibrated on, by a rule that was fixed before the results were seen: of each generation of
-GPUs the run of Megatron-LM, whose layers ours are, with several machines, that is nearest to ten
-billion parameters.
+Two of them calibrate a factor, by a rule that was fixed before the results were seen: for each
+generation of GPUs, the run of Megatron-LM, whose layers ours are, on several machines that is
+nearest to ten billion parameters.
 
 Source: named with each run; see docs/scaling.md.
 """
@@ -12,7 +12,7 @@ from benchmarks.peers.shapes import PeerRun, Shape, gpt
 from ernie_vilg.planning.workload import RECOMPUTATION, Recomputation, Spread
 
 _TORCHTITAN_BANDWIDTH = 2.4e12
-"""Bytes per second of its H100's memory, which is HBM2e."""
+"""Memory bandwidth of torchtitan's H100, which have HBM2e, in bytes per second."""
 
 
 def peer_runs() -> list[PeerRun]:
@@ -21,7 +21,7 @@ def peer_runs() -> list[PeerRun]:
 
 
 def _neox() -> list[PeerRun]:
-    """Return GPT-NeoX-20B: 150,000 steps in 1,830 hours on 96 A100, all stops included."""
+    """Return GPT-NeoX-20B: 150,000 steps in 1,830 hours on 96 A100, including stops."""
     shape = Shape(hidden=6144, layers=44, heads=64, seq=2048, vocab=50432)
     return [
         PeerRun(
@@ -39,9 +39,9 @@ def _neox() -> list[PeerRun]:
 
 def _torchtitan() -> list[PeerRun]:
     """Return Llama 3.1 8B of torchtitan's benchmarks (December 2024): tokens per second of a GPU,
-    bfloat16. Its selective recomputation, at commit 9dec370, is of every second product of a block
-    and of all that is no product; attention is kept. Gradients are reduced in float32. Its H100
-    take 500 W, the preset's 700 W: what that costs is not published and not modelled.
+    bfloat16. Its selective recomputation, at commit 9dec370, covers every second product of a block
+    and all element-wise passes; attention is kept. Gradients are reduced in float32. Its H100 use
+    500 W, the preset's 700 W: the effect is neither published nor modelled.
     """
     shape = Shape(
         hidden=4096, layers=32, heads=32, seq=8192, vocab=128256, ffn_weights=10.5,
@@ -72,7 +72,7 @@ def _nanotron() -> list[PeerRun]:
 
     The shape follows from the number of parameters: Llama 3 8B with as many key as query heads and
     131,072 rows. Sequences of 4,096 are assumed; the batch of 256 follows from the first row's 128
-    passes of 2 replicas, and the summary says that it is constant.
+    passes of 2 replicas, and the summary states that it is constant.
     """
     shape = Shape(hidden=4096, layers=32, heads=32, seq=4096, vocab=131072, ffn_weights=10.5)
     rows = (

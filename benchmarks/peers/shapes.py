@@ -1,6 +1,6 @@
-"""A GPT as workload, and a published run of one.
+"""A GPT as a workload, and a published run of one.
 
-Source: ours; operations as in Narayanan et al. 2021 (arXiv:2104.04473, appendix).
+Source: operations as in Narayanan et al. 2021 (arXiv:2104.04473, appendix).
 """
 
 from dataclasses import dataclass
@@ -8,27 +8,28 @@ from dataclasses import dataclass
 from ernie_vilg.planning.workload import EAGER_BYTES, FUSED_BYTES, Spread, Workload
 
 _SCORE_BYTES = 30.0
-"""Moved per score by attention that writes its scores down: about 15 fused passes of 2 bytes."""
+"""Bytes moved per score by attention that writes scores to memory: about 15 fused passes of 2
+bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A GPT."""
+    """The sizes of a GPT."""
 
     hidden: int
-    """Width."""
+    """Width of the residual stream."""
     layers: int
-    """Blocks."""
+    """Number of blocks."""
     heads: int
-    """Of attention."""
+    """Number of attention heads."""
     seq: int
     """Tokens per sequence."""
     vocab: int
-    """Rows of the embedding."""
+    """Number of rows of the embedding."""
     ffn_weights: float = 8.0
-    """Weights of the feed-forward layer over hidden squared."""
+    """Weights of the feed-forward layer, divided by hidden squared."""
     key_value_share: float = 1.0
-    """Key and value heads over query heads."""
+    """Key and value heads, divided by query heads."""
 
     @property
     def block_weights(self) -> float:
@@ -37,9 +38,9 @@ class Shape:
 
     @property
     def counted_flops(self) -> float:
-        """Operations per sequence, forward and backward, that peers count.
+        """Operations per sequence, forward and backward, as peers count them.
 
-        All scores count, visible or not; recomputation does not.
+        All scores count, including masked ones; recomputation does not.
         """
         scores = 4.0 * self.hidden * self.seq**2
         head = 2.0 * self.hidden * self.vocab * self.seq
@@ -51,41 +52,40 @@ class PeerRun:
     """One published step."""
 
     name: str
-    """Whose, which model, on how many GPUs."""
+    """Project, model and number of GPUs."""
     gpu: str
     """Preset of conf/gpu/."""
     workload: Workload
-    """The model."""
+    """Workload of the model."""
     spread: Spread
-    """Its layout."""
+    """Layout over the GPUs."""
     seconds: float
-    """Published, of a step."""
+    """Published seconds of a step."""
     memory_bandwidth: float | None = None
-    """Bytes per second of the GPU's memory, where the peer says that it has another than the
-    preset."""
+    """Bytes per second of the GPU's memory, if the peer's differs from the preset's."""
     is_calibration: bool = False
     """Whether a factor is fitted to it."""
 
     @property
     def peer(self) -> str:
-        """Whose it is."""
+        """Project that published the run."""
         return self.name.split(" ")[0]
 
     @property
     def generation(self) -> str:
-        """Of the GPU."""
+        """Generation of the GPU."""
         return self.gpu.partition("-")[0]
 
 
 def gpt(shape: Shape, *, flash: bool = False, fused: bool = True, parts: int = 1) -> Workload:
-    """Describe a GPT; causal attention that is not flash computes all scores.
+    """Return the workload of a GPT; causal attention without flash computes all scores.
 
     Args:
-        shape: its size.
+        shape: its sizes.
         flash: whether attention is one kernel.
-        fused: whether passes between products are fused.
-        parts: ranks among which the tokens of a sequence are shared (context parallelism); the
-            sample is then such a part.
+        fused: whether element-wise passes are fused.
+        parts: number of ranks that split the tokens of a sequence (context parallelism); a sample
+            is then one part.
     """
     tokens = shape.seq // parts
     scores = shape.seq * tokens * (0.5 if flash else 1.0)

@@ -1,7 +1,7 @@
 """Speed of a training step through the real engine, on random tokens."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,47 +30,45 @@ PEAK_FLOPS = 989e12
 
 def measure_step(options: Result) -> Iterator[Result]:
     """Yield the speed of one configuration through the real engine."""
-    from ernie_vilg.parallel.engine import build
-    from ernie_vilg.parallel.engine.precision import machine_precision
-    from ernie_vilg.parallel.layout.groups import build_groups, start_processes
-
     started = time.monotonic()
-    config = pretrain_config(options)
-    device = start_processes(Launch(rank=0, local_rank=0, world_size=1), timeout_seconds=300)
-    _start_quickly(build, device)
-    if options["attention"] == "dense":
-        Attention.forward = _dense_forward  # type: ignore[method-assign]
-    groups = build_groups(1, 1, device)
-    precision = machine_precision("auto", device)
-    engine = build.build_engine(config, groups, precision)
-    layout = config.parallelism
-    batches = [
-        random_batch(config.model, layout.micro_batch_size, seed)
-        for seed in range(engine.num_micro_batches)
-    ]
-
-    def step() -> None:
-        engine.train_batch(batches, LEARNING_RATE)
-
+    config, device = pretrain_config(options), machine()
+    step, precision = _prepare(config, is_dense=options["attention"] == "dense")
     for _ in range(3):  # from the second step on, all of the optimizer's state exists
         step()
-    wait(device.type)
-    reset_peak(device.type)
+    wait(device)
+    reset_peak(device)
     compiled = time.monotonic() - started
-    repeats, runs = (5, 2) if device.type == "cuda" else (options["repeats"], 1)
-    seconds = median_seconds(step, repeats, runs, device.type)
-    pairs_per_second = layout.global_batch_size / seconds
+    repeats, runs = (5, 2) if device == "cuda" else (options["repeats"], 1)
+    seconds = median_seconds(step, repeats, runs, device)
+    pairs_per_second = config.parallelism.global_batch_size / seconds
     flops = pairs_per_second * training_flops_per_pair(config.model)
     yield {
         "seconds_per_step": seconds,
         "tokens_per_second": pairs_per_second * 2 * config.model.seq_length,
         "flops_per_second": flops,
         "mfu": flops / PEAK_FLOPS,
-        "peak_bytes": peak_bytes(device.type),
+        "peak_bytes": peak_bytes(device),
         "start_seconds": compiled,
         "precision": str(precision).removeprefix("torch."),
     }
     torch.distributed.destroy_process_group()
+
+
+def _prepare(config: PretrainConfig, *, is_dense: bool) -> tuple[Callable[[], None], torch.dtype]:
+    """Build the engine; return a function that takes a step, and the precision."""
+    from ernie_vilg.parallel.engine import build
+    from ernie_vilg.parallel.engine.precision import machine_precision
+    from ernie_vilg.parallel.layout.groups import build_groups, start_processes
+
+    device = start_processes(Launch(rank=0, local_rank=0, world_size=1), timeout_seconds=300)
+    _start_quickly(build, device)
+    if is_dense:
+        Attention.forward = _dense_forward  # type: ignore[method-assign]
+    precision = machine_precision("auto", device)
+    engine = build.build_engine(config, build_groups(1, 1, device), precision)
+    size = config.parallelism.micro_batch_size
+    batches = [random_batch(config.model, size, seed) for seed in range(engine.num_micro_batches)]
+    return lambda: engine.train_batch(batches, LEARNING_RATE), precision
 
 
 def pretrain_config(options: Result) -> PretrainConfig:

@@ -15,7 +15,7 @@ Source: ours; the snapshot is that of CheckFreq (Mohan et al., FAST 2021).
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,7 @@ class Checkpoints:
         self,
         run_dir: Path,
         config: CheckpointConfig,
-        *,
-        identity_at: Callable[[int], Mapping[str, Any]],
-        data_at: Callable[[int], Mapping[str, Any]],
-        layout: Mapping[str, Any],
-        config_hash: str,
+        facts: RunFacts,
         phases: Phases,
     ) -> None:
         """Prepare to save and restore.
@@ -77,19 +73,14 @@ class Checkpoints:
         Args:
             run_dir: the run's folder, on a file system that all ranks see.
             config: interval, method and retention of saves.
-            identity_at: as in `RunFacts`.
-            data_at: as in `RunFacts`.
-            layout: as in `RunFacts`.
-            config_hash: as in `RunFacts`.
+            facts: facts about the run for the manifest.
             phases: is told of the points that a save passes.
         """
         self._run_dir = run_dir
         self._config = config
-        self._facts = RunFacts(
-            identity_at=identity_at, data_at=data_at, layout=dict(layout), config_hash=config_hash
-        )
+        self._facts = facts
         self._retention = Retention(run_dir, keep=config.keep, keep_every=config.keep_every)
-        self._committer = Committer(run_dir, self._facts, self._retention, phases)
+        self._committer = Committer(run_dir, facts, self._retention, phases)
         self._writer = RankWriter(phases)
         self._snapshot = Snapshot()
         self._pending: PendingSave | None = None

@@ -6,7 +6,7 @@
                              written caption, and draw it
 
 Each likelihood is compared with that of the same target given its true source; the difference is
-the loss of the first leg. Codes and ids go from leg to leg unchanged: nothing is decoded to pixels
+the cost of the first leg. Codes and ids go from leg to leg unchanged: nothing is decoded to pixels
 or characters and encoded again.
 
 Source: back-translation (Sennrich et al. 2016, arXiv:1511.06709) read as a measure, cycle

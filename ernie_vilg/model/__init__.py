@@ -1,1 +1,1 @@
-"""The transformer as a list of pure torch layers: batch in, logits and losses out."""
+"""The transformer as a list of pure torch layers, from a batch to logits and losses."""

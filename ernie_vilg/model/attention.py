@@ -18,18 +18,18 @@ from ernie_vilg.model.block_sparse import BlockSparseAttention
 from ernie_vilg.model.layers import ParallelLayers
 
 PLAIN_ATTENTION_MAX_SEQ = 256
-"""On a CPU, up to this many keys, three plain products beat the fused kernel: it takes 2.1 times
-as long at 76 slots, 0.8 times at 320 (benchmarks/attention.py)."""
+"""Largest number of keys for which three plain products beat the fused kernel on a CPU. The kernel
+takes 2.1 times as long at 76 slots and 0.8 times at 320 (benchmarks/attention.py)."""
 
 
 @dataclass(kw_only=True)
 class KeyValueCache:
-    """The keys and values of one layer, for generation token by token."""
+    """The keys and values of one layer, for token-by-token generation."""
 
     keys: Tensor
-    """float [direction, batch, heads, seq, head_dim]; zero where not yet written."""
+    """Keys, float [direction, batch, heads, seq, head_dim]; zero where not yet written."""
     values: Tensor
-    """float [direction, batch, heads, seq, head_dim]; zero where not yet written."""
+    """Values, float [direction, batch, heads, seq, head_dim]; zero where not yet written."""
 
 
 class Attention(nn.Module):
@@ -44,8 +44,8 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.pb_relax = config.pb_relax
         self.is_selective = layers.activation_checkpointing == "selective"
-        # Output features are ordered [heads, (query, key, value), head_dim], so that a
-        # contiguous share of them is whole heads.
+        # Output features are ordered [heads, (query, key, value), head_dim], so that each
+        # rank's contiguous part holds whole heads.
         self.query_key_value = layers.column_linear(config.hidden_size, 3 * config.hidden_size)
         self.output = layers.row_linear(config.hidden_size, config.hidden_size)
         self.query_norm, self.key_norm = (
@@ -54,7 +54,7 @@ class Attention(nn.Module):
             else nn.Identity()
             for _ in ("query", "key")
         )
-        # Built here rather than sent between pipeline stages; not part of the weights.
+        # Built on every pipeline stage rather than sent; not part of the weights.
         self.register_buffer("mask", both_masks(config, pattern), persistent=False)
         self.block_sparse = BlockSparseAttention(config, pattern)
 
@@ -63,7 +63,7 @@ class Attention(nn.Module):
 
         Args:
             hidden: float [direction, batch, seq, hidden]; with sequence parallelism this rank's
-                share of the tokens, [tokens / size, hidden].
+                part of the tokens, [tokens / size, hidden].
 
         Returns:
             float, of the same shape.
@@ -71,7 +71,7 @@ class Attention(nn.Module):
         return self._merge(self.attend_all(*self._project(hidden, *self.mask.shape[:2])))
 
     def attend_all(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend from all slots, with the kernel that is best on their device.
+        """Attend from all slots, with the fastest kernel for their device.
 
         Args:
             query: float [direction, batch, heads, seq, head_dim].
@@ -97,10 +97,10 @@ class Attention(nn.Module):
 
         Args:
             hidden: float [1, batch, slots, hidden].
-            cache: keys and values, into which the slots' are written.
+            cache: keys and values; those of the slots are written into it.
             direction: a `Direction`.
-            slots: which slots of the sequence they are.
-            num_keys: how many of the cache's first slots can matter to them.
+            slots: positions of the slots in the sequence.
+            num_keys: number of the cache's first slots that the slots may see.
 
         Returns:
             float [1, batch, slots, hidden].
@@ -136,13 +136,13 @@ def attend(
         key: float [direction, batch, heads, key, head_dim].
         value: float [direction, batch, heads, key, head_dim].
         mask: bool [direction, query, key].
-        pb_relax: where not 0, queries are divided by it before the product, and scores
-            multiplied after, in float32.
+        pb_relax: if not 0, queries are divided by it before the product, and scores multiplied by
+            it after, in float32.
 
     Returns:
         float [direction, batch, heads, query, head_dim]. The softmax is computed in float32.
     """
-    # The fused kernels keep scores in float32 and offer no place to multiply them.
+    # The fused kernels keep scores in float32 and cannot multiply them by a factor.
     is_short = query.device.type == "cpu" and key.shape[-2] <= PLAIN_ATTENTION_MAX_SEQ
     if is_short or pb_relax:
         relax = pb_relax or 1.0
@@ -162,10 +162,10 @@ def attend(
 
 @lru_cache(maxsize=64)
 def num_visible_pairs(config: ModelConfig, pattern: Pattern) -> int:
-    """Return the (query, key) pairs that a block's attention is counted with, per text-image pair.
+    """Return the (query, key) pairs that count as a block's operations, per text-image pair.
 
-    Full attention counts as dense, as the literature does, whatever of it the masks hide;
-    sparse patterns count what they show.
+    Full attention counts all pairs, including masked ones, as the literature does; sparse patterns
+    count visible pairs only.
     """
     if pattern is Pattern.FULL:
         return len(Direction) * config.seq_length**2

@@ -1,11 +1,11 @@
-"""Which slots each slot may attend to.
+"""Attention masks: the slots that each slot may attend to.
 
-Every sequence is laid out as `[text slots | image slots]`, whatever its direction; only the
-mask tells source from target. Every target slot sees the whole source and target slots up to
-its own; source slots see source slots. Sparse layers narrow what image slots see of image
-slots to a row, a column or a square; text is never narrowed. Text padding has a learned
-embedding of its own per slot and is seen like text, so that no mask depends on a sample and
-all masks are known before the first batch.
+Every sequence is laid out as `[text slots | image slots]` in both directions; only the mask tells
+source from target. A target slot sees the whole source, itself and the target slots before it. A
+source slot sees all source slots. Sparse layers restrict attention among image slots to a row, a
+column or a square, and never restrict text. Padded text slots have learned embeddings of their own
+and are visible like text. So no mask depends on a sample, and all masks are known before the first
+batch.
 
 Source: the sequence-to-sequence mask of UniLM (arXiv:1905.03197) and the sparse patterns of
 DALL-E (arXiv:2102.12092, appendix B.1), as ERNIE-ViLG uses both (arXiv:2112.15283, section
@@ -22,14 +22,14 @@ from ernie_vilg.config.model import ModelConfig
 
 
 class Direction(IntEnum):
-    """What is source and what is target. The value is the index of the direction dimension."""
+    """Source and target of a sequence. The value is the index of the direction dimension."""
 
     TEXT_TO_IMAGE = 0
     IMAGE_TO_TEXT = 1
 
 
 class Pattern(Enum):
-    """What an image slot sees of the image slots."""
+    """The image slots that an image slot may attend to."""
 
     FULL = "full"
     ROW = "row"
@@ -40,8 +40,8 @@ class Pattern(Enum):
 def pattern_of_block(config: ModelConfig, block_index: int) -> Pattern:
     """Return the pattern of a block, counted from 1 as in DALL-E.
 
-    With sparse attention: convolution in the last, column where the index modulo 4 is 2, row
-    in the others.
+    With sparse attention, the last block has the convolution pattern, blocks whose index modulo 4
+    is 2 the column pattern, and all others the row pattern.
     """
     if config.attention == "full":
         return Pattern.FULL
@@ -53,14 +53,14 @@ def pattern_of_block(config: ModelConfig, block_index: int) -> Pattern:
 def is_visible(
     config: ModelConfig, pattern: Pattern, direction: Direction, query: Tensor, key: Tensor
 ) -> Tensor:
-    """Say whether slots may attend to slots. Every mask of every kernel is made by this.
+    """Return whether query slots may attend to key slots; all masks of all kernels come from here.
 
     Args:
         config: the model's shape.
-        pattern: of the block.
-        direction: which modality is the target.
+        pattern: the block's pattern.
+        direction: the direction, which decides the target modality.
         query: slots that attend, int64, any shape.
-        key: slots attended to, int64, of a shape that broadcasts with `query`'s.
+        key: slots that are attended to, int64, of a shape that broadcasts with `query`'s.
 
     Returns:
         bool, of the broadcast shape.
@@ -78,7 +78,7 @@ def is_visible(
 def _in_pattern(
     config: ModelConfig, pattern: Pattern, direction: Direction, query: Tensor, key: Tensor
 ) -> Tensor:
-    """Narrow what image slots see of image slots; arguments are their raster positions."""
+    """Return whether image slots see image slots, given their positions in raster order."""
     grid = config.image_grid_size
     if pattern is Pattern.ROW:
         if direction is Direction.TEXT_TO_IMAGE and config.row_pattern == "raster":
@@ -91,13 +91,13 @@ def _in_pattern(
         rows = query // grid - key // grid
         columns = query % grid - key % grid
         return (rows.abs() <= radius) & (columns.abs() <= radius)
-    return query == query  # all, in the shape asked for
+    return query == query  # all true, in the shape of the queries
 
 
 @lru_cache(maxsize=16)  # blocks of one pattern share their mask
 def both_masks(config: ModelConfig, pattern: Pattern = Pattern.FULL) -> Tensor:
     """Return the dense masks of both directions, bool [direction, query, key], on the CPU."""
-    # Named, so that a model built on the meta device has its masks all the same.
+    # The device is named so that a model built on the meta device has real masks.
     slots = torch.arange(config.seq_length, device="cpu")
     return torch.stack(
         [

@@ -42,7 +42,7 @@ class FeedForward(nn.Module):
 
 
 class Branch(nn.Module):
-    """What one residual connection adds: norm, a layer in the middle, and what guards the sum."""
+    """A residual branch: norm, attention or feed-forward, and the options that scale its sum."""
 
     def __init__(self, config: ModelConfig, layers: ParallelLayers) -> None:
         super().__init__()
@@ -57,11 +57,11 @@ class Branch(nn.Module):
         self.dropout = nn.Dropout(config.dropout) if config.dropout else None
 
     def forward(self, hidden: Tensor, middle: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return `hidden` plus what the branch makes of it.
+        """Return `hidden` plus the output of the branch.
 
         Args:
             hidden: float [..., hidden].
-            middle: attention or feed-forward, [..., hidden] to [..., hidden].
+            middle: attention or feed-forward, from [..., hidden] to [..., hidden].
         """
         entering = hidden
         if self.gradient_scale != 1:
@@ -86,9 +86,9 @@ class Branch(nn.Module):
 class ScaleGradient(torch.autograd.Function):
     """The identity, whose gradient is multiplied by a number.
 
-    Between two of them, of s at the end and 1 / s at the beginning, gradients are s times as
-    large: out of float16's reach for values that would vanish. Weights in between have gradients
-    s times too large, which ernie_vilg.parallel divides.
+    Between a scale of 1 / s at the input of a branch and one of s at its output, gradients are s
+    times as large, which keeps small ones from vanishing in float16. Gradients of weights in
+    between are s times too large; ernie_vilg.parallel divides them.
     """
 
     @staticmethod
@@ -107,12 +107,12 @@ class Block(nn.Module):
     """Attention and feed-forward with residual connections."""
 
     def __init__(self, config: ModelConfig, layers: ParallelLayers, block_index: int) -> None:
-        """Build.
+        """Build the block.
 
         Args:
             config: the model's shape.
             layers: constructors of its layers.
-            block_index: from 1, the block's place; it decides what its attention sees.
+            block_index: index of the block, from 1; it decides the attention pattern.
         """
         super().__init__()
         self.is_checkpointed = layers.activation_checkpointing == "full"
@@ -127,7 +127,7 @@ class Block(nn.Module):
 
         Args:
             hidden: float [direction, batch, seq, hidden]; with sequence parallelism this rank's
-                share of the tokens, [tokens / size, hidden].
+                part of the tokens, [tokens / size, hidden].
         """
         if self.is_checkpointed and torch.is_grad_enabled():
             return checkpoint(self._mix, hidden, self.attention, use_reentrant=False)
@@ -140,10 +140,10 @@ class Block(nn.Module):
 
         Args:
             hidden: the slots' states, float [1, batch, slots, hidden].
-            cache: this layer's keys and values, extended by the slots'.
+            cache: this layer's keys and values; those of the slots are written into it.
             direction: a `Direction`.
-            slots: which slots of the sequence they are.
-            num_keys: how many of the cache's first slots can matter to them.
+            slots: positions of the slots in the sequence.
+            num_keys: number of the cache's first slots that the slots may see.
 
         Returns:
             the slots' new states, float [1, batch, slots, hidden].

@@ -1,9 +1,9 @@
-"""Attention on a GPU that skips the blocks of keys that no query of a block may see.
+"""Block-sparse attention on a GPU: blocks of the mask without a visible pair are skipped.
 
 `flex_attention` compiles one kernel per mask; the map of non-empty blocks is built once per
-pattern, direction and device. In a column layer a query sees one key per row of the picture, so
-in raster order no block is empty; there the image slots are put into column-major order before,
-and back after, which makes a column as dense as a row.
+pattern, direction and device. In a column layer a query sees one key per row of the picture, so in
+raster order no block is empty. There, image slots are reordered to column-major before attention
+and back after it, which makes columns as dense as rows.
 
 Source: FlexAttention (Dong et al. 2024, arXiv:2412.05496); the order of columns is ours.
 """
@@ -20,27 +20,27 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.attention_mask import Direction, Pattern, is_visible
 
 BLOCK_SIZE = 128
-"""Queries and keys of one block: blocks without a visible pair are not computed."""
+"""Queries and keys of one block."""
 
 MIN_HEAD_DIM = 16
-"""The kernel takes no narrower heads on a GPU; narrower ones are filled up with zeros."""
+"""Narrowest head that the kernel takes on a GPU; narrower ones are padded with zeros."""
 
 MAX_KERNELS = 64
-"""Kernels that may be compiled: one per pattern, direction, shape, type, and whether gradients are
-asked for. torch's own limit of 8 is for code whose shapes vary by mistake."""
+"""Limit of compiled kernels: one per pattern, direction, shape, dtype, and mode (with or without
+gradients). torch's own limit of 8 is meant for code whose shapes vary by mistake."""
 
 
 class BlockSparseAttention:
     """softmax(query key^T / sqrt(head_dim)) value under the mask of one pattern."""
 
     def __init__(self, config: ModelConfig, pattern: Pattern, *, compiled: bool = True) -> None:
-        """Prepare; the masks are built by `build`, or by the first call.
+        """Prepare the attention; `build` or the first call builds the masks.
 
         Args:
             config: the model's shape.
-            pattern: of the block.
+            pattern: the block's pattern.
             compiled: whether to run the compiled kernel. The uncompiled one computes all scores
-                and is for comparison on a CPU, where it has no backward pass.
+                and serves for comparison on a CPU, where it has no backward pass.
         """
         self._config = config
         self._pattern = pattern
@@ -48,7 +48,7 @@ class BlockSparseAttention:
         self._masks: tuple[BlockMask, BlockMask] | None = None
 
     def build(self, device: torch.device) -> tuple[BlockMask, BlockMask]:
-        """Build the masks for a device, so that no compiled graph has to."""
+        """Build the masks for a device, outside any compiled graph."""
         torch._dynamo.config.recompile_limit = max(
             torch._dynamo.config.recompile_limit, MAX_KERNELS
         )
@@ -101,10 +101,10 @@ class BlockSparseAttention:
 
 
 def transpose_grid(tensor: Tensor, config: ModelConfig) -> Tensor:
-    """Put the image slots from raster into column-major order, or back: it is its own inverse.
+    """Reorder the image slots from raster to column-major order, or back: it is its own inverse.
 
     Args:
-        tensor: float [..., seq, head_dim]. Text slots and a slot after the grid stay.
+        tensor: float [..., seq, head_dim]. Text slots and a slot after the grid keep their place.
         config: the model's shape.
     """
     grid = config.image_grid_size
@@ -152,5 +152,5 @@ def _block_mask(
 
 @lru_cache(maxsize=1)
 def _compiled_kernel() -> Any:
-    # Whole or not at all: past the limit torch would else compute all scores, and not say so.
+    # With fullgraph, torch raises past the limit instead of silently computing all scores.
     return torch.compile(flex_attention, dynamic=False, fullgraph=True)

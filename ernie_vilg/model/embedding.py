@@ -1,13 +1,12 @@
-"""From ids to vectors: both directions' sequences of a batch of pairs.
+"""Embeddings: from ids to the sequences of a batch of pairs in both directions.
 
-A slot of the source holds its own token. A slot of the target holds the token before the
-one it predicts: the first holds a begin-of-text or begin-of-image vector, and the slot's
-position embedding is that of the predicted token. Where a reconstructor needs the last code as
-an input too, one slot more follows the image.
+A source slot holds its own token. A target slot holds the token before the one that it predicts,
+and the position embedding of the predicted token; the first target slot holds a begin-of-text or
+begin-of-image vector. If a reconstructor needs the last code as an input, one more slot follows the
+image.
 
-Source: ours. Position embeddings are not stated by ERNIE-ViLG; image positions are the sum
-of a row and a column vector, and text padding is learned per slot, as in DALL-E
-(arXiv:2102.12092, appendix B).
+Source: position embeddings are not stated by ERNIE-ViLG; image positions are the sum of a row and
+a column vector, and text padding is learned per slot, as in DALL-E (arXiv:2102.12092, appendix B).
 """
 
 import torch
@@ -50,7 +49,7 @@ class Embedding(nn.Module):
 
         Returns:
             hidden states, float [direction, batch, seq, hidden]; with sequence parallelism
-            this rank's share of the tokens, [tokens / size, hidden].
+            this rank's part of the tokens, [tokens / size, hidden].
         """
         text, codes = pair
         begin = torch.full_like(text[:, :1], BEGIN_OF_TEXT_ID)
@@ -104,7 +103,7 @@ class Embedding(nn.Module):
         Args:
             tokens: embeddings of the tokens before the predicted ones, float [batch, slots,
                 hidden].
-            first_slot: which of the text slots is the first of them.
+            first_slot: index of the first of these text slots.
         """
         position = self.text_position[first_slot : first_slot + tokens.shape[1]]
         return tokens + position + self.segment[1, 0]

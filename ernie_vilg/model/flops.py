@@ -1,8 +1,8 @@
-"""How many floating-point operations a pair costs, layer by layer.
+"""Floating-point operations per pair, layer by layer.
 
-Additions and multiplications count apart. A matrix product with `p` weights costs `2 p` per token
-forward and `4 p` backward; attention costs `4 hidden` per visible pair of slots forward. What is
-computed twice, to save memory, is counted once.
+An addition and a multiplication are two operations. A matrix product with `p` weights costs `2 p`
+per token forward and `4 p` backward; attention costs `4 hidden` per visible pair of slots forward.
+Recomputed operations count once.
 
 Source: Narayanan et al. 2021 (arXiv:2104.04473, appendix), for both directions.
 """
@@ -23,16 +23,16 @@ from ernie_vilg.vqgan.autoencoder import Decoder
 def layer_flops(config: ModelConfig) -> tuple[int, ...]:
     """Return the operations of each layer of the list, forward, per pair in both directions."""
     blocks = [_block_flops(config, index) for index in range(1, config.num_layers + 1)]
-    return (0, *blocks, _head_flops(config))  # looking vectors up costs none
+    return (0, *blocks, _head_flops(config))  # embedding lookups cost none
 
 
 def training_flops_per_pair(config: ModelConfig) -> int:
-    """Return the operations of forward and backward per pair, the numerator of MFU."""
+    """Return the operations of forward and backward pass per pair, the numerator of MFU."""
     return 3 * sum(layer_flops(config))
 
 
 def training_flops_per_token(config: ModelConfig) -> int:
-    """Return the operations of forward and backward per slot; a pair has two sequences."""
+    """Return the operations of forward and backward pass per slot; a pair has two sequences."""
     return training_flops_per_pair(config) // (len(Direction) * config.seq_length)
 
 
@@ -43,7 +43,7 @@ def product_flops(config: ModelConfig) -> int:
 
 
 def attention_flops(config: ModelConfig, block_index: int) -> int:
-    """Return the operations of a block's scores and sums, forward, per pair; from 1."""
+    """Return the operations of one block's scores and sums, forward, per pair; index from 1."""
     pairs = num_visible_pairs(config, pattern_of_block(config, block_index))
     return 4 * config.hidden_size * pairs
 

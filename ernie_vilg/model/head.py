@@ -1,10 +1,10 @@
-"""From hidden states to logits, for the target slots only, and to pictures.
+"""The head: from hidden states to logits of the target slots, and to pictures.
 
-Text-to-image predicts image codes at the image slots, image-to-text predicts text pieces at
-the text slots; no other slot and no other half of the vocabulary is computed. With an end-to-end
-reconstructor the hidden states of the image slots also become pixels.
+Text-to-image predicts image codes at the image slots, image-to-text predicts text pieces at the
+text slots. No other slot, and no logit of the other modality, is computed. An end-to-end
+reconstructor also turns the hidden states of the image slots into pixels.
 
-Source: ours; separate halves follow from the losses of ERNIE-ViLG (arXiv:2112.15283,
+Source: separate logits follow from the losses of ERNIE-ViLG (arXiv:2112.15283,
 equations 3 and 4).
 """
 
@@ -19,17 +19,14 @@ from ernie_vilg.model.reconstructor import Reconstructor
 
 
 class HeadOutput(NamedTuple):
-    """What the model makes of a batch of pairs."""
+    """The model's output for a batch of pairs."""
 
     image_logits: Tensor
-    """Of the code that each image slot predicts, float [batch, num_image_tokens, codebook /
-    size]."""
+    """Logits of the image codes, float [batch, num_image_tokens, codebook / size]."""
     text_logits: Tensor
-    """Of the piece that each text slot predicts, float [batch, text_length, text vocab /
-    size]."""
+    """Logits of the text pieces, float [batch, text_length, text vocab / size]."""
     pixels: Tensor | None = None
-    """Pictures, with an end-to-end reconstructor, float [batch, 3, height, width], not
-    clamped."""
+    """Pictures of an end-to-end reconstructor, float [batch, 3, height, width], not clamped."""
 
 
 class Head(nn.Module):
@@ -47,11 +44,11 @@ class Head(nn.Module):
         )
 
     def forward(self, hidden: Tensor) -> HeadOutput:
-        """Return the logits of every target, and the pictures where there is a reconstructor.
+        """Return the logits of all targets, and pictures if there is a reconstructor.
 
         Args:
             hidden: float [direction, batch, seq, hidden]; with sequence parallelism this rank's
-                share of the tokens, [tokens / size, hidden].
+                part of the tokens, [tokens / size, hidden].
         """
         config = self.config
         hidden = self.join_tokens(hidden)

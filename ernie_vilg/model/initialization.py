@@ -1,10 +1,10 @@
 """Fresh weights that do not depend on the layout.
 
-Every parameter is drawn whole from a generator named by the seed and the parameter's name,
-then cut to the share of the rank that holds it. One process and any mix of tensor, pipeline
-and data parallelism therefore start from the same weights, bit for bit.
+Every parameter is drawn whole from a generator that is seeded by the run's seed and the parameter's
+name, then cut to the part that the rank holds. One process and any mix of tensor, pipeline and data
+parallelism therefore start from the same weights, bit for bit.
 
-Source: ours; the scale of residual projections is GPT-2's.
+Source: the scale of residual projections is GPT-2's.
 """
 
 import math
@@ -19,7 +19,7 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.system.seeds import seed_named
 
 TIED = {"image_logits": "image_embedding", "text_logits": "text_embedding"}
-"""The head's projections by the embedding tables that stand in for their weights when tied."""
+"""The embedding table that replaces each output projection's weight when weights are tied."""
 
 _COLUMN_SPLIT = ("query_key_value", "up", "image_logits", "text_logits")
 _VOCAB_SPLIT = ("text_embedding", "image_embedding")
@@ -30,10 +30,10 @@ _DECODER = ".reconstructor.decoder."
 
 
 def original_name(name: str, config: ModelConfig) -> str:
-    """Return the name of the parameter that a name stands for: another one's where tied.
+    """Return the name under which a parameter is stored: the embedding table's for a tied one.
 
-    On one device tied weights are one parameter; first and last pipeline stage each have one,
-    which start alike and get the same gradients.
+    On one device tied weights are one parameter. First and last pipeline stage each have a copy;
+    both start with equal values and get the same gradients.
     """
     owner, _, kind = name.rpartition(".")
     table = TIED.get(owner.rpartition(".")[2])
@@ -43,10 +43,10 @@ def original_name(name: str, config: ModelConfig) -> str:
 
 
 def split_dimension(name: str) -> int | None:
-    """Return the dimension of a parameter that tensor parallelism splits, None if none is.
+    """Return the dimension of a parameter that tensor parallelism splits, None if it splits none.
 
     Args:
-        name: such as "3.attention.output.weight".
+        name: name such as "3.attention.output.weight".
     """
     owner, _, kind = name.rpartition(".")
     if _DECODER in name:
@@ -59,14 +59,14 @@ def split_dimension(name: str) -> int | None:
 
 
 def has_partial_gradient(name: str, *, sequence_parallel: bool) -> bool:
-    """Whether each tensor rank has a part of a whole parameter's gradient, to be summed.
+    """Return whether tensor ranks must sum their gradients of a replicated parameter.
 
-    Norms of queries and keys see this rank's heads alone. With sequence parallelism all whole
-    parameters of a block see this rank's tokens alone; those of embedding and head see all.
+    Norms of queries and keys see only this rank's heads. With sequence parallelism, all replicated
+    parameters of a block see only this rank's tokens; those of embedding and head see all tokens.
 
     Args:
-        name: such as "3.attention_branch.norm.weight".
-        sequence_parallel: whether tokens are shared within blocks.
+        name: name such as "3.attention_branch.norm.weight".
+        sequence_parallel: whether tensor ranks split the tokens within blocks.
     """
     if split_dimension(name) is not None:
         return False
@@ -75,16 +75,16 @@ def has_partial_gradient(name: str, *, sequence_parallel: bool) -> bool:
 
 
 def is_in_block(name: str) -> bool:
-    """Whether a parameter belongs to a block, not to the embedding or the head."""
+    """Return whether a parameter belongs to a block, not to the embedding or the head."""
     owner = name.rpartition(".")[0]
     return _DECODER not in name and ("attention" in owner or "feed_forward" in owner)
 
 
 def takes_weight_decay(name: str) -> bool:
-    """Whether a parameter is a matrix of a linear layer; norms, biases, embeddings are not.
+    """Return whether a parameter is the matrix of a linear layer, the only kind that decays.
 
     Args:
-        name: an `original_name`.
+        name: the result of `original_name`.
     """
     owner, _, kind = name.rpartition(".")
     is_linear = owner.endswith(_COLUMN_SPLIT + _ROW_SPLIT) and _DECODER not in name
@@ -103,13 +103,13 @@ def initialize(
     """Fill parameters with fresh weights, in place.
 
     Args:
-        parameters: names (layer index first) and this rank's share of each.
+        parameters: names (layer index first) and this rank's part of each parameter.
         config: the model's shape.
-        seed: names the weights.
-        tensor_rank: which share of split parameters this rank holds.
-        tensor_size: shares that split parameters are cut into.
-        decoder: the image tokenizer's, by name without prefix, where the reconstructor's decoder
-            starts from it.
+        seed: seed of the weights.
+        tensor_rank: index of this rank's part of split parameters.
+        tensor_size: number of parts of split parameters.
+        decoder: weights of the image tokenizer's decoder by name without prefix, if the
+            reconstructor's decoder starts from them.
     """
     for name, parameter in parameters:
         if decoder is not None and _DECODER in name:
@@ -128,16 +128,16 @@ def initialize(
 
 
 class Uninitialized(TorchFunctionMode):
-    """A context in which layers leave their parameters as they are allocated.
+    """A context in which layers do not initialize their parameters.
 
-    `initialize` or a weights file fills every parameter; what torch's layers would draw before
-    is time lost, minutes for 10 billion.
+    `initialize` or a weights file fills every parameter anyway, and torch's own initialization
+    takes minutes for 10 billion.
     """
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Skip what fills a tensor in place."""
+        """Skip functions that fill a tensor in place."""
         kwargs = kwargs or {}
         is_filling = function in (Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_)
         if is_filling or getattr(function, "__module__", None) == nn.init.__name__:
@@ -154,7 +154,7 @@ def _fresh(name: str, shape: list[int], config: ModelConfig, seed: int) -> Tenso
         return torch.ones(shape)
     std = config.initializer_std
     if ".reconstructor." in name:
-        # Variances of in- and outputs alike: the decoder takes vectors of the codebook's size.
+        # Keeps the variance from input to output: the decoder expects the scale of the codebook.
         std = math.prod(shape[1:]) ** -0.5
     elif owner.endswith(_RESIDUAL) and config.residual_scaling == "initializer":
         std /= (2 * config.num_layers) ** 0.5

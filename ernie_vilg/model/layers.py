@@ -1,11 +1,11 @@
-"""The seam between the model and the devices that it runs on.
+"""The interface between the model and the devices that it runs on.
 
-A block asks a `ParallelLayers` value for its linear layers and embeddings, and for what its
-backward pass may keep. On one device the layers are torch's own, so that the model is plain
-torch; on many, `ernie_vilg.parallel` supplies megatron-core's, under the same parameter names.
+A `ParallelLayers` value gives a block its linear layers, its embeddings and its mode of activation
+checkpointing. On one device the layers are torch's own, so the model is plain torch. On several,
+`ernie_vilg.parallel` supplies megatron-core's, under the same parameter names.
 
-Source: ours; column and row splitting are those of Megatron-LM (arXiv:1909.08053, section 3),
-splitting tokens between them is Korthikanti et al. 2022 (arXiv:2205.05198).
+Source: column and row splitting are those of Megatron-LM (arXiv:1909.08053, section 3); splitting
+tokens between them is Korthikanti et al. 2022 (arXiv:2205.05198).
 """
 
 from collections.abc import Callable
@@ -19,34 +19,37 @@ from torch import Tensor, nn
 class ParallelLayers:
     """Constructors of layers that hold `1 / size` of their weights, and the loss over them.
 
-    With sequence parallelism, what blocks hand to each other is `[tokens / size, hidden]`, this
-    rank's share of all slots of both directions; without, `split_tokens` and `join_tokens` change
-    nothing and tensors keep all their dimensions.
+    With sequence parallelism, hidden states between blocks are `[tokens / size, hidden]`: this
+    rank's part of the slots of both directions. Without it, `split_tokens` and `join_tokens` return
+    their argument, and tensors keep all their dimensions.
     """
 
     column_linear: Callable[[int, int], nn.Module]
-    """(in, out): [..., in] or shared tokens to [..., out / size]. Output features are split."""
+    """Linear layer (in, out) with split output features, from [..., in] or split tokens to
+    [..., out / size]."""
     row_linear: Callable[[int, int], nn.Module]
-    """(in, out): [..., in / size] to [..., out] or shared tokens. Input features are split."""
+    """Linear layer (in, out) with split input features, from [..., in / size] to [..., out] or
+    split tokens."""
     output_linear: Callable[[int, int], nn.Module]
-    """As `column_linear`, outside the blocks: its input is never shared."""
+    """The same as `column_linear` outside the blocks, where tokens are never split."""
     join_linear: Callable[[int, int], nn.Module]
-    """As `row_linear`, outside the blocks: its output is never shared."""
+    """The same as `row_linear` outside the blocks, where tokens are never split."""
     vocab_embedding: Callable[[int, int], nn.Module]
-    """(vocab, hidden): ids [batch, seq] to [batch, seq, hidden]. Rows are split."""
+    """Embedding (vocab, hidden) with split rows, from ids [batch, seq] to [batch, seq, hidden]."""
     split_tokens: Callable[[Tensor], Tensor]
-    """Takes this rank's share of the tokens of [..., hidden], where tokens are shared."""
+    """Function that returns this rank's part of the tokens of [..., hidden], if they are split."""
     join_tokens: Callable[[Tensor], Tensor]
-    """Puts the shares together again, to [tokens, hidden]."""
+    """Function that gathers the tokens of all ranks, to [tokens, hidden]."""
     cross_entropy: Callable[[Tensor, Tensor], Tensor]
-    """(logits [..., vocab / size], targets int64 [...]) to negative log-likelihood in nats,
-    float32 [...]."""
+    """Function from (logits [..., vocab / size], targets int64 [...]) to the negative
+    log-likelihood in nats, float32 [...]."""
     log_partition: Callable[[Tensor], Tensor]
-    """logits [..., vocab / size] to the logarithm of the softmax's denominator, float32 [...]."""
+    """Function from logits [..., vocab / size] to the logarithm of the softmax's denominator,
+    float32 [...]."""
     size: int
-    """Devices that share each layer."""
+    """Number of devices that split each layer."""
     activation_checkpointing: str = "none"
-    """none, selective or full: what the backward pass computes again."""
+    """Activation checkpointing: none, selective or full."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -69,7 +72,7 @@ def log_partition(logits: Tensor) -> Tensor:
 
 
 def unchanged(tensor: Tensor) -> Tensor:
-    """Return the tensor: all of the tokens are this device's."""
+    """Return the tensor: one device holds all tokens."""
     return tensor
 
 

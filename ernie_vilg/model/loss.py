@@ -1,8 +1,8 @@
-"""The two-way objective: L = L_txt2img + L_img2txt, and the reconstruction of the pixels.
+"""The bidirectional loss: L = L_txt2img + L_img2txt, plus the reconstruction of pixels.
 
-Each term is the mean negative log-likelihood over its target tokens in the whole global
-batch. A micro-batch cannot know that count, so it comes with the batch: the loss does not
-depend on how a step is cut into micro-batches and ranks.
+Each term is the mean negative log-likelihood over its target tokens in the whole global batch. A
+micro-batch cannot know their number, so the batch brings it along. The loss therefore does not
+depend on the division of a step into micro-batches and ranks.
 
 Source: ERNIE-ViLG (arXiv:2112.15283, equations 3 to 5), which writes sums; means are ours. The
 z-loss is PaLM's (arXiv:2204.02311, section 5).
@@ -23,7 +23,7 @@ from ernie_vilg.vqgan.loss import reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
 
 NUM_TERMS = 4
-"""Of `Losses.detached`: the total and its three terms come first."""
+"""Number of first values of `Losses.detached`: the total and its three terms."""
 
 
 def num_losses(config: ModelConfig) -> int:
@@ -32,37 +32,38 @@ def num_losses(config: ModelConfig) -> int:
 
 
 Targets = tuple[Tensor, ...]
-"""Text ids, int64 [batch, text_length], padding where there is nothing to predict; image codes,
-int64 [batch, num_image_tokens]; the mean number of text targets per micro-batch of this step,
-float32 [1]; and, for an end-to-end reconstructor, pixels, uint8 [batch, 3, height, width]."""
+"""Text ids, int64 [batch, text_length], padded after the last target; image codes, int64 [batch,
+num_image_tokens]; the mean number of text targets per micro-batch of this step, float32 [1]; for an
+end-to-end reconstructor also pixels, uint8 [batch, 3, height, width]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """What one micro-batch adds to the step's mean, float32 scalars."""
+    """Contributions of one micro-batch to the step's mean losses, float32 scalars."""
 
     total: Tensor
-    """Weighted sum of the terms, the one to differentiate."""
+    """Weighted sum of the terms, which is differentiated."""
     text_to_image: Tensor
-    """Of image codes given text, nats per code."""
+    """Loss of image codes given text, nats per code."""
     image_to_text: Tensor
-    """Of text pieces given image codes, nats per piece."""
+    """Loss of text pieces given image codes, nats per piece."""
     reconstruction: Tensor
-    """Of pixels in [-1, 1]; 0 without an end-to-end reconstructor."""
+    """Loss of pixels in [-1, 1]; 0 without an end-to-end reconstructor."""
     by_image_row: Tensor
-    """Of image codes given text, mean over each row of the grid, nats per code, float32
+    """Loss of image codes given text, mean over each row of the grid, nats per code, float32
     [image_grid_size]."""
     by_text_position: Tensor
-    """Of the text piece at each slot given image codes, 0 where there is none, mean over the
-    pairs, nats per pair, float32 [text_length]."""
+    """Loss of the text piece at each slot given image codes, mean over all pairs, 0 for a pair
+    without a piece there, nats per pair, float32 [text_length]."""
     text_position_share: Tensor
-    """Share of the pairs that have a text target at each slot, float32 [text_length]."""
+    """Fraction of pairs with a text target at each slot, float32 [text_length]."""
 
     def detached(self) -> Tensor:
-        """Return all of them in order, float32 [num_losses], without a graph.
+        """Return all values in order, float32 [num_losses], without a graph.
 
-        Each is a mean over pairs, so that micro-batches and replicas of equal size are averaged,
-        and steps added; the loss at a text slot is then the quotient of the last two.
+        Each is a mean over pairs, so the mean over micro-batches and replicas of equal size is the
+        step's value. The loss per piece at a text slot is `by_text_position` divided by
+        `text_position_share`, both summed over steps.
         """
         terms = [self.total, self.text_to_image, self.image_to_text, self.reconstruction]
         profiles = [self.by_image_row, self.by_text_position, self.text_position_share]
@@ -112,14 +113,14 @@ def sample_losses(
 
 
 class Objective:
-    """The loss of a micro-batch from what the head made of it and its targets."""
+    """The loss of a micro-batch, from the head's output and the targets."""
 
     def __init__(self, config: ObjectiveConfig, layers: ParallelLayers) -> None:
-        """Prepare.
+        """Prepare the loss.
 
         Args:
-            config: the weights of the terms.
-            layers: whose cross-entropy fits the split of the logits.
+            config: weights of the terms.
+            layers: layers of the head, whose cross-entropy takes split logits.
         """
         self._config = config
         self._layers = layers

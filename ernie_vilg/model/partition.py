@@ -1,21 +1,18 @@
-"""Which layers a pipeline stage runs.
-
-Source: ours.
-"""
+"""The cut of the list of layers into pipeline stages."""
 
 from collections.abc import Sequence
 
 
 def stage_bounds(costs: Sequence[int], num_stages: int) -> list[int]:
-    """Cut a list of layers into stages so that the most expensive stage is as cheap as can be.
+    """Cut a list of layers into stages so that the slowest stage is as fast as possible.
 
-    The first layer (the embedding) and the last (the head) stay with their neighbours: every
-    stage has a block. Among equally good cuts, earlier stages get more layers, since the last
-    has the loss to compute as well.
+    The first layer (the embedding) and the last (the head) stay with their neighbours, so every
+    stage has a block. Among equally good cuts, earlier stages get more layers, since the last stage
+    also computes the loss.
 
     Args:
-        costs: of each layer, in any unit.
-        num_stages: at most the number of blocks, `len(costs) - 2`.
+        costs: cost of each layer, in any unit.
+        num_stages: number of stages, at most the number of blocks, `len(costs) - 2`.
 
     Returns:
         the first layer of each stage, and the number of layers: `num_stages + 1` numbers.
@@ -25,7 +22,7 @@ def stage_bounds(costs: Sequence[int], num_stages: int) -> list[int]:
     blocks = [*costs[1:-1]]
     blocks[0] += costs[0]
     blocks[-1] += costs[-1]
-    # best[n]: the cheapest (largest cost, first block of the last stage) of the first n blocks.
+    # best[n]: the smallest possible cost of the slowest stage over the first n blocks.
     best = [sum(blocks[:count]) for count in range(num_blocks + 1)]
     starts: list[list[int]] = []
     for stage in range(1, num_stages):

@@ -1,7 +1,7 @@
-"""Values that the backward pass computes again instead of keeping.
+"""Recomputation of values in the backward pass instead of keeping them.
 
-Full checkpointing keeps a block's input alone. Selective checkpointing drops what is large and
-cheap to compute again: attention probabilities, outputs of norms and of the GELU.
+Full checkpointing keeps only a block's input. Selective checkpointing drops values that are large
+and cheap to recompute: attention probabilities, and outputs of norms and of the GELU.
 
 Source: selective recomputation, Korthikanti et al. 2022 (arXiv:2205.05198); dropping the outputs
 through torch's saved-tensor hooks is ours.
@@ -16,19 +16,19 @@ from torch import Tensor
 
 @contextmanager
 def recomputed(output: Tensor, compute: Callable[[], Tensor]) -> Iterator[None]:
-    """Let operations inside keep how to compute `output`, not `output`.
+    """Make operations in this context recompute `output` for their backward pass, not keep it.
 
-    For an `output` that nothing but those operations needs in the backward pass. Under
-    torch.compile it does nothing: the compiler's own partitioner decides what is kept.
+    It frees memory only if nothing else needs `output` in the backward pass. Under torch.compile it
+    does nothing: the compiler's own partitioner decides what to keep.
 
     Args:
         output: a contiguous tensor that the operations take as an input, in any view.
-        compute: returns it again, bit for bit, from tensors that are kept anyway.
+        compute: function that recomputes it, bit for bit, from tensors that are kept anyway.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         yield
         return
-    # The storage itself, not its address: on the meta device all addresses are 0.
+    # Compare storages, not addresses: on the meta device all addresses are 0.
     storage, size = output.untyped_storage()._cdata, output.numel()
 
     def pack(tensor: Tensor) -> Tensor | torch.Size:

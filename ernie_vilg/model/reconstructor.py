@@ -1,8 +1,8 @@
-"""From the last layer's hidden states to pixels: generator and reconstructor, end to end.
+"""The end-to-end reconstructor: from the last layer's hidden states to pixels.
 
 The hidden states of the image slots go through two linear layers with a GELU between them and
-take the place of the codebook's vectors at the entry of the image tokenizer's decoder. No code is
-looked up on the way, so the error in the pixels reaches the transformer.
+replace the codebook's vectors at the input of the image tokenizer's decoder. No code is looked up
+in between, so gradients of the pixels reach the transformer.
 
 Source: ERNIE-ViLG (arXiv:2112.15283, section 3.1.3). The paper says "non-linear mapping"; two
 layers, as wide as the transformer, are our choice.
@@ -17,7 +17,7 @@ from ernie_vilg.vqgan.autoencoder import Decoder
 
 
 class Reconstructor(nn.Module):
-    """Hidden states of the image slots to pictures."""
+    """Two linear layers and the image tokenizer's decoder."""
 
     def __init__(self, config: ModelConfig, layers: ParallelLayers) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Reconstructor(nn.Module):
                 f"model.image_grid_size={config.image_grid_size}: they must be the same"
             )
         self.grid_size = config.image_grid_size
-        # Which slots stand for the codes: that which holds a code follows that which predicts it.
+        # The slot that holds a code as its input follows the slot that predicts it.
         self.first_slot = int(config.reconstructor.hidden_position == "input")
         self.up = layers.output_linear(config.hidden_size, config.hidden_size)
         self.down = layers.join_linear(config.hidden_size, decoder.embedding_size)
@@ -41,7 +41,7 @@ class Reconstructor(nn.Module):
         self.decoder = Decoder(decoder)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Draw.
+        """Draw pictures.
 
         Args:
             image: normed hidden states of the image slots of text-to-image, float [batch,

@@ -1,9 +1,7 @@
 """The model as a list of layers: embedding, blocks, head.
 
-One device runs the list as `nn.Sequential`; a pipeline gives each stage some of it. Layer
-`i` of the list is called `i` in every parameter name, wherever it runs.
-
-Source: ours.
+One device runs the list as `nn.Sequential`; a pipeline runs a part of it on each stage. Layer `i`
+of the list is called `i` in every parameter name, on any stage.
 """
 
 from functools import lru_cache
@@ -20,7 +18,7 @@ from ernie_vilg.model.initialization import TIED, Uninitialized
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
 
 LayerArguments = tuple[type[nn.Module], tuple[Any, ...]]
-"""A layer's class, and what it is built with."""
+"""A layer's class and its constructor's arguments."""
 
 
 def layer_list(config: ModelConfig, layers: ParallelLayers) -> list[LayerArguments]:
@@ -33,9 +31,9 @@ def layer_list(config: ModelConfig, layers: ParallelLayers) -> list[LayerArgumen
 
 
 def build_transformer(config: ModelConfig, layers: ParallelLayers = SINGLE_DEVICE) -> nn.Sequential:
-    """Return the whole model: (text ids, image codes) to a `HeadOutput`.
+    """Return the whole model, from (text ids, image codes) to a `HeadOutput`.
 
-    Weights are not meaningful until `initialize` or `load_weights` fills them.
+    The weights have no values until `initialize` or `load_weights` fills them.
     """
     with Uninitialized():
         model = nn.Sequential(*[cls(*arguments) for cls, arguments in layer_list(config, layers)])
@@ -48,6 +46,6 @@ def build_transformer(config: ModelConfig, layers: ParallelLayers = SINGLE_DEVIC
 
 @lru_cache(maxsize=16)
 def num_parameters(config: ModelConfig) -> int:
-    """Return the parameters of the whole model."""
+    """Return the number of parameters of the whole model."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_transformer(config).parameters())

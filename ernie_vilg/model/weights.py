@@ -1,4 +1,4 @@
-"""The exported weights folder: how the transformer leaves training and enters use.
+"""The exported weights folder, which programs outside training read.
 
     weights/
       model.safetensors    every parameter, whole
@@ -6,7 +6,7 @@
       text_tokenizer/      as launch/train_text_tokenizer.py wrote it
       image_tokenizer/     as launch/train_image_tokenizer.py wrote it
 
-Source: ours; safetensors holds no code (https://github.com/huggingface/safetensors).
+Source: safetensors holds no code (https://github.com/huggingface/safetensors).
 """
 
 import json
@@ -40,10 +40,10 @@ _OWN_HASH = "sha256"
 def save_weights(
     folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> None:
-    """Write the model part of a weights folder, after its tokenizers: all files are hashed.
+    """Write the model of a weights folder, and hashes of all files, so its tokenizers come first.
 
     Args:
-        folder: an existing folder, with the tokenizers in it.
+        folder: an existing folder that contains the tokenizers.
         config: the model's shape.
         weights: every parameter by name, whole.
         about: JSON values kept in config.json, such as the step.
@@ -61,7 +61,7 @@ def save_weights(
             if file != folder / CONFIG_NAME
         },
     }
-    content = json.loads(json.dumps(content))  # as it will be read: no tuples
+    content = json.loads(json.dumps(content))  # hash the values that a reader sees: no tuples
     write_json(folder / CONFIG_NAME, {**content, _OWN_HASH: sha256_of_json(content)})
 
 
@@ -121,7 +121,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 def model_from_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> nn.Sequential:
-    """Return a model for use, in float32, that holds the given weights.
+    """Return a float32 model in evaluation mode with the given weights.
 
     Args:
         config: the model's shape.
@@ -131,7 +131,7 @@ def model_from_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> nn
         model = build_transformer(config)
     state = {
         name: weights[original_name(name, config)].float()
-        for name in model.state_dict()  # tied weights are there under both names
+        for name in model.state_dict()  # has tied weights under both names
     }
     model.load_state_dict(state, assign=True)
     return model.eval()

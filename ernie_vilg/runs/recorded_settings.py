@@ -5,11 +5,11 @@ from typing import Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.schema import from_json, map_locations
-from ernie_vilg.data.records.ledger import recorded_location
 from ernie_vilg.errors import InputError
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_object
+from ernie_vilg.storage.locations import recorded_location
 
 
 def write_run(config: PretrainConfig) -> None:

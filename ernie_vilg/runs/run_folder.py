@@ -1,4 +1,4 @@
-"""The run folder: where a run keeps each of its files.
+"""The run folder: the path of each file that a run keeps.
 
     run.json                      settings of the last start
     changes.jsonl                 settings that changed between two starts, one a line
@@ -6,17 +6,17 @@
     checkpoints/step_<step>/      a committed checkpoint; checkpoint.folder names its files
     checkpoints/latest.json       the newest checkpoint, for people
     universal/step_<step>/        that checkpoint consolidated, for another layout
-    quarantine.jsonl              samples that the run leaves out, written by people
-    ledger/                       what each step trained on; data.records names its files
-    metrics.jsonl                 metrics, one log line a line
+    quarantine.jsonl              samples to skip, written by people
+    ledger/                       the samples of each step; data.records names its files
+    metrics.jsonl                 metrics, one line per logged step
     samples/step_<step>.png       pictures drawn from the captions in step_<step>.jsonl
     health/step_<step>.png        round trips; the figures are in step_<step>.json
     reports/                      stacks and collectives of ranks that hung
-    explained/step_<step>.html    what launch/explain_step.py found
+    explained/step_<step>.html    page of launch/explain_step.py
     plan.json, measured.json      predicted and measured memory and time
     STOP                          request to stop, made by people; then STOP.honoured
-    stopped.json                  why and where the run stopped
-    wandb/, wandb.log, wandb_sent.json, .wandb_follower.lock    W&B's; tracking names them
+    stopped.json                  reason and step of the last stop
+    wandb/, wandb.log, wandb_sent.json, .wandb_follower.lock    of W&B; tracking names them
 
 A run of the image tokenizer also has:
 
@@ -24,7 +24,7 @@ A run of the image tokenizer also has:
     metrics.json                  its quality on held-out images
     reconstructions.png           held-out images before and after
 
-Modules above this one get each path from `RunFolder`. Rooms below it are given the folder.
+Modules above this one take each path from `RunFolder`; modules below get it as an argument.
 """
 
 import re
@@ -37,7 +37,7 @@ _STEP_NAME = re.compile(r"step_(\d{8,})")
 
 
 class RunFolder:
-    """The paths of one run's files. Creates and reads nothing."""
+    """The paths of one run's files; creates and reads none."""
 
     def __init__(self, path: Path) -> None:
         self.settings: Final = path / "run.json"

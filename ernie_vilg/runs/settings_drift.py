@@ -26,12 +26,12 @@ from typing import Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.schema import Freedom, freedom_of, map_locations
-from ernie_vilg.data.records.ledger import recorded_location
 from ernie_vilg.errors import InputError
 from ernie_vilg.runs.recorded_settings import read_settings
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.schedule import learning_rate_at
 from ernie_vilg.storage.jsonl import append_records
+from ernie_vilg.storage.locations import recorded_location
 
 logger = logging.getLogger(__name__)
 

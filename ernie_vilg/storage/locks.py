@@ -1,6 +1,6 @@
 """Locks on files and folders, which end with the process that holds them.
 
-No process of ours inherits one, because all are started by exec.
+No child process inherits one, because all children are started by exec.
 
 Source: ours, on flock(2).
 """
@@ -32,7 +32,7 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[bool | None]:
     locks.
     """
     descriptor = open_to_lock(path)
-    if descriptor is None:  # its holder has removed it
+    if descriptor is None:  # the holder has removed it
         yield False
         return
     try:
@@ -45,7 +45,7 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[bool | None]:
 
 
 def open_to_lock(path: Path) -> int | None:
-    """Open a file or folder to lock it; None for a link, a socket, or where nothing is."""
+    """Open a file or folder to lock it; None for a link, a socket, or a missing one."""
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         try:
@@ -59,7 +59,7 @@ def open_to_lock(path: Path) -> int | None:
 
 
 def warn_of_no_locks(path: Path) -> None:
-    """Say that nothing keeps a second writer out."""
+    """Warn that nothing prevents a second writer."""
     logger.warning("%s: this file system has no locks; let no other process write it", path)
 
 
@@ -67,7 +67,7 @@ def lock(descriptor: int, *, shared: bool = False) -> bool | None:
     """Lock an open file or folder until it is closed.
 
     Returns:
-        whether this process now has the lock; None on a file system without locks.
+        whether this process has the lock now; None on a file system without locks.
     """
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
+from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
@@ -266,14 +267,16 @@ def _restore_engine(rank: _Rank, quarantine: Quarantine) -> tuple[Engine, Checkp
     checkpoints = Checkpoints(
         rank.run_dir,
         config.checkpoint,
-        identity_at=partial(identity, config, rank.precision, rank.lineage),
-        data_at=lambda step: {
-            "position": first_position(step + 1, config.parallelism.global_batch_size),
-            "quarantine": quarantine.digest(),
-        },
-        layout=layout_identity(config, groups),
-        config_hash=sha256_of_json(asdict(config)),
-        phases=rank.phases,
+        RunFacts(
+            identity_at=partial(identity, config, rank.precision, rank.lineage),
+            data_at=lambda step: {
+                "position": first_position(step + 1, config.parallelism.global_batch_size),
+                "quarantine": quarantine.digest(),
+            },
+            layout=layout_identity(config, groups),
+            config_hash=sha256_of_json(asdict(config)),
+        ),
+        rank.phases,
     )
     return engine, checkpoints, checkpoints.restore(engine)
 

@@ -27,7 +27,7 @@ def from_bytes(pixels: Tensor) -> Tensor:
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
-    """Return numbers as bytes, the nearest to each; what lies outside [-1, 1] is clamped.
+    """Return the nearest byte of each number; numbers outside [-1, 1] are clamped.
 
     Args:
         pixels: float of any shape and precision.

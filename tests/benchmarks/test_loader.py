@@ -26,7 +26,7 @@ SETTINGS = DataSettings(
 
 
 leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-"""webdataset does, until they are collected."""
+"""webdataset leaves files open until they are collected."""
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def test_the_newest_is_restored_and_old_ones_are_removed(tmp_path: Path) -> None
 
 
 def test_the_step_orders_checkpoints_not_the_clock(tmp_path: Path) -> None:
-    """Row 44: a machine whose clock is an hour behind wrote the newest one."""
+    """A machine whose clock is an hour behind wrote the newest one."""
     saved_run(tmp_path)
     an_hour_ago = time.time() - 3600
     os.utime(RunFolder(tmp_path).checkpoint(20), (an_hour_ago, an_hour_ago))
@@ -80,7 +80,7 @@ def test_what_is_saved_with_a_step_comes_back_exactly(tmp_path: Path) -> None:
 
 
 def test_going_back_finds_the_last_checkpoint(tmp_path: Path) -> None:
-    """That includes one that is still being written."""
+    """The last checkpoint may still be in the writer."""
     checkpoints, engine = saved_run(tmp_path, asynchronous=True), FakeEngine()
     save(checkpoints, 30)
     engine.state = 35
@@ -137,10 +137,9 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("damage", "named"), DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_passed_over(
+def test_a_damaged_checkpoint_is_named_and_skipped(
     tmp_path: Path, damage: Any, named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rows 14 and 15."""
     saved_run(tmp_path)
     damage(RunFolder(tmp_path).checkpoint(20))
 
@@ -152,7 +151,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
 def test_twenty_flipped_bits_are_found_twenty_times(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 13: anywhere in any file, the manifest included."""
+    """The bits are anywhere in any file, including the manifest."""
     saved_run(tmp_path)
     folder = RunFolder(tmp_path).checkpoint(20)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -197,7 +196,7 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Pa
     ],
 )
 def test_the_pointer_is_for_people_alone(tmp_path: Path, pointer: str | None) -> None:
-    """Row 16: a run never falls back to step 0 in silence."""
+    """A run never silently falls back to step 0."""
     saved_run(tmp_path)
     path = tmp_path / "checkpoints" / "latest.json"
     assert json.loads(path.read_text()) == {"step": 20, "folder": "step_00000020"}
@@ -219,7 +218,7 @@ def test_a_half_written_checkpoint_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_checkpoints_are_all_bad_is_not_started_again(tmp_path: Path) -> None:
-    """Row 17: and none of its files changes."""
+    """None of its files changes."""
     saved_run(tmp_path)
     for step in (10, 20):
         flip_bit(RunFolder(tmp_path).checkpoint(step) / WEIGHTS)
@@ -250,7 +249,7 @@ def test_other_settings_are_listed_and_refused(tmp_path: Path) -> None:
 def test_fresh_weights_fit_every_layout(tmp_path: Path) -> None:
     saved_run(tmp_path, steps=(0,))
     engine: Any = FakeEngine()
-    engine.load = None  # must not be asked
+    engine.load = None  # must not be called
 
     checkpoints = checkpoints_of(tmp_path, layout={"zero_stage": 3})
 

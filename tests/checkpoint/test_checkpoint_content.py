@@ -1,4 +1,4 @@
-"""A checkpoint of other content than was committed is passed over, whatever its files say."""
+"""A checkpoint whose content differs from the committed one is skipped."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.checkpoint.checkpoint_runs import (
 
 
 def manifest_without_own_hash(folder: Path, changes: dict[str, Any]) -> bytes:
-    """Return a manifest with some changes, and a hash that fits it."""
+    """Return a manifest with some changes and the matching hash."""
     content = {**read_json(folder / MANIFEST_NAME), **changes}
     content = {name: value for name, value in content.items() if value is not ...}
     del content["sha256"]
@@ -66,7 +66,7 @@ def test_a_manifest_of_other_types_falls_back_though_its_hash_holds(
     folder = RunFolder(tmp_path).checkpoint(20)
     (folder / MANIFEST_NAME).write_bytes(manifest_without_own_hash(folder, changes))
 
-    # Programs that read a run come to the same checkpoint as its next start.
+    # Programs that read a run choose the same checkpoint as its next start.
     assert newest_checkpoint(tmp_path, PRETRAIN_PARTS) == RunFolder(tmp_path).checkpoint(10)
     assert restored(tmp_path) == (10, 10)
 
@@ -107,7 +107,7 @@ def test_a_reader_finds_a_checkpoint_that_a_kill_left_without_its_name(
     folder = tmp_path / "checkpoints"
     RunFolder(tmp_path).checkpoint(20).rename(folder / ".replaced-step_00000020")
 
-    # Programs that read a run come to the same checkpoint as its next start.
+    # Programs that read a run choose the same checkpoint as its next start.
     assert newest_checkpoint(tmp_path, PRETRAIN_PARTS) == folder / ".replaced-step_00000020"
     assert restored(tmp_path) == (20, 20)
 

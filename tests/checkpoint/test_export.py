@@ -1,4 +1,4 @@
-"""What leaves a run is the weights of its last step, or their average, as asked."""
+"""An export holds the weights of the last step, or their average, as requested."""
 
 import os
 from dataclasses import replace

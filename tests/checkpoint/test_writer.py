@@ -1,4 +1,4 @@
-"""A file of a checkpoint is on the device as it was meant to be, or it is an error."""
+"""A checkpoint's file is on the device with its intended content, or the save fails."""
 
 import hashlib
 import threading

@@ -1,4 +1,4 @@
-"""Image shards to token shards: right codes, right lineage, and nothing done twice."""
+"""Token shards have the right codes and lineage, and no shard is encoded twice."""
 
 import io
 import json
@@ -153,7 +153,7 @@ def test_the_manifest_records_lineage_and_settings(folder: Path) -> None:
         },
         "pixels": False,
     }
-    # Nothing of the work is left.
+    # The work folder is gone.
     assert {path.name for path in folder.iterdir()} == {
         "source", "images", "text", "vqgan", "tokens",
     }  # fmt: skip
@@ -183,7 +183,7 @@ def test_kept_pixels_are_the_image_shards_own_bytes(
 def encode_until(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, stop_after: int, **settings: object
 ) -> list[str]:
-    """Encode, stopping with an error after some shards; return the shards that were encoded."""
+    """Encode, stop with an error after some shards, and return the shards that were encoded."""
     encoded: list[str] = []
     original = encode._encode_shard
 
@@ -237,7 +237,7 @@ def test_a_finished_shard_whose_text_was_not_counted_is_encoded_again(
     encode_until(folder, monkeypatch, stop_after=2)
     record = folder / ".encoding-tokens" / "records" / "00001.json"
     content = read_json(record)
-    del content["caption_lengths"]  # as the version before wrote it
+    del content["caption_lengths"]  # as older versions wrote it
     write_json(record, content if lengths is None else {**content, "caption_lengths": lengths})
 
     encoded = encode_until(folder, monkeypatch, stop_after=9)

@@ -1,4 +1,4 @@
-"""An evaluation draws, captions, judges, and leaves all of it behind."""
+"""An evaluation draws, captions and judges, and writes all results."""
 
 import json
 from collections.abc import Sequence

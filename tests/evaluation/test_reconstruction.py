@@ -1,4 +1,4 @@
-"""What the image tokenizer loses is measured in dB."""
+"""The loss of quality by the image tokenizer is measured in dB."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Round trips give back what a model knows, and show which leg does not."""
+"""Round trips return what a model knows, and show the leg that fails."""
 
 from itertools import count
 from types import SimpleNamespace
@@ -121,4 +121,4 @@ def test_it_ends_when_asked_to(polls: int) -> None:
             should_stop=lambda: next(asked) >= polls,
         )
 
-    assert next(asked) == polls + 1  # nothing goes on after the answer
+    assert next(asked) == polls + 1  # nothing is asked after the answer

@@ -1,4 +1,4 @@
-"""Token by token with the cache equals one full forward pass."""
+"""Generation token by token with the cache equals one full forward pass."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Both ways to compute attention give the same, gradients included."""
+"""Both ways to compute attention agree, gradients included."""
 
 import pytest
 import torch

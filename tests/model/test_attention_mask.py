@@ -12,7 +12,7 @@ GRID = tiny_config(text_length=2, image_grid_size=3, convolution_size=3)
 def seen_of_the_image(
     pattern: Pattern, direction: Direction, query: int, row_pattern: str = "raster"
 ) -> list[str]:
-    """Draw what an image slot sees of the picture, row by row."""
+    """Draw the image slots that an image slot sees, row by row."""
     config = tiny_config(
         text_length=2, image_grid_size=3, convolution_size=3, row_pattern=row_pattern
     )

@@ -1,4 +1,4 @@
-"""Attention that skips blocks computes what dense attention under the same mask does."""
+"""Block-sparse attention equals dense attention under the same mask."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,14 +34,14 @@ def fresh_compiler() -> Iterator[None]:
 
 
 def sparse_config(**changes: Any) -> ModelConfig:
-    """A grid of 4 x 4 that no pattern covers whole."""
+    """Return a model with a grid of 4 x 4, which no pattern covers whole."""
     return tiny_config(
         **{"attention": "sparse", "image_grid_size": 4, "convolution_size": 3, **changes}
     )
 
 
 def ten_billion(**changes: Any) -> ModelConfig:
-    """The 10B model's sequence and width of heads, with few of them."""
+    """Return a model with the 10B model's sequence and head width, and few heads."""
     shape = {
         "hidden_size": 128,
         "num_heads": 2,
@@ -53,7 +53,7 @@ def ten_billion(**changes: Any) -> ModelConfig:
 
 
 def random_heads(config: ModelConfig) -> list[Tensor]:
-    """Queries, keys and values of three pairs."""
+    """Return queries, keys and values of three pairs."""
     generator = torch.Generator().manual_seed(0)
     shape = (2, 3, config.num_heads, config.seq_length, config.head_dim)
     return [torch.randn(shape, generator=generator) for _ in range(3)]
@@ -73,14 +73,14 @@ CONFIGS = {
 def test_equals_dense_attention(
     name: str, pattern: Pattern, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Else torch traces even what it does not compile, a second per case.
+    # Otherwise torch traces even uncompiled code, a second per case.
     monkeypatch.setattr(flex_module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
     config = CONFIGS[name]
     heads = random_heads(config)
 
     sparse = BlockSparseAttention(config, pattern, compiled=False)(*heads)
 
-    # Another order of sums, in float32.
+    # Sums have another order, in float32.
     dense = attend(*heads, both_masks(config, pattern), config.pb_relax)
     torch.testing.assert_close(sparse, dense, rtol=1e-5, atol=1e-5)
 
@@ -118,7 +118,7 @@ def test_more_masks_get_a_kernel_than_torch_would_compile(monkeypatch: pytest.Mo
         for pattern in (Pattern.ROW, Pattern.COLUMN, Pattern.ROW):
             BlockSparseAttention(config, pattern)(*heads)
 
-    assert counter.frame_count == 4  # of 2 patterns and 2 directions, none twice
+    assert counter.frame_count == 4  # 2 patterns and 2 directions, none twice
 
 
 def test_layers_of_one_pattern_share_a_compiled_graph() -> None:
@@ -148,11 +148,11 @@ def test_layers_of_one_pattern_share_a_compiled_graph() -> None:
 @pytest.mark.parametrize(
     ("config", "precision", "tolerance"),
     [
-        pytest.param(sparse_config(), torch.float32, 1e-4, id="small, heads filled up"),
+        pytest.param(sparse_config(), torch.float32, 1e-4, id="small, padded heads"),
         pytest.param(sparse_config(pb_relax=8.0), torch.float32, 1e-4, id="small, PB-relax"),
         pytest.param(ten_billion(), torch.float32, 1e-4, id="10B sequence"),
         pytest.param(ten_billion(reconstructor=END_TO_END), torch.float32, 1e-4, id="1,089 slots"),
-        # 8 bits of mantissa, in what is read, in the probabilities and in what is written.
+        # 8 bits of mantissa, in inputs, probabilities and outputs.
         pytest.param(ten_billion(), torch.bfloat16, 2e-2, id="10B sequence, bfloat16"),
     ],
 )

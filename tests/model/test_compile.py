@@ -1,4 +1,4 @@
-"""Blocks compile to one graph, once: no break, no second compilation."""
+"""Blocks compile once, to one graph without breaks."""
 
 from collections.abc import Iterator
 from dataclasses import replace

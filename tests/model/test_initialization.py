@@ -8,7 +8,7 @@ from ernie_vilg.model.transformer import build_transformer
 from tests.model.tiny import CONFIG
 
 
-def test_shares_put_together_are_the_whole() -> None:
+def test_concatenated_parts_are_the_whole() -> None:
     whole = build_transformer(CONFIG)
     initialize(whole.named_parameters(), CONFIG, seed=3)
     for name, parameter in whole.named_parameters():
@@ -64,7 +64,7 @@ def test_split_and_decay_by_name(name: str, dimension: int | None, decays: bool)
 
 
 def test_every_parameter_that_changes_shape_is_split_by_name() -> None:
-    """A layer that is added and forgotten in `split_dimension` would be drawn per rank."""
+    """A new layer that `split_dimension` does not know would be drawn per rank."""
     names = [name for name, _ in build_transformer(CONFIG).named_parameters()]
 
     assert sum(split_dimension(name) is not None for name in names) == 2 + CONFIG.num_layers * 6 + 4

@@ -1,4 +1,4 @@
-"""The loss counts target tokens, and weighs the directions."""
+"""The loss counts target tokens and weights the directions."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_each_direction_is_a_mean_over_its_targets() -> None:
 
 
 def test_rows_and_slots_are_means_of_their_own_targets() -> None:
-    """Two pairs with a grid of 2 x 2 codes and 3 text slots, of which padding counts nowhere."""
+    """Two pairs with a grid of 2 x 2 codes and 3 text slots; padding never counts."""
     sure, half = [0.0, -torch.inf], [math.log(0.5)] * 2  # nats of code 0: 0 and log 2
     image_logits = torch.tensor([[sure, half, half, half], [sure, sure, half, half]])
     text_logits = torch.zeros(2, 3, 4)
@@ -53,9 +53,9 @@ def test_rows_and_slots_are_means_of_their_own_targets() -> None:
         HeadOutput(image_logits, text_logits), (text, codes, torch.tensor([3.0]))
     )
 
-    # Of the first row, one of four codes was a toss-up; of the second, all four.
+    # One of four codes in the first row is a toss-up, all four in the second.
     assert losses.by_image_row.tolist() == pytest.approx([math.log(2) / 4, math.log(2)])
-    # Both pairs have a first piece, the first pair alone a second (2 of 5 parts), none a third.
+    # Both pairs have a first piece, only the first pair a second (2 of 5 parts), none a third.
     assert losses.by_text_position.tolist() == pytest.approx([math.log(4), math.log(2.5) / 2, 0])
     assert losses.text_position_share.tolist() == [1.0, 0.5, 0.0]
 

@@ -1,4 +1,4 @@
-"""Stages cost about the same, and none is without a block."""
+"""Stages cost about the same, and each has a block."""
 
 from itertools import combinations, pairwise
 

@@ -18,7 +18,7 @@ from tests.model.tiny import CONFIG, tiny_config, tiny_model, tiny_pairs
 
 
 class StorageMeter(TorchDispatchMode):
-    """Notes the memory of all that operations return, views of given tensors aside."""
+    """Counts the memory that operations return, except views of given tensors."""
 
     def __init__(self, *given: Tensor) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class StorageMeter(TorchDispatchMode):
         return result
 
     def bytes_alive(self) -> int:
-        """Return how much of it is still held by anything."""
+        """Return the bytes that are still referenced."""
         alive = {ref.cdata: size for ref, size in self._sizes.items() if not ref.expired()}
         return sum(size for cdata, size in alive.items() if cdata not in self._given)
 
@@ -71,7 +71,7 @@ def test_a_recomputed_value_is_not_kept() -> None:
 
 
 def bytes_kept_by_a_block(checkpointing: str) -> int:
-    """Return what a block's forward pass leaves in memory, in bytes per slot and hidden value."""
+    """Return the memory after a block's forward pass, in bytes per slot and hidden value."""
     config = tiny_config(hidden_size=32, text_length=28, image_grid_size=6)
     layers = replace(SINGLE_DEVICE, activation_checkpointing=checkpointing)
     block: nn.Module = build_transformer(config, layers)[1]
@@ -88,9 +88,9 @@ def test_full_keeps_less_than_selective_and_that_less_than_none() -> None:
         bytes_kept_by_a_block(checkpointing) for checkpointing in ("none", "selective", "full")
     )
 
-    assert full == 4  # its output alone, one float32
-    # Kept: the sum between the branches, queries, keys, values, what was attended, both branches'
-    # ends, what goes into the GELU. Dropped: 2 norms, the GELU (4 wide), 2 x 64 probabilities
+    assert full == 4  # only its output, one float32
+    # Kept: the sum between the branches, queries, keys, values, attention's output, both branches'
+    # outputs, the GELU's input. Dropped: 2 norms, the GELU (4 wide), 2 x 64 probabilities
     # per slot and 2 heads for 32 hidden values.
     assert full < selective < none
     assert none - selective >= 4 * (2 + 4 + 2 * 64 // 32)

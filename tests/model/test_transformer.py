@@ -1,4 +1,4 @@
-"""What each target's logits depend on, and how large the model is."""
+"""Dependencies of each target's logits, and the size of the model."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from tests.model.tiny import CONFIG, DECODER, tiny_config, tiny_model, tiny_pair
 
 
 def changed_slots(before: Tensor, after: Tensor) -> list[bool]:
-    """Per slot, whether the first pair's logits differ."""
+    """Return for each slot whether the first pair's logits differ."""
     return (before[0] - after[0]).abs().amax(dim=-1).gt(0).tolist()
 
 
@@ -94,7 +94,7 @@ def test_the_papers_ten_billion_are_counted() -> None:
         image_grid_size=32,
     )
 
-    # 12 * 48 * 4096^2 in the blocks (PAPER.md section 1), and two embeddings and heads.
+    # 12 * 48 * 4096^2 in the blocks, and two embeddings and heads.
     assert num_parameters(config) == pytest.approx(12 * 48 * 4096**2 + 2 * 40960 * 4096, rel=0.01)
 
 
@@ -104,7 +104,7 @@ def test_the_papers_ten_billion_are_counted() -> None:
         pytest.param(CONFIG, id="tiny"),
         pytest.param(
             tiny_config(hidden_size=24, num_layers=3, num_heads=3, ffn_multiplier=2),
-            id="every size another",
+            id="all sizes different",
         ),
         pytest.param(
             tiny_config(reconstructor=ReconstructorConfig(kind="end_to_end", decoder=DECODER)),
@@ -144,4 +144,4 @@ def test_a_training_step_counts_three_forward_passes() -> None:
 
     assert forward == 248_320
     assert training_flops_per_pair(config) == 744_960
-    assert training_flops_per_token(config) == 41_386  # of 18 slots, rounded down
+    assert training_flops_per_token(config) == 41_386  # over 18 slots, rounded down

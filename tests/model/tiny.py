@@ -33,7 +33,7 @@ DECODER = ImageTokenizerConfig(
     patch_size=4,
     normalization="channel",
 )
-"""Of a reconstructor for a grid of 2 x 2 codes."""
+"""Decoder of a reconstructor for a grid of 2 x 2 codes."""
 
 
 def tiny_config(**changes: Any) -> ModelConfig:
@@ -42,7 +42,7 @@ def tiny_config(**changes: Any) -> ModelConfig:
 
 
 def tiny_model(config: ModelConfig = CONFIG) -> nn.Sequential:
-    """Return a model whose weights matter, biases and norms included."""
+    """Return a model in which all weights, biases and norms affect the output."""
     model = build_transformer(config)
     initialize(model.named_parameters(), config, seed=1)
     generator = torch.Generator().manual_seed(1)
@@ -53,7 +53,7 @@ def tiny_model(config: ModelConfig = CONFIG) -> nn.Sequential:
 
 
 def tiny_pairs(config: ModelConfig = CONFIG) -> tuple[Tensor, Tensor]:
-    """Return three pairs: captions of 1, 2 and 5 (cut to the slots) pieces."""
+    """Return three pairs: captions of 1, 2 and 5 pieces, truncated to the slots."""
     text = [text_slots(ids, config.text_length) for ids in ([7], [9, 8], [5, 6, 10, 11, 12])]
     generator = torch.Generator().manual_seed(2)
     codes = torch.randint(config.codebook_size, (3, config.num_image_tokens), generator=generator)

@@ -1,4 +1,4 @@
-"""Past runs put the rates of computing right, and leave the wires as they are."""
+"""Past runs correct the rates of computing, and leave those of wires unchanged."""
 
 from dataclasses import replace
 
@@ -39,7 +39,7 @@ def test_a_slow_gpu_slows_computing_and_not_the_wires() -> None:
     assert run.measured_seconds < 1.9 * run.seconds(Efficiencies())
 
 
-def test_the_median_of_three_runs_counts_and_the_error_that_is_left_is_told() -> None:
+def test_the_median_of_three_runs_counts_and_the_remaining_error_is_returned() -> None:
     runs = [
         replace(_RUN, measured_seconds=_RUN.seconds(Correction(rates=rates).efficiencies))
         for rates in (0.5, 0.6, 1.0)
@@ -56,7 +56,7 @@ def test_the_median_of_three_runs_counts_and_the_error_that_is_left_is_told() ->
     assert (before[1], after[1]) == (pytest.approx(1 / 6), pytest.approx(0))
 
 
-def test_no_run_teaches_nothing() -> None:
+def test_without_runs_nothing_is_corrected() -> None:
     assert learn([]) == Correction()
 
 

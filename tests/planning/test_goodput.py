@@ -1,4 +1,4 @@
-"""Goodput is that of the hand-computed example of Young and Daly."""
+"""Goodput equals hand-computed examples after Young and Daly."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def test_stops_cost_half_an_interval_and_the_restart() -> None:
 
     kept = goodput(config, workload_of_model(config.model), 10.0, 1000)
 
-    # A stop a day; 4,320 s between saves: 2,160 s of 86,400 are lost, and a save under way.
+    # A stop a day; 4,320 s between saves: 2,160 s of 86,400 are lost, and a save in progress.
     lost = 2160 + kept.write_seconds
     stalled = kept.stall_seconds / 4320
     assert kept.hours_between_stops == pytest.approx(24)
@@ -52,7 +52,7 @@ _TWO_MACHINES = [
 ]
 
 
-def test_a_save_that_training_waits_for_costs_what_was_worked_out_by_hand() -> None:
+def test_a_blocking_save_costs_what_was_computed_by_hand() -> None:
     config = compose_program("plan", [*_TWO_MACHINES, "checkpoint.asynchronous=false"])
 
     kept = goodput(config, _WORKLOAD, 1.0, 16)
@@ -65,7 +65,7 @@ def test_a_save_that_training_waits_for_costs_what_was_worked_out_by_hand() -> N
     assert kept.best_interval_steps == 348  # sqrt(2 * 7 * 8640) = 347.8 s
 
 
-def test_a_save_beside_training_stalls_for_the_copy_and_loses_what_it_writes() -> None:
+def test_a_background_save_stalls_for_the_copy_and_a_stop_loses_it() -> None:
     config = compose_program("plan", [*_TWO_MACHINES, "checkpoint.asynchronous=true"])
 
     kept = goodput(config, _WORKLOAD, 1.0, 16)

@@ -1,4 +1,4 @@
-"""What a run measured comes back as it was written."""
+"""Measurements of a run are read as they were written."""
 
 from dataclasses import fields
 from pathlib import Path

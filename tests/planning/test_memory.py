@@ -1,4 +1,4 @@
-"""Predicted memory is what ranks allocate, and moves the right way with the layout."""
+"""Predicted memory equals the bytes that ranks allocate, and follows the layout."""
 
 from dataclasses import replace
 from threading import Timer
@@ -45,7 +45,9 @@ def state(num_parameters: int = 100, **changes: Any) -> StageState:
         pytest.param({"precision": torch.float32}, (400, 400, 300), id="fp32 has two copies"),
         pytest.param({"has_average": True}, (200, 600, 400), id="an average is one more"),
         pytest.param(
-            {"is_offloaded": True, "zero_stage": 2}, (200, 100, 0), id="offloaded state is away"
+            {"is_offloaded": True, "zero_stage": 2},
+            (200, 100, 0),
+            id="offloaded state is on the host",
         ),
     ],
 )
@@ -117,7 +119,7 @@ def test_a_gpu_keeps_no_attention_scores() -> None:
     assert on_cpu.activations - on_gpu.activations > 8 * 6 * 160**2 * (4 + 2)
 
 
-def test_each_stage_is_held_against_its_worst_rank() -> None:
+def test_each_stage_is_compared_with_its_worst_rank() -> None:
     layout = {"pipeline_parallel_size": 2}
     row = Row(name="two", world_size=4, precision="bf16", layout=layout, model=SMALL)
 

@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md are what the planner says today."""
+"""The tables of docs/scaling.md are the planner's current predictions."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The shards of every layout make up the paper's 10B model, and are those of megatron-core."""
+"""The shards of every layout add up to the paper's 10B model and equal megatron-core's."""
 
 import itertools
 from dataclasses import replace
@@ -117,7 +117,7 @@ def test_shards_have_the_shapes_of_megatron_core(model: ModelConfig) -> None:
 
 
 def _megatron_shapes(_launch: Launch, model: ModelConfig) -> dict[int, dict[str, list[int]]]:
-    """Return the shapes of the first of 8 ranks, which are not there, by tensor parallelism."""
+    """Return the shapes of the first of 8 fake ranks by tensor parallelism."""
     from megatron.core import parallel_state
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -126,7 +126,7 @@ def _megatron_shapes(_launch: Launch, model: ModelConfig) -> dict[int, dict[str,
     shapes = {}
     for size in (2, 4, 8):
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
-        # Without gloo groups, which would want to meet the others.
+        # Without gloo groups, which would wait for the other ranks.
         parallel_state.initialize_model_parallel(size, create_gloo_process_groups=False)
         groups = build_groups(size, 1, torch.device("cpu"))
         layout = ParallelismConfig(

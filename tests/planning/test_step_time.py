@@ -1,4 +1,4 @@
-"""Predicted steps behave as the hardware does, and reproduce what peers published."""
+"""Predicted steps behave like the hardware, and reproduce steps that peers published."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def test_bubble_of_four_stages_is_three_micro_batches() -> None:
 
     step = step_time(_WORKLOAD, spread, read_gpu("h100-80gb"))
 
-    # Replicas and optimizer aside, 4 passes and a bubble of 3.
+    # Without replicas and optimizer: 4 passes and a bubble of 3.
     assert step.bubble / (step.total - step.replicas - step.optimizer) == pytest.approx(3 / 7)
 
 

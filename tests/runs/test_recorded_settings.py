@@ -1,4 +1,4 @@
-"""A run's settings come back as they were, with locations that hold from everywhere."""
+"""Recorded settings are read back unchanged, with locations that hold in every folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.training.runs import tiny_run
 
 
 def mixed_run(folder: Path) -> PretrainConfig:
-    """Return settings with every form of value that there is."""
+    """Return settings with every form of value."""
     config = tiny_run(folder, steps=4)
     decoder = ImageTokenizerConfig(attention_resolutions=(32,))
     return replace(

@@ -1,4 +1,4 @@
-"""Names of a run's files stand in run_folder.py and nowhere else."""
+"""The names of a run's files are spelled in run_folder.py only."""
 
 import ast
 import itertools
@@ -18,11 +18,11 @@ OTHER_FOLDERS = {
     "launch/plan.py": {"plan.json"},
     "launch/main_job.py": {"metrics.json"},
 }
-"""Same names in folders that are not a run's, by the module that writes them."""
+"""Equal names in folders that are not a run's, by the module that writes them."""
 
 
 def names_in(path: Path) -> Iterator[str]:
-    """Yield the file names that a module spells: what has a dot, and what is joined to a path."""
+    """Yield the file names that a module spells: texts with a dot or joined to a path."""
     tree = ast.parse(path.read_text())
     documents = {
         id(node.value)

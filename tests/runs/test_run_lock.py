@@ -1,4 +1,4 @@
-"""Rows 42 to 44 of the fault list: one run folder, one run, whatever the clocks say."""
+"""One run at a time holds a run folder, even where clocks are wrong."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def other_machine(run_dir: Path, *, beats: bool, **changes: Any) -> Iterator[Non
         "launch_id": "theirs",
         "host": "node17",
         "machine": "another boot",
-        "process_id": os.getpid(),  # that it runs here must not count
+        "process_id": os.getpid(),  # it runs here, which must not count
         "start_ticks": 1,
         "job": "4242",
         "job_restarts": 0,
@@ -150,7 +150,7 @@ def test_a_run_that_died_on_another_machine_is_taken_over_when_its_beat_stood_st
 def test_the_time_of_day_does_not_matter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: float
 ) -> None:
-    """Neither a skewed clock of the machine nor a file stamped by one is believed."""
+    """Neither a machine's skewed clock nor the time stamp of a file counts."""
     true_time = time.time
     monkeypatch.setattr(time, "time", lambda: true_time() + 3600 * hours)
     with other_machine(tmp_path, beats=False):

@@ -1,4 +1,4 @@
-"""The learning rate rises linearly, falls as a cosine, and ends where it should."""
+"""The learning rate rises linearly and falls as a cosine to its final fraction."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A run goes on under the settings it was started with, or under others that somebody allowed."""
+"""A run resumes under the settings of its last start, or under allowed changes."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Row 52: what comes from outside is data. No file makes a program run a command.
+"""No file makes a program run a command.
 
 Every case tries to create the same file, the canary.
 """
@@ -42,7 +42,7 @@ WEIGHTS = "state/weights_0.pt"
 
 
 def token_shards_with(folder: Path, **members: bytes) -> Manifest:
-    """Write a shard of one sample, some members of which are replaced, with the right hash."""
+    """Write a shard of one sample with some members replaced, and the matching hash."""
     folder.mkdir()
     sample = {
         "codes.npy": npy(np.zeros((2, 2), np.uint16)),
@@ -114,7 +114,7 @@ def test_a_pickle_under_the_name_of_a_picture_is_damage(tmp_path: Path, canary: 
 
 
 class TrustingEngine(FakeEngine):
-    """Unpickles every file of the folder, as DeepSpeed's tools do with those they find."""
+    """Unpickles every file of the folder, as DeepSpeed's tools do."""
 
     def load(self, folder: Path) -> None:
         for path in sorted(folder.rglob("*.pt")):
@@ -160,8 +160,8 @@ def test_a_pickle_and_its_hash_in_an_edited_manifest_are_not_enough(
 def test_a_whole_checkpoint_of_another_run_is_refused_before_it_is_unpickled(
     tmp_path: Path, canary: Canary
 ) -> None:
-    """Every hash of it holds. One that also copies the run's identity would be believed: who can
-    write into a run folder is trusted (docs/health.md).
+    """All its hashes are right. A checkpoint that also copies the run's identity would be loaded,
+    because everyone who can write into a run folder is trusted (docs/security.md).
     """
     run_dir = tmp_path / "run"
     saved_run(run_dir)

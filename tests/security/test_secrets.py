@@ -1,4 +1,4 @@
-"""Row 51: what is secret in the environment or in a location is written nowhere."""
+"""Secrets of the environment and of locations are written nowhere."""
 
 import json
 import os
@@ -31,7 +31,7 @@ IN_A_URL = "canary-of-the-url"
 
 
 def leaks(folder: Path) -> list[str]:
-    """Return the files that hold a secret, and which."""
+    """Return the files that hold a secret, with the secret."""
     secrets = [*IN_ENVIRONMENT.values(), IN_A_URL]
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert files
@@ -44,7 +44,7 @@ def leaks(folder: Path) -> list[str]:
 
 
 def run_program(words: list[str], log: Path, environment: Mapping[str, str]) -> int:
-    """Run the training program and keep all that it says in a file."""
+    """Run the training program and keep all its output in a file."""
     with log.open("wb") as file:
         return subprocess.run(
             [sys.executable, *words],
@@ -127,7 +127,7 @@ def test_an_unexpected_error_does_not_repeat_the_command_line(tmp_path: Path) ->
 
 
 def test_wandb_is_given_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It tries to reach its server, which fails, and then keeps the run offline."""
+    """W&B fails to reach its server and then keeps the run offline."""
     for name, value in {**IN_ENVIRONMENT, "HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     run_dir = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""A picture is judged by what it shows, not by how sharply it shows it."""
+"""A picture is judged by its objects, not by its sharpness."""
 
 from collections.abc import Callable
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""A kill at any moment never stops the next start, and never changes what it writes."""
+"""A kill at any moment neither stops the next start nor changes its output."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def nothing(_: Path) -> None:
 
 
 def save_three(folder: Path, **settings: Any) -> None:
-    """Go on with a run until its step 30."""
+    """Continue a run until its step 30."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     engine: Any = FakeEngine()
     checkpoints = checkpoints_of(folder / "run", keep=2, **settings)
@@ -155,7 +155,7 @@ def encode(folder: Path, *, keep_pixels: bool = False) -> None:
 
 
 def trained_run(folder: Path) -> None:
-    """Make a run of which only the weights are not real, and an older export."""
+    """Make a run with invented weights, and an older export."""
     save_tokenizers(folder)
     lineage = {
         "text_tokenizer": TextTokenizer.load(folder / "text").sha256,
@@ -170,7 +170,7 @@ def trained_run(folder: Path) -> None:
 
 def write_export(folder: Path, value: float = 1.0) -> None:
     paths = {"text_tokenizer": str(folder / "text"), "image_tokenizer": str(folder / "vqgan")}
-    export.read_run = lambda _: paths  # in this fork alone
+    export.read_run = lambda _: paths  # in this fork only
     export.whole_weights = lambda *_, average: (MODEL, {"weights": torch.full((8,), value)})
     export.export(folder / "run", folder / "export", overwrite=True, average=False)
 

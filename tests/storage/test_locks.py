@@ -1,4 +1,4 @@
-"""A lock on a file is held by one process, or shared, and only on the file that has the name."""
+"""A lock on a file or folder is held by one process, or shared by several."""
 
 import os
 from pathlib import Path

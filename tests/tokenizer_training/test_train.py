@@ -1,4 +1,4 @@
-"""The image tokenizer trains, stops and goes on, alike on every number of ranks."""
+"""The image tokenizer trains, stops and resumes with the same result on any number of ranks."""
 
 import json
 import multiprocessing
@@ -50,7 +50,7 @@ def hash_of_state(run_dir: Path, step: int) -> str:
 
 @contextmanager
 def dying_at_step(step: int, die: Callable[[], None]) -> Iterator[None]:
-    """Within the block, call `die` instead of taking the step with this number, from 0."""
+    """Call `die` within the block instead of the step with this number, from 0."""
     take_step = image_tokenizer._take_step
 
     def take_step_or_die(state: Any, *arguments: Any) -> Any:
@@ -265,8 +265,8 @@ def test_shards_of_smaller_pictures_are_refused() -> None:
 
 @pytest.mark.distributed
 def test_two_ranks_take_the_steps_of_one(shards: Path, tmp_path: Path) -> None:
-    # AdamW divides by the root of tiny second moments in its first steps, which magnifies the
-    # rounding of the gradients' other order of summation: a small rate keeps that small.
+    # AdamW's first steps divide by the root of tiny second moments, which magnifies the rounding of
+    # gradients that are summed in another order: a small rate keeps that small.
     settings = {"learning_rate": 1.0e-5, "revive_every": 2}
     run(ALONE, tiny_config(shards, tmp_path / "one", **settings))
 

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
+from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
@@ -137,16 +138,18 @@ def checkpoints_of(
     return Checkpoints(
         Path(config.run_dir),
         config.checkpoint,
-        identity_at=lambda step: {"test": "identity"},
-        data_at=lambda step: {"position": step},
-        layout={
-            "tensor_parallel_size": groups.tensor_size,
-            "pipeline_parallel_size": groups.pipeline_size,
-            "data_parallel_size": groups.data_size,
-            "zero_stage": config.parallelism.zero_stage,
-        },
-        config_hash="",
-        phases=phases or Phases(),
+        RunFacts(
+            identity_at=lambda step: {"test": "identity"},
+            data_at=lambda step: {"position": step},
+            layout={
+                "tensor_parallel_size": groups.tensor_size,
+                "pipeline_parallel_size": groups.pipeline_size,
+                "data_parallel_size": groups.data_size,
+                "zero_stage": config.parallelism.zero_stage,
+            },
+            config_hash="",
+        ),
+        phases or Phases(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Bytes and numbers in [-1, 1] say the same."""
+"""Bytes, pictures and numbers in [-1, 1] convert into each other without loss."""
 
 import numpy as np
 import pytest

@@ -32,7 +32,7 @@ from ernie_vilg.data.sequence.sample_reader import SampleSequence
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.storage.jsonl import append_lines, line_of, read_records
-from ernie_vilg.storage.locations import is_remote, shown
+from ernie_vilg.storage.locations import recorded_location
 
 STEPS_NAME = "steps.jsonl"
 _OLD_STEPS_NAME = "steps.bin"
@@ -182,15 +182,6 @@ class Ledger:
         """Flush the file to the device, and close it."""
         os.fsync(self._file)
         os.close(self._file)
-
-
-def recorded_location(location: str) -> str:
-    """Return a location in the form that a run writes down.
-
-    A local folder becomes an absolute path, which means the same from every working directory; a
-    URL loses user, password and query, which may be secrets.
-    """
-    return shown(location) if is_remote(location) else str(Path(location).resolve())
 
 
 def read_ledger(folder: Path) -> tuple[list[StepRecord], int]:

@@ -198,11 +198,7 @@ class PlainEngine(Engine):
     """Every replica runs all layers, under ZeRO 1, 2 or 3."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        settings: EngineSettings,
-        groups: Groups,
+        self, model: nn.Module, objective: Objective, settings: EngineSettings, groups: Groups
     ) -> None:
         super().__init__(_start_engine(model, settings, mpu=_mpu(groups)), groups, settings)
         self._objective = objective
@@ -227,11 +223,7 @@ class PipelineEngine(Engine):
     """Every stage runs some of the layers, under ZeRO 1."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss: PipelineLoss,
-        settings: EngineSettings,
-        groups: Groups,
+        self, model: nn.Module, loss: PipelineLoss, settings: EngineSettings, groups: Groups
     ) -> None:
         super().__init__(_start_engine(model, settings, mpu=None), groups, settings)
         self._loss = loss

@@ -1,11 +1,11 @@
-"""All changes of library code: what each library does, and what is done about it.
+"""All patches of library code, each with the library's behavior that makes it necessary.
 
-The versions are those of constraints.txt: DeepSpeed 0.19.8, megatron-core 0.16.1, torch 2.13. For
-each patch, tests/parallel/engine/test_library_patches.py shows that the library still needs it; the
-test fails with "remove this patch" once it does not. Three changes stand elsewhere. The planner's
-stand-in for torch's compiler (`launch.support.no_compiler`) comes before any import of DeepSpeed;
-what makes up for DeepSpeed's optimizers is in `zero_shards`; and `tensor_parallel` overrides a
-method in subclasses of megatron-core's layers.
+They hold for the versions in constraints.txt: DeepSpeed 0.19.8, megatron-core 0.16.1, torch 2.13.
+tests/parallel/engine/test_library_patches.py shows for each patch that the library still needs it,
+and fails with "remove this patch" once it does not. Workarounds stand elsewhere in three cases:
+`launch.support.no_compiler` replaces torch's compiler before a program imports DeepSpeed,
+`zero_shards` corrects DeepSpeed's optimizers, and `tensor_parallel` overrides a method of
+megatron-core's layers in subclasses. Patches for observation only go through `replaced`.
 """
 
 import logging
@@ -24,13 +24,13 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 DoAll = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-"""Applies a function to every item, in any order and process, and gives the results in order."""
+"""Applies a function to every item, in any order and process; returns the results in order."""
 
 
 @contextmanager
 def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Set attributes of a library's module, class or object while the block runs."""
-    own = vars(owner)  # descriptors as they are: getattr would bind those of C++ types
+    """Replace attributes of a library's module, class or object in the block."""
+    own = vars(owner)  # unbound descriptors: getattr would bind those of C++ types
     originals = {name: own[name] for name in attributes if name in own}
     for name, value in attributes.items():
         setattr(owner, name, value)
@@ -45,27 +45,27 @@ def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
 
 
 def leave_collectives_to_gloo() -> None:
-    """Keep DeepSpeed from its own collectives on CPUs.
+    """Disable DeepSpeed's own collectives on CPUs.
 
-    It compiles them at the first start, which needs g++ and half a minute; gloo needs neither.
+    DeepSpeed compiles them at the first start, which needs g++ and half a minute; gloo does not.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def silence_deepspeed() -> None:
-    """Drop DeepSpeed's notes about what this project does on purpose."""
+    """Drop log lines and warnings of DeepSpeed that need no action."""
     logger = logging.getLogger("DeepSpeed")
     logger.setLevel(logging.WARNING)
-    # Its note on subclasses of AdamW; tests/parallel covers the one that keeps an average.
+    # It calls subclasses of AdamW untested; tests/parallel tests the averaging one.
     logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
-    # torch renamed the collectives that DeepSpeed calls; both names work.
+    # torch has renamed collectives that DeepSpeed calls by their old names, which still work.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
 
 
 def stages_starting_at(bounds: list[int]) -> AbstractContextManager[None]:
-    """Let DeepSpeed's pipeline modules start their stages at given layers.
+    """Make DeepSpeed's pipeline modules start their stages at given layers in the block.
 
-    It balances numbers of layers or of parameters only, and neither counts the head's cost.
+    DeepSpeed can balance only the number of layers or of parameters, which ignores the head's cost.
     """
     return replaced(deepspeed.runtime.utils, partition_balanced=lambda weights, num_parts: bounds)
 
@@ -73,10 +73,10 @@ def stages_starting_at(bounds: list[int]) -> AbstractContextManager[None]:
 def tie_weights(
     module: PipelineModule, weights: Sequence[nn.Parameter], group: ProcessGroup | None
 ) -> None:
-    """Let DeepSpeed's pipeline sum the gradients of tied weights over a group.
+    """Make DeepSpeed's pipeline sum the gradients of tied weights over a group.
 
-    It ties whole layers that are built from one specification; the embedding and the head are
-    different layers that share a tensor.
+    DeepSpeed can tie only whole layers that are built from one specification; the embedding and the
+    head are different layers that share a tensor.
     """
     module.get_tied_weights_and_groups = lambda: [(weight, group) for weight in weights]
 
@@ -84,21 +84,22 @@ def tie_weights(
 def saving_through(
     engine: Any, checkpoint_engine: CheckpointEngine
 ) -> AbstractContextManager[None]:
-    """Let a DeepSpeed engine hand its state to `checkpoint_engine`, and write no file itself.
+    """Make a DeepSpeed engine save through `checkpoint_engine` in the block.
 
-    It chooses among its own checkpoint engines only, and copies programs beside the files.
+    DeepSpeed can use only its own checkpoint engines, and copies programs beside the files.
     """
     return replaced(
         engine,
         checkpoint_engine=checkpoint_engine,
-        _copy_recovery_script=lambda folder: None,  # launch/export.py does what they would
+        _copy_recovery_script=lambda folder: None,  # launch/export.py replaces them
     )
 
 
 def conversion_done_by(do_all: DoAll) -> AbstractContextManager[None]:
-    """Let DeepSpeed's universal-checkpoint converter do its work through `do_all`.
+    """Make DeepSpeed's universal-checkpoint converter run its tasks through `do_all` in the block.
 
-    It shows a progress bar, and forks; a fork of a process with threads of CUDA and gloo may hang.
+    DeepSpeed shows a progress bar and forks; a fork of a process with CUDA's or gloo's threads may
+    hang.
     """
     return replaced(
         ds_to_universal,
@@ -107,13 +108,9 @@ def conversion_done_by(do_all: DoAll) -> AbstractContextManager[None]:
 
 
 def allocate_on_cpu_without_gpu() -> None:
-    """Let megatron-core run without a GPU.
+    """Make megatron-core allocate on the CPU if there is no GPU.
 
-    With sequence parallelism it allocates on `torch.cuda.current_device()`, on a CPU too.
+    With sequence parallelism it always allocates on `torch.cuda.current_device()`.
     """
     if not torch.cuda.is_available():
-        torch.cuda.current_device = _cpu_device  # type: ignore[assignment]
-
-
-def _cpu_device() -> torch.device:
-    return torch.device("cpu")
+        torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]

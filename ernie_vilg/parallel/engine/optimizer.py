@@ -68,10 +68,10 @@ def _update_average(
     # The decay is computed on the device: no step waits for it.
     step: Tensor = state["step"]
     decay = ((1 + step) / (10 + step)).clamp(max=ema_decay)
-    share = torch.where(step <= 1, 1.0, 1 - decay)  # skipped steps may come before
+    fraction = torch.where(step <= 1, 1.0, 1 - decay)  # skipped steps may come before
     if is_skipped is not None:
-        share = share * (1 - is_skipped)
-    state[WEIGHT_AVERAGE].lerp_(weight, share)
+        fraction = fraction * (1 - is_skipped)
+    state[WEIGHT_AVERAGE].lerp_(weight, fraction)
 
 
 def build_optimizer(

@@ -110,8 +110,8 @@ def _log_partition(group: dist.ProcessGroup, logits: Tensor) -> Tensor:
     logits = logits.float()
     highest = logits.detach().amax(dim=-1)
     dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=group)
-    share = (logits - highest[..., None]).exp().sum(dim=-1)
-    return reduce_from_tensor_model_parallel_region(share, group=group).log() + highest
+    part = (logits - highest[..., None]).exp().sum(dim=-1)
+    return reduce_from_tensor_model_parallel_region(part, group=group).log() + highest
 
 
 def _start_megatron(groups: Groups) -> None:

@@ -244,7 +244,7 @@ def updated_statistics(statistics: Tensor, loss: Tensor, config: GuardsConfig) -
     """
     count, mean, variance = statistics.unbind()
     count = count + 1
-    share = (1 / count).clamp(min=1 / config.spike_window)
+    weight = (1 / count).clamp(min=1 / config.spike_window)
     difference = loss - mean
-    variance = (1 - share) * (variance + share * difference.square())
-    return torch.stack([count, mean + share * difference, variance])
+    variance = (1 - weight) * (variance + weight * difference.square())
+    return torch.stack([count, mean + weight * difference, variance])

@@ -1,9 +1,9 @@
-"""The flat float32 tensors that DeepSpeed's ZeRO optimizers update, and what lies in them.
+"""The flat float32 tensors that DeepSpeed's ZeRO optimizers update, and the parameters in them.
 
-DeepSpeed has three optimizers, with different names for the same things. Only this module knows
-their attributes; all others ask a `ZeroShards`, which `zero_shards` chooses by the optimizer's
-class. Each rank updates some flat tensors, the shards. A shard holds a piece of each of several
-parameters, and torch's optimizer keeps moments of the same shape beside it.
+DeepSpeed has three such optimizers, with different names for the same things. Only this module uses
+their attributes; other modules ask a `ZeroShards`, which `zero_shards` chooses by the optimizer's
+class. Each rank updates some flat tensors, the shards. A shard holds pieces of several parameters,
+and torch's optimizer keeps moments of the same shape beside it.
 
 Source: DeepSpeed 0.19.8, runtime/bf16_optimizer.py, runtime/zero/stage_1_and_2.py,
 runtime/zero/stage3.py and utils/tensor_fragment.py.
@@ -63,7 +63,7 @@ class ZeroShards:
         return norm
 
     def replace_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """Let the engine call `step` for each update, and return DeepSpeed's own."""
+        """Make the engine call `step` for each update, and return the original method."""
         original: Callable[..., Any] = self._zero.step
         self._zero.step = step
         return original
@@ -73,7 +73,7 @@ class ZeroShards:
         return list(getattr(self._zero, self._shards))
 
     def pieces(self) -> dict[nn.Parameter, Piece]:
-        """Return this rank's piece of each parameter of which it updates one."""
+        """Return this rank's piece of each parameter that it updates a part of."""
         groups = zip(self.tensors(), getattr(self._zero, self._parameters), strict=True)
         return {
             parameter: Piece(
@@ -106,16 +106,16 @@ class ZeroShards:
                 self._zero.averaged_gradients[group] = None
 
     def update_model(self) -> None:
-        """Make the model's weights from the shards, as DeepSpeed does after an update."""
+        """Copy the shards to the model's weights, as DeepSpeed does after an update."""
         self._zero._hp_optimizer_states_linked = False
         self._zero._lazy_init_hp_params_optimizer_state()
         self._zero.update_lp_params()
 
     def model_weights(self, parameter: nn.Parameter) -> tuple[Tensor, slice]:
-        """Return the weights that the model computes with, as far as this rank keeps them.
+        """Return this rank's part of the weights that the model computes with.
 
         Returns:
-            the flattened weights, and their position in the flattened parameter.
+            the part, flat, and its position in the flattened parameter.
         """
         return parameter.detach().flatten(), slice(0, parameter.numel())
 
@@ -144,8 +144,8 @@ class _Zero3Shards(ZeroShards):
             start = 0
             for parameter in parameters:
                 part = self._part(parameter)
-                place = slice(start, start + part.stop - part.start)
-                pieces[parameter] = Piece(shard=shard, in_shard=place, in_parameter=part)
+                position = slice(start, start + part.stop - part.start)
+                pieces[parameter] = Piece(shard=shard, in_shard=position, in_parameter=part)
                 start += parameter.partition_numel()
         return pieces
 
@@ -200,7 +200,7 @@ def saved_states(content: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
 
 
 def replace_saved_shards(content: dict[str, Any], shards: Sequence[Tensor]) -> None:
-    """Put other tensors in the place of the shards that DeepSpeed's optimizer saved."""
+    """Replace the shards that DeepSpeed's optimizer saved."""
     content[_SAVED_SHARDS[_is_of_zero3(content)]] = list(shards)
 
 

@@ -18,6 +18,7 @@ import socket
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -180,14 +181,10 @@ def _differing(
 def _differing_between_stages(digests: Mapping[Copy, int]) -> set[Copy]:
     """Return the tied embedding tables that differ between the first and the last stage."""
     tables = {f"0.{table}.weight" for table in TIED.values()}
-    of_ranks = gather_everywhere(
-        {copy: digest for copy, digest in digests.items() if copy.name in tables}
-    )
+    mine = [each for each in digests.items() if each[0].name in tables and each[0].kind == "weight"]
     values: dict[Copy, set[int]] = defaultdict(set)
-    for of_rank in of_ranks:
-        for copy, digest in of_rank.items():
-            if copy.kind == "weight":
-                values[copy].add(digest)
+    for copy, digest in chain.from_iterable(gather_everywhere(mine)):
+        values[copy].add(digest)
     return {copy for copy, different in values.items() if len(different) > 1}
 
 

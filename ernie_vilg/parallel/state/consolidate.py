@@ -1,5 +1,6 @@
 """Consolidates the checkpoint files of many ranks to whole tensors, on one CPU machine.
 
+The files contain pickles: before any function here reads them, the caller must check their hashes.
 DeepSpeed's universal-checkpoint converter joins ZeRO's flat shards and the shards of tensor and
 pipeline ranks; `engine.split_patterns` tells it how each parameter is split.
 
@@ -38,8 +39,7 @@ def gather_weights(folder: Path, state: str = WEIGHTS) -> dict[str, Tensor]:
     """Read the whole weights, or their average, from a DeepSpeed checkpoint of any layout.
 
     Args:
-        folder: DeepSpeed's tag folder, which is not changed. Its files contain pickles, whose
-            hashes the caller must have checked.
+        folder: DeepSpeed's tag folder, which is not changed.
         state: `WEIGHTS`, or `WEIGHT_AVERAGE` for their moving average.
 
     Returns:
@@ -62,8 +62,7 @@ def convert(folder: Path, output: Path, do_all: DoAll = map) -> None:
     """Write the whole weights and moments of a DeepSpeed checkpoint, a folder per parameter.
 
     Args:
-        folder: DeepSpeed's tag folder. Its files contain pickles, whose hashes the caller must have
-            checked.
+        folder: DeepSpeed's tag folder.
         output: folder to write, with files `<parameter>/<state>.pt`.
         do_all: runs the tasks: first one for each rank's file, then one for each parameter.
     """
@@ -118,8 +117,7 @@ def read_optimizer_file(folder: Path) -> tuple[dict[str, Any], dict[int, dict[st
     """Read the optimizer file of one rank.
 
     Args:
-        folder: DeepSpeed's tag folder. Its files contain pickles, whose hashes the caller must have
-            checked.
+        folder: DeepSpeed's tag folder.
 
     Returns:
         the state of DeepSpeed's optimizer, and in it AdamW's state of each shard; both map the

@@ -38,10 +38,10 @@ def gather_to_leader(engine: Engine) -> dict[str, Tensor] | None:
 def _whole(name: str, parameter: nn.Parameter, groups: Groups) -> Tensor:
     """Gather a parameter over data-parallel ranks (under ZeRO 3) and tensor ranks."""
     with deepspeed.zero.GatheredParameters([parameter]):  # does nothing below ZeRO 3
-        share = parameter.detach().clone()
+        value = parameter.detach().clone()
     dimension = split_dimension(name)
     if groups.tensor_size > 1 and dimension is not None:
-        shares = [torch.empty_like(share) for _ in range(groups.tensor_size)]
-        dist.all_gather(shares, share.contiguous(), group=groups.tensor_group)
-        share = torch.cat(shares, dim=dimension)
-    return share.cpu()
+        shards = [torch.empty_like(value) for _ in range(groups.tensor_size)]
+        dist.all_gather(shards, value.contiguous(), group=groups.tensor_group)
+        value = torch.cat(shards, dim=dimension)
+    return value.cpu()

@@ -85,8 +85,8 @@ def write_whole_state(
     """Consolidate a DeepSpeed checkpoint of any layout.
 
     Args:
-        folder: DeepSpeed's tag folder, which is not changed. Its files contain pickles, whose
-            hashes the caller must have checked.
+        folder: DeepSpeed's tag folder, which is not changed; the caller must have checked the
+            hashes of its files.
         output: folder to write.
         config: shape of the model.
         do_all: runs the tasks; see `convert`.
@@ -110,10 +110,7 @@ def write_whole_state(
 
 
 def read_counters(folder: Path) -> Counters:
-    """Read the counters from DeepSpeed's tag folder.
-
-    Its files contain pickles, whose hashes the caller must have checked.
-    """
+    """Read the counters from DeepSpeed's tag folder, whose hashes the caller must have checked."""
     content, states = read_optimizer_file(folder)
     steps = {float(state["step"]) for state in states.values()}
     assert len(steps) == 1, f"AdamW's shards count different numbers of updates: {sorted(steps)}"

@@ -9,7 +9,6 @@ the others wait for the rank that has started fewer.
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
@@ -105,12 +104,7 @@ class Communication:
         self._patches.enter_context(replaced(Work, wait=self._watched_wait(Work.wait)))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._patches.close()
 
     @property
