@@ -25,9 +25,9 @@ def main(config: ExplainStepConfig) -> None:
 
     measure_losses = None
     if config.losses:
-        from ernie_vilg.forensics.sample_losses import sample_losses
+        from ernie_vilg.forensics.sample_losses import measure_sample_losses
 
-        measure_losses = sample_losses
+        measure_losses = measure_sample_losses
     output = config.output or str(RunFolder(Path(config.run)).explanation(config.step))
     place = check_output_file("output", output, {**config.token_shards})
     explanation = explain_step(

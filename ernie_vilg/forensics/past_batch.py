@@ -1,10 +1,8 @@
-"""A batch of the past, read again as it was read then.
+"""A batch of a past step, read again as it was read then.
 
-Samples in quarantine are left out as they were. Of damage the run's own log decides: a shard that
-was repaired since still counts as lost to the steps that met it damaged, and what is damaged now
-without having been then makes the samples that stand for it doubtful.
-
-Source: ours.
+Samples that were in quarantine are left out. The run's own log decides about damage: a shard that
+was repaired later still counts as damaged for the steps that met the damage. If something is
+damaged now that was intact then, the samples that replace it are uncertain.
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,44 +42,43 @@ _MOST_ROUNDS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """Where the things that a run read are now, if not where they were."""
+    """Present locations of a run's data that has moved."""
 
     token_shards: Mapping[str, str]
-    """Locations by the names of data sets."""
+    """Folder or URL of token shards by the name of the data set."""
     text_tokenizer: str | None = None
-    """Folder."""
+    """Folder of the text tokenizer."""
     image_tokenizer: str | None = None
-    """Folder."""
+    """Folder of the image tokenizer's weights."""
     cache_dir: str | None = None
     """Folder for copies of remote shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """The sample that would have stood where another one had to."""
+    """A sample whose position was given to another one."""
 
     key: str
-    """Its key; empty where its shard cannot be read."""
+    """Key of the sample; empty where its shard cannot be read."""
     shard: str
-    """Its shard's file."""
+    """File of the shard."""
     index: int
-    """In its shard."""
+    """Index of the sample in its shard."""
     reason: str
-    """Why it was left out, for people."""
+    """Reason why it was left out, for people."""
 
 
 class PastBatch:
-    """The batch of a step, and the open shards that it came from; close it after use."""
+    """The batch of a step, and its open shards; close it after use."""
 
     def __init__(self, sequence: TokenSequence, record: StepRecord, found: DamageSummary) -> None:
         """Read the batch.
 
-        Where the run never met damage, damage stops this, too: it is new, and the shard should be
-        restored first.
+        If the run never met damage, present damage is an error: the shard should be restored first.
 
         Args:
-            sequence: of the record, with the quarantine of that time.
-            record: of the step.
+            sequence: the record's sequence, with the quarantine of that time.
+            record: the record of the step.
             found: all damage that the run met.
 
         Raises:
@@ -111,7 +108,7 @@ class PastBatch:
         return self._sequence.sources[self._data_set(row)]
 
     def place(self, row: int) -> SampleLocation:
-        """Return where a sample of the batch is, within its data set."""
+        """Return the location of a sample of the batch within its data set."""
         places = self.rows.places
         return SampleLocation(
             epoch=int(places.epoch[row]),
@@ -125,7 +122,7 @@ class PastBatch:
         return self._reader.sample(self._data_set(row), place.shard_index, place.index)
 
     def left_out(self, row: int) -> LeftOut | None:
-        """Return what would have stood at a position that had to be given to another sample."""
+        """Return the sample that a sample of the batch replaces; None if it replaces none."""
         if not self.rows.places.is_replaced[row]:
             return None
         source, own = self.source(row), next(self._passed_over(row))
@@ -142,7 +139,7 @@ class PastBatch:
         return LeftOut(key=key, shard=shard, index=own.index, reason=reason)
 
     def doubt(self, row: int) -> str:
-        """Say why a sample may not be the one that was trained on; nothing where it is."""
+        """Return why another sample may have been trained on; empty where the sample is certain."""
         if not self.rows.places.is_replaced[row]:
             return ""
         source = self.source(row)
@@ -157,7 +154,7 @@ class PastBatch:
         return int(self.rows.places.data_set[row])
 
     def _read(self) -> tuple[TokenReader, TokenRows]:
-        """Read until the batch holds nothing that the run had found lost."""
+        """Read until the batch holds no sample that the run had found damaged."""
         sequence = self._sequence
         for _ in range(_MOST_ROUNDS):
             reader = TokenReader(sequence)
@@ -178,7 +175,7 @@ class PastBatch:
         )
 
     def _repaired(self, reader: TokenReader, rows: TokenRows) -> list[QuarantineEntry]:
-        """Return the samples that the run could not read, and that now can be."""
+        """Return the samples that the run found damaged, and that can be read now."""
         if not self._known:
             return []
         repaired = []
@@ -192,7 +189,7 @@ class PastBatch:
         return repaired
 
     def _passed_over(self, row: int) -> Iterator[SampleLocation]:
-        """Yield the samples that could not stand at a replaced position, its own one first."""
+        """Yield the unusable samples drawn for a replaced position, its own one first."""
         order, position = self._orders[self._data_set(row)], int(self._own_positions[row])
         place, attempt = order.locate(position), 0
         yield place
@@ -209,14 +206,14 @@ class PastBatch:
 
 
 def past_quarantine(run_dir: Path, record: StepRecord) -> tuple[Quarantine, tuple[str, ...]]:
-    """Return the quarantine of a step, and what is doubtful about it."""
+    """Return the quarantine of a step, and reasons why it is uncertain."""
     try:
         return read_past_quarantine(RunFolder(run_dir).ledger, record.quarantine), ()
     except InputError as error:
         present = read_quarantine(RunFolder(run_dir).quarantine)
         if present.digest().startswith(record.quarantine):
             return present, ()
-        doubt = f"the quarantine of that time is lost, the present one was used instead: {error}"
+        doubt = f"the quarantine of that time is missing, the present one was used instead: {error}"
         return present, (doubt,)
 
 
@@ -249,7 +246,7 @@ def past_sequence(
 
 
 def _source(data_set: DataSetRecord, location: str | None, loader: LoaderConfig) -> DataSource:
-    """Return a data set of the run, checked to be the one that it was."""
+    """Return a data set of the run, checked against its recorded manifest."""
     name, where = data_set.name, location or data_set.location
     hint = f"say where they are with +token_shards.{name}=FOLDER"
     try:
@@ -269,7 +266,7 @@ def _source(data_set: DataSetRecord, location: str | None, loader: LoaderConfig)
 def _finding_at(
     findings: list[DamageFinding], data_set: str, shard: str, index: int
 ) -> DamageFinding | None:
-    """Return the finding by which a sample is lost."""
+    """Return the finding about a sample or its shard, if there is one."""
     for finding in findings:
         if (finding.data_set, finding.shard) == (data_set, shard) and finding.index in (
             None,
@@ -280,7 +277,7 @@ def _finding_at(
 
 
 def _covers(known: list[DamageFinding], finding: DamageFinding) -> bool:
-    """Return whether what a finding says was known."""
+    """Return whether the damage of a finding was known."""
     return any(
         (other.data_set, other.shard) == (finding.data_set, finding.shard)
         and other.index in (None, finding.index)

@@ -2,8 +2,6 @@
 
 The page is a single HTML file that loads nothing. Captions, keys and messages come from data that
 nobody has checked: the template escapes them and spells out invisible characters.
-
-Source: ours.
 """
 
 import io

@@ -1,9 +1,7 @@
-"""What stands where in the training sequence of a run, from its settings and data sets.
+"""The training sequence of a run, from its settings and data sets.
 
-Settings speak of steps and of shares of samples or tokens; the loader knows positions and shares
-of samples alone.
-
-Source: ours.
+Settings count steps, and shares of samples or tokens. The loader counts positions, and shares of
+samples only. This module converts the ones into the others.
 """
 
 from typing import Any
@@ -22,16 +20,16 @@ from ernie_vilg.training.lineage import Lineage
 def token_sequence(
     config: PretrainConfig, lineage: Lineage, quarantine: Quarantine, *, with_pixels: bool
 ) -> TokenSequence:
-    """Return the sequence that a run is trained on.
+    """Return the training sequence of a run.
 
     Args:
         config: the run.
         lineage: its data sets.
-        quarantine: samples that it leaves out.
+        quarantine: samples to leave out.
         with_pixels: whether pictures are read too.
 
     Raises:
-        InputError: data sets are weighed by tokens, and one does not say how many it has.
+        InputError: data sets are weighed by tokens, and one has no recorded number of tokens.
     """
     return TokenSequence(
         sources=lineage.data_sets,
@@ -46,20 +44,20 @@ def token_sequence(
 
 
 def order_identity(config: PretrainConfig, lineage: Lineage, step: int) -> dict[str, Any]:
-    """Return what decided the order of the samples up to a step, as JSON values.
+    """Return, as JSON values, everything that decided the order of the samples up to a step.
 
-    A checkpoint of the step and the run that resumes it must share it. What the steps to come are
-    trained on is no part of it: their weights may change, and data sets may come and go. Before
-    the first step it is the mixture to begin with.
+    A checkpoint of the step and the run that resumes it must agree on it. Later steps are no part
+    of it: weights may change, and data sets may come and go. Before the first step it is the
+    mixture of the first step.
 
     Args:
         config: the run.
         lineage: its data sets.
-        step: steps made.
+        step: the last step made; 0 before the first.
 
     Returns:
-        seed, sizes, data sets by name, and by first position of each phase how many positions of
-        a cycle each data set has.
+        seed, sizes, data sets by name, and the positions of a cycle that each data set has, by
+        first position of the phase.
     """
     next_position = first_position(step + 1, config.parallelism.global_batch_size)
     names = [data_set.name for data_set in lineage.data_sets]
@@ -85,10 +83,10 @@ def order_identity(config: PretrainConfig, lineage: Lineage, step: int) -> dict[
 
 
 def mixture_phases(config: PretrainConfig, lineage: Lineage) -> tuple[MixturePhase, ...]:
-    """Return how a run mixes its data sets, from which position on.
+    """Return the weights of a run's data sets, by first position.
 
     Raises:
-        InputError: data sets are weighed by tokens, and one does not say how many it has.
+        InputError: data sets are weighed by tokens, and one has no recorded number of tokens.
     """
     tokens = {
         data_set.name: _mean_tokens(config, data_set) if config.data.weigh_by == "tokens" else 1.0
@@ -107,7 +105,7 @@ def mixture_phases(config: PretrainConfig, lineage: Lineage) -> tuple[MixturePha
 
 
 def _mean_tokens(config: PretrainConfig, data_set: DataSource) -> float:
-    """Return the image codes and text ids of a data set's mean sample."""
+    """Return the mean number of image codes and text ids of a data set's samples."""
     num_text_tokens = data_set.manifest.settings.get("num_text_tokens")
     if num_text_tokens is None:
         raise InputError(

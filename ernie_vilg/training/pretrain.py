@@ -49,7 +49,7 @@ from ernie_vilg.storage.files import sha256_of_json
 from ernie_vilg.tracking.tracker import RunTracker, SilentTracker, Tracker
 from ernie_vilg.training.callbacks import Callback, Callbacks
 from ernie_vilg.training.data_order import token_sequence
-from ernie_vilg.training.guards import Guard, skip_writer
+from ernie_vilg.training.guards import RunGuard, skip_writer
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.metrics import Metrics
@@ -312,7 +312,7 @@ def _build_trainer(
     config, groups = rank.config, rank.groups
     ledger = RunFolder(rank.run_dir).ledger
     writer = skip_writer(ledger, sequence, engine, config.parallelism.global_batch_size)
-    guard = Guard(engine, config.guards, writer)
+    guard = RunGuard(engine, config.guards, writer)
     guard.load_state(checkpoints.restored_state)
     batches = replica_batches(config, sequence, groups, None if writer is None else writer.recent)
     rank.watchdog.reading = lambda: batches.doing

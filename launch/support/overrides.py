@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ernie_vilg.config.schema import non_null
+from ernie_vilg.config.schema import FORMER_NAMES, non_null
 from ernie_vilg.errors import InputError
 
 _OPTION = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+)(?P<equals>=)?(?P<value>.*)", re.DOTALL)
@@ -91,7 +91,10 @@ def _type_of(key: str, schema: type) -> Any:
             hint = typing.get_type_hints(section).get(part.partition("[")[0])
             if hint is None:
                 name = typing.cast(type, section).__name__
-                raise InputError(f"Key '{part}' not in '{name}': --help lists the settings")
+                renamed = f"it is now {FORMER_NAMES[part]}; " if part in FORMER_NAMES else ""
+                raise InputError(
+                    f"Key '{part}' not in '{name}': {renamed}--help lists the settings"
+                )
         elif _is_mapping(section):
             hint = typing.get_args(section)[1]
         else:

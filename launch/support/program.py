@@ -28,7 +28,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ernie_vilg.config.exit_codes import ExitCode, write_ending
 from ernie_vilg.config.launch import Launch, RendezvousError
-from ernie_vilg.config.schema import FORMER_NAMES
 from ernie_vilg.errors import InputError
 from launch.support.environment import (
     ending_file,
@@ -153,7 +152,7 @@ def compose(name: str, schema: type, options: Sequence[str]) -> DictConfig:
             "a text that has brackets, commas or colons"
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"{_message(error)}{_renamed(options)}") from error
+        raise InputError(_message(error)) from error
     except AssertionError as error:  # OmegaConf raises nothing more specific
         suspects = in_optional_sections(options, schema)
         if not suspects:
@@ -162,12 +161,6 @@ def compose(name: str, schema: type, options: Sequence[str]) -> DictConfig:
             f"{' '.join(suspects)}: this section is null and has no keys: choose its file first, "
             "such as gpu=h100-80gb or cluster=slurm, or leave this out"
         ) from error
-
-
-def _renamed(options: Sequence[str]) -> str:
-    """Return an ending of a message that says which settings have another name now."""
-    names = {part for option in options for part in option.partition("=")[0].split(".")}
-    return "".join(f"; {old} is now {now}" for old, now in FORMER_NAMES.items() if old in names)
 
 
 def _message(error: BaseException) -> str:
@@ -243,7 +236,7 @@ def _freeze(value: Any, hint: Any) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
         if not dataclasses.is_dataclass(value):
-            raise InputError(f"{value!r} stands where the settings of {hint.__name__} belong")
+            raise InputError(f"{value!r} is given where {hint.__name__} has several settings")
         for name in sorted(vars(value).keys() - hints.keys()):
             # Hydra adds every key that has a + before it; OmegaConf makes it an attribute.
             raise InputError(f"Key '{name}' not in '{hint.__name__}': leave out +{name}")

@@ -27,7 +27,7 @@ DATA_SIZE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Consumed:
-    """What a step trained on, over all replicas and micro-batches in order."""
+    """The samples of a step, over all replicas and micro-batches in order."""
 
     text: np.ndarray
     codes: np.ndarray
@@ -92,7 +92,7 @@ def consume(
 
 
 def sequence_of_run(config: PretrainConfig) -> TokenSequence:
-    """Return what stands where in a run."""
+    """Return the training sequence of a run."""
     return token_sequence(
         config,
         check_lineage(config.data, config.model),

@@ -98,6 +98,12 @@ def test_where_nobody_waits_the_rank_with_the_fewest_steps_is_named() -> None:
     assert "worker 0: reading x" in verdict.headline
 
 
+def test_a_rank_within_a_step_is_behind_one_that_has_made_it() -> None:
+    verdict = find_suspects(findings({0: replace(STEP, phase="saving"), 1: STEP}))
+
+    assert verdict.suspects == (1,)
+
+
 def test_the_table_says_of_every_rank_whom_it_waits_for() -> None:
     lines = table(
         findings(

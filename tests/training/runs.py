@@ -37,7 +37,7 @@ from ernie_vilg.resilience.stragglers import Stragglers
 from ernie_vilg.runs.phases import Phases
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.training.callbacks import Callbacks
-from ernie_vilg.training.guards import Guard
+from ernie_vilg.training.guards import RunGuard
 from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.pretrain import pretrain
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, TEXT_VOCAB_SIZE, DataSet
@@ -212,7 +212,7 @@ def run(
             data_metrics=dict,
             num_samples=manifest.num_samples,
             checkpoints=checkpoints,
-            guard=Guard(engine, config.guards),
+            guard=RunGuard(engine, config.guards),
             stopping=stopping,
             phases=phases,
             step_times=step_times,

@@ -1,4 +1,4 @@
-"""Updates that were left out are counted and written down; too many send the run back."""
+"""Skipped updates are counted and recorded; too many send the run back."""
 
 import logging
 import math
@@ -23,9 +23,9 @@ from ernie_vilg.parallel.state.compare_replicas import Difference, ReplicaReport
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.training.guards import (
-    Guard,
     ReplicaMismatch,
     RollBack,
+    RunGuard,
     describe,
     skip_line,
     skip_writer,
@@ -41,7 +41,7 @@ CONFIG = GuardsConfig(max_skips=2, max_rollbacks=1)
 
 
 class ScriptedEngine:
-    """An engine whose verdicts are known."""
+    """An engine with given decisions."""
 
     def __init__(self, *verdicts: Decision, device: str = "cpu") -> None:
         self._verdicts = deque(verdicts)
@@ -59,9 +59,9 @@ class ScriptedEngine:
         self.losses = state
 
 
-def guard_of(*verdicts: Decision, device: str = "cpu", config: GuardsConfig = CONFIG) -> Guard:
+def guard_of(*verdicts: Decision, device: str = "cpu", config: GuardsConfig = CONFIG) -> RunGuard:
     engine: Any = ScriptedEngine(*verdicts, device=device)
-    return Guard(engine, config)
+    return RunGuard(engine, config)
 
 
 def test_one_skip_more_than_max_skips_in_a_row_sends_the_run_back() -> None:
@@ -87,7 +87,7 @@ def test_a_launch_that_went_back_too_often_stops_and_says_what_to_do() -> None:
 
 
 def test_a_gpu_is_asked_about_the_step_before() -> None:
-    """So that the host goes on ahead of it."""
+    """The host goes on ahead of the GPU."""
     guard = guard_of(NAN, NAN, NAN, GOOD, device="cuda")
     for step in (1, 2, 3):
         guard.after_step(step)
@@ -135,12 +135,10 @@ def test_replicas_are_compared_as_often_as_is_said() -> None:
 
 def test_lines_for_people() -> None:
     assert skip_line(7, SPIKE) == (
-        "step 7: the weights are left as they were, the loss jumped to 4.0000, more than 3.0000 "
-        "is taken for a fault"
+        "step 7: the update is skipped, the loss jumped to 4.0000, above the limit of 3.0000"
     )
     assert skip_line(7, NAN) == (
-        "step 7: the weights are left as they were, the loss or a gradient is not a number (on "
-        "rank 1)"
+        "step 7: the update is skipped, the loss or a gradient is not a number (on rank 1)"
     )
 
 
@@ -154,7 +152,7 @@ def test_a_mismatch_names_ranks_and_parameters() -> None:
 
     assert "step 50" in text
     assert f"weight 3.norm.bias: {ranks[2]} differs from 3 others" in text
-    assert "1.up.weight" not in text  # whose fault it is is known
+    assert "1.up.weight" not in text  # the majority says which is wrong
     assert f"no majority says which is wrong: {ranks[0]} and {ranks[1]}" in unsettled
 
 
@@ -185,7 +183,7 @@ def spoiled_run(
         micro_batch_size=2,
         on_step=lambda step, findings: writer.recent.remember(step.step, step.places),
     )
-    guard, objective, weights = Guard(engine, config.guards, writer), engine._objective, []
+    guard, objective, weights = RunGuard(engine, config.guards, writer), engine._objective, []
     with closing(batches):
         for step in range(1, 11):
             if step == 3:
@@ -207,7 +205,7 @@ def times_nan(losses: Any) -> Any:
 
 @pytest.mark.distributed
 def test_a_loss_that_is_no_number_on_one_rank_is_bounded_and_written_down(tmp_path: Path) -> None:
-    """Row 38: all ranks leave out the same steps, names of samples included, and go back."""
+    """All ranks skip the same steps, name the same samples, and go back."""
     write_token_shards(tmp_path / "shards", [20, 20])
     config = replace(tiny_run(tmp_path, steps=10), guards=replace(CONFIG, spike_deviations=0))
 
@@ -228,7 +226,7 @@ def test_a_loss_that_is_no_number_on_one_rank_is_bounded_and_written_down(tmp_pa
 
 
 def keys_in_order(shards: Path, config: PretrainConfig, positions: np.ndarray) -> list[str]:
-    """Return the keys at positions, which each sample's text says as well."""
+    """Return the keys of the samples at positions, read from their texts."""
     reader = TokenReader(sequence_of(shards, read_manifest(shards, "token"), config.model))
     with closing(reader):
         return [f"{text[0] - 4:08d}" for text in reader.read(positions).text.tolist()]

@@ -4,8 +4,6 @@
 
 Replicas meet the same damage at different positions: `read_damage` merges their files. Runs of
 older versions call the files `losses-<data rank>.jsonl`; their lines are the same and are read too.
-
-Source: ours.
 """
 
 import logging

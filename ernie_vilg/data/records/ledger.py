@@ -11,8 +11,6 @@ overwrites the last number of the newest line in place, so a killed process lose
 Step s is the update after which s updates have been made. A run that resumes from a checkpoint, or
 goes back to one, makes the later steps again: the last line with a step counts, and it counts as
 long as no later line begins at or before the step.
-
-Source: ours.
 """
 
 import os

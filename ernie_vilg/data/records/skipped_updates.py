@@ -4,8 +4,6 @@
 
 A line names the replica's samples as `quarantine.jsonl` does, so that the entry of a bad sample can
 be copied there as it stands.
-
-Source: ours.
 """
 
 import logging

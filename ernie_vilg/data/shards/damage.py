@@ -4,8 +4,6 @@ Damage is a property of the bytes: every rank that reads them gets the same find
 resumed run. A shard whose hash differs is damaged as a whole, because nothing in it can be trusted.
 Findings travel with the batch that met them. The rank that trains on the batch counts them, writes
 each one down once, and stops the run when there are too many.
-
-Source: ours.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What is written about updates that were left out can be read again, whatever happened since."""
+"""Records of skipped updates can be read again, whatever happened since."""
 
 import json
 from dataclasses import replace
