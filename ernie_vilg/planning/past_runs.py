@@ -27,11 +27,11 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
         record = read_record(Path(folder))
         if record is None:
             raise InputError(
-                f"history={folder} has no measured.json: the run has not got to its first "
-                "checkpoint, leave it out"
+                f"history={folder} has no {MEASURED_NAME}, since the run has not reached its first "
+                "checkpoint: leave it out"
             )
         if record.hardware != config.gpu.name:
-            lines.append(f"{folder}: of {record.hardware}, not {config.gpu.name}: not used")
+            lines.append(f"{folder}: ran on {record.hardware}, not {config.gpu.name}: not used")
             continue
         try:
             runs.append(_past_run(record, config))
