@@ -20,7 +20,7 @@ PIP := DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip insta
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
-environment: $(ENVIRONMENT)  ## make .venv with every package of constraints.txt
+environment: $(ENVIRONMENT)  ## make .venv with the packages of constraints.txt
 
 # torch comes first and exactly: a range would pull the newest CUDA build, several GB.
 # --build-constraint pins what the packages that come as source are built with.
@@ -38,32 +38,32 @@ quickstart: $(ENVIRONMENT)  ## run the whole main job on the built-in data: outp
 emoji: $(ENVIRONMENT)  ## run the main job on the Noto emoji pairs: outputs/emoji/report.html
 	$(BIN)/python launch/main_job.py job=emoji $(if $(FORCE),force=true)
 
-drill: $(ENVIRONMENT)  ## strike the quickstart's run with every fault: outputs/drill/drill.json
+drill: $(ENVIRONMENT)  ## inject every fault into the quickstart's run: outputs/drill/drill.json
 	$(BIN)/python launch/drill.py experiment=quickstart drills=all
 
-soak: $(ENVIRONMENT)  ## strike the quickstart's run at random for 20 minutes: outputs/soak/soak.json
+soak: $(ENVIRONMENT)  ## inject random faults into the quickstart's run for 20 minutes: outputs/soak/soak.json
 	$(BIN)/python launch/soak.py experiment=quickstart minutes=20
 
-fuzz: $(ENVIRONMENT)  ## damage every kind of file that is read for 10 minutes: outputs/fuzz/fuzz.json
+fuzz: $(ENVIRONMENT)  ## damage every kind of input file for 10 minutes: outputs/fuzz/fuzz.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ)
 
 test: checks  ## run the checks and the CPU suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
-checks: $(ENVIRONMENT)  ## run the linters, the formatter's check, the types and the floors
+checks: $(ENVIRONMENT)  ## run linters, formatter, types and import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck --external-sources .ci/run docker/entrypoint.sh launch/slurm/*
 
-test-slow: $(ENVIRONMENT)  ## run the tests that take over half a minute each
+test-slow: $(ENVIRONMENT)  ## run the tests of over half a minute each
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 test-parallel: $(ENVIRONMENT)  ## run every layout against one process and print the table
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "distributed and not gpu" tests/parallel
 
-test-slurm: $(ENVIRONMENT)  ## run jobs on a two-node Slurm of this machine, and strike them
+test-slurm: $(ENVIRONMENT)  ## run jobs on a two-node Slurm of this machine, and inject faults
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests/slurm
 
 test-gpu: $(ENVIRONMENT)  ## run the tests that need a CUDA device

@@ -1,1 +1,1 @@
-"""Raw image-text pairs to curated image shards to token shards."""
+"""Pipelines from raw image-text pairs to curated image shards to token shards."""

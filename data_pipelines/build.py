@@ -1,11 +1,9 @@
-"""Raw pairs to image shards: the plain WebDataset tars that everything after reads.
+"""Building of image shards, plain WebDataset tars, from raw pairs.
 
-Each shard takes the next `samples_per_shard` pairs and is written by one process, so the
-bytes do not depend on how many processes there are. Pairs that cannot be used are counted by
-reason and listed in `rejected.jsonl` beside the manifest; too many of them stop the program.
-Pictures that are smaller than `image_size` are enlarged, and counted.
-
-Source: ours.
+Each shard takes the next `samples_per_shard` pairs and one process writes it, so the bytes do not
+depend on the number of processes. Unusable pairs are counted by reason and listed in
+`rejected.jsonl` beside the manifest; too many of them stop the program. Pictures that are smaller
+than `image_size` are enlarged and counted.
 """
 
 import itertools
@@ -13,7 +11,6 @@ import json
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +30,7 @@ from data_pipelines.sources import (
     RejectedError,
     Rejection,
     count_lines,
+    count_reasons,
     read_pairs,
 )
 from ernie_vilg.config.shards import BuildShardsConfig
@@ -53,15 +51,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
-    """What was built, and what was left out."""
+    """Shards that were built, and lines that were rejected."""
 
     manifest: Manifest
+    """Manifest of the shards."""
     rejected: Mapping[str, int]
-    """Number of lines left out, by reason."""
+    """Number of rejected lines by reason."""
 
     @property
     def num_enlarged(self) -> int:
-        """Number of pictures that were smaller than the shards' size."""
+        """Number of pictures that were smaller than `image_size`."""
         return int(self.manifest.settings[NUM_ENLARGED])
 
 
@@ -72,14 +71,14 @@ class _ShardTask:
     path: Path
     pairs: tuple[RawPair, ...]
     rejections: tuple[Rejection, ...]
-    """Of the lines between the pairs."""
+    """Rejections of the lines between the pairs."""
     config: BuildShardsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ShardResult:
     shard: Shard | None
-    """None where every pair was rejected."""
+    """Entry of the manifest; None if every pair was rejected."""
     rejections: tuple[Rejection, ...]
     num_enlarged: int
 
@@ -88,8 +87,8 @@ def build_image_shards(config: BuildShardsConfig) -> BuildReport:
     """Write image shards, their manifest and the list of rejected lines.
 
     Raises:
-        InputError: there is nothing to read, it changes meanwhile, `output_dir` must not be
-            written, or too many lines were rejected; then `<output_dir>.rejected.jsonl` lists them.
+        InputError: there is nothing to read, the source changes meanwhile, `output_dir` must not be
+            written, or too many lines are rejected; then `<output_dir>.rejected.jsonl` lists them.
     """
     with output_folder(
         config.output_dir,
@@ -121,13 +120,8 @@ def build_image_shards(config: BuildShardsConfig) -> BuildReport:
     return report
 
 
-def count_reasons(rejections: list[Rejection]) -> dict[str, int]:
-    """Return the number of rejections by reason, most frequent first."""
-    return dict(Counter(str(rejection.reason) for rejection in rejections).most_common())
-
-
 def _write_shards(config: BuildShardsConfig, folder: Path, num_lines: int) -> list[_ShardResult]:
-    """Write all shards, or as many as it takes to see that too many lines are rejected."""
+    """Write the shards, and stop early when too many lines are rejected."""
     done: list[_ShardResult] = []
     num_rejected = 0
     results = map_in_order(
@@ -189,8 +183,8 @@ def _samples(
 ) -> Iterator[Sample]:
     """Yield the shard's samples.
 
-    Pairs whose image cannot be used are added to `rejections`, those whose image is smaller than
-    the shards' to `enlarged`.
+    Pairs with an unusable image are added to `rejections`, those with an image smaller than
+    `image_size` to `enlarged`.
     """
     for pair in task.pairs:
         try:
@@ -212,7 +206,7 @@ def _samples(
 def _check_rejections(
     config: BuildShardsConfig, rejections: list[Rejection], *, num_read: int, num_lines: int
 ) -> None:
-    """Stop where too many lines were rejected, or none is left."""
+    """Raise an error if too many lines were rejected, or all of them."""
     if num_lines == 0:
         raise InputError(f"source={config.source}: its {CAPTIONS_FILE} is empty; add lines to it")
     too_many = len(rejections) > config.max_rejected_fraction * num_lines
@@ -233,7 +227,7 @@ def _check_rejections(
     lines = f"{num_lines} lines" if num_read == num_lines else f"the first {num_read} lines"
     raise InputError(
         f"source={config.source}: {len(rejections)} of {lines} rejected ({counts}), "
-        f"where {rule} is required: nothing was written but {listing}, which lists them; mend "
+        f"where {rule} is required: nothing was written but {listing}, which lists them; fix "
         "these lines, or allow a larger fraction"
     )
 

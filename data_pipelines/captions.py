@@ -1,7 +1,4 @@
-"""The captions of image shards, as text tokenizer training reads them.
-
-Source: ours.
-"""
+"""Captions of image shards, for the training of a text tokenizer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +14,9 @@ def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None)
     """Yield the captions of a folder of image shards in order.
 
     Args:
-        folder: where the shards are.
+        folder: folder of the shards.
         manifest: the folder's manifest.
-        max_captions: how many to yield, taken at even distances; None yields all.
+        max_captions: number of captions to yield, at even distances; None yields all.
 
     Raises:
         InputError: a shard differs from the manifest, or a sample has no caption.
@@ -39,14 +36,14 @@ def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None)
 def caption_of(sample: Sample, location: str) -> str:
     """Return the caption of an image shard's sample, cleaned.
 
-    Shards of `launch/build_shards.py` hold clean ones; others may not.
+    Shards of `launch/build_shards.py` hold clean captions; others may not.
 
     Args:
         sample: the sample.
-        location: its shard's name for messages.
+        location: name of its shard for messages.
 
     Raises:
-        DamagedSampleError: it has none, one that is not UTF-8, or one that cleaning leaves empty.
+        DamagedSampleError: the caption is missing, not UTF-8, or empty after cleaning.
     """
     try:
         text = sample["txt"]
@@ -60,6 +57,6 @@ def caption_of(sample: Sample, location: str) -> str:
 
 
 def is_taken(position: int, *, wanted: int, total: int) -> bool:
-    """Tell whether a position is among `wanted` ones at even distances out of `total`."""
+    """Return true if a position is one of `wanted` positions at even distances out of `total`."""
     wanted = min(wanted, total)
     return (position + 1) * wanted // total > position * wanted // total

@@ -1,15 +1,13 @@
-"""Image shards to token shards: codes and text ids by tokenizers that no longer change.
+"""Encoding of image shards to token shards, which hold codes and text ids of frozen tokenizers.
 
-Training reads token shards only, so each picture is encoded once and not once per epoch. One
-image shard gives one token shard. The manifest's lineage names both tokenizers, the crop
-settings and the image shards by their SHA-256, and training refuses token shards whose lineage
-is not its own. End-to-end training also needs the pictures: with `keep_pixels` each token sample
-holds its picture's file as the image shard does, byte for byte.
+Training reads only token shards, so each picture is encoded once and not once per epoch. One image
+shard gives one token shard. The manifest's lineage identifies both tokenizers, the crop settings
+and the image shards by their SHA-256, and training refuses token shards of another lineage.
+End-to-end training also needs the pictures: with `keep_pixels` each token sample holds the file of
+its picture, byte for byte.
 
-The work is done in `.encoding-<name>` beside the output folder. Each finished shard has a
-record there; after a kill, shards that have a record and match it are kept.
-
-Source: ours.
+The work folder is `.encoding-<name>` beside the output folder. Each finished shard has a record
+there; a restart after a kill keeps the shards that match their records.
 """
 
 import io
@@ -25,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from data_pipelines.captions import caption_of
 from data_pipelines.images import NUM_ENLARGED
@@ -39,7 +36,7 @@ from ernie_vilg.data.shards.open_shards import KEY, Sample, read_shard
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import commit_folder, sha256_of_json, write_json
 from ernie_vilg.storage.json_files import read_object
-from ernie_vilg.storage.locks import locked_file
+from ernie_vilg.storage.locks import locked
 from ernie_vilg.storage.shard_manifest import (
     CAPTION_LENGTHS,
     FILE_NAME,
@@ -55,14 +52,14 @@ from ernie_vilg.system.progress import progress
 from ernie_vilg.system.worker_pool import map_in_order
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
-from ernie_vilg.vqgan.pixels import from_bytes
+from ernie_vilg.vqgan.pixels import from_pictures
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 SHARD_PREFIX = "tokens"
 CODES = "codes.npy"
 TEXT = "text.npy"
 MEMBERS = (CODES, "json", TEXT)
-"""Of every token sample; with `keep_pixels` one of PICTURE_MEMBERS is added."""
+"""Members of every token sample; `keep_pixels` adds one of PICTURE_MEMBERS."""
 
 logger = logging.getLogger(__name__)
 
@@ -74,13 +71,13 @@ class _EncodingTask:
     source: Path
     """Folder of image shards."""
     shard: Shard
-    """The image shard."""
+    """Image shard to encode."""
     output: Path
-    """The token shard's file."""
+    """File of the token shard."""
     record: Path
-    """File to write when the token shard is complete."""
+    """File that is written when the token shard is complete."""
     lock: Path
-    """Empty file, locked by the process that writes the token shard."""
+    """Empty file that is locked by the process that writes the token shard."""
     text_tokenizer: Path
     image_tokenizer: Path
     lineage: Mapping[str, str]
@@ -90,27 +87,27 @@ class _EncodingTask:
 
 @dataclass(frozen=True, kw_only=True)
 class _EncodedShard:
-    """The record of a finished token shard."""
+    """Record of a finished token shard."""
 
     shard: Shard
     caption_lengths: Mapping[int, int]
-    """Number of its captions by their ids, end of text included."""
+    """Number of captions by their number of ids, end of text included."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Work:
-    """All that is to be done for one output folder."""
+class _EncodingJob:
+    """All work for one output folder."""
 
     output_dir: Path
-    """The output folder, without links."""
+    """Output folder, with links resolved."""
     folder: Path
-    """Folder beside it: finished shards, and their records."""
+    """Work folder beside it, with finished shards and their records."""
     tasks: list[_EncodingTask]
-    """In the order of the image shards."""
+    """Tasks in the order of the image shards."""
     settings: Mapping[str, Any]
-    """Of the manifest, as far as the tokenizers decide them."""
+    """Settings of the manifest that depend on the tokenizers."""
     lineage: Mapping[str, str]
-    """Of the manifest."""
+    """Lineage of the manifest."""
 
 
 def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
@@ -120,57 +117,57 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
         InputError: the image shards or a tokenizer cannot be read, do not fit together, or
             `output_dir` must not be written.
     """
-    with _started_work(config) as work:
-        encoded = _encode_all(work.tasks, config.num_workers)
+    with _started_job(config) as job:
+        encoded = _encode_all(job.tasks, config.num_workers)
         manifest = Manifest(
             kind="token",
             shards=tuple(item.shard for item in encoded),
             settings={
-                **work.settings,
+                **job.settings,
                 **_text_settings(encoded),
                 "pixels": config.keep_pixels,
             },
-            lineage=work.lineage,
+            lineage=job.lineage,
         )
-        write_manifest(work.folder / "shards", manifest)
-        commit_folder(work.folder / "shards", work.output_dir)
-        remove_work_folder(work.output_dir)
+        write_manifest(job.folder / "shards", manifest)
+        commit_folder(job.folder / "shards", job.output_dir)
+        remove_work_folder(job.output_dir)
     return manifest
 
 
 def _text_settings(encoded: list[_EncodedShard]) -> dict[str, Any]:
-    """Return what the manifest's settings say about all captions."""
+    """Return the manifest's settings about the captions."""
     lengths: Counter[int] = Counter()
     for item in encoded:
         lengths.update(item.caption_lengths)
     return {
-        "max_text_tokens": max(lengths) - 1,  # these two without special ids
+        "max_text_tokens": max(lengths) - 1,  # this and the next count no special ids
         "num_text_tokens": sum((length - 1) * count for length, count in lengths.items()),
         CAPTION_LENGTHS: {str(length): lengths[length] for length in sorted(lengths)},
     }
 
 
 def encode_part(config: EncodeShardsConfig) -> int:
-    """Encode every `num_parts`-th image shard, and leave the rest and the manifest to others.
+    """Encode every `num_parts`-th image shard, without the rest and the manifest.
 
-    Several processes, also of several machines that share the folder, may each have a part. When
+    Several processes, also on several machines that share the folder, may each encode a part. When
     all are done, `encode_image_shards` finds every shard encoded and writes the manifest.
 
     Returns:
-        shards of this part.
+        the number of shards of this part.
 
     Raises:
-        InputError: as `encode_image_shards`; or other work has been begun for `output_dir`.
+        InputError: as for `encode_image_shards`; or another job has started for `output_dir`.
     """
     assert config.part_index is not None
-    with _started_work(config) as work:
-        part = work.tasks[config.part_index :: config.num_parts]
+    with _started_job(config) as job:
+        part = job.tasks[config.part_index :: config.num_parts]
         _encode_all(part, config.num_workers)
     return len(part)
 
 
 @contextmanager
-def _started_work(config: EncodeShardsConfig) -> Iterator[_Work]:
+def _started_job(config: EncodeShardsConfig) -> Iterator[_EncodingJob]:
     inputs = ("shards", "text_tokenizer_dir", "image_tokenizer_dir")
     output_dir = check_output_folder(
         config.output_dir,
@@ -192,7 +189,7 @@ def _started_work(config: EncodeShardsConfig) -> Iterator[_Work]:
     }
     job = {"lineage": lineage, "keep_pixels": config.keep_pixels}
     with work_folder(output_dir, job, is_shared=config.part_index is not None) as folder:
-        yield _Work(
+        yield _EncodingJob(
             output_dir=output_dir,
             folder=folder,
             tasks=_encoding_tasks(config, images, lineage, folder),
@@ -204,12 +201,6 @@ def _started_work(config: EncodeShardsConfig) -> Iterator[_Work]:
             },
             lineage=lineage,
         )
-
-
-def image_batch(images: list[Image.Image]) -> Tensor:
-    """Return RGB images of one size as float32 [batch, 3, height, width] in [-1, 1]."""
-    pixels = np.stack([np.asarray(image) for image in images])  # [batch, height, width, 3]
-    return from_bytes(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
 def _check_image_size(config: EncodeShardsConfig, images: Manifest, tokenizer: VQGAN) -> None:
@@ -246,11 +237,11 @@ def _encoding_tasks(
 
 
 def _encode_all(tasks: list[_EncodingTask], num_workers: int) -> list[_EncodedShard]:
-    """Encode every shard that is not yet done; return the records of all, in order."""
+    """Encode every unfinished shard; return the records of all shards in order."""
     waiting = [task for task in tasks if _read_record(task) is None]
     if len(waiting) < len(tasks):
         logger.info("%d of %d shards are encoded already", len(tasks) - len(waiting), len(tasks))
-    # Processes share the cores that one would use alone.
+    # The worker processes share the cores.
     num_threads = max(1, torch.get_num_threads() // max(1, num_workers))
     done = map_in_order(
         _encode_shard,
@@ -272,7 +263,7 @@ def _encode_all(tasks: list[_EncodingTask], num_workers: int) -> list[_EncodedSh
 
 
 def _read_record(task: _EncodingTask) -> _EncodedShard | None:
-    """Return the record of a token shard, or None where it is not done or does not match."""
+    """Return the record of a token shard, or None if it is missing or does not match."""
     if not task.record.is_file():
         return None
     try:
@@ -287,9 +278,9 @@ def _read_record(task: _EncodingTask) -> _EncodedShard | None:
 
 
 def _encode_shard(task: _EncodingTask) -> None:
-    """Write one token shard, then its record, unless another process has just done so."""
+    """Write one token shard and then its record, unless another process has just done so."""
     task.lock.touch()
-    with locked_file(task.lock) as is_locked:
+    with locked(task.lock) as is_locked:
         if is_locked is False:
             raise InputError(
                 f"{task.output} is being encoded by another process: wait for its end, then start "
@@ -323,7 +314,7 @@ def _write_token_shard(task: _EncodingTask) -> None:
     )
     shard = write_shard(task.output, tokens, members=(*MEMBERS, *kept))
     assert shard is not None  # the manifest lists no shard without samples
-    lengths = Counter(len(ids) + 1 for ids in text_ids)  # the end of text needs a slot, too
+    lengths = Counter(len(ids) + 1 for ids in text_ids)  # one more for the end of text
     record = _EncodedShard(shard=shard, caption_lengths=dict(lengths))
     write_json(task.record, asdict(record))
 
@@ -337,7 +328,7 @@ def _encode_images(
         batch = samples[first : first + task.batch_size]
         images = [_open_image(task, sample, config.image_size) for sample in batch]
         with torch.inference_mode():
-            codes = image_tokenizer.encode(image_batch(images))
+            codes = image_tokenizer.encode(from_pictures(images))
         assert codes.shape == (len(batch), config.grid_size, config.grid_size), codes.shape
         assert 0 <= int(codes.min()) <= int(codes.max()) < config.codebook_size
         yield from codes.cpu().numpy().astype(np.uint16)
@@ -350,8 +341,8 @@ def _open_image(task: _EncodingTask, sample: Sample, image_size: int) -> Image.I
         raise InputError(f"shard {task.source / task.shard.file}: {error}") from error
 
 
-# Loaded once per process; the hashes are part of the question, so that tokenizers replaced
-# under the same path are not mistaken for the ones before.
+# Loaded once per process; the hashes are part of the key, so that tokenizers replaced under the
+# same path are loaded again.
 @lru_cache(maxsize=1)
 def _load_tokenizers(
     text_folder: Path, image_folder: Path, *, text_sha256: str, image_sha256: str

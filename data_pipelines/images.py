@@ -1,9 +1,7 @@
-"""Files of unknown origin to square RGB images, and those to bytes.
+"""Conversion of picture files of unknown origin to square RGB images, and of these to bytes.
 
-`ernie_vilg.data.batches.pictures` decides which files are read, and how odd ones become RGB. Then
-the largest centred square is cut out and resized.
-
-Source: ours.
+`ernie_vilg.data.batches.pictures` decides which files are read and how unusual ones become RGB.
+Then the largest centred square is cropped and resized.
 """
 
 import io
@@ -19,11 +17,11 @@ from ernie_vilg.storage.json_files import open_regular
 
 JPEG_QUALITY = 95
 NUM_ENLARGED = "enlarged_pictures"
-"""Setting of the manifest: number of pictures that were smaller than `image_size`."""
+"""Name in the manifest's settings of the number of pictures smaller than `image_size`."""
 
 
 def image_settings(*, image_size: int, image_format: str) -> dict[str, Any]:
-    """Return what the manifest records of how images were made."""
+    """Return the settings of images that the manifest records."""
     encoding = {"jpeg_quality": JPEG_QUALITY} if image_format == "jpeg" else {}
     return {
         "image_size": image_size,
@@ -40,13 +38,13 @@ def load_image(path: Path, *, max_pixels: int) -> Image.Image:
 
     Args:
         path: the file.
-        max_pixels: largest image decoded, width times height.
+        max_pixels: largest width times height that is decoded.
 
     Returns:
         an RGB image of the file's size.
 
     Raises:
-        RejectedError: the file cannot be read, is no JPEG, PNG or WebP, is damaged, or has too
+        RejectedError: the file cannot be read, is not a JPEG, PNG or WebP, is damaged, or has too
             many pixels.
     """
     try:
@@ -63,8 +61,8 @@ def load_image(path: Path, *, max_pixels: int) -> Image.Image:
 def crop_and_resize(image: Image.Image, image_size: int) -> Image.Image:
     """Return the image's largest centred square at another size.
 
-    The same as resizing the shorter side and cutting the middle, in one step: a strip of
-    100,000 x 1 pixels never becomes huge on the way.
+    One step crops and resizes, so that a strip of 100,000 x 1 pixels never becomes a huge image in
+    between.
 
     Args:
         image: RGB, any size.

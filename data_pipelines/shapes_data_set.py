@@ -1,7 +1,4 @@
-"""The built-in scenes as ordinary raw pairs: a folder of PNG files and `captions.jsonl`.
-
-Source: ours.
-"""
+"""The built-in scenes as raw pairs: a folder of PNG files and `captions.jsonl`."""
 
 import json
 import random
@@ -30,7 +27,7 @@ class _DrawingTask:
     images: Path
     """Folder of PNG files."""
     first: int
-    """Position of the first scene in its split; it names the file."""
+    """Position of the first scene in its split, which gives its file name."""
     scenes: tuple[Scene, ...]
 
 
@@ -38,7 +35,7 @@ def write_shapes(config: DrawShapesConfig) -> dict[str, int]:
     """Draw both splits.
 
     Returns:
-        number of scenes by split.
+        the number of scenes by split.
 
     Raises:
         InputError: `output_dir` must not be written, or more scenes are asked for than exist.
@@ -58,7 +55,7 @@ def write_shapes(config: DrawShapesConfig) -> dict[str, int]:
 
 
 def choose_scenes(config: DrawShapesConfig) -> dict[str, list[Scene]]:
-    """Return the scenes of each split in their order, shuffled by the seed.
+    """Return the scenes of each split in the order of the seed.
 
     Raises:
         InputError: a split has fewer scenes than asked for.
@@ -75,7 +72,7 @@ def choose_scenes(config: DrawShapesConfig) -> dict[str, list[Scene]]:
             raise InputError(
                 f"{name}_scenes={count}: there are {len(scenes)} such scenes; ask for fewer"
             )
-        # Each split has a generator of its own, so that the size of one does not move the other.
+        # One generator per split, so that the size of one does not change the other.
         chosen[name] = random.Random(f"{config.seed} {name}").sample(scenes, count)
     return chosen
 

@@ -1,4 +1,4 @@
-"""Samples to tar files, the same bytes for the same samples.
+"""Writing of samples to tar files, with the same bytes for the same samples.
 
 Source: the layout of members is WebDataset's (https://github.com/webdataset/webdataset).
 """
@@ -23,15 +23,15 @@ def shard_name(prefix: str, index: int) -> str:
 def write_shard(path: Path, samples: Iterable[Sample], *, members: tuple[str, ...]) -> Shard | None:
     """Write samples as one tar file, and its index beside it.
 
-    Owner, mode and time of every member are fixed, so the file depends on the samples alone.
+    Owner, mode and time of every member are fixed, so the file depends only on the samples.
 
     Args:
         path: file to write.
-        samples: each with its key and exactly these members.
+        samples: samples with a key and exactly these members.
         members: extensions, such as ("json", "png", "txt").
 
     Returns:
-        the manifest's entry, or None where there was no sample and hence no file.
+        the manifest's entry, or None, without a file, if there is no sample.
     """
     count = 0
     with path.open("wb") as file, _open_tar(file) as tar:

@@ -1,19 +1,18 @@
-"""Raw pairs as they come: a folder of images and `captions.jsonl`, read with suspicion.
+"""Reader of raw pairs, a folder of images and `captions.jsonl`, that trusts nothing in it.
 
-Every line of `captions.jsonl` becomes either a `RawPair` or a `Rejection` that says why not.
-Images are not opened here, only looked up; `data_pipelines.images` decodes them.
+Every line of `captions.jsonl` becomes either a `RawPair` or a `Rejection` with its reason. Images
+are only looked up here; `data_pipelines.images` decodes them.
 
-A caption is cleaned, never judged: white space of any kind, line breaks included, becomes one
-space, and so does U+2581, which is SentencePiece's space; control and format characters (among
-them those that reverse the direction of writing, and zero-width ones) are removed, except the two
-joiners that some scripts and emoji need.
-
-Source: ours.
+Captions are cleaned: white space of any kind, line breaks included, becomes one space, and so does
+U+2581, SentencePiece's space. Control and format characters, such as zero-width ones and those that
+reverse the direction of writing, are removed, except the two joiners that some scripts and emoji
+need.
 """
 
 import os
 import stat
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,21 +25,21 @@ from ernie_vilg.storage.jsonl import Line, read_lines, read_raw_lines
 
 CAPTIONS_FILE = "captions.jsonl"
 MAX_LINE_BYTES = 1 << 20
-"""Longest line of `captions.jsonl` that is read."""
+"""Length of the longest line of `captions.jsonl` that is read."""
 
 _JOINERS = "\u200c\u200d"
 _SPACE_OF_PIECES = "\u2581"
 
 
 class Reason(StrEnum):
-    """Why a line gives no sample."""
+    """Reason of a rejection."""
 
     NOT_JSON = "not_json"
-    """The line is no JSON object, or too long to be read."""
+    """The line is not a JSON object, or too long to be read."""
     MISSING_FIELD = "missing_field"
-    """"image" or "caption" is missing or is no text."""
+    """"image" or "caption" is missing or is not a string."""
     EMPTY_CAPTION = "empty_caption"
-    """Nothing is left of the caption after cleaning."""
+    """The caption is empty after cleaning."""
     CAPTION_TOO_LONG = "caption_too_long"
     """The caption has more characters than allowed."""
     UNSAFE_PATH = "unsafe_path"
@@ -50,7 +49,7 @@ class Reason(StrEnum):
     MISSING_IMAGE = "missing_image"
     """There is no such file."""
     UNREADABLE_IMAGE = "unreadable_image"
-    """The file is no JPEG, PNG or WebP, or it is damaged."""
+    """The file is not a JPEG, PNG or WebP, or it is damaged."""
     IMAGE_TOO_LARGE = "image_too_large"
     """The image has more pixels than allowed."""
 
@@ -63,11 +62,11 @@ class Rejection:
     """Line number in `captions.jsonl`, from 1."""
     reason: Reason
     detail: str
-    """The value at fault, for people."""
+    """Wrong value, for people."""
 
 
 class RejectedError(Exception):
-    """Says why a pair cannot be used; turned into a `Rejection` where the line is known."""
+    """A pair cannot be used; the reader of lines turns the error into a `Rejection`."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
@@ -86,13 +85,18 @@ class RawPair:
     line: int
     """Line number in `captions.jsonl`, from 1."""
     key: str
-    """Unique name among the samples: the line's position, from 0, in digits."""
+    """Unique name among the samples: digits of the line's position from 0."""
     image: Path
-    """The file, with links resolved."""
+    """File of the image, with links resolved."""
     caption: str
-    """Cleaned, one line, not empty."""
+    """Cleaned caption: one line, not empty."""
     record: Mapping[str, Any]
-    """The line's JSON object, with the cleaned caption."""
+    """JSON object of the line, with the cleaned caption."""
+
+
+def count_reasons(rejections: list[Rejection]) -> dict[str, int]:
+    """Return the number of rejections by reason, most frequent first."""
+    return dict(Counter(str(rejection.reason) for rejection in rejections).most_common())
 
 
 def count_lines(source: Path) -> int:
@@ -106,11 +110,11 @@ def count_lines(source: Path) -> int:
 
 
 def read_pairs(source: Path, *, max_caption_characters: int) -> Iterator[RawPair | Rejection]:
-    """Yield what each line of the source's `captions.jsonl` gives, in order; blank ones nothing.
+    """Yield the pair or rejection of each line of `captions.jsonl`, in order; skip blank lines.
 
     Args:
         source: folder of raw pairs.
-        max_caption_characters: longest caption accepted, after cleaning.
+        max_caption_characters: largest number of characters of a caption, after cleaning.
 
     Raises:
         InputError: there is no `captions.jsonl`.
@@ -142,10 +146,10 @@ def read_pairs(source: Path, *, max_caption_characters: int) -> Iterator[RawPair
 
 
 def record_of(line: Line) -> dict[str, Any]:
-    """Return the JSON object of a line, which has texts named "image" and "caption".
+    """Return the JSON object of a line, with strings named "image" and "caption".
 
     Raises:
-        RejectedError: the line is no JSON object in UTF-8, or one of the two is missing or no text.
+        RejectedError: the line is not a JSON object in UTF-8, or one of the two strings is missing.
     """
     if line.record is None:
         excerpt = line.text[:100].decode(errors="replace")
@@ -156,7 +160,7 @@ def record_of(line: Line) -> dict[str, Any]:
         value = line.record[field]
         if not isinstance(value, str):
             raise RejectedError(
-                Reason.MISSING_FIELD, f"{field!r} is {kind_of(value)} where a text belongs"
+                Reason.MISSING_FIELD, f"{field!r} is {kind_of(value)} where a string is required"
             )
     return line.record
 
@@ -165,7 +169,7 @@ def clean_caption(caption: str, *, max_characters: int) -> str:
     """Return the caption on one line and without control characters.
 
     Raises:
-        RejectedError: nothing is left, or more than `max_characters`.
+        RejectedError: the cleaned caption is empty, or has more than `max_characters`.
     """
     spaced = caption.replace(_SPACE_OF_PIECES, " ")
     visible = "".join(
@@ -188,10 +192,10 @@ def find_image(root: str, name: str) -> str:
 
     Args:
         root: real path of the source folder.
-        name: the path that the line gives, relative to it.
+        name: path in the line, relative to the folder.
 
     Raises:
-        RejectedError: the path is absolute, leaves the folder by ".." or by a link, or is no
+        RejectedError: the path is absolute, leaves the folder by ".." or by a link, or is not a
             regular file.
     """
     parts = PurePosixPath(name).parts

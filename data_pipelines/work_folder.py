@@ -1,10 +1,9 @@
-"""The folder in which encoding is done until all of it is done.
+"""The work folder of an encoding, which keeps finished shards until all are done.
 
-It says in `job.json` what its shards are made of, so that what another work has left there is not
-mistaken for one's own. It appears under its name with that file in it, all at once: of several
-processes that begin at the same time, one makes it and the others use it.
-
-Source: ours, on rename(2), which replaces no folder that holds a file.
+Its `job.json` records everything that the shards depend on, so that shards of another job are not
+used. The folder appears under its name together with that file: if several processes start at the
+same time, one creates the folder and the others use it, because rename(2) does not replace a
+folder that is not empty.
 """
 
 import os
@@ -19,42 +18,42 @@ from typing import Any
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import REMOVING_PREFIX, remove, without_name, write_json
 from ernie_vilg.storage.json_files import read_json
-from ernie_vilg.storage.locks import locked_file
+from ernie_vilg.storage.locks import locked
 
 _JOB_FILE = "job.json"
 
 
 @contextmanager
 def work_folder(output_dir: Path, job: Mapping[str, Any], *, is_shared: bool) -> Iterator[Path]:
-    """Yield the folder to work in, with `shards/` and `records/` of this work alone.
+    """Yield the work folder, with `shards/` and `records/` of this job only.
 
-    For as long as the block runs, no other process has it, but those that share it.
+    While the block runs, only processes that share the folder can use it.
 
     Args:
-        output_dir: folder that the finished work becomes, without links.
-        job: all that the bytes of the shards depend on, as JSON.
-        is_shared: whether others may be working in it; then nothing in it is removed.
+        output_dir: folder that the finished shards become, with links resolved.
+        job: everything that the bytes of the shards depend on, as JSON.
+        is_shared: true if other processes may be working in it; then nothing in it is removed.
 
     Raises:
-        InputError: it is shared and belongs to other work, or another process works in it.
+        InputError: it is shared and belongs to another job, or another process works in it.
     """
     work = _work_folder(output_dir)
     if work.exists() and not _is_of(work, job):
         if is_shared:
             raise InputError(
-                f"{work} holds the beginnings of other work (other shards, tokenizers or "
-                "keep_pixels): end what works there and remove it, or name another output_dir"
+                f"{work} belongs to another job (other shards, tokenizers or keep_pixels): end the "
+                "processes that work there and remove it, or name another output_dir"
             )
-        _remove_other_work(work, output_dir)
+        _remove_other_job(work, output_dir)
     if not work.exists():
         _make(work, job)
     with _held(work, output_dir, shared=is_shared):
-        (work / "shards").mkdir(exist_ok=True)  # a kill at the end of the work left it without them
+        (work / "shards").mkdir(exist_ok=True)  # missing after a kill at the end of a job
         yield work
 
 
-def _remove_other_work(work: Path, output_dir: Path) -> None:
-    if not (work / _JOB_FILE).is_file():  # made by hand: a process makes that file first
+def _remove_other_job(work: Path, output_dir: Path) -> None:
+    if not (work / _JOB_FILE).is_file():  # made by hand: our processes write that file first
         remove(without_name(work))
         return
     with _held(work, output_dir):
@@ -63,7 +62,7 @@ def _remove_other_work(work: Path, output_dir: Path) -> None:
 
 @contextmanager
 def _held(work: Path, output_dir: Path, *, shared: bool = False) -> Iterator[None]:
-    with locked_file(work / _JOB_FILE, shared=shared) as is_locked:
+    with locked(work / _JOB_FILE, shared=shared) as is_locked:
         if is_locked is False:
             raise InputError(
                 f"output_dir={output_dir} is being encoded by another process: wait for its end, "
@@ -73,11 +72,11 @@ def _held(work: Path, output_dir: Path, *, shared: bool = False) -> Iterator[Non
 
 
 def remove_work_folder(output_dir: Path) -> None:
-    """Remove the folder of finished work, and what killed starts left of it."""
+    """Remove the work folder of a finished job, and leftovers of killed starts."""
     work = _work_folder(output_dir)
     unnamed = re.compile(rf"{re.escape(work.name)}-\w{{8}}|{REMOVING_PREFIX}{re.escape(work.name)}")
     if work.exists():
-        remove(without_name(work))  # half of it would pass for other work
+        remove(without_name(work))  # renamed first: a half-removed folder looks like another job
     for path in work.parent.iterdir():
         if unnamed.fullmatch(path.name):
             remove(path)

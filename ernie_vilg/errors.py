@@ -1,10 +1,8 @@
-"""The error that a person can mend: settings, or an input they named, that cannot be used.
+"""The error for settings and inputs that cannot be used, which a person can fix.
 
-A program answers it with one line and exit code 2, which no launcher and no batch script tries
-again. Every other exception is a fault of ours, of a library or of the machine: a traceback and
-exit code 1.
-
-Source: ours.
+A program prints its message and exits with code 2, after which no launcher and no batch script
+tries again. Every other exception is a fault of our code, of a library or of the machine: it prints
+a traceback and exits with code 1.
 """
 
 _MOST_CHARACTERS = 8000
@@ -15,8 +13,8 @@ _KEPT_CHARACTERS = 2000
 class InputError(ValueError):
     """A setting or an input named by the user cannot be used.
 
-    The message says what was given, what is required, and what to do. What was given may be a
-    megabyte: of a message beyond every use the middle is left out.
+    The message says what was given, what is required, and what to do. Since the input may be a
+    megabyte, the middle of a long message is left out.
     """
 
     def __init__(self, message: object = "") -> None:

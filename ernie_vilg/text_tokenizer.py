@@ -1,13 +1,12 @@
-"""Text to ids and back: a frozen SentencePiece model and the hash that names it.
+"""The text tokenizer: a frozen SentencePiece model, and the hash that identifies it.
 
-Text is normalised by NFKC, so full-width and half-width forms share their pieces; a character
-without a piece becomes its UTF-8 bytes, so every text has ids and none is unknown. Special ids
-are never read out of text: a caption that contains "</s>" gets the pieces of those four
-characters.
+NFKC normalises text, so full-width and half-width forms share their pieces. A character without a
+piece becomes its UTF-8 bytes, so every text has ids and none is unknown. Text never gives special
+ids: a caption that contains "</s>" gets the pieces of those four characters.
 
-NFKC also turns the full-width comma of Chinese into an ASCII one. `decode` puts full-width
-marks back where Chinese typography has them (see `restore_full_width`), so that captions come
-back as they were written.
+NFKC also turns the full-width comma of Chinese into an ASCII one. `decode` restores full-width
+marks where Chinese typography has them (see `restore_full_width`), so that captions come back as
+they were written.
 
 Source: SentencePiece (Kudo and Richardson 2018, arXiv:1808.06226); the restoring of full-width
 marks is ours.
@@ -54,28 +53,28 @@ _CJK = re.compile(
     "[\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
 )
 _MAX_CAPTION_BYTES = 1 << 20  # SentencePiece silently skips longer ones; its default is 4192
-_RESERVED = "\u2585"  # SentencePiece's own sign for a rare character; it skips what holds one
+_RESERVED = "\u2585"  # SentencePiece's mark for a rare character; it skips text that contains it
 
 logger = logging.getLogger(__name__)
 
 
 class TextTokenizer:
-    """A trained text tokenizer."""
+    """Trained text tokenizer."""
 
     def __init__(self, model: bytes, sha256: str) -> None:
         """Take a SentencePiece model.
 
         Args:
             model: the serialised model.
-            sha256: the model's hash, 64 hexadecimal digits; token shards and weights record it.
+            sha256: hash of the model, 64 hexadecimal digits; token shards and weights record it.
 
         Raises:
-            InputError: the model is not SentencePiece's, or its special ids or bytes are not
+            InputError: it is not a SentencePiece model, or its special ids or bytes differ from
                 those of `ernie_vilg.vocabulary`.
         """
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except (RuntimeError, UnicodeDecodeError) as error:  # or the message of one is not UTF-8
+        except (RuntimeError, UnicodeDecodeError) as error:  # its error message may not be UTF-8
             raise InputError(
                 f"the text tokenizer's model is not a SentencePiece model ({error}): train it "
                 "with launch/train_text_tokenizer.py"
@@ -90,7 +89,7 @@ class TextTokenizer:
         """Read a text tokenizer that `launch/train_text_tokenizer.py` wrote.
 
         Raises:
-            InputError: a file is missing, or the model is not the one that was recorded.
+            InputError: a file is missing, or the model differs from its recorded hash.
         """
         for name in (MODEL_FILE, DESCRIPTION_FILE):
             if not (folder / name).is_file():
@@ -115,14 +114,14 @@ class TextTokenizer:
         return cls(path.read_bytes(), sha256)
 
     def encode(self, text: str) -> list[int]:
-        """Return the text's ids, without special ids; none for an empty text."""
+        """Return the ids of a text, without special ids."""
         ids: list[int] = self._processor.encode(text, out_type=int)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of some ids.
 
-        Special ids are left out. Bytes that are no UTF-8, which a model may generate, become
+        Special ids are skipped. Bytes that are not UTF-8, which a model may generate, become
         U+FFFD.
 
         Raises:
@@ -135,19 +134,19 @@ class TextTokenizer:
             )
         pieces = [int(piece_id) for piece_id in ids if piece_id >= NUM_SPECIAL_IDS]
         text: str = self._processor.decode(pieces)
-        # A space is U+2581 to SentencePiece, and comes back as such where it has no piece.
+        # SentencePiece encodes a space as U+2581, and returns U+2581 if the space has no piece.
         return restore_full_width(text.replace("\u2581", " "))
 
 
 def train_text_tokenizer(captions: Iterable[str], config: TrainTextTokenizerConfig) -> bytes:
-    """Learn a SentencePiece model.
+    """Train a SentencePiece model.
 
-    The same captions and settings give the same model: SentencePiece runs on one thread, and
-    it samples nothing.
+    The same captions and settings give the same model: SentencePiece runs on one thread and samples
+    nothing.
 
     Args:
-        captions: what to learn from, without line breaks. SentencePiece reserves U+2585; captions
-            that hold one are counted in the log and learned from without it.
+        captions: training text without line breaks. SentencePiece reserves U+2585; it is removed
+            from captions that contain it, and their number is logged.
         config: size and kind of the vocabulary.
 
     Returns:
@@ -167,7 +166,7 @@ def train_text_tokenizer(captions: Iterable[str], config: TrainTextTokenizerConf
             character_coverage=config.character_coverage,
             max_sentencepiece_length=config.max_piece_length,
             max_sentence_length=_MAX_CAPTION_BYTES,
-            hard_vocab_limit=False,  # few captions may hold fewer pieces than asked for
+            hard_vocab_limit=False,  # few captions may have fewer pieces than asked for
             byte_fallback=True,
             normalization_rule_name="nfkc",
             add_dummy_prefix=False,  # no space before the first character: Chinese has none
@@ -179,7 +178,7 @@ def train_text_tokenizer(captions: Iterable[str], config: TrainTextTokenizerConf
             minloglevel=2,
         )
     except RuntimeError as error:
-        if sentences.error is not None:  # SentencePiece keeps the message of it alone
+        if sentences.error is not None:  # SentencePiece keeps only its message
             raise sentences.error from None
         raise InputError(
             f"vocab_size={config.vocab_size} with character_coverage="
@@ -191,12 +190,12 @@ def train_text_tokenizer(captions: Iterable[str], config: TrainTextTokenizerConf
 
 
 class _Sentences:
-    """Captions in a form that SentencePiece takes; it silently drops others."""
+    """Captions in a form that SentencePiece accepts; it silently drops others."""
 
     def __init__(self, captions: Iterable[str]) -> None:
         self._captions = captions
         self.error: Exception | None = None
-        """The one that ended the reading of captions."""
+        """Error that ended the reading of captions."""
 
     def __iter__(self) -> Iterator[str]:
         try:
@@ -211,15 +210,15 @@ class _Sentences:
             num_bytes = len(caption.encode())
             if num_bytes > _MAX_CAPTION_BYTES:
                 raise InputError(
-                    f"a caption has {num_bytes:,} bytes ({caption[:40]!r}...), the most that is "
-                    f"learned from are {_MAX_CAPTION_BYTES:,}: shorten it"
+                    f"a caption has {num_bytes:,} bytes ({caption[:40]!r}...), at most "
+                    f"{_MAX_CAPTION_BYTES:,} are allowed: shorten it"
                 )
             num_reserved += _RESERVED in caption
             yield from filter(None, caption.split(_RESERVED))
         if num_reserved:
             logger.warning(
-                "%d captions hold U+2585, which SentencePiece reserves: they are learned from "
-                "without it, and it becomes bytes",
+                "%d captions contain U+2585, which SentencePiece reserves: it is removed from the "
+                "training text and will be encoded as bytes",
                 num_reserved,
             )
 
@@ -228,10 +227,9 @@ def write_text_tokenizer(folder: Path, model: bytes, made_from: Mapping[str, Any
     """Write a trained model with its hash.
 
     Args:
-        folder: an empty one, which the caller commits (see `committed_folder`): two files are
-            written into it.
+        folder: empty folder for two files, which the caller commits (see `committed_folder`).
         model: the serialised model.
-        made_from: settings and data that the model was learned with, recorded for people.
+        made_from: settings and data of the training, recorded for people.
 
     Returns:
         the text tokenizer, loaded from what was written.
@@ -250,13 +248,13 @@ def write_text_tokenizer(folder: Path, model: bytes, made_from: Mapping[str, Any
 
 
 def restore_full_width(text: str) -> str:
-    """Put back the full-width marks of Chinese that NFKC made ASCII.
+    """Restore the full-width marks of Chinese that NFKC made ASCII.
 
-    A mark `, ; : ? !` becomes full-width directly after a CJK character, unless a space
-    follows it, as in "按键: #". An opening parenthesis does so, too, or at the start of a text
-    that goes on with a CJK character; a closing one follows the one it closes. A Chinese text
-    that was written with ASCII marks comes back with full-width ones: after NFKC the two are
-    the same.
+    A mark `, ; : ? !` becomes full-width directly after a CJK character, unless a space follows it,
+    as in "按键: #". An opening parenthesis becomes full-width in the same case, and at the start of
+    a text whose next character is CJK; a closing one has the width of its opening one. A Chinese
+    text that was written with ASCII marks comes back with full-width ones, because NFKC makes the
+    two equal.
     """
     restored: list[str] = []
     open_is_full_width: list[bool] = []

@@ -1,10 +1,9 @@
-"""The special ids of text, its bytes, and how a caption fills its slots.
+"""Special ids and byte ids of text, and the layout of a caption in its slots.
 
-Text and images keep separate vocabularies. A text id indexes the text embedding and the
-text half of the output head, an image code indexes the image embedding and the image half,
-so neither needs an offset, and each direction computes only its own half of the logits.
-
-Source: ours; the paper does not state its vocabulary layout.
+Text and images keep separate vocabularies. A text id indexes the text embedding and the text half
+of the output head, an image code indexes the image embedding and the image half, so neither needs
+an offset, and each direction computes only its own half of the logits. The paper does not state its
+vocabulary layout.
 """
 
 from collections.abc import Sequence
@@ -16,15 +15,15 @@ END_OF_TEXT_ID = 3
 NUM_SPECIAL_IDS = 4
 FIRST_BYTE_ID = NUM_SPECIAL_IDS
 NUM_BYTES = 256
-"""Ids of byte fallback, in the order of their bytes: a character without a piece is written in
-its UTF-8 bytes."""
+"""Number of ids of byte fallback, in the order of the bytes: a character without a piece is written
+as its UTF-8 bytes."""
 
 
 def text_slots(token_ids: Sequence[int], text_length: int) -> list[int]:
-    """Lay a caption's ids into a fixed number of slots: ids, end of text, padding.
+    """Put a caption's ids into a fixed number of slots: ids, end of text, padding.
 
-    A caption with no room left for its end of text is cut after the last character that fits
-    whole; the end of text then is missing, which tells the model that the caption goes on.
+    A caption without room for its end of text is cut after the last character that fits whole. Its
+    end of text is then missing, which tells the model that the caption goes on.
 
     Args:
         token_ids: the caption's ids without special ids.
@@ -35,17 +34,17 @@ def text_slots(token_ids: Sequence[int], text_length: int) -> list[int]:
     """
     ids = [*token_ids, END_OF_TEXT_ID]
     if len(token_ids) > text_length:
-        # Where not one character fits, what is left is an empty caption, which has its end.
+        # If no character fits, the caption is empty and has its end of text.
         ids = ids[: num_whole_ids(ids[:text_length])] or [END_OF_TEXT_ID]
     ids = ids[:text_length]
     return ids + [PADDING_ID] * (text_length - len(ids))
 
 
 def num_whole_ids(ids: Sequence[int]) -> int:
-    """Return how many of a cut caption's ids are left without a character begun at its end.
+    """Return the number of a cut caption's ids without an incomplete character at its end.
 
-    Only UTF-8 bytes can be part of a character: a lead byte from 0xC0 says how many of them follow,
-    each from 0x80 to 0xBF.
+    Only UTF-8 bytes can be part of a character: a lead byte from 0xC0 tells how many bytes follow
+    it, each from 0x80 to 0xBF.
     """
     for count in range(1, min(4, len(ids)) + 1):  # bytes of the last character, if it is in bytes
         byte = ids[-count] - FIRST_BYTE_ID
@@ -58,7 +57,7 @@ def num_whole_ids(ids: Sequence[int]) -> int:
 
 
 def caption_ids(slots: Sequence[int]) -> list[int]:
-    """Return the ids before the end of text: the inverse of `text_slots`."""
+    """Return the ids before the end of text, the inverse of `text_slots`."""
     ids = list(slots)
     for stop in (END_OF_TEXT_ID, PADDING_ID):
         if stop in ids:

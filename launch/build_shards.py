@@ -6,8 +6,8 @@ from launch.support.program import program
 
 @program("build_shards", BuildShardsConfig)
 def main(config: BuildShardsConfig) -> None:
-    """Build the shards and say what was left out."""
-    # webdataset imports torch: only once the settings are known to be right.
+    """Build the shards; print their counts, and those of rejected lines."""
+    # Imported here so that a bad setting is reported before torch is loaded.
     from data_pipelines.build import REJECTED_FILE, build_image_shards
 
     report = build_image_shards(config)

@@ -30,12 +30,12 @@ def main(config: CaptionConfig) -> None:
     if failures:
         raise InputError(
             f"{len(failures)} of {len(files)} pictures have no caption in {config.output}, such as "
-            f"{failures[0]}: mend or leave them out; the others are captioned"
+            f"{failures[0]}: repair them or leave them out; the others have captions"
         )
 
 
 def _caption(config: CaptionConfig, files: Sequence[str], output: RecordOutput) -> list[str]:
-    """Caption pictures, each as soon as its batch is done; return what is wrong with the rest."""
+    """Caption pictures batch by batch; return the names and problems of unreadable ones."""
     # Imported here so that a bad setting is reported before torch is loaded.
     from data_pipelines.images import load_image
     from data_pipelines.sources import RejectedError
@@ -68,10 +68,10 @@ def _caption(config: CaptionConfig, files: Sequence[str], output: RecordOutput) 
 
 
 def find_pictures(images: str) -> list[str]:
-    """Return the file of that name, or else the files that match it as a pattern, sorted.
+    """Return the file of this name, or the files that match it as a pattern, sorted.
 
     Raises:
-        InputError: there is none.
+        InputError: no file matches.
     """
     if os.path.isfile(images):
         return [images]
@@ -82,7 +82,7 @@ def find_pictures(images: str) -> list[str]:
 
 
 def _shown(name: str) -> str:
-    """Return a file's name as text; bytes in it that are not UTF-8 become U+FFFD."""
+    """Return a file's name as text, in which invalid UTF-8 becomes U+FFFD."""
     return os.fsencode(name).decode(errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""Draw the built-in data set: training scenes and held-out ones, as raw pairs."""
+"""Draw the built-in data set: training and held-out scenes as raw pairs."""
 
 from data_pipelines.shapes_data_set import write_shapes
 from ernie_vilg.config.shapes import DrawShapesConfig

@@ -1,8 +1,6 @@
-"""Drill a run: strike it with every fault that large runs meet, and show what it survives.
+"""Inject the faults of large runs into a run, and show which of them it survives.
 
-    python launch/drill.py experiment=quickstart drills=all
-
-Source: ours.
+Command: `python launch/drill.py experiment=quickstart drills=all`.
 """
 
 import sys
@@ -19,25 +17,25 @@ from ernie_vilg.system.progress import duration
 from launch.support.program import program
 
 if TYPE_CHECKING:
-    from launch.drills.catalogue import Grounds
+    from launch.drills.test_bed import TestBed
 
 REPORT_NAME = "drill.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one drill went."""
+    """Result of one drill."""
 
     name: str
-    """Of the drill."""
+    """Name of the drill."""
     passed: bool
-    """Whether all that must hold held."""
+    """Whether all assertions held."""
     seconds: float
-    """That it took."""
+    """Seconds of the drill."""
     recovery_seconds: float | None
-    """From the fault to the next step, where something was lost."""
+    """Seconds from the fault to the next step; None if no work was lost."""
     held: str
-    """What was asserted; or what did not hold."""
+    """Assertions that held, or the one that did not."""
 
 
 @program("drill", DrillConfig)
@@ -45,17 +43,17 @@ def main(config: DrillConfig) -> None:
     """Run the drills, print the table, exit with 1 if any failed."""
     names = _chosen(config)
     # Imported here so that a bad setting is reported before torch is loaded.
-    from launch.drills.catalogue import Grounds, build_reference
-    from launch.drills.grounds import prepare
+    from launch.drills.catalogue import build_reference
+    from launch.drills.test_bed import TestBed, prepare
 
     folder = clear(config.drill_dir)
     scaled, data = prepare(config, folder / "data")
-    source = "the first of your own shards" if data.is_own else "pairs made here, yours are absent"
+    source = "your first shards" if data.is_own else "drawn pairs, your shards are not here"
     print(f"{len(names)} drills on {config.num_ranks} ranks, on {source}; logs in {folder}")
     started = time.monotonic()
     reference = build_reference(folder / "reference", scaled, config.num_ranks)
     print(f"undisturbed run: {duration(time.monotonic() - started)}", flush=True)
-    grounds = Grounds(
+    bed = TestBed(
         folder=folder,
         config=scaled,
         data=data,
@@ -64,7 +62,7 @@ def main(config: DrillConfig) -> None:
     )
     outcomes = []
     for number, name in enumerate(names, start=1):
-        outcomes.append(_drill(grounds, name))
+        outcomes.append(_drill(bed, name))
         print(f"[{number}/{len(names)}] {_line(outcomes[-1])}", flush=True)
     _report(folder, outcomes, time.monotonic() - started)
     if not all(outcome.passed for outcome in outcomes):
@@ -85,31 +83,31 @@ def _chosen(config: DrillConfig) -> list[str]:
     chosen = config.drills.split("+")
     for name in chosen:
         if name not in known:
-            raise InputError(f"drills={name}: choose {ALL_DRILLS}, or of {', '.join(known)}")
+            raise InputError(f"drills={name}: choose {ALL_DRILLS}, or among {', '.join(known)}")
     return chosen
 
 
 def clear(drill_dir: str) -> Path:
-    """Remove what an earlier drill left in a folder, and return the folder, without links.
+    """Remove the files of an earlier drill from a folder; return the folder, without links.
 
     Raises:
-        InputError: the folder holds something else, or cannot be written.
+        InputError: the folder holds other files, or cannot be written.
     """
     folder = check_output("drill_dir", drill_dir, is_filled=True)
     if is_taken(folder) and not (folder / "data").is_dir():
-        raise InputError(f"drill_dir={folder} holds something else: name an empty or new folder")
+        raise InputError(f"drill_dir={folder} holds other files: name an empty or new folder")
     folder.mkdir(parents=True, exist_ok=True)
     for entry in folder.iterdir():
         remove(entry)
     return folder
 
 
-def _drill(grounds: "Grounds", name: str) -> Outcome:
+def _drill(bed: "TestBed", name: str) -> Outcome:
     from launch.drills.catalogue import DrillFailedError, catalogue
 
     started = time.monotonic()
     try:
-        finding = catalogue()[name](grounds, name)
+        finding = catalogue()[name](bed, name)
     except (DrillFailedError, TimeoutError, AssertionError, OSError, KeyError, ValueError) as error:
         return Outcome(
             name=name,

@@ -6,13 +6,13 @@ from launch.support.program import program
 
 @program("encode_shards", EncodeShardsConfig)
 def main(config: EncodeShardsConfig) -> None:
-    """Encode the shards; typed again after a kill, go on where it stopped."""
-    # torch takes seconds to import: only once the settings are known to be right.
+    """Encode the shards; after a kill the same command encodes the remaining ones."""
+    # Imported here so that a bad setting is reported before torch is loaded.
     from data_pipelines.encode import encode_image_shards, encode_part
 
     if config.part_index is not None:
         num_shards = encode_part(config)
-        print(f"part {config.part_index} of {config.num_parts}: {num_shards} shards are encoded")
+        print(f"part {config.part_index} of {config.num_parts}: {num_shards} shards encoded")
         return
     manifest = encode_image_shards(config)
     print(

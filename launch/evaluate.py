@@ -1,4 +1,4 @@
-"""Judge exported weights on pairs they have not seen."""
+"""Evaluate exported weights on held-out pairs."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ from launch.support.program import program
 
 @program("evaluate", EvaluateConfig)
 def main(config: EvaluateConfig) -> None:
-    """Draw captions, caption pictures, judge both, and write everything into `output_dir`."""
-    # torch is imported after the settings are checked: a wrong one is answered at once.
+    """Draw captions, caption pictures, judge both, and write all of it to `output_dir`."""
+    # Imported here so that a bad setting is reported before torch is loaded.
     from data_pipelines.outputs import output_folder
     from ernie_vilg.evaluation.pairs import EVALUATION_FILE, evaluate, read_pairs
     from ernie_vilg.generation.pipeline import ErnieVilg

@@ -1,10 +1,11 @@
-"""Show what a step of a run was trained on."""
+"""Show the batch that a step of a run was trained on."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipelines.outputs import check_output_file
 from ernie_vilg.config.explain import ExplainStepConfig
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes
 from launch.support.program import program
 
@@ -24,10 +25,10 @@ def main(config: ExplainStepConfig) -> None:
 
     measure_losses = None
     if config.losses:
-        from ernie_vilg.forensics.sample_losses import sample_losses
+        from ernie_vilg.forensics.sample_losses import measure_sample_losses
 
-        measure_losses = sample_losses
-    output = config.output or f"{config.run}/explained/step_{config.step:08d}.html"
+        measure_losses = measure_sample_losses
+    output = config.output or str(RunFolder(Path(config.run)).explanation(config.step))
     place = check_output_file("output", output, {**config.token_shards})
     explanation = explain_step(
         Path(config.run),
@@ -50,11 +51,11 @@ def _print_summary(explanation: "StepExplanation") -> None:
     record = explanation.history.record
     last = record.first_position + record.num_positions - 1
     certain = "not certain" if explanation.doubts else "certain"
-    print(f"step {record.step}: positions {record.first_position} to {last}, {certain}")
+    print(f"step {record.last_step}: positions {record.first_position} to {last}, {certain}")
     for doubt in explanation.doubts:
         print(f"  {doubt}")
     if not explanation.history.is_in_effect:
-        print("the run has gone back to before this step since")
+        print("the run has since gone back to before this step")
     if explanation.checkpoint_step is not None:
         print(f"largest losses under the weights of step {explanation.checkpoint_step}:")
         for sample in explanation.shown[:_MOST_PRINTED]:

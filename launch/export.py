@@ -8,7 +8,7 @@ from launch.support.program import program
 
 @program("export", ExportConfig)
 def main(config: ExportConfig) -> None:
-    """Export."""
+    """Export the weights."""
     # Imported here so that a bad setting is reported before torch is loaded.
     from ernie_vilg.checkpoint.export import export
 

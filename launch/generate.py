@@ -37,7 +37,7 @@ def main(config: GenerateConfig) -> None:
 def _draw(
     config: GenerateConfig, prompts: Sequence[str], folder: Path, output: RecordOutput
 ) -> None:
-    """Draw, and write each picture and its record as soon as its batch is done."""
+    """Draw the prompts, and write pictures and records batch by batch."""
     # Imported here so that a bad setting is reported before torch is loaded.
     from ernie_vilg.generation.pipeline import ErnieVilg, choose_device, clean_prompt
 
@@ -73,7 +73,7 @@ def _draw(
 
 
 def _remove_old_pictures(folder: Path) -> None:
-    """Remove the pictures of an earlier call, which would pass for this one's."""
+    """Remove the pictures of an earlier call."""
     old = [path for path in folder.iterdir() if _PICTURE.fullmatch(path.name) and path.is_file()]
     for path in old:
         path.unlink()
@@ -87,8 +87,8 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     A line of the file is a prompt, or a JSON object with the key `caption`.
 
     Raises:
-        InputError: the file is missing or holds no prompt, or a line is not UTF-8, too long, or
-            JSON without a caption.
+        InputError: the file is missing or empty, or a line is not UTF-8, too long, or JSON without
+            a caption.
     """
     if config.prompts_file is None:
         return list(config.prompts)

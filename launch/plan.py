@@ -1,8 +1,6 @@
-"""Plan a run on GPUs you need not have: the fastest layouts that fit, what they need and cost.
+"""Plan a run without its GPUs: the fastest layouts that fit, their memory, hours and cost.
 
-    python launch/plan.py experiment=ernie_vilg_10b num_gpus=64 gpu=h100-80gb
-
-Source: ours.
+Command: `python launch/plan.py experiment=ernie_vilg_10b num_gpus=64 gpu=h100-80gb`.
 """
 
 from dataclasses import asdict
@@ -26,7 +24,7 @@ _CURVE = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 @program("plan", PlanConfig)
 def main(config: PlanConfig) -> None:
-    """Print the layouts, or the settings of the best alone, and write plan.json and plan.png."""
+    """Print the layouts, or only the best one's settings, and write plan.json and plan.png."""
     leave_compiler_unloaded()
     # Imported here so that a bad setting is reported before torch is loaded.
     from ernie_vilg.planning.layouts import override_line
@@ -41,14 +39,14 @@ def main(config: PlanConfig) -> None:
         print(override_line(found.best[0].run.parallelism))
         return
     print("\n".join([*lessons, *lines_of_plan(config, found), ""]), flush=True)
-    # Other numbers of GPUs and the picture take as long again: whoever asked reads meanwhile.
+    # The scaling curve and the picture take as long again; the person reads meanwhile.
     curve = _scaling(config, correction, found)
     print("\n".join(scaling_table(curve)), flush=True)
     _write(folder, config, found, curve)
 
 
 def _learn(config: PlanConfig) -> tuple["Correction", list[str]]:
-    """Return what the past runs teach, and what to say of them."""
+    """Return the correction from past runs, and lines that describe it."""
     from ernie_vilg.planning.calibration import Correction
 
     if not config.history:
@@ -64,7 +62,7 @@ def _require_a_layout(config: PlanConfig, found: "Plan", correction: "Correction
     from ernie_vilg.planning.plan import smallest_number
 
     enough = smallest_number(config, correction)
-    fix = f"num_gpus={enough} is enough" if enough else "no number of them up to 4096 does"
+    fix = f"num_gpus={enough} is enough" if enough else "no number up to 4096 is"
     reasons = "; ".join(f"{reason}: {count}" for reason, count, _ in found.reasons)
     raise InputError(
         f"num_gpus={config.num_gpus} of gpu={config.gpu.name}: no layout fits ({reasons}): {fix}"
@@ -74,7 +72,7 @@ def _require_a_layout(config: PlanConfig, found: "Plan", correction: "Correction
 def _scaling(
     config: PlanConfig, correction: "Correction", found: "Plan"
 ) -> dict[int, "PlannedLayout"]:
-    """Return the best layout of each number of GPUs of the scaling curve that has one."""
+    """Return the best layout of each number of GPUs in the scaling curve, if there is one."""
     from ernie_vilg.planning.plan import plan
 
     curve = {config.num_gpus: found.best[0]}

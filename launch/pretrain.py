@@ -1,7 +1,7 @@
-"""Train the transformer, or go on training it: the same command does both.
+"""Train the transformer; the same command starts and resumes.
 
 Exit codes: 0 all steps are done, 75 stopped on request with a checkpoint, 2 a setting is wrong,
-1 anything else.
+1 any other failure.
 """
 
 import signal
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @program("pretrain", PretrainConfig, has_ranks=True)
 def main(config: PretrainConfig) -> None:
-    """Check every setting, then train, or say what would be trained."""
+    """Check every setting, then train, or print what would be trained."""
     launch = read_launch()
     if config.dry_run:
         _dry_run(config, launch)
@@ -33,12 +33,12 @@ def main(config: PretrainConfig) -> None:
 
 
 def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None) -> int:
-    """Check what needs no device, then train; return the exit code.
+    """Check everything that needs no device, then train; return the exit code.
 
     Args:
-        config: the run.
-        launch: this process's place.
-        phases: hears what this rank is doing; the fire drill has its own.
+        config: settings of the run.
+        launch: rank and launchers of this process.
+        phases: phases of this rank; the fire drill passes its own.
     """
     config.parallelism.num_micro_batches(launch.world_size)
     config.check_paths()
@@ -49,21 +49,20 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
     run_dir = Path(config.run_dir)
     if launch.is_leader:
         check_run_folder(run_dir)
-    # A second run of the same folder is refused before torch and DeepSpeed are loaded.
+    # Refuse a second run in the same folder before torch and DeepSpeed are loaded.
     with RunLock(run_dir, launch) as lock:
         from ernie_vilg.observers.health import measure_health
         from ernie_vilg.observers.samples import draw_samples
-        from ernie_vilg.runs.phases import Phases
-        from ernie_vilg.training.pretrain import Surroundings, pretrain
+        from ernie_vilg.runs.phases import Phase
+        from ernie_vilg.training.callbacks import OnWholeWeights
+        from ernie_vilg.training.pretrain import pretrain
 
-        surroundings = Surroundings(
-            draw_samples=draw_samples,
-            measure_health=measure_health,
-            lock=lock,
-            phases=phases or Phases(),
+        callbacks = (
+            OnWholeWeights(every=config.samples.every, phase=Phase.DRAW, observe=draw_samples),
+            OnWholeWeights(every=config.health.every, phase=Phase.HEALTH, observe=measure_health),
         )
-        exit_code = pretrain(config, launch, surroundings)
-        # Of ranks that end a moment apart, deepspeed's launcher sends the later ones a SIGTERM.
+        exit_code = pretrain(config, launch, callbacks=callbacks, lock=lock, phases=phases)
+        # When a rank ends, deepspeed's launcher sends a SIGTERM to ranks that end a moment later.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return exit_code
 

@@ -1,4 +1,4 @@
-"""Write the page about a main job."""
+"""Write the report page of a main job."""
 
 import os
 import platform
@@ -20,8 +20,8 @@ _LIBRARIES = ("torch", "deepspeed", "megatron-core")
 
 @program("report", ReportConfig)
 def main(config: ReportConfig) -> None:
-    """Gather what the stages left and write one HTML file."""
-    # matplotlib is imported after the settings are checked: a wrong one is answered at once.
+    """Collect the stages' results and write one HTML file."""
+    # Imported here so that a bad setting is reported before matplotlib is loaded.
     from ernie_vilg.evaluation.report import read_content, report_html
 
     inputs = ("pretrain_run", "tokenizer_run", "evaluation", "stages")

@@ -1,4 +1,4 @@
-"""Put a run's checkpoint together on one machine, so that another layout starts from it at once."""
+"""Consolidate a run's checkpoint on one machine, so that another layout resumes it at once."""
 
 from pathlib import Path
 
@@ -8,15 +8,14 @@ from launch.support.program import program
 
 @program("reshard", ReshardConfig)
 def main(config: ReshardConfig) -> None:
-    """Reshard."""
+    """Consolidate the checkpoint."""
     # Imported here so that a bad setting is reported before torch is loaded.
-    from ernie_vilg.checkpoint.reshard import reshard
+    from ernie_vilg.checkpoint.consolidated import consolidate
 
-    done = reshard(Path(config.run), config.step, config.num_workers)
-    universal = done.universal
+    done, is_new = consolidate(Path(config.run), config.step, config.num_workers)
     print(
-        f"{universal.folder}: {'made' if done.is_new else 'is there already'}, step "
-        f"{universal.manifest['step']}, {universal.num_bytes / 1e6:,.0f} MB"
+        f"{done.folder}: {'made' if is_new else 'exists already'}, step "
+        f"{done.manifest['step']}, {done.num_bytes / 1e6:,.0f} MB"
     )
 
 

@@ -1,14 +1,13 @@
-"""Strike a run at random for many minutes, and hold it against one that nothing happened to.
+"""Inject random faults into a run for many minutes, and compare it with an undisturbed run.
 
-    python launch/soak.py experiment=quickstart minutes=20
-
-Source: ours.
+Command: `python launch/soak.py experiment=quickstart minutes=20`.
 """
 
 import sys
 import time
 from dataclasses import replace
 
+from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.soak import SoakConfig
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.system.progress import duration
@@ -25,48 +24,49 @@ _LONGEST_SECONDS = 2 * 3600.0
 
 @program("soak", SoakConfig)
 def main(config: SoakConfig) -> None:
-    """Soak the run; print what held; exit with 1 if anything did not."""
+    """Soak the run and print the result; exit with 1 if an assertion failed."""
     # Imported here so that a bad setting is reported before torch is loaded.
-    from launch.drills.grounds import prepare
     from launch.drills.runs import DrilledRun
-    from launch.drills.soaking import Soak, nan_fault, stop_fault, verdict
+    from launch.drills.soaking import Soak, nan_fault, result_of, stop_fault
+    from launch.drills.test_bed import prepare
 
     folder = clear(config.drill_dir)
     scaled, data = prepare(config, folder / "data")
-    scaled = replace(
-        scaled,
-        training=replace(scaled.training, steps=_STEPS, log_every=10),
-        checkpoint=replace(scaled.checkpoint, every=_SAVE_EVERY),
-        samples=replace(scaled.samples, every=0),
-        data=replace(
-            scaled.data,
-            loader=replace(
-                scaled.data.loader, num_workers=1, timeout_seconds=_LOADER_TIMEOUT_SECONDS
-            ),
-        ),
-    )
-    struck, undisturbed = (
+    scaled = _endless(scaled)
+    faulted, undisturbed = (
         DrilledRun(
             folder=folder / name,
             config=replace(scaled, run_dir=str(folder / name / "run")),
             num_ranks=config.num_ranks,
         )
-        for name in ("struck", "undisturbed")
+        for name in ("faulted", "undisturbed")
     )
-    print(f"faults strike for {duration(60 * config.minutes)}; logs in {folder}", flush=True)
+    print(f"injecting faults for {duration(60 * config.minutes)}; logs in {folder}", flush=True)
     started = time.monotonic()
-    soak = Soak(struck, data.token_shards, config.soak_seed)
-    soak.strike_for(60 * config.minutes)
-    print(f"an undisturbed run trains to step {struck.newest_step()} now", flush=True)
+    soak = Soak(faulted, data.token_shards, config.soak_seed)
+    soak.inject_for(60 * config.minutes)
+    print(f"training an undisturbed run to step {faulted.newest_step()}", flush=True)
     undisturbed.launch(
-        nan_fault(), stop_fault(struck.newest_step()), longest_seconds=_LONGEST_SECONDS
+        nan_fault(), stop_fault(faulted.newest_step()), longest_seconds=_LONGEST_SECONDS
     )
-    result = verdict(soak, undisturbed)
+    result = result_of(soak, undisturbed)
     for line in result["lines"]:
         print(line)
     write_json(folder / REPORT_NAME, {**result, "seconds": time.monotonic() - started})
     if not result["passed"]:
         sys.exit(1)
+
+
+def _endless(config: PretrainConfig) -> PretrainConfig:
+    """Return the settings of a run that only a fault or a signal ends."""
+    loader = replace(config.data.loader, num_workers=1, timeout_seconds=_LOADER_TIMEOUT_SECONDS)
+    return replace(
+        config,
+        training=replace(config.training, steps=_STEPS, log_every=10),
+        checkpoint=replace(config.checkpoint, every=_SAVE_EVERY),
+        samples=replace(config.samples, every=0),
+        data=replace(config.data, loader=loader),
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Print the command that submits a pretraining run to Slurm, or run it.
 
-Every setting is checked here, as the ranks would, before the job waits in a queue: a wrong layout,
-missing data or a missing container is a message now. What is missing stops a submission; a command
-that is only printed may be for another machine. The last word is Slurm's own.
+It checks every setting as the ranks would, so a wrong layout, missing data or a missing container
+is reported before the job waits in a queue. Missing files stop a submission, but not a command that
+is only printed, since it may be for another machine. Slurm itself may still refuse the job.
 
 Exit codes: 0 printed or submitted, 2 a setting is wrong or Slurm refuses the job.
 """
@@ -36,11 +36,11 @@ def main(config: SubmitConfig) -> None:
     slurm = config.cluster.slurm
     if slurm is None:
         raise InputError(
-            "cluster.slurm=null: say what to ask Slurm for, add cluster=slurm (or a file of your "
-            "own in conf/cluster/ with the key slurm)"
+            "cluster.slurm=null: add cluster=slurm, or a file of your own in conf/cluster/ with "
+            "the key slurm"
         )
     config.parallelism.num_micro_batches(slurm.world_size)
-    missing = what_is_missing(config, slurm)
+    missing = missing_files(config, slurm)
     if missing and config.submit:
         raise InputError(" ".join(missing))
     warnings = [*missing, time_limit_warning(config, slurm)]
@@ -51,11 +51,11 @@ def main(config: SubmitConfig) -> None:
 
 
 def sbatch_command(slurm: SlurmConfig, settings: Sequence[str]) -> list[str]:
-    """Return the words that submit a run.
+    """Return the command that submits a run.
 
     Args:
-        slurm: what to ask for.
-        settings: the words behind `launch/submit.py`; those of its own are left out.
+        slurm: Slurm options.
+        settings: options of `launch/submit.py`; those that only it has are left out.
     """
     named = {"partition": slurm.partition, "account": slurm.account}
     script_options = {
@@ -74,14 +74,14 @@ def sbatch_command(slurm: SlurmConfig, settings: Sequence[str]) -> list[str]:
         *slurm.options,
         SCRIPT,
         *_options(script_options),
-        *(word for word in settings if word.lstrip("+").partition("=")[0] not in _OWN_SETTINGS),
+        *(each for each in settings if each.lstrip("+").partition("=")[0] not in _OWN_SETTINGS),
     ]
 
 
-def what_is_missing(config: PretrainConfig, slurm: SlurmConfig) -> list[str]:
-    """Return a sentence for each file and folder of this machine that the job would look for.
+def missing_files(config: PretrainConfig, slurm: SlurmConfig) -> list[str]:
+    """Return a sentence for each file and folder that the job reads and this machine lacks.
 
-    A registry's image is not asked for: the nodes may have a log-in that this machine lacks.
+    A registry's image is not looked up: the nodes may have a login that this machine lacks.
     """
     missing = [
         f"{name}={folder} is not a folder: run the program that writes it first, or name another."
@@ -96,15 +96,15 @@ def what_is_missing(config: PretrainConfig, slurm: SlurmConfig) -> list[str]:
 
 
 def time_limit_warning(config: SubmitConfig, slurm: SlurmConfig) -> str | None:
-    """Say so when a job would be ended before its first regular checkpoint.
+    """Return a warning if the time limit ends a job before its first regular checkpoint.
 
-    It then lives on the one checkpoint that it saves when it is warned.
+    The job then has only the checkpoint that it saves on the warning signal.
     """
     try:
         seconds = config.seconds_per_step or measured_seconds_per_step(
             Path(config.run_dir), slurm.world_size
         )
-    except InputError as error:  # no reason to refuse a run
+    except InputError as error:  # not a reason to refuse the run
         return str(error)
     if seconds is None:
         return None
@@ -115,16 +115,16 @@ def time_limit_warning(config: SubmitConfig, slurm: SlurmConfig) -> str | None:
     return (
         f"cluster.slurm.time_limit={slurm.time_limit} leaves {usable:,} s before the warning, one "
         f"checkpoint interval takes {interval:,.0f} s (checkpoint.every="
-        f"{config.checkpoint.every} x {seconds:.3g} s per step): an accident would cost the whole "
+        f"{config.checkpoint.every} x {seconds:.3g} s per step): a failure would cost the whole "
         f"job. Raise the former, or set checkpoint.every={max(1, int(usable / seconds))} or below"
     )
 
 
 def measured_seconds_per_step(run_dir: Path, world_size: int) -> float | None:
-    """Return what a run wrote down of its steps; None without it, or with other ranks.
+    """Return the recorded seconds per step of a run; None without a record of as many ranks.
 
     Raises:
-        InputError: it is of another version.
+        InputError: the record is of another version.
     """
     record = read_record(run_dir)
     if record is None or record.world_size != world_size:
@@ -133,17 +133,17 @@ def measured_seconds_per_step(run_dir: Path, world_size: int) -> float | None:
 
 
 def submit(command: Sequence[str]) -> str:
-    """Submit a job and return what Slurm answers.
+    """Submit a job and return Slurm's answer.
 
     Raises:
-        InputError: there is no Slurm, or it refuses the job, in its own words.
+        InputError: this machine has no Slurm, or Slurm refuses the job; with Slurm's message.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise InputError(
             "submit=true: there is no sbatch on this machine, submit from a login node of the "
-            "cluster, or leave it out to see the command"
+            "cluster, or leave it out to print the command"
         ) from error
     if done.returncode:
         raise InputError(f"Slurm refuses the job:\n{done.stderr.strip()}\n{shlex.join(command)}")

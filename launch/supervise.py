@@ -1,13 +1,11 @@
-"""Start a training run again when it dies: `python -m launch.supervise --run-dir DIR -- COMMAND`.
+"""Restart a training run when it fails: `python -m launch.supervise --run-dir DIR -- COMMAND`.
 
     python -m launch.supervise --run-dir outputs/a -- deepspeed launch/pretrain.py run_dir=outputs/a
 
-For machines without a scheduler that does it. The run is not started again when it is done, when a
-setting is wrong, when a person stopped it or its time is over, or after several starts in a row
-without a new checkpoint. Signals are passed on to the run. Nothing of one start is left when the
+It is for machines without a scheduler that restarts jobs. It does not restart a run that is done,
+has a wrong setting, was stopped by a person, reached its time limit, or made no new checkpoint in
+several starts in a row. It passes signals on to the run. No process of one start is left when the
 next begins, or when this program ends, even by SIGKILL.
-
-Source: ours.
 """
 
 import argparse
@@ -26,11 +24,11 @@ from typing import Any
 
 import psutil
 
-from ernie_vilg.checkpoint.folder import committed_checkpoints
+from ernie_vilg.checkpoint.folder import committed_checkpoints, step_of
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.errors import InputError
-from ernie_vilg.resilience.stopping import STOPPED_NAME, StopReason
-from ernie_vilg.runs.run_lock import LOCK_NAME
+from ernie_vilg.resilience.stopping import StopReason
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.system.processes import catches_signal
 from launch.support.process_tree import (
@@ -45,7 +43,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 35.0
-"""Longer than launchers give their ranks."""
+"""Longer than the grace that launchers give their ranks."""
 _LONGEST_PAUSE_SECONDS = 300.0
 
 logger = logging.getLogger(__name__)
@@ -53,27 +51,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How one start of the run ended."""
+    """End of one start of the run."""
 
     return_code: int
-    """Exit code of the command, or of a rank whose settings were refused; minus the signal's number
-    if one ended it."""
+    """Exit code of the command, or of a rank that refused its settings; minus the signal's number
+    if a signal ended the command."""
     marker: dict[str, Any] | None
-    """The content of `stopped.json`, if this start has left one."""
+    """Content of `stopped.json`, if this start has written it."""
     is_locked: bool
-    """Whether this start has left its lock behind: its leader did not end in order."""
+    """Whether the run's lock is left, which a leader removes when it ends in order."""
     signal_number: int | None
-    """The last signal that arrived here during it."""
+    """Last signal that this program received during the start."""
 
     @property
     def is_done(self) -> bool:
-        """Whether all steps are made: `deepspeed` returns 0 for a killed launcher too."""
+        """Whether all steps are made; `deepspeed` returns 0 for a killed launcher, too."""
         is_stopped = self.is_locked or self.marker is not None
         return self.return_code == ExitCode.DONE and not is_stopped
 
     @property
     def is_final(self) -> bool:
-        """Whether the run must not be started again."""
+        """Whether the run must not be restarted."""
         if self.is_done or self.return_code == ExitCode.BAD_SETTINGS:
             return True
         if self.signal_number in _ENDING_SIGNALS:
@@ -85,8 +83,8 @@ class Ending:
 
     @property
     def exit_code(self) -> int:
-        """What this program ends with if it is final."""
-        if self.marker is not None:  # more than torchrun's exit code says
+        """Exit code of this program after a final ending."""
+        if self.marker is not None:  # torchrun's exit code does not tell
             return ExitCode.STOPPED
         if self.return_code == ExitCode.DONE and not self.is_done:
             return ExitCode.FAILED
@@ -94,18 +92,18 @@ class Ending:
 
 
 class Supervisor:
-    """Starts one command again and again."""
+    """Restarts one command until its ending is final."""
 
     def __init__(
         self, command: Sequence[str], run_dir: Path, *, max_failures: int, pause_seconds: float
     ) -> None:
-        """Prepare to start.
+        """Take the command and its limits.
 
         Args:
-            command: its words.
-            run_dir: the run's folder, which says whether it gets on.
-            max_failures: starts in a row without a new checkpoint after which to give up.
-            pause_seconds: before the next start; doubles with every one that brought nothing.
+            command: arguments of the command.
+            run_dir: run folder, whose checkpoints show progress.
+            max_failures: most starts in a row without a new checkpoint.
+            pause_seconds: pause before the next start; it doubles after each start without one.
         """
         self._command = command
         self._run_dir = run_dir
@@ -128,13 +126,13 @@ class Supervisor:
             failures = 0 if newest_step(self._run_dir) > step else failures + 1
             if failures >= self._max_failures:
                 logger.error(
-                    "%d starts in a row brought no new checkpoint: giving up, see the run's log",
+                    "%d starts in a row made no new checkpoint: giving up, see the run's log",
                     failures,
                 )
                 return ending.exit_code
             pause = min(self._pause_seconds * 2**failures, _LONGEST_PAUSE_SECONDS)
             logger.warning(
-                "the run ended with exit code %d after checkpoint %d: starting it again in %g s",
+                "the run ended with exit code %d after checkpoint %d: restarting it in %g s",
                 ending.return_code,
                 newest_step(self._run_dir),
                 pause,
@@ -143,37 +141,37 @@ class Supervisor:
                 return ending.exit_code
 
     def _run_once(self) -> Ending:
-        """Run the command to its end, and end whatever it leaves running."""
+        """Run the command to its end, and stop all processes that it leaves."""
         with TemporaryDirectory(prefix="supervise-") as folder:
-            return self._run_beside(Path(folder) / "ending.txt")
+            return self._run_with(Path(folder) / "ending.txt")
 
-    def _run_beside(self, said: Path) -> Ending:
-        """Run the command, whose ranks write into a file how they end."""
+    def _run_with(self, ending_file: Path) -> Ending:
+        """Run the command, whose ranks write how they end to a file."""
         before = _read_marker(self._run_dir)
         self._signal_number, self._deadline = None, float("inf")
         process = subprocess.Popen(
             self._command,
-            env=os.environ | {"ENDING_FILE": str(said)},  # launchers hide the exit codes of ranks
-            start_new_session=True,  # Ctrl-C reaches this program alone, which passes it on
+            env=os.environ | {"ENDING_FILE": str(ending_file)},  # launchers hide ranks' exit codes
+            start_new_session=True,  # Ctrl-C reaches only this program, which passes it on
             preexec_fn=stop_with_parent,
         )
         while process.returncode is None and time.monotonic() < self._deadline:
             time.sleep(_POLL_SECONDS)
             reap_ended(process)
         if process.returncode is None:
-            process.returncode = -signal.SIGKILL  # it had its time, and is killed now
+            process.returncode = -signal.SIGKILL  # its grace is over, and it is killed below
         stop_descendants(_GRACE_SECONDS)
         reap_ended(process)
         after = _read_marker(self._run_dir)
         return Ending(
-            return_code=ExitCode.BAD_SETTINGS if _is_refused(said) else process.returncode,
+            return_code=ExitCode.BAD_SETTINGS if _is_refused(ending_file) else process.returncode,
             marker=after[1] if after is not None and after != before else None,
-            is_locked=(self._run_dir / LOCK_NAME).exists(),
+            is_locked=RunFolder(self._run_dir).lock.exists(),
             signal_number=self._signal_number,
         )
 
     def _was_told_to_end(self, seconds: float) -> bool:
-        """Wait; say whether a signal told this program to end meanwhile."""
+        """Wait; return whether a signal asked this program to end meanwhile."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self._signal_number not in _ENDING_SIGNALS:
             time.sleep(_POLL_SECONDS)
@@ -182,7 +180,7 @@ class Supervisor:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self._signal_number = number
         descendants = psutil.Process().children(recursive=True)
-        # A launcher without a handler would die of it and leave its ranks behind.
+        # The signal would kill a launcher without a handler, which leaves its ranks running.
         receivers = [process for process in descendants if catches_signal(process.pid, number)]
         if number in _ENDING_SIGNALS:
             self._deadline = min(self._deadline, time.monotonic() + _GRACE_SECONDS)
@@ -191,20 +189,20 @@ class Supervisor:
             send_signal(process, number)
 
 
-def _is_refused(said: Path) -> bool:
-    """Return whether a rank ended because its settings are wrong, as `launch/slurm/job.sh` does."""
-    return said.exists() and said.read_text().split("\n")[0] == str(ExitCode.BAD_SETTINGS.value)
+def _is_refused(ending_file: Path) -> bool:
+    """Return whether a rank refused its settings; `launch/slurm/job.sh` reads the same file."""
+    code = ending_file.read_text().split("\n")[0] if ending_file.exists() else ""
+    return code == str(ExitCode.BAD_SETTINGS.value)
 
 
 def newest_step(run_dir: Path) -> int:
     """Return the step of a run's newest checkpoint, -1 if it has none."""
-    newest = committed_checkpoints(run_dir)[:1]
-    return int(newest[0].name.removeprefix("step_")) if newest else -1
+    return max((step_of(path) or 0 for path in committed_checkpoints(run_dir)), default=-1)
 
 
 def _read_marker(run_dir: Path) -> tuple[int, dict[str, Any]] | None:
-    """Return when `stopped.json` was written and its content, None without one."""
-    path = run_dir / STOPPED_NAME
+    """Return the time and content of `stopped.json`; None without one."""
+    path = RunFolder(run_dir).stopped
     try:
         return path.stat().st_mtime_ns, read_object(path)
     except FileNotFoundError:
@@ -214,26 +212,26 @@ def _read_marker(run_dir: Path) -> tuple[int, dict[str, Any]] | None:
         return None
 
 
-def main(words: Sequence[str]) -> int:
-    """Read the command line and supervise."""
+def main(arguments: Sequence[str]) -> int:
+    """Read the command line and supervise the run."""
     parser = argparse.ArgumentParser(
-        prog="python -m launch.supervise", description="Start a training run again when it dies."
+        prog="python -m launch.supervise", description="Restart a training run when it fails."
     )
     parser.add_argument("--run-dir", type=Path, required=True, help="the run's run_dir")
     parser.add_argument(
         "--max-failures",
         type=int,
         default=5,
-        help="starts in a row without a new checkpoint after which to give up",
+        help="most starts in a row without a new checkpoint",
     )
     parser.add_argument(
         "--pause-seconds",
         type=float,
         default=5.0,
-        help="before the next start; doubled by every start that brought no checkpoint",
+        help="before the next start; doubles after each start without a new checkpoint",
     )
-    parser.add_argument("command", nargs="+", help="what starts the run, after --")
-    settings = parser.parse_args(words)
+    parser.add_argument("command", nargs="+", help="command that starts the run, after --")
+    settings = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s supervise: %(message)s")
     return Supervisor(
         settings.command,

@@ -1,4 +1,4 @@
-"""Train the image tokenizer, or go on training it: the same command does both."""
+"""Train the image tokenizer; the same command starts and resumes."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def main(config: TrainImageTokenizerConfig) -> None:
     check_apart("run_dir", config.run_dir, "shards", config.shards)
     if launch.is_leader:
         check_run_folder(run_dir)
-    # A second run of the same folder is refused before torch is loaded.
+    # Refuse a second run in the same folder before torch is loaded.
     with RunLock(run_dir, launch):
         _train(config, manifest, launch)
 
@@ -37,7 +37,7 @@ def _train(config: TrainImageTokenizerConfig, manifest: Manifest, launch: Launch
     from ernie_vilg.parallel.layout.groups import start_processes
     from ernie_vilg.tokenizer_training.train import train_image_tokenizer
 
-    # The deepspeed launcher leaves every rank all cores, on which they would wait for each other.
+    # The deepspeed launcher gives every rank all cores, and the ranks would compete for them.
     cores_per_rank = max(1, (os.cpu_count() or 1) // launch.world_size)
     torch.set_num_threads(min(torch.get_num_threads(), cores_per_rank))
     device = start_processes(launch, config.training.timeout_seconds)

@@ -12,7 +12,7 @@ from launch.support.program import program
 @program("train_text_tokenizer", TrainTextTokenizerConfig)
 def main(config: TrainTextTokenizerConfig) -> None:
     """Train on the captions of `shards` and write the tokenizer to `output_dir`."""
-    # Only once the settings are known to be right: a wrong one is told at once.
+    # Imported here so that a bad setting is reported at once.
     from data_pipelines.captions import read_captions
     from ernie_vilg.text_tokenizer import (
         DESCRIPTION_FILE,

@@ -1,4 +1,4 @@
-"""Text to ids and back, and the hash that names the tokenizer."""
+"""Text becomes ids and text again, and a hash identifies the tokenizer."""
 
 import io
 from collections.abc import Iterator
@@ -144,7 +144,7 @@ def test_a_caption_with_the_sign_that_sentencepiece_reserves_is_learned_from(
     tokenizer = TextTokenizer(model, "")
     assert len(tokenizer.encode("龘")) == 1
     assert tokenizer.decode(tokenizer.encode("\u2585龘")) == "\u2585龘"
-    assert "11 captions hold U+2585" in caplog.text
+    assert "11 captions contain U+2585" in caplog.text
 
 
 def test_an_error_of_reading_captions_is_told_as_it_is() -> None:
@@ -175,7 +175,7 @@ def test_a_model_without_byte_fallback_is_refused() -> None:
 
 
 def test_what_is_said_alike_has_the_same_ids(tokenizer: TextTokenizer) -> None:
-    """The same words in other forms: what is trained on is what is drawn and evaluated."""
+    """Other forms of the same words: training, drawing and evaluation treat them alike."""
     forms = ("红色Ae\u0301", "红\u200b色Ａ\u202e\u00e9", "\ufeff红色\uff21\u00e9\u2028")
 
     ids = [tokenizer.encode(clean_caption(form, max_characters=99)) for form in forms]

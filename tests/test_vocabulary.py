@@ -1,4 +1,4 @@
-"""How a caption fills its slots."""
+"""A caption fills its slots with ids, end of text and padding."""
 
 import pytest
 

@@ -15,6 +15,7 @@ import torch
 from benchmarks.support.measurer import Result, Task, answer, tasks
 from benchmarks.support.models import LEARNING_RATE, random_batch, random_run
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
+from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
@@ -59,11 +60,13 @@ class Trainer:
         return Checkpoints(
             self.folder / name,
             CheckpointConfig(every=1, keep=1, asynchronous=asynchronous),
-            identity_at=lambda step: {},
-            data_at=lambda step: {},
-            layout={},
-            config_hash="",
-            phases=Phases(),
+            RunFacts(
+                identity_at=lambda step: {},
+                data_at=lambda step: {},
+                layout={},
+                config_hash="",
+            ),
+            Phases(),
         )
 
     def take_step(self) -> float:

@@ -97,7 +97,7 @@ def read_tokens(task: Task) -> Result:
     num_steps = _num_steps(folder, "token", batch_size)
     stopwatch = Stopwatch()
     with closing(token_batches(folder, batch_size, num_workers=0)) as batches:
-        for step in range(num_steps):
+        for step in range(1, num_steps + 1):
             batches.at(step)
     return stopwatch.per_sample(num_steps * batch_size)
 
@@ -107,9 +107,9 @@ def tokens_of_worker(task: Task) -> Result:
     folder, batch_size = Path(task["folder"]), task["batch_size"]
     num_steps = _num_steps(folder, "token", batch_size)
     with closing(token_batches(folder, batch_size, num_workers=1)) as batches:
-        batches.at(0)
+        batches.at(1)
         stopwatch = Stopwatch()
-        for step in range(1, num_steps):
+        for step in range(2, num_steps + 1):
             batches.at(step)
         return stopwatch.per_sample((num_steps - 1) * batch_size)
 
@@ -120,7 +120,7 @@ def read_images(task: Task) -> Result:
     num_steps = _num_steps(folder, "image", batch_size)
     stopwatch = Stopwatch()
     with closing(image_batches(folder, batch_size)) as batches:
-        for step in range(num_steps):
+        for step in range(1, num_steps + 1):
             batches.at(step)
     return stopwatch.per_sample(num_steps * batch_size)
 
@@ -153,9 +153,9 @@ def _look_while_reading(task: Task, num_workers: int, look: Callable[[], int]) -
     num_steps = min(num_steps, task["samples"] // batch_size)
     samples, mb, said = [], [], 0
     with closing(token_batches(folder, batch_size, num_workers)) as batches:
-        for step in range(num_steps):
+        for step in range(1, num_steps + 1):
             batches.at(step)
-            done = (step + 1) * batch_size
+            done = step * batch_size
             if done // _MEMORY_STEP > len(samples):
                 samples.append(done)
                 mb.append(look() / MB)

@@ -28,7 +28,7 @@ def resumed(task: Task) -> Result:
     served = time.time()
     with closing(token_batches(folder, batch_size, num_workers)) as batches:
         prepared = time.time()
-        batches.at(task["position"] // batch_size)
+        batches.at(1 + task["position"] // batch_size)
         ready = time.time()
     return {
         "launch": started - task["launched_at"],

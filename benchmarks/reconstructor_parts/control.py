@@ -39,7 +39,7 @@ def train_decoder_longer(home: Path, seed: int, settings: Settings) -> VQGAN:
     optimizer = AdamW(
         decoder.parameters(), betas=(schedule.beta1, schedule.beta2), weight_decay=0.0
     )
-    for step in range(settings.steps):
+    for step in range(1, settings.steps + 1):
         (batch,) = batches.at(step)
         assert batch.pixels is not None
         grids = batch.codes.unflatten(1, (tokenizer.config.grid_size, -1))

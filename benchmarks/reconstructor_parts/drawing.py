@@ -24,7 +24,7 @@ from ernie_vilg.model.weights import load_weights
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.vocabulary import text_slots
-from ernie_vilg.vqgan.pixels import to_bytes
+from ernie_vilg.vqgan.pixels import to_pictures
 
 FIGURES_FILE, PICTURES_FILE = "figures.json", "pictures.png"
 SHOWN_CAPTIONS = 6
@@ -93,8 +93,7 @@ def teacher_forced(
     for start in range(0, len(text), BATCH_SIZE):
         part = slice(start, start + BATCH_SIZE)
         pixels = model((text[part], codes[part].flatten(1))).pixels
-        arrays = to_bytes(pixels.float().clamp(-1, 1)).permute(0, 2, 3, 1).numpy()
-        pictures += [Image.fromarray(array) for array in arrays]
+        pictures += to_pictures(pixels)
     return pictures
 
 

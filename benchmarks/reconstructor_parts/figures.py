@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.reconstructor_parts.rows import DIFFERENCES, ROWS, Figures, Pictures
 from benchmarks.support import tables
 from ernie_vilg.evaluation.pairs import Pair
-from ernie_vilg.evaluation.reconstruction import psnr
+from ernie_vilg.evaluation.reconstruction import psnr_of_pictures
 from ernie_vilg.shapes.judge import required_scenes, score_pictures
 
 CELLS = 4
@@ -26,7 +26,7 @@ def figures_of(drawn: Pictures, pairs: Sequence[Pair]) -> Figures:
     scenes = required_scenes([pair.caption for pair in pairs])
     return {
         "objects_correct": score_pictures(scenes, drawn).objects_correct,
-        "psnr": psnr(originals, drawn),
+        "psnr": psnr_of_pictures(originals, drawn),
         "frechet": frechet(drawn, originals),
     }
 

@@ -1,44 +1,39 @@
-"""When a checkpoint of a pretraining run exists: once it is committed.
+"""Saves and restores the checkpoints of a pretraining run.
 
 A save copies the state into host memory and returns; a thread of every rank writes its files
 into a temporary folder, hashes them and reads them back. At a later step, when no rank writes
-any more, all commit together: the manifest with the hashes is written last, and the folder gets
-its name by one rename. What has no such name was never committed and is removed by the next
-start. Loading checks every hash before any file is read, and falls back to the newest checkpoint
-whose hashes hold.
+any more, all ranks commit together: the leader writes the manifest with the hashes and renames
+the folder. A folder without its final name was never committed; the next start removes it.
+Loading checks every hash before any file is unpickled, and falls back to the newest checkpoint
+that verifies.
 
-A run's first checkpoint is that of step 0, before its first step. A run folder that has
-metrics but no checkpoint has therefore lost its checkpoints, and is not started again.
+A run saves its first checkpoint at step 0, before its first step. A run folder with metrics but
+without a checkpoint has therefore lost its checkpoints, and the run does not start.
 
 Source: ours; the snapshot is that of CheckFreq (Mohan et al., FAST 2021).
 """
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_vilg.checkpoint.committer import (
-    Committer,
-    PendingSave,
-    RunFacts,
-    temporary_path,
-)
-from ernie_vilg.checkpoint.folder import check_fresh, check_identity, checkpoints_folder
+from ernie_vilg.checkpoint.committer import Committer, PendingSave, RunFacts
+from ernie_vilg.checkpoint.folder import check_fresh, check_identity
 from ernie_vilg.checkpoint.reshard import load_resharded
 from ernie_vilg.checkpoint.retention import Retention
 from ernie_vilg.checkpoint.search import FoundCheckpoint, find_newest, leader_acts
-from ernie_vilg.checkpoint.writer import ShareWriter
+from ernie_vilg.checkpoint.writer import RankWriter
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.layout.collectives import LEADER, agree_max, gather_everywhere
 from ernie_vilg.runs.phases import Phases
-from ernie_vilg.storage.files import clear_leftovers
-from ernie_vilg.tracking.tracker import METRICS_NAME
+from ernie_vilg.runs.run_folder import RunFolder
+from ernie_vilg.storage.files import clear_leftovers, writing_path
 
 _POLL_SECONDS = 0.1
 
@@ -51,67 +46,56 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class SaveReport:
-    """What a save took."""
+    """Duration and size of a save."""
 
     stall_seconds: float
-    """That training stood still on this rank: for the copy, and later for the commit."""
+    """Seconds that training was blocked on this rank, by the copy and later by the commit."""
     write_seconds: float
-    """From the first byte to the last one read back, on the slowest rank."""
+    """Seconds from the first byte to the last one read back, on the slowest rank."""
     bytes: int
-    """Of the checkpoint, all ranks together."""
+    """Size of the checkpoint, all ranks together."""
     snapshot_bytes: int
-    """Host memory of this rank's copy."""
+    """Host memory of this rank's copy, in bytes."""
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, on one rank of a run."""
+    """Saves and restores a run's checkpoints, on one of its ranks."""
 
     def __init__(
         self,
         run_dir: Path,
         config: CheckpointConfig,
-        *,
-        identity_at: Callable[[int], Mapping[str, Any]],
-        data_at: Callable[[int], Mapping[str, Any]],
-        layout: Mapping[str, Any],
-        config_hash: str,
+        facts: RunFacts,
         phases: Phases,
     ) -> None:
         """Prepare to save and restore.
 
         Args:
             run_dir: the run's folder, on a file system that all ranks see.
-            config: when, how and what is kept.
-            identity_at: JSON values that a checkpoint of a step must share with the run that
-                resumes it: model, data order so far, lineage, precision.
-            data_at: JSON values that say where the data stand after a step, for people.
-            layout: JSON values of how the state is spread over ranks. A checkpoint of another
-                layout is put together and spread anew.
-            config_hash: SHA-256 of all settings, for people.
-            phases: hears of the points that a save passes.
+            config: interval, method and retention of saves.
+            facts: facts about the run for the manifest.
+            phases: is told of the points that a save passes.
         """
         self._run_dir = run_dir
         self._config = config
-        self._facts = RunFacts(
-            identity_at=identity_at, data_at=data_at, layout=dict(layout), config_hash=config_hash
-        )
+        self._facts = facts
         self._retention = Retention(run_dir, keep=config.keep, keep_every=config.keep_every)
-        self._committer = Committer(run_dir, self._facts, self._retention, phases)
-        self._writer = ShareWriter(phases)
+        self._committer = Committer(run_dir, facts, self._retention, phases)
+        self._writer = RankWriter(phases)
         self._snapshot = Snapshot()
         self._pending: PendingSave | None = None
-        self._stall_seconds = 0.0  # of the pending save
-        self._failures: list[str] = []  # in a row
+        self._stall_seconds = 0.0  # of the pending save so far
+        self._failures: list[str] = []  # of consecutive saves
         self.restored_state: dict[str, Any] = {}
-        """What was passed to the `save` that the restored checkpoint is of."""
+        """State that was passed to the `save` of the restored checkpoint."""
         self.last_save: SaveReport | None = None
-        """Of the last checkpoint that was committed in this process."""
+        """Report of the last checkpoint committed in this process."""
         self.last_step: int | None = None
-        """Of the newest checkpoint that was committed or loaded in this process."""
+        """Step of the newest checkpoint committed or loaded in this process."""
 
     @property
     def is_writing(self) -> bool:
-        """Whether this rank's thread writes; `commit_written` would wait for it."""
+        """Whether this rank's thread is writing; `commit_written` would wait for it."""
         return self._writer.is_writing
 
     def restore(self, engine: Engine) -> int:
@@ -128,23 +112,23 @@ class Checkpoints:
             CheckpointError: the first checkpoint cannot be saved.
         """
         rank = engine.groups.rank
-        folder = checkpoints_folder(self._run_dir)
+        folder = RunFolder(self._run_dir).checkpoints
         _require(leader_acts(rank, lambda: clear_leftovers(folder)))
         found = find_newest(self._run_dir, rank, engine.groups.world_size)
         if found is not None:
             step = self._load(engine, found)
             _require(leader_acts(rank, lambda: self._committer.settle(step)))
             return step
-        _require(leader_acts(rank, lambda: check_fresh(self._run_dir, METRICS_NAME)))
+        _require(leader_acts(rank, lambda: check_fresh(self._run_dir)))
         self.save(engine, 0)
-        self.finish()  # metrics without a checkpoint are a run that has lost it
+        self.finish()  # before there are metrics: metrics without a checkpoint mean a lost one
         return 0
 
     def reload(self, engine: Engine) -> int:
         """Go back to the newest checkpoint that verifies; all ranks must call.
 
         Returns:
-            the step it was saved after.
+            the step of that checkpoint.
 
         Raises:
             InputError: none verifies.
@@ -161,9 +145,9 @@ class Checkpoints:
         """Begin a checkpoint of the state after `step` steps; all ranks must call.
 
         Args:
-            engine: whose state is copied.
+            engine: engine whose state is copied.
             step: steps taken.
-            state: JSON values that `restored_state` gives back.
+            state: JSON values that `restored_state` returns after a restart.
 
         Raises:
             CheckpointError: more than `checkpoint.max_failed_saves` in a row have failed.
@@ -173,20 +157,24 @@ class Checkpoints:
         self._snapshot.clear()
         engine.save(self._snapshot)
         needed_bytes = sum(gather_everywhere(self._snapshot.num_bytes))
-        problem = leader_acts(rank, lambda: self._committer.make_room(step, needed_bytes))
+        pending = PendingSave(
+            step=step,
+            folder=writing_path(RunFolder(self._run_dir).checkpoint(step)),
+            state=dict(state or {}),
+            needed_bytes=needed_bytes,
+        )
+        problem = leader_acts(rank, lambda: self._committer.prepare(pending))
         if problem is not None:
             self._note_failure(rank, step, problem)
             return
-        self._writer.start(temporary_path(self._run_dir, step), self._snapshot.files, rank)
-        self._pending = PendingSave(step=step, state=dict(state or {}), needed_bytes=needed_bytes)
+        self._writer.start(pending.folder, self._snapshot.files, rank)
+        self._pending = pending
         self._stall_seconds = time.monotonic() - started
         if not self._config.asynchronous:
             self._wait()
 
     def commit_written(self) -> None:
-        """Commit what was written in the background, if anything; all ranks must call.
-
-        They do so when none of them `is_writing`.
+        """Commit the pending save, if there is one; all ranks must call, when none `is_writing`.
 
         Raises:
             CheckpointError: more than `checkpoint.max_failed_saves` in a row have failed.
@@ -195,19 +183,19 @@ class Checkpoints:
             return
         started = time.monotonic()
         pending, self._pending = self._pending, None
-        share = self._writer.result()
+        result = self._writer.result()
         self._snapshot.clear()
-        shares = gather_everywhere(share)
-        problem = leader_acts(share.rank, lambda: self._committer.commit(pending, shares))
+        results = gather_everywhere(result)
+        problem = leader_acts(result.rank, lambda: self._committer.commit(pending, results))
         if problem is not None:
-            self._note_failure(share.rank, pending.step, problem)
+            self._note_failure(result.rank, pending.step, problem)
             return
         self._failures = []
         self.last_step = pending.step
         self.last_save = SaveReport(
             stall_seconds=self._stall_seconds + time.monotonic() - started,
-            write_seconds=max(share.seconds for share in shares),
-            bytes=sum(entry.bytes for share in shares for entry in share.files),
+            write_seconds=max(each.seconds for each in results),
+            bytes=sum(entry.bytes for each in results for entry in each.files),
             snapshot_bytes=self._snapshot.num_bytes,
         )
 
@@ -220,10 +208,10 @@ class Checkpoints:
         self._wait()
         self._retention.finish()
         if self._failures:
-            raise CheckpointError(f"{self._failures[-1]}; {self._what_stands()}")
+            raise CheckpointError(f"{self._failures[-1]}; {self._last_checkpoint()}")
 
     def _wait(self) -> None:
-        """Wait for a save that is under way, in small agreements that no time-out ends."""
+        """Wait for the pending save by polling, so that no collective runs into its timeout."""
         if self._pending is None:
             return
         started = time.monotonic()
@@ -249,18 +237,18 @@ class Checkpoints:
         return step
 
     def _note_failure(self, rank: int, step: int, problem: str) -> None:
-        """Warn, or stop the run, alike on all ranks."""
+        """Warn, or stop the run; the same on all ranks."""
         self._failures.append(f"the checkpoint of step {step} could not be saved: {problem}")
         if len(self._failures) > self._config.max_failed_saves:
             raise CheckpointError(
                 f"{self._failures[-1]}; {len(self._failures)} saves in a row have failed "
                 f"(checkpoint.max_failed_saves={self._config.max_failed_saves}); "
-                f"{self._what_stands()}"
+                f"{self._last_checkpoint()}"
             )
         if rank == LEADER:
-            logger.warning("%s; %s", self._failures[-1], self._what_stands())
+            logger.warning("%s; %s", self._failures[-1], self._last_checkpoint())
 
-    def _what_stands(self) -> str:
+    def _last_checkpoint(self) -> str:
         if self.last_step is None:
             return f"{self._run_dir} has no checkpoint yet: make room, and start again"
         return f"the checkpoint of step {self.last_step} stands"

@@ -1,7 +1,4 @@
-"""The leader's part of a save: room before it, one checkpoint or nothing after it.
-
-Source: ours.
-"""
+"""The leader's part of a save: check the disk space before, commit all or nothing after."""
 
 import logging
 import platform
@@ -12,19 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ernie_vilg.checkpoint.folder import (
-    checkpoint_path,
-    checkpoints_folder,
-    write_manifest,
-)
+from ernie_vilg.checkpoint.folder import write_checkpoint_manifest
 from ernie_vilg.checkpoint.retention import Retention
-from ernie_vilg.checkpoint.writer import Share
+from ernie_vilg.checkpoint.writer import WriteResult
 from ernie_vilg.errors import InputError
 from ernie_vilg.runs.phases import Phases
-from ernie_vilg.storage.files import put_folder, remove, write_json, writing_path
-
-POINTER_NAME = "latest.json"
-"""Says which checkpoint is the newest, to people; nothing of ours reads it."""
+from ernie_vilg.runs.run_folder import RunFolder
+from ernie_vilg.storage.files import put_folder, remove, write_json
 
 _PACKAGES = ("torch", "deepspeed", "megatron-core")
 
@@ -33,15 +24,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What a manifest says of the run, as JSON values."""
+    """Facts about the run for the manifest, as JSON values."""
 
     identity_at: Callable[[int], Mapping[str, Any]]
-    """What the checkpoint of a step must share with the run that resumes it: model, data order so
-    far, lineage, precision."""
+    """Values at a step that a checkpoint must share with the run that resumes it: model, data
+    order so far, lineage, precision."""
     data_at: Callable[[int], Mapping[str, Any]]
-    """Where the data stand after a step, for people."""
+    """Position in the data after a step, for people."""
     layout: Mapping[str, Any]
-    """How the state is spread over ranks."""
+    """Distribution of the state over ranks. A checkpoint of another layout is resharded."""
     config_hash: str
     """SHA-256 of all settings, for people."""
 
@@ -52,60 +43,56 @@ class PendingSave:
 
     step: int
     """Steps taken."""
+    folder: Path
+    """Folder that ranks write into until the commit."""
     state: Mapping[str, Any]
     """JSON values that are saved with it."""
     needed_bytes: int
-    """Of all ranks' files, about."""
+    """Approximate size of all ranks' files."""
 
 
 class Committer:
-    """Makes checkpoints of what ranks have written; used by the leader alone."""
+    """Makes checkpoints of the files that ranks have written; the leader alone uses it."""
 
     def __init__(
         self, run_dir: Path, facts: RunFacts, retention: Retention, phases: Phases
     ) -> None:
-        self._run_dir = run_dir
+        self._folder = RunFolder(run_dir)
         self._facts = facts
         self._retention = retention
         self._phases = phases
         self._versions = {name: version(name) for name in _PACKAGES}
         self._versions["python"] = platform.python_version()
 
-    def make_room(self, step: int, needed_bytes: int) -> None:
+    def prepare(self, save: PendingSave) -> None:
         """Make the folder that ranks write into.
-
-        Args:
-            step: steps taken.
-            needed_bytes: of all ranks' files, about.
 
         Raises:
             InputError: the file system has no room for them.
             OSError: the folder cannot be made.
         """
         self._retention.finish()
-        temporary = temporary_path(self._run_dir, step)
-        remove(temporary)
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(temporary.parent).free < needed_bytes:
-            raise InputError(self._with_room("the disk is full", needed_bytes))
-        temporary.mkdir()
+        remove(save.folder)
+        save.folder.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(save.folder.parent).free < save.needed_bytes:
+            raise InputError(self._with_room("the disk is full", save.needed_bytes))
+        save.folder.mkdir()
 
-    def commit(self, save: PendingSave, shares: Sequence[Share]) -> None:
-        """Make a checkpoint of what all ranks have written, or of nothing.
+    def commit(self, save: PendingSave, results: Sequence[WriteResult]) -> None:
+        """Make a checkpoint of the files of all ranks, or remove them all.
 
         Raises:
             InputError: a rank has failed, or the leader now; nothing is left of the save.
         """
-        temporary = temporary_path(self._run_dir, save.step)
         try:
-            failures = [f"rank {share.rank}: {share.failure}" for share in shares if share.failure]
+            failures = [f"rank {each.rank}: {each.failure}" for each in results if each.failure]
             if failures:
                 raise InputError("; ".join(failures))
-            self._write_manifest(temporary, save, shares)
+            self._write_manifest(save, results)
             self._phases.point("save: before rename")
-            put_folder(temporary, checkpoint_path(self._run_dir, save.step))
+            put_folder(save.folder, self._folder.checkpoint(save.step))
         except (OSError, ValueError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(save.folder, ignore_errors=True)
             raise InputError(self._with_room(str(error), save.needed_bytes)) from error
         try:
             self._phases.point("save: before pointer")
@@ -116,20 +103,20 @@ class Committer:
             logger.warning("the checkpoint of step %d is saved, but then: %s", save.step, error)
 
     def settle(self, step: int) -> None:
-        """Do what a kill after the commit of step `step` left undone, before it is gone on from."""
+        """Finish the commit of the checkpoint that a run resumes from, where a kill stopped it."""
         try:
             self._write_pointer(step)
             self._retention.apply(step)
         except OSError as error:  # the checkpoint stands
             logger.warning("the checkpoint of step %d is loaded, but then: %s", step, error)
 
-    def _write_manifest(self, temporary: Path, save: PendingSave, shares: Sequence[Share]) -> None:
+    def _write_manifest(self, save: PendingSave, results: Sequence[WriteResult]) -> None:
         self._phases.point("save: before manifest")
-        write_manifest(
-            temporary,
+        write_checkpoint_manifest(
+            save.folder,
             step=save.step,
             identity=self._facts.identity_at(save.step),
-            files=[asdict(entry) for share in shares for entry in share.files],
+            files=[asdict(entry) for each in results for entry in each.files],
             about={
                 "layout": dict(self._facts.layout),
                 "data": dict(self._facts.data_at(save.step)),
@@ -140,15 +127,9 @@ class Committer:
         )
 
     def _write_pointer(self, step: int) -> None:
-        name = checkpoint_path(self._run_dir, step).name
-        pointer = checkpoints_folder(self._run_dir) / POINTER_NAME
-        write_json(pointer, {"step": step, "folder": name})
+        content = {"step": step, "folder": self._folder.checkpoint(step).name}
+        write_json(self._folder.checkpoint_pointer, content)
 
     def _with_room(self, problem: str, needed_bytes: int) -> str:
-        free = shutil.disk_usage(checkpoints_folder(self._run_dir)).free
+        free = shutil.disk_usage(self._folder.checkpoints).free
         return f"{problem} ({needed_bytes:,} bytes are needed, {free:,} are free)"
-
-
-def temporary_path(run_dir: Path, step: int) -> Path:
-    """Return where a step's checkpoint is until it is committed."""
-    return writing_path(checkpoint_path(run_dir, step))

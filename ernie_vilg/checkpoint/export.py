@@ -1,7 +1,4 @@
-"""From a run's newest checkpoint to one weights folder.
-
-Source: ours.
-"""
+"""Exports a run's newest checkpoint to a weights folder."""
 
 import logging
 import shutil
@@ -16,7 +13,7 @@ from ernie_vilg.checkpoint.folder import (
     MANIFEST_NAME,
     PRETRAIN_PARTS,
     newest_checkpoint,
-    read_manifest,
+    read_checkpoint_manifest,
 )
 from ernie_vilg.config.model import ModelConfig, model_config_from_json
 from ernie_vilg.config.schema import from_json
@@ -32,7 +29,7 @@ from ernie_vilg.parallel.engine.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.state.consolidate import WEIGHTS, gather_weights
 from ernie_vilg.parallel.state.whole_state import parameter_shapes, require_parameters
-from ernie_vilg.runs.run_folder import read_run
+from ernie_vilg.runs.recorded_settings import read_run
 from ernie_vilg.storage.locations import check_apart
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.weights import load_image_tokenizer
@@ -43,7 +40,7 @@ logger = logging.getLogger(__name__)
 def export(run_dir: Path, output_dir: str | Path, *, overwrite: bool, average: bool) -> int:
     """Write the weights folder of a run's newest verified checkpoint.
 
-    Split weights of any layout are put together on this machine's CPU, in float32.
+    Weights of any layout are consolidated on this machine's CPU, in float32.
 
     Args:
         run_dir: a run folder of launch/pretrain.py.
@@ -59,7 +56,7 @@ def export(run_dir: Path, output_dir: str | Path, *, overwrite: bool, average: b
             kept no average, or `output_dir` must not be written.
     """
     check_apart("run", str(run_dir), "output_dir", str(output_dir))
-    # The lock comes first: gathering takes long.
+    # The lock comes first, because consolidation takes long.
     with output_folder(output_dir, overwrite=overwrite, marker=CONFIG_NAME) as folder:
         step = _export(run_dir, folder, average=average)
     logger.info("wrote %s of step %d", output_dir, step)
@@ -73,7 +70,7 @@ def _export(run_dir: Path, folder: Path, *, average: bool) -> int:
             f"{run_dir} has no checkpoint that verifies: name the run_dir of a launch/pretrain.py "
             "run"
         )
-    manifest = read_manifest(checkpoint)
+    manifest = read_checkpoint_manifest(checkpoint)
     if manifest["step"] == 0:
         raise InputError(f"{run_dir} has taken no step yet: wait for its next checkpoint")
     identity = manifest["identity"]
@@ -86,30 +83,30 @@ def _export(run_dir: Path, folder: Path, *, average: bool) -> int:
     about = {"step": manifest["step"], "average": average, "lineage": lineage}
     shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
     shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
-    save_weights(folder, config, weights, about)  # last: it hashes the tokenizers, too
+    save_weights(folder, config, weights, about)  # last: it hashes the tokenizers too
     return int(manifest["step"])
 
 
 def whole_weights(checkpoint: Path, *, average: bool) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Put the weights of a checkpoint of any layout together.
+    """Consolidate the weights of a checkpoint of any layout.
 
     Args:
-        checkpoint: a checkpoint's folder that verifies, of a step above 0: before the first step
-            there is no optimizer's state, from which the weights are put together.
+        checkpoint: a verified checkpoint's folder, of a step above 0: the weights come from the
+            optimizer's state, which does not exist before the first step.
         average: whether to take the moving average of the weights, not those of the last step.
 
     Returns:
-        the model's shape, and every parameter by name, whole, float32 on the CPU.
+        the model's shape, and every whole parameter by name, float32 on the CPU.
 
     Raises:
         InputError: the checkpoint is of another version of the model, or holds no average.
     """
-    config = model_config_from_json(read_manifest(checkpoint)["identity"].get("model"))
+    config = model_config_from_json(read_checkpoint_manifest(checkpoint)["identity"].get("model"))
     state = WEIGHT_AVERAGE if average else WEIGHTS
     weights = {
         name: value
         for name, value in gather_weights(checkpoint / CHECKPOINT_TAG, state).items()
-        if original_name(name, config) == name  # the last stage has tied weights once more
+        if original_name(name, config) == name  # the last stage holds a copy of tied weights
     }
     require_parameters(set(weights), config)
     return config, {

@@ -1,27 +1,25 @@
-"""What makes a folder a checkpoint: a manifest with the hash of every file in it.
+"""The checkpoint folder: files, and a manifest with the hash of each.
 
 A checkpoint is a folder `checkpoints/step_<step>` of a run folder, renamed into place once it
 is whole. Its `checkpoint.json` names every other file with its size and SHA-256, the step, and
-the identity: the settings that a run must share to go on from it. The manifest holds its own
+the identity: the settings that a run must share to resume from it. The manifest holds its own
 hash too.
 
-What stands beside the checkpoints has a name that begins with a dot: one that is being written,
-one that is being removed, and one whose step was saved again, until the new one is in its place.
-
-Source: ours.
+Folders beside the checkpoints whose names begin with a dot are not checkpoints: storage.files
+describes them. One exception: where a kill left only the replaced folder of a step that was saved
+again, that folder is the step's checkpoint.
 """
 
 import json
 import logging
-import os
-import re
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
+from ernie_vilg.runs.run_folder import RunFolder, step_in
 from ernie_vilg.storage.files import (
     REPLACED_PREFIX,
     json_bytes,
@@ -36,47 +34,28 @@ FORMAT_VERSION = 2
 PRETRAIN_PARTS = ("layout", "state", "versions")
 """Objects that the manifest of a pretraining run's checkpoint must hold."""
 
-_NAME = re.compile(rf"({re.escape(REPLACED_PREFIX)})?step_(\d{{8,}})")
 _OWN_HASH = "sha256"
 
 logger = logging.getLogger(__name__)
 
 
-def checkpoints_folder(run_dir: Path) -> Path:
-    """Return where a run's checkpoints are."""
-    return run_dir / "checkpoints"
-
-
-def checkpoint_path(run_dir: Path, step: int) -> Path:
-    """Return the folder of a step's checkpoint."""
-    return checkpoints_folder(run_dir) / f"step_{step:08d}"
-
-
 def step_of(folder: Path) -> int | None:
     """Return the step in a checkpoint's name, None for another name."""
-    match = _NAME.fullmatch(folder.name)
-    return int(match[2]) if match else None
+    return step_in(folder.name.removeprefix(REPLACED_PREFIX))
 
 
 def committed_checkpoints(run_dir: Path) -> list[Path]:
     """Return the folders of a run's committed checkpoints, the newest step first.
 
-    The step counts, not the time of the files: clocks of machines differ.
+    The step decides, not the files' times, because clocks of machines differ.
     """
-    folder = checkpoints_folder(run_dir)
-    names = set(os.listdir(folder)) if folder.is_dir() else set()
-    # Where a kill left nothing under the name of a step saved again, the old one is the checkpoint.
-    named = [
-        (step, folder / name)
-        for name in names
-        if (step := step_of(folder / name)) is not None
-        and (name == checkpoint_path(run_dir, step).name or not _has_successor(name, names))
-    ]
-    return [path for _, path in sorted(named, reverse=True)]
-
-
-def _has_successor(name: str, names: Set[str]) -> bool:
-    return name.removeprefix(REPLACED_PREFIX) in names
+    folder = RunFolder(run_dir).checkpoints
+    found: dict[int, Path] = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        step = step_of(path)
+        if step is not None and (step not in found or not path.name.startswith(REPLACED_PREFIX)):
+            found[step] = path
+    return [found[step] for step in sorted(found, reverse=True)]
 
 
 def describe_files(folder: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -91,7 +70,7 @@ def describe_files(folder: Path, files: Sequence[Path]) -> list[dict[str, Any]]:
     ]
 
 
-def write_manifest(
+def write_checkpoint_manifest(
     folder: Path,
     *,
     step: int,
@@ -99,13 +78,13 @@ def write_manifest(
     files: Sequence[Mapping[str, Any]],
     about: Mapping[str, Any],
 ) -> None:
-    """Write the manifest of a checkpoint, the last file of it.
+    """Write the manifest of a checkpoint, its last file.
 
     Args:
         folder: the checkpoint, still under its temporary name.
         step: steps taken.
-        identity: JSON values that a run must share to go on from here.
-        files: entries for every file: `file`, `bytes`, `sha256`, and more for people.
+        identity: JSON values that a run must share to resume from here.
+        files: entries of every file: `file`, `bytes`, `sha256`, and more for people.
         about: further JSON values.
     """
     content = {
@@ -115,19 +94,19 @@ def write_manifest(
         **about,
         "files": sorted(files, key=lambda entry: str(entry["file"])),
     }
-    content = json.loads(json.dumps(content))  # as it will be read: keys are text
+    content = json.loads(json.dumps(content))  # as it will be read: keys become texts
     write_json(folder / MANIFEST_NAME, {**content, _OWN_HASH: sha256_of_json(content)})
 
 
-def read_manifest(folder: Path, parts: Collection[str] = ()) -> dict[str, Any]:
-    """Return the manifest of a checkpoint, if it is what was written.
+def read_checkpoint_manifest(folder: Path, parts: Collection[str] = ()) -> dict[str, Any]:
+    """Return the manifest of a checkpoint, if it is as it was written.
 
     Args:
         folder: the checkpoint.
-        parts: objects that it must hold, such as `PRETRAIN_PARTS`.
+        parts: objects that the manifest must hold, such as `PRETRAIN_PARTS`.
 
     Raises:
-        InputError: it is not; the message says what is wrong with the folder.
+        InputError: it is missing, damaged or of another version.
     """
     path, name = folder / MANIFEST_NAME, f"its {MANIFEST_NAME}"
     if not path.is_file():
@@ -149,7 +128,7 @@ def read_manifest(folder: Path, parts: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _check_types(content: Mapping[str, Any], name: str) -> None:
-    """Refuse a manifest whose parts are missing or of another type than `write_manifest` wrote."""
+    """Refuse a manifest whose parts are missing or of a wrong type."""
     kinds: dict[str, Any] = {"step": int, "identity": Mapping[str, Any]}
     for key, kind in kinds.items():
         from_json(content.get(key), kind, f"{name}: {key}")
@@ -163,9 +142,9 @@ def _check_types(content: Mapping[str, Any], name: str) -> None:
 
 
 def wrong_files(folder: Path, manifest: Mapping[str, Any]) -> str | None:
-    """Say which file is missing, too much or of another size; None if they are as in the manifest.
+    """Name a file that is missing, unknown or of another size; None if all are as in the manifest.
 
-    A file too many is damage as well: DeepSpeed would read it if it has the right name.
+    An unknown file is damage too: DeepSpeed would read it if it has the right name.
     """
     sizes, others = {}, []
     for path in folder.rglob("*"):
@@ -189,16 +168,16 @@ def wrong_files(folder: Path, manifest: Mapping[str, Any]) -> str | None:
 
 
 def wrong_content(folder: Path, entries: Sequence[Mapping[str, Any]]) -> str | None:
-    """Say which of some files differs from its hash, None if none does.
+    """Name a file that differs from its hash, None if none does.
 
     Args:
         folder: the checkpoint.
-        entries: of its manifest.
+        entries: entries of its manifest to check.
     """
     for entry in entries:
         try:
             sha256 = sha256_of_file(folder / entry["file"])
-        except OSError as error:  # a device that gives up is as bad as one that errs
+        except OSError as error:  # a device that cannot read is damage too
             return f"{entry['file']} cannot be read ({error})"
         if sha256 != entry["sha256"]:
             return f"{entry['file']} differs from its SHA-256"
@@ -206,9 +185,9 @@ def wrong_content(folder: Path, entries: Sequence[Mapping[str, Any]]) -> str | N
 
 
 def verify_checkpoint(folder: Path, parts: Collection[str] = ()) -> str | None:
-    """Say what is wrong with a checkpoint, None if every file is as it was written."""
+    """Return the fault of a checkpoint in words, None if every file is as it was written."""
     try:
-        manifest = read_manifest(folder, parts)
+        manifest = read_checkpoint_manifest(folder, parts)
         return wrong_files(folder, manifest) or wrong_content(folder, manifest["files"])
     except (OSError, InputError) as error:
         return str(error)
@@ -225,15 +204,13 @@ def newest_checkpoint(run_dir: Path, parts: Collection[str] = ()) -> Path | None
 
 
 def resumable_checkpoint(
-    run_dir: Path, identity_at: Callable[[int], Mapping[str, Any]], *, metrics_name: str
+    run_dir: Path, identity_at: Callable[[int], Mapping[str, Any]]
 ) -> Path | None:
-    """Return the checkpoint that a run of one process goes on from, None in a fresh run folder.
+    """Return the checkpoint that a run of one process resumes from, None in a fresh run folder.
 
     Args:
         run_dir: the run's folder.
-        identity_at: identity of the run that is starting, as its checkpoint of a step would
-            have it.
-        metrics_name: the file that a run has written once it has started.
+        identity_at: identity of the starting run at a step.
 
     Raises:
         InputError: the folder is not fresh and no checkpoint verifies, or the newest one
@@ -241,20 +218,20 @@ def resumable_checkpoint(
     """
     newest = newest_checkpoint(run_dir)
     if newest is None:
-        check_fresh(run_dir, metrics_name)
+        check_fresh(run_dir)
         return None
-    manifest = read_manifest(newest)
+    manifest = read_checkpoint_manifest(newest)
     check_identity(newest, manifest["identity"], identity_at(manifest["step"]))
     return newest
 
 
-def check_fresh(run_dir: Path, metrics_name: str) -> None:
-    """Let only a run start over that has not started yet.
+def check_fresh(run_dir: Path) -> None:
+    """Refuse to start from scratch in the folder of a run that has started.
 
     Raises:
         InputError: the folder holds checkpoints or metrics.
     """
-    if committed_checkpoints(run_dir) or (run_dir / metrics_name).exists():
+    if committed_checkpoints(run_dir) or RunFolder(run_dir).metrics.exists():
         raise InputError(
             f"{run_dir} holds a run but no checkpoint of it that verifies: restore its "
             "checkpoints folder, or name another run_dir to start afresh"
@@ -262,7 +239,7 @@ def check_fresh(run_dir: Path, metrics_name: str) -> None:
 
 
 def check_identity(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Let only a run go on that is of the checkpoint's settings.
+    """Refuse to resume a checkpoint of a run with other settings.
 
     Raises:
         InputError: some differ; the message lists them.

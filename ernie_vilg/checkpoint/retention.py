@@ -1,9 +1,7 @@
-"""Which checkpoints of a run are kept, and how the others go.
+"""Retention: superseded checkpoints are removed.
 
-Nothing goes before a newer checkpoint was read back from the device. A checkpoint first loses its
-name, by one rename, and then its files: one that has a name is whole.
-
-Source: ours.
+None is removed before a newer checkpoint was read back from the device. A checkpoint loses its name
+by one rename, and then its files, so that a checkpoint with a name is always whole.
 """
 
 import logging
@@ -19,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 def superseded_steps(steps: Iterable[int], saved: int, *, keep: int, keep_every: int) -> list[int]:
-    """Return the steps whose checkpoints go, now that one more is saved.
+    """Return the steps of the checkpoints to remove after a save.
 
     Args:
-        steps: of all checkpoints. Those above `saved` were found damaged when the run was started,
-            or it would have gone on from them; they neither count nor go.
-        saved: the step of the checkpoint that was just read back.
-        keep: newest checkpoints that stay.
-        keep_every: multiples of it stay for good, but for step 0; 0: none do.
+        steps: steps of all checkpoints. Those above `saved` were damaged when the run started, or
+            it would have resumed from them; they do not count and stay.
+        saved: step of the checkpoint that was just read back.
+        keep: number of newest checkpoints to keep.
+        keep_every: multiples of this step stay for good, except step 0; 0: none do.
     """
     older = sorted((step for step in steps if step < saved), reverse=True)
     return [
@@ -35,7 +33,7 @@ def superseded_steps(steps: Iterable[int], saved: int, *, keep: int, keep_every:
 
 
 class Retention:
-    """Removes what is superseded, beside training: a large folder takes its time."""
+    """Removes superseded checkpoints in a thread, because large folders take long."""
 
     def __init__(self, run_dir: Path, *, keep: int, keep_every: int) -> None:
         self._run_dir = run_dir
@@ -44,7 +42,7 @@ class Retention:
         self._thread: threading.Thread | None = None
 
     def apply(self, saved: int) -> None:
-        """Begin to remove what the checkpoint of step `saved` supersedes, other layouts' included.
+        """Begin to remove the checkpoints, also consolidated ones, that step `saved` supersedes.
 
         Raises:
             OSError: one cannot be renamed.
@@ -64,7 +62,7 @@ class Retention:
         self._thread.start()
 
     def finish(self) -> None:
-        """Wait until what was superseded is gone."""
+        """Wait until they are removed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -75,4 +73,4 @@ class Retention:
                 remove(folder)
             discard_outdated(self._run_dir, saved)
         except OSError as error:
-            logger.warning("it is left until the next start: %s", error)
+            logger.warning("superseded checkpoints stay until the next start: %s", error)

@@ -1,12 +1,10 @@
-"""The newest checkpoint whose hashes hold, found by all ranks together.
+"""Search for the newest checkpoint that verifies, by all ranks together.
 
-Every rank hashes its share of the files. Nothing is unpickled before all of them have agreed.
-
-Source: ours.
+Each rank hashes some of the files. Nothing is unpickled before all ranks have agreed.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 from ernie_vilg.checkpoint.folder import (
     PRETRAIN_PARTS,
     committed_checkpoints,
-    read_manifest,
+    read_checkpoint_manifest,
     wrong_content,
     wrong_files,
 )
@@ -26,22 +24,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class FoundCheckpoint:
-    """A checkpoint every file of which is as it was written."""
+    """A checkpoint whose files are all as they were written."""
 
     folder: Path
-    """Where it is."""
+    """Its folder."""
     manifest: dict[str, Any]
-    """What it says of itself."""
+    """Content of its manifest."""
 
 
 def find_newest(run_dir: Path, rank: int, world_size: int) -> FoundCheckpoint | None:
     """Return the checkpoint of the highest step that verifies, None if none does.
 
-    All ranks must call. The leader warns of those that are passed over.
+    All ranks must call. The leader warns of each that it skips.
 
     Args:
         run_dir: the run's folder, on a file system that all ranks see.
-        rank: this one.
+        rank: this rank.
         world_size: number of ranks.
     """
     candidates: list[Path] = committed_checkpoints(run_dir) if rank == LEADER else []
@@ -49,22 +47,35 @@ def find_newest(run_dir: Path, rank: int, world_size: int) -> FoundCheckpoint | 
         read: dict[str, Any] | str = _read(folder) if rank == LEADER else ""
         manifest = broadcast_from_leader(read)
         if isinstance(manifest, str):
-            problems: list[str | None] = [manifest]
+            problem: str | None = manifest
         else:
-            problems = gather_everywhere(_wrong_share(folder, manifest, rank, world_size))
-            if not any(problems):
+            problem = wrong_content_on_any(folder, manifest, rank, world_size)
+            if problem is None:
                 return FoundCheckpoint(folder=folder, manifest=manifest)
         if rank == LEADER:
-            named = "; ".join(problem for problem in problems if problem)
-            logger.warning("checkpoint %s is not used: %s", folder, named)
+            logger.warning("checkpoint %s is not used: %s", folder, problem)
     return None
 
 
-def leader_acts(rank: int, action: Callable[[], None]) -> str | None:
-    """Let the leader do something; all ranks must call.
+def wrong_content_on_any(
+    folder: Path, manifest: Mapping[str, Any], rank: int, world_size: int
+) -> str | None:
+    """Hash the files of a checkpoint, each rank some of them; all ranks must call.
 
     Returns:
-        on every rank, what kept the leader from it (a `ValueError` or `OSError`), None if nothing.
+        the files that differ from their hashes, in words; None if none does.
+    """
+    # Sorted by size, so that each rank hashes about the same number of bytes.
+    entries = sorted(manifest["files"], key=lambda entry: (-entry["bytes"], entry["file"]))
+    problems = gather_everywhere(wrong_content(folder, entries[rank::world_size]))
+    return "; ".join(problem for problem in problems if problem) or None
+
+
+def leader_acts(rank: int, action: Callable[[], None]) -> str | None:
+    """Let the leader run an action; all ranks must call.
+
+    Returns:
+        on every rank, the leader's `ValueError` or `OSError` in words, None if it had none.
     """
     problem: str | None = None
     if rank == LEADER:
@@ -78,14 +89,8 @@ def leader_acts(rank: int, action: Callable[[], None]) -> str | None:
 def _read(folder: Path) -> dict[str, Any] | str:
     """Return the manifest, or what is wrong with it or with names and sizes of files."""
     try:
-        manifest = read_manifest(folder, PRETRAIN_PARTS)
+        manifest = read_checkpoint_manifest(folder, PRETRAIN_PARTS)
         problem = wrong_files(folder, manifest)
     except (OSError, InputError) as error:
         return str(error)
     return manifest if problem is None else problem
-
-
-def _wrong_share(folder: Path, manifest: dict[str, Any], rank: int, world_size: int) -> str | None:
-    """Hash this rank's share of the files: large ones first, so that shares are about equal."""
-    entries = sorted(manifest["files"], key=lambda entry: (-entry["bytes"], entry["file"]))
-    return wrong_content(folder, entries[rank::world_size])

@@ -1,10 +1,8 @@
-"""A rank's share of a checkpoint on its way to the disk, beside training.
+"""Writes one rank's files of a checkpoint in a thread, while training goes on.
 
-Each file is hashed while it is written, flushed to the device, dropped from the page cache and
-read back: a hash that holds says that the device has it. The thread speaks to no other rank;
-whether all of them succeeded is asked by the main threads, in `checkpoints.py`.
-
-Source: ours.
+The thread hashes each file while it writes it, flushes it to the device, drops it from the page
+cache and reads it back: if the hash is the same, the device has the file. The thread talks to no
+other rank; the main threads exchange the results, in `checkpoints.py`.
 """
 
 import errno
@@ -30,48 +28,48 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """What the manifest says of a file."""
+    """The manifest's entry of a file."""
 
     file: str
-    """Name relative to the checkpoint."""
+    """Path relative to the checkpoint."""
     bytes: int
-    """Its size."""
+    """File size."""
     sha256: str
-    """Of its content, 64 hexadecimal digits."""
+    """Hash of its content, 64 hexadecimal digits."""
     rank: int
-    """The rank that wrote it."""
+    """Rank that wrote it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
-    """What one rank made of its part of a checkpoint."""
+class WriteResult:
+    """The result of one rank's part of a save."""
 
     rank: int
-    """The rank."""
+    """Rank that wrote."""
     files: tuple[FileEntry, ...] = ()
-    """All that it wrote, if it did not fail."""
+    """Entries of all its files; none if it failed."""
     failure: str | None = None
-    """Why it failed, for people."""
+    """Reason of the failure, for people; None if it succeeded."""
     seconds: float = 0.0
-    """From the first byte to the last one read back."""
+    """Seconds from the first byte to the last one read back."""
 
 
-class ShareWriter:
+class RankWriter:
     """Writes one rank's files, one checkpoint at a time."""
 
     def __init__(self, phases: Phases) -> None:
-        """Prepare.
+        """Prepare to write.
 
         Args:
-            phases: hears of the points that the thread passes.
+            phases: is told of the points that the thread passes.
         """
         self._phases = phases
         self._thread: threading.Thread | None = None
-        self._share: Share | None = None
+        self._result: WriteResult | None = None
 
     @property
     def is_writing(self) -> bool:
-        """Whether the thread works."""
+        """Whether the thread is running."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, folder: Path, files: Mapping[str, Any], rank: int) -> None:
@@ -79,8 +77,8 @@ class ShareWriter:
 
         Args:
             folder: the checkpoint under its temporary name.
-            files: content by name; it must not change until `result`.
-            rank: this one.
+            files: content by path; it must not change until `result`.
+            rank: this rank.
         """
         assert not self.is_writing, "one checkpoint at a time"
         self._thread = threading.Thread(
@@ -89,28 +87,28 @@ class ShareWriter:
         self._thread.start()
 
     def wait(self, timeout_seconds: float) -> None:
-        """Wait until the thread is done, or until so much time has passed."""
+        """Wait until the thread ends, for at most `timeout_seconds`."""
         if self._thread is not None:
             self._thread.join(timeout_seconds)
 
-    def result(self) -> Share:
-        """Wait, and return what became of the share."""
+    def result(self) -> WriteResult:
+        """Wait until the thread ends and return its result."""
         assert self._thread is not None, "started before"
         self._thread.join()
-        assert self._share is not None, "the thread leaves one in any case"
-        return self._share
+        assert self._result is not None, "the thread leaves one even if it fails"
+        return self._result
 
     def _run(self, folder: Path, files: Mapping[str, Any], rank: int) -> None:
         started = time.monotonic()
         try:
             entries = self._write(folder, files, rank)
         except OSError as error:
-            self._share = Share(rank=rank, failure=str(error))
-        except Exception as error:  # a thread has nobody above it: the main thread asks
+            self._result = WriteResult(rank=rank, failure=str(error))
+        except Exception as error:  # nothing catches a thread's error: the main thread reads it
             logger.exception("rank %d could not write its part of %s", rank, folder)
-            self._share = Share(rank=rank, failure=f"{type(error).__name__}: {error}")
+            self._result = WriteResult(rank=rank, failure=f"{type(error).__name__}: {error}")
         else:
-            self._share = Share(rank=rank, files=entries, seconds=time.monotonic() - started)
+            self._result = WriteResult(rank=rank, files=entries, seconds=time.monotonic() - started)
 
     def _write(self, folder: Path, files: Mapping[str, Any], rank: int) -> tuple[FileEntry, ...]:
         self._phases.point("save: before data")
@@ -120,7 +118,7 @@ class ShareWriter:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 size, sha256 = write_proven(path, content)
-            except OSError as error:  # of a write, it does not say of which file
+            except OSError as error:  # a write's error does not name the file
                 raise OSError(error.errno, error.strerror, name) from error
             entries.append(FileEntry(file=name, bytes=size, sha256=sha256, rank=rank))
             self._phases.point(f"save: after file {name}")
@@ -130,14 +128,14 @@ class ShareWriter:
 
 
 def write_proven(path: Path, content: Any) -> tuple[int, str]:
-    """Write a file of torch's; return its size and SHA-256 once the device gave it back.
+    """Write a file with `torch.save`, read it back, and return its size and SHA-256.
 
     Args:
-        path: of the new file.
-        content: whatever torch can pickle.
+        path: the new file.
+        content: anything that torch can pickle.
 
     Raises:
-        OSError: it could not be written, or what is read back is something else.
+        OSError: the file could not be written, or was read back with other content.
     """
     with path.open("wb") as file:
         hashing = _HashingFile(file)
@@ -150,21 +148,21 @@ def write_proven(path: Path, content: Any) -> tuple[int, str]:
     if sha256_of_file(path) != hashing.sha256.hexdigest():
         raise OSError(errno.EIO, "what was read back is not what was written", str(path))
     with path.open("rb") as file:
-        drop_from_page_cache(file)  # it would push out what training reads
+        drop_from_page_cache(file)  # it would evict the data that training reads
     return hashing.num_bytes, hashing.sha256.hexdigest()
 
 
 def drop_from_page_cache(file: BinaryIO) -> None:
-    """Have the next reader of a flushed file ask the device, where the system can do that."""
+    """Make the next reader of a flushed file read the device, where the system supports it."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class _HashingFile:
-    """Hashes what torch writes.
+    """Hashes the bytes that torch writes.
 
-    After a failure it takes the rest without writing it, so that torch's own writer comes to an
-    end: its error would speak of positions in the file, and not of the disk.
+    After a failure it discards the rest, so that torch's writer ends without an error of its own,
+    which would name positions in the file and not the disk's error.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -174,7 +172,7 @@ class _HashingFile:
         self.failure: OSError | None = None
 
     def write(self, content: Any) -> int:
-        """Write bytes; return how many were taken."""
+        """Write bytes; return their number."""
         view = memoryview(content).cast("B")
         for start in range(0, len(view), _BLOCK_BYTES):
             if self.failure is None:
@@ -183,12 +181,12 @@ class _HashingFile:
         return len(view)
 
     def flush(self) -> None:
-        """Do nothing: who opened the file flushes it."""
+        """Do nothing: `write_proven` flushes the file."""
 
     def _write_block(self, block: memoryview) -> None:
         try:
             if not threading.main_thread().is_alive():
-                raise OSError(errno.ECANCELED, "the run has ended meanwhile")
+                raise OSError(errno.ECANCELED, "the run has ended")
             self._file.write(block)
         except OSError as error:
             self.failure = error

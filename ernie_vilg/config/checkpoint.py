@@ -1,7 +1,4 @@
-"""When a run's state is saved, how, and which of it is kept.
-
-Source: ours.
-"""
+"""Settings of checkpoints: interval, retention, and writing in the background."""
 
 from dataclasses import dataclass
 
@@ -13,14 +10,14 @@ class CheckpointConfig(Settings, section="checkpoint"):
     """Checkpoints of a pretraining run."""
 
     every: PositiveInt
-    """Steps between two checkpoints; the last step is always saved."""
+    """Interval of checkpoints, steps; the last step is always saved."""
     keep: PositiveInt = 2
-    """Newest checkpoints that are kept."""
+    """Number of newest checkpoints to keep."""
     keep_every: NaturalInt = 0
-    """Checkpoints of multiples of this step are kept for good; 0 keeps none so."""
+    """Interval of checkpoints to keep forever, steps; 0 keeps none."""
     asynchronous: bool = True
-    """Whether training goes on while a checkpoint is written, out of a copy in host memory that
-    is as large as the rank's files."""
+    """Whether training continues while a checkpoint is written, from a copy in host memory as large
+    as the rank's files."""
     max_failed_saves: NaturalInt = 2
-    """Saves in a row that may fail (disk full, say) before the run stops; the last checkpoint
-    stays valid in any case."""
+    """Most failed saves in a row, for example on a full disk, before the run stops; the last
+    checkpoint stays valid."""

@@ -1,7 +1,4 @@
-"""What a run is trained on: one data set of token shards, or a mixture of several.
-
-Source: ours.
-"""
+"""Settings of a run's data: one data set of token shards, or a mixture of several."""
 
 import re
 from collections.abc import Mapping
@@ -11,18 +8,22 @@ from typing import Literal
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.schema import (
+    Fraction,
     LocalInput,
+    LocalOrRemote,
+    MayChange,
     NaturalFloat,
     NaturalInt,
+    NeverChanges,
     PositiveInt,
     Settings,
-    Share,
+    Tracked,
 )
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.locations import is_remote
 
 ONLY_DATA_SET = "main"
-"""Name of the data set of a run without a mixture."""
+"""Name of the only data set of a run without a mixture."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -31,49 +32,48 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 class MixtureDataSetConfig:
     """One data set of a mixture."""
 
-    token_shards: str
+    token_shards: LocalOrRemote
     """Folder or URL written by launch/encode_shards.py."""
     weight: NaturalFloat
-    """Its share, on a scale that all data sets of the mixture have in common; 0 draws none."""
+    """Weight of the data set, relative to the mixture's other weights; 0 draws nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureChangeConfig:
-    """Other weights from a step on."""
+    """Change of a mixture's weights."""
 
     step: PositiveInt
-    """Steps made before the first one with these weights."""
+    """Steps before the first one with these weights."""
     weights: dict[str, NaturalFloat]
-    """New weight of every data set by its name."""
+    """Weight of every data set by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainDataConfig(Settings, section="data"):
-    """Where the training pairs and both tokenizers are, and how the pairs are drawn and read."""
+    """Locations of the training pairs and both tokenizers, and the order of the samples."""
 
-    token_shards: str | None = None
+    token_shards: MayChange[LocalOrRemote | None] = None
     """Folder or URL (s3://, gs://, https://) written by launch/encode_shards.py; null with a
     mixture."""
-    mixture: dict[str, MixtureDataSetConfig] = field(default_factory=dict)
+    mixture: MayChange[dict[str, MixtureDataSetConfig]] = field(default_factory=dict)
     """Data sets by name, instead of token_shards."""
-    weigh_by: Literal["samples", "tokens"] = "samples"
-    """What the mixture's weights are shares of: samples, or tokens, that is image codes and text
-    ids of a data set's mean sample."""
-    mixture_changes: tuple[MixtureChangeConfig, ...] = ()
-    """Later weights of the mixture, in the order of their steps."""
-    text_tokenizer: LocalInput
+    weigh_by: MayChange[Tracked[Literal["samples", "tokens"]]] = "samples"
+    """Unit of the mixture's weights: samples, or tokens (image codes and text ids of a data set's
+    mean sample)."""
+    mixture_changes: MayChange[tuple[MixtureChangeConfig, ...]] = ()
+    """Changes of the mixture's weights, in the order of their steps."""
+    text_tokenizer: MayChange[LocalInput]  # the checkpoint knows its hash
     """Folder written by launch/train_text_tokenizer.py."""
-    image_tokenizer: LocalInput
+    image_tokenizer: MayChange[LocalInput]
     """Image tokenizer weights written by launch/train_image_tokenizer.py."""
-    seed: NaturalInt = 0
-    """Names the order of the samples."""
-    max_truncated_fraction: Share = 0.01
-    """Share of a data set's captions that may be cut because they have more ids than
-    model.text_length; more are refused."""
-    shuffle_block_shards: PositiveInt = 16
-    """Shards, per data set, whose samples are shuffled together and kept open, per rank."""
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
-    """How one rank reads."""
+    seed: NeverChanges[Tracked[NaturalInt]] = 0
+    """Seed of the order of the samples."""
+    max_truncated_fraction: MayChange[Fraction] = 0.01
+    """Largest fraction of a data set's captions that may be truncated to model.text_length ids."""
+    shuffle_block_shards: NeverChanges[Tracked[PositiveInt]] = 16
+    """Number of shards per data set and rank that are open, and shuffled together."""
+    loader: MayChange[LoaderConfig] = field(default_factory=LoaderConfig)
+    """Reading of one rank."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,13 +97,13 @@ class PretrainDataConfig(Settings, section="data"):
 
     @property
     def weights(self) -> tuple[MixtureChangeConfig, ...]:
-        """Weights of all data sets, in the order of their steps, of which the first is 0."""
+        """Weights of all data sets in the order of their steps, the first of which is 0."""
         weights = {name: data_set.weight for name, data_set in self.mixture.items()}
         first = MixtureChangeConfig(step=0, weights=weights or {ONLY_DATA_SET: 1.0})
         return (first, *self.mixture_changes)
 
     def setting_of(self, name: str) -> str:
-        """Return the key that says where a data set is."""
+        """Return the key of a data set's location."""
         if self.token_shards is not None:
             return "data.token_shards"
         return f"data.mixture.{name}.token_shards"
@@ -117,7 +117,7 @@ class PretrainDataConfig(Settings, section="data"):
         if self.weigh_by != "samples" or self.mixture_changes:
             name = "mixture_changes" if self.mixture_changes else f"weigh_by={self.weigh_by}"
             raise InputError(
-                f"data.{name} is about a mixture, and data.token_shards is one data set: leave it "
+                f"data.{name} needs a mixture, and data.token_shards is one data set: leave it "
                 "out, or name the data sets in data.mixture"
             )
 
@@ -130,25 +130,25 @@ class PretrainDataConfig(Settings, section="data"):
         for name in self.mixture:
             if not _NAME.fullmatch(name):
                 raise InputError(
-                    f"data.mixture: the name {name!r} must be of the characters A-Z a-z 0-9 _ -"
+                    f"data.mixture: the name {name!r} must have the characters A-Z a-z 0-9 _ - only"
                 )
         _check_weights(self.weights[0].weights, "data.mixture")
         for index, change in enumerate(self.mixture_changes):
-            place = f"data.mixture_changes[{index}].weights"
+            key = f"data.mixture_changes[{index}].weights"
             if set(change.weights) != set(self.mixture):
                 raise InputError(
-                    f"{place} is of {', '.join(sorted(change.weights)) or 'no data set'}: give one "
+                    f"{key} names {', '.join(sorted(change.weights)) or 'no data set'}: give one "
                     f"weight for each of {', '.join(sorted(self.mixture))}; 0 draws none"
                 )
-            _check_weights(change.weights, place)
+            _check_weights(change.weights, key)
         steps = [0, *(change.step for change in self.mixture_changes)]
         if any(later <= earlier for earlier, later in pairwise(steps)):
             raise InputError(
-                f"data.mixture_changes are at steps {steps[1:]}: put them in order, each at a step "
-                "of its own from 1; data.mixture has the weights of step 0"
+                f"data.mixture_changes are at steps {steps[1:]}: use increasing steps from 1; "
+                "data.mixture has the weights of step 0"
             )
 
 
-def _check_weights(weights: Mapping[str, float], place: str) -> None:
+def _check_weights(weights: Mapping[str, float], key: str) -> None:
     if not any(weights.values()):
-        raise InputError(f"{place}: all weights are 0, set one above 0")
+        raise InputError(f"{key}: all weights are 0, set one above 0")

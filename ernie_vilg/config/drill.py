@@ -1,7 +1,4 @@
-"""Settings of the fire drill: a pretraining run, and what is done to it.
-
-Source: ours.
-"""
+"""Settings of the fire drill: a pretraining run and its faults."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -14,12 +11,12 @@ ALL_DRILLS = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class DrillConfig(PretrainConfig):
-    """The run whose survival is drilled, scaled down, and the faults."""
+    """Settings of launch/drill.py; the run is scaled down."""
 
     drills: str = ALL_DRILLS
-    """all, or names of drills with a plus sign between them, such as sigkill_rank+one_ulp."""
+    """Drills: all, or names joined by plus signs, such as sigkill_rank+one_ulp."""
     drill_dir: LocalOutput = "outputs/drill"
-    """Folder to write: drill.json, and a folder per drill with its runs and logs. What an earlier
-    drill left there is removed."""
+    """Folder for drill.json, and for the runs and logs of each drill. Files of an earlier drill are
+    removed."""
     num_ranks: Annotated[int, Range(at_least=2, reason="most drills need two ranks")] = 2
-    """Ranks of the drilled runs; on a machine with GPUs, at most as many as it has."""
+    """Number of ranks; on a machine with GPUs, at most as many as it has."""

@@ -1,7 +1,4 @@
-"""Settings of the evaluation on held-out pairs, and of the report.
-
-Source: ours.
-"""
+"""Settings of the evaluation on held-out pairs, and of the report."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,47 +8,47 @@ from ernie_vilg.config.schema import LocalInput, LocalOutput, NaturalFloat, Posi
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Settings):
-    """What `launch/evaluate.py` judges, and where to."""
+    """Settings of launch/evaluate.py."""
 
     weights: LocalInput
     """Folder written by launch/export.py."""
     pairs: LocalInput
-    """Folder of raw pairs that were not trained on: `captions.jsonl` and images."""
+    """Folder of held-out raw pairs: `captions.jsonl` and images."""
     output_dir: LocalOutput
-    """Folder to write: `evaluation.json`, the pictures and the captions."""
+    """Folder for `evaluation.json`, the pictures and the captions."""
     count: PositiveInt = 200
-    """Pairs judged, from the first."""
+    """Number of pairs, the first of the file."""
     judge: Literal["shapes", "none"] = "shapes"
-    """"shapes" reads the objects of the built-in data from the pixels; "none", for other data,
-    draws, captions and reconstructs without judging what a picture shows."""
+    """Judge of pictures: "shapes" reads the objects of the built-in data from the pixels; "none",
+    for other data, draws, captions and reconstructs without judging pictures."""
     temperature: NaturalFloat = 0.0
-    """Of the drawn pictures: 0 takes the likeliest code at every slot, 1 samples from the model.
-    Captions are greedy always."""
+    """Temperature of drawing: 0 takes the most likely code at every slot, 1 samples from the model.
+    Captions are always greedy."""
     batch_size: PositiveInt = 50
-    """Pictures drawn, captioned or reconstructed at once."""
+    """Number of pictures drawn, captioned or reconstructed at once."""
     overwrite: bool = False
     """Whether an evaluation already in `output_dir` is replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(Settings):
-    """What `launch/report.py` reads and writes."""
+    """Settings of launch/report.py."""
 
     title: str
-    """The report's heading."""
+    """Heading of the report."""
     pretrain_run: LocalInput
-    """Run folder of launch/pretrain.py: loss curves and sample grids."""
+    """Run folder of launch/pretrain.py, for loss curves and sample grids."""
     tokenizer_run: LocalInput
-    """Run folder of launch/train_image_tokenizer.py: its curves."""
+    """Run folder of launch/train_image_tokenizer.py, for its curves."""
     evaluation: LocalInput
     """Folder written by launch/evaluate.py."""
     stages: LocalInput
-    """Folder of the main job's stage states: seconds and memory."""
+    """Folder of the main job's stage states, for seconds and memory."""
     output: LocalOutput
-    """The HTML file to write."""
+    """HTML file to write."""
     command: str
-    """The command that reproduces everything, shown in the report."""
+    """Command that reproduces everything, for the report."""
     trained_on: bool = False
-    """Whether the evaluated pairs were trained on: the page then says so instead of "unseen"."""
+    """Whether the evaluated pairs were trained on; the page then does not call them "unseen"."""
     examples: PositiveInt = 12
-    """Pictures and captions shown of each direction."""
+    """Number of pictures and captions per direction in the report."""

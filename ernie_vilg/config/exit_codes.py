@@ -1,42 +1,41 @@
-"""What the exit code of a program says to whoever started it.
+"""Exit codes of all programs.
 
-Launchers may put their own code in its place: torchrun's is 1 whatever its ranks' were. Of a
-training run, `stopped.json` in the run folder therefore says the same.
+A launcher may replace them: torchrun's exit code is 1 for every failure of a rank. A training run
+therefore also writes `stopped.json` to its run folder.
 
-Source: ours; 75 is EX_TEMPFAIL of sysexits(3), "try again later".
+Source: sysexits(3), whose EX_TEMPFAIL, "try again later", is 75.
 """
 
 from enum import IntEnum
 from pathlib import Path
 
 REQUEUE = "requeue"
-"""An ending's message: the job shall go back into the queue."""
+"""Message of an ending that asks the batch script to requeue the job."""
 
 
 class ExitCode(IntEnum):
-    """How a program ended."""
+    """Exit code of a program."""
 
     DONE = 0
-    """All there was to do is done."""
+    """All work is done."""
     FAILED = 1
-    """Something broke; the same command may go on from the last checkpoint."""
+    """A failure, after which the same command may resume from the last checkpoint."""
     BAD_SETTINGS = 2
-    """The same command will fail again: the message says what to change."""
+    """A wrong setting or input, which the message names; the same command fails again."""
     STOPPED = 75
-    """Stopped on request, with a checkpoint; the same command goes on from there."""
+    """A stop on request, with a checkpoint from which the same command resumes."""
 
 
 def write_ending(file: str | None, code: ExitCode, message: str = "") -> None:
-    """Tell the batch script how a rank ends, where there is one that asks.
+    """Write how a rank ends to the file that the batch script reads.
 
-    The first rank that ends with another code than 0 has srun end the others, the leader among them
-    before it has spoken, and srun's exit code is then theirs. The file still says what the run
-    meant.
+    When a rank ends with another code than 0, srun kills the others, maybe before the leader has
+    logged anything, and srun's exit code is that of the killed ranks. The file has the run's own.
 
     Args:
-        file: `Launch.ending_file`; its first line will be the code.
-        code: of this rank.
-        message: why, or `REQUEUE`.
+        file: `Launch.ending_file`; its first line will be the code. None writes nothing.
+        code: exit code of this rank.
+        message: the reason, or `REQUEUE`.
     """
     if file is not None:
         Path(file).write_text(f"{code.value}\n{message}\n")

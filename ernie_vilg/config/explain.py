@@ -1,7 +1,4 @@
-"""Settings of the program that shows what a step was trained on.
-
-Source: ours.
-"""
+"""Settings of the program that shows the batch of a step."""
 
 from dataclasses import dataclass, field
 
@@ -15,21 +12,19 @@ class ExplainStepConfig(Settings):
     run: LocalInput
     """Run folder of launch/pretrain.py."""
     step: PositiveInt
-    """The update after which so many have been made, as in the log's lines."""
+    """Step, numbered from 1 as in the log."""
     output: LocalOutput | None = None
-    """The HTML file to write; null is `explained/step_<step>.html` in the run folder."""
+    """HTML file to write; null is `explained/step_<step>.html` in the run folder."""
     losses: bool = False
-    """Whether every sample of the batch goes through the model of the nearest checkpoint, on this
-    machine's CPU."""
+    """Whether to compute each sample's loss under the nearest checkpoint, on this machine's CPU."""
     max_samples: PositiveInt = 64
-    """Samples shown with their pictures: the first ones, or with `losses` those of the largest
-    loss. The others are listed."""
+    """Number of samples shown with pictures: the first, or with `losses` those of the largest loss.
+    The others are listed."""
     token_shards: dict[str, str] = field(default_factory=dict)
-    """Where a data set's shards are now, by its name (`main` where there is one), if they are
-    no longer where the run read them."""
+    """Present locations of moved data sets by name (`main` without a mixture)."""
     text_tokenizer_dir: LocalInput | None = None
-    """Where the run's text tokenizer is now; null is where the run read it."""
+    """Present folder of the run's text tokenizer; null if it has not moved."""
     image_tokenizer_dir: LocalInput | None = None
-    """Where the run's image tokenizer is now; null is where the run read it."""
+    """Present folder of the run's image tokenizer; null if it has not moved."""
     cache_dir: LocalOutput | None = None
-    """Folder into which remote shards are copied; null is the run's."""
+    """Cache folder for remote shards; null takes the run's."""

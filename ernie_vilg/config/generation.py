@@ -1,7 +1,4 @@
-"""Settings of the programs that use exported weights, and of the one that exports them.
-
-Source: ours.
-"""
+"""Settings of the programs that export weights or use exported ones."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,12 +21,12 @@ class ExportConfig(Settings):
     """Settings of launch/export.py."""
 
     run: LocalInput
-    """Run folder of launch/pretrain.py; its newest checkpoint that verifies is exported."""
+    """Run folder of launch/pretrain.py, whose newest valid checkpoint is exported."""
     output_dir: LocalOutput
-    """The weights folder to write."""
+    """Weights folder to write."""
     average: bool = False
-    """Whether to write the moving average of the weights instead of those of the last step; the
-    run must have been trained with training.ema_decay above 0."""
+    """Whether to write the weights' moving average instead of the last step's weights; the run must
+    have training.ema_decay above 0."""
     overwrite: bool = False
     """Whether an existing weights folder may be replaced."""
 
@@ -43,20 +40,20 @@ class GenerateConfig(Settings):
     prompts: tuple[str, ...] = ()
     """Texts to draw."""
     prompts_file: LocalInput | None = None
-    """A file with one prompt per line, or captions.jsonl; instead of `prompts`."""
+    """File with one prompt per line, or captions.jsonl; instead of `prompts`."""
     output_dir: LocalOutput
     """Folder for `<prompt index>_<candidate>.png` and generations.jsonl."""
     images_per_prompt: PositiveInt = 1
-    """Pictures per prompt."""
+    """Number of pictures per prompt."""
     temperature: NaturalFloat | None = None
-    """0 draws the likeliest code at every slot, 1 samples from the model. null is 0 for one
-    image per prompt, and 1, the paper's, for several, which would else all be the same."""
+    """Temperature: 0 draws the most likely code at every slot, 1 samples from the model. null is 0
+    for one picture per prompt, and 1, as in the paper, for several, which must differ."""
     top_k: NaturalInt = 0
-    """Sample among this many likeliest codes only; 0 among all."""
+    """Number of most likely codes to sample from; 0 samples from all."""
     seed: NaturalInt = 0
-    """Names the draws."""
+    """Seed of the samples."""
     batch_size: PositiveInt = 64
-    """Pictures drawn at once."""
+    """Number of pictures drawn at once."""
     device: Device = "auto"
     """cpu, cuda, or auto: a GPU if there is one."""
 
@@ -70,7 +67,7 @@ class GenerateConfig(Settings):
 
     @property
     def resolved_temperature(self) -> float:
-        """The temperature with null replaced by what it stands for."""
+        """Temperature, with null replaced by its number."""
         if self.temperature is not None:
             return self.temperature
         return 0.0 if self.images_per_prompt == 1 else 1.0
@@ -83,16 +80,16 @@ class CaptionConfig(Settings):
     weights: LocalInput
     """Weights folder written by launch/export.py."""
     images: LocalInput
-    """A picture file, or a pattern of them, such as 'pictures/*.png'; ** goes into subfolders."""
+    """Picture file, or a pattern such as 'pictures/*.png'; ** matches subfolders."""
     output: LocalOutput
     """File to write, one JSON object per picture."""
     temperature: NaturalFloat = 0.0
-    """0 takes the likeliest piece at every slot, 1 samples from the model."""
+    """Temperature: 0 takes the most likely piece at every slot, 1 samples from the model."""
     seed: NaturalInt = 0
-    """Names the captions."""
+    """Seed of the samples."""
     batch_size: PositiveInt = 64
-    """Pictures captioned at once."""
+    """Number of pictures captioned at once."""
     max_pixels: PositiveInt = 64_000_000
-    """Largest picture that is opened, width times height."""
+    """Largest accepted picture, width times height."""
     device: Device = "auto"
     """cpu, cuda, or auto: a GPU if there is one."""

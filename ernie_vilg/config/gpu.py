@@ -1,7 +1,4 @@
-"""One kind of GPU, as conf/gpu/ describes it.
-
-Source: ours.
-"""
+"""Figures of a GPU model, as in conf/gpu/."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,33 +8,33 @@ from ernie_vilg.config.schema import PositiveFloat, PositiveInt, Range, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class GpuConfig(Settings, section="gpu"):
-    """One kind of GPU and the machines it stands in. conf/gpu/ has the sources of the figures."""
+    """A GPU model and its machines. conf/gpu/ has the sources of the figures."""
 
     name: str
-    """As torch names the device, so that measured runs of it are found."""
+    """Name of the device in torch, by which measured runs are found."""
     memory_bytes: PositiveFloat
-    """Of one GPU."""
+    """Memory of a GPU."""
     peak_flops: PositiveFloat
-    """Dense 16-bit FLOP/s of the datasheet."""
+    """Dense 16-bit FLOP/s, datasheet."""
     matrix_efficiency: Annotated[float, Range(above=0, at_most=1)]
-    """Share of `peak_flops` that large matrix products reach."""
+    """Fraction of `peak_flops` that large matrix products reach."""
     memory_bandwidth: PositiveFloat
-    """Bytes per second of the GPU's own memory, datasheet."""
+    """Bandwidth of the GPU's memory, bytes per second, datasheet."""
     bfloat16: bool = True
-    """Whether it computes in bfloat16; without, runs are planned in float16."""
+    """Whether the GPU computes in bfloat16; otherwise runs are planned in float16."""
     gpus_per_node: PositiveInt = 8
-    """GPUs of one machine."""
+    """Number of GPUs per machine."""
     node_bandwidth: PositiveFloat
-    """Bytes per second and direction between one GPU and the others of its machine."""
+    """Bandwidth between a GPU and the others of its machine, bytes per second and direction."""
     network_bandwidth: PositiveFloat
-    """Bytes per second and direction between one GPU and other machines."""
+    """Bandwidth between a GPU and other machines, bytes per second and direction."""
     host_bandwidth: PositiveFloat
-    """Bytes per second and direction between one GPU and host memory."""
+    """Bandwidth between a GPU and host memory, bytes per second and direction."""
     host_memory_bytes: PositiveFloat
-    """Of one machine."""
+    """Host memory of a machine."""
     host_memory_bandwidth: PositiveFloat
-    """Bytes per second of one machine's host memory, all its GPUs together."""
+    """Bandwidth of a machine's host memory, bytes per second, all GPUs together."""
     storage_bandwidth: PositiveFloat = 1.2e9
-    """Bytes per second that one machine writes to shared storage."""
+    """Bandwidth of a machine's writes to shared storage, bytes per second."""
     dollars_per_hour: PositiveFloat
-    """Rent of one GPU."""
+    """Rent of a GPU."""

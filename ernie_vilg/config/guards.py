@@ -1,28 +1,25 @@
-"""What a run does about numbers that cannot be right.
-
-Source: ours.
-"""
+"""Settings of the guards against wrong numbers in training."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
-from ernie_vilg.config.schema import NaturalFloat, NaturalInt, Range, Settings
+from ernie_vilg.config.schema import MayChange, NaturalFloat, NaturalInt, Range, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuardsConfig(Settings, section="guards"):
-    """Guards over the loss, the gradient and the equality of replicas."""
+    """Guards of the loss, the gradient and the equality of replicas."""
 
     spike_deviations: NaturalFloat = 10.0
-    """A loss this many standard deviations above its running mean is a spike, and its update is
-    left out; a deviation counts as at least 1 % of the mean. 0: only NaN and infinity are."""
+    """Standard deviations above its running mean at which a loss is a spike, whose update is
+    skipped; a deviation counts as at least 1 % of the mean. 0 skips only NaN and infinity."""
     spike_window: Annotated[int, Range(at_least=2, reason="a deviation needs two steps")] = 100
-    """Steps that the running mean and deviation look back on; no step is a spike before."""
+    """Number of steps in the running mean and deviation; before them no step is a spike."""
     max_skips: NaturalInt = 3
-    """Updates in a row that may be left out; at the next one the run goes back to its last
-    checkpoint and leaves out the batches since."""
+    """Most updates skipped in a row; at the next one the run rolls back to its last checkpoint and
+    skips the batches since."""
     max_rollbacks: NaturalInt = 2
-    """Times that one launch goes back before it stops instead."""
-    replica_check_every: NaturalInt = 100
-    """Steps between two comparisons of what several ranks hold alike; before every checkpoint
-    they are compared in any case. 0: only then."""
+    """Most rollbacks of one launch before it stops."""
+    replica_check_every: MayChange[NaturalInt] = 100
+    """Interval of comparing replicated tensors, steps; they are also compared before every
+    checkpoint. 0 compares only then."""

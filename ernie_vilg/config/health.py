@@ -1,7 +1,4 @@
-"""How often the two directions of the model are held against each other.
-
-Source: ours.
-"""
+"""Settings of two-way health, which compares the model's two directions."""
 
 from dataclasses import dataclass
 
@@ -10,11 +7,11 @@ from ernie_vilg.config.schema import LocalInput, NaturalInt, PositiveInt, Settin
 
 @dataclass(frozen=True, kw_only=True)
 class HealthConfig(Settings, section="health"):
-    """Two-way health: both directions' gradients, and round trips between text and image."""
+    """Two-way health: gradients of both directions, and round trips between text and image."""
 
     every: NaturalInt = 0
-    """Steps between two measurements; 0 turns them off."""
+    """Interval of measurements, steps; 0 turns them off."""
     pairs: LocalInput | None = None
-    """Folder of raw pairs (captions.jsonl) that are measured on; null takes samples.pairs."""
+    """Folder of the measured raw pairs (captions.jsonl); null takes samples.pairs."""
     count: PositiveInt = 8
-    """Pairs per measurement, from the top of the file."""
+    """Number of pairs, the first of the file."""

@@ -1,10 +1,10 @@
-"""What an image tokenizer is made of, and how one is trained.
+"""Settings of an image tokenizer and of its training.
 
-`ImageTokenizerConfig` is the architecture and travels with the weights; the others say how
-it is trained, and `TrainImageTokenizerConfig` is what launch/train_image_tokenizer.py takes.
+`ImageTokenizerConfig` is the architecture, which is stored with the weights; the other classes are
+settings of the training, and `TrainImageTokenizerConfig` those of launch/train_image_tokenizer.py.
 
-Source: the architecture's settings are those of VQGAN (Esser et al. 2021, arXiv:2012.09841);
-`patch_size`, `encoder_kernel_size` and the normalisation per position are ours.
+Source: VQGAN (Esser et al. 2021, arXiv:2012.09841) for the architecture, apart from `patch_size`,
+`encoder_kernel_size` and the normalisation per position.
 """
 
 from dataclasses import dataclass, field
@@ -13,20 +13,21 @@ from typing import Annotated, Literal
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.schema import (
+    Fraction,
+    LocalOrRemote,
     LocalOutput,
     NaturalFloat,
     NaturalInt,
     PositiveInt,
     Range,
     Settings,
-    Share,
 )
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.locations import is_remote, shown
 
 MAX_CODEBOOK_SIZE = 1 << 16
 GROUP_NORM_GROUPS = 32
-"""Groups of channels, as in VQGAN."""
+"""Number of channel groups, as in VQGAN."""
 
 CodebookSize = Annotated[
     int,
@@ -36,33 +37,33 @@ CodebookSize = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTokenizerConfig(Settings, section="image_tokenizer"):
-    """The architecture: pictures to a square grid of codes, and back."""
+    """Architecture: pictures to a square grid of codes, and back."""
 
     image_size: PositiveInt = 256
     """Pixels per side of a picture."""
     codebook_size: CodebookSize = 8192
     """Number of codes."""
     embedding_size: PositiveInt = 256
-    """Numbers per code vector."""
+    """Length of a code vector."""
     base_channels: PositiveInt = 128
-    """Channels at the finest resolution, before its multiplier."""
+    """Number of channels at the finest resolution, before its multiplier."""
     channel_multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 4)
-    """Multiples of `base_channels`, finest resolution first. Each one after the first halves
-    the resolution."""
+    """Multiples of `base_channels`, finest resolution first. Each one after the first halves the
+    resolution."""
     num_residual_blocks: NaturalInt = 2
-    """Residual blocks per resolution of the encoder; the decoder has one more."""
+    """Number of residual blocks per resolution of the encoder; the decoder has one more."""
     attention_resolutions: tuple[int, ...] = ()
     """Grid sides at which self-attention follows each residual block."""
     patch_size: PositiveInt = 1
-    """Pixels per side of the squares that are folded into channels before the first
-    convolution, and unfolded after the last. Above 1 no convolution runs at full resolution,
-    which costs sharpness in photographs and saves nearly all of the time."""
+    """Side in pixels of the squares that are folded into channels before the first convolution and
+    unfolded after the last. Above 1 no convolution runs at full resolution, which saves most of the
+    time and costs sharpness in photographs."""
     encoder_kernel_size: Literal[1, 3] = 3
-    """Side of the encoder's convolutions: 3, or 1 for an encoder in which a code depends on
-    nothing but the pixels it stands for."""
+    """Side of the encoder's convolutions: 3, or 1 for codes that depend on their own pixels
+    only."""
     normalization: Literal["group", "channel", "none"] = "group"
-    """"group": over groups of channels and the whole picture, as in VQGAN. "channel": over the
-    channels of each position, so that no code depends on the whole picture. "none"."""
+    """Normalization: "group" over groups of channels and the whole picture, as in VQGAN; "channel"
+    over the channels of each position, so that no code depends on the whole picture; or "none"."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,7 +100,7 @@ class ImageTokenizerConfig(Settings, section="image_tokenizer"):
 
     @property
     def downsampling_factor(self) -> int:
-        """Pixels per side that one code stands for."""
+        """Pixels per side of a code's part of the picture."""
         return int(self.patch_size * 2 ** (len(self.channel_multipliers) - 1))
 
     @property
@@ -110,23 +111,23 @@ class ImageTokenizerConfig(Settings, section="image_tokenizer"):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionObjectiveConfig(Settings, section="objective"):
-    """What the loss of an image tokenizer is summed from. Pixels are in [-1, 1]."""
+    """Terms of an image tokenizer's loss. Pixels are in [-1, 1]."""
 
     absolute_error_weight: NaturalFloat = 1.0
     """Weight of the mean absolute error, which keeps edges sharp."""
     squared_error_weight: NaturalFloat = 1.0
     """Weight of the mean squared error, which PSNR measures."""
     codebook_weight: NaturalFloat = 1.0
-    """Weight of the mean squared distance that draws codes to encoder outputs."""
+    """Weight of the mean squared distance that moves codes to encoder outputs."""
     commitment_weight: NaturalFloat = 0.25
-    """Weight of the mean squared distance that draws encoder outputs to codes."""
+    """Weight of the mean squared distance that moves encoder outputs to codes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.absolute_error_weight + self.squared_error_weight == 0:
             raise InputError(
                 "objective.absolute_error_weight=0 with objective.squared_error_weight=0: one of "
-                "them must be above 0, or nothing asks for a likeness"
+                "them must be above 0, or the loss ignores the picture"
             )
 
 
@@ -135,77 +136,78 @@ class ImageTokenizerTrainingConfig(Settings, section="training"):
     """One training run of an image tokenizer."""
 
     steps: PositiveInt
-    """Optimizer steps in the whole run, over all its restarts."""
+    """Number of optimizer steps of the run, all restarts together."""
     global_batch_size: PositiveInt
-    """Pictures per optimizer step, over all ranks."""
+    """Pictures per optimizer step, all ranks together."""
     revive_every: NaturalInt = 100
-    """Steps per window after which codes that no picture used are moved to where encoder
-    outputs are far from every code; 0 never moves any."""
-    revive_until: Share = 0.5
-    """Share of the run after which no code is moved any more, so that all settle."""
+    """Interval in steps after which unused codes are moved to encoder outputs that are far from
+    every code; 0 moves none."""
+    revive_until: Fraction = 0.5
+    """Fraction of the run after which no code is moved, so that all settle."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """"bf16" or "fp32" arithmetic; "auto" is bf16 on a GPU and on a CPU with AMX. Weights,
-    optimizer and quantizer are float32 always."""
+    """Arithmetic: "bf16", "fp32", or "auto", which is bf16 on a GPU and on a CPU with AMX. Weights,
+    optimizer and quantizer are always float32."""
     seed: NaturalInt = 0
-    """Names the fresh weights, the order of the samples, how they are cut and mirrored, and the
-    choice of moved codes."""
+    """Seed of the fresh weights, the order of the samples, their crops and flips, and the choice of
+    moved codes."""
     shuffle_block_shards: PositiveInt = 16
-    """Shards whose samples are shuffled together and kept open, per rank."""
+    """Number of shards per rank that are open, and shuffled together."""
     horizontal_flip: bool = False
-    """Whether every other picture, by chance, is mirrored."""
+    """Whether a random half of the pictures is mirrored."""
     image_cache_bytes: NaturalInt = 0
-    """Memory for decoded pictures per rank, in bytes; what does not fit is decoded again. For small
-    data sets; needs loader.num_workers=0."""
+    """Memory per rank for decoded pictures, bytes; the others are decoded again. For small data
+    sets; needs loader.num_workers=0."""
     log_every: PositiveInt = 50
-    """Steps between two lines in the log and in metrics.jsonl."""
+    """Interval of lines in the log and in metrics.jsonl, steps."""
     save_every: PositiveInt = 500
-    """Steps between two checkpoints; the last two are kept."""
+    """Interval of checkpoints, steps; the last two are kept."""
     num_evaluation_images: PositiveInt = 512
-    """Pictures, from the beginning of the sample order, that the final figures are of."""
+    """Number of pictures for the final figures, the first of the sample order."""
     timeout_seconds: PositiveInt = 600
-    """How long a rank waits for the others before the run stops."""
+    """Timeout of collectives."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainImageTokenizerConfig(Settings):
     """Settings of launch/train_image_tokenizer.py."""
 
-    shards: str
+    shards: LocalOrRemote
     """Folder or URL (s3://, gs://, https://) of image shards, written by launch/build_shards.py.
-    Pictures larger than the architecture's are cut, at random places."""
+    Pictures larger than the architecture's are cropped at random places."""
     run_dir: LocalOutput
-    """Folder for checkpoints, metrics and the final weights. A run found in it goes on."""
+    """Run folder for checkpoints, metrics and the final weights. The same folder resumes the
+    run."""
     image_tokenizer: ImageTokenizerConfig
-    """The architecture."""
+    """Architecture."""
     objective: ReconstructionObjectiveConfig = field(default_factory=ReconstructionObjectiveConfig)
-    """The loss."""
+    """Loss."""
     optimizer: OptimizerConfig
     """AdamW and its schedule."""
     training: ImageTokenizerTrainingConfig
-    """The run."""
+    """Training run."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    """How one rank reads."""
+    """Reading of one rank."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.training.image_cache_bytes > 0 and self.loader.num_workers > 0:
             raise InputError(
                 f"training.image_cache_bytes={self.training.image_cache_bytes} with "
-                f"loader.num_workers={self.loader.num_workers}: pictures are kept by a rank that "
-                "reads them itself, so set loader.num_workers=0 where all of them fit, and "
-                "training.image_cache_bytes=0 where not"
+                f"loader.num_workers={self.loader.num_workers}: only a rank that reads without "
+                "workers caches pictures, so set loader.num_workers=0 if all of them fit, and else "
+                "training.image_cache_bytes=0"
             )
         if is_remote(self.shards) and self.loader.cache_dir is None:
             raise InputError(
                 f"shards={shown(self.shards)} is remote and loader.cache_dir is null: set it to a "
-                "folder on this node's own disk, shards are copied there"
+                "folder on this node's own disk, into which shards are copied"
             )
 
     def check_ranks(self, world_size: int) -> None:
         """Check that every rank gets an equal share of each batch.
 
         Raises:
-            InputError: it does not.
+            InputError: the ranks do not divide the batch.
         """
         batch_size = self.training.global_batch_size
         if batch_size % world_size:
@@ -216,13 +218,13 @@ class TrainImageTokenizerConfig(Settings):
             )
 
     def check_image_size(self, shards_image_size: int) -> None:
-        """Check that the architecture's pictures can be cut from those of the shards.
+        """Check that the shards' pictures are as large as the architecture's.
 
         Args:
-            shards_image_size: pixels per side, of the shards' manifest.
+            shards_image_size: pixels per side, from the shards' manifest.
 
         Raises:
-            InputError: they are too small.
+            InputError: the shards' pictures are too small.
         """
         image_size = self.image_tokenizer.image_size
         if shards_image_size < image_size:

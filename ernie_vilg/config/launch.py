@@ -1,7 +1,4 @@
-"""What the launcher says of a process: its place among the others.
-
-Source: ours.
-"""
+"""Rank, world size and job of a process, as its launcher set them."""
 
 import time
 from dataclasses import dataclass, field
@@ -12,33 +9,33 @@ from ernie_vilg.system.processes import ProcessMark
 class RendezvousError(ValueError):
     """The ranks did not find each other.
 
-    It is no `InputError`: the same command may succeed later, when a port becomes free or a machine
-    comes back.
+    It is no `InputError`, since the same command may succeed later, when a port becomes free or a
+    machine comes back.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A process's place."""
+    """One process of a launch."""
 
     rank: int
-    """Of this process among all."""
+    """Rank among all processes."""
     local_rank: int
-    """Of this process among those of its machine."""
+    """Rank among the processes of this machine."""
     world_size: int
     """Number of processes."""
     job: str | None = None
-    """Number of the Slurm job, if there is one."""
+    """Number of the Slurm job; None without Slurm."""
     job_restarts: int = 0
-    """How often Slurm has begun the job anew."""
+    """Number of times that Slurm restarted the job."""
     ending_file: str | None = None
-    """Where the batch script looks for how the ranks ended, if there is one."""
+    """File from which the batch script reads how ranks ended; None without a batch script."""
     launchers: tuple[ProcessMark, ...] = ()
-    """Processes of this machine that this one was started by, its parent first."""
+    """Launchers of this process on this machine, its parent first."""
     started: float = field(default_factory=time.monotonic, compare=False)
-    """`time.monotonic()` at which the program began."""
+    """`time.monotonic()` at the start of the program."""
 
     @property
     def is_leader(self) -> bool:
-        """Whether this is the rank that speaks, writes and decides."""
+        """Whether this rank logs, writes and decides for all."""
         return self.rank == 0

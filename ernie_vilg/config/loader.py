@@ -1,7 +1,4 @@
-"""How samples are read: worker processes, remote shards, and what to do about damage.
-
-Source: ours.
-"""
+"""Settings of the loader: worker processes, remote shards, and damage."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -11,27 +8,27 @@ from ernie_vilg.config.schema import LocalOutput, NumWorkers, PositiveInt, Range
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig(Settings, section="loader"):
-    """How one rank reads. Nothing here changes which sample stands where."""
+    """Reading of one rank. No setting here changes the order of the samples."""
 
     num_workers: NumWorkers = 1
-    """Processes per rank that read ahead; 0 reads in the rank itself, while it waits."""
+    """Number of worker processes per rank; 0 reads in the rank, which waits meanwhile."""
     prefetch_steps: PositiveInt = 2
-    """Steps that each worker reads ahead of the one being trained on."""
+    """Number of steps that each worker reads ahead."""
     timeout_seconds: PositiveInt = 300
-    """How long a rank waits for its next batch before it stops and names the shard being read;
-    workers only. Also how long it waits for another process of its node to copy a shard."""
+    """Timeout of a rank's wait for its next batch, with workers, after which it names the shard and
+    stops; and of its wait for another process of its node to copy a shard."""
     damage: Literal["stop", "skip"] = "stop"
-    """What a damaged shard or sample does: stop ends the run; skip replaces its samples by others
-    of the same data set, chosen by the position alone, and writes down each loss."""
-    max_consecutive_losses: PositiveInt = 100
-    """With damage=skip: lost samples in a row, in one replica's order, at which the run stops
-    nevertheless."""
-    max_lost_fraction: Annotated[float, Range(above=0, at_most=1)] = 0.01
-    """With damage=skip: share of all samples lost at which the run stops nevertheless."""
+    """Reaction to a damaged shard or sample: stop ends the run; skip records its samples and
+    replaces them by samples of the same data set that depend on the position only."""
+    max_consecutive_damaged: PositiveInt = 100
+    """With damage=skip: number of consecutive damaged samples, in one replica's order, at which
+    the run stops nevertheless."""
+    max_damaged_fraction: Annotated[float, Range(above=0, at_most=1)] = 0.01
+    """With damage=skip: share of damaged samples above which the run stops nevertheless."""
     cache_dir: LocalOutput | None = None
-    """Folder on this node's own disk into which shards are copied before they are read, shared by
-    the node's ranks. Required by remote shards; null reads local shards where they are."""
+    """Cache folder for shards on this node's own disk, shared by the node's ranks. Remote shards
+    need one; null reads local shards in place."""
     cache_bytes: PositiveInt = 64 << 30
-    """Size of the cache, in bytes; the shards used longest ago make room."""
+    """Size of the cache, bytes; the least recently used shards are evicted."""
     max_attempts: PositiveInt = 5
-    """How often one shard's transfer into the cache is tried before the run stops."""
+    """Attempts to copy a shard into the cache before the run stops."""

@@ -1,7 +1,4 @@
-"""Settings of a main job: which stages it runs, and where everything lands.
-
-Source: ours.
-"""
+"""Settings of a main job: its stages and its output folder."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
@@ -18,20 +15,20 @@ class StageConfig:
     """One command of a main job."""
 
     name: str
-    """Names the stage's log and its state file."""
+    """Name of the stage, of its log and of its state file."""
     command: tuple[str, ...]
-    """The words of the command, as typed from the repository's root. {free_port} stands for a
-    free TCP port, chosen when the stage starts."""
+    """Command and its arguments, as typed in the repository's root. {free_port} becomes a free TCP
+    port when the stage starts."""
     inputs: tuple[str, ...] = ()
-    """Files and folders that the command reads. One that no earlier stage makes must exist, and
-    its content counts: the stage runs again when it changes."""
+    """Files and folders that the command reads. An input that no earlier stage makes must exist;
+    the stage runs again when its content changes."""
     outputs: tuple[str, ...]
-    """Files and folders that the command makes, below the job's output_dir."""
+    """Files and folders that the command makes, in the job's output_dir."""
     environment: dict[str, str] = field(default_factory=dict)
     """Environment variables of the command, such as {OMP_NUM_THREADS: "1"}."""
     resumes: bool = False
-    """Whether the command, stopped midway and typed again, goes on from what it left. If not,
-    its outputs are removed before it runs again."""
+    """Whether the command resumes from its outputs after a stop. Otherwise they are removed before
+    it runs again."""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -46,46 +43,46 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StageOverrides:
-    """Further words for a stage's command. Typed on a command line, each stands in quotes:
+    """Further options for a stage's command. On a command line each is quoted:
     'job.overrides.pretrain=["training.steps=8","optimizer.warmup_steps=2"]'.
     """
 
     draw_shapes: tuple[str, ...] = ()
-    """For launch/draw_shapes.py."""
+    """Options of launch/draw_shapes.py."""
     build_shards: tuple[str, ...] = ()
-    """For launch/build_shards.py."""
+    """Options of launch/build_shards.py."""
     train_text_tokenizer: tuple[str, ...] = ()
-    """For launch/train_text_tokenizer.py."""
+    """Options of launch/train_text_tokenizer.py."""
     train_image_tokenizer: tuple[str, ...] = ()
-    """For launch/train_image_tokenizer.py."""
+    """Options of launch/train_image_tokenizer.py."""
     encode_shards: tuple[str, ...] = ()
-    """For launch/encode_shards.py."""
+    """Options of launch/encode_shards.py."""
     pretrain: tuple[str, ...] = ()
-    """For launch/pretrain.py."""
+    """Options of launch/pretrain.py."""
     export: tuple[str, ...] = ()
-    """For launch/export.py."""
+    """Options of launch/export.py."""
     generate: tuple[str, ...] = ()
-    """For launch/generate.py."""
+    """Options of launch/generate.py."""
     caption: tuple[str, ...] = ()
-    """For launch/caption.py."""
+    """Options of launch/caption.py."""
     evaluate: tuple[str, ...] = ()
-    """For launch/evaluate.py."""
+    """Options of launch/evaluate.py."""
     report: tuple[str, ...] = ()
-    """For launch/report.py."""
+    """Options of launch/report.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig(Settings, section="job"):
-    """A main job: commands that run one after the other, from raw pairs to a report."""
+    """A main job: a sequence of commands from raw pairs to a report."""
 
     name: str
-    """Names the job in what it prints."""
+    """Name of the job, for its output."""
     output_dir: LocalOutput
-    """Everything the job makes lies below this folder."""
+    """Folder of all outputs."""
     stages: tuple[StageConfig, ...]
-    """The commands, in order."""
+    """Stages in order."""
     overrides: StageOverrides = field(default_factory=StageOverrides)
-    """Further words per stage, put behind its command."""
+    """Further options per stage, appended to its command."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,28 +100,28 @@ class JobConfig(Settings, section="job"):
                 )
 
     def command(self, stage: StageConfig) -> tuple[str, ...]:
-        """Return a stage's command with its overrides behind it."""
+        """Return a stage's command with its overrides appended."""
         return stage.command + tuple(getattr(self.overrides, stage.name, ()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class MainJobConfig(Settings):
-    """What `launch/main_job.py` runs."""
+    """Settings of launch/main_job.py."""
 
     job: JobConfig
-    """Chosen by name: job=quickstart, job=emoji (conf/job/)."""
+    """Job, chosen by name: job=quickstart, job=emoji (conf/job/)."""
     force: bool = False
-    """Start over: remove what the job made, then run every stage."""
+    """Whether to remove the job's files first, and run every stage."""
 
 
 def _require_own_path(stage: str, output: str, output_dir: str) -> None:
-    """Refuse outputs outside the job's folder: a stage's outputs are removed before a rerun."""
+    """Refuse outputs outside the job's folder, since outputs are removed before a rerun."""
     path, folder = PurePosixPath(output), PurePosixPath(output_dir)
     reserved = [folder / STAGES_FOLDER, folder / LOGS_FOLDER]
     is_inside = folder in path.parents and ".." not in path.parts
     if not is_inside or any(path == own or own in path.parents for own in reserved):
         raise InputError(
-            f"job.stages[{stage}].outputs names {output}: an output must lie below "
+            f"job.stages[{stage}].outputs names {output}: an output must be in "
             f"job.output_dir={output_dir}, and not in its {STAGES_FOLDER}/ or {LOGS_FOLDER}/, "
             "because it is removed before the stage runs again"
         )

@@ -1,47 +1,44 @@
-"""Settings of the planner: a pretraining run, the GPUs it is planned for, and what it may cost.
-
-Source: ours.
-"""
+"""Settings of the planner: a pretraining run, its GPUs, and the assumptions of its cost."""
 
 from dataclasses import dataclass, field
 
 from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.schema import (
+    FractionBelowOne,
     LocalInput,
     LocalOutput,
     NaturalFloat,
     PositiveInt,
-    ShareBelowOne,
 )
 from ernie_vilg.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(PretrainConfig):
-    """The run that is planned, and on what."""
+    """Settings of launch/plan.py."""
 
     num_gpus: PositiveInt
-    """GPUs that the run gets."""
+    """Number of GPUs."""
     gpu: GpuConfig = field()  # required here
-    """Their kind: a file of conf/gpu/, or figures of your own."""
-    memory_margin: ShareBelowOne = 0.05
-    """Share of a GPU's memory that no layout may need: predictions are off by as much, and CUDA and
-    NCCL take a few percent that torch does not count."""
+    """GPU model: a file of conf/gpu/, or figures of your own."""
+    memory_margin: FractionBelowOne = 0.05
+    """Fraction of a GPU's memory that a layout must leave free, for errors of the prediction and
+    for the few percent of CUDA and NCCL that torch does not count."""
     num_pairs: PositiveInt = 145_000_000
-    """Pairs of the whole run, for hours and cost."""
+    """Number of pairs of the whole run, for hours and cost."""
     failures_per_thousand_gpu_days: NaturalFloat = 1.0
-    """Stops of the whole job. Good hardware has 1, bad 3 (Meta RSC-1, all causes)."""
+    """Failures of the whole job. Good hardware has 1, bad 3 (Meta RSC-1, all causes)."""
     restart_minutes: NaturalFloat = 10.0
-    """From a stop to the next step, the work lost since the last checkpoint apart."""
+    """Minutes from a failure to the next step, without the work since the last checkpoint."""
     history: tuple[LocalInput, ...] = ()
-    """Folders of runs whose measurements correct the plan."""
+    """Run folders whose measurements correct the plan."""
     apply: bool = False
-    """Print the best layout's settings alone, to paste into a command line."""
+    """Whether to print only the best layout's settings, to paste into a command line."""
     top: PositiveInt = 10
-    """Layouts to show."""
+    """Number of layouts to print."""
     plan_dir: LocalOutput = "outputs/plan"
-    """Folder to write: plan.json and plan.png."""
+    """Folder for plan.json and plan.png."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,4 @@
-"""Every setting of a pretraining run, and the checks that need no device.
-
-Source: ours.
-"""
+"""All settings of a pretraining run, and the checks that need no device."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,13 +12,17 @@ from ernie_vilg.config.health import HealthConfig
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.schema import (
+    FractionBelowOne,
     LocalInput,
     LocalOutput,
+    MayChange,
     NaturalFloat,
     NaturalInt,
+    NeverChanges,
+    OfOneStart,
     PositiveInt,
     Settings,
-    ShareBelowOne,
+    Tracked,
 )
 from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
@@ -32,25 +33,25 @@ from ernie_vilg.storage.locations import check_apart, check_folders, is_remote, 
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelismConfig(Settings, section="parallelism"):
-    """How one optimizer step is spread over devices."""
+    """Layout of an optimizer step over devices."""
 
     tensor_parallel_size: PositiveInt = 1
-    """Devices that share each matrix product (megatron-core)."""
+    """Number of devices that split each matrix product (megatron-core)."""
     pipeline_parallel_size: PositiveInt = 1
-    """Stages the layers are cut into (DeepSpeed). Above 1 the pipeline engine runs."""
+    """Number of pipeline stages (DeepSpeed). Above 1 the pipeline engine runs."""
     zero_stage: Literal[1, 2, 3] = 1
     """ZeRO over data-parallel ranks: 1 shards optimizer state, 2 gradients, 3 weights."""
     sequence_parallel: bool = False
-    """Whether tensor-parallel ranks also share, token by token, the work between their matrix
-    products: norms, dropout, residuals (arXiv:2205.05198)."""
+    """Whether tensor-parallel ranks also split the tokens between their matrix products, for norms,
+    dropout and residuals (arXiv:2205.05198)."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    """What the backward pass computes again instead of keeping: none; selective: attention
-    probabilities, GELU and norm outputs; full: whole blocks."""
+    """Activations that the backward pass recomputes: none; selective: attention probabilities, GELU
+    and norm outputs; full: whole blocks."""
     offload_optimizer: bool = False
     """Whether optimizer state and the fp32 weights live in host memory (paper, section 3.2.2)."""
     micro_batch_size: PositiveInt
-    """Pairs per data-parallel rank per forward pass; each gives two sequences."""
-    global_batch_size: PositiveInt
+    """Pairs per data-parallel rank per forward pass; a pair gives two sequences."""
+    global_batch_size: NeverChanges[PositiveInt]
     """Pairs per optimizer step, over all data-parallel ranks."""
 
     def __post_init__(self) -> None:
@@ -68,10 +69,10 @@ class ParallelismConfig(Settings, section="parallelism"):
             )
 
     def data_parallel_size(self, world_size: int) -> int:
-        """Return the number of replicas that `world_size` devices make.
+        """Return the number of replicas on `world_size` devices.
 
         Raises:
-            InputError: tensor and pipeline parallelism do not divide the devices.
+            InputError: tensor times pipeline size does not divide the number of devices.
         """
         devices = self.tensor_parallel_size * self.pipeline_parallel_size
         if world_size % devices:
@@ -84,7 +85,7 @@ class ParallelismConfig(Settings, section="parallelism"):
         return world_size // devices
 
     def describe(self, world_size: int) -> str:
-        """Return the layout of so many ranks in words."""
+        """Return the layout of `world_size` ranks in words."""
         words = [
             f"tensor {self.tensor_parallel_size} x pipeline {self.pipeline_parallel_size} x data "
             f"{self.data_parallel_size(world_size)}",
@@ -97,10 +98,10 @@ class ParallelismConfig(Settings, section="parallelism"):
         return ", ".join(words)
 
     def num_micro_batches(self, world_size: int) -> int:
-        """Return the forward passes per optimizer step and replica.
+        """Return the number of forward passes per optimizer step and replica.
 
         Raises:
-            InputError: the global batch is no multiple of what the replicas take in one pass.
+            InputError: the global batch is no multiple of micro-batch size times replicas.
         """
         replicas = self.data_parallel_size(world_size)
         per_pass = self.micro_batch_size * replicas
@@ -117,32 +118,32 @@ class ParallelismConfig(Settings, section="parallelism"):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Settings, section="training"):
-    """How long to train and when to log."""
+    """Length of the run, its seed and its log."""
 
-    steps: PositiveInt
-    """Optimizer steps in the whole run, over all its restarts."""
-    seed: int = 0
-    """Names the fresh weights."""
-    log_every: PositiveInt = 10
-    """Steps between two lines in the log and in metrics.jsonl."""
-    ema_decay: ShareBelowOne = 0.0
-    """Decay per step of the moving average of the weights, which is sharded like the optimizer's
-    state and exported with `average=true`; 0 keeps none."""
+    steps: MayChange[PositiveInt]  # a longer run also stretches the learning rate's decay
+    """Number of optimizer steps of the run, all restarts together."""
+    seed: NeverChanges[int] = 0
+    """Seed of the fresh weights."""
+    log_every: MayChange[PositiveInt] = 10
+    """Interval of lines in the log and in metrics.jsonl, steps."""
+    ema_decay: FractionBelowOne = 0.0
+    """Decay per step of the weights' moving average, which is sharded like the optimizer's state
+    and exported with `average=true`; 0 turns it off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplesConfig(Settings, section="samples"):
-    """Pictures and captions that the model makes while it trains."""
+    """Pictures and captions that the model generates during training."""
 
     every: NaturalInt = 0
-    """Steps between two rounds of samples; 0 turns them off."""
+    """Interval of samples, steps; 0 turns them off."""
     pairs: LocalInput | None = None
     """Folder of raw pairs (captions.jsonl) whose captions are drawn and pictures captioned."""
     count: PositiveInt = 8
-    """Pairs per round, from the top of the file."""
+    """Number of pairs, the first of the file."""
     temperature: NaturalFloat = 0.0
-    """Of the drawn pictures: 0 takes the likeliest code at every slot, which early in training
-    is the background of most pictures; 1 samples from the model."""
+    """Temperature of drawing: 0 takes the most likely code at every slot, which early in training
+    draws the background; 1 samples from the model."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,40 +156,41 @@ class SamplesConfig(Settings, section="samples"):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Settings):
-    """One pretraining run."""
+    """All settings of a pretraining run."""
 
-    run_dir: LocalOutput
-    """Folder of everything the run leaves behind. The same folder resumes the run."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Of weights and activations: bf16, fp16 (on a GPU, with dynamic loss scaling), fp32, or
-    auto (bf16 on a GPU and on a CPU with AMX, else fp32). The optimizer's copy of the weights is
-    fp32 always."""
-    compile_blocks: bool = False
-    """Whether torch.compile compiles the transformer's blocks, once, for their one shape."""
-    dry_run: bool = False
-    """Build the model of every rank without memory or processes, print its sizes, and stop."""
-    world_size: PositiveInt | None = None
-    """Ranks that a dry run plans for; null means as many as were started."""
-    allow_changes: tuple[str, ...] = ()
-    """Settings, such as optimizer.learning_rate, that may differ from those the run folder was
-    started with; any other change of what decides the weights is refused on resume."""
-    model: ModelConfig
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    run_dir: MayChange[LocalOutput]
+    """Run folder for all files of the run. The same folder resumes the run."""
+    precision: MayChange[Tracked[Literal["auto", "bf16", "fp16", "fp32"]]] = "auto"
+    """Number format of weights and activations: bf16, fp16 (on a GPU, with dynamic loss scaling),
+    fp32, or auto (bf16 on a GPU and on a CPU with AMX, else fp32). The optimizer's copy of the
+    weights is always fp32."""
+    compile_blocks: MayChange[Tracked[bool]] = False
+    """Whether torch.compile compiles the transformer's blocks."""
+    dry_run: OfOneStart[bool] = False
+    """Whether to build the model of every rank without memory or processes, print sizes and
+    stop."""
+    world_size: OfOneStart[PositiveInt | None] = None
+    """Number of ranks of a dry run; null takes those that were started."""
+    allow_changes: OfOneStart[tuple[str, ...]] = ()
+    """Settings, such as optimizer.learning_rate, that may change when the run resumes; any other
+    change of a guarded setting is refused."""
+    model: NeverChanges[Tracked[ModelConfig]]
+    objective: Tracked[ObjectiveConfig] = field(default_factory=ObjectiveConfig)
     data: PretrainDataConfig
-    parallelism: ParallelismConfig
-    optimizer: OptimizerConfig
-    training: TrainingConfig
-    checkpoint: CheckpointConfig
-    samples: SamplesConfig = field(default_factory=SamplesConfig)
-    health: HealthConfig = field(default_factory=HealthConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    stopping: StoppingConfig = field(default_factory=StoppingConfig)
-    watch: WatchConfig = field(default_factory=WatchConfig)
-    guards: GuardsConfig = field(default_factory=GuardsConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    gpu: GpuConfig | None = None
-    """The kind of GPU that it runs on, a file of conf/gpu/: the peak that MFU is a share of, and
-    what a plan of the run needs to know. null: neither MFU nor seconds are known."""
+    parallelism: MayChange[Tracked[ParallelismConfig]]
+    optimizer: Tracked[OptimizerConfig]
+    training: Tracked[TrainingConfig]
+    checkpoint: MayChange[Tracked[CheckpointConfig]]
+    samples: MayChange[SamplesConfig] = field(default_factory=SamplesConfig)
+    health: MayChange[HealthConfig] = field(default_factory=HealthConfig)
+    tracking: MayChange[TrackingConfig] = field(default_factory=TrackingConfig)
+    stopping: MayChange[Tracked[StoppingConfig]] = field(default_factory=StoppingConfig)
+    watch: MayChange[Tracked[WatchConfig]] = field(default_factory=WatchConfig)
+    guards: Tracked[GuardsConfig] = field(default_factory=GuardsConfig)
+    cluster: MayChange[ClusterConfig] = field(default_factory=ClusterConfig)
+    gpu: MayChange[Tracked[GpuConfig | None]] = None
+    """GPU model, a file of conf/gpu/, whose peak MFU refers to; null logs no MFU and plans no
+    seconds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -252,17 +254,17 @@ class PretrainConfig(Settings):
             )
 
     def check_paths(self) -> None:
-        """Check that what the run reads is there and apart from the run, before anything starts.
+        """Check that the run's inputs exist and do not contain the run folder.
 
         Raises:
-            InputError: a folder is missing or holds the run folder; the message names its key.
+            InputError: a folder is missing or contains the run folder; the message names its key.
         """
         for name, folder in self._folders_read().items():
             check_apart("run_dir", self.run_dir, name, folder)
         check_folders(self._folders_read())
 
     def missing_folders(self) -> dict[str, str]:
-        """Return the folders that the run reads and that are not there, by their keys."""
+        """Return the missing input folders by their keys."""
         return missing_folders(self._folders_read())
 
     def _folders_read(self) -> dict[str, str]:

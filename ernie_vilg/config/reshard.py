@@ -1,7 +1,4 @@
-"""Settings of the program that prepares a run for another layout.
-
-Source: ours.
-"""
+"""Settings of the program that prepares a run for another layout."""
 
 from dataclasses import dataclass
 
@@ -15,7 +12,7 @@ class ReshardConfig(Settings):
     run: LocalOutput
     """Run folder of launch/pretrain.py."""
     step: PositiveInt | None = None
-    """The checkpoint that is put together; null is the newest that verifies."""
+    """Step of the checkpoint to consolidate; null is the newest that verifies."""
     num_workers: NumWorkers = 0
-    """Processes, each of which needs memory for a file of one rank; 0 is as many as the machine's
+    """Number of processes, each of which needs memory for a file of one rank; 0 takes as many as
     cores and memory allow."""

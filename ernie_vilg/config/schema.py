@@ -1,11 +1,14 @@
-"""Facts about a setting stand on its field: its type, range and choices. This module checks them.
+"""Declarations on the fields of settings, and the checks that read them.
 
-A field declares a range with `Annotated` (`PositiveInt`, or `Annotated[float, Range(above=1)]`) and
-choices with `Literal`. A class of settings inherits `Settings`, which checks every value when one
-is made; what two settings must be to each other, its own `__post_init__` checks afterwards.
-`from_json` turns JSON values into a dataclass, strictly: it undoes `dataclasses.asdict`.
-
-Source: ours.
+A field declares
+    its range       `PositiveInt`, or `Annotated[float, Range(above=1)]`
+    its choices     `Literal["full", "sparse"]`
+    a location      `LocalInput`, `LocalOutput`, or `LocalOrRemote`
+    a resume        `MayChange[...]` or `NeverChanges[...]`; settings without a mark are guarded
+    W&B             `Tracked[...]`; settings without this mark stay on the machine
+A mark on a section holds for every setting in it that has none of its own. A class of settings
+inherits `Settings`, which checks values when an object is made; its own `__post_init__` then checks
+settings against each other. `from_json` undoes `dataclasses.asdict`, strictly.
 """
 
 import dataclasses
@@ -14,7 +17,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from ernie_vilg.errors import InputError
@@ -22,24 +25,32 @@ from ernie_vilg.storage.json_files import kind_of
 from ernie_vilg.storage.locations import check_local
 
 Schema = TypeVar("Schema")
+Setting = TypeVar("Setting")
+
+FORMER_NAMES = {
+    "max_lost_fraction": "max_damaged_fraction",
+    "max_consecutive_losses": "max_consecutive_damaged",
+}
+"""Names that settings had in older versions, and their names now. Files of older runs are read by
+either; a command line is refused, with the new name."""
 
 _PLAIN_TYPES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Range:
-    """The numbers that a setting may be, all of them finite."""
+    """Range of a number, which must also be finite."""
 
     at_least: float | None = None
-    """Smallest number."""
+    """Smallest allowed number."""
     above: float | None = None
-    """Number below the smallest."""
+    """Largest number that is too small."""
     at_most: float | None = None
-    """Largest number."""
+    """Largest allowed number."""
     below: float | None = None
-    """Number above the largest."""
+    """Smallest number that is too large."""
     reason: str = ""
-    """Why, if the range alone does not say it."""
+    """Reason for the range, for messages."""
 
     def holds(self, value: float) -> bool:
         """Return whether a number lies in the range."""
@@ -62,25 +73,52 @@ class Range:
         return f"{words}: {self.reason}" if self.reason else words
 
 
+class Location:
+    """Mark of a file, folder or URL. Records hold it as an absolute path, without secrets."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Local:
-    """A file or folder of this machine: no URL, no command."""
+class Local(Location):
+    """Mark of a file or folder of this machine: no URL, no command."""
 
     is_written: bool
     """Whether the program writes it, so that it must have a name."""
 
 
+class Freedom(enum.StrEnum):
+    """Mark that says whether a setting may change when a run resumes."""
+
+    FREE = "free"
+    """Changes freely: it decides speed, places or intervals."""
+    GUARDED = "guarded"
+    """Changes if `allow_changes` names it: it decides the weights from here on."""
+    FIXED = "fixed"
+    """Never changes: it decides what the run is."""
+    UNCOMPARED = "uncompared"
+    """Concerns one start only."""
+
+
+class _Tracked:
+    """Mark of a setting that a tracker may send: neither a location nor a secret."""
+
+
+LocalOrRemote = Annotated[str, Location()]
 LocalInput = Annotated[str, Local(is_written=False)]
 LocalOutput = Annotated[str, Local(is_written=True)]
+MayChange = Annotated[Setting, Freedom.FREE]
+NeverChanges = Annotated[Setting, Freedom.FIXED]
+OfOneStart = Annotated[Setting, Freedom.UNCOMPARED]
+Tracked = Annotated[Setting, _Tracked()]
 NumWorkers = Annotated[int, Range(at_least=0, at_most=256)]
-"""Processes that one process starts; more is a slip, and would take the machine."""
+"""Number of processes that one process starts; a larger one is a slip that would block the
+machine."""
 PositiveInt = Annotated[int, Range(at_least=1)]
 NaturalInt = Annotated[int, Range(at_least=0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 NaturalFloat = Annotated[float, Range(at_least=0)]
-Share = Annotated[float, Range(at_least=0, at_most=1)]
-"""Part of a whole."""
-ShareBelowOne = Annotated[float, Range(at_least=0, below=1)]
+Fraction = Annotated[float, Range(at_least=0, at_most=1)]
+"""Part of a whole, from 0 to 1."""
+FractionBelowOne = Annotated[float, Range(at_least=0, below=1)]
 
 
 class Settings:
@@ -89,24 +127,24 @@ class Settings:
     _section = ""
 
     def __init_subclass__(cls, section: str = "") -> None:
-        """Remember the keys' beginning: `loader` for `loader.num_workers`."""
+        """Take the section of the keys, such as `loader` in `loader.num_workers`."""
         cls._section = section
 
     def __post_init__(self) -> None:
         """Check every value.
 
         Raises:
-            InputError: one is of another type, out of its range, or none of its choices.
+            InputError: a value has the wrong type, is out of its range, or is none of its choices.
         """
         check(self, self._section)
 
 
 def check(settings: Any, section: str = "") -> None:
-    """Check every value of a dataclass against what its fields declare.
+    """Check every value of a dataclass against the declarations of its fields.
 
     Args:
-        settings: the dataclass, of plain values, tuples, mappings and dataclasses.
-        section: the beginning of its keys, for messages.
+        settings: dataclass of plain values, tuples, mappings and dataclasses.
+        section: section of its keys, for messages.
 
     Raises:
         InputError: a value is wrong; the message names its key.
@@ -118,9 +156,65 @@ def check(settings: Any, section: str = "") -> None:
 
 @functools.cache
 def declared(schema: type) -> dict[str, Any]:
-    """Return the types of a dataclass's fields by name, with what they declare."""
+    """Return the types and declarations of a dataclass's fields by name."""
     hints = typing.get_type_hints(schema, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
+
+
+def freedom_of(schema: type, key: str) -> Freedom:
+    """Return whether a setting may change when a run resumes; the innermost mark holds."""
+    freedom, kind = Freedom.GUARDED, typing.cast(Any, schema)
+    for part in key.split("."):
+        if dataclasses.is_dataclass(kind):
+            kind, marks = _kind_and_marks(declared(typing.cast(type, kind)).get(part))
+            freedom = next((mark for mark in marks if isinstance(mark, Freedom)), freedom)
+        else:  # a mapping has one type for all its values
+            kind = (*typing.get_args(kind), None, None)[1]
+    return freedom
+
+
+def tracked_settings(settings: Any) -> dict[str, Any]:
+    """Return the settings that a tracker may send, as `dataclasses.asdict` does."""
+    found = {}
+    schema: type = type(settings)
+    for name, hint in declared(schema).items():
+        value = getattr(settings, name)
+        is_section = dataclasses.is_dataclass(value)
+        if any(isinstance(mark, _Tracked) for mark in _kind_and_marks(hint)[1]):
+            found[name] = dataclasses.asdict(value) if is_section else value
+        elif is_section and (part := tracked_settings(value)):
+            found[name] = part
+    return found
+
+
+def map_locations(settings: Any, change: Callable[[str], str]) -> dict[str, Any]:
+    """Return what `dataclasses.asdict` returns, with every location changed."""
+
+    def mapped(value: Any, hint: Any) -> Any:
+        kind, marks = _kind_and_marks(hint)
+        if dataclasses.is_dataclass(value):
+            return map_locations(value, change)
+        if isinstance(value, Mapping):
+            return {key: mapped(part, typing.get_args(kind)[1]) for key, part in value.items()}
+        if isinstance(value, tuple):
+            return tuple(mapped(part, typing.get_args(kind)[0]) for part in value)
+        is_location = any(isinstance(mark, Location) for mark in marks)
+        return change(value) if is_location and value is not None else value
+
+    schema: type = type(settings)
+    hints = declared(schema)
+    return {name: mapped(getattr(settings, name), hint) for name, hint in hints.items()}
+
+
+def _kind_and_marks(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return a setting's type without null and marks, and its marks."""
+    marks: tuple[Any, ...] = ()
+    while (part := non_null(hint)) is not hint or typing.get_origin(hint) is Annotated:
+        if part is hint:
+            part, *found = typing.get_args(hint)
+            marks += tuple(found)
+        hint = part
+    return hint, marks
 
 
 def _check(value: Any, hint: Any, key: str, ending: str = "") -> None:
@@ -140,7 +234,7 @@ def _check(value: Any, hint: Any, key: str, ending: str = "") -> None:
             *others, last = map(str, arguments)
             raise InputError(f"{key}={value}: choose {', '.join(others)} or {last}{ending}")
     elif dataclasses.is_dataclass(hint):
-        if not isinstance(value, Settings):  # which has checked itself
+        if not isinstance(value, Settings):  # a Settings object has checked itself
             check(value, key)
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         for name, part in value.items():
@@ -156,7 +250,7 @@ def _check(value: Any, hint: Any, key: str, ending: str = "") -> None:
 
 
 def non_null(hint: Any) -> Any:
-    """Return the type of a setting that may also be null, and any other as it is."""
+    """Return a setting's type without null."""
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return hint
     (part,) = [part for part in typing.get_args(hint) if part is not types.NoneType]
@@ -167,14 +261,14 @@ def from_json(content: Any, schema: type[Schema], name: str) -> Schema:
     """Return the dataclass that a JSON object describes.
 
     Args:
-        content: a JSON value. Fields that are not there take their defaults, as in settings
-            that an older version wrote.
+        content: a JSON value. Missing fields take their defaults, as in settings that an older
+            version wrote.
         schema: the dataclass; its fields may be plain values, dataclasses, tuples, mappings,
             enumerations, literals and optional.
-        name: what the object is, for messages, such as the file it comes from.
+        name: name of the object for messages, such as its file.
 
     Raises:
-        InputError: a value is of another type, a field is unknown, or has no value and no
+        InputError: a value has the wrong type, a field is unknown, a field has neither value nor
             default, or a check of the dataclass failed; the message names the key.
     """
     value: Schema = _value(content, schema, name)
@@ -217,6 +311,7 @@ def _dataclass(value: Any, hint: Any, name: str) -> Any:
     _require(value, isinstance(value, dict), "an object", name)
     hints = typing.get_type_hints(hint)
     fields = {field.name: field for field in dataclasses.fields(hint) if field.init}
+    value = {_name_now(key, fields): part for key, part in value.items()}
     if unknown := sorted(value.keys() - fields.keys()):
         raise InputError(
             f"{name} has {', '.join(unknown)}, which this version does not know: use the version "
@@ -234,12 +329,17 @@ def _dataclass(value: Any, hint: Any, name: str) -> Any:
     parts = {key: _value(part, hints[key], f"{name}.{key}") for key, part in value.items()}
     try:
         return hint(**parts)
-    except InputError as error:  # which names the setting, not where it was read
+    except InputError as error:  # the error names the setting, but not the file
         raise InputError(f"{name}: {error}") from error
 
 
+def _name_now(key: str, fields: Mapping[str, Any]) -> str:
+    name = FORMER_NAMES.get(key, key)
+    return name if name in fields else key
+
+
 def _is_plain(value: Any, hint: type) -> bool:
-    if isinstance(value, bool):  # which is an int to Python
+    if isinstance(value, bool):  # bool is a subclass of int
         return hint is bool
     return isinstance(value, int | float) if hint is float else isinstance(value, hint)
 

@@ -1,7 +1,4 @@
-"""Settings of the built-in data set.
-
-Source: ours.
-"""
+"""Settings of the built-in data set."""
 
 from dataclasses import dataclass
 
@@ -10,17 +7,17 @@ from ernie_vilg.config.schema import LocalOutput, NaturalInt, NumWorkers, Positi
 
 @dataclass(frozen=True, kw_only=True)
 class DrawShapesConfig(Settings):
-    """What `launch/draw_shapes.py` draws, and where to."""
+    """Settings of launch/draw_shapes.py."""
 
     output_dir: LocalOutput
-    """Folder to write: `train/` and `held_out/`, each a folder of raw pairs."""
+    """Folder for `train/` and `held_out/`, each a folder of raw pairs."""
     train_scenes: PositiveInt | None = None
-    """Scenes of the training split; null takes all that are not held out (22 thousand)."""
+    """Number of training scenes; null takes all that are not held out (22 thousand)."""
     held_out_scenes: PositiveInt = 200
-    """Scenes drawn from the held-out tenth (2.5 thousand), of one and of two objects alike."""
+    """Number of scenes from the held-out tenth (2.5 thousand), with one or two objects."""
     seed: NaturalInt = 0
-    """Names the choice and the order of scenes."""
+    """Seed of the choice and order of scenes."""
     num_workers: NumWorkers = 1
-    """Processes that draw; 0 or 1 draws in the program's own."""
+    """Number of processes; 0 and 1 draw in the program's own."""
     overwrite: bool = False
     """Whether a data set already in `output_dir` is replaced."""

@@ -1,7 +1,4 @@
-"""Settings of the soak: a pretraining run under random faults for many minutes.
-
-Source: ours.
-"""
+"""Settings of the soak: a pretraining run under random faults for many minutes."""
 
 from dataclasses import dataclass
 
@@ -11,12 +8,11 @@ from ernie_vilg.config.schema import LocalOutput, PositiveFloat
 
 @dataclass(frozen=True, kw_only=True)
 class SoakConfig(DrillConfig):
-    """The run, for how long it is struck, and what chooses the faults."""
+    """Settings of launch/soak.py."""
 
     drill_dir: LocalOutput = "outputs/soak"
-    """Folder to write: soak.json, and the runs with their logs. What an earlier soak left there is
-    removed."""
+    """Folder for soak.json and the runs with their logs. Files of an earlier soak are removed."""
     minutes: PositiveFloat = 20.0
-    """For how long faults strike."""
+    """Minutes of fault injection."""
     soak_seed: int = 0
-    """Names the faults and their times."""
+    """Seed of the faults and their times."""

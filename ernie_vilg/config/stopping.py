@@ -1,7 +1,4 @@
-"""How a run ends before its last step.
-
-Source: ours.
-"""
+"""Settings of stopping a run before its last step."""
 
 from dataclasses import dataclass
 
@@ -13,11 +10,11 @@ class StoppingConfig(Settings, section="stopping"):
     """Stopping on request: at the next step boundary, with a checkpoint."""
 
     max_hours: PositiveFloat | None = None
-    """Hours after the start of the program at which it stops; null: no limit. Set it to the
-    scheduler's limit less the time of a step and a checkpoint."""
+    """Hours from the start of the program to its stop; null sets no limit. Choose the scheduler's
+    limit less the time of a step and a checkpoint."""
     grace_seconds: PositiveFloat = 25.0
-    """Time that whoever sends a SIGTERM waits before a SIGKILL (torchrun and deepspeed: 30). A
-    checkpoint that would take longer is not begun; the last one stands."""
+    """Seconds between SIGTERM and SIGKILL of the launcher (torchrun and deepspeed: 30). A
+    checkpoint that would take longer is not begun; the last one stays."""
     requeue: bool = True
-    """Whether a Slurm job that was asked to stop puts itself back into the queue; not when a person
-    asked, by Ctrl-C, the file STOP or scancel."""
+    """Whether a stopped Slurm job requeues itself, unless a person stopped it by Ctrl-C, the file
+    STOP or scancel."""

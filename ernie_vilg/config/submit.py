@@ -1,7 +1,4 @@
-"""Settings of the program that writes and submits a Slurm job.
-
-Source: ours.
-"""
+"""Settings of the program that submits a Slurm job."""
 
 from dataclasses import dataclass
 
@@ -11,10 +8,10 @@ from ernie_vilg.config.schema import PositiveFloat
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitConfig(PretrainConfig):
-    """A pretraining run, and whether it is submitted."""
+    """Settings of launch/submit.py."""
 
     submit: bool = False
-    """Whether the command is run, rather than printed alone."""
+    """Whether to run the command, instead of only printing it."""
     seconds_per_step: PositiveFloat | None = None
-    """Of this run, for the check of the time limit; null: as measured with as many ranks, where the
-    run folder has a measurement."""
+    """Seconds per step, for the check of the time limit; null takes the run folder's measurement
+    with as many ranks, if there is one."""

@@ -1,7 +1,4 @@
-"""Where a run's metrics and pictures go besides its own folder.
-
-Source: ours.
-"""
+"""Settings of W&B, which gets a run's metrics and pictures."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,15 +8,15 @@ from ernie_vilg.config.schema import PositiveFloat, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig(Settings, section="tracking"):
-    """Weights & Biases. `metrics.jsonl` in the run folder is written always."""
+    """Weights & Biases. The run folder's `metrics.jsonl` is always written."""
 
     wandb_mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """online, offline, disabled, or auto: online where a login is found (WANDB_API_KEY or
-    netrc), else offline."""
+    """online, offline, disabled, or auto: online with a login (WANDB_API_KEY or netrc), else
+    offline."""
     project: str = "ernie_vilg"
     """W&B project."""
     name: str | None = None
     """W&B run name; null takes the name of the run folder."""
     finish_seconds: PositiveFloat = 15.0
-    """How long the end of a run waits for W&B to send what it has. What is not sent by then lies
-    in the run folder, for `wandb sync`."""
+    """Seconds that the end of a run waits for W&B. `wandb sync` sends the rest later, from the run
+    folder."""

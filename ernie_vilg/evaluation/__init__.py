@@ -1,1 +1,1 @@
-"""How good what was generated is: scores and a report for people."""
+"""Scores of generated pictures and captions, and the pages and pictures that show them."""

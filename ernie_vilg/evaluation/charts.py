@@ -1,8 +1,6 @@
 """Curves over training steps as SVG, for pages and files.
 
-Chart text is ASCII: matplotlib's own font has no Chinese.
-
-Source: ours, drawn with matplotlib.
+Chart text is ASCII, because matplotlib's own font has no Chinese.
 """
 
 import io
@@ -30,25 +28,25 @@ class Curve:
     """One line of a chart."""
 
     label: str
-    """ASCII name in the legend."""
+    """Name in the legend, ASCII."""
     steps: tuple[float, ...]
-    """Where it was measured."""
+    """Steps of the measurements."""
     values: tuple[float, ...]
-    """What was measured."""
+    """Measured values, one per step."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read a run's metrics.jsonl, one entry per step in order.
 
-    Lines of one step, of its losses and of what was drawn at it, are one entry. A run that was
-    stopped may log some steps again when it goes on: the last value of a step counts.
-    A half-written last line, left by a kill, is passed over.
+    All lines of a step, such as its losses and its samples, are merged into one entry. A resumed
+    run may log some steps twice; the last value of a step counts. A truncated last line, left by a
+    killed writer, is skipped.
 
     Args:
-        path: the file; when it does not exist there are no entries.
+        path: the file; a missing one has no entries.
 
     Raises:
-        InputError: another line is no object, or its step no number; the message names it.
+        InputError: another line is not an object, or its step is not a number.
     """
     by_step: dict[int, dict[str, Any]] = {}
     for line in read_lines(path) if os.path.lexists(path) else ():
@@ -61,10 +59,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def curves(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[Curve]:
-    """Return a curve for each of some metrics that was logged at all; only numbers are points.
+    """Return a curve for each of some metrics that has a number at some step.
 
     Args:
-        entries: from `read_metrics`.
+        entries: entries of `read_metrics`.
         labels: legend text by metric name.
     """
     found = []
@@ -90,7 +88,7 @@ def line_chart(
         lines: at most four.
         title: ASCII.
         y_label: ASCII, with the unit.
-        logarithmic: whether the vertical axis is.
+        logarithmic: whether the vertical axis is logarithmic.
 
     Returns:
         an SVG document; the same curves give the same text.

@@ -1,7 +1,4 @@
-"""Many small pictures as one.
-
-Source: ours.
-"""
+"""Many small pictures as one."""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +38,7 @@ def picture_grid(images: Sequence[Image.Image], *, columns: int, gap: int = 4) -
 def before_and_after(
     before: Sequence[Image.Image], after: Sequence[Image.Image], *, columns: int
 ) -> Image.Image:
-    """Lay pairs of pictures out in rows: each row of originals stands above its counterparts.
+    """Lay pairs of pictures out in rows, each row of originals above its counterparts.
 
     Args:
         before: pictures.

@@ -1,12 +1,10 @@
-"""Two-way health at a glance: bars, and below them each pair with what became of it.
+"""The picture of a health measurement: bars, and below them the round trips of each pair.
 
     picture           drawn from its caption      drawn from the caption written for it
     its caption       written for the drawing     written for the picture
 
-Captions are drawn in a font of this machine that has all their characters; where none has, they
-are left to the JSON file beside the picture.
-
-Source: ours, drawn with matplotlib.
+Captions use an installed font that has all their characters. Without such a font the picture shows
+the numbers of the pairs, and the JSON file beside it has the captions.
 """
 
 import io
@@ -24,7 +22,7 @@ from PIL import Image
 from ernie_vilg.evaluation.charts import COLOURS
 
 MAX_ROWS = 8
-"""Pairs on one picture."""
+"""Largest number of pairs on one picture."""
 
 _FONTS = (
     "DejaVu Sans",
@@ -46,13 +44,14 @@ _CAPTION_LINES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class HealthRow:
-    """One pair and what became of it."""
+    """One pair and its round trips."""
 
     pictures: tuple[Image.Image, Image.Image, Image.Image]
-    """True, drawn from the true caption, drawn from the written one."""
+    """The true picture, the one drawn from the true caption, the one drawn from the written
+    caption."""
     captions: tuple[str, str, str]
-    """True, written for the first drawing, written for the true picture: the captions under the
-    three pictures, of which the last one is drawn from its own."""
+    """The true caption, the one written for the first drawing, the one written for the true
+    picture. Each stands below the picture of the same index."""
 
 
 def health_picture(
@@ -65,11 +64,11 @@ def health_picture(
     """Draw a measurement.
 
     Args:
-        rows: the pairs; the first MAX_ROWS are drawn.
-        title: ASCII.
-        cosines: of the gradients of both directions, by part of the model.
-        likelihoods: mean log-likelihoods in nats by what they are of: given the true source,
-            given the round trip's.
+        rows: the pairs; only the first MAX_ROWS are drawn.
+        title: heading, ASCII.
+        cosines: cosine of the gradients of both directions, by part of the model.
+        likelihoods: mean log-likelihoods in nats by target, given the true source and given the
+            source after the round trip.
 
     Returns:
         a PNG file.
@@ -98,7 +97,7 @@ def health_picture(
 
 
 def font_for(text: str) -> str | None:
-    """Return the first known font of this machine that has every character, None if none has."""
+    """Return the first known installed font that has every character, or None."""
     wanted = {ord(character) for character in text if not character.isspace()}
     installed = {entry.name: entry.fname for entry in font_manager.fontManager.ttflist}
     for name in _FONTS:
@@ -122,7 +121,10 @@ def _draw_row(cells: Sequence[Axes], index: int, row: HealthRow, *, has_font: bo
 
 
 def wrapped(caption: str) -> str:
-    """Break a caption into a few lines that fit under a picture; Chinese is twice as wide."""
+    """Break a caption into a few lines that fit under a picture.
+
+    A Chinese character is two columns wide.
+    """
     lines, width = [""], 0
     for character in caption:
         columns = 2 if unicodedata.east_asian_width(character) in "WF" else 1

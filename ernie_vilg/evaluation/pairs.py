@@ -1,18 +1,17 @@
-"""A model against pairs it has not seen: it draws their captions and captions their pictures.
+"""Evaluation on unseen pairs: a model draws their captions and captions their pictures.
 
-What lies in the folder afterwards:
+The folder of an evaluation holds:
 
     evaluation.json         every figure
     originals/00000.png     the pictures as the model sees them: cropped and resized
-    drawn/00000.png         what it drew for their captions
+    drawn/00000.png         the pictures drawn for their captions
     reconstructed/00000.png the originals after the image tokenizer alone
     pairs.jsonl             per pair: its files, both captions, both log-probabilities, and
-                            what the judge says
+                            the judge's counts
     drawn.png, reconstructed.png   the first pictures as grids, originals above
-
-Source: ours.
 """
 
+import logging
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,11 +21,16 @@ from typing import Any, Protocol
 from PIL import Image
 
 from data_pipelines.images import crop_and_resize, load_image
-from data_pipelines.sources import RejectedError, Rejection
+from data_pipelines.sources import RejectedError, Rejection, count_reasons
 from data_pipelines.sources import read_pairs as read_raw_pairs
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.grid import before_and_after
-from ernie_vilg.evaluation.reconstruction import ImageCoder, psnr, reconstruct
+from ernie_vilg.evaluation.reconstruction import (
+    ImageCoder,
+    Reconstruction,
+    psnr_of_pictures,
+    reconstruct,
+)
 from ernie_vilg.shapes.judge import (
     caption_correct,
     objects_correct,
@@ -46,6 +50,8 @@ _MAX_PIXELS = 64_000_000
 _GRID_PICTURES = 60
 _GRID_COLUMNS = 15
 
+logger = logging.getLogger(__name__)
+
 
 class Generated(Protocol):
     """One drawn picture."""
@@ -56,7 +62,7 @@ class Generated(Protocol):
 
     @property
     def log_probability(self) -> float:
-        """Sum over its codes, natural logarithm."""
+        """Log-probability of its codes in nats."""
 
 
 class Captioned(Protocol):
@@ -68,11 +74,11 @@ class Captioned(Protocol):
 
     @property
     def log_probability(self) -> float:
-        """Sum over its ids, natural logarithm."""
+        """Log-probability of its ids in nats."""
 
 
 class Model(ImageCoder, Protocol):
-    """What is evaluated; `ernie_vilg.generation.pipeline.ErnieVilg` is one."""
+    """A model to evaluate, such as `ernie_vilg.generation.pipeline.ErnieVilg`."""
 
     def generate(
         self, prompts: Sequence[str], *, images_per_prompt: int, temperature: float, batch_size: int
@@ -90,15 +96,27 @@ class Pair:
     """An unseen picture and its caption."""
 
     image: Image.Image
-    """RGB, of the tokenizer's size."""
+    """RGB picture of the image tokenizer's size."""
     caption: str
-    """As the data set words it."""
+    """Caption in the words of the data set."""
     file: str
-    """The picture's path in its data set."""
+    """Path of the picture in its data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outputs:
+    """Everything that a model made of some pairs, in their order."""
+
+    drawn: Sequence[Generated]
+    """Pictures drawn for the captions."""
+    written: Sequence[Captioned]
+    """Captions written for the pictures."""
+    rebuilt: Reconstruction
+    """The pictures after the image tokenizer alone."""
 
 
 def read_pairs(folder: Path, *, count: int, image_size: int) -> list[Pair]:
-    """Read the first pairs of a raw data set.
+    """Read the first usable pairs of a raw data set; log how many unusable ones are skipped.
 
     Args:
         folder: `captions.jsonl` and images.
@@ -106,30 +124,38 @@ def read_pairs(folder: Path, *, count: int, image_size: int) -> list[Pair]:
         image_size: pixels per side of the returned pictures.
 
     Raises:
-        InputError: a pair cannot be used, or there are too few.
+        InputError: there are too few usable pairs.
     """
     pairs: list[Pair] = []
+    skipped: list[Rejection] = []
     for raw in read_raw_pairs(folder, max_caption_characters=_MAX_CAPTION_CHARACTERS):
         if len(pairs) == count:
             break
         if isinstance(raw, Rejection):
-            raise InputError(
-                f"pairs={folder}, line {raw.line}: {raw.reason} ({raw.detail}); mend or remove it"
-            )
+            skipped.append(raw)
+            continue
         try:
-            image = load_image(raw.image, max_pixels=_MAX_PIXELS)
+            image = crop_and_resize(load_image(raw.image, max_pixels=_MAX_PIXELS), image_size)
         except RejectedError as error:
-            raise InputError(f"pairs={folder}: {error.reason} {error.detail}; mend it") from error
-        pairs.append(
-            Pair(
-                image=crop_and_resize(image, image_size),
-                caption=raw.caption,
-                file=str(raw.record["image"]),
-            )
-        )
+            skipped.append(error.at(raw.line))
+            continue
+        pairs.append(Pair(image=image, caption=raw.caption, file=str(raw.record["image"])))
+    told = _told(skipped) if skipped else ""
     if len(pairs) < count:
-        raise InputError(f"count={count}: {folder} holds {len(pairs)} pairs; ask for fewer")
+        also = f" ({told})" if told else ""
+        raise InputError(f"count={count}: {folder} holds {len(pairs)} pairs{also}; ask for fewer")
+    if told:
+        logger.warning("pairs=%s: %s", folder, told)
     return pairs
+
+
+def _told(skipped: list[Rejection]) -> str:
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in count_reasons(skipped).items())
+    first = skipped[0]
+    return (
+        f"unusable lines skipped: {len(skipped)} ({reasons}), the first is line {first.line}: "
+        f"{first.reason} {first.detail}"
+    )
 
 
 def evaluate(
@@ -146,12 +172,12 @@ def evaluate(
 
     Args:
         model: draws, captions, encodes and decodes.
-        pairs: what to evaluate on.
+        pairs: the pairs to evaluate on.
         folder: an empty folder to write to.
-        codebook_size: number of codes of its image tokenizer.
+        codebook_size: number of codes of the image tokenizer.
         judge: "shapes" or "none".
         batch_size: pictures at once.
-        temperature: of the drawn pictures; 0 is greedy.
+        temperature: temperature of the drawn pictures; 0 is greedy.
 
     Returns:
         the content of `evaluation.json`.
@@ -162,44 +188,46 @@ def evaluate(
     captions = [pair.caption for pair in pairs]
     originals = [pair.image for pair in pairs]
     scenes = required_scenes(captions) if judge == "shapes" else None
-    drawn = model.generate(
-        captions, images_per_prompt=1, temperature=temperature, batch_size=batch_size
+    outputs = _Outputs(
+        drawn=model.generate(
+            captions, images_per_prompt=1, temperature=temperature, batch_size=batch_size
+        ),
+        written=model.caption(originals, batch_size=batch_size, temperature=0.0),
+        rebuilt=reconstruct(model, originals, batch_size=batch_size),
     )
-    written = model.caption(originals, batch_size=batch_size, temperature=0.0)
-    rebuilt = reconstruct(model, originals, batch_size=batch_size)
-
-    exact = [
-        _as_written(item.caption) == _as_written(caption)
-        for item, caption in zip(written, captions, strict=True)
-    ]
-    scores: dict[str, Any] = {
-        "pairs": len(pairs),
-        "judge": judge,
-        "text_to_image": {},
-        "image_to_text": {"exact_matches": sum(exact) / len(exact)},
-        "image_tokenizer": {
-            "psnr": psnr(originals, rebuilt.images),
-            "codebook_usage": rebuilt.num_codes / codebook_size,
-        },
-    }
-    records = [_record(*parts) for parts in enumerate(zip(pairs, drawn, written, strict=True))]
+    scores = _scores(pairs, outputs, codebook_size=codebook_size, judge=judge)
+    parts = zip(pairs, outputs.drawn, outputs.written, strict=True)
+    records = [_record(*indexed) for indexed in enumerate(parts)]
     if scenes is not None:
-        _judge_shapes(scores, records, scenes, drawn, written)
-        ceiling = score_pictures(scenes, rebuilt.images).objects_correct
-        scores["image_tokenizer"]["objects_correct"] = ceiling
-    pictures = {
-        ORIGINALS: originals,
-        DRAWN: [item.image for item in drawn],
-        RECONSTRUCTED: rebuilt.images,
-    }
-    _write_pictures(folder, pictures)
+        _judge_shapes(scores, records, scenes, outputs)
+    _write_pictures(folder, originals, outputs)
     write_bytes(folder / PAIRS_FILE, b"".join(map(line_of, records)))
     write_json(folder / EVALUATION_FILE, scores)
     return scores
 
 
+def _scores(
+    pairs: Sequence[Pair], outputs: _Outputs, *, codebook_size: int, judge: str
+) -> dict[str, Any]:
+    """Return the figures that need no judge."""
+    exact = [
+        _as_written(item.caption) == _as_written(pair.caption)
+        for item, pair in zip(outputs.written, pairs, strict=True)
+    ]
+    return {
+        "pairs": len(pairs),
+        "judge": judge,
+        "text_to_image": {},
+        "image_to_text": {"exact_matches": sum(exact) / len(exact)},
+        "image_tokenizer": {
+            "psnr": psnr_of_pictures([pair.image for pair in pairs], outputs.rebuilt.images),
+            "codebook_usage": outputs.rebuilt.num_codes / codebook_size,
+        },
+    }
+
+
 def _as_written(caption: str) -> str:
-    """Return a caption in the form that ids have: text tokenizers know full-width forms as others.
+    """Return a caption in the form that text tokenizers keep, which fold full-width letters.
 
     Without it no model could write a caption of full-width letters exactly.
     """
@@ -224,26 +252,32 @@ def _judge_shapes(
     scores: dict[str, Any],
     records: Sequence[dict[str, Any]],
     scenes: Sequence[Scene],
-    drawn: Sequence[Generated],
-    written: Sequence[Captioned],
+    outputs: _Outputs,
 ) -> None:
-    """Add what the pixels say to the scores and to each pair's record."""
-    judged = zip(records, scenes, drawn, written, strict=True)
+    """Add the figures read from pixels to the scores and to each pair's record."""
+    judged = zip(records, scenes, outputs.drawn, outputs.written, strict=True)
     for record, scene, picture, text in judged:
         record["objects"] = len(scene.objects)
         record["objects_correct"] = objects_correct(scene, picture.image)
         record["caption_correct"] = caption_correct(scene, text.caption)
-    scores["text_to_image"] = asdict(score_pictures(scenes, [item.image for item in drawn]))
+    drawn = score_pictures(scenes, [item.image for item in outputs.drawn])
+    scores["text_to_image"] = asdict(drawn)
     right = sum(record["caption_correct"] for record in records)
     scores["image_to_text"]["captions_correct"] = right / len(records)
+    ceiling = score_pictures(scenes, outputs.rebuilt.images).objects_correct
+    scores["image_tokenizer"]["objects_correct"] = ceiling
 
 
-def _write_pictures(folder: Path, pictures: dict[str, Sequence[Image.Image]]) -> None:
+def _write_pictures(folder: Path, originals: Sequence[Image.Image], outputs: _Outputs) -> None:
+    pictures = {
+        ORIGINALS: originals,
+        DRAWN: [item.image for item in outputs.drawn],
+        RECONSTRUCTED: outputs.rebuilt.images,
+    }
     for name, images in pictures.items():
         (folder / name).mkdir()
         for index, image in enumerate(images):
             image.save(folder / name / f"{index:05d}.png")
-    before = pictures[ORIGINALS][:_GRID_PICTURES]
     for name in (DRAWN, RECONSTRUCTED):
-        after = pictures[name][:_GRID_PICTURES]
+        before, after = originals[:_GRID_PICTURES], pictures[name][:_GRID_PICTURES]
         before_and_after(before, after, columns=_GRID_COLUMNS).save(folder / f"{name}.png")

@@ -1,7 +1,4 @@
-"""A plan at a glance: memory of the best layouts, where their steps go, how the run scales.
-
-Source: ours, drawn with matplotlib.
-"""
+"""The picture of a plan: memory and step time of the best layouts, and tokens/s by GPUs."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -27,8 +24,8 @@ def plan_picture(
     """Draw a plan.
 
     Args:
-        config: what was asked.
-        layouts: the best.
+        config: settings of the plan.
+        layouts: the best layouts, the fastest first.
         curve: the best layout by number of GPUs.
 
     Returns:
@@ -84,7 +81,7 @@ def _bars(
 
 
 def _limits(axes: Axes, config: PlanConfig) -> None:
-    """Draw a line at what a GPU has, and one at what a layout may need of it."""
+    """Draw a line at the memory of a GPU, and one at the part of it that a layout may use."""
     whole = config.gpu.memory_bytes / 1e9
     limits = ((whole, "#dc2626", "all"), (whole * (1 - config.memory_margin), "#f59e0b", "allowed"))
     for place, colour, name in limits:

@@ -1,9 +1,5 @@
-"""How much of a picture survives the image tokenizer: the ceiling of everything drawn with it.
+"""Pictures after the image tokenizer alone: the upper limit of everything drawn with it."""
 
-Source: ours; PSNR is 10 log10(255^2 / mean squared error), over all pixels of all pictures.
-"""
-
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,12 +8,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-_LARGEST_VALUE = 255.0
+from ernie_vilg.vqgan.loss import psnr
+
 _LARGEST_PSNR = 99.0  # JSON knows no infinity
 
 
 class ImageCoder(Protocol):
-    """Turns pictures into codes and back; `ernie_vilg.generation.pipeline.ErnieVilg` is one."""
+    """A model that turns pictures into codes and back, such as `ErnieVilg`."""
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the codes of pictures, int64 [batch, grid, grid]."""
@@ -31,9 +28,9 @@ class Reconstruction:
     """Pictures after encoding and decoding."""
 
     images: tuple[Image.Image, ...]
-    """One per picture, in order."""
+    """Decoded pictures in the order of the originals."""
     num_codes: int
-    """Different codes that these pictures use."""
+    """Number of different codes that the pictures use."""
 
 
 def reconstruct(
@@ -49,8 +46,8 @@ def reconstruct(
     return Reconstruction(images=tuple(decoded), num_codes=len(used))
 
 
-def psnr(originals: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
-    """Return the peak signal-to-noise ratio in dB, at most 99: equal pictures give that.
+def psnr_of_pictures(originals: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
+    """Return the peak signal-to-noise ratio in dB over all pixels of all pictures, at most 99.
 
     Args:
         originals: pictures.
@@ -61,8 +58,7 @@ def psnr(originals: Sequence[Image.Image], others: Sequence[Image.Image]) -> flo
         for original, other in zip(originals, others, strict=True)
     ]
     mean = float(np.mean(np.concatenate([error.ravel() for error in errors])))
-    ratio = _LARGEST_VALUE**2 / max(mean, 1e-9)
-    return min(10 * math.log10(ratio), _LARGEST_PSNR)
+    return min(psnr(mean, peak=255.0), _LARGEST_PSNR)
 
 
 def _pixels(image: Image.Image) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":

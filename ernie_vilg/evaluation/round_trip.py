@@ -1,13 +1,13 @@
-"""What is left of a caption after a trip through a picture, and of a picture through a caption.
+"""Round trips: a caption through a drawn picture, and a picture through a written caption.
 
-    text -> image -> text    draw the caption, then ask: how likely is the caption given the drawn
-                             codes, and what caption is written for them?
-    image -> text -> image   write a caption, then ask: how likely are the true codes given the
-                             written caption, and what codes are drawn for it?
+    text -> image -> text    draw the caption, then measure how likely the caption is given the
+                             drawn codes, and write a caption for them
+    image -> text -> image   write a caption, then measure how likely the true codes are given the
+                             written caption, and draw it
 
-Each likelihood stands beside that of the same target given its true source, on the same scale, so
-that what the first leg loses is the difference. Codes and ids go from leg to leg as they are:
-nothing is decoded to pixels or characters and encoded again.
+Each likelihood is compared with that of the same target given its true source; the difference is
+the cost of the first leg. Codes and ids go from leg to leg unchanged: nothing is decoded to pixels
+or characters and encoded again.
 
 Source: back-translation (Sennrich et al. 2016, arXiv:1511.06709) read as a measure, cycle
 consistency (Zhu et al. 2017, arXiv:1703.10593); the agreement of captions is ROUGE-L (Lin 2004).
@@ -23,32 +23,33 @@ from ernie_vilg.generation.decode import Drawing, ShouldStop, never
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.generation.randomness import Occurrences, drawing_seed, item_of, uniforms
 from ernie_vilg.generation.sampling import Sampling
-from ernie_vilg.model.layers import cross_entropy
-from ernie_vilg.vocabulary import PADDING_ID, caption_ids
+from ernie_vilg.model.loss import sample_losses
+from ernie_vilg.vocabulary import caption_ids
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundTrips:
-    """Both trips of some pairs."""
+    """Both round trips of some pairs."""
 
     text_given_image: Tensor
     """Mean log-likelihood of each true caption given the true codes, nats per piece, its end
-    included, float32 [pairs]: the reference of the next."""
+    included, float32 [pairs]; the reference of `text_given_drawing`."""
     text_given_drawing: Tensor
-    """The same given the codes drawn for that caption."""
+    """Mean log-likelihood of each true caption given the codes drawn for it, float32 [pairs]."""
     image_given_text: Tensor
     """Mean log-likelihood of each picture's codes given the true caption, nats per code, float32
-    [pairs]: the reference of the next."""
+    [pairs]; the reference of `image_given_writing`."""
     image_given_writing: Tensor
-    """The same given the caption written for that picture."""
+    """Mean log-likelihood of each picture's codes given the caption written for it, float32
+    [pairs]."""
     drawn: Drawing
-    """Drawn for the true captions."""
+    """Pictures drawn for the true captions."""
     redrawn: Drawing
-    """Drawn for the captions written for the true pictures."""
+    """Pictures drawn for the captions written for the true pictures."""
     written: Tensor
     """Captions written for the true pictures, padded ids, int64 [pairs, text_length]."""
     rewritten: Tensor
-    """Captions written for the pictures drawn for the true captions."""
+    """Captions written for the pictures drawn for the true captions, int64 [pairs, text_length]."""
 
 
 def take_round_trips(
@@ -59,29 +60,29 @@ def take_round_trips(
     temperature: float,
     should_stop: ShouldStop = never,
 ) -> RoundTrips:
-    """Take both trips.
+    """Make both round trips.
 
     Args:
         model: draws and writes.
         text: padded ids of the true captions, int64 [pairs, text_length].
-        codes: of the true pictures, int64 [pairs, num_image_tokens].
-        temperature: of the drawn pictures; captions are written greedily.
-        should_stop: asked before every slot.
+        codes: codes of the true pictures, int64 [pairs, num_image_tokens].
+        temperature: temperature of the drawn pictures; captions are written greedily.
+        should_stop: called before every slot; true ends the work.
 
     Raises:
-        StoppedError: `should_stop` said so.
+        StoppedError: `should_stop` returned true.
     """
-    decoder, greedy = model.decoder, Sampling()
+    generator, greedy = model.token_generator, Sampling()
     sampling = Sampling(temperature=temperature)
-    # Both drawings of a pair are drawn with the same numbers: what differs is their captions.
+    # Both drawings of a pair use the same random numbers, so only their captions differ.
     items = [item_of(bytes(str(ids), "ascii")) for ids in text.tolist()]
     counted = Occurrences()
     seeds = [drawing_seed(0, counted.next(item), 0) for item in items]
     numbers = uniforms(seeds, items, max(text.shape[1], codes.shape[1]))
-    drawn = decoder.draw(text, sampling, numbers, should_stop=should_stop)
-    rewritten, _ = decoder.caption(drawn.codes, greedy, numbers, should_stop=should_stop)
-    written, _ = decoder.caption(codes, greedy, numbers, should_stop=should_stop)
-    redrawn = decoder.draw(written, sampling, numbers, should_stop=should_stop)
+    drawn = generator.draw(text, sampling, numbers, should_stop=should_stop)
+    rewritten, _ = generator.caption(drawn.codes, greedy, numbers, should_stop=should_stop)
+    written, _ = generator.caption(codes, greedy, numbers, should_stop=should_stop)
+    redrawn = generator.draw(written, sampling, numbers, should_stop=should_stop)
     image_given_text, text_given_image = log_likelihoods(model, text, codes)
     _, text_given_drawing = log_likelihoods(model, text, drawn.codes)
     image_given_writing, _ = log_likelihoods(model, written, codes)
@@ -107,14 +108,11 @@ def log_likelihoods(model: ErnieVilg, text: Tensor, codes: Tensor) -> tuple[Tens
         codes: int64 [pairs, num_image_tokens].
 
     Returns:
-        of the codes given the text, nats per code, and of the text given the codes, nats per
-        piece; float32 [pairs] each.
+        the codes' given the text, nats per code, and the text's given the codes, nats per piece;
+        float32 [pairs] each.
     """
-    output = model.transformer((text, codes))
-    is_piece = text != PADDING_ID
-    of_codes = -cross_entropy(output.image_logits, codes).mean(dim=1)
-    of_pieces = -cross_entropy(output.text_logits, text)
-    return of_codes, torch.where(is_piece, of_pieces, 0.0).sum(dim=1) / is_piece.sum(dim=1)
+    of_codes, of_pieces = sample_losses(model.transformer((text, codes)), text, codes)
+    return -of_codes, -of_pieces
 
 
 def agreement_of_captions(captions: Tensor, others: Tensor) -> float:
@@ -132,12 +130,12 @@ def agreement_of_captions(captions: Tensor, others: Tensor) -> float:
 def rouge_l(one: Sequence[int], other: Sequence[int]) -> float:
     """Return the F-measure of the longest common subsequence of two captions.
 
-    With the length L of that subsequence it is the harmonic mean of L over each caption's length:
-    2 L / (len(one) + len(other)); two empty captions agree.
+    With L the length of that subsequence, it is the harmonic mean of L / len(one) and
+    L / len(other), which is 2 L / (len(one) + len(other)). Two empty captions agree fully.
     """
     if not one and not other:
         return 1.0
-    lengths = [0] * (len(other) + 1)  # of the subsequence with each prefix of `other`
+    lengths = [0] * (len(other) + 1)  # L for each prefix of `other`
     for piece in one:
         diagonal = 0
         for index, candidate in enumerate(other, start=1):

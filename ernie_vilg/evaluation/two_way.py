@@ -1,11 +1,11 @@
-"""Whether the two directions of one model pull its weights the same way.
+"""Agreement of the gradients of both directions.
 
-Both losses are differentiated on the same pairs, each alone. Over the parameters that both use,
-the cosine of the two gradients says whether a step for one direction helps the other (above 0) or
-undoes it (below 0), and the norms say which direction decides where a step goes.
+Each loss is differentiated alone, on the same pairs. Over the parameters that both use, a cosine of
+the two gradients above 0 says that a step for one direction also helps the other, below 0 that it
+harms the other. The norms say which direction dominates a step.
 
-The suggested weights make the weighted gradients of both directions equally long. They are a
-reading of the instruments: nothing here changes a run.
+The suggested loss weights give the weighted gradients of both directions the same norm. They are
+advice only: this module changes nothing of a run.
 
 Source: the cosine of task gradients, Yu et al. 2020 (PCGrad, arXiv:2001.06782); equal gradient
 norms, Chen et al. 2018 (GradNorm, arXiv:1711.02257), whose balance is solved here for two losses.
@@ -20,22 +20,22 @@ from torch import Tensor, nn
 
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.generation.decode import StoppedError
-from ernie_vilg.model.layers import cross_entropy
+from ernie_vilg.model.loss import target_losses
 from ernie_vilg.vocabulary import PADDING_ID
 
 GROUPS = ("embedding", "early_blocks", "middle_blocks", "late_blocks", "head")
-"""Parts of the model, from the input on; the blocks are cut into thirds."""
+"""Parts of the model from input to output; the blocks are split into thirds."""
 
 MIN_SHARE = 0.05
-"""Of the sum of both weights that the suggestion leaves to either direction."""
+"""Smallest fraction of the summed weights that a suggestion gives to either direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How the gradients of both losses lie to each other, over some parameters."""
+    """Comparison of the gradients of both losses over some parameters."""
 
     cosine: float
-    """From -1, against each other, to 1, alike; 0 where a gradient is 0."""
+    """Cosine of the two gradients, from -1 (opposed) to 1 (parallel); 0 where a gradient is 0."""
     text_to_image_norm: float
     """Euclidean norm of the gradient of the text-to-image loss."""
     image_to_text_norm: float
@@ -44,7 +44,7 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class TwoWay:
-    """Both directions on the same pairs."""
+    """Losses and gradients of both directions on the same pairs."""
 
     text_to_image_loss: float
     """Mean negative log-likelihood of the codes given the text, nats per code."""
@@ -52,10 +52,10 @@ class TwoWay:
     """Mean negative log-likelihood of the text given the codes, nats per piece, its end
     included."""
     whole: Agreement
-    """Over all parameters that both directions use."""
+    """Agreement over all parameters that both directions use."""
     groups: dict[str, Agreement]
-    """Over those of each part of the model, by the names in GROUPS; a part that the model or one
-    of the directions does not have is left out."""
+    """Agreement over each part of the model by its name in GROUPS, without the parts that the model
+    lacks or that one direction does not use."""
 
 
 def compare_directions(
@@ -68,18 +68,18 @@ def compare_directions(
 ) -> TwoWay:
     """Differentiate the loss of each direction on some pairs.
 
-    Takes the memory of two whole gradients beside the weights.
+    Needs memory for two whole gradients besides the weights.
 
     Args:
         model: embedding, blocks and head on one device, whole, in evaluation mode.
         config: its shape.
         pairs: padded text ids, int64 [pairs, text_length], and image codes, int64
             [pairs, num_image_tokens], on the model's device.
-        batch_size: pairs per pass; changes nothing but the memory.
-        should_stop: asked before every pass.
+        batch_size: pairs per pass; it changes only the memory.
+        should_stop: called before every pass; true ends the work.
 
     Raises:
-        StoppedError: `should_stop` said so.
+        StoppedError: `should_stop` returned true.
     """
     text, codes = pairs
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -90,9 +90,10 @@ def compare_directions(
         if should_stop():
             raise StoppedError("asked to stop before the last pair")
         chosen = slice(start, start + batch_size)
-        sums = _loss_sums(model, text[chosen], codes[chosen])
-        for direction, (total, count) in enumerate(zip(sums, counts, strict=True)):
-            loss = total / count
+        output = model((text[chosen], codes[chosen]))
+        losses_of_targets = target_losses(output, text[chosen], codes[chosen])
+        for direction, (nats, count) in enumerate(zip(losses_of_targets, counts, strict=True)):
+            loss = nats.sum() / count
             parts = torch.autograd.grad(
                 loss, parameters, retain_graph=direction == 0, allow_unused=True
             )
@@ -110,18 +111,8 @@ def compare_directions(
     )
 
 
-def _loss_sums(model: nn.Sequential, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the summed losses of text-to-image and image-to-text, float32 [] each."""
-    output = model((text, codes))
-    per_piece = cross_entropy(output.text_logits, text)
-    return (
-        cross_entropy(output.image_logits, codes).sum(),
-        torch.where(text != PADDING_ID, per_piece, 0.0).sum(),
-    )
-
-
 def group_of(name: str, num_layers: int) -> str:
-    """Return which of GROUPS a parameter belongs to.
+    """Return the member of GROUPS that a parameter belongs to.
 
     Args:
         name: its name in the whole model, layer index first.
@@ -153,13 +144,13 @@ def agreement_of(gradients: Sequence[Sequence[Tensor | None]]) -> Agreement:
     """Compare two gradients over the parameters that have both.
 
     Args:
-        gradients: of text-to-image and of image-to-text, a tensor per parameter each, None where
-            the loss does not depend on it.
+        gradients: the one of text-to-image and the one of image-to-text, each a tensor per
+            parameter, None where the loss does not depend on it.
     """
     dot = first = second = 0.0
     for one, other in _couples(gradients):
         if one is None or other is None:
-            continue  # the output projection of a modality, say: one direction's alone
+            continue  # such as the output projection of a modality, which one direction uses
         one, other = one.double(), other.double()
         dot += float((one * other).sum())
         first += float(one.square().sum())
@@ -180,23 +171,23 @@ def _couples(
 
 
 def suggested_weights(agreement: Agreement, objective: ObjectiveConfig) -> tuple[float, float]:
-    """Return the weights of both losses that make their gradients equally long.
+    """Return the loss weights that give both weighted gradients the same norm.
 
-    With norms g_ti and g_it of the unweighted gradients and the sum S of the present weights,
+    With norms g_ti and g_it of the unweighted gradients and the sum S of the present weights:
 
         w_ti * g_ti = w_it * g_it  and  w_ti + w_it = S
         w_ti = S * g_it / (g_ti + g_it)
 
-    Each share w / S is kept from MIN_SHARE to 1 - MIN_SHARE: few pairs give noisy norms, and no
-    direction should be given up for it.
+    Each share w / S is kept from MIN_SHARE to 1 - MIN_SHARE: few pairs give noisy norms, which
+    should not switch a direction off.
 
     Args:
-        agreement: over the parameters that both directions use.
+        agreement: agreement over the parameters that both directions use.
         objective: the present weights.
 
     Returns:
-        text_to_image_weight and image_to_text_weight; the present ones where a norm is not a
-        number, or both are 0.
+        text_to_image_weight and image_to_text_weight; the present ones where a norm is not finite
+        or both are 0.
     """
     total = objective.text_to_image_weight + objective.image_to_text_weight
     norms = agreement.text_to_image_norm + agreement.image_to_text_norm

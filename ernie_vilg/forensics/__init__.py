@@ -1,1 +1,1 @@
-"""The contents of one step of a past run."""
+"""Forensics: the samples of one step of a past run."""

@@ -1,11 +1,11 @@
-"""What a step of a run was trained on, rebuilt from the run folder and the shards.
+"""The batch of a past step, rebuilt from the run folder and the shards.
 
-The ledger says which positions a step took, in which order the samples stood, and what was in
-quarantine then; the log of damage says what could not be read. What cannot be told for certain is
-said, sample by sample where it concerns single ones.
+The ledger records the positions of the step, the order of the samples, and the quarantine of the
+time; the damage log records samples that could not be read. Where the result is uncertain, the
+explanation says so, for single samples where possible.
 
-Source: ours; outliers by the modified z-score of Iglewicz and Hoaglin (How to Detect and Handle
-Outliers, 1993).
+Source: outliers by the modified z-score of Iglewicz and Hoaglin (How to Detect and Handle Outliers,
+1993).
 """
 
 import logging
@@ -20,13 +20,8 @@ from ernie_vilg.config.model import ObjectiveConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.pictures import decode_picture
 from ernie_vilg.data.batches.token_reader import keeps_pixels
-from ernie_vilg.data.records.damage_log import LossSummary, read_losses
-from ernie_vilg.data.records.ledger import (
-    LedgerSteps,
-    StepHistory,
-    StepRecord,
-    read_steps,
-)
+from ernie_vilg.data.records.damage_log import DamageSummary, read_damage
+from ernie_vilg.data.records.ledger import StepHistory, StepRecord, read_step
 from ernie_vilg.data.sequence.sample_reader import DataSource
 from ernie_vilg.data.shards.damage import DamagedSampleError
 from ernie_vilg.data.shards.open_shards import KEY, Sample
@@ -38,7 +33,8 @@ from ernie_vilg.forensics.past_batch import (
     past_quarantine,
     past_sequence,
 )
-from ernie_vilg.runs.run_folder import read_settings
+from ernie_vilg.runs.recorded_settings import read_settings
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import parse_json
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.text_tokenizer import TextTokenizer
@@ -48,7 +44,7 @@ from ernie_vilg.vqgan.pixels import to_bytes
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 OUTLIER_SCORE = 3.5
-"""Modified z-score above which a loss is marked, as its source suggests."""
+"""Modified z-score above which a loss is an outlier, as its source suggests."""
 TEXT_TO_IMAGE, IMAGE_TO_TEXT = "text to image", "image to text"
 _PICTURES_AT_ONCE = 16
 
@@ -57,18 +53,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SampleLosses:
-    """What a checkpoint makes of each sample of a batch."""
+    """Losses of the samples of a batch under the weights of a checkpoint."""
 
     checkpoint_step: int
-    """Steps made when the checkpoint was saved."""
+    """Step of the checkpoint."""
     text_to_image: np.ndarray
-    """Mean over a sample's image codes given its text, nats, float64 [samples]."""
+    """Mean loss over each sample's image codes given its text, nats, float64 [samples]."""
     image_to_text: np.ndarray
-    """Mean over a sample's text pieces given its codes, end of text included, nats, float64
+    """Mean loss over each sample's text pieces given its codes, end of text included, nats, float64
     [samples]."""
 
     def total(self, objective: ObjectiveConfig) -> np.ndarray:
-        """Return the sum that the run weighs the two by, float64 [samples]."""
+        """Return the sum of both, weighted as in the run, float64 [samples]."""
         image, text = objective.text_to_image_weight, objective.image_to_text_weight
         total: np.ndarray = image * self.text_to_image + text * self.image_to_text
         return total
@@ -83,63 +79,61 @@ class ExplainedSample:
     """One sample of the batch."""
 
     position: int
-    """In the training sequence."""
+    """Position in the training sequence."""
     data_rank: int
-    """Replica that had it."""
+    """Replica that trained on the sample."""
     micro_batch: int
-    """Forward pass of that replica that had it, from 0."""
+    """Forward pass of the replica, from 0."""
     data_set: str
-    """Name of its data set."""
+    """Name of the data set."""
     epoch: int
-    """Of its data set, from 0."""
+    """Epoch of the data set, from 0."""
     shard: str
-    """Its shard's file."""
+    """File of the shard."""
     index: int
-    """In its shard."""
+    """Index of the sample in its shard."""
     key: str
-    """Its name in the shard."""
+    """Key of the sample."""
     caption: str
-    """As the data set has it."""
+    """Caption in the data set."""
     text: str
-    """The text ids that the model was given, decoded."""
+    """Text ids that the model was given, decoded."""
     left_out: LeftOut | None
-    """What it stands for."""
+    """Sample that this one replaces."""
     doubt: str
-    """Why it may not be the sample that was trained on; empty where it is."""
+    """Reason why another sample may have been trained on; empty where the sample is certain."""
     text_to_image: float | None = None
-    """Loss, nats per image code."""
+    """Loss of the image given the text, nats per image code."""
     image_to_text: float | None = None
-    """Loss, nats per text piece."""
+    """Loss of the text given the image, nats per text piece."""
     outlying: tuple[str, ...] = ()
-    """Directions in which its loss stands out."""
+    """Directions in which the loss is an outlier."""
     picture: np.ndarray | None = None
-    """What its codes show, uint8 [height, width, 3]; of the shown samples alone."""
+    """Picture decoded from the codes, uint8 [height, width, 3]; for shown samples only."""
     original: np.ndarray | None = None
-    """The data set's own pixels, where the shards keep them, uint8 [height, width, 3]."""
+    """Original pixels, where the shards keep them, uint8 [height, width, 3]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepExplanation:
-    """All that the page about a step shows."""
+    """The content of the page about a step."""
 
     run_dir: Path
-    """The run's folder."""
+    """Folder of the run."""
     history: StepHistory
-    """The step's records."""
-    ledger: LedgerSteps
-    """Every record of the run."""
+    """Records of the step in the ledger."""
     doubts: tuple[str, ...]
-    """What makes the rebuilt batch uncertain; none where it is certain."""
+    """Reasons why the rebuilt batch is uncertain; empty where it is certain."""
     sources: tuple[DataSource, ...]
-    """The data sets that the run read."""
+    """Data sets of the run."""
     shown: tuple[ExplainedSample, ...]
-    """Samples with pictures; the largest loss first, where there are losses."""
+    """Samples with pictures, the largest loss first if there are losses."""
     listed: tuple[ExplainedSample, ...]
-    """The rest of the batch."""
+    """Other samples of the batch."""
     checkpoint_step: int | None
-    """Whose weights the losses are of."""
-    damage: LossSummary
-    """All damage that the run has met."""
+    """Step of the checkpoint for the losses; None without losses."""
+    damage: DamageSummary
+    """Damage that the run has met."""
 
     @property
     def samples(self) -> tuple[ExplainedSample, ...]:
@@ -159,21 +153,20 @@ def explain_step(
 
     Args:
         run_dir: a run folder of launch/pretrain.py.
-        step: steps made, the one in question included.
-        max_samples: samples that get pictures.
-        moved: where the run's data are now.
-        measure_losses: puts the batch through the model of a checkpoint; None leaves it out.
+        step: the step, from 1.
+        max_samples: number of samples with pictures.
+        moved: present locations of the run's data.
+        measure_losses: puts the batch through the model of a checkpoint; None for no losses.
 
     Raises:
-        InputError: the folder is no run's, its ledger has no such step, or shards or tokenizers
-            are not those of the run.
+        InputError: the folder is no run folder, its ledger has no such step, or shards or
+            tokenizers are not those of the run.
     """
     config = read_settings(run_dir)
-    ledger = read_steps(run_dir)
-    history = ledger.history(step)
-    damage = read_losses(run_dir)
+    history = read_step(RunFolder(run_dir).ledger, step)
+    damage = read_damage(RunFolder(run_dir).ledger)
     quarantine, doubts = past_quarantine(run_dir, history.record)
-    sequence = past_sequence(run_dir, history.record, config, moved, quarantine)
+    sequence = past_sequence(history.record, config, moved, quarantine)
     text_tokenizer, image_tokenizer = _load_tokenizers(config, moved, sequence.sources)
     batch = PastBatch(sequence, history.record, damage)
     try:
@@ -188,8 +181,7 @@ def explain_step(
     return StepExplanation(
         run_dir=run_dir,
         history=history,
-        ledger=ledger,
-        doubts=(*doubts, *_doubts_about(samples)),
+        doubts=(*doubts, *_doubts_about_ledger(history), *_doubts_about_samples(samples)),
         sources=sequence.sources,
         shown=shown,
         listed=tuple(samples[row] for row in order[max_samples:].tolist()),
@@ -199,14 +191,14 @@ def explain_step(
 
 
 def outliers(losses: np.ndarray) -> np.ndarray:
-    """Say which losses are far above the others, bool [samples].
+    """Return which losses are far above the others, bool [samples].
 
     Args:
         losses: float64 [samples].
     """
     above = losses - np.median(losses)
     spread = np.median(np.abs(above))
-    # Of a normal distribution the median of |x| is 0.6745 standard deviations.
+    # The median of |x| is 0.6745 standard deviations in a normal distribution.
     is_outlying: np.ndarray = (0.6745 * above > OUTLIER_SCORE * spread) & (spread > 0)
     return is_outlying
 
@@ -214,7 +206,7 @@ def outliers(losses: np.ndarray) -> np.ndarray:
 def _load_tokenizers(
     config: PretrainConfig, moved: Moved, sources: Sequence[DataSource]
 ) -> tuple[TextTokenizer, VQGAN]:
-    """Load both tokenizers, checked to be those that the shards were encoded with."""
+    """Load both tokenizers, and check that the shards were encoded with them."""
     text_folder = moved.text_tokenizer or config.data.text_tokenizer
     image_folder = moved.image_tokenizer or config.data.image_tokenizer
     text_tokenizer = TextTokenizer.load(Path(text_folder))
@@ -237,7 +229,7 @@ def _load_tokenizers(
 def _describe(
     batch: PastBatch, record: StepRecord, tokenizer: TextTokenizer
 ) -> list[ExplainedSample]:
-    """Say of every sample of the batch what and where it is."""
+    """Describe every sample of the batch."""
     per_replica = record.num_positions // record.data_parallel_size
     samples = []
     for row, position in enumerate(batch.positions.tolist()):
@@ -264,7 +256,7 @@ def _describe(
 def _with_losses(
     samples: list[ExplainedSample], losses: SampleLosses | None
 ) -> list[ExplainedSample]:
-    """Add its losses to every sample."""
+    """Return the samples with their losses."""
     if losses is None:
         return samples
     directions = {TEXT_TO_IMAGE: losses.text_to_image, IMAGE_TO_TEXT: losses.image_to_text}
@@ -291,7 +283,16 @@ def _with_pictures(
     )
 
 
-def _doubts_about(samples: Sequence[ExplainedSample]) -> tuple[str, ...]:
+def _doubts_about_ledger(history: StepHistory) -> tuple[str, ...]:
+    if not history.num_unreadable_lines:
+        return ()
+    return (
+        f"{history.num_unreadable_lines} line(s) of the ledger cannot be read, and may be later "
+        "records of this step",
+    )
+
+
+def _doubts_about_samples(samples: Sequence[ExplainedSample]) -> tuple[str, ...]:
     count = sum(bool(sample.doubt) for sample in samples)
     if not count:
         return ()
@@ -299,7 +300,7 @@ def _doubts_about(samples: Sequence[ExplainedSample]) -> tuple[str, ...]:
 
 
 def _caption(members: Sample) -> str:
-    """Return the caption in a sample's JSON, which training does not read."""
+    """Return the caption from a sample's JSON, which training does not read."""
     try:
         content = parse_json(members["json"], "its JSON")
     except (InputError, KeyError):
@@ -311,7 +312,7 @@ def _caption(members: Sample) -> str:
 def _decode(tokenizer: TextTokenizer, slots: np.ndarray) -> str:
     """Return the text of a sample's slots.
 
-    A model's vocabulary may be larger than its text tokenizer's, to divide over devices.
+    A model's vocabulary may be padded beyond its text tokenizer's, to divide over devices.
     """
     ids = caption_ids(slots.tolist())
     try:
@@ -322,7 +323,7 @@ def _decode(tokenizer: TextTokenizer, slots: np.ndarray) -> str:
 
 @torch.inference_mode()
 def _pictures(tokenizer: VQGAN, codes: np.ndarray) -> list[np.ndarray]:
-    """Return what codes [samples, num_image_tokens] show, uint8 [height, width, 3] each."""
+    """Decode codes [samples, num_image_tokens] into pictures, uint8 [height, width, 3] each."""
     grids = torch.from_numpy(codes).unflatten(1, (tokenizer.config.grid_size, -1))
     return [
         picture.permute(1, 2, 0).numpy()
@@ -332,13 +333,13 @@ def _pictures(tokenizer: VQGAN, codes: np.ndarray) -> list[np.ndarray]:
 
 
 def _original(batch: PastBatch, row: int) -> np.ndarray | None:
-    """Return the data set's own pixels, uint8 [height, width, 3], where the shards keep them."""
+    """Return the original pixels, uint8 [height, width, 3], where the shards keep them."""
     manifest = batch.source(row).manifest
     if not keeps_pixels(manifest):
         return None
     try:
         pixels = decode_picture(batch.members(row), int(manifest.settings["image_size"]))
-    except DamagedSampleError as error:  # which training without pixels does not notice
+    except DamagedSampleError as error:  # training without pixels does not notice it
         logger.warning("no original of position %d: %s", batch.positions[row], error)
         return None
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))

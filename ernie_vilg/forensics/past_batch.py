@@ -1,10 +1,8 @@
-"""A batch of the past, read again as it was read then.
+"""A batch of a past step, read again as it was read then.
 
-Samples in quarantine are left out as they were. Of damage the run's own log decides: a shard that
-was repaired since still counts as lost to the steps that met it damaged, and what is damaged now
-without having been then makes the samples that stand for it doubtful.
-
-Source: ours.
+Samples that were in quarantine are left out. The run's own log decides about damage: a shard that
+was repaired later still counts as damaged for the steps that met the damage. If something is
+damaged now that was intact then, the samples that replace it are uncertain.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,20 +15,24 @@ import numpy as np
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_reader import TokenReader, TokenRows, TokenSequence
-from ernie_vilg.data.records.damage_log import LossSummary
-from ernie_vilg.data.records.ledger import StepRecord, read_past_quarantine, read_sequence
-from ernie_vilg.data.sequence.mixture import MixtureOrder, MixturePhase
+from ernie_vilg.data.records.damage_log import DamageSummary
+from ernie_vilg.data.records.ledger import (
+    DataSetRecord,
+    StepRecord,
+    read_past_quarantine,
+)
+from ernie_vilg.data.sequence.mixture import MixtureOrder
 from ernie_vilg.data.sequence.order import SampleLocation, SampleOrder
 from ernie_vilg.data.sequence.quarantine import (
-    QUARANTINE_NAME,
     Quarantine,
     QuarantineEntry,
     read_quarantine,
 )
 from ernie_vilg.data.sequence.sample_reader import DataSource
-from ernie_vilg.data.shards.damage import DamagedSampleError, DamagedShardError, Loss
+from ernie_vilg.data.shards.damage import DamagedSampleError, DamagedShardError, DamageFinding
 from ernie_vilg.data.shards.open_shards import KEY, Sample
 from ernie_vilg.errors import InputError
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.storage.remote import TransferLimits
 from ernie_vilg.storage.shard_manifest import read_manifest_at
@@ -40,50 +42,49 @@ _MOST_ROUNDS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """Where the things that a run read are now, if not where they were."""
+    """Present locations of a run's data that has moved."""
 
     token_shards: Mapping[str, str]
-    """Locations by the names of data sets."""
+    """Folder or URL of token shards by the name of the data set."""
     text_tokenizer: str | None = None
-    """Folder."""
+    """Folder of the text tokenizer."""
     image_tokenizer: str | None = None
-    """Folder."""
+    """Folder of the image tokenizer's weights."""
     cache_dir: str | None = None
     """Folder for copies of remote shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """The sample that would have stood where another one had to."""
+    """A sample whose position was given to another one."""
 
     key: str
-    """Its key; empty where its shard cannot be read."""
+    """Key of the sample; empty where its shard cannot be read."""
     shard: str
-    """Its shard's file."""
+    """File of the shard."""
     index: int
-    """In its shard."""
+    """Index of the sample in its shard."""
     reason: str
-    """Why it was left out, for people."""
+    """Reason why it was left out, for people."""
 
 
 class PastBatch:
-    """The batch of a step, and the open shards that it came from; close it after use."""
+    """The batch of a step, and its open shards; close it after use."""
 
-    def __init__(self, sequence: TokenSequence, record: StepRecord, found: LossSummary) -> None:
+    def __init__(self, sequence: TokenSequence, record: StepRecord, found: DamageSummary) -> None:
         """Read the batch.
 
-        Where the run never met damage, damage stops this, too: it is new, and the shard should be
-        restored first.
+        If the run never met damage, present damage is an error: the shard should be restored first.
 
         Args:
-            sequence: of the record, with the quarantine of that time.
-            record: of the step.
+            sequence: the record's sequence, with the quarantine of that time.
+            record: the record of the step.
             found: all damage that the run met.
 
         Raises:
             InputError: a shard is damaged, and the run never met damage.
         """
-        damage: Literal["stop", "skip"] = "skip" if found.losses else "stop"
+        damage: Literal["stop", "skip"] = "skip" if found.findings else "stop"
         self._sequence = replace(sequence, loader=replace(sequence.loader, damage=damage))
         self._mixture = MixtureOrder(len(sequence.sources), sequence.phases, sequence.seed)
         self._orders = [
@@ -92,9 +93,11 @@ class PastBatch:
         ]
         self.positions = record.first_position + np.arange(record.num_positions, dtype=np.int64)
         _, self._own_positions = self._mixture.split(self.positions)
-        self._known = [loss for loss in found.losses if loss.position <= self.positions[-1]]
+        self._known = [
+            finding for finding in found.findings if finding.position <= self.positions[-1]
+        ]
         self._reader, self.rows = self._read()
-        self._new = [loss for loss in self.rows.losses if not _covers(self._known, loss)]
+        self._new = [finding for finding in self.rows.findings if not _covers(self._known, finding)]
 
     def close(self) -> None:
         """Close the shards."""
@@ -105,7 +108,7 @@ class PastBatch:
         return self._sequence.sources[self._data_set(row)]
 
     def place(self, row: int) -> SampleLocation:
-        """Return where a sample of the batch is, within its data set."""
+        """Return the location of a sample of the batch within its data set."""
         places = self.rows.places
         return SampleLocation(
             epoch=int(places.epoch[row]),
@@ -119,39 +122,39 @@ class PastBatch:
         return self._reader.sample(self._data_set(row), place.shard_index, place.index)
 
     def left_out(self, row: int) -> LeftOut | None:
-        """Return what would have stood at a position that had to be given to another sample."""
+        """Return the sample that a sample of the batch replaces; None if it replaces none."""
         if not self.rows.places.is_replaced[row]:
             return None
         source, own = self.source(row), next(self._passed_over(row))
         shard = source.manifest.shards[own.shard_index].file
-        loss = _loss_at([*self._known, *self.rows.losses], source.name, shard, own.index)
+        finding = _finding_at([*self._known, *self.rows.findings], source.name, shard, own.index)
         try:
             sample = self._reader.sample(self._data_set(row), own.shard_index, own.index)
             key = sample[KEY].decode("utf-8", "replace")
         except (DamagedShardError, DamagedSampleError):
-            key = "" if loss is None else loss.key
+            key = "" if finding is None else finding.key
         reason = self._quarantine_reason(source.name, shard, key)
         if reason is None:
-            reason = "damaged" if loss is None else f"damaged ({loss.reason})"
+            reason = "damaged" if finding is None else f"damaged ({finding.reason})"
         return LeftOut(key=key, shard=shard, index=own.index, reason=reason)
 
     def doubt(self, row: int) -> str:
-        """Say why a sample may not be the one that was trained on; nothing where it is."""
+        """Return why another sample may have been trained on; empty where the sample is certain."""
         if not self.rows.places.is_replaced[row]:
             return ""
         source = self.source(row)
         for place in self._passed_over(row):
             shard = source.manifest.shards[place.shard_index].file
-            loss = _loss_at(self._new, source.name, shard, place.index)
-            if loss is not None:
-                return f"damage that the run had not met by then: {loss.detail}"
+            finding = _finding_at(self._new, source.name, shard, place.index)
+            if finding is not None:
+                return f"damage that the run had not met by then: {finding.detail}"
         return ""
 
     def _data_set(self, row: int) -> int:
         return int(self.rows.places.data_set[row])
 
     def _read(self) -> tuple[TokenReader, TokenRows]:
-        """Read until the batch holds nothing that the run had found lost."""
+        """Read until the batch holds no sample that the run had found damaged."""
         sequence = self._sequence
         for _ in range(_MOST_ROUNDS):
             reader = TokenReader(sequence)
@@ -172,7 +175,7 @@ class PastBatch:
         )
 
     def _repaired(self, reader: TokenReader, rows: TokenRows) -> list[QuarantineEntry]:
-        """Return the samples that the run could not read, and that now can be."""
+        """Return the samples that the run found damaged, and that can be read now."""
         if not self._known:
             return []
         repaired = []
@@ -180,13 +183,13 @@ class PastBatch:
         for data_set, shard_index, index in zip(*(of.tolist() for of in places), strict=True):
             source = self._sequence.sources[data_set]
             shard = source.manifest.shards[shard_index].file
-            if _loss_at(self._known, source.name, shard, index) is not None:
+            if _finding_at(self._known, source.name, shard, index) is not None:
                 key = reader.sample(data_set, shard_index, index)[KEY].decode("utf-8", "replace")
                 repaired.append(QuarantineEntry(key=key, shard=shard, data_set=source.name))
         return repaired
 
     def _passed_over(self, row: int) -> Iterator[SampleLocation]:
-        """Yield the samples that could not stand at a replaced position, its own one first."""
+        """Yield the unusable samples drawn for a replaced position, its own one first."""
         order, position = self._orders[self._data_set(row)], int(self._own_positions[row])
         place, attempt = order.locate(position), 0
         yield place
@@ -203,27 +206,22 @@ class PastBatch:
 
 
 def past_quarantine(run_dir: Path, record: StepRecord) -> tuple[Quarantine, tuple[str, ...]]:
-    """Return the quarantine of a step, and what is doubtful about it."""
+    """Return the quarantine of a step, and reasons why it is uncertain."""
     try:
-        return read_past_quarantine(run_dir, record.quarantine), ()
+        return read_past_quarantine(RunFolder(run_dir).ledger, record.quarantine), ()
     except InputError as error:
-        present = read_quarantine(run_dir / QUARANTINE_NAME)
+        present = read_quarantine(RunFolder(run_dir).quarantine)
         if present.digest().startswith(record.quarantine):
             return present, ()
-        doubt = f"the quarantine of that time is lost, the present one was used instead: {error}"
+        doubt = f"the quarantine of that time is missing, the present one was used instead: {error}"
         return present, (doubt,)
 
 
 def past_sequence(
-    run_dir: Path,
-    record: StepRecord,
-    config: PretrainConfig,
-    moved: Moved,
-    quarantine: Quarantine,
+    record: StepRecord, config: PretrainConfig, moved: Moved, quarantine: Quarantine
 ) -> TokenSequence:
     """Return the sequence that the step's batch was cut from."""
-    content = read_sequence(run_dir, record.sequence)
-    names = [data_set["name"] for data_set in content["data_sets"]]
+    names = [data_set.name for data_set in record.data_sets]
     unknown = sorted(set(moved.token_shards) - set(names))
     if unknown:
         raise InputError(
@@ -234,15 +232,12 @@ def past_sequence(
         loader = replace(loader, cache_dir=moved.cache_dir)
     return TokenSequence(
         sources=tuple(
-            _source(data_set, moved.token_shards.get(data_set["name"]), loader)
-            for data_set in content["data_sets"]
+            _source(data_set, moved.token_shards.get(data_set.name), loader)
+            for data_set in record.data_sets
         ),
-        phases=tuple(
-            MixturePhase(first_position=phase["first_position"], weights=tuple(phase["weights"]))
-            for phase in content["mixture"]
-        ),
-        seed=content["seed"],
-        shuffle_block_shards=content["shuffle_block_shards"],
+        phases=record.mixture,
+        seed=record.seed,
+        shuffle_block_shards=record.shuffle_block_shards,
         quarantine=quarantine,
         loader=loader,
         model=config.model,
@@ -250,9 +245,9 @@ def past_sequence(
     )
 
 
-def _source(data_set: Mapping[str, str], location: str | None, loader: LoaderConfig) -> DataSource:
-    """Return a data set of the run, checked to be the one that it was."""
-    name, where = data_set["name"], location or data_set["location"]
+def _source(data_set: DataSetRecord, location: str | None, loader: LoaderConfig) -> DataSource:
+    """Return a data set of the run, checked against its recorded manifest."""
+    name, where = data_set.name, location or data_set.location
     hint = f"say where they are with +token_shards.{name}=FOLDER"
     try:
         manifest = read_manifest_at(
@@ -260,26 +255,31 @@ def _source(data_set: Mapping[str, str], location: str | None, loader: LoaderCon
         )
     except (InputError, ImportError, OSError) as error:
         raise InputError(f"the run's shards {name!r} cannot be read, {hint} ({error})") from error
-    if manifest.digest() != data_set["manifest"]:
+    if manifest.digest() != data_set.manifest:
         raise InputError(
             f"{shown(where)} does not hold the shards {name!r} that the run read (manifest "
-            f"{manifest.digest()[:16]}, not {data_set['manifest'][:16]}): restore them, or {hint}"
+            f"{manifest.digest()[:16]}, not {data_set.manifest[:16]}): restore them, or {hint}"
         )
     return DataSource(name=name, location=where, manifest=manifest)
 
 
-def _loss_at(losses: list[Loss], data_set: str, shard: str, index: int) -> Loss | None:
-    """Return the finding by which a sample is lost."""
-    for loss in losses:
-        if (loss.data_set, loss.shard) == (data_set, shard) and loss.index in (None, index):
-            return loss
+def _finding_at(
+    findings: list[DamageFinding], data_set: str, shard: str, index: int
+) -> DamageFinding | None:
+    """Return the finding about a sample or its shard, if there is one."""
+    for finding in findings:
+        if (finding.data_set, finding.shard) == (data_set, shard) and finding.index in (
+            None,
+            index,
+        ):
+            return finding
     return None
 
 
-def _covers(known: list[Loss], loss: Loss) -> bool:
-    """Return whether what a finding says was known."""
+def _covers(known: list[DamageFinding], finding: DamageFinding) -> bool:
+    """Return whether the damage of a finding was known."""
     return any(
-        (other.data_set, other.shard) == (loss.data_set, loss.shard)
-        and other.index in (None, loss.index)
+        (other.data_set, other.shard) == (finding.data_set, finding.shard)
+        and other.index in (None, finding.index)
         for other in known
     )

@@ -1,7 +1,4 @@
-"""The loss of each sample of a batch under a checkpoint of the run, on the CPU.
-
-Source: ours.
-"""
+"""The loss of each sample of a batch under a checkpoint of the run, on the CPU."""
 
 import logging
 from pathlib import Path
@@ -13,16 +10,15 @@ from ernie_vilg.checkpoint.export import whole_weights
 from ernie_vilg.checkpoint.folder import (
     PRETRAIN_PARTS,
     committed_checkpoints,
-    read_manifest,
+    read_checkpoint_manifest,
     step_of,
     verify_checkpoint,
 )
 from ernie_vilg.errors import InputError
 from ernie_vilg.forensics.explain_step import SampleLosses
 from ernie_vilg.model.head import HeadOutput
-from ernie_vilg.model.layers import cross_entropy
+from ernie_vilg.model.loss import sample_losses
 from ernie_vilg.model.weights import model_from_weights
-from ernie_vilg.vocabulary import PADDING_ID
 
 _PASS_SIZE = 8
 """Samples that go through the model at once."""
@@ -30,17 +26,19 @@ _PASS_SIZE = 8
 logger = logging.getLogger(__name__)
 
 
-def sample_losses(run_dir: Path, step: int, text: np.ndarray, codes: np.ndarray) -> SampleLosses:
-    """Put samples through the model of the checkpoint that is nearest to a step.
+def measure_sample_losses(
+    run_dir: Path, step: int, text: np.ndarray, codes: np.ndarray
+) -> SampleLosses:
+    """Compute the losses of samples under the checkpoint nearest to a step.
 
     Args:
         run_dir: the run's folder.
-        step: the newest checkpoint up to it is taken; where none is left, the next after it.
+        step: the step; its own checkpoint or the last before it is used, else the first after it.
         text: text ids, int64 [samples, text_length].
         codes: image codes in raster order, int64 [samples, num_image_tokens].
 
     Raises:
-        InputError: the run has no checkpoint that can be used.
+        InputError: the run has no usable checkpoint.
     """
     checkpoint = nearest_checkpoint(run_dir, step)
     model = model_from_weights(*whole_weights(checkpoint, average=False))
@@ -52,7 +50,7 @@ def sample_losses(run_dir: Path, step: int, text: np.ndarray, codes: np.ndarray)
             logger.info("losses of %d of %d samples", end, len(text))
     text_to_image, image_to_text = np.concatenate(parts, axis=1)
     return SampleLosses(
-        checkpoint_step=int(read_manifest(checkpoint)["step"]),
+        checkpoint_step=int(read_checkpoint_manifest(checkpoint)["step"]),
         text_to_image=text_to_image,
         image_to_text=image_to_text,
     )
@@ -74,19 +72,15 @@ def nearest_checkpoint(run_dir: Path, step: int) -> Path:
         logger.warning("checkpoint %s is not used: %s", steps[number], problem)
     raise InputError(
         f"losses=true needs a checkpoint of {run_dir} above step 0 that verifies, and there is "
-        f"none (found: steps {sorted(steps) or 'none'}). That of step 0 holds no optimizer's "
-        "state, out of which whole weights are put together: wait for the run's next one, or set "
+        f"none (found: steps {sorted(steps) or 'none'}). The checkpoint of step 0 has no optimizer "
+        "state, from which whole weights are gathered: wait for the run's next checkpoint, or set "
         "losses=false"
     )
 
 
 @torch.inference_mode()
 def _losses(model: torch.nn.Module, text: torch.Tensor, codes: np.ndarray) -> np.ndarray:
-    """Return the losses of some samples, float64 [direction, samples]."""
+    """Return the losses of samples, float64 [direction, samples]."""
     image_codes = torch.from_numpy(codes)
     output: HeadOutput = model((text, image_codes))
-    text_to_image = cross_entropy(output.image_logits, image_codes).double().mean(dim=1)
-    is_target = text != PADDING_ID
-    per_piece = torch.where(is_target, cross_entropy(output.text_logits, text).double(), 0.0)
-    image_to_text = per_piece.sum(dim=1) / is_target.sum(dim=1)
-    return torch.stack([text_to_image, image_to_text]).numpy()
+    return torch.stack(sample_losses(output, text, image_codes, torch.float64)).numpy()

@@ -1,10 +1,8 @@
-"""The target token by token, given the source, with a key-value cache.
+"""Generation of the target, token by token, given the source, with a key-value cache.
 
-Source and target keep the slots they have in training. The source's slots go through the
-model once; then each target slot adds its keys and values to the cache and attends to what
-its row of the training mask allows.
-
-Source: ours.
+Source and target keep their slots of training. The source's slots go through the model once; then
+each target slot adds its keys and values to the cache and attends to the slots that its row of the
+training mask allows.
 """
 
 from collections.abc import Callable
@@ -29,46 +27,46 @@ from ernie_vilg.vocabulary import (
 )
 
 ShouldStop = Callable[[], bool]
-"""Asked before every slot; true ends the work."""
+"""Function that is called before every slot; true ends the work."""
 
 
 class StoppedError(Exception):
-    """Whoever asked for pictures or captions does not want them any more."""
+    """The caller asked to stop the work."""
 
 
 class Drawing(NamedTuple):
-    """What the model drew for a batch of texts."""
+    """Codes and pictures drawn for a batch of texts."""
 
     codes: Tensor
-    """In raster order, int64 [batch, num_image_tokens]."""
+    """Image codes in raster order, int64 [batch, num_image_tokens]."""
     log_probabilities: Tensor
-    """Of each sequence, in nats, float32 [batch]."""
+    """Log-probability of each sequence of codes in nats, float32 [batch]."""
     pixels: Tensor | None
-    """Pictures of a model with an end-to-end reconstructor, float [batch, 3, height, width] in
-    [-1, 1]; without, the codes are for the image tokenizer to decode."""
+    """Pictures of an end-to-end reconstructor, float [batch, 3, height, width] in [-1, 1]; None if
+    the model has none, and the image tokenizer decodes the codes."""
 
 
 def never() -> bool:
-    """Return false: go on to the end."""
+    """Return false, so that the work goes on to its end."""
     return False
 
 
 _NEVER_WRITTEN = (PADDING_ID, UNKNOWN_ID, BEGIN_OF_TEXT_ID)
 
 
-class Decoder:
-    """A model, and the caches of one batch that it decodes."""
+class TokenGenerator:
+    """Generator of image codes or text ids with the whole model on one device."""
 
     def __init__(
         self, model: nn.Sequential, config: ModelConfig, num_text_ids: int | None = None
     ) -> None:
-        """Prepare.
+        """Take a model.
 
         Args:
             model: embedding, blocks and head on one device, in evaluation mode.
             config: the model's shape.
-            num_text_ids: ids that the text tokenizer has; the model's text vocabulary may be
-                larger, to divide over devices. None: all of the model's.
+            num_text_ids: number of ids of the text tokenizer; the model's text vocabulary may be
+                larger, so that it divides over devices. None stands for all of the model's.
         """
         embedding, *blocks, head = model
         assert isinstance(embedding, Embedding)
@@ -88,17 +86,17 @@ class Decoder:
         *,
         should_stop: ShouldStop = never,
     ) -> Drawing:
-        """Write image codes for texts, and pixels where the model has a reconstructor.
+        """Generate image codes for texts, and pixels where the model has a reconstructor.
 
         Args:
             text: padded ids, int64 [batch, text_length].
-            sampling: how each code is chosen.
-            uniforms: the numbers that choose, float64 [batch, positions] in [0, 1), at least as
-                many as there are tokens to choose.
-            should_stop: asked before every slot.
+            sampling: rule by which each code is chosen.
+            uniforms: random numbers of the choices, float64 [batch, positions] in [0, 1), at least
+                one per image token.
+            should_stop: called before every slot; true ends the work.
 
         Raises:
-            StoppedError: `should_stop` said so.
+            StoppedError: `should_stop` returned true.
         """
 
         def draw(*rows: Tensor) -> Drawing:
@@ -120,7 +118,7 @@ class Decoder:
         total = torch.zeros(len(text), device=text.device)
         token = embedding.begin_of_image.expand(len(text), 1, -1)
         reconstructor = self._head.reconstructor
-        states = []  # of the image slots, normed, each [batch, hidden], for the reconstructor
+        states = []  # normed states of the image slots for the reconstructor, each [batch, hidden]
         for index in range(config.num_image_slots):
             _check(should_stop)
             slot = config.text_length + index
@@ -132,7 +130,7 @@ class Decoder:
             if reconstructor is not None:
                 states.append(state)
             if index == config.num_image_tokens:
-                break  # the last code is an input here, and nothing is left to predict
+                break  # the last code is only an input: nothing is left to predict
             logits = self._head.image_logits(state)
             codes[:, index], log_probability = choose_tokens(logits, sampling, uniforms[:, index])
             total += log_probability
@@ -151,22 +149,22 @@ class Decoder:
         *,
         should_stop: ShouldStop = never,
     ) -> tuple[Tensor, Tensor]:
-        """Write text for images; stops when every caption has ended.
+        """Generate text for images until every caption has ended.
 
         Args:
-            codes: in raster order, int64 [batch, num_image_tokens].
-            sampling: how each piece is chosen. Special ids other than the end of text, and
-                ids that the text tokenizer lacks, never are.
-            uniforms: the numbers that choose, float64 [batch, positions] in [0, 1), at least as
-                many as there are tokens to choose.
-            should_stop: asked before every slot.
+            codes: image codes in raster order, int64 [batch, num_image_tokens].
+            sampling: rule by which each piece is chosen. Special ids other than the end of text,
+                and ids that the text tokenizer lacks, are never chosen.
+            uniforms: random numbers of the choices, float64 [batch, positions] in [0, 1), at least
+                one per text slot.
+            should_stop: called before every slot; true ends the work.
 
         Returns:
             ids, int64 [batch, text_length], padding after the end of text, and each
             caption's log-probability in nats, end of text included, float32 [batch].
 
         Raises:
-            StoppedError: `should_stop` said so.
+            StoppedError: `should_stop` returned true.
         """
 
         def caption(*rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,8 @@
-"""Batches of one size, so that a row's result does not depend on its company.
+"""Batches of one fixed size, so that a row's result does not depend on the other rows.
 
-A matrix product picks its kernel by its shape, and another kernel adds in another order: in float32
-a row of a batch of 3 may differ in the last bits from the same row alone. Batches that all have
-as many rows take the same kernels. Rows that are missing repeat the last one.
-
-Source: ours.
+A matrix product picks its kernel by its shape, and each kernel sums in its own order: in float32 a
+row of a batch of 3 may differ in the last bits from the same row alone. Batches of equal size use
+the same kernels. Short batches are padded with copies of the last row.
 """
 
 from collections.abc import Callable
@@ -14,8 +12,9 @@ import torch
 from torch import Tensor
 
 NUM_ROWS, NUM_ROWS_OF_A_CPU = 64, 16
-"""Rows of every batch in float32. A GPU waits for the weights, however many rows there are. On a
-CPU a row alone costs twice as much as it would, and 64 rows 1.6 times as much as in one batch."""
+"""Rows of every batch in float32. A GPU is limited by loading the weights, whatever the number of
+rows. On a CPU a fixed batch doubles the cost of a single row, and 64 rows cost 1.6 times as much
+as in one batch."""
 
 
 def in_fixed_batches(
@@ -24,13 +23,13 @@ def in_fixed_batches(
     """Apply a function to the rows of some tensors, a fixed number at a time.
 
     Args:
-        work: takes as many tensors, and returns tensors of as many rows, or None.
+        work: a function of as many tensors that returns tensors of as many rows, or None.
         inputs: tensors of the same number of rows, at least one.
-        like: a weight, of the type and on the device of the computation; other than in float32 all
-            rows are one batch, because there the results of a row depend on its batch in any case.
+        like: a weight with the dtype and device of the computation. Unless it is float32, all rows
+            are one batch, because in lower precision a row's result depends on its batch anyway.
 
     Returns:
-        what `work` returned, for all rows.
+        the results of `work` for all rows.
     """
     num_rows = len(inputs[0])
     size = NUM_ROWS_OF_A_CPU if like.device.type == "cpu" else NUM_ROWS

@@ -1,18 +1,17 @@
-"""Weights in, pictures and captions out.
+"""A trained model with its tokenizers: prompts to pictures, pictures to captions.
 
-    model = ErnieVilg.from_pretrained(Path("outputs/quickstart/weights"))
-    model.generate(["..."])[0].image.save("picture.png")
-
-Source: ours.
+model = ErnieVilg.from_pretrained(Path("outputs/quickstart/weights"))
+model.generate(["..."])[0].image.save("picture.png")
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import islice
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from data_pipelines.sources import RejectedError, clean_caption
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches.pictures import upright_on_white
 from ernie_vilg.errors import InputError
-from ernie_vilg.generation.decode import Decoder, Drawing, ShouldStop, never
+from ernie_vilg.generation.decode import Drawing, ShouldStop, TokenGenerator, never
 from ernie_vilg.generation.fixed_batches import in_fixed_batches
 from ernie_vilg.generation.randomness import Occurrences, drawing_seed, item_of, uniforms
 from ernie_vilg.generation.sampling import Sampling
@@ -34,8 +33,11 @@ from ernie_vilg.model.weights import (
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vocabulary import caption_ids, text_slots
 from ernie_vilg.vqgan.autoencoder import VQGAN
-from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
+from ernie_vilg.vqgan.pixels import from_pictures, to_pictures
 from ernie_vilg.vqgan.weights import load_image_tokenizer
+
+Parameters = ParamSpec("Parameters")
+Item = TypeVar("Item")
 
 logger = logging.getLogger(__name__)
 
@@ -51,17 +53,17 @@ class GeneratedImage:
     prompt: str
     """The prompt, cleaned."""
     drawn_prompt: str
-    """The part of it that the picture shows: less than the prompt where that has more ids than the
-    model has slots, and in the text tokenizer's forms of characters."""
+    """Part of the prompt that was drawn, in the text tokenizer's forms of characters: shorter than
+    the prompt if that has more ids than the model has slots."""
     image: Image.Image
     """The picture, RGB."""
     codes: Tensor
-    """Its image codes, int64 [grid, grid]."""
+    """Image codes of the picture, int64 [grid, grid]."""
     seed: int
-    """The seed that, with this prompt alone and the same temperature and top_k, draws this picture
-    again."""
+    """Seed that draws this picture again, with this prompt alone and the same temperature and
+    top_k."""
     log_probability: float
-    """Of the codes given the prompt, in nats."""
+    """Log-probability of the codes given the prompt, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +71,35 @@ class GeneratedCaption:
     """One caption of one picture."""
 
     caption: str
-    """The text."""
+    """Text of the caption."""
     log_probability: float
-    """Of the text given the picture's codes, in nats, its end included."""
+    """Log-probability of the text given the picture's codes, in nats, its end included."""
     seed: int
-    """The seed that, with this picture alone at the same temperature, writes it again."""
+    """Seed that writes this caption again, with this picture alone and the same temperature."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One picture to draw."""
+
+    prompt_index: int
+    candidate: int
+    prompt: str
+    slots: list[int]
+    item: bytes
+    seed: int
+
+
+def _as_list(
+    method: Callable[Parameters, Iterator[Item]],
+) -> Callable[Parameters, list[Item]]:
+    """Turn a method that yields items into one that returns them as a list."""
+
+    @wraps(method)
+    def collect(*arguments: Parameters.args, **options: Parameters.kwargs) -> list[Item]:
+        return list(method(*arguments, **options))
+
+    return collect
 
 
 class ErnieVilg:
@@ -86,12 +112,12 @@ class ErnieVilg:
         text_tokenizer: TextTokenizer,
         image_tokenizer: VQGAN,
     ) -> None:
-        """Put the parts together; `from_pretrained` reads them from a folder."""
+        """Take the parts; `from_pretrained` reads them from a folder."""
         self.config = config
         self.text_tokenizer = text_tokenizer
         self.image_tokenizer = image_tokenizer.eval()
         self.transformer = model.eval()
-        self.decoder = Decoder(self.transformer, config, text_tokenizer.vocab_size)
+        self.token_generator = TokenGenerator(self.transformer, config, text_tokenizer.vocab_size)
         self._device = next(model.parameters()).device
 
     @classmethod
@@ -107,29 +133,6 @@ class ErnieVilg:
         _check_tokenizers(weights, config, text_tokenizer, image_tokenizer)
         return cls(model.to(device), config, text_tokenizer, image_tokenizer.to(device))
 
-    def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        images_per_prompt: int = 1,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        seed: int = 0,
-        batch_size: int = 64,
-        should_stop: ShouldStop = never,
-    ) -> list[GeneratedImage]:
-        """Draw pictures for prompts: the list of what `draw` yields, with its arguments."""
-        drawn = self.draw(
-            prompts,
-            images_per_prompt=images_per_prompt,
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed,
-            batch_size=batch_size,
-            should_stop=should_stop,
-        )
-        return list(drawn)
-
     def draw(
         self,
         prompts: Sequence[str],
@@ -144,72 +147,74 @@ class ErnieVilg:
         """Yield pictures for prompts, ordered by prompt, then by candidate.
 
         Args:
-            prompts: texts; they are cleaned as captions are for training, and nothing may be empty
-                then. A prompt with more ids than the model has slots is cut, with a warning.
+            prompts: texts; they are cleaned like captions of the training data and must not be
+                empty then. A prompt with more ids than the model has slots is cut, with a warning.
             images_per_prompt: pictures per prompt.
-            temperature: 0 draws the likeliest code at every slot, 1 samples from the model.
-            top_k: sample among this many likeliest codes only; 0 among all.
-            seed: names the draws. A picture depends on the seed, the cleaned prompt, how often the
-                same prompt came before, and its index among the prompt's pictures; in float32 on
-                nothing else, in bfloat16 on the others in its batch, too.
+            temperature: 0 takes the likeliest code at every slot, 1 samples from the model.
+            top_k: number of likeliest codes to sample from; 0 is all.
+            seed: seed of all pictures. A picture depends on the seed, the cleaned prompt, the
+                number of equal prompts before it, and its index among the prompt's pictures; in
+                bfloat16 also on the other pictures of its batch.
             batch_size: pictures drawn at once.
-            should_stop: asked before every slot.
+            should_stop: called before every slot; true ends the work.
 
         Raises:
             InputError: a prompt is empty, or a setting is out of range.
-            StoppedError: `should_stop` said so.
+            StoppedError: `should_stop` returned true.
         """
         sampling = Sampling(temperature=temperature, top_k=top_k)
         _check_at_least_one(images_per_prompt=images_per_prompt, batch_size=batch_size)
         cleaned = [clean_prompt(prompt, f"prompt {p}") for p, prompt in enumerate(prompts)]
-        slots = [self._slots(prompt, p) for p, prompt in enumerate(cleaned)]
-        counted, items = Occurrences(), [item_of(prompt.encode()) for prompt in cleaned]
-        jobs = [
-            (p, c, drawing_seed(seed, occurrence, c))
-            for p, occurrence in enumerate(map(counted.next, items))
-            for c in range(images_per_prompt)
-        ]
+        jobs = self._jobs(cleaned, images_per_prompt, seed)
         for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
-            numbers = uniforms(
-                [job[2] for job in batch],
-                [items[p] for p, *_ in batch],
-                self.config.num_image_tokens,
-            )
-            text = torch.tensor([slots[p] for p, *_ in batch], device=self._device)
-            drawing = self.decoder.draw(text, sampling, numbers, should_stop=should_stop)
-            grids, pictures = self.grids(drawing.codes), self.pictures(drawing)
-            shown = self.captions(text)
-            for index, (p, c, drawn_with) in enumerate(batch):
-                yield GeneratedImage(
-                    prompt_index=p,
-                    candidate=c,
-                    prompt=cleaned[p],
-                    drawn_prompt=shown[index],
-                    image=pictures[index],
-                    codes=grids[index].cpu(),
-                    seed=drawn_with,
-                    log_probability=float(drawing.log_probabilities[index]),
-                )
+            yield from self._draw(jobs[start : start + batch_size], sampling, should_stop)
 
-    def caption(
-        self,
-        images: Iterable[Image.Image],
-        *,
-        temperature: float = 0.0,
-        seed: int = 0,
-        batch_size: int = 64,
-        should_stop: ShouldStop = never,
-    ) -> list[GeneratedCaption]:
-        """Write a caption for each picture: the list of what `write` yields."""
-        written = self.write(
-            images,
-            temperature=temperature,
-            seed=seed,
-            batch_size=batch_size,
-            should_stop=should_stop,
+    generate = _as_list(draw)
+
+    def _jobs(self, prompts: Sequence[str], images_per_prompt: int, seed: int) -> list[_Job]:
+        jobs: list[_Job] = []
+        counted = Occurrences()
+        for index, prompt in enumerate(prompts):
+            slots, item = self._slots(prompt, index), item_of(prompt.encode())
+            occurrence = counted.next(item)
+            jobs += [
+                _Job(
+                    prompt_index=index,
+                    candidate=candidate,
+                    prompt=prompt,
+                    slots=slots,
+                    item=item,
+                    seed=drawing_seed(seed, occurrence, candidate),
+                )
+                for candidate in range(images_per_prompt)
+            ]
+        return jobs
+
+    def _draw(
+        self, jobs: Sequence[_Job], sampling: Sampling, should_stop: ShouldStop
+    ) -> Iterator[GeneratedImage]:
+        """Yield the pictures of one batch."""
+        seeds, items = [job.seed for job in jobs], [job.item for job in jobs]
+        numbers = uniforms(seeds, items, self.config.num_image_tokens)
+        text = torch.tensor([job.slots for job in jobs], device=self._device)
+        drawing = self.token_generator.draw(text, sampling, numbers, should_stop=should_stop)
+        columns = (
+            self.captions(text),
+            self.pictures(drawing),
+            self.grids(drawing.codes).cpu(),
+            drawing.log_probabilities.tolist(),
         )
-        return list(written)
+        for job, drawn_prompt, image, codes, nats in zip(jobs, *columns, strict=True):
+            yield GeneratedImage(
+                prompt_index=job.prompt_index,
+                candidate=job.candidate,
+                prompt=job.prompt,
+                drawn_prompt=drawn_prompt,
+                image=image,
+                codes=codes,
+                seed=job.seed,
+                log_probability=nats,
+            )
 
     def write(
         self,
@@ -220,21 +225,22 @@ class ErnieVilg:
         batch_size: int = 64,
         should_stop: ShouldStop = never,
     ) -> Iterator[GeneratedCaption]:
-        """Yield a caption for each picture, in order; pictures are taken a batch at a time.
+        """Yield a caption for each picture, in order; pictures are read a batch at a time.
 
         Args:
-            images: pictures of any size and mode; they are turned as their EXIF says, transparent
-                ones are put on white, and all are cropped to the centre square and resized, as in
-                training.
+            images: pictures of any size and mode; as in training, they are rotated by their EXIF
+                orientation, put on white where transparent, cropped to the centre square and
+                resized.
             temperature: 0 takes the likeliest piece at every slot.
-            seed: names the captions. A caption depends on the seed, the prepared picture and how
-                often the same picture came before; in bfloat16 on the others in its batch, too.
+            seed: seed of all captions. A caption depends on the seed, the prepared picture and the
+                number of equal pictures before it; in bfloat16 also on the other pictures of its
+                batch.
             batch_size: pictures captioned at once.
-            should_stop: asked before every slot.
+            should_stop: called before every slot; true ends the work.
 
         Raises:
             InputError: a setting is out of range.
-            StoppedError: `should_stop` said so.
+            StoppedError: `should_stop` returned true.
         """
         sampling, counted, rest = Sampling(temperature=temperature), Occurrences(), iter(images)
         _check_at_least_one(batch_size=batch_size)
@@ -242,8 +248,8 @@ class ErnieVilg:
             items = [item_of(image.tobytes()) for image in batch]
             seeds = [drawing_seed(seed, counted.next(item), 0) for item in items]
             numbers = uniforms(seeds, items, self.config.text_length)
-            codes = self.encode_images(batch).flatten(1)
-            text, log_probabilities = self.decoder.caption(
+            codes = self._encode(batch).flatten(1)
+            text, log_probabilities = self.token_generator.caption(
                 codes, sampling, numbers, should_stop=should_stop
             )
             parts = (self.captions(text), log_probabilities.tolist(), seeds)
@@ -252,13 +258,18 @@ class ErnieVilg:
                     caption=caption, log_probability=log_probability, seed=written_with
                 )
 
-    @torch.inference_mode()
+    caption = _as_list(write)
+
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return the codes of pictures, int64 [batch, grid, grid]."""
-        pixels = torch.stack([_to_tensor(self._prepare(image)) for image in images])
+        """Return the codes of pictures of any size and mode, int64 [batch, grid, grid]."""
+        return self._encode([self._prepare(image) for image in images])
+
+    @torch.inference_mode()
+    def _encode(self, prepared: Sequence[Image.Image]) -> Tensor:
         (codes,) = in_fixed_batches(
             lambda rows: (self.image_tokenizer.encode(rows.to(self._device)),),
-            pixels,
+            # Another order in memory takes other kernels, which round differently.
+            from_pictures(prepared).contiguous(),
             like=next(self.image_tokenizer.parameters()),
         )
         return codes
@@ -271,12 +282,12 @@ class ErnieVilg:
             codes,
             like=next(self.image_tokenizer.parameters()),
         )
-        return _to_images(pixels)
+        return to_pictures(pixels)
 
     def pictures(self, drawing: Drawing) -> list[Image.Image]:
-        """Return the RGB pictures of what the decoder drew."""
+        """Return the RGB pictures of a drawing."""
         if drawing.pixels is not None:
-            return _to_images(drawing.pixels)
+            return to_pictures(drawing.pixels)
         return self.decode_images(self.grids(drawing.codes))
 
     def grids(self, codes: Tensor) -> Tensor:
@@ -293,7 +304,7 @@ class ErnieVilg:
         return torch.tensor(slots, device=self._device)
 
     def _slots(self, prompt: str, index: int) -> list[int]:
-        """Lay a prompt's ids into slots, with a warning where it is cut."""
+        """Put a prompt's ids into slots, with a warning where it is cut."""
         ids, length = self.text_tokenizer.encode(prompt), self.config.text_length
         slots = text_slots(ids, length)
         if len(ids) > length:
@@ -313,11 +324,11 @@ class ErnieVilg:
 
 
 def clean_prompt(prompt: str, name: str) -> str:
-    """Return a prompt as a caption of the training data would be cleaned.
+    """Clean a prompt like a caption of the training data.
 
     Args:
         prompt: the text.
-        name: what it is, for the message.
+        name: name of the prompt for messages.
 
     Raises:
         InputError: nothing is left of it, or it is not Unicode text.
@@ -340,7 +351,7 @@ def _check_at_least_one(**settings: int) -> None:
 def _check_tokenizers(
     weights: Path, config: ModelConfig, text_tokenizer: TextTokenizer, image_tokenizer: VQGAN
 ) -> None:
-    """Check that the parts of a weights folder fit each other."""
+    """Check that model and tokenizers of a weights folder fit each other."""
     if text_tokenizer.vocab_size > config.text_vocab_size:
         raise InputError(
             f"{weights}: its text tokenizer has {text_tokenizer.vocab_size} ids, its model "
@@ -356,24 +367,12 @@ def _check_tokenizers(
 
 
 def choose_device(name: str) -> torch.device:
-    """Resolve a device setting: cpu, cuda, or auto, a GPU if there is one.
+    """Return the device of a setting: cpu, cuda, or auto, which is a GPU if there is one.
 
     Raises:
-        InputError: cuda is asked for and there is no GPU.
+        InputError: the setting is cuda and there is no GPU.
     """
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
         raise InputError("device=cuda but torch finds no GPU: set device=cpu or device=auto")
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    """Return an RGB picture as float32 [3, height, width] in [-1, 1]."""
-    return from_bytes(torch.from_numpy(np.array(image)).permute(2, 0, 1))
-
-
-def _to_images(pixels: Tensor) -> list[Image.Image]:
-    """Return the RGB pictures of float [batch, 3, height, width] in [-1, 1]."""
-    # [batch, height, width, channels]
-    arrays = to_bytes(pixels).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(array) for array in arrays]

@@ -1,4 +1,4 @@
-"""One token from its logits.
+"""Sampling of one token from its logits.
 
 Source: temperature 1 is DALL-E's (arXiv:2102.12092), which ERNIE-ViLG follows (section 4.2);
 top-k sampling is Fan et al. 2018 (arXiv:1805.04833).
@@ -15,12 +15,12 @@ from ernie_vilg.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a token is chosen."""
+    """Rule by which a token is chosen."""
 
     temperature: float = 0.0
-    """Divides the logits; 0 takes the likeliest token."""
+    """Divisor of the logits; 0 takes the likeliest token."""
     top_k: int = 0
-    """Only this many likeliest tokens can be chosen; 0 leaves all."""
+    """Number of likeliest tokens to sample from; 0 is all."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:  # NaN passes every other comparison
@@ -34,12 +34,12 @@ def choose_tokens(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple
 
     Args:
         logits: float [batch, vocab].
-        sampling: how.
-        uniforms: one number per sequence, float64 [batch] in [0, 1): where in the cumulative
-            distribution its token is.
+        sampling: rule of the choice.
+        uniforms: one number per sequence, float64 [batch] in [0, 1): the position of its token in
+            the cumulative distribution.
 
     Returns:
-        ids, int64 [batch], and their log-probabilities under the model itself (at
+        ids, int64 [batch], and their log-probabilities in nats under the model itself (at
         temperature 1 and without top-k), float32 [batch].
     """
     logits = logits.float()
@@ -58,6 +58,6 @@ def _draw(logits: Tensor, top_k: int, uniforms: Tensor) -> Tensor:
     cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
     total = cumulative[:, -1:]
     ids = (cumulative <= uniforms.to(logits.device)[:, None] * total).sum(dim=-1)
-    # The product may round up to the total, which no token is beyond.
+    # The product may round up to the total, and no token lies beyond that.
     last = (cumulative < total).sum(dim=-1)
     return torch.minimum(ids, last)

@@ -9,6 +9,7 @@ z-loss is PaLM's (arXiv:2204.02311, section 5).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.model.head import HeadOutput
-from ernie_vilg.model.layers import ParallelLayers
+from ernie_vilg.model.layers import ParallelLayers, cross_entropy
 from ernie_vilg.vocabulary import PADDING_ID
 from ernie_vilg.vqgan.loss import reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
@@ -69,6 +70,48 @@ class Losses:
         return torch.cat([torch.stack(terms), *profiles]).detach()
 
 
+def target_losses(
+    output: HeadOutput,
+    text: Tensor,
+    codes: Tensor,
+    cross_entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+) -> tuple[Tensor, Tensor]:
+    """Return the negative log-likelihood of every target given the other half of its pair.
+
+    Args:
+        output: logits of both halves.
+        text: padded text ids, int64 [batch, text_length].
+        codes: image codes, int64 [batch, num_image_tokens].
+        cross_entropy: the one that fits the split of the logits.
+
+    Returns:
+        nats of each code, float32 [batch, num_image_tokens], and nats of each text piece, 0 at
+        padding, float32 [batch, text_length].
+    """
+    image_losses = cross_entropy(output.image_logits, codes)
+    text_losses = cross_entropy(output.text_logits, text)
+    return image_losses, torch.where(text != PADDING_ID, text_losses, 0.0)
+
+
+def sample_losses(
+    output: HeadOutput, text: Tensor, codes: Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of each sample in both directions.
+
+    Args:
+        output: logits of both halves.
+        text: padded text ids, int64 [batch, text_length].
+        codes: image codes, int64 [batch, num_image_tokens].
+        dtype: precision of the means.
+
+    Returns:
+        nats per code given the text, and nats per text piece given the codes, [batch] each.
+    """
+    image_losses, text_losses = target_losses(output, text, codes)
+    num_pieces = (text != PADDING_ID).sum(dim=1)
+    return image_losses.to(dtype).mean(dim=1), text_losses.to(dtype).sum(dim=1) / num_pieces
+
+
 class Objective:
     """The loss of a micro-batch, from the head's output and the targets."""
 
@@ -87,10 +130,9 @@ class Objective:
         config = self._config
         text, codes, mean_text_targets, *pixels = targets
         is_target = text != PADDING_ID
-        image_losses = self._layers.cross_entropy(output.image_logits, codes)
-        text_losses = self._layers.cross_entropy(output.text_logits, text)
+        image_losses, text_losses = target_losses(output, text, codes, self._layers.cross_entropy)
         text_to_image = image_losses.mean()
-        image_to_text = _mean(text_losses, is_target, mean_text_targets)
+        image_to_text = text_losses.sum() / mean_text_targets.squeeze()
         total = (
             config.text_to_image_weight * text_to_image
             + config.image_to_text_weight * image_to_text
@@ -98,9 +140,8 @@ class Objective:
         if config.z_loss_weight:
             image = self._layers.log_partition(output.image_logits).square().mean()
             squares = self._layers.log_partition(output.text_logits).square()
-            total = total + config.z_loss_weight * (
-                image + _mean(squares, is_target, mean_text_targets)
-            )
+            text_sum = torch.where(is_target, squares, 0.0).sum()
+            total = total + config.z_loss_weight * (image + text_sum / mean_text_targets.squeeze())
         reconstruction = torch.zeros_like(text_to_image)
         if output.pixels is not None:
             reconstruction = reconstruction_loss(
@@ -116,7 +157,7 @@ class Objective:
             image_to_text=image_to_text,
             reconstruction=reconstruction,
             by_image_row=_row_means(image_losses.detach()),
-            by_text_position=torch.where(is_target, text_losses.detach(), 0.0).mean(dim=0),
+            by_text_position=text_losses.detach().mean(dim=0),
             text_position_share=is_target.float().mean(dim=0),
         )
 
@@ -124,8 +165,3 @@ class Objective:
 def _row_means(values: Tensor) -> Tensor:
     """Return the mean of each row of the grid, [rows], of [batch, rows * columns]."""
     return values.unflatten(1, (math.isqrt(values.shape[1]), -1)).mean(dim=(0, 2))
-
-
-def _mean(values: Tensor, is_target: Tensor, mean_targets: Tensor) -> Tensor:
-    """Return the micro-batch's part of the mean over the targets of the step."""
-    return torch.where(is_target, values, 0.0).sum() / mean_targets.squeeze()

@@ -1,4 +1,4 @@
-"""Two-way health while a model trains: both directions' gradients, and round trips."""
+"""Health of both directions while a model trains: their gradients, and round trips."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ernie_vilg.evaluation.two_way import TwoWay, compare_directions, suggested_
 from ernie_vilg.generation.decode import ShouldStop, StoppedError, never
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.observers.model_of_run import model_of_run
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes, write_json
 from ernie_vilg.training.callbacks import Observation
 
@@ -24,19 +25,19 @@ def measure_health(
     weights: dict[str, Tensor],
     should_stop: ShouldStop = never,
 ) -> Observation | None:
-    """Hold both directions against each other on the first pairs of `health.pairs`.
+    """Compare both directions on the first pairs of `health.pairs`.
 
-    Writes `health/step_<step>.png` and `.json` into the run folder. Changes nothing of the run:
-    neither its weights nor the state of a random generator.
+    It writes `health/step_<step>.png` and `.json` into the run folder. It changes neither the run's
+    weights nor the state of a random generator.
 
     Args:
-        config: the run.
+        config: settings of the run.
         step: steps taken so far.
         weights: every parameter by name, whole, in any precision.
-        should_stop: asked again and again; true ends the measurement.
+        should_stop: called repeatedly; true ends the measurement.
 
     Returns:
-        the figures and the picture; None where `should_stop` said so, and nothing was written.
+        the figures and the picture; None, with nothing written, if `should_stop` returned true.
     """
     folder = config.health.pairs or config.samples.pairs
     assert folder is not None  # checked by PretrainConfig
@@ -44,7 +45,7 @@ def measure_health(
     size = model.image_tokenizer.config.image_size
     pairs = read_pairs(Path(folder), count=config.health.count, image_size=size)
     text = model.text_ids([pair.caption for pair in pairs])
-    # A clone: what inference mode made cannot be differentiated through.
+    # A clone, because autograd refuses tensors made in inference mode.
     codes = model.encode_images([pair.image for pair in pairs]).flatten(1).clone()
     try:
         two_way = compare_directions(
@@ -57,7 +58,7 @@ def measure_health(
         return None
     metrics = health_metrics(two_way, trips, (text, codes), config.objective)
     rows = _rows(model, pairs, trips)
-    path = Path(config.run_dir) / "health" / f"step_{step:08d}.png"
+    path = RunFolder(Path(config.run_dir)).health(step)
     write_bytes(path, _picture(step, two_way, trips, rows))
     write_json(path.with_suffix(".json"), _record(step, metrics, rows))
     return Observation(
@@ -68,7 +69,7 @@ def measure_health(
 def health_metrics(
     two_way: TwoWay, trips: RoundTrips, pairs: tuple[Tensor, Tensor], objective: ObjectiveConfig
 ) -> dict[str, float]:
-    """Return the figures of a measurement by the names that they are logged under.
+    """Return the figures of a measurement by their names in the log.
 
     Args:
         two_way: both directions' losses and gradients.
@@ -147,5 +148,5 @@ def _record(step: int, metrics: dict[str, float], rows: list[HealthRow]) -> dict
 
 
 def _legend(rows: list[HealthRow]) -> str:
-    """Return a line per pair: its caption, and those written for its drawing and its picture."""
+    """Return a line per pair: the true caption and the captions written for both pictures."""
     return "\n".join(f"{index}. {' | '.join(row.captions)}" for index, row in enumerate(rows, 1))

@@ -1,4 +1,4 @@
-"""A run's model as it is between two steps, ready to draw and to caption."""
+"""A run's model between two steps, ready to draw and to caption."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 
 def model_of_run(config: PretrainConfig, weights: dict[str, Tensor]) -> ErnieVilg:
-    """Put a run's weights and tokenizers together; training is not touched by it.
+    """Build the model of a run from its weights and tokenizers, without a change to the run.
 
     Args:
-        config: the run.
+        config: settings of the run.
         weights: every parameter by name, whole, in any precision.
     """
     device = choose_device("auto")
-    # torch's layers draw their first weights from the generator that training also uses.
+    # New layers draw their first weights from the generator that training also uses.
     with torch.random.fork_rng(devices=[]):
         tokenizer, _ = load_image_tokenizer(Path(config.data.image_tokenizer))
         transformer = model_from_weights(config.model, weights)

@@ -1,4 +1,4 @@
-"""Pictures and captions while a model trains: where training meets generation."""
+"""Pictures and captions drawn and written while a model trains."""
 
 import io
 import json
@@ -18,6 +18,7 @@ from ernie_vilg.generation.pipeline import (
     GeneratedImage,
 )
 from ernie_vilg.observers.model_of_run import model_of_run
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.training.callbacks import Observation
 
@@ -32,18 +33,18 @@ def draw_samples(
 ) -> Observation | None:
     """Draw the captions and caption the pictures of the first pairs of `samples.pairs`.
 
-    Writes `samples/step_<step>.png` (true pictures above drawn ones) and `.jsonl` (true
+    It writes `samples/step_<step>.png` (true pictures above drawn ones) and `.jsonl` (true
     captions beside written ones) into the run folder.
 
     Args:
-        config: the run.
+        config: settings of the run.
         step: steps taken so far.
         weights: every parameter by name, whole, in any precision.
-        should_stop: asked again and again; true ends the drawing.
+        should_stop: called repeatedly; true ends the drawing.
 
     Returns:
-        the picture and figures of its codes; None where `should_stop` said so, and nothing was
-        written.
+        the picture and the figures of its codes; None, with nothing written, if `should_stop`
+        returned true.
     """
     model = model_of_run(config, weights)
     assert config.samples.pairs is not None  # checked by SamplesConfig
@@ -61,7 +62,7 @@ def draw_samples(
         written = model.caption([pair.image for pair in pairs], should_stop=should_stop)
     except StoppedError:
         return None
-    path = Path(config.run_dir) / "samples" / f"step_{step:08d}.png"
+    path = RunFolder(Path(config.run_dir)).samples(step)
     _write(path, pairs, drawn, written)
     return Observation(
         metrics=_metrics(model, pairs, drawn),
@@ -92,7 +93,7 @@ def _write(
 def _metrics(
     model: ErnieVilg, pairs: Sequence[Pair], drawn: Sequence[GeneratedImage]
 ) -> dict[str, float]:
-    """Return the figures of the drawn codes, and of the true pictures' own for comparison."""
+    """Return the figures of the drawn pictures' codes and, to compare, the true pictures' codes."""
     true_codes = model.encode_images([pair.image for pair in pairs]).cpu()
     size = model.config.codebook_size
     own = code_figures([item.codes for item in drawn], size)
@@ -103,7 +104,7 @@ def _metrics(
 
 
 def _legend(pairs: Sequence[Pair], written: Sequence[GeneratedCaption]) -> str:
-    """Return the text below the grid: what each picture was drawn from, and read as."""
+    """Return the text below the grid: the true and the written caption of each picture."""
     return "\n".join(
         f"{index}. {pair.caption} | {item.caption}"
         for index, (pair, item) in enumerate(zip(pairs, written, strict=True), start=1)

@@ -11,22 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.config.schema import (
+    FractionBelowOne,
     NaturalFloat,
     NumWorkers,
     Range,
     Settings,
-    ShareBelowOne,
     from_json,
 )
 from ernie_vilg.errors import InputError
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
 
 if TYPE_CHECKING:  # it needs torch, and reading a record does not
     from ernie_vilg.planning.forecast import Forecast
-
-MEASURED_NAME = "measured.json"
-PLAN_NAME = "plan.json"
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -45,7 +43,7 @@ class DecidingSettings(Settings):
     """Number format of weights and activations."""
     compile_blocks: bool
     """Whether blocks were compiled."""
-    ema_decay: ShareBelowOne
+    ema_decay: FractionBelowOne
     """Decay of the average of the weights, as in `TrainingConfig`."""
     num_workers: NumWorkers
     """Loader processes per rank, as in `LoaderConfig`."""
@@ -91,7 +89,7 @@ def deciding_settings(config: PretrainConfig, precision: str) -> dict[str, Any]:
 
 def write_record(run_dir: Path, record: RunRecord) -> None:
     """Write the measurements of a run, whole or not at all."""
-    write_json(run_dir / MEASURED_NAME, asdict(record))
+    write_json(RunFolder(run_dir).measured, asdict(record))
 
 
 def read_record(run_dir: Path) -> RunRecord | None:
@@ -100,7 +98,7 @@ def read_record(run_dir: Path) -> RunRecord | None:
     Raises:
         InputError: the file is not a record of this version.
     """
-    path = run_dir / MEASURED_NAME
+    path = RunFolder(run_dir).measured
     if not path.is_file():
         return None
     try:
@@ -126,4 +124,4 @@ def write_plan(run_dir: Path, world_size: int, predicted: "Forecast") -> None:
         "seconds_per_step": None if step is None else step.total,
         "parts": None if step is None else asdict(step),
     }
-    write_json(run_dir / PLAN_NAME, content)
+    write_json(RunFolder(run_dir).plan, content)

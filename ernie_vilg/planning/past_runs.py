@@ -9,9 +9,10 @@ from ernie_vilg.config.plan import PlanConfig
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.planning.calibration import Correction, PastRun, errors, learn
-from ernie_vilg.planning.history import MEASURED_NAME, DecidingSettings, RunRecord, read_record
+from ernie_vilg.planning.history import DecidingSettings, RunRecord, read_record
 from ernie_vilg.planning.plan import worst_memory
 from ernie_vilg.planning.workload import spread_of_layout, workload_of_model
+from ernie_vilg.runs.run_folder import RunFolder
 
 
 def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
@@ -24,10 +25,10 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
     for folder in config.history:
         if not Path(folder).is_dir():
             raise InputError(f"history={folder} is not a folder: name run folders, or leave it out")
-        record = read_record(Path(folder))
+        record, measured = read_record(Path(folder)), RunFolder(Path(folder)).measured.name
         if record is None:
             raise InputError(
-                f"history={folder} has no {MEASURED_NAME}, since the run has not reached its first "
+                f"history={folder} has no {measured}, since the run has not reached its first "
                 "checkpoint: leave it out"
             )
         if record.hardware != config.gpu.name:
@@ -37,7 +38,7 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
             runs.append(_past_run(record, config))
         except (InputError, OverflowError) as error:  # integers too large for a float
             raise InputError(
-                f"history={folder} has a {MEASURED_NAME} that the plan cannot learn from "
+                f"history={folder} has a {measured} that the plan cannot learn from "
                 f"({error}): leave it out"
             ) from error
     correction = learn(runs)

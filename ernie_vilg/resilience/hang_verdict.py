@@ -1,67 +1,72 @@
-"""Who holds up a run, from what every rank last said.
+"""The verdict on a hang: which ranks hold up the run, by every rank's last heartbeat.
 
-A rank that has left no new sign of life is stopped, gone, or its machine is. Among those that live,
-a rank that waits in the n-th collective of some group waits for the members that have started fewer
-than n. Following that leads to ranks that wait for nobody: they hold up the run, with what they are
-doing; or in a circle: then ranks call collectives in different orders.
+A rank without a new heartbeat is stopped or gone, or its machine is. Among live ranks, one that is
+in the n-th collective of a group waits for the members that have started fewer than n. Following
+these waits ends at ranks that wait for nobody, which hold up the run; or it goes round in a circle,
+because ranks call collectives in different orders.
 
-Source: ours; the search for the rank that is behind follows torch's Flight Recorder.
+Source: torch's Flight Recorder searches for the rank that is behind in the same way.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ernie_vilg.resilience.heartbeats import Beat, Member
+from ernie_vilg.resilience.heartbeats import Beat
+from ernie_vilg.resilience.members import Member
+from ernie_vilg.runs.phases import Phase
 
 _MAX_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What is known when time is up."""
+    """Facts about all ranks at a timeout."""
 
-    crew: Sequence[Member]
+    members: Sequence[Member]
     """Every rank, in their order."""
     beats: Mapping[int, Beat]
-    """The last sign of life of each rank that has left one."""
+    """Last heartbeat of each rank that has any."""
     silent: frozenset[int]
-    """Ranks without a new sign of life."""
+    """Ranks without a new heartbeat."""
     states: Mapping[int, str]
-    """What the kernel says of silent ranks of this machine."""
+    """Kernel's states of silent ranks on this machine, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Who it is."""
+class HangVerdict:
+    """The ranks that hold up the run."""
 
     headline: str
-    """One or two sentences."""
+    """One or two sentences for people."""
     suspects: tuple[int, ...]
-    """Ranks that hold up the others."""
+    """Ranks that the others wait for."""
 
 
-def judge(findings: Findings) -> Verdict:
-    """Name the ranks that hold up the run, and say what is known of them."""
-    waits = {rank: late_members(rank, findings.beats) for rank in findings.beats}
+def find_suspects(findings: Findings) -> HangVerdict:
+    """Name the ranks that hold up the run, with their phases and collectives."""
+    members, beats = findings.members, findings.beats
+    waits = {rank: late_members(rank, beats) for rank in beats}
     num_waiting = sum(bool(late) for rank, late in waits.items() if rank not in findings.silent)
     if findings.silent:
         suspects = sorted(findings.silent)
-        told = _join([f"{findings.crew[rank]}: {_silence(rank, findings)}" for rank in suspects])
-        return Verdict(
-            headline=f"no sign of life from {told}{_waiters(num_waiting)}", suspects=tuple(suspects)
+        told = _join([f"{members[rank]}: {_silence(rank, findings)}" for rank in suspects])
+        return HangVerdict(
+            headline=f"no heartbeat from {told}{_waiters(num_waiting)}", suspects=tuple(suspects)
         )
-    waited_for = set().union(*waits.values()) if waits else set()
-    suspects = sorted(rank for rank in waited_for if not waits.get(rank))
+    waited_for = sorted(set().union(*waits.values()))
+    suspects = [rank for rank in waited_for if not waits.get(rank)]
     if suspects:
-        told = _join([f"{findings.crew[r]} is {doing(findings.beats[r])}" for r in suspects])
-        return Verdict(headline=f"{told}{_waiters(num_waiting)}", suspects=tuple(suspects))
+        told = _join([f"{members[rank]} is {describe(beats[rank])}" for rank in suspects])
+        return HangVerdict(headline=f"{told}{_waiters(num_waiting)}", suspects=tuple(suspects))
     if waited_for:
-        told = _join([f"{findings.crew[r]} waits in {_place(findings, r)}" for r in waited_for])
-        return Verdict(
-            headline=f"ranks wait for each other, in collectives of different orders: {told}",
-            suspects=tuple(sorted(waited_for)),
+        told = _join(
+            [f"{members[rank]} waits in {_collective(beats[rank])}" for rank in waited_for]
         )
-    return _nobody_waits(findings)
+        return HangVerdict(
+            headline=f"ranks wait for each other, in collectives of different orders: {told}",
+            suspects=tuple(waited_for),
+        )
+    return _verdict_without_waits(findings)
 
 
 def late_members(rank: int, beats: Mapping[int, Beat]) -> set[int]:
@@ -76,9 +81,9 @@ def late_members(rank: int, beats: Mapping[int, Beat]) -> set[int]:
     }
 
 
-def doing(beat: Beat) -> str:
-    """Say what a rank was doing."""
-    words = f"{beat.phase}, {beat.step} steps taken, for {beat.seconds:.0f} s"
+def describe(beat: Beat) -> str:
+    """Write a heartbeat for people."""
+    words = f"{beat.phase}, step {beat.step}, for {beat.seconds:.0f} s"
     if beat.collective is not None:
         words += f", in {beat.collective.words}"
     elif beat.last:
@@ -89,39 +94,44 @@ def doing(beat: Beat) -> str:
 def table(findings: Findings) -> list[str]:
     """Return a line per rank."""
     lines = []
-    for member in findings.crew:
+    for member in findings.members:
         beat = findings.beats.get(member.rank)
-        words = "nothing known" if beat is None else doing(beat)
+        words = "nothing known" if beat is None else describe(beat)
         if beat is not None and (late := late_members(member.rank, findings.beats)):
             words += f"; waits for {_ranks(late)}"
         if member.rank in findings.silent:
-            words = f"NO SIGN OF LIFE, {_silence(member.rank, findings)}; last seen: {words}"
+            words = f"NO HEARTBEAT, {_silence(member.rank, findings)}; last seen: {words}"
         lines.append(f"{member}: {words}")
     return lines
 
 
-def _nobody_waits(findings: Findings) -> Verdict:
-    in_collectives = [rank for rank, beat in findings.beats.items() if beat.collective is not None]
+def _verdict_without_waits(findings: Findings) -> HangVerdict:
+    beats = findings.beats
+    in_collectives = [beat for beat in beats.values() if beat.collective is not None]
     if in_collectives:
-        return Verdict(
-            headline=f"every rank has started {_place(findings, in_collectives[0])}, and it does "
-            "not end: look at the network between the machines",
+        return HangVerdict(
+            headline=f"every rank has started {_collective(in_collectives[0])}, and it does not "
+            "end: look at the network between the machines",
             suspects=(),
         )
-    slowest = min(findings.beats, key=lambda rank: findings.beats[rank].step, default=None)
+    slowest = min(beats, key=lambda rank: _progress(beats[rank]), default=None)
     if slowest is None:
-        return Verdict(headline="nothing is known of any rank", suspects=())
-    return Verdict(
-        headline=f"no rank waits in a collective; {findings.crew[slowest]} is "
-        f"{doing(findings.beats[slowest])}",
+        return HangVerdict(headline="nothing is known of any rank", suspects=())
+    return HangVerdict(
+        headline=f"no rank waits in a collective; {findings.members[slowest]} is "
+        f"{describe(beats[slowest])}",
         suspects=(slowest,),
     )
 
 
-def _place(findings: Findings, rank: int) -> str:
-    collective = findings.beats[rank].collective
-    assert collective is not None, "it waits"
-    return collective.words
+def _progress(beat: Beat) -> tuple[int, bool]:
+    """Return a key that grows as a rank goes on: what follows a step has the step's number."""
+    return beat.step, beat.phase not in (Phase.DATA, Phase.STEP)
+
+
+def _collective(beat: Beat) -> str:
+    assert beat.collective is not None, "the rank waits in one"
+    return beat.collective.words
 
 
 def _silence(rank: int, findings: Findings) -> str:
@@ -139,5 +149,5 @@ def _ranks(ranks: set[int]) -> str:
 
 
 def _join(words: list[str]) -> str:
-    left_out = len(words) - _MAX_NAMED
-    return ", ".join(words[:_MAX_NAMED]) + (f" and {left_out} more" if left_out > 0 else "")
+    num_hidden = len(words) - _MAX_NAMED
+    return ", ".join(words[:_MAX_NAMED]) + (f" and {num_hidden} more" if num_hidden > 0 else "")

@@ -1,26 +1,26 @@
-"""Putting a stopped Slurm job back into the queue.
+"""Requeueing of a stopped Slurm job.
 
-A job that Slurm itself preempts goes back by itself (`#SBATCH --requeue`), and one that a person
-cancelled must not come back. So a job asks to be requeued only while it counts as running (it was
-sent a warning signal, or has set itself a limit), or when it is being ended for its time limit.
+Slurm requeues a job that it preempts (`#SBATCH --requeue`), and a job that a person cancelled must
+not come back. So a job requeues itself only while Slurm counts it as running (it got a warning
+signal, or reached a limit of its own), or while Slurm ends it for its time limit.
 
-Source: ours, on scontrol(1).
+Source: scontrol(1).
 """
 
 import logging
 import subprocess
 
-_SECONDS = 15
-"""How long Slurm's controller may take to answer."""
+_TIMEOUT_SECONDS = 15
+"""Longest wait for Slurm's controller."""
 
 logger = logging.getLogger(__name__)
 
 
 def requeue_job(job: str) -> bool:
-    """Have Slurm begin a job anew later, which ends it now; say whether it will.
+    """Requeue a Slurm job, which ends it; return whether Slurm agreed.
 
     Args:
-        job: its number. Every process of it may be ended before this returns: do all else first.
+        job: its number. Slurm may end every process of it before this returns: do all else first.
     """
     try:
         described = _scontrol("show", "job", "--oneliner", job)
@@ -34,11 +34,11 @@ def requeue_job(job: str) -> bool:
         complaint = getattr(error, "stderr", None) or error
         logger.warning("Slurm job %s is not requeued, submit it again: %s", job, complaint)
         return False
-    logger.info("Slurm job %s is back in the queue", job)
+    logger.info("Slurm job %s is requeued", job)
     return True
 
 
 def _scontrol(*words: str) -> str:
     return subprocess.run(
-        ["scontrol", *words], check=True, capture_output=True, text=True, timeout=_SECONDS
+        ["scontrol", *words], check=True, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS
     ).stdout

@@ -1,10 +1,9 @@
-"""When which signal arrived, however long the main thread has been inside one call.
+"""Signals noted when they arrive, while the main thread is inside a long call.
 
-Python runs signal handlers in the main thread, between two of its instructions, and a backward
-pass or a collective is one instruction. But Python's own C handler writes the number of every
-signal into a file at once; a thread of ours reads it there. The main thread is never interrupted.
-
-Source: ours, on `signal.set_wakeup_fd`.
+Python runs signal handlers in the main thread, between two bytecode instructions; a backward pass
+or a collective is one instruction. Python's C handler, however, writes the number of every signal
+to a file descriptor at once (`signal.set_wakeup_fd`). A thread reads it there, and the main thread
+is never interrupted.
 """
 
 import os
@@ -15,17 +14,17 @@ from types import FrameType
 from typing import Any
 
 _END = 0
-"""No signal has this number."""
+"""Number that no signal has; ends the listener."""
 
 
 class StopSignals:
-    """Hands over the signals that arrive between `start` and `stop`; of the main thread alone."""
+    """Passes signals to a function between `start` and `stop`; main thread only."""
 
     def __init__(self, numbers: Sequence[int], on_signal: Callable[[int], None]) -> None:
-        """Prepare to listen.
+        """Prepare; `start` installs the handlers.
 
         Args:
-            numbers: signals that are handed over instead of what they do otherwise.
+            numbers: signals that no longer have their usual effect.
             on_signal: called with a signal's number, in another thread.
         """
         self._numbers = numbers
@@ -36,19 +35,19 @@ class StopSignals:
         self._listener = threading.Thread(target=self._listen, name="signals", daemon=True)
 
     def start(self) -> None:
-        """Take the signals over."""
+        """Install the handlers and start the listener."""
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)  # a full pipe must not stop the C handler
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         for number in self._numbers:
-            self._handlers[number] = signal.signal(number, _leave_to_listener)
-            signal.siginterrupt(number, False)  # system calls of libraries go on
+            self._handlers[number] = signal.signal(number, _ignore)
+            signal.siginterrupt(number, False)  # libraries' system calls resume
         self._listener.start()
-        # Whoever started this process may have had them blocked, which is inherited.
+        # A parent may have blocked them, and its children inherit that.
         self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
 
     def stop(self) -> None:
-        """Give the signals back to what handled them before."""
+        """Restore the earlier handlers and end the listener."""
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -67,5 +66,5 @@ class StopSignals:
                     self._on_signal(number)
 
 
-def _leave_to_listener(number: int, frame: FrameType | None) -> None:
-    """Do nothing: that there is a handler makes Python write the number down."""
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing: Python writes to the descriptor only if a signal has a handler."""

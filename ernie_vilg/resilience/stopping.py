@@ -1,12 +1,11 @@
-"""Stopping on request: noted at once, done at the next step boundary, with a checkpoint.
+"""Stopping on request, with a checkpoint, at the next step boundary.
 
-Who may ask: a scheduler by signal, a person by Ctrl-C or by a file `STOP` in the run folder, the
-clock, the death of a launcher. A request reaches some ranks earlier than others, so that the loop
-agrees on the largest code of all ranks before every step, and all stop at the same one.
+A scheduler requests a stop by signal, a person by Ctrl-C or by a file `STOP` in the run folder; the
+time limit and the end of a launcher are requests too. A request reaches some ranks earlier than
+others. Before every step the loop therefore agrees on the largest code of all ranks, so that all
+stop at the same step.
 
-What a run leaves behind is `stopped.json`: launchers replace exit codes by their own.
-
-Source: ours; exit code 75 and the file marker follow the lesson that torchrun ends with 1 even
+A stopped run writes `stopped.json`, because launchers replace exit codes: torchrun's is 1 even
 after a clean save.
 """
 
@@ -25,19 +24,16 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.resilience.requeue import requeue_job
 from ernie_vilg.resilience.stop_signals import StopSignals
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.run_lock import RunLock
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.system.processes import is_running
 
-STOP_NAME = "STOP"
-STOPPED_NAME = "stopped.json"
-
-_HONOURED_NAME = "STOP.honoured"
 _FILE_POLL_SECONDS = 1.0
 _SECONDS_PER_HOUR = 3600
 _SAME_PRESS_SECONDS = 0.3
-"""One Ctrl-C arrives twice where a launcher passes it on."""
+"""Two SIGINTs within this time are one Ctrl-C, which a launcher has passed on."""
 _PRESSES_SECONDS = 5.0
 _PRESSES = 3
 
@@ -45,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class StopReason(IntEnum):
-    """Why a run stops. Of several reasons the largest counts, on all ranks."""
+    """Reason for which a run stops; the largest one of all ranks counts."""
 
     NONE = 0
     TIME_LIMIT = 1
@@ -57,17 +53,17 @@ class StopReason(IntEnum):
     LOCK_LOST = 7
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Describe the reason for people."""
         return _IN_WORDS[self]
 
     @property
     def is_by_person(self) -> bool:
-        """Whether a person wanted this run to stop, who will start it again when it is time."""
+        """Whether a person stopped the run, and will start it again by hand."""
         return self in (StopReason.INTERRUPTED, StopReason.STOP_FILE)
 
     @property
     def has_deadline(self) -> bool:
-        """Whether someone kills the run if it does not stop within the grace."""
+        """Whether the run is killed if it does not stop within the grace period."""
         return self in (StopReason.TERMINATED, StopReason.LAUNCHER_GONE)
 
 
@@ -78,7 +74,7 @@ _IN_WORDS = {
     StopReason.TERMINATED: "SIGTERM arrived",
     StopReason.LAUNCHER_GONE: "a launcher is gone",
     StopReason.INTERRUPTED: "Ctrl-C was pressed",
-    StopReason.STOP_FILE: f"the run folder has a file {STOP_NAME}",
+    StopReason.STOP_FILE: "the run folder has a file STOP",
     StopReason.LOCK_LOST: "another run has taken over the run folder",
 }
 
@@ -91,7 +87,7 @@ _REASON_OF_SIGNAL = {
 
 
 class Stopping:
-    """Takes requests to stop for as long as its block runs; of the main thread alone."""
+    """Takes requests to stop while its block runs; main thread only."""
 
     def __init__(
         self,
@@ -105,14 +101,14 @@ class Stopping:
         """Prepare to take requests; entering the block installs the signal handlers.
 
         Args:
-            config: time limit, grace, requeueing.
-            run_dir: where people put `STOP` and find `stopped.json`.
-            launch: this process's place.
-            lock: stops the run when it is lost.
-            clock: monotonic seconds, that of `launch.started`.
+            config: time limit, grace period, requeueing.
+            run_dir: the run's folder, with `STOP` and `stopped.json`.
+            launch: this process's rank and launchers.
+            lock: on the run folder; the run stops when it is lost.
+            clock: returns monotonic seconds, on the clock of `launch.started`.
         """
         self._config = config
-        self._run_dir = run_dir
+        self._folder = RunFolder(run_dir)
         self._launch = launch
         self._lock = lock
         self._clock = clock
@@ -122,9 +118,9 @@ class Stopping:
         self._signals = StopSignals(tuple(_REASON_OF_SIGNAL), self._take_signal)
 
     def __enter__(self) -> "Stopping":
-        """Take signals over, and clear what an earlier stop left behind."""
+        """Install the signal handlers, and remove an earlier stop's `stopped.json`."""
         if self._launch.is_leader:
-            (self._run_dir / STOPPED_NAME).unlink(missing_ok=True)
+            self._folder.stopped.unlink(missing_ok=True)
         self._signals.start()
         return self
 
@@ -134,26 +130,26 @@ class Stopping:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self._signals.stop()
 
     @property
     def is_requested(self) -> bool:
-        """Whether this rank knows of a request to stop; for polling in long work of one rank."""
+        """Whether this rank knows of a request; long work of one rank polls it."""
         return self.code() != StopReason.NONE
 
     def code(self) -> StopReason:
-        """Return why this rank thinks that the run should stop, as far as it knows."""
-        self._look_around()
+        """Return the largest reason to stop that this rank knows of."""
+        self._poll()
         return max(list(self._arrived), default=StopReason.NONE)
 
     def may_save(self, expected_seconds: float) -> bool:
-        """Say whether a checkpoint begun now would be whole before the run is killed.
+        """Return whether a checkpoint begun now would be complete before the run is killed.
 
-        Ranks may differ by when their signal arrived: agree before acting on it.
+        Ranks may differ, because their signals arrived at different times: agree before acting.
 
         Args:
-            expected_seconds: that the checkpoint takes, as the last one did.
+            expected_seconds: duration of the checkpoint, by the last one.
         """
         deadlines = [when for reason, when in list(self._arrived.items()) if reason.has_deadline]
         if not deadlines:
@@ -164,8 +160,8 @@ class Stopping:
         if self._launch.is_leader:
             logger.warning(
                 "no checkpoint now: it would take %.1f s, and of stopping.grace_seconds=%g only "
-                "%.1f are left; the last checkpoint stands. Raise it where whoever sends the "
-                "SIGTERM waits longer (torchrun --shutdown-timeout, Slurm's KillWait), or set "
+                "%.1f are left; the last checkpoint stands. Raise it if the sender of the SIGTERM "
+                "waits longer (torchrun --shutdown-timeout, Slurm's KillWait), or set "
                 "checkpoint.every lower",
                 expected_seconds,
                 self._config.grace_seconds,
@@ -173,61 +169,59 @@ class Stopping:
             )
         return False
 
-    def leave(self, reason: StopReason, step: int, checkpoint: Path | None) -> ExitCode:
-        """Write down that the run stops, requeue its job if it has one; return the exit code.
+    def leave(self, reason: StopReason, step: int, checkpoint: Path) -> ExitCode:
+        """Record the stop and requeue the Slurm job, if there is one; return the exit code.
 
-        Nothing may be left to do on any rank, and the others wait for the leader: a requeued job
-        is ended at once, and some launchers end all ranks after the first.
+        All ranks must have finished their work and wait for the leader: Slurm ends a requeued job
+        at once, and some launchers end all ranks after the first.
 
         Args:
-            reason: what all ranks agreed on.
+            reason: the reason that all ranks agreed on.
             step: steps taken.
-            checkpoint: that the run goes on from; None if there is none.
+            checkpoint: the run resumes from it.
         """
-        code = ExitCode.FAILED if checkpoint is None else ExitCode.STOPPED
-        if self._launch.is_leader and reason is StopReason.LOCK_LOST:
+        is_lost = reason is StopReason.LOCK_LOST
+        if self._launch.is_leader and is_lost:
             logger.error("stopped at step %d, nothing was written: %s", step, reason)
         elif self._launch.is_leader:
-            self._write_down(reason, step, checkpoint)
-            self._hand_on(reason, code)
-        if reason is StopReason.LOCK_LOST:
-            return ExitCode.FAILED
-        return code
+            self._record(reason, step, checkpoint)
+            self._requeue(reason)
+        return ExitCode.FAILED if is_lost else ExitCode.STOPPED
 
-    def _write_down(self, reason: StopReason, step: int, checkpoint: Path | None) -> None:
+    def _record(self, reason: StopReason, step: int, checkpoint: Path) -> None:
+        """Write `stopped.json` and rename `STOP`."""
         logger.info(
-            "stopped at step %d: %s; the same command goes on from %s", step, reason, checkpoint
+            "stopped at step %d: %s; the same command resumes from %s", step, reason, checkpoint
         )
-        stop_file = self._run_dir / STOP_NAME
-        if stop_file.exists():  # the next start is not meant
-            stop_file.replace(stop_file.with_name(_HONOURED_NAME))
+        if self._folder.stop.exists():  # it stops this run, not the next
+            self._folder.stop.replace(self._folder.honoured_stop)
         marker = {
             "reason": reason.name.lower(),
             "in_words": str(reason),
             "by_person": reason.is_by_person,
             "step": step,
-            "checkpoint": None if checkpoint is None else str(checkpoint),
+            "checkpoint": str(checkpoint),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "requeued": False,
         }
-        write_json(self._run_dir / STOPPED_NAME, marker)
+        write_json(self._folder.stopped, marker)
 
-    def _hand_on(self, reason: StopReason, code: ExitCode) -> None:
-        """Put the job back into the queue, or have its batch script do so."""
+    def _requeue(self, reason: StopReason) -> None:
+        """Requeue the job, unless a person stopped it or the settings forbid it."""
         job = None if reason.is_by_person or not self._config.requeue else self._launch.job
-        if code is ExitCode.STOPPED:
-            # A container may lack scontrol, which the script outside of it has.
-            write_ending(self._launch.ending_file, code, "" if job is None else REQUEUE)
+        # If a container lacks scontrol, the batch script outside of it requeues the job.
+        write_ending(self._launch.ending_file, ExitCode.STOPPED, "" if job is None else REQUEUE)
         if job is None:
             return
-        path = self._run_dir / STOPPED_NAME
+        path = self._folder.stopped
         marker = read_json(path)
-        # Written first: the requeued job's processes may be ended before they can write it.
+        # Before requeueing, which may end this process at once.
         write_json(path, {**marker, "requeued": True})
         if not requeue_job(job):
             write_json(path, marker)
 
-    def _look_around(self) -> None:
+    def _poll(self) -> None:
+        """Note the requests that do not arrive as a signal."""
         now = self._clock()
         max_hours = self._config.max_hours
         if max_hours is not None and now - self._launch.started >= max_hours * _SECONDS_PER_HOUR:
@@ -240,11 +234,11 @@ class Stopping:
             self._note(StopReason.LAUNCHER_GONE, now)
         if self._launch.is_leader and now >= self._next_look:
             self._next_look = now + _FILE_POLL_SECONDS
-            if (self._run_dir / STOP_NAME).exists():
+            if self._folder.stop.exists():
                 self._note(StopReason.STOP_FILE, now)
 
     def _take_signal(self, number: int) -> None:
-        """Note a signal; runs in the listener's thread."""
+        """Note a signal; called in the listener's thread."""
         now = self._clock()
         self._note(_REASON_OF_SIGNAL[signal.Signals(number)], now)
         if number == signal.SIGINT:
@@ -261,6 +255,6 @@ class Stopping:
 
     def _note(self, reason: StopReason, now: float) -> None:
         is_new = reason not in self._arrived
-        self._arrived.setdefault(reason, now)  # two threads may be here at the same time
+        self._arrived.setdefault(reason, now)  # atomic: two threads may be here
         if is_new and self._launch.is_leader:
             logger.warning("%s: stopping after this step", reason)

@@ -1,18 +1,18 @@
-"""The watch over a run that hangs: it says who holds it up and why, and ends it.
+"""The watchdog: reports which rank holds up a run that hangs, and ends the run.
 
-A rank that waits for another cannot look around. A thread of it can: when a step, or anything else,
-takes longer than allowed, the thread reads the others' signs of life, writes its verdict and
-Python's stacks into the run folder, and ends the process with an error, so that the launcher ends
-the others and whoever supervises the run starts it again. Every rank watches; the first to time out
-is enough.
+A rank that waits for another is blocked, but its threads are not. When a step or another phase
+exceeds its timeout, the watchdog's thread reads all heartbeats, writes its verdict and the Python
+stacks into the run folder, and ends the process with an error. The launcher then ends the other
+ranks, and the supervisor or the scheduler restarts the run. Every rank watches, and the first
+timeout ends the run.
 
-Time is what this process has seen pass, of a clock that never goes back: neither a clock that is
-set nor a job that was suspended as a whole looks like a hang.
+Timeouts count the time that this process has seen pass on a monotonic clock: neither setting the
+time of day nor suspending the whole job looks like a hang.
 
-Should a call keep Python's lock, no thread runs. For that there is faulthandler, which needs none:
-it is wound up again and again, and ends the process when that stops.
+If a call holds the GIL, no Python thread can run. faulthandler's timer needs none: the watchdog
+re-arms it at every poll, and it ends the process when the watchdog stops.
 
-Source: ours; heartbeats with a limit per section as in NVIDIA's resiliency extension.
+Source: NVIDIA's resiliency extension has heartbeats with a timeout per section.
 """
 
 import faulthandler
@@ -24,31 +24,30 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.parallel.layout.collectives import LEADER
-from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.parallel.timing.collective_watch import Communication
-from ernie_vilg.resilience.hang_verdict import Findings, Verdict, judge, table
+from ernie_vilg.resilience.hang_verdict import Findings, HangVerdict, find_suspects, table
 from ernie_vilg.resilience.heartbeats import (
     Beat,
     CollectiveNote,
     Heartbeats,
-    meet,
-    meeting_store,
-    process_state,
+    call_within,
+    connect_to_store,
 )
-from ernie_vilg.runs.phases import Phase, Phases, Whereabouts
+from ernie_vilg.resilience.members import Member, process_state
+from ernie_vilg.runs.phases import CurrentPhase, Phase, Phases
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes
 
-REPORTS_FOLDER = "reports"
-
+_STEP_PHASES = (Phase.DATA, Phase.STEP)
+"""Phases of a step, which share one timeout."""
 _POLL_SECONDS = 1.0
 _STORE_SECONDS = 5.0
 _WRITE_SECONDS = 10.0
@@ -56,80 +55,85 @@ _STACK_SECONDS = 20.0
 _LINGER_SECONDS = 1.0
 _LEADER_LINGER_SECONDS = 3.0
 """The leader may keep the store that the others still read."""
-_LOCKED_SECONDS = 60.0
-"""Beyond the limit, after which faulthandler ends a process whose threads do not run."""
+_GIL_SECONDS = 60.0
+"""Seconds beyond the timeout, after which faulthandler ends a process whose threads do not run."""
 
 logger = logging.getLogger(__name__)
 
 
-class Patience:
-    """How long what a rank is doing has taken, in time that its process has seen."""
+class Countdown:
+    """Seconds until the timeout of a rank's phase, in time that its process has seen pass."""
 
     def __init__(self, config: WatchConfig) -> None:
-        """Begin to look.
+        """Start.
 
         Args:
-            config: the limits.
+            config: the timeouts.
         """
         self._config = config
-        self._what: tuple[str, float] = ("", 0.0)
+        self._counted: tuple[str, float] = ("", 0.0)
         self._seconds = 0.0
         self._seen = time.monotonic()
 
-    def left(self, where: Whereabouts, poll_seconds: float) -> float:
-        """Return the seconds until time is up, by what has passed since the last call.
+    def left(self, current: CurrentPhase, poll_seconds: float) -> float:
+        """Return the seconds left, by the time that passed since the last call.
 
         Args:
-            where: what the rank is doing. A step's data and the step count as one.
-            poll_seconds: between two calls; of a longer gap the process has seen no more.
+            current: the rank's phase. A step's data and the step count as one phase.
+            poll_seconds: time between two calls; of a longer gap, the process has seen no more.
         """
         now = time.monotonic()
         gap = min(now - self._seen, 2 * poll_seconds)
         self._seen = now
-        is_step = where.phase in (Phase.DATA, Phase.STEP)
-        what = ("step", float(where.step)) if is_step else (where.phase.value, where.since)
-        if what == self._what:
+        is_step = current.phase in _STEP_PHASES
+        counted = ("step", float(current.step)) if is_step else (current.phase.value, current.since)
+        if counted == self._counted:
             self._seconds += gap
         else:
-            self._what, self._seconds = what, min(now - where.since, gap)
-        limit = self._config.step_timeout_seconds if is_step else self._config.phase_timeout_seconds
-        return limit - self._seconds
+            self._counted, self._seconds = counted, min(now - current.since, gap)
+        timeout, _ = timeout_of(current.phase, self._config)
+        return timeout - self._seconds
+
+
+def timeout_of(phase: Phase, config: WatchConfig) -> tuple[float, str]:
+    """Return a phase's timeout in seconds, and the setting that holds it."""
+    name = "step_timeout_seconds" if phase in _STEP_PHASES else "phase_timeout_seconds"
+    return getattr(config, name), f"watch.{name}"
 
 
 class Watchdog:
-    """Watches this rank while it is open; all ranks must open theirs."""
+    """Watches this rank's phases while it is open; all ranks open theirs."""
 
     def __init__(
         self,
         config: WatchConfig,
         phases: Phases,
-        groups: Groups,
         *,
+        rank: int,
+        members: Sequence[Member],
         run_dir: Path,
         communication: Communication,
-        leave: Callable[[int], Any] = os._exit,
     ) -> None:
-        """Meet the other ranks; all must call.
+        """Prepare; entering the block starts the watch.
 
         Args:
-            config: the limits.
-            phases: where this rank is.
-            groups: its place.
-            run_dir: reports go into its folder `reports`.
-            communication: tells of its collectives.
-            leave: ends the process with an exit code, whatever its other threads do.
+            config: the timeouts.
+            phases: this rank's phases.
+            rank: this rank.
+            members: every rank.
+            run_dir: the run's folder; reports go into its folder `reports`.
+            communication: this rank's collectives.
         """
         self.reading: Callable[[], str] = lambda: ""
-        """Says what the data workers do; set once there are any."""
+        """Returns the shards that data workers wait for; set once there are workers."""
         self._config = config
         self._phases = phases
         self._run_dir = run_dir
         self._communication = communication
-        self._leave = leave
-        self._crew = meet(groups)
-        self._own = self._crew[groups.rank]
+        self._members = members
+        self._own = members[rank]
         self._heartbeats = Heartbeats(
-            groups.rank, config.heartbeat_seconds, self._beat, meeting_store()
+            rank, config.heartbeat_seconds, self._beat, connect_to_store()
         )
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -151,30 +155,30 @@ class Watchdog:
         self._heartbeats.__exit__(kind, error, trace)
 
     def _watch(self) -> None:
-        limits = self._config.step_timeout_seconds, self._config.phase_timeout_seconds
-        poll_seconds = min(_POLL_SECONDS, min(limits) / 10)
-        patience = Patience(self._config)
+        timeouts = self._config.step_timeout_seconds, self._config.phase_timeout_seconds
+        poll_seconds = min(_POLL_SECONDS, min(timeouts) / 10)
+        countdown = Countdown(self._config)
         while not self._is_over.wait(poll_seconds):
-            where = self._phases.now
-            left = patience.left(where, poll_seconds)
-            _wind_up(max(left, 0.0) + _LOCKED_SECONDS)
+            current = self._phases.now
+            left = countdown.left(current, poll_seconds)
+            _arm_faulthandler(max(left, 0.0) + _GIL_SECONDS)
             if left <= 0:
-                self._end(where)
+                self._end(current)
                 return
 
-    def _end(self, where: Whereabouts) -> None:
-        """Say who holds up the run, and end this process."""
+    def _end(self, current: CurrentPhase) -> None:
+        """Report the ranks that hold up the run, and end this process."""
         findings = self._find()
-        verdict = judge(findings)
+        verdict = find_suspects(findings)
         live = [rank for rank in findings.beats if rank not in findings.silent]
         is_speaker = self._own.rank == min(live, default=self._own.rank)
-        path = self._report_path(where)
-        limit = self._limit_words(where)
+        path = self._report_path(current)
+        timeout = self._timeout_words(current)
         if is_speaker:
-            logger.error("%s. %s. Reports: %s", limit, verdict.headline, path.parent)
+            logger.error("%s. %s. Reports: %s", timeout, verdict.headline, path.parent)
         text = "\n\n".join(
             [
-                f"{limit}, {datetime.now(UTC).isoformat(timespec='seconds')}, on {self._own}.",
+                f"{timeout}, {datetime.now(UTC).isoformat(timespec='seconds')}, on {self._own}.",
                 f"Verdict: {verdict.headline}.",
                 "Ranks:\n" + "\n".join(table(findings)),
                 f"Python stacks of rank {self._own.rank}:\n{_own_stacks()}",
@@ -182,26 +186,29 @@ class Watchdog:
             ]
         )
         # The disk may be what hangs.
-        _bounded(lambda: write_bytes(path, (text + "\n").encode()), _WRITE_SECONDS)
+        call_within(_WRITE_SECONDS, lambda: write_bytes(path, (text + "\n").encode()))
         time.sleep(_LEADER_LINGER_SECONDS if self._own.rank == LEADER else _LINGER_SECONDS)
-        self._leave(ExitCode.FAILED)
+        os._exit(ExitCode.FAILED)
 
     def _find(self) -> Findings:
-        ranks = [member.rank for member in self._crew]
+        """Compare two readings of all heartbeats."""
+        ranks = range(len(self._members))
         before = self._heartbeats.read(ranks, _STORE_SECONDS)
-        if before is not None:
-            time.sleep(2 * self._config.heartbeat_seconds + _LINGER_SECONDS)
-        after = None if before is None else self._heartbeats.read(ranks, _STORE_SECONDS)
-        if before is None or after is None:
+        if before is None:
             return self._find_without_store()
-        silent = frozenset(
-            rank for rank in ranks if rank != self._own.rank and _is_silent(rank, before, after)
+        time.sleep(2 * self._config.heartbeat_seconds + _LINGER_SECONDS)
+        after = self._heartbeats.read(ranks, _STORE_SECONDS)
+        if after is None:
+            return self._find_without_store()
+        others = frozenset(ranks) - {self._own.rank}
+        silent = frozenset(rank for rank in others if _is_silent(rank, before, after))
+        return Findings(
+            members=self._members, beats=after, silent=silent, states=self._states(silent)
         )
-        return Findings(crew=self._crew, beats=after, silent=silent, states=self._states(silent))
 
     def _find_without_store(self) -> Findings:
-        """Look at this machine's processes: more cannot be known."""
-        others = frozenset(member.rank for member in self._crew) - {self._own.rank}
+        """Look at the processes of this machine: nothing else can be known."""
+        others = frozenset(range(len(self._members))) - {self._own.rank}
         stuck = {
             rank: state
             for rank, state in self._states(others).items()
@@ -210,58 +217,55 @@ class Watchdog:
         silence = "the store through which the ranks have met, which it keeps, does not answer"
         states = stuck or {LEADER: silence}
         return Findings(
-            crew=self._crew,
+            members=self._members,
             beats={self._own.rank: self._beat()},
             silent=frozenset(states),
             states=states,
         )
 
     def _states(self, ranks: frozenset[int]) -> dict[int, str]:
-        """Return what the kernel says of those ranks that are on this machine."""
+        """Return the kernel's states of the ranks that are on this machine."""
         return {
-            rank: process_state(self._crew[rank])
+            rank: process_state(self._members[rank])
             for rank in ranks
-            if self._crew[rank].machine == self._own.machine
+            if self._members[rank].machine == self._own.machine
         }
 
     def _beat(self) -> Beat:
-        where = self._phases.now
-        current, last = self._communication.current, self._communication.last
+        now = self._phases.now
+        collective, last = self._communication.current, self._communication.last
         return Beat(
-            phase=where.phase.value,
-            step=where.step,
-            seconds=time.monotonic() - where.since,
+            phase=now.phase.value,
+            step=now.step,
+            seconds=time.monotonic() - now.since,
             reading=self.reading(),
             collective=None
-            if current is None
+            if collective is None
             else CollectiveNote(
-                words=str(current),
-                key=current.key,
-                members=list(current.members),
-                number=current.number,
+                words=str(collective),
+                key=collective.key,
+                members=list(collective.members),
+                number=collective.number,
             ),
             last="" if last is None else str(last),
             counts=self._communication.counts(),
         )
 
-    def _limit_words(self, where: Whereabouts) -> str:
-        if where.phase in (Phase.DATA, Phase.STEP):
-            limit = self._config.step_timeout_seconds
-            return f"step {where.step + 1} takes over {limit:g} s (watch.step_timeout_seconds)"
-        limit = self._config.phase_timeout_seconds
-        return f"{where.phase.value} takes over {limit:g} s (watch.phase_timeout_seconds)"
+    def _timeout_words(self, current: CurrentPhase) -> str:
+        seconds, setting = timeout_of(current.phase, self._config)
+        what = f"step {current.step}" if current.phase in _STEP_PHASES else current.phase.value
+        return f"{what} takes over {seconds:g} s ({setting})"
 
-    def _report_path(self, where: Whereabouts) -> Path:
-        name = f"hang-step_{where.step:08d}-rank_{self._own.rank:05d}.txt"
-        return self._run_dir / REPORTS_FOLDER / name
+    def _report_path(self, current: CurrentPhase) -> Path:
+        return RunFolder(self._run_dir).hang_report(current.step, self._own.rank)
 
-    def _suspects_stacks(self, verdict: Verdict) -> list[str]:
-        """Return the stacks of suspects on this machine, where py-spy is installed."""
+    def _suspects_stacks(self, verdict: HangVerdict) -> list[str]:
+        """Return the stacks of suspects on this machine, if py-spy is installed."""
         if shutil.which("py-spy") is None:
             return []
         return [
             f"Python stacks of {member}:\n{_stacks_of(member.process.process_id)}"
-            for member in (self._crew[rank] for rank in verdict.suspects[:2])
+            for member in (self._members[rank] for rank in verdict.suspects[:2])
             if member.machine == self._own.machine and member.rank != self._own.rank
         ]
 
@@ -272,8 +276,8 @@ def _is_silent(rank: int, before: Mapping[int, Beat], after: Mapping[int, Beat])
     return rank in before and before[rank].number == after[rank].number
 
 
-def _wind_up(seconds: float) -> None:
-    """Have the process ended, with its stacks on stderr, unless called again in time."""
+def _arm_faulthandler(seconds: float) -> None:
+    """End the process, its stacks on stderr, unless armed again within so many seconds."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
 
 
@@ -289,12 +293,5 @@ def _stacks_of(pid: int) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_STACK_SECONDS)
     except subprocess.TimeoutExpired:
-        return f"py-spy gave none in {_STACK_SECONDS:g} s"
+        return f"py-spy returned none within {_STACK_SECONDS:g} s"
     return done.stdout or done.stderr
-
-
-def _bounded(call: Callable[[], None], seconds: float) -> None:
-    """Run a call, but wait for it no longer than so many seconds."""
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(seconds)

@@ -1,9 +1,7 @@
-"""What a rank is doing, for whoever asks: the watchdog, a stop request, the fire drill.
+"""The phase of a rank, for the watchdog, the stop request and the fire drill.
 
-The main thread says where it is; other threads read it. Points are finer marks inside a phase,
-at which the fire drill kills, stops or corrupts; a run does nothing at them.
-
-Source: ours.
+The main thread sets the phase; other threads read it. Points are finer marks inside a phase, at
+which the fire drill injects faults; a run does nothing at them.
 """
 
 import time
@@ -14,7 +12,7 @@ from ernie_vilg.parallel.engine.engine import Engine
 
 
 class Phase(StrEnum):
-    """Parts of a run, in the words of its reports."""
+    """Parts of a run, as its reports name them."""
 
     START = "starting"
     DATA = "reading data"
@@ -27,39 +25,39 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whereabouts:
-    """Where a rank was at some moment."""
+class CurrentPhase:
+    """The phase of a rank at some moment."""
 
     phase: Phase
-    """What it was doing."""
+    """Part of the run."""
     step: int
-    """Steps taken."""
+    """Step being made, from 1; between two steps, the last one made."""
     since: float
-    """`time.monotonic()` at which it began to."""
+    """`time.monotonic()` at which the phase began."""
 
 
 class Phases:
-    """Where this rank is."""
+    """The phase of this rank; its main thread sets it."""
 
     def __init__(self) -> None:
-        self._now = Whereabouts(phase=Phase.START, step=0, since=time.monotonic())
+        self._now = CurrentPhase(phase=Phase.START, step=0, since=time.monotonic())
 
     @property
-    def now(self) -> Whereabouts:
-        """Where the rank is; safe to read from any thread."""
+    def now(self) -> CurrentPhase:
+        """The current phase; safe to read from any thread."""
         return self._now
 
     def enter(self, phase: Phase, step: int) -> None:
-        """Say what comes next.
+        """Begin a phase.
 
         Args:
-            phase: what begins.
-            step: steps taken.
+            phase: the phase that begins.
+            step: the step being made, from 1; between two steps, the last one made.
         """
-        self._now = Whereabouts(phase=phase, step=step, since=time.monotonic())
+        self._now = CurrentPhase(phase=phase, step=step, since=time.monotonic())
 
     def attach(self, engine: Engine) -> None:
-        """Hear of the engine once it is built; the fire drill spoils its tensors."""
+        """Take the engine once it is built; the fire drill corrupts its tensors."""
 
     def point(self, name: str) -> None:
-        """Pass a named point within the phase; the fire drill strikes here."""
+        """Pass a named point within the phase; the fire drill injects a fault here."""

@@ -1,7 +1,4 @@
-"""Whether a run folder can take what a run will write, tried before anything is started.
-
-Source: ours.
-"""
+"""Tries whether a run folder can be written, before a run starts anything."""
 
 import os
 from pathlib import Path
@@ -11,17 +8,17 @@ from ernie_vilg.storage.files import fsync_folder, scratch_folder
 
 
 def check_run_folder(run_dir: Path) -> None:
-    """Make a run's folder, and try in it and its subfolders all that a checkpoint needs.
+    """Make a run's folder, and try in it and its subfolders each operation that a checkpoint needs.
 
-    That is: to make a folder and a file, to flush both to the device, and to rename.
+    These are: make a folder and a file, flush both to the device, and rename.
 
     Raises:
-        InputError: something is refused; the message names the folder and the reason.
+        InputError: an operation fails; the message names the folder and the reason.
     """
     folder = run_dir
     try:
-        Path(os.path.realpath(run_dir)).mkdir(parents=True, exist_ok=True)  # where a link leads
-        # Names with a dot are somebody's for a moment, another start's probe for one.
+        Path(os.path.realpath(run_dir)).mkdir(parents=True, exist_ok=True)  # a link's target
+        # Names with a dot are temporary: another start's probe, for example.
         subfolders = sorted(
             path for path in run_dir.iterdir() if path.is_dir() and not path.name.startswith(".")
         )

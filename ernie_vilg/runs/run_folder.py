@@ -1,81 +1,101 @@
-"""What a run folder says of itself.
+"""The run folder: the path of each file that a run keeps.
 
-Source: ours.
+    run.json                      settings of the last start
+    changes.jsonl                 settings that changed between two starts, one a line
+    lock.json, .lock.guard        the process that holds the folder
+    checkpoints/step_<step>/      a committed checkpoint; checkpoint.folder names its files
+    checkpoints/latest.json       the newest checkpoint, for people
+    universal/step_<step>/        that checkpoint consolidated, for another layout
+    quarantine.jsonl              samples to skip, written by people
+    ledger/                       the samples of each step; data.records names its files
+    metrics.jsonl                 metrics, one line per logged step
+    samples/step_<step>.png       pictures drawn from the captions in step_<step>.jsonl
+    health/step_<step>.png        round trips; the figures are in step_<step>.json
+    reports/                      stacks and collectives of ranks that hung
+    explained/step_<step>.html    page of launch/explain_step.py
+    plan.json, measured.json      predicted and measured memory and time
+    STOP                          request to stop, made by people; then STOP.honoured
+    stopped.json                  reason and step of the last stop
+    wandb/, wandb.log, wandb_sent.json, .wandb_follower.lock    of W&B; tracking names them
+
+A run of the image tokenizer also has:
+
+    weights/                      the trained tokenizer
+    metrics.json                  its quality on held-out images
+    reconstructions.png           held-out images before and after
+
+Modules above this one take each path from `RunFolder`; modules below get it as an argument.
 """
 
-from dataclasses import asdict
+import re
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.config.schema import from_json
-from ernie_vilg.data.records.ledger import recorded_location
-from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import write_json
-from ernie_vilg.storage.json_files import read_object
+from ernie_vilg.tracking.tracker import METRICS_NAME
 
-RUN_NAME = "run.json"
+_STEP_NAME = re.compile(r"step_(\d{8,})")
 
 
-def write_run(config: PretrainConfig) -> None:
-    """Record a run's settings, and where its tokenizers are.
+class RunFolder:
+    """The paths of one run's files; creates and reads none."""
 
-    Local folders are recorded from the root, so that the run can be explained from any folder,
-    and URLs without what may be secret in them.
-    """
-    settings = _as_recorded(asdict(config))
-    write_json(
-        Path(config.run_dir) / RUN_NAME,
-        {
-            "text_tokenizer": settings["data"]["text_tokenizer"],
-            "image_tokenizer": settings["data"]["image_tokenizer"],
-            "settings": settings,
-        },
-    )
+    def __init__(self, path: Path) -> None:
+        self.settings: Final = path / "run.json"
+        self.changes: Final = path / "changes.jsonl"
+        self.lock: Final = path / "lock.json"
+        self.lock_guard: Final = path / ".lock.guard"
+        self.checkpoints: Final = path / "checkpoints"
+        self.checkpoint_pointer: Final = self.checkpoints / "latest.json"
+        self.consolidated_checkpoints: Final = path / "universal"
+        self.quarantine: Final = path / "quarantine.jsonl"
+        self.ledger: Final = path / "ledger"
+        self.metrics: Final = path / METRICS_NAME
+        self.reports: Final = path / "reports"
+        self.plan: Final = path / "plan.json"
+        self.measured: Final = path / "measured.json"
+        self.stop: Final = path / "STOP"
+        self.honoured_stop: Final = path / "STOP.honoured"
+        self.stopped: Final = path / "stopped.json"
+        self.tokenizer_weights: Final = path / "weights"
+        self.tokenizer_figures: Final = path / "metrics.json"
+        self.tokenizer_pictures: Final = path / "reconstructions.png"
+        self._path = path
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint."""
+        return self.checkpoints / step_name(step)
+
+    def consolidated_checkpoint(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint, consolidated."""
+        return self.consolidated_checkpoints / step_name(step)
+
+    def samples(self, step: int) -> Path:
+        """Return the file of a step's samples."""
+        return self._path / "samples" / step_name(step, ".png")
+
+    def all_samples(self) -> list[Path]:
+        """Return the files of samples that exist, the first step first."""
+        return sorted(self.samples(0).parent.glob("step_*.png"))
+
+    def health(self, step: int) -> Path:
+        """Return the picture of a step's round trips."""
+        return self._path / "health" / step_name(step, ".png")
+
+    def explanation(self, step: int) -> Path:
+        """Return the page that explains a step."""
+        return self._path / "explained" / step_name(step, ".html")
+
+    def hang_report(self, step: int, rank: int) -> Path:
+        """Return the file in which a rank describes a hang after `step` steps."""
+        return self.reports / f"hang-{step_name(step)}-rank_{rank:05d}.txt"
 
 
-def read_run(run_dir: Path) -> dict[str, Any]:
-    """Read what `write_run` recorded.
-
-    Raises:
-        InputError: the folder is no run folder, or the record is damaged.
-    """
-    path = run_dir / RUN_NAME
-    if not path.is_file():
-        raise InputError(
-            f"{run_dir} has no {RUN_NAME}: name the run_dir of a launch/pretrain.py run"
-        )
-    content = read_object(path)
-    for name in ("text_tokenizer", "image_tokenizer"):
-        from_json(content.get(name), str, f"{path}: {name}")
-    return content
+def step_name(step: int, suffix: str = "") -> str:
+    """Return the name of a step's file or folder."""
+    return f"step_{step:08d}{suffix}"
 
 
-def read_settings(run_dir: Path) -> PretrainConfig:
-    """Read the settings that a run was last started with.
-
-    Raises:
-        InputError: the folder is no run folder, or the settings are not of this version.
-    """
-    path = run_dir / RUN_NAME
-    content = read_run(run_dir)
-    if "settings" not in content:
-        raise InputError(f"{path} has no settings: use the version that the run was started with")
-    return from_json(content["settings"], PretrainConfig, f"{path}: settings")
-
-
-def _as_recorded(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's settings with every location as it is written down."""
-    data, samples = settings["data"], settings["samples"]
-    places: list[tuple[dict[str, Any], str]] = [
-        (settings, "run_dir"),
-        *((data, name) for name in ("token_shards", "text_tokenizer", "image_tokenizer")),
-        *((data_set, "token_shards") for data_set in data["mixture"].values()),
-        (data["loader"], "cache_dir"),
-        (samples, "pairs"),
-        (settings["health"], "pairs"),
-    ]
-    for group, name in places:
-        if group[name] is not None:
-            group[name] = recorded_location(group[name])
-    return settings
+def step_in(name: str) -> int | None:
+    """Return the step that `step_name` makes a name of, None for another name."""
+    match = _STEP_NAME.fullmatch(name)
+    return int(match[1]) if match and name == step_name(int(match[1])) else None

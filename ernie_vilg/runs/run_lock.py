@@ -1,20 +1,18 @@
-"""One run folder, one run: whoever comes second is told who is there.
+"""One run per run folder: a second start is refused and told who holds the folder.
 
-The leader keeps `lock.json` in the run folder and counts up a beat in it every few seconds. Who
-finds such a file asks, in this order:
+The leader keeps `lock.json` in the run folder and increments a beat in it every few seconds. A
+start that finds the file asks, in this order:
 
 - Was it written on this machine? Then the kernel knows whether its process still runs.
-- Was it written by this Slurm job, before Slurm began it anew? Then its process is gone.
-- Otherwise, does the beat change while we watch? A holder whose beat stands still is gone.
+- Was it written by this Slurm job, before Slurm restarted the job? Then its process has ended.
+- Otherwise, does the beat change while this start watches? If not, the holder has ended.
 
-No time of day is compared, neither of two machines nor of one machine at two moments: how long we
-watch is measured by our own monotonic clock.
+The start measures the watch by its own monotonic clock. It compares no wall clocks.
 
-Source: ours. A lease with a heartbeat, because file locks alone end with a machine's mount at best
-and mean nothing between machines on some file systems.
+Source: ours. A lease with a heartbeat, because file locks do not outlast a mount and do not work
+between machines on some file systems.
 """
 
-import errno
 import logging
 import os
 import socket
@@ -34,18 +32,15 @@ from filelock import FileLock, Timeout
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import MOST_BYTES, parse_json, read_bounded
+from ernie_vilg.storage.locks import NO_LOCKS
 from ernie_vilg.system.processes import ProcessMark, is_running, mark_process, this_machine
 
-LOCK_NAME = "lock.json"
-
-_GUARD_NAME = ".lock.guard"
 _GUARD_SECONDS = 5.0
 _POLL_SECONDS = 0.25
 _SETTLING_SECONDS = 1.0
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""What a file system answers that knows no file locks; Lustre's default is one."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,21 +50,21 @@ class Holder:
     """The content of a lock file: who holds the run folder."""
 
     launch_id: str
-    """Of this start of the run; no other start has it."""
+    """Unique id of this start of the run."""
     host: str
     """Name of the leader's machine, for people."""
     machine: str
-    """Where the process id below means something."""
+    """Id of the machine that `process_id` belongs to."""
     process_id: int
-    """Of the leader."""
+    """Process id of the leader."""
     start_ticks: int
-    """When the leader began, which tells it from a later process of the same id."""
+    """Start time of the leader, which tells it from a later process with the same id."""
     job: str | None
-    """Number of its Slurm job."""
+    """Number of the leader's Slurm job, if it has one."""
     job_restarts: int
-    """How often Slurm had begun that job anew."""
+    """Restarts of that job by Slurm so far."""
     beat: int = 0
-    """Counted up for as long as the run lives."""
+    """Counter that increases while the run lives."""
 
     def __str__(self) -> str:
         """Name the holder, for people."""
@@ -81,11 +76,11 @@ class Holder:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sighting:
-    """What was read at some moment."""
+    """Content of the lock file at some moment."""
 
     holder: Holder
     modified: int
-    """The file's time stamp; says only whether it has been touched since another reading."""
+    """Modification time of the file, compared with another sighting's only."""
 
 
 class _State(Enum):
@@ -95,7 +90,7 @@ class _State(Enum):
 
 
 class RunLock:
-    """A run's hold on its folder; the leader's, no other rank does anything."""
+    """A run's lock on its folder. The leader takes it; the other ranks do nothing."""
 
     def __init__(
         self,
@@ -110,12 +105,13 @@ class RunLock:
 
         Args:
             run_dir: the run's folder, on a file system that all machines see.
-            launch: this process's place.
-            beat_seconds: from one sign of life to the next.
-            stale_seconds: without a sign of life, after which the holder counts as gone.
-            clock: monotonic seconds.
+            launch: this process's rank and job.
+            beat_seconds: interval of the beats.
+            stale_seconds: time without a beat after which the holder counts as ended.
+            clock: monotonic clock in seconds.
         """
-        self._path = run_dir / LOCK_NAME
+        self._folder = RunFolder(run_dir)
+        self._path = self._folder.lock
         self._launch = launch
         self._beat_seconds = beat_seconds
         self._stale_seconds = stale_seconds
@@ -127,7 +123,7 @@ class RunLock:
 
     @property
     def is_lost(self) -> bool:
-        """Whether another run has taken the folder over: this one must stop and write nothing."""
+        """Whether another run has taken the lock: this one must stop and write nothing."""
         return self._is_lost
 
     def __enter__(self) -> "RunLock":
@@ -148,7 +144,7 @@ class RunLock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give the lock back, if it is still ours."""
+        """Release the lock, if this run still holds it."""
         if not self._launch.is_leader:
             return
         self._ended.set()
@@ -177,7 +173,7 @@ class RunLock:
             elif seen is not None and not _is_same_launch(seen, first):
                 first, first_seen = seen, self._clock()
                 logger.info(
-                    "%s names %s, which cannot be asked: watching whether it lives, for %g s",
+                    "%s names %s on another machine: watching for a sign of life, for %g s",
                     self._path,
                     seen.holder,
                     self._stale_seconds,
@@ -185,11 +181,11 @@ class RunLock:
             time.sleep(_POLL_SECONDS)
 
     def _judge(self, seen: _Sighting | None, first: _Sighting | None, watched: float) -> _State:
-        """Say whether the folder is free.
+        """Judge whether the folder is free.
 
         Args:
-            seen: what the file holds now.
-            first: what it held when the watch began.
+            seen: the lock file now.
+            first: the lock file when the watch began.
             watched: seconds since then.
         """
         if seen is None:
@@ -209,11 +205,11 @@ class RunLock:
 
     def _take_from(self, seen: _Sighting | None) -> None:
         if seen is not None:
-            logger.warning("%s is gone: taking over the run folder", seen.holder)
+            logger.warning("%s has ended: taking over the run folder", seen.holder)
         write_json(self._path, asdict(self._mine))
 
     def _has_settled(self) -> bool:
-        """Say, where nothing kept others from writing at the same time, who came last."""
+        """Return whether this start wrote last, on a file system without locks."""
         time.sleep(_SETTLING_SECONDS)
         return self._is_mine(self._read())
 
@@ -221,10 +217,10 @@ class RunLock:
         return seen is not None and seen.holder.launch_id == self._mine.launch_id
 
     def _refusal(self, holder: Holder) -> str:
-        folder = self._path.parent
         return (
-            f"run_dir={folder} is in use by {holder}: wait for it, end it (touch {folder}/STOP "
-            "stops a pretraining run at its next step), or name another run_dir"
+            f"run_dir={self._path.parent} is in use by {holder}: wait for it, end it (touch "
+            f"{self._folder.stop} stops a pretraining run at its next step), or name another "
+            "run_dir"
         )
 
     def _beat(self) -> None:
@@ -242,7 +238,7 @@ class RunLock:
                 was_written = True
             except (OSError, ValueError) as error:
                 if was_written:
-                    logger.warning("no sign of life in %s: %s", self._path, error)
+                    logger.warning("the beat in %s could not be written: %s", self._path, error)
                 was_written = False
 
     def _show_life(self, mine: Holder) -> None:
@@ -252,7 +248,7 @@ class RunLock:
             os.utime(self._path)  # all that can be done on a full disk
 
     def _read(self) -> _Sighting | None:
-        """Return what the file holds, None if there is no file."""
+        """Return the content of the lock file, None if there is none."""
         try:
             modified = self._path.stat().st_mtime_ns
             content = read_bounded(self._path, most_bytes=MOST_BYTES)
@@ -261,7 +257,7 @@ class RunLock:
         name = str(self._path)
         try:
             holder = from_json(parse_json(content, name), Holder, name)
-        except InputError:  # of another version, or damaged: watched like any other
+        except InputError:  # another version's, or damaged: watched like any other
             holder = replace(
                 self._mine,
                 launch_id="",
@@ -274,14 +270,14 @@ class RunLock:
 
     @contextmanager
     def _guarded(self) -> Iterator[bool]:
-        """Keep others from reading the file before this one has written it.
+        """Hold the guard, so that no other start reads or writes the lock file meanwhile.
 
-        Yields whether that is so: false on a file system without file locks.
+        Yields whether it is held: false on a file system without file locks.
 
         Raises:
-            InputError: another process has been in the middle of it for too long.
+            InputError: another process has held the guard for too long.
         """
-        guard = FileLock(self._path.with_name(_GUARD_NAME), fallback_to_soft=False)
+        guard = FileLock(self._folder.lock_guard, fallback_to_soft=False)
         try:
             guard.acquire(timeout=_GUARD_SECONDS)
         except Timeout as error:
@@ -290,7 +286,7 @@ class RunLock:
                 "hangs (fuser names it), and end it"
             ) from error
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             yield False
             return

@@ -12,14 +12,14 @@ def learning_rate_at(step: int, steps: int, config: OptimizerConfig) -> float:
     """Return the learning rate of a step.
 
     Args:
-        step: from 0.
+        step: from 1.
         steps: in the whole run.
         config: peak, warm-up and final fraction.
     """
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+    if step <= config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
     decay_steps = max(1, steps - config.warmup_steps - 1)
-    progress = min(1.0, (step - config.warmup_steps) / decay_steps)
+    progress = min(1.0, (step - 1 - config.warmup_steps) / decay_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     final = config.final_learning_rate_fraction
     return config.learning_rate * (final + (1 - final) * cosine)

@@ -1,18 +1,18 @@
-"""Which settings of a run may change between two of its starts.
+"""Settings that may change between two starts of a run, and settings that may not.
 
-A run folder records the settings of its last start. What is asked for now is compared with them,
-setting by setting, before anything is built:
+A run folder records the settings of its last start. The next start compares its own with them,
+setting by setting, before it builds anything:
 
-    free      decides how fast, where, how often: changes, and is written down
-    guarded   decides the weights from here on: changes when `allow_changes` names it
+    free      decides speed, places and intervals: may change, and the change is recorded
+    guarded   decides the weights from here on: may change when `allow_changes` names it
     fixed     decides what the run is: never changes
 
-Without this a typing error in a requeued job, or a default that changed with the code, would go on
-training as another run under the same name. What lies in folders is not compared here: checkpoints
-know the hashes of data and tokenizers.
+Without this check, a typing error in a requeued job, or a default that changed with the code, would
+continue the run as another one under the same name. The content of folders is not compared here:
+checkpoints hold the hashes of data and tokenizers.
 
-Source: ours; the fault is that of OPT-175B's logbook, where Adam's settings went back to those of
-the checkpoint without a word.
+Source: ours; the fault is in OPT-175B's logbook: Adam's settings silently went back to those of the
+checkpoint.
 """
 
 import dataclasses
@@ -21,94 +21,39 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.records.ledger import recorded_location
+from ernie_vilg.config.schema import Freedom, freedom_of, map_locations
 from ernie_vilg.errors import InputError
-from ernie_vilg.runs.run_folder import RUN_NAME, read_settings
+from ernie_vilg.runs.recorded_settings import read_settings
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.schedule import learning_rate_at
 from ernie_vilg.storage.jsonl import append_records
-
-CHANGES_NAME = "changes.jsonl"
-"""Of a run folder: every accepted change, a line each."""
+from ernie_vilg.storage.locations import recorded_location
 
 logger = logging.getLogger(__name__)
 
 
-class Freedom(StrEnum):
-    """What it takes to change a setting of a run that has begun."""
-
-    FREE = "free"
-    GUARDED = "guarded"
-    FIXED = "fixed"
-
-
-RULES = {
-    # How, where and how often: the same weights, or those that the layout's rounding gives.
-    "run_dir": Freedom.FREE,
-    "compile_blocks": Freedom.FREE,
-    "parallelism": Freedom.FREE,
-    "training.log_every": Freedom.FREE,
-    "checkpoint": Freedom.FREE,
-    "samples": Freedom.FREE,
-    "health": Freedom.FREE,
-    "tracking": Freedom.FREE,
-    "stopping": Freedom.FREE,
-    "watch": Freedom.FREE,
-    "cluster": Freedom.FREE,
-    "gpu": Freedom.FREE,
-    "data.loader": Freedom.FREE,
-    "guards.replica_check_every": Freedom.FREE,
-    # Places; the lineage and the order in each checkpoint hold what lies there to its hash.
-    "data.token_shards": Freedom.FREE,
-    "data.text_tokenizer": Freedom.FREE,
-    "data.image_tokenizer": Freedom.FREE,
-    # A limit that stops a run and changes none.
-    "data.max_truncated_fraction": Freedom.FREE,
-    # What is still to come of a mixture may change; the checkpoint holds what is past.
-    "data.mixture": Freedom.FREE,
-    "data.mixture_changes": Freedom.FREE,
-    "data.weigh_by": Freedom.FREE,
-    # More or fewer steps, though they stretch the learning rate's decay: to go on is no accident.
-    "training.steps": Freedom.FREE,
-    # The checkpoint compares what "auto" comes to.
-    "precision": Freedom.FREE,
-    "optimizer": Freedom.GUARDED,
-    "objective": Freedom.GUARDED,
-    "guards": Freedom.GUARDED,
-    "training.ema_decay": Freedom.GUARDED,
-    "model": Freedom.FIXED,
-    "training.seed": Freedom.FIXED,
-    "data.seed": Freedom.FIXED,
-    "data.shuffle_block_shards": Freedom.FIXED,
-    "parallelism.global_batch_size": Freedom.FIXED,
-}
-"""By setting, or by the group that it is in; of several names that fit, the longest holds. Every
-setting has a rule: a test asks for it."""
-
-_OF_ONE_START = ("dry_run", "world_size", "allow_changes")
-_LOCATIONS = ("run_dir", "token_shards", "text_tokenizer", "image_tokenizer", "cache_dir", "pairs")
 _DECODER = "model.reconstructor.decoder"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One setting that is not what it was."""
+    """One setting that differs from the last start."""
 
     name: str
-    """Its key, such as optimizer.learning_rate."""
+    """Key of the setting, such as optimizer.learning_rate."""
     old: Any
-    """Value at the last start, as JSON has it."""
+    """Value at the last start, as JSON."""
     new: Any
-    """Value now."""
+    """Value now, as JSON."""
     freedom: Freedom
-    """What it takes to change it."""
+    """Permission that the change needs."""
 
     def __str__(self) -> str:
-        """Write it on one line."""
+        """Return the change on one line."""
         old, new = (json.dumps(value, ensure_ascii=False) for value in (self.old, self.new))
         return f"{self.name}: {old} -> {new}"
 
@@ -116,7 +61,7 @@ class Change:
 def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
     """Compare a run's settings with those of its last start.
 
-    Needs no other rank, and no device: call it before either.
+    Call it before processes and devices are started: it needs neither.
 
     Args:
         run_dir: the run's folder; a fresh one has no earlier start.
@@ -126,9 +71,8 @@ def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
         the changes, all of them allowed.
 
     Raises:
-        InputError: a setting changed that must not, or that `allow_changes` does not name; or
-            `allow_changes` names something that is no setting, or that never changes. The message
-            lists every change.
+        InputError: a fixed setting changed, or a guarded one that `allow_changes` does not name; or
+            `allow_changes` names an unknown or fixed setting. The message lists every change.
     """
     _check_names(config)
     changes = settings_drift(run_dir, config)
@@ -145,12 +89,17 @@ def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
 
 def settings_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
     """Return every setting that differs from the run's last start, in the order of the schema."""
-    if not (run_dir / RUN_NAME).is_file():
+    if not RunFolder(run_dir).settings.is_file():
         return []
     old, new = comparable_settings(read_settings(run_dir)), comparable_settings(config)
     names = [*new, *(name for name in old if name not in new)]
     return [
-        Change(name=name, old=old.get(name), new=new.get(name), freedom=freedom_of(name))
+        Change(
+            name=name,
+            old=old.get(name),
+            new=new.get(name),
+            freedom=freedom_of(PretrainConfig, name),
+        )
         for name in names
         if old.get(name) != new.get(name) and not _is_filled_in(name, old, new)
     ]
@@ -159,9 +108,9 @@ def settings_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
 def record_changes(
     run_dir: Path, config: PretrainConfig, changes: Sequence[Change], step: int
 ) -> None:
-    """Append accepted changes to the run's changes.jsonl and say them; for the leader alone.
+    """Append accepted changes to the run's changes.jsonl and log them; for the leader alone.
 
-    A change of the learning rate is logged too, since more steps stretch its decay.
+    A change of the learning rate is logged too, because more steps stretch its decay.
 
     Args:
         run_dir: the run's folder, which still has the settings of the last start.
@@ -171,43 +120,25 @@ def record_changes(
     """
     for change in changes:
         logger.info("changed from step %d on: %s", step, change)
-    append_records(run_dir / CHANGES_NAME, ({"step": step, **asdict(change)} for change in changes))
+    lines = ({"step": step, **asdict(change)} for change in changes)
+    append_records(RunFolder(run_dir).changes, lines)
     if changes:
         old, new = (
-            learning_rate_at(step, settings.training.steps, settings.optimizer)
+            learning_rate_at(step + 1, settings.training.steps, settings.optimizer)
             for settings in (read_settings(run_dir), config)
         )
         if old != new:
             logger.warning("learning rate of step %d: %.3g -> %.3g", step + 1, old, new)
 
 
-def freedom_of(name: str) -> Freedom:
-    """Return what it takes to change a setting.
-
-    Args:
-        name: its key, such as optimizer.learning_rate.
-    """
-    words = name.split(".")
-    for length in range(len(words), 0, -1):
-        rule = RULES.get(".".join(words[:length]))
-        if rule is not None:
-            return rule
-    return Freedom.GUARDED  # of a setting that is new here, nobody has said that it may
-
-
 def comparable_settings(config: PretrainConfig) -> dict[str, Any]:
-    """Return a run's settings as JSON values by key, without what concerns one start alone.
+    """Return a run's settings as JSON values by key, without those of a single start.
 
-    Places are written as the run folder records them: from the root, and without secrets.
+    Locations have their recorded form: absolute, and without secrets.
     """
-    content = json.loads(json.dumps(asdict(config)))  # lists of tuples, as in the record
-    settings = {}
-    for name, value in _leaves(content, ""):
-        if name in _OF_ONE_START:
-            continue
-        is_place = name.rpartition(".")[2] in _LOCATIONS and value is not None
-        settings[name] = recorded_location(value) if is_place else value
-    return settings
+    recorded = map_locations(config, recorded_location)
+    content = json.loads(json.dumps(recorded))  # lists of tuples, as in the record
+    return {name: value for name, value in _leaves(content, "") if _is_compared(name)}
 
 
 def _leaves(group: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
@@ -219,7 +150,7 @@ def _leaves(group: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
 
 
 def _is_filled_in(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether a change is that of the decoder's shape, which null takes from the tokenizer."""
+    """Return whether null, which takes the decoder's shape from the tokenizer, was filled in."""
     is_open = old.get(_DECODER, ...) is None or new.get(_DECODER, ...) is None
     return name.startswith(_DECODER) and is_open
 
@@ -229,7 +160,7 @@ def _is_named(name: str, allowed: Iterable[str]) -> bool:
 
 
 def _check_names(config: PretrainConfig) -> None:
-    """Refuse names in `allow_changes` that can allow nothing."""
+    """Refuse unknown and fixed settings in `allow_changes`."""
     known = setting_names(config)
     for entry in config.allow_changes:
         if not any(_is_named(name, [entry]) for name in known):
@@ -239,7 +170,7 @@ def _check_names(config: PretrainConfig) -> None:
                 f"allow_changes names {entry}, which is no setting{hint}: name settings such as "
                 "optimizer.learning_rate, or groups such as optimizer"
             )
-        if freedom_of(entry) is Freedom.FIXED:
+        if freedom_of(PretrainConfig, entry) is Freedom.FIXED:
             raise InputError(
                 f"allow_changes names {entry}, which never changes within a run: leave it out, or "
                 "name another run_dir to start afresh"
@@ -247,7 +178,7 @@ def _check_names(config: PretrainConfig) -> None:
 
 
 def setting_names(config: object, prefix: str = "") -> list[str]:
-    """Return the keys of all settings of a dataclass, those that are null or empty included."""
+    """Return the keys of all settings of a dataclass, including null and empty ones."""
     names = []
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
@@ -255,7 +186,11 @@ def setting_names(config: object, prefix: str = "") -> list[str]:
             names += setting_names(value, f"{prefix}{field.name}.")
         else:
             names.append(prefix + field.name)
-    return [name for name in names if name not in _OF_ONE_START]
+    return [name for name in names if _is_compared(name)]
+
+
+def _is_compared(name: str) -> bool:
+    return freedom_of(PretrainConfig, name) is not Freedom.UNCOMPARED
 
 
 def _refusal(

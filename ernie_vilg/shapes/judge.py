@@ -1,23 +1,20 @@
-"""Which objects a picture of the built-in data shows, judged from its pixels alone.
+"""Judge of pictures of the built-in data, by their pixels alone.
 
 A quadrant of a scene is blank or holds one of 64 objects (4 shapes x 2 sizes x 8 colours), so
-there are 65 templates, drawn by the code that draws the data. Each quadrant of the judged picture
-is read as its nearest template, by the sum of squared differences over pixels and channels. No
-token and no model takes part: a picture counts as right when it looks right, whatever made it.
+there are 65 templates, drawn by the code that draws the data. Each quadrant of a picture is read as
+its nearest template, by the sum of squared differences over pixels and channels. No token and no
+model takes part: a picture is right when it looks right.
 
-The figures and what exactly they count:
+A "named object" is one that the caption of a picture names. The figures are:
 
-- `objects_correct`: of the objects that the captions name, the share whose quadrant is read as
-  exactly that object: shape, colour and size, in its place. An extra object takes nothing away
-  here; it makes its scene wrong below.
-- `shapes_correct`, `colours_correct`, `sizes_correct`: of the same objects, the share whose
-  quadrant is read as an object that has this attribute right.
-- `quadrants_correct`: of the same objects, the share whose quadrant is not blank.
+- `objects_correct`: fraction of the named objects whose quadrant is read as exactly that object:
+  shape, colour and size. An extra object does not lower it.
+- `shapes_correct`, `colours_correct`, `sizes_correct`: fraction of the named objects whose quadrant
+  is read as an object with this attribute right.
+- `quadrants_correct`: fraction of the named objects whose quadrant is not blank.
 - `extra_objects`: number of quadrants that should be blank and are not.
-- `scenes_correct`: of the scenes, the share with all four quadrants right, blank ones included.
-- `captions_correct`: of the captions, the share that name exactly the objects of the picture.
-
-Source: ours.
+- `scenes_correct`: fraction of the scenes with all four quadrants right, blank ones included.
+- `captions_correct`: fraction of the captions that name exactly the objects of the picture.
 """
 
 import functools
@@ -50,30 +47,30 @@ ObjectWords = tuple[str, str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class PictureScores:
-    """How the pictures drawn for some captions are; the module's text defines each figure."""
+    """Figures of the pictures drawn for some captions; the module defines each."""
 
     objects_correct: float
-    """Share of named objects that are right in everything, 0 to 1."""
+    """Fraction of named objects that are right in everything, 0 to 1."""
     shapes_correct: float
-    """Share of named objects whose shape is right."""
+    """Fraction of named objects with the right shape."""
     colours_correct: float
-    """Share of named objects whose colour is right."""
+    """Fraction of named objects with the right colour."""
     sizes_correct: float
-    """Share of named objects whose size is right."""
+    """Fraction of named objects with the right size."""
     quadrants_correct: float
-    """Share of named objects whose quadrant is not blank."""
+    """Fraction of named objects whose quadrant is not blank."""
     scenes_correct: float
-    """Share of scenes with four right quadrants."""
+    """Fraction of scenes with four right quadrants."""
     extra_objects: int
-    """Objects where nothing should be."""
+    """Number of objects in quadrants that should be blank."""
     num_objects: int
-    """Named objects."""
+    """Number of named objects."""
     num_scenes: int
-    """Judged pictures."""
+    """Number of judged pictures."""
 
 
 def read_objects(image: Image.Image) -> dict[str, SceneObject]:
-    """Return the object that each quadrant shows; a blank quadrant is left out.
+    """Return the object of each quadrant that is not blank.
 
     Args:
         image: a picture of 64 x 64 pixels, of any mode that converts to RGB.
@@ -97,21 +94,8 @@ def read_objects(image: Image.Image) -> dict[str, SceneObject]:
     return found
 
 
-def read_scene(image: Image.Image) -> Scene | None:
-    """Return the scene that a picture shows; None where it shows no object or more than two.
-
-    Raises:
-        InputError: the picture is not 64 x 64 pixels.
-    """
-    objects = tuple(read_objects(image).values())
-    try:
-        return Scene(objects=objects)
-    except InputError:  # such a picture shows no scene of the data set
-        return None
-
-
 def objects_correct(expected: Scene, image: Image.Image) -> int:
-    """Return how many of a scene's objects the picture shows, right in everything.
+    """Return the number of a scene's objects that the picture shows right in everything.
 
     Raises:
         InputError: the picture is not 64 x 64 pixels.
@@ -124,7 +108,7 @@ def score_pictures(expected: Sequence[Scene], images: Sequence[Image.Image]) -> 
     """Judge pictures against the scenes that they should show.
 
     Args:
-        expected: the scenes that the captions name.
+        expected: scenes that the captions name.
         images: one picture per scene, 64 x 64 pixels.
 
     Raises:
@@ -150,7 +134,7 @@ def score_pictures(expected: Sequence[Scene], images: Sequence[Image.Image]) -> 
         for scene, objects in zip(expected, found, strict=True)
     ]
 
-    def share(attribute: str) -> float:
+    def fraction_right(attribute: str) -> float:
         hits = [
             seen is not None and getattr(seen, attribute) == getattr(item, attribute)
             for item, seen in named
@@ -159,10 +143,10 @@ def score_pictures(expected: Sequence[Scene], images: Sequence[Image.Image]) -> 
 
     return PictureScores(
         objects_correct=sum(item == seen for item, seen in named) / len(named),
-        shapes_correct=share("shape"),
-        colours_correct=share("colour"),
-        sizes_correct=share("size"),
-        quadrants_correct=share("quadrant"),
+        shapes_correct=fraction_right("shape"),
+        colours_correct=fraction_right("colour"),
+        sizes_correct=fraction_right("size"),
+        quadrants_correct=fraction_right("quadrant"),
         scenes_correct=sum(right) / len(expected),
         extra_objects=sum(extra),
         num_objects=len(named),
@@ -194,7 +178,7 @@ def required_scenes(captions: Sequence[str]) -> list[Scene]:
 
 
 def _nearest_template(tile: NDArray[np.float32]) -> ObjectWords | None:
-    """Return the words of the template nearest to a tile, None where that is the blank one."""
+    """Return the words of the template nearest to a tile, None for the blank template."""
     templates = _templates()
     distances = {
         words: float(np.square(tile - template).sum()) for words, template in templates.items()

@@ -1,13 +1,11 @@
 """The built-in pictures: one or two flat shapes on white, and the sentence that describes them.
 
-A scene holds one or two objects, each in its own quadrant of a 64 x 64 picture. The caption
-names every object's quadrant, colour, size and shape, and nothing else, so a picture and its
-caption hold the same facts and either can be judged against the other from the pixels. There
-are 24,832 scenes. A tenth of them, chosen by a hash of the scene, is never trained on.
+A scene holds one or two objects, each in its own quadrant of a 64 x 64 picture. The caption names
+every object's quadrant, colour, size and shape, and nothing else, so picture and caption hold the
+same facts and each can be judged by the other. There are 24,832 scenes. A tenth of them, chosen by
+a hash of the scene, is never trained on.
 
 Coordinates are pixels, x to the right and y down, so a tip at `y - radius` points up.
-
-Source: ours.
 """
 
 import functools
@@ -31,9 +29,9 @@ TILE_SIZE = IMAGE_SIZE // 2
 BACKGROUND: Colour = (255, 255, 255)
 
 SHAPES = ("圆形", "正方形", "三角形", "五角星")
-"""Circle, square, triangle, five-pointed star."""
+"""Words for circle, square, triangle and five-pointed star."""
 SIZES = {"大": 13, "小": 8}
-"""Large and small, with the radius in pixels."""
+"""Words for large and small, with the radius in pixels."""
 COLOURS: dict[str, Colour] = {
     "红色": (220, 40, 40),
     "绿色": (40, 160, 60),
@@ -44,10 +42,10 @@ COLOURS: dict[str, Colour] = {
     "黑色": (20, 20, 20),
     "灰色": (130, 130, 130),
 }
-"""Red, green, blue, yellow, purple, orange, black and grey, as RGB from 0 to 255."""
+"""Words for red, green, blue, yellow, purple, orange, black and grey, with RGB from 0 to 255."""
 QUADRANTS = {"左上角": (16, 16), "右上角": (48, 16), "左下角": (16, 48), "右下角": (48, 48)}
-"""Top left, top right, bottom left and bottom right in the order of captions, with the centre
-(x, y) in pixels."""
+"""Words for top left, top right, bottom left and bottom right in the order of captions, with the
+centre (x, y) in pixels."""
 
 MAX_OBJECTS = 2
 HELD_OUT_ONE_IN = 10
@@ -63,13 +61,13 @@ class SceneObject:
     """One shape, described by the Chinese words of its caption."""
 
     shape: str
-    """A member of `SHAPES`."""
+    """Member of `SHAPES`."""
     size: str
-    """A key of `SIZES`."""
+    """Key of `SIZES`."""
     colour: str
-    """A key of `COLOURS`."""
+    """Key of `COLOURS`."""
     quadrant: str
-    """A key of `QUADRANTS`."""
+    """Key of `QUADRANTS`."""
 
     def __post_init__(self) -> None:
         known = {
@@ -87,7 +85,7 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What one picture shows."""
+    """Content of one picture."""
 
     objects: tuple[SceneObject, ...]
     """One or two objects in different quadrants, in the order of `QUADRANTS`."""
@@ -122,10 +120,10 @@ def all_scenes() -> Iterator[Scene]:
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Tell whether a scene belongs to the tenth that is never trained on.
+    """Return true if a scene belongs to the tenth that is never trained on.
 
-    The scene is hashed by its caption, which names it fully, so the answer is the same on
-    every machine and does not move when scenes are added.
+    The hash is of the caption, which describes the scene fully, so the answer is the same on every
+    machine and stays the same when scenes are added.
     """
     digest = hashlib.sha256(caption_of(scene).encode()).digest()
     return int.from_bytes(digest[:8], "big") % HELD_OUT_ONE_IN == 0
@@ -140,11 +138,11 @@ def parse_caption(text: str) -> Scene | None:
     """Return the scene that a caption names: the inverse of `caption_of`.
 
     Args:
-        text: the caption. An ASCII comma is read as a full-width one, because NFKC, which text
-            tokenizers apply, turns one into the other. Nothing else may differ.
+        text: the caption. An ASCII comma counts as a full-width one, because text tokenizers apply
+            NFKC, which turns the second into the first. Nothing else may differ.
 
     Returns:
-        the scene, or None where the text is not the caption of any scene.
+        the scene, or None if the text is not the caption of any scene.
     """
     objects = [_objects_by_phrase().get(part) for part in text.replace(",", _COMMA).split(_COMMA)]
     known = tuple(item for item in objects if item is not None)
@@ -159,8 +157,8 @@ def parse_caption(text: str) -> Scene | None:
 def draw_scene(scene: Scene) -> Image.Image:
     """Draw a scene.
 
-    Objects do not leave their quadrants, so pasting quadrants that are drawn once gives the
-    same pixels as drawing the whole picture, in a tenth of the time.
+    Objects stay within their quadrants, so pasting cached quadrants gives the same pixels as
+    drawing the whole picture, in a tenth of the time.
 
     Returns:
         an RGB picture, 64 x 64.
@@ -178,8 +176,8 @@ def draw_object(*, shape: str, size: str, colour: str) -> Image.Image:
     """Draw one quadrant that holds an object.
 
     Returns:
-        an RGB picture, 32 x 32, with the object in its middle. It is shared between callers:
-        copy it before drawing on it.
+        an RGB picture, 32 x 32, with the object in its middle. Callers share it and must copy it
+        before they draw on it.
     """
     side = TILE_SIZE * _OVERSAMPLING
     canvas = Image.new("RGB", (side, side), BACKGROUND)
@@ -200,11 +198,11 @@ def draw_shape(
     """Fill one shape.
 
     Args:
-        draw: where to draw.
-        shape: a member of `SHAPES`.
+        draw: canvas to draw on.
+        shape: member of `SHAPES`.
         centre: (x, y) in pixels of the canvas.
-        radius: of the circle and of the star's outer tips; half the side of the square; half
-            the height and half the base of the triangle. In pixels of the canvas.
+        radius: radius of the circle and of the star's outer tips; half the side of the square; half
+            the height and half the base of the triangle; in pixels of the canvas.
         fill: RGB from 0 to 255.
     """
     x, y = centre

@@ -1,8 +1,8 @@
-"""Files and folders are written whole, or not at all.
+"""Files and folders that are written whole, or not at all.
 
 A file or folder is written under a temporary name beside its final one, flushed to the device, and
-renamed. A reader never sees half of it. What a killed writer leaves has a name that begins with a
-dot, and the next writer of the same thing removes it:
+renamed. A reader never sees half of it. Leftovers of a killed writer have names that begin with a
+dot, and the next writer of the same file or folder removes them:
 
     .writing-<name>-<token>   a file or scratch folder in use; every writer has a token of its own
     .writing-<name>           a folder that is being written; its writer holds a lock on it
@@ -10,8 +10,8 @@ dot, and the next writer of the same thing removes it:
     .removing-<name>          a folder that is being removed
 
 Where a kill left neither the old nor the new folder under the name, `recover_folder` puts the old
-one back. `clear_leftovers` does so for all folders of one place and removes everything else that
-no living writer holds.
+one back. `clear_leftovers` does so for all folders of one parent and removes every other leftover
+that no living writer holds.
 
 Source: ours; the rename protocol is the usual one of POSIX file systems.
 """
@@ -64,7 +64,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         try:
             _write_once(path, content)
             break
-        except FileNotFoundError:  # taken for a killed writer's in the moment before its lock
+        except FileNotFoundError:  # another writer removed it as a leftover before it was locked
             if attempt == _MOST_ATTEMPTS:
                 raise
     fsync_folder(path.parent)
@@ -78,7 +78,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return what `write_json` writes."""
+    """Return the bytes that `write_json` writes."""
     return (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
 
 
@@ -86,12 +86,12 @@ def json_bytes(value: Any) -> bytes:
 def committed_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` when the block ends without an error.
 
-    After an error nothing is left of it. Where `path` is a link, the link stays and what it names
-    is written.
+    After an error nothing is left of it. Where `path` is a link, the link stays and its target is
+    written.
 
     Args:
-        path: the folder's final name. What a killed writer left of it is removed.
-        replace: whether a folder that holds something may be replaced.
+        path: the folder's final name. Leftovers of a killed writer are removed.
+        replace: whether a folder with content may be replaced.
 
     Raises:
         InputError: `path` is a mount point, or is taken and `replace` is false, or another process
@@ -114,13 +114,13 @@ def committed_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Yield a new folder that is removed at the end, unlike that of any other process.
+    """Yield a new folder of this process alone, which is removed at the end.
 
-    What killed holders of the same name left is removed first.
+    Leftovers of killed holders of the same name are removed first.
 
     Args:
         parent: an existing folder.
-        name: what the folder is for.
+        name: purpose of the folder, a part of its name.
     """
     for leftover in _leftovers_of(parent / name):
         _remove_unless_locked(leftover)
@@ -128,7 +128,7 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
         scratch = _with_token(parent / name)
         scratch.mkdir()
         descriptor = open_to_lock(scratch)
-        if descriptor is None:  # taken for a killed holder's in the moment before its lock
+        if descriptor is None:  # another process removed it as a leftover
             continue
         try:
             if lock(descriptor) is not False and is_at(descriptor, scratch):
@@ -143,10 +143,10 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def commit_folder(temporary: Path, final: Path) -> None:
-    """Flush every file under `temporary` and rename it to `final`, replacing what is there.
+    """Flush every file under `temporary` and rename it to `final`, replacing a folder there.
 
     Libraries that write through temporary files leave them readable by their owner alone; every
-    file and folder within gets the rights that `temporary` itself was made with.
+    file and folder within gets the rights of `temporary` itself.
 
     Raises:
         InputError: something in it is neither a file nor a folder.
@@ -163,10 +163,10 @@ def commit_folder(temporary: Path, final: Path) -> None:
 
 
 def put_folder(temporary: Path, final: Path) -> None:
-    """Give a flushed folder its name; one that has the name stays until then.
+    """Rename a flushed folder to its final name; the folder that it replaces stays until then.
 
     Raises:
-        OSError: it cannot be renamed; what had the name has it again.
+        OSError: it cannot be renamed; the old folder has its name again.
     """
     replaced = _replaced(final)
     if is_taken(final):
@@ -183,9 +183,9 @@ def put_folder(temporary: Path, final: Path) -> None:
 
 
 def recover_folder(final: Path) -> None:
-    """Put back what had a name, where a kill left nothing under it; remove it otherwise.
+    """Put a replaced folder back where a kill left nothing under its name; remove it otherwise.
 
-    Call it before a folder is written or looked for, by its only writer.
+    The only writer of the folder calls it, before it writes or looks for the folder.
     """
     replaced = _replaced(final)
     if not os.path.lexists(replaced):
@@ -198,15 +198,15 @@ def recover_folder(final: Path) -> None:
 
 
 def writing_path(final: Path) -> Path:
-    """Return where a folder is written before it has its name, or a file of one writer alone."""
+    """Return the temporary name of a folder, or of a file with a single writer."""
     return final.with_name(f"{WRITING_PREFIX}{final.name}")
 
 
 def without_name(folder: Path) -> Path:
-    """Take a folder's name away before it is removed: one that has its name is whole.
+    """Rename a folder before it is removed, so that a folder with its name is always whole.
 
     Returns:
-        where it is now, for `remove`.
+        its new path, for `remove`.
     """
     nameless = folder.with_name(f"{REMOVING_PREFIX}{folder.name}")
     remove(nameless)
@@ -214,9 +214,9 @@ def without_name(folder: Path) -> Path:
 
 
 def clear_leftovers(parent: Path) -> None:
-    """Recover or remove all that killed writers left in a folder; its only writer calls it.
+    """Recover or remove all leftovers of killed writers in a folder; its only writer calls it.
 
-    What another process holds a lock on stays.
+    Entries that another process holds a lock on stay.
     """
     if not parent.is_dir():
         return
@@ -230,27 +230,27 @@ def clear_leftovers(parent: Path) -> None:
 
 
 def is_taken(path: Path) -> bool:
-    """Return whether something stands at a path, other than an empty folder."""
+    """Return whether a path exists and is not an empty folder."""
     if path.is_dir():
         return any(path.iterdir())
     return os.path.lexists(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, link or folder, if there is one; of a link, the link alone."""
+    """Remove a file, link or folder, if it exists; the target of a link stays."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, onerror=_pass_over_missing)
+        shutil.rmtree(path, onerror=_skip_missing)
     else:
         path.unlink(missing_ok=True)
 
 
 def fsync_folder(path: Path) -> None:
-    """Flush a folder's own entries (its names) to the device."""
+    """Flush a folder's entries, that is their names, to the device."""
     _fsync(path)
 
 
-def _pass_over_missing(_function: Any, _path: str, error: Any) -> None:
-    if not isinstance(error[1], FileNotFoundError):  # another process removes it, too
+def _skip_missing(_function: Any, _path: str, error: Any) -> None:
+    if not isinstance(error[1], FileNotFoundError):  # another process removes it too
         raise error[1]
 
 
@@ -258,7 +258,7 @@ def _write_once(path: Path, content: bytes) -> None:
     temporary = _with_token(path)
     with temporary.open("xb") as file:
         try:
-            lock(file.fileno())  # until it has its name: no other writer takes it for a leftover
+            lock(file.fileno())  # until the rename: no other writer removes it as a leftover
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -298,7 +298,7 @@ def _remove_unless_locked(leftover: Path, *, is_only_writer: bool = False) -> No
 
 @contextmanager
 def _locked_folder(final: Path) -> Iterator[Path]:
-    """Yield the temporary folder of `final`, of which this process is the only writer.
+    """Yield the temporary folder of `final`, whose only writer is this process.
 
     After an error the folder is removed.
     """
@@ -309,7 +309,7 @@ def _locked_folder(final: Path) -> Iterator[Path]:
             remove(temporary)
         temporary.mkdir(exist_ok=True)
         descriptor = open_to_lock(temporary)
-        if descriptor is None:  # another writer has just ended with it
+        if descriptor is None:  # another writer has just renamed it
             continue
         try:
             if _lock_folder_of(final, descriptor):
@@ -326,7 +326,7 @@ def _removed_after_error(folder: Path, descriptor: int) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if is_at(descriptor, folder):  # and not where it has its name
+        if is_at(descriptor, folder):  # it may have its final name already
             remove(folder)
         raise
 

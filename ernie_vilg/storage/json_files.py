@@ -1,9 +1,8 @@
-"""JSON that somebody else may have written: bounded in size, depth and type, or refused.
+"""Reader of untrusted JSON: bounded in size, depth and type, or refused.
 
-Every JSON file of the project is read here, so that a damaged one always ends in the same way: an
-`InputError` that names the file. Python's own reader knows more ways out: a `RecursionError` where
-it is deep, a wait for ever where a pipe stands in the file's place, text that cannot be encoded
-again where half a surrogate pair was escaped.
+All JSON files of the project are read here, so that a damaged one always ends in an `InputError`
+that names the file. Python's own reader fails in other ways: a `RecursionError` for deep values, an
+endless wait for a pipe, a text that cannot be encoded again for half an escaped surrogate pair.
 
 Source: ours, on RFC 8259.
 """
@@ -18,9 +17,9 @@ from typing import Any, BinaryIO
 from ernie_vilg.errors import InputError
 
 MOST_BYTES = 64 << 20
-"""Default limit of one JSON value's text; a manifest of 800 million samples has 20 MB."""
+"""Default limit of one JSON text; a manifest of 800 million samples has 20 MB."""
 MOST_DEPTH = 64
-"""Most brackets within each other; our own files have 8."""
+"""Most nested brackets; our own files have 8."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -54,8 +53,8 @@ def parse_json(text: bytes | str, name: str, *, is_finite: bool = False) -> Any:
     """Return the value of a JSON text.
 
     Args:
-        text: UTF-8 where it is bytes; a byte order mark is passed over.
-        name: what the text is, for the message: a file, a line of one, a URL.
+        text: a text, or its UTF-8 bytes; a byte order mark is skipped.
+        name: source of the text, for the message: a file, a line of one, a URL.
         is_finite: whether to refuse NaN, Infinity and numbers that overflow to it. Metrics may
             hold them.
 
@@ -71,7 +70,7 @@ def parse_json(text: bytes | str, name: str, *, is_finite: bool = False) -> Any:
             parse_float=_finite if is_finite else None,
         )
         _check_depth(value)
-        if b"\\u" in content:  # half a surrogate pair can be escaped, and then not be written
+        if b"\\u" in content:  # half an escaped surrogate pair could not be written again
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # errors of Unicode and JSON are ValueErrors
         raise InputError(
@@ -131,7 +130,7 @@ def open_regular(path: Path, *, buffering: int = -1) -> BinaryIO:
         InputError: it is a folder, a pipe, a device or a socket.
         OSError: it cannot be opened.
     """
-    # Without O_NONBLOCK, opening a pipe waits for somebody who writes.
+    # Without O_NONBLOCK, opening a pipe waits for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -140,7 +139,7 @@ def open_regular(path: Path, *, buffering: int = -1) -> BinaryIO:
 
 
 def _check_depth(value: Any) -> None:
-    """Refuse what is deep: writing it again would overflow the stack where reading it did not."""
+    """Refuse deep values: writing them can overflow the stack even where reading did not."""
     level = [value]
     for _ in range(MOST_DEPTH + 1):
         containers = [part for part in level if isinstance(part, dict | list)]
@@ -152,7 +151,7 @@ def _check_depth(value: Any) -> None:
             for child in (part.values() if isinstance(part, dict) else part)
             if isinstance(child, dict | list)
         ]
-    raise ValueError(f"more than {MOST_DEPTH} brackets within each other")
+    raise ValueError(f"more than {MOST_DEPTH} nested brackets")
 
 
 def _refuse_constant(name: str) -> None:
@@ -168,9 +167,9 @@ def _finite(digits: str) -> float:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return f"more than {MOST_DEPTH} brackets within each other"
+        return f"more than {MOST_DEPTH} nested brackets"
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start} is not UTF-8"
     if isinstance(error, UnicodeEncodeError):
         return "half a surrogate pair is escaped in it"
-    return str(error).partition(";")[0]  # of a long number Python says how to raise its limit
+    return str(error).partition(";")[0]  # Python's hint for long numbers is cut

@@ -1,10 +1,10 @@
-r"""Files of JSON objects, one a line: added to on a disk that may be full, read after a kill.
+r"""JSON Lines: appended to on a disk that may be full, read after a kill.
 
-A killed writer leaves at most one truncated line, the last. The next writer ends it, so that its
-own first line stands alone. A line that does not reach the disk waits for the next one, so that a
-full disk costs nothing but time.
+A killed writer leaves at most one truncated line, the last. The next writer ends that line before
+it writes its own. A line that the disk does not take is written with the next one, so that a full
+disk stops no run.
 
-Lines end with a line feed and nothing else: U+2028, U+0085 and their like are text within one.
+Only a line feed ends a line: U+2028, U+0085 and similar characters are text.
 
 Source: ours, on JSON Lines (https://jsonlines.org).
 """
@@ -35,23 +35,23 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of a file that is not blank."""
+    """One line of a file; blank lines are skipped."""
 
     number: int
-    """Counted from 1, blank lines included."""
+    """Line number from 1, blank lines included."""
     text: bytes
-    """Its content without the line feed; the beginning of it where it is too long."""
+    """Content without the line feed; only its beginning where it is too long."""
     record: dict[str, Any] | None
-    """The object that it holds; None where it holds none."""
+    """JSON object of the line; None if it holds none."""
     problem: str | None
-    """A sentence that names file, line and fault; None where nothing is wrong."""
+    """Sentence that names file, line and fault; None if there is no fault."""
     is_whole: bool
     """Whether it ends with a line feed; a killed writer's last line may not."""
     name: str
     """File and line, for messages."""
 
     def require(self) -> dict[str, Any]:
-        """Return the object that it holds.
+        """Return the JSON object of the line.
 
         Raises:
             InputError: it holds none.
@@ -64,12 +64,12 @@ class Line:
 def read_lines(
     path: Path, *, most_bytes: int = MOST_LINE_BYTES, is_finite: bool = False
 ) -> Iterator[Line]:
-    """Yield the lines of a JSON Lines file, wrong ones with what is wrong.
+    """Yield the lines of a JSON Lines file; faulty ones carry their problem.
 
     Args:
         path: a regular file.
-        most_bytes: the longest line that is read; of a longer one the rest is passed over.
-        is_finite: whether NaN and infinite numbers are wrong.
+        most_bytes: limit of one line; the rest of a longer one is skipped.
+        is_finite: whether NaN and infinite numbers are faults.
 
     Raises:
         InputError: it is no regular file.
@@ -99,15 +99,15 @@ def read_lines(
 def read_records(
     path: Path, take: Callable[[dict[str, Any], str], Entry]
 ) -> tuple[list[Entry], int]:
-    """Return what the lines of a file of ours hold; a warning names the first that is unusable.
+    """Return the entries of a JSON Lines file; a warning names the first unusable line.
 
     Args:
-        path: the file; where there is none, there are no lines.
-        take: makes an entry of a line's object and the line's name; raises `InputError` where the
-            object is of another form.
+        path: the file; a missing one has no lines.
+        take: makes an entry of a line's object and the line's name; raises `InputError` if the
+            object has another form.
 
     Returns:
-        the entries in order, and the number of lines that hold none.
+        the entries in order, and the number of unusable lines.
 
     Raises:
         InputError: the path is no regular file.
@@ -124,10 +124,10 @@ def read_records(
 
 
 def warn_of_unusable(path: Path, problems: Sequence[str]) -> None:
-    """Say once how many lines of a file hold nothing usable, and what is wrong with the first."""
+    """Log once how many lines of a file are unusable, and the problem of the first."""
     if problems:
         logger.warning(
-            "%s: %d line(s) hold nothing usable and are passed over; the first: %s",
+            "%s: %d line(s) hold nothing usable and are skipped; the first: %s",
             path,
             len(problems),
             problems[0],
@@ -137,10 +137,10 @@ def warn_of_unusable(path: Path, problems: Sequence[str]) -> None:
 def read_raw_lines(
     path: Path, *, most_bytes: int = MOST_LINE_BYTES
 ) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield number, content and whether it is whole of every line of a regular file.
+    """Yield each line of a regular file: its number, its content, and whether a line feed ends it.
 
-    A byte order mark before a line is left out: files that begin with one may have been joined. Of
-    a line of more than `most_bytes` bytes, one more than these is yielded.
+    A byte order mark before any line is removed: files that begin with one may have been joined. A
+    line of more than `most_bytes` bytes is cut one byte after them.
 
     Raises:
         InputError: it is no regular file.
@@ -152,15 +152,15 @@ def read_raw_lines(
             number += 1
             is_whole = text.endswith(b"\n")
             if len(text) > most_bytes and not is_whole:
-                is_whole = _pass_over(file)
+                is_whole = _skip_rest(file)
             text = text.removeprefix(_BYTE_ORDER_MARK)
             yield number, text.removesuffix(b"\n").removesuffix(b"\r"), is_whole
 
 
 def line_of(record: Mapping[str, Any]) -> bytes:
-    """Return what stands for an object in a file: one line, Chinese as it is.
+    """Return an object as one line of JSON, Chinese as it is.
 
-    A number that JSON does not have, NaN or infinite, becomes null. Half a surrogate pair, as in
+    NaN and infinite numbers, which JSON does not have, become null. Half a surrogate pair, as in
     the name of a file that is not UTF-8, becomes a question mark.
     """
     text = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False)
@@ -168,27 +168,32 @@ def line_of(record: Mapping[str, Any]) -> bytes:
 
 
 def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Add lines to a file, down to the device; it is made where there is none.
+    """Append lines to a file, which is made if it is missing, and flush them to the device.
 
     Raises:
-        OSError: they could not be written whole.
+        OSError: not all of them could be written.
     """
     added = b"".join(line_of(record) for record in records)
-    if not added:
-        return
+    if added:
+        append_lines(path, added)
+
+
+def append_lines(path: Path, added: bytes) -> int:
+    """Add whole lines as `append_records` does; return the size of the file afterwards."""
     with path.open("ab+") as file:
         file.write(b"\n" * _is_torn(file.fileno()) + added)
         file.flush()
         os.fsync(file.fileno())
+        return file.tell()
 
 
 class LineFile:
-    """Lines in the order in which they were added."""
+    """Appends lines to an open file; a full disk raises nothing."""
 
     def __init__(self, path: Path) -> None:
-        """Open a file at its end; it is made where there is none.
+        """Open a file at its end; it is made if it is missing.
 
-        A last line that a killed writer left without an end is ended.
+        A line that a killed writer left without a line feed is ended.
 
         Raises:
             OSError: it cannot be opened.
@@ -199,9 +204,9 @@ class LineFile:
         self._has_warned = False
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a line; a disk that is full raises nothing.
+        """Append a line.
 
-        What the disk does not take waits in memory, and is given up above 16 MiB.
+        Bytes that the disk does not take wait in memory; above 16 MiB, further lines are dropped.
         """
         added = line_of(record)
         if len(self._waiting) + len(added) <= _MOST_WAITING_BYTES:
@@ -221,8 +226,8 @@ class LineFile:
         os.close(self._file)
 
 
-def _pass_over(file: BinaryIO) -> bool:
-    """Read to the end of a line; return whether it has one."""
+def _skip_rest(file: BinaryIO) -> bool:
+    """Skip the rest of a line; return whether a line feed ends it."""
     while block := file.read(_BLOCK_BYTES):  # readline would take it 8 KiB at a time
         end = block.find(b"\n")
         if end >= 0:

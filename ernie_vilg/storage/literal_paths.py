@@ -1,4 +1,4 @@
-"""A path is a path, never a pattern, for libraries that glob what they are given.
+"""Paths without glob characters, for libraries that take every path for a pattern.
 
 Source: ours, on the links in /proc/<process>/fd of Linux.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def path_without_pattern(folder: Path) -> Iterator[str]:
-    """Yield another path to a folder, for a library that takes paths for patterns.
+    """Yield another path to a folder, without the characters `[ ] * ?`.
 
-    It has none of `[ ] * ?`, whatever the folder is called, and holds for this process's children.
+    The path also holds in this process's children.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

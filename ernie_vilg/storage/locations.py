@@ -1,9 +1,7 @@
-"""What the name of a place for data means: a local folder, or a URL in one of three schemes.
+"""Locations of data: local folders and URLs.
 
 A location is a local folder or begins with s3://, gs:// or https://. Anything else that looks like
-a URL is refused: no shell is ever asked (WebDataset's `pipe:`), and nothing comes unencrypted.
-
-Source: ours.
+a URL is refused: no shell command is run (WebDataset's `pipe:`), and nothing is read unencrypted.
 """
 
 import os
@@ -18,12 +16,12 @@ REMOTE_SCHEMES = ("s3", "gs", "https")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-"""Characters that Python makes of bytes of a name that are not UTF-8."""
+"""Characters that Python substitutes for bytes of a name that are not UTF-8."""
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def is_remote(location: str) -> bool:
-    """Return whether a location is a URL that can be read, rather than a local folder.
+    """Return whether a location is a URL that can be read, not a local folder.
 
     Raises:
         InputError: it is a URL or command of another kind, or has "..", a control character or,
@@ -36,7 +34,7 @@ def is_remote(location: str) -> bool:
         return False
     scheme, rest = match[1], location[match.end() :]
     if scheme not in REMOTE_SCHEMES or not re.match(r"//[^/]", rest):
-        # What follows is not shown: in a command it may hold a password.
+        # The rest is not shown: a command may hold a password.
         raise InputError(
             f"a location that begins with {scheme}: is not read: name a local folder (./{scheme}:"
             "... if that is its name), or a URL that begins with "
@@ -50,11 +48,16 @@ def is_remote(location: str) -> bool:
 
 
 def check_local(name: str, place: str, *, is_written: bool) -> None:
-    """Refuse a place that is not local, by the name of its setting.
+    """Refuse a setting's place that is not local.
+
+    Args:
+        name: name of the setting.
+        place: its value.
+        is_written: whether a program writes there; then it must not be empty.
 
     Raises:
-        InputError: it is a URL, a command such as `pipe:`, not UTF-8, or has a control character,
-            or it is written and empty.
+        InputError: the place is a URL, a command such as `pipe:`, not UTF-8, or has a control
+            character, or it is written and empty.
     """
     if is_written and not place:
         raise InputError(f"{name} is empty: name a place to write to")
@@ -63,7 +66,7 @@ def check_local(name: str, place: str, *, is_written: bool) -> None:
     if _CONTROL_CHARACTER.search(place):
         raise InputError(f"{name} has a control character: name a place without")
     if match := _SCHEME.match(place):
-        # What follows is not shown: it may hold a password.
+        # The rest is not shown: it may hold a password.
         raise InputError(
             f"{name}={match[1]}:...: must be a file or folder of this machine, not a URL or a "
             "command: name a local one, such as a mounted bucket or a copy "
@@ -72,15 +75,15 @@ def check_local(name: str, place: str, *, is_written: bool) -> None:
 
 
 def missing_folders(places: Mapping[str, str]) -> dict[str, str]:
-    """Return the places that are not folders, by the names of their settings."""
+    """Return the settings whose places are not folders, with these places."""
     return {name: place for name, place in places.items() if not place or not Path(place).is_dir()}
 
 
 def check_folders(places: Mapping[str, str]) -> None:
-    """Refuse places that are not folders, by the names of their settings.
+    """Refuse settings whose places are not folders.
 
     Raises:
-        InputError: one is none.
+        InputError: a place is not a folder.
     """
     for name, place in missing_folders(places).items():
         raise InputError(
@@ -89,10 +92,10 @@ def check_folders(places: Mapping[str, str]) -> None:
 
 
 def check_apart(setting: str, place: str | None, other_setting: str, other: str | None) -> None:
-    """Refuse a place that lies within another one, or is it, links followed.
+    """Refuse a place that is another one or lies within it, links followed.
 
     Raises:
-        InputError: it does.
+        InputError: it is or does.
     """
     if not place or not other or is_remote(place) or is_remote(other):
         return
@@ -105,8 +108,17 @@ def check_apart(setting: str, place: str | None, other_setting: str, other: str 
 
 
 def shown(location: str) -> str:
-    """Return a location as it may be shown: a URL without user, password and query."""
+    """Return a location for messages: a URL without user, password and query."""
     if _SCHEME.match(location) is None:
         return location
     parts = urlsplit(location)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def recorded_location(location: str) -> str:
+    """Return a location in the form that a run records.
+
+    A local folder becomes an absolute path, which holds in every working folder; a URL loses user,
+    password and query, which may be secrets.
+    """
+    return shown(location) if is_remote(location) else str(Path(location).resolve())

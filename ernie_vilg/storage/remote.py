@@ -1,15 +1,13 @@
-"""Files in object stores and on web servers, read in blocks and with bounded patience.
+"""Reader of files in object stores and on web servers, in blocks and with retries.
 
-A file is read in blocks of bytes. A block that fails for a reason that may pass (a server error, a
-lost connection, no answer in time) is asked for again, and what came before it is kept. What was
-copied is compared with its size and SHA-256, and copied again where it differs. All of a file's
-failures count against one limit.
+A block that fails for a temporary reason (a server error, a lost connection, a timeout) is
+requested again; earlier blocks are kept. A copy is compared with the expected size and SHA-256, and
+made again if it differs. All of a file's failures count against one limit.
 
-Messages name a URL without its user, password and query, which may be secrets; an error's own text
-is cleaned of them too, and its chain of causes is cut for the same reason.
+Messages name a URL without its user, password and query, which may be secrets. They are removed
+from an error's own text too, and its chain of causes is cut for the same reason.
 
-Source: ours; the stores are spoken to by fsspec (https://filesystem-spec.readthedocs.io), s3fs,
-gcsfs and aiohttp.
+Source: ours, on fsspec (https://filesystem-spec.readthedocs.io), s3fs, gcsfs and aiohttp.
 """
 
 import hashlib
@@ -33,29 +31,29 @@ logger = logging.getLogger(__name__)
 EXTRA = "pip install 'ernie-vilg[remote]'"
 
 _URL = re.compile(r"(\w+://)(?:[^\s/'\"]*@)?([^\s'\"?#]*)[^\s'\"]*")
-_PASSING_STATUSES = (408, 425, 429)
-_PASSING_ERRORS = frozenset(
+_TEMPORARY_STATUSES = (408, 425, 429)
+_TEMPORARY_ERRORS = frozenset(
     {"aiohttp.ClientError", "botocore.HTTPClientError", "botocore.ConnectionError"}
 )
-"""Base classes of lost connections that are no OSError, by name: these libraries are optional."""
+"""Names of base classes of lost connections that are no OSError; the libraries are optional."""
 
 _MAX_CAUSE_CHARACTERS = 300
-_JITTER = random.SystemRandom()  # not the generator that anything else draws from
+_JITTER = random.SystemRandom()  # separate from every seeded generator
 
 
 class RemoteError(OSError):
-    """A file that cannot be read. The message is for people."""
+    """A remote file that cannot be read. The message is for people."""
 
 
 class ContentDiffersError(RemoteError):
-    """A file that is not what it should be. The message is for people."""
+    """A remote file with unexpected content. The message is for people."""
 
     def __init__(self, reason: str, message: str) -> None:
         """Describe the difference.
 
         Args:
             reason: "size" or "sha256".
-            message: names the file and what differs.
+            message: text that names the file and the difference.
         """
         super().__init__(message)
         self.reason = reason
@@ -63,18 +61,18 @@ class ContentDiffersError(RemoteError):
 
 @dataclass(frozen=True, kw_only=True)
 class TransferLimits:
-    """How long one file's transfer is worth."""
+    """Limits of one file's transfer."""
 
     max_attempts: int = 5
-    """Failures after which it is given up."""
+    """Failures after which the transfer ends."""
     block_bytes: int = 16 << 20
-    """Asked for at once, in bytes; also the memory that a transfer takes."""
+    """Size of one request in bytes, and the memory of a transfer."""
     block_seconds: float = 60.0
-    """How long one block may take: a connection that stalls or trickles is an error."""
+    """Timeout of one block: a stalled or very slow connection is an error."""
     wait_seconds: float = 1.0
-    """Before the second attempt; doubles with each further one."""
+    """Wait before the second attempt; it doubles with each further one."""
     max_wait_seconds: float = 30.0
-    """The longest wait between two attempts."""
+    """Longest wait between two attempts."""
 
 
 DEFAULT_LIMITS = TransferLimits()
@@ -84,7 +82,7 @@ class BlockSource(Protocol):
     """A file that can be read in blocks."""
 
     name: str
-    """For messages."""
+    """Name of the file, for messages."""
 
     def read(self, start: int, end: int, timeout_seconds: float) -> bytes:
         """Return the bytes from `start` up to `end`, fewer only where the file ends before."""
@@ -94,12 +92,12 @@ class RemoteFolder:
     """A folder in an object store or on a web server."""
 
     def __init__(self, location: str, limits: TransferLimits = DEFAULT_LIMITS) -> None:
-        """Prepare to read; nothing is asked for yet.
+        """Prepare to read, without a request.
 
         Args:
             location: s3://bucket/path, gs://bucket/path or https://host/path. A query after
-                the latter, such as an access token, goes with every request.
-            limits: of each file's transfer.
+                the latter, such as an access token, is sent with every request.
+            limits: limits of each file's transfer.
 
         Raises:
             InputError: it is no such URL.
@@ -130,15 +128,15 @@ class RemoteFolder:
         """Return the whole content of a small file.
 
         Args:
-            name: of the file.
-            most_bytes: a longer file is refused.
+            name: name of the file.
+            most_bytes: size above which the file is refused.
 
         Raises:
             FileNotFoundError: there is none.
             RemoteError: it cannot be read, or is longer.
         """
         file = self.file(name)
-        patience = _Patience(file.name, self.limits)
+        retries = _Retries(file.name, self.limits)
         while True:
             try:
                 content = file.read(0, most_bytes + 1, self.limits.block_seconds)
@@ -148,7 +146,7 @@ class RemoteFolder:
                     )
                 return content
             except Exception as error:
-                patience.after(error)
+                retries.after(error)
 
 
 class RemoteFile:
@@ -158,8 +156,8 @@ class RemoteFile:
         """Name a file.
 
         Args:
-            filesystem: fsspec's, of the URL's scheme.
-            url: of the file.
+            filesystem: fsspec's reader of the URL's scheme.
+            url: URL of the file.
         """
         self.name = shown(url)
         self._filesystem = filesystem
@@ -189,19 +187,19 @@ def copy_blocks(
     """Copy a file whose size and hash are known, and check both.
 
     Args:
-        source: what to read.
-        target: where to write, from its start.
+        source: the file to read.
+        target: an empty file to write.
         num_bytes: size of the file.
         sha256: hash of the file, 64 hexadecimal digits.
-        limits: of this transfer.
+        limits: limits of this transfer.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ContentDiffersError: it is another file, or was damaged on the way, each time.
+        ContentDiffersError: each attempt gave another file, or one damaged on the way.
         RemoteError: it cannot be read.
         OSError: the target cannot be written.
     """
-    patience = _Patience(source.name, limits)
+    retries = _Retries(source.name, limits)
     digest = hashlib.sha256()
     copied = 0
     while copied < num_bytes:
@@ -209,13 +207,13 @@ def copy_blocks(
         try:
             block = _read_block(source, copied, end, limits.block_seconds)
         except Exception as error:
-            patience.after(error)
+            retries.after(error)
             continue
         target.write(block)
         digest.update(block)
         copied = end
         if copied == num_bytes and digest.hexdigest() != sha256:
-            patience.after(
+            retries.after(
                 ContentDiffersError("sha256", f"its SHA-256 is {digest.hexdigest()}, not {sha256}")
             )
             digest, copied = hashlib.sha256(), 0
@@ -231,8 +229,8 @@ def _read_block(source: BlockSource, start: int, end: int, timeout_seconds: floa
     return block
 
 
-class _Patience:
-    """Bears the failures of one file's transfer, up to a limit."""
+class _Retries:
+    """Counts the failures of one file's transfer and waits between attempts."""
 
     def __init__(self, name: str, limits: TransferLimits) -> None:
         self._name = name
@@ -244,14 +242,14 @@ class _Patience:
 
         Raises:
             FileNotFoundError: the file does not exist.
-            ContentDiffersError: it differed once too often.
-            RemoteError: another attempt would not help, or was one too many.
+            ContentDiffersError: the content differed in the last attempt.
+            RemoteError: another attempt would not help, or this was the last.
         """
         self._failures += 1
         cause = _describe(error, self._limits)
         if isinstance(error, FileNotFoundError) or _status(error) == HTTPStatus.NOT_FOUND:
             raise FileNotFoundError(f"{self._name} does not exist") from None
-        if not _may_pass(error):
+        if not _is_temporary(error):
             raise RemoteError(
                 f"{self._name} cannot be read: {cause}. Another attempt would not help: check the "
                 "location, the credentials and the certificate"
@@ -267,7 +265,7 @@ class _Patience:
         seconds = min(
             self._limits.wait_seconds * 2 ** (self._failures - 1), self._limits.max_wait_seconds
         )
-        # Ranks that failed together must not come back together.
+        # Ranks that failed together must not retry together.
         seconds *= _JITTER.uniform(0.5, 1)
         logger.warning(
             "%s: attempt %d of %d failed (%s), the next in %.1f s",
@@ -281,10 +279,10 @@ class _Patience:
 
 
 def _filesystem(scheme: str, limits: TransferLimits) -> Any:
-    """Return fsspec's reader for a scheme, without retries of its own where it can be told.
+    """Return fsspec's reader for a scheme, without its own retries where they can be disabled.
 
-    It cannot be told: aiohttp, below all of them, asks once more by itself where a connection is
-    lost before an answer begins, and gcsfs up to 5 times, all within `block_seconds`.
+    Two cannot: aiohttp, below all of them, retries once when a connection is lost before an answer
+    begins, and gcsfs retries up to 5 times, all within `block_seconds`.
     """
     try:
         if scheme == "https":
@@ -301,10 +299,10 @@ def _filesystem(scheme: str, limits: TransferLimits) -> Any:
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the HTTP status that an error stands for, None without one.
+    """Return the HTTP status of an error, None without one.
 
     aiohttp's errors have a `status`, gcsfs's a `code`; those of s3fs are caused by botocore's,
-    which have a `response`. Of an answer that is not HTTP, aiohttp says 400, as if the server had.
+    which have a `response`. For an answer that is not HTTP, aiohttp invents status 400.
     """
     if _is_garbled(error):
         return None
@@ -319,22 +317,22 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_garbled(error: BaseException) -> bool:
-    """Return whether the server's answer could not be understood."""
+    """Return whether the server's answer was not HTTP."""
     return type(error.__cause__).__module__ == "aiohttp.http_exceptions"
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     """Return whether another attempt may succeed."""
     status = _status(error)
     if status is not None:
-        return status >= 500 or status in _PASSING_STATUSES
-    # A certificate that is not trusted is a ValueError too.
+        return status >= 500 or status in _TEMPORARY_STATUSES
+    # An untrusted certificate is a ValueError too.
     if isinstance(error, ValueError | PermissionError | IsADirectoryError | NotADirectoryError):
         return False
     names = {
         f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}" for kind in type(error).__mro__
     }
-    return isinstance(error, OSError) or not _PASSING_ERRORS.isdisjoint(names)
+    return isinstance(error, OSError) or not _TEMPORARY_ERRORS.isdisjoint(names)
 
 
 def _describe(error: Exception, limits: TransferLimits) -> str:

@@ -1,11 +1,10 @@
-"""What lies in a folder of shards: the manifest that is written beside them.
+"""The manifest of a folder of shards, written beside them.
 
-A tar file cannot say how many samples it should hold, nor whether a byte of it changed, and
-WebDataset's reader drops the rest of a damaged shard without a word. The manifest can: per
-shard it records the number of samples, the size, the SHA-256 and the member set; for all of
-them the settings that made them and the lineage, that is the hashes of what they were made
-with. Each shard has an index file beside it, which says where its samples are; the shard's entry
-holds the index's size and hash.
+A tar file does not record how many samples it should hold, nor the hash of its content, and
+WebDataset's reader silently drops the rest of a damaged shard. The manifest records, for each
+shard, the number of samples, the size, the SHA-256 and the member set; for all of them the settings
+that made them and the lineage, that is the hashes of their sources. Each shard has an index file
+beside it with the positions of its samples; the shard's entry holds the index's size and hash.
 
 Version 1 had no indexes. Its shards are still read, and keep their digest.
 
@@ -26,7 +25,7 @@ from ernie_vilg.storage.remote import DEFAULT_LIMITS, RemoteFolder, TransferLimi
 
 FILE_NAME = "manifest.json"
 CAPTION_LENGTHS = "caption_lengths"
-"""Setting of token shards: number of captions by their ids in digits, end of text included."""
+"""Setting of token shards: number of captions by their length in ids, end of text included."""
 _LENGTH = re.compile(r"[1-9][0-9]{0,8}")
 FORMAT_VERSION = 2
 MAX_INDEX_BYTES = 64 << 20
@@ -35,15 +34,13 @@ MAX_INDEX_BYTES = 64 << 20
 ShardKind = Literal["image", "token"]
 
 KNOWN_MEMBERS = ("codes.npy", "jpeg", "jpg", "json", "png", "text.npy", "txt", "webp")
-"""Extensions of members that are ever read; nothing else is decoded, and nothing unpickled."""
+"""Extensions of members that are read; nothing else is decoded, and nothing unpickled."""
 
 _FILE_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
 _INDEX_SUFFIX = ".index"
 _MIN_SAMPLE_BYTES = 512
-"""Bytes of a tar file that the shortest sample takes: one header."""
+"""Size of the shortest sample in a tar file: one header."""
 _MAX_SETTINGS = {
     "image_size": 1 << 14,
     "grid_size": 1 << 12,
@@ -52,12 +49,12 @@ _MAX_SETTINGS = {
     "max_text_tokens": 1 << 31,
     "num_text_tokens": 1 << 62,
 }
-"""Largest value of the settings that memory is taken for."""
+"""Largest values of the settings that determine memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """One file of a data set and what its bytes must be."""
+    """One file of a data set: its name, size and hash."""
 
     file: str
     """Name within the manifest's folder."""
@@ -69,18 +66,18 @@ class StoredFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard(StoredFile):
-    """One tar file and what it must hold."""
+    """One tar file and its required content."""
 
     samples: int
     """Number of samples."""
     members: tuple[str, ...]
     """Extensions that every sample has, sorted, such as ("json", "png", "txt")."""
     index: StoredFile | None = None
-    """The file that says where the samples are; None in a manifest of version 1."""
+    """File with the positions of the samples; None in a manifest of version 1."""
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
-        """The shard's own file, and its index where it has one."""
+        """The shard's own file, and its index if it has one."""
         return (self,) if self.index is None else (self, self.index)
 
 
@@ -90,20 +87,21 @@ _SHARD_KEYS = {*_FILE_KEYS, "samples", "members"}
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A data set: its shards in order, how they were made, and from what."""
+    """A data set: its shards in order, their settings and their sources."""
 
     kind: ShardKind
     """"image": pictures and captions; "token": image codes and text ids."""
     shards: tuple[Shard, ...]
+    """Shards in the order of their samples."""
     settings: Mapping[str, Any]
-    """What made the samples, such as {"image_size": 64, "crop": "center"}."""
+    """Settings that made the samples, such as {"image_size": 64, "crop": "center"}."""
     lineage: Mapping[str, str]
-    """SHA-256 by name of what the samples were made with: for token shards "text_tokenizer",
+    """SHA-256 of each source of the samples, by name: for token shards "text_tokenizer",
     "image_tokenizer", "crop_settings" and "image_shards"."""
 
     @property
     def num_samples(self) -> int:
-        """Samples in all shards."""
+        """Number of samples in all shards."""
         return sum(shard.samples for shard in self.shards)
 
     def digest(self) -> str:
@@ -141,10 +139,10 @@ def read_manifest_at(
     Args:
         location: where the shards are.
         kind: the kind of shards that the caller can use.
-        limits: of the transfer from a URL.
+        limits: limits of the transfer from a URL.
 
     Raises:
-        InputError: the location is of a kind that is not read, there is no manifest, or it is
+        InputError: the location is neither a folder nor such a URL, there is no manifest, or it is
             of another kind or version or has a wrong entry.
         ImportError: the library that reads the URL is not installed.
         OSError: the URL cannot be read.
@@ -167,7 +165,7 @@ def _no_manifest(name: str) -> str:
 
 
 def _manifest_of(content: Any, name: str, kind: ShardKind) -> Manifest:
-    """Check what a manifest file says and return it."""
+    """Check the content of a manifest file and return it."""
     version = content.get("format_version") if isinstance(content, dict) else None
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise InputError(
@@ -199,7 +197,7 @@ def _manifest_of(content: Any, name: str, kind: ShardKind) -> Manifest:
 
 
 def _check_settings(settings: Mapping[str, Any], name: str) -> None:
-    """Refuse sizes that no data set has, before memory is taken for them."""
+    """Refuse impossible sizes, before memory is allocated for them."""
     for key, most in _MAX_SETTINGS.items():
         value = settings.get(key, 1)
         if type(value) is not int or not 0 <= value <= most:
@@ -213,12 +211,12 @@ def shard_of(entry: Any, name: str, *, has_index: bool = True) -> Shard:
     """Check a shard's JSON entry and return it.
 
     Args:
-        entry: what `dataclasses.asdict` makes of a shard.
-        name: of the file that holds it, for messages.
+        entry: a shard as `dataclasses.asdict` returns it.
+        name: name of the file that holds the entry, for messages.
         has_index: whether the entry describes an index.
 
     Raises:
-        InputError: the entry is not of this form.
+        InputError: the entry has another form.
     """
     problem = _problem_of(entry, has_index=has_index)
     if problem is not None:
@@ -230,7 +228,7 @@ def shard_of(entry: Any, name: str, *, has_index: bool = True) -> Shard:
 
 
 def _problem_of(entry: Any, *, has_index: bool) -> str | None:
-    """Return what is wrong with an entry, None where nothing is."""
+    """Return the fault of an entry in words, None if there is none."""
     keys = _SHARD_KEYS | {"index"} if has_index else _SHARD_KEYS
     problem = _problem_of_file(entry, keys)
     if problem is not None:
@@ -251,7 +249,7 @@ def _problem_of_file(entry: Any, keys: set[str]) -> str | None:
     file = entry["file"]
     if not isinstance(file, str) or len(file) > 200 or not _FILE_NAME.fullmatch(file):
         return f"file={file!r:.80}, which is no plain file name (letters, digits, . _ -, no '..')"
-    # A bool is an int to Python, and true would pass for 1.
+    # A bool is an int to Python: true would pass for 1.
     if type(entry["bytes"]) is not int or not 1 <= entry["bytes"] < 1 << 62:
         return f"file={file} and bytes={entry['bytes']!r:.40}, which is no positive whole number"
     if not isinstance(entry["sha256"], str) or not _SHA256.fullmatch(entry["sha256"]):
@@ -296,7 +294,7 @@ def verify_shard(folder: Path, shard: Shard) -> None:
     """Check the size and hash of a shard and its index against the manifest.
 
     Raises:
-        InputError: a file is missing, of another size or of other content.
+        InputError: a file is missing, or its size or content differs.
     """
     for stored in shard.files:
         path = folder / stored.file
@@ -316,17 +314,17 @@ def verify_shard(folder: Path, shard: Shard) -> None:
 
 
 def describe_file(path: Path) -> StoredFile:
-    """Return the size and hash of a file that was just written."""
+    """Return the size and hash of a file."""
     return StoredFile(file=path.name, bytes=path.stat().st_size, sha256=sha256_of_file(path))
 
 
 def index_path(shard_path: Path) -> Path:
-    """Return where a shard's index is written."""
+    """Return the path of a shard's index."""
     return shard_path.with_name(f"{shard_path.name}{_INDEX_SUFFIX}")
 
 
 def _as_json(manifest: Manifest) -> dict[str, Any]:
-    # Without indexes a data set keeps the digest that it had in version 1, which runs name.
+    # A data set without indexes keeps its digest of version 1, which runs have recorded.
     version = 1 if any(shard.index is None for shard in manifest.shards) else FORMAT_VERSION
     shards = [asdict(shard) for shard in manifest.shards]
     if version == 1:
@@ -343,10 +341,10 @@ def _as_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def caption_lengths_of(recorded: Any, num_captions: int) -> dict[int, int]:
-    """Check what is recorded as CAPTION_LENGTHS, and return it by numbers.
+    """Check a recorded CAPTION_LENGTHS and return it with whole numbers as keys.
 
     Raises:
-        InputError: it does not count so many captions by their ids.
+        InputError: it does not count `num_captions` captions by their length.
     """
     is_sound = isinstance(recorded, dict) and all(
         _LENGTH.fullmatch(length) and type(count) is int and count > 0

@@ -1,8 +1,7 @@
-"""Files of a web server, read as far as they were asked for.
+"""Reader of a web server's files, bounded by the requested length.
 
-A web server is not trusted with memory: its answer is read up to the length that was asked for, as
-it comes over the wire. Redirects are followed here, so that the URL that is checked is the one that
-is read.
+A web server is not trusted with memory: its answer is read up to the requested length, as it comes
+over the wire. Redirects are followed here, so that each URL is checked before it is read.
 
 Source: ours, on fsspec's reader for HTTP (https://filesystem-spec.readthedocs.io).
 """
@@ -20,11 +19,11 @@ _READ_BYTES = 1 << 16
 
 
 def web_filesystem() -> Any:
-    """Return fsspec's reader of https URLs, with these limits."""
+    """Return fsspec's reader of https URLs, with bounded answers."""
     from fsspec.implementations.http import HTTPFileSystem  # optional, as s3fs and gcsfs are
 
     class Web(HTTPFileSystem):
-        """Files of web servers, read as far as they were asked for."""
+        """fsspec's reader, bounded by the requested length."""
 
         async def _cat_file(self, url: str, start: int, end: int, **options: Any) -> bytes:
             session = await self.set_session()
@@ -42,12 +41,12 @@ def web_filesystem() -> Any:
                     return await _bounded_body(response, end - start)
             raise InputError(f"it redirects more than {_MAX_REDIRECTS} times, in a circle perhaps")
 
-    # aiohttp's own certificates are those that were trusted when it was imported.
+    # aiohttp's default certificates are those that were trusted when it was imported.
     return Web(ssl=ssl.create_default_context(), skip_instance_cache=True)
 
 
 def _redirected(url: str, headers: Mapping[str, str]) -> str:
-    """Return where a redirect leads. A user and password go to no other host."""
+    """Return the target of a redirect. User and password are sent to no other host."""
     target = headers.get("Location")
     if not target:
         raise InputError("it redirects without saying where (no Location)")
@@ -58,9 +57,9 @@ def _redirected(url: str, headers: Mapping[str, str]) -> str:
 
 
 async def _bounded_body(response: Any, asked: int) -> bytes:
-    """Return an answer's content, if it is as long as was asked for or shorter."""
+    """Return an answer's content, refusing one longer than requested."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):  # its bytes are not those of the file
+    if encoding not in ("", "identity"):  # its bytes are not the file's
         raise InputError(
             f"the server answers compressed ({encoding:.20}) where the plain file was asked for: "
             "let it serve the file as it is"
@@ -76,7 +75,7 @@ async def _bounded_body(response: Any, asked: int) -> bytes:
 
 
 def too_long(asked: int) -> InputError:
-    """Return the error of an answer that is longer than was asked for."""
+    """Return the error of an answer that is longer than requested."""
     return InputError(
         f"the server answers with more than the {asked} bytes that were asked for: it must honour "
         "requests for a range of bytes"

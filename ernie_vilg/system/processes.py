@@ -1,20 +1,23 @@
-"""Which process is which, whatever happens to process ids and clocks.
+"""Processes: an identity that outlives process ids and clocks, and the end of whole families.
 
-The kernel gives a process's id to another one when it has ended, and the time of day may be set
-back. What stays is the tick after boot at which a process began, on this boot of this machine.
+The kernel reuses the id of a process that has ended, and the time of day may be set back. The tick
+after boot at which a process started is unique on this boot of this machine.
 
 Source: proc(5), pid_namespaces(7), prctl(2).
 """
 
 import ctypes
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 _PROC = Path("/proc")
 _PR_SET_PDEATHSIG = 1
 _ENDED_STATES = ("Z", "X")
-"""A process that has ended stays visible, as a zombie, until its parent has taken note."""
+"""States of a process that has ended; it stays visible until its parent waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +25,13 @@ class ProcessMark:
     """A process of this machine; no later one equals it."""
 
     process_id: int
-    """The kernel's number for it, used again after its end."""
+    """Kernel's number of the process, reused after its end."""
     start_ticks: int
-    """Clock ticks from boot to its start."""
+    """Clock ticks from boot to the start of the process."""
 
 
 def mark_process(process_id: int) -> ProcessMark | None:
-    """Return the mark of a process, None if there is none with this id or it has ended."""
+    """Return the mark of a process, None if it has ended or does not exist."""
     fields = _stat_fields(process_id)
     if fields is None or fields[0] in _ENDED_STATES:
         return None
@@ -36,21 +39,21 @@ def mark_process(process_id: int) -> ProcessMark | None:
 
 
 def is_running(mark: ProcessMark) -> bool:
-    """Say whether a process has not ended; one that is stopped or hangs has not."""
+    """Return whether a process has not ended; one that is stopped or hangs has not."""
     return mark_process(mark.process_id) == mark
 
 
 def parent_of(process_id: int) -> int:
-    """Return the id of a process's parent, 0 if there is none that we can see."""
+    """Return the id of a process's parent, 0 if it is not visible."""
     fields = _stat_fields(process_id)
     return int(fields[1]) if fields is not None else 0
 
 
 def signal_at_parents_end(number: int) -> None:
-    """Have the kernel send this process a signal when the one that started it is gone.
+    """Ask the kernel to signal this process when the thread that started it has ended.
 
-    Strictly, when the thread is gone that started it. A process that is stopped gets it as well,
-    and a SIGKILL ends it. Processes started from here do not inherit this.
+    A SIGKILL ends a stopped process too. Child processes do not inherit this. A parent that ended
+    before this call sends nothing.
 
     Raises:
         OSError: the kernel refuses.
@@ -59,13 +62,21 @@ def signal_at_parents_end(number: int) -> None:
 
 
 def set_process_attribute(option: int, value: int) -> None:
-    """Set one of the attributes that prctl(2) names, of this process.
+    """Set an attribute of this process, by its number in prctl(2).
 
     Raises:
         OSError: the kernel refuses.
     """
     if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl option {option} failed")
+
+
+def kill_descendants(process_id: int) -> None:
+    """Kill all processes that a process has started, and theirs."""
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(process_id).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def words_of(process_id: int) -> list[str]:
@@ -78,7 +89,7 @@ def words_of(process_id: int) -> list[str]:
 
 
 def catches_signal(process_id: int, number: int) -> bool:
-    """Say whether a process has a handler of its own for a signal."""
+    """Return whether a process has a handler of its own for a signal."""
     try:
         status = (_PROC / str(process_id) / "status").read_text(errors="replace")
     except OSError:
@@ -89,19 +100,19 @@ def catches_signal(process_id: int, number: int) -> bool:
 
 
 def this_machine() -> str:
-    """Return what two processes share exactly when they see each other's process ids.
+    """Return an identity that two processes share if and only if they see each other's ids.
 
-    A host name does not do: containers on two machines may have the same one.
+    A host name does not suffice: containers on two machines may have the same one.
     """
     boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {os.readlink(_PROC / 'self/ns/pid')}"
 
 
 def _stat_fields(process_id: int) -> list[str] | None:
-    """Return the fields of /proc/PID/stat from the third, the state, on."""
+    """Return the fields of /proc/PID/stat, beginning with the third, the state."""
     try:
         line = (_PROC / str(process_id) / "stat").read_text(errors="replace")
     except OSError:
         return None
-    # The second field is the program's name in parentheses, which may hold blanks itself.
+    # The second field is the program's name in parentheses; the name may hold blanks.
     return line.rpartition(")")[2].split()

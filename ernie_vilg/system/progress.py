@@ -1,7 +1,4 @@
-"""How long work shows that it moves: a bar on a terminal, plain lines in a log.
-
-Source: ours; the bar is tqdm's.
-"""
+"""Progress of long work: a tqdm bar on a terminal, plain lines in a log."""
 
 import logging
 import sys
@@ -19,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 def progress(items: Iterable[Item], *, total: int, what: str, unit: str) -> Iterator[Item]:
-    """Yield the items, showing how many are done, the rate, and the time left.
+    """Yield the items, and show how many are done, the rate, and the time left.
 
     Args:
-        items: what to go through.
+        items: any iterable.
         total: number of items.
         what: the work in a few words, such as "encode shards".
-        unit: one item's name in the plural, such as "shards".
+        unit: plural name of the items, such as "shards".
     """
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=what, unit=f" {unit}")
@@ -43,7 +40,7 @@ def progress(items: Iterable[Item], *, total: int, what: str, unit: str) -> Iter
 
 
 def rate_line(done: int, total: int, elapsed_seconds: float, unit: str) -> str:
-    """Say how far the work is, how fast it goes, and how long the rest will take."""
+    """Write the number of items done, the rate, and the time left."""
     rate = done / max(elapsed_seconds, 1e-9)
     left = duration(max(total - done, 0) / max(rate, 1e-9))
     return f"{done}/{total} {unit}, {rate:.1f} {unit}/s, {left} left"

@@ -1,17 +1,14 @@
-"""One function over many tasks on several processes, with the results in order.
+"""A function mapped over many tasks on several processes, with the results in order.
 
-Processes are spawned, not forked: a fork copies locks that other threads may hold. At most
-two tasks per process are under way, so a long list of tasks costs no memory. Processes end
-with the program that started them, even if it is killed: left alone they would write on into
-files that the program, started again, writes too.
-
-Source: ours, on the standard library's process pool.
+Processes are spawned, not forked: a fork copies locks that other threads may hold. At most two
+tasks per process are in progress, so a long list of tasks costs no memory. Processes end with the
+program that started them, even if it is killed: otherwise they would go on writing into the files
+of a restarted program.
 """
 
 import multiprocessing
-import multiprocessing.connection
 import os
-import threading
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,11 +16,12 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.system.processes import signal_at_parents_end
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_TASKS_UNDER_WAY = 2  # per process: the next one waits while the other is worked on
+_TASKS_PER_WORKER = 2  # one in progress, the next one waiting
 
 
 def map_in_order(
@@ -37,11 +35,11 @@ def map_in_order(
     """Yield `function(task)` for every task, in the order of the tasks.
 
     Args:
-        function: at the top level of a module, so that a process can import it.
+        function: defined at the top level of a module, so that a process can import it.
         tasks: values that can be pickled.
-        num_workers: processes; 0 or 1 works in the caller's own.
+        num_workers: number of processes; 0 or 1 works in the caller's.
         initializer: runs once in every process before its first task.
-        initializer_arguments: what it is called with.
+        initializer_arguments: arguments of `initializer`.
 
     Raises:
         InputError: a process was killed.
@@ -58,7 +56,7 @@ def map_in_order(
         initargs=(initializer, initializer_arguments),
     )
     try:
-        yield from _sliding_window(executor, function, tasks, num_workers * _TASKS_UNDER_WAY)
+        yield from _sliding_window(executor, function, tasks, num_workers * _TASKS_PER_WORKER)
     except BrokenProcessPool as error:
         raise InputError(
             f"one of num_workers={num_workers} processes ended before its task was done: if "
@@ -71,16 +69,13 @@ def map_in_order(
 def _start_process(
     initializer: Callable[..., None] | None, initializer_arguments: tuple[Any, ...]
 ) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal_at_parents_end(signal.SIGKILL)  # at once: tasks in progress must not go on
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is a started process"
+    if not parent.is_alive():
+        os._exit(1)  # it ended before the kernel was asked
     if initializer is not None:
         initializer(*initializer_arguments)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # runs in started processes only
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)  # at once: the tasks under way must not go on
 
 
 def _sliding_window(
@@ -89,10 +84,10 @@ def _sliding_window(
     tasks: Iterable[Task],
     width: int,
 ) -> Iterator[Result]:
-    under_way: deque[Future[Result]] = deque()
+    in_progress: deque[Future[Result]] = deque()
     for task in tasks:
-        under_way.append(executor.submit(function, task))
-        if len(under_way) >= width:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
+        in_progress.append(executor.submit(function, task))
+        if len(in_progress) >= width:
+            yield in_progress.popleft().result()
+    while in_progress:
+        yield in_progress.popleft().result()

@@ -1,9 +1,7 @@
-"""How the codebook starts, and how codes that nobody uses come back, alike on every rank.
+"""Initialization of the codebook and revival of unused codes, the same on every rank.
 
-Every decision is the leader's: it sees the encoder outputs and the counts of all ranks, and
-the others receive its codebook.
-
-Source: ours; see ernie_vilg.vqgan.quantizer for the rule by which codes are chosen.
+The leader decides with the encoder outputs and counts of all ranks, and broadcasts its codebook.
+`ernie_vilg.vqgan.quantizer` has the rule by which codes are chosen.
 """
 
 import torch
@@ -18,12 +16,12 @@ from ernie_vilg.vqgan.quantizer import VectorQuantizer, choose_spread_rows, flat
 def initialize_codebook(
     quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator
 ) -> None:
-    """Put every code on an encoder output; all ranks must call.
+    """Set every code to an encoder output; all ranks must call.
 
     Args:
-        quantizer: whose codebook is set.
+        quantizer: the quantizer whose codebook is set.
         vectors: this rank's encoder outputs, float [batch, embedding, grid, grid].
-        generator: on the vectors' device.
+        generator: random generator on the vectors' device.
     """
     rows = _rows_of_all_ranks(vectors)
     if dist.get_rank() == LEADER:
@@ -42,14 +40,14 @@ def revive_unused_codes(
     """Move unused codes to encoder outputs that are far from every used one; all ranks must call.
 
     Args:
-        quantizer: whose codebook is changed.
-        optimizer: AdamW, whose moments of the moved codes are forgotten.
+        quantizer: the quantizer whose codebook is changed.
+        optimizer: AdamW; its moments of the moved codes are set to 0.
         vectors: this rank's encoder outputs, float [batch, embedding, grid, grid].
         counts: uses per code on this rank, int64 [codebook].
-        generator: on the vectors' device.
+        generator: random generator on the vectors' device.
 
     Returns:
-        how many codes moved.
+        the number of moved codes.
     """
     counts = counts.clone()
     dist.all_reduce(counts)
@@ -71,6 +69,6 @@ def revive_unused_codes(
 def _rows_of_all_ranks(vectors: Tensor) -> Tensor:
     """Return all ranks' vectors as rows in the order of the global batch."""
     rows = flatten_grid(vectors.detach().float()).contiguous()
-    shares = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(shares, rows)
-    return torch.cat(shares)
+    gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, rows)
+    return torch.cat(gathered)

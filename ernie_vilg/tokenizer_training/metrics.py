@@ -1,7 +1,4 @@
-"""What an image tokenizer's steps did, and how good its reconstructions are.
-
-Source: ours.
-"""
+"""Metrics of an image tokenizer's steps, and the evaluation of its reconstructions."""
 
 import time
 from collections.abc import Mapping
@@ -22,12 +19,12 @@ from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
 from ernie_vilg.vqgan.quantizer import codebook_usage
 
 GRID_COLUMNS = 16
-"""Pictures in the grid of reconstructions."""
+"""Number of pictures in the grid of reconstructions."""
 _EVALUATION_BATCH_SIZE = 64
 
 
 class TokenizerMeter:
-    """Sums of the steps since the last log line, read from the device once per line."""
+    """Sums over the steps since the last log line, read from the device once per line."""
 
     def __init__(self, codebook_size: int, device: torch.device) -> None:
         self._sums: dict[str, Tensor] = {}  # by name, float64 []
@@ -41,9 +38,9 @@ class TokenizerMeter:
         """Count one step; copies nothing to the host.
 
         Args:
-            output: of this rank's share.
-            images: this rank's share, float [batch, 3, height, width] in [-1, 1].
-            terms: of this rank's loss, weighted, by name, float32 [] each.
+            output: output for this rank's pictures.
+            images: this rank's pictures, float [batch, 3, height, width] in [-1, 1].
+            terms: weighted terms of this rank's loss by name, float32 [] each.
         """
         reconstruction = output.reconstruction.float().clamp(-1, 1)
         values = {
@@ -60,12 +57,12 @@ class TokenizerMeter:
         self._timed_steps += 1
 
     def restart_clock(self) -> None:
-        """Leave the time since the last log line out of the rate."""
+        """Exclude the time since the last log line from the rate."""
         self._since = time.monotonic()
         self._timed_steps = 0
 
     def read(self, global_batch_size: int) -> dict[str, float]:
-        """Return the metrics since the last call, over all ranks, and start again.
+        """Return the metrics since the last call, over all ranks, and reset them.
 
         All ranks must call.
 
@@ -94,7 +91,7 @@ class TokenizerMeter:
 
 
 def log_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
-    """Write a step's metrics on one line for people."""
+    """Return the log line of a step's metrics."""
     left = duration((steps - step) * metrics["seconds_per_step"])
     return (
         f"step {step}/{steps}  loss {metrics['loss']:.4f}  PSNR {metrics['psnr']:.2f} dB  "
@@ -108,13 +105,13 @@ def log_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
 def evaluate(
     model: VQGAN, batches: ImageBatches, num_images: int, grid_path: Path
 ) -> dict[str, float]:
-    """Measure the frozen tokenizer: codes and pictures in float32, as they will be used.
+    """Measure the tokenizer in float32, as it will be used.
 
     Args:
-        model: as trained.
-        batches: of the training data; the first pictures of its order are taken.
+        model: the trained tokenizer.
+        batches: batches of the training data; the first pictures in their order are used.
         num_images: pictures to measure on.
-        grid_path: gets a grid of some of them as PNG, originals above reconstructions.
+        grid_path: PNG file for a grid of some of them, originals above reconstructions.
 
     Returns:
         "psnr" in dB, "codebook_usage" from 0 to 1, "perplexity", "evaluation_images".

@@ -1,10 +1,8 @@
-"""Everything of an image tokenizer's run that changes with a step, and its checkpoints.
+"""The training state of an image tokenizer, and its checkpoints.
 
-A checkpoint is one folder: `state.safetensors` with weights, AdamW's moments and code counts,
-and `checkpoint.json` with the step, the settings it belongs to and the hash of the tensors.
-It appears under its name when it is complete. The newest one whose hash holds is resumed.
-
-Source: ours.
+A checkpoint is one folder: `state.safetensors` holds weights, AdamW's moments and code counts,
+`checkpoint.json` holds the step, the run's settings and the hash of the tensors. It appears under
+its name when it is complete. A run resumes from the newest checkpoint whose hash matches.
 """
 
 from collections.abc import Mapping
@@ -18,15 +16,15 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from ernie_vilg.checkpoint.folder import (
-    checkpoint_path,
     committed_checkpoints,
     describe_files,
-    read_manifest,
-    write_manifest,
+    read_checkpoint_manifest,
+    write_checkpoint_manifest,
 )
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.parallel.engine.optimizer import build_adamw
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import clear_leftovers, committed_folder, remove, without_name
 from ernie_vilg.vqgan.autoencoder import VQGAN
 
@@ -39,18 +37,18 @@ _CONVOLUTION_DIMS = 4  # [out, in, height, width]
 
 @dataclass(kw_only=True)
 class TokenizerState:
-    """What a step changes."""
+    """Everything that a step changes."""
 
     model: VQGAN
-    """Float32 weights, on this rank's device."""
+    """Tokenizer with float32 weights, on this rank's device."""
     optimizer: AdamW
-    """Of all of the model's parameters."""
+    """Optimizer of all of the model's parameters."""
     code_counts: Tensor
     """Uses per code on this rank since codes were last revived, int64 [codebook]."""
     step: int = 0
-    """Steps taken."""
+    """Number of steps taken."""
     seconds: float = 0.0
-    """Time that all steps so far took, over all restarts."""
+    """Seconds that all steps so far took, over all restarts."""
 
 
 def fresh_state(config: TrainImageTokenizerConfig, device: torch.device) -> TokenizerState:
@@ -58,7 +56,7 @@ def fresh_state(config: TrainImageTokenizerConfig, device: torch.device) -> Toke
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         model = VQGAN(config.image_tokenizer)
-    # Convolutions of the CPU and of GPUs read channels last; else each call reorders.
+    # Convolutions read channels last on CPUs and GPUs; otherwise each call reorders its input.
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TokenizerState(
         model=model,
@@ -75,7 +73,7 @@ def build_optimizer(model: VQGAN, config: OptimizerConfig) -> AdamW:
     others = [weight for weight in model.parameters() if weight.dim() != _CONVOLUTION_DIMS]
     optimizer = build_adamw(kernels, others, config)
     for weight in model.parameters():
-        # As AdamW's first step would; so that there always is a state to save and to load.
+        # The state that AdamW's first step makes, so that there always is one to save and to load.
         optimizer.state[weight] = {
             "step": torch.zeros((), dtype=torch.float32, device=weight.device),
             **{name: torch.zeros_like(weight) for name in _MOMENTS},
@@ -89,16 +87,16 @@ def save_checkpoint(
     """Commit a checkpoint of the state and remove all but the newest two.
 
     Args:
-        state: after `state.step` steps.
+        state: state after `state.step` steps.
         run_dir: the run's folder.
-        identity: settings that a run must share to go on from here, JSON values.
+        identity: settings that a resumed run must share, JSON values.
         code_counts: `state.code_counts` summed over ranks, int64 [codebook].
     """
-    folder = checkpoint_path(run_dir, state.step)
+    folder = RunFolder(run_dir).checkpoint(state.step)
     clear_leftovers(folder.parent)
     with committed_folder(folder, replace=True) as temporary:
         save_file(_tensors(state, code_counts), temporary / TENSORS_FILE)
-        write_manifest(
+        write_checkpoint_manifest(
             temporary,
             step=state.step,
             identity=identity,
@@ -113,11 +111,11 @@ def load_checkpoint(state: TokenizerState, folder: Path, *, is_leader: bool) -> 
     """Load a checkpoint that `resumable_checkpoint` returned into a fresh state.
 
     Args:
-        state: is overwritten.
+        state: state to overwrite.
         folder: the checkpoint.
-        is_leader: the leader alone takes the code counts, which are sums over ranks.
+        is_leader: true on the leader, which alone takes the code counts, sums over all ranks.
     """
-    content = read_manifest(folder)
+    content = read_checkpoint_manifest(folder)
     state.step, state.seconds = int(content["step"]), float(content["seconds"])
     tensors = load_file(folder / TENSORS_FILE)
     with torch.no_grad():

@@ -1,8 +1,7 @@
 """Training of the image tokenizer, data parallel over any number of ranks.
 
-Every rank reconstructs its share of the batch; DistributedDataParallel averages the gradients.
-The loss is a sum of named terms, each of the reconstruction or of what the quantizer did;
-`loss_terms` is where a perceptual and an adversarial one join them.
+Every rank reconstructs its part of the batch; DistributedDataParallel averages the gradients. The
+loss is a sum of named terms; `loss_terms` is the place for a perceptual or an adversarial one.
 
 Source: VQGAN (Esser et al. 2021, arXiv:2012.09841), without its discriminator.
 """
@@ -30,13 +29,14 @@ from ernie_vilg.config.image_tokenizer import (
 from ernie_vilg.data.batches.image_batches import ImageBatches, ImageSequence
 from ernie_vilg.data.batches.token_batches import Share
 from ernie_vilg.data.batches.workers import start_worker_server
-from ernie_vilg.data.records.damage_log import LossLog, read_losses
+from ernie_vilg.data.records.damage_log import DamageLog, read_damage
 from ernie_vilg.data.sequence.mixture import MixturePhase
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.data.sequence.sample_reader import DataSource
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.engine.precision import machine_precision
 from ernie_vilg.parallel.layout.collectives import LEADER, barrier, broadcast_from_leader
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.schedule import learning_rate_at
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.jsonl import append_records
@@ -49,18 +49,16 @@ from ernie_vilg.tokenizer_training.state import (
     load_checkpoint,
     save_checkpoint,
 )
-from ernie_vilg.tracking.tracker import METRICS_NAME, keep_metrics_until
+from ernie_vilg.tracking.tracker import keep_metrics_until
 from ernie_vilg.training.replica_batches import agreed_quarantine
 from ernie_vilg.vqgan.autoencoder import AutoencoderOutput
 from ernie_vilg.vqgan.loss import quantization_loss, reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
 from ernie_vilg.vqgan.weights import save_image_tokenizer
 
-WEIGHTS_FOLDER = "weights"
-FIGURES_FILE = "metrics.json"
 _FREE_SETTINGS = ("image_cache_bytes", "log_every", "save_every", "num_evaluation_images",
                   "timeout_seconds")  # fmt: skip
-"""Settings of a run that may change when it is resumed: no weight depends on them."""
+"""Settings that may change when a run is resumed, because no weight depends on them."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +66,14 @@ logger = logging.getLogger(__name__)
 def train_image_tokenizer(
     config: TrainImageTokenizerConfig, manifest: Manifest, device: torch.device
 ) -> None:
-    """Train to the end, from where the run folder stands, and write the final weights.
+    """Train from the newest checkpoint to the last step, and write the final weights.
 
     All ranks must call, in a process group; the leader writes.
 
     Args:
-        config: the run.
-        manifest: of `config.shards`.
-        device: this rank's.
+        config: settings of the run.
+        manifest: manifest of `config.shards`.
+        device: this rank's device.
 
     Raises:
         InputError: the shards are damaged, or the run folder belongs to other settings.
@@ -95,12 +93,12 @@ def train_image_tokenizer(
 def image_sequence(
     config: TrainImageTokenizerConfig, manifest: Manifest, quarantine: Quarantine
 ) -> ImageSequence:
-    """Return which picture stands where in a run.
+    """Return the order of the pictures of a run.
 
     Args:
-        config: the run.
-        manifest: of `config.shards`.
-        quarantine: pictures that the run leaves out.
+        config: settings of the run.
+        manifest: manifest of `config.shards`.
+        quarantine: pictures that the run excludes.
     """
     return ImageSequence(
         sources=(_source(config, manifest),),
@@ -121,9 +119,9 @@ def loss_terms(
     """Return the weighted terms of the loss by name, float32 [] each.
 
     Args:
-        output: of the model.
-        images: float [batch, 3, height, width] in [-1, 1].
-        config: the weights.
+        output: output of the model.
+        images: its input, float [batch, 3, height, width] in [-1, 1].
+        config: weights of the terms.
     """
     return {
         "reconstruction_loss": reconstruction_loss(
@@ -156,8 +154,8 @@ def _batches(
             data_rank=rank,
             data_size=dist.get_world_size(),
         ),
-        known_losses=read_losses(run_dir).losses,
-        on_losses=LossLog(run_dir, rank).write,
+        known_damage=read_damage(RunFolder(run_dir).ledger).findings,
+        on_damage=DamageLog(RunFolder(run_dir).ledger, rank).write,
         pin_memory=device.type == "cuda",
     )
 
@@ -176,10 +174,10 @@ def _train(
     meter = TokenizerMeter(state.code_counts.shape[0], device)
     while state.step < training.steps:
         started = time.monotonic()
-        images = to_device(batches.at(state.step), device)
+        images = to_device(batches.at(state.step + 1), device)
         with _autocast(device, precision):
-            _tend_codebook(state, images, config)
-        learning_rate = learning_rate_at(state.step, training.steps, config.optimizer)
+            _update_codebook(state, images, config)
+        learning_rate = learning_rate_at(state.step + 1, training.steps, config.optimizer)
         output, terms = _take_step(state, replica, images, config, learning_rate, precision)
         meter.add(output, images, terms)
         state.step += 1
@@ -194,21 +192,21 @@ def _train(
 
 
 def _replicate(model: nn.Module) -> nn.Module:
-    """Return the model whose gradients are averaged over ranks."""
+    """Wrap the model so that its gradients are averaged over ranks."""
     if dist.get_world_size() == 1:
         return model
     return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def _tend_codebook(
+def _update_codebook(
     state: TokenizerState, images: Tensor, config: TrainImageTokenizerConfig
 ) -> None:
-    """Before the first step place the codes; later, at intervals, revive those not used."""
+    """Initialize the codebook before the first step; later, at intervals, revive unused codes."""
     training = config.training
     is_interval = training.revive_every and state.step % training.revive_every == 0
     if state.step > 0 and not (is_interval and state.step < training.revive_until * training.steps):
         return
-    # A generator per step, so that a resumed run draws the same numbers.
+    # One generator per step, so that a resumed run draws the same numbers.
     generator = torch.Generator(images.device)
     generator.manual_seed((training.seed << 32) + state.step)
     with torch.no_grad():
@@ -232,7 +230,7 @@ def _take_step(
     learning_rate: float,
     precision: torch.dtype,
 ) -> tuple[AutoencoderOutput, dict[str, Tensor]]:
-    """Change the weights once; return this rank's output and the terms of its loss."""
+    """Update the weights once; return this rank's output and the terms of its loss."""
     with _autocast(images.device, precision):
         output: AutoencoderOutput = replica(images)
     terms = loss_terms(output, images, config.objective)
@@ -273,18 +271,18 @@ def _identity(config: TrainImageTokenizerConfig, manifest: Manifest) -> dict[str
         "optimizer": settings["optimizer"],
         "shards": manifest.digest(),
     }
-    # Through JSON, where a tuple is a list, as it will be read back.
+    # Through JSON, where a tuple becomes a list, as in the checkpoint.
     result: dict[str, Any] = json.loads(json.dumps(identity))
     return result
 
 
 def _resume(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -> None:
-    """Load the newest checkpoint, if there is one, on all ranks."""
+    """Load the newest checkpoint, if any, on all ranks."""
     is_leader = dist.get_rank() == LEADER
     found: Path | str | None = None
     if is_leader:
         try:
-            found = resumable_checkpoint(run_dir, lambda step: identity, metrics_name=METRICS_NAME)
+            found = resumable_checkpoint(run_dir, lambda step: identity)
         except InputError as error:
             found = str(error)
     found = broadcast_from_leader(found)
@@ -295,18 +293,18 @@ def _resume(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -
         logger.info("resumed from %s", found)
     if is_leader:
         run_dir.mkdir(parents=True, exist_ok=True)
-        keep_metrics_until(run_dir / METRICS_NAME, state.step)
+        keep_metrics_until(RunFolder(run_dir).metrics, state.step)
 
 
 def _log(step: int, steps: int, metrics: Mapping[str, float], run_dir: Path) -> None:
     if dist.get_rank() != LEADER:
         return
-    append_records(run_dir / METRICS_NAME, [{"step": step, **metrics}])
+    append_records(RunFolder(run_dir).metrics, [{"step": step, **metrics}])
     logger.info("%s", log_line(step, steps, metrics))
 
 
 def _save(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -> None:
-    """Commit a checkpoint, by the leader; all ranks must call."""
+    """Commit a checkpoint on the leader; all ranks must call."""
     code_counts = state.code_counts.clone()
     dist.all_reduce(code_counts)
     if dist.get_rank() == LEADER:
@@ -318,18 +316,18 @@ def _write_results(
     state: TokenizerState, batches: ImageBatches, config: TrainImageTokenizerConfig, run_dir: Path
 ) -> None:
     """Write the final weights, the grid of reconstructions and the final figures."""
-    count = config.training.num_evaluation_images
-    figures = evaluate(state.model, batches, count, run_dir / "reconstructions.png")
-    sha256 = save_image_tokenizer(state.model, run_dir / WEIGHTS_FOLDER)
+    count, folder = config.training.num_evaluation_images, RunFolder(run_dir)
+    figures = evaluate(state.model, batches, count, folder.tokenizer_pictures)
+    sha256 = save_image_tokenizer(state.model, folder.tokenizer_weights)
     figures |= {
         "steps": state.step,
         "seconds": state.seconds,
         "images_per_second": state.step * config.training.global_batch_size / state.seconds,
     }
-    write_json(run_dir / FIGURES_FILE, {**figures, "sha256": sha256})
+    write_json(folder.tokenizer_figures, {**figures, "sha256": sha256})
     logger.info(
         "%s: %.2f dB PSNR, %.0f %% of the codebook used, %.0f s of steps",
-        run_dir / WEIGHTS_FOLDER,
+        folder.tokenizer_weights,
         figures["psnr"],
         100 * figures["codebook_usage"],
         state.seconds,

@@ -1,65 +1,41 @@
-"""Where a run's metrics and pictures go: `metrics.jsonl` always, W&B if it can.
+"""Trackers: they record a run's metrics and pictures in `metrics.jsonl` and W&B.
 
-Training writes lines to a file and knows nothing else. A process of its own follows the file and
-talks to W&B (`ernie_vilg.tracking.wandb_follower`), so that W&B can neither block nor stop
-training, whatever it or the network does. Only settings of ours are sent, never the command line,
-the environment, or paths.
-
-Source: ours, on wandb (https://docs.wandb.ai).
+Training writes lines to a file. A separate process follows the file and talks to W&B
+(`ernie_vilg.tracking.wandb_follower`), so that neither W&B nor the network can block or stop
+training. It gets the settings of an allow-list, never the command line, the environment, or paths.
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.config.schema import from_json
+from ernie_vilg.config.schema import from_json, tracked_settings
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.storage.jsonl import LineFile, read_lines, warn_of_unusable
 from ernie_vilg.tracking.wandb_process import Orders, WandbProcess
 
 METRICS_NAME = "metrics.jsonl"
-LOGGED_SETTINGS = (
-    "precision",
-    "compile_blocks",
-    "model",
-    "objective",
-    "parallelism",
-    "optimizer",
-    "training",
-    "checkpoint",
-    "stopping",
-    "watch",
-    "guards",
-    "cluster.collective_timeout_seconds",
-    "cluster.rendezvous_timeout_seconds",
-    "gpu",
-    "data.seed",
-    "data.shuffle_block_shards",
-    "data.weigh_by",
-)
-"""What of a `PretrainConfig` leaves the machine: nothing of it holds a path or a location."""
 
 
 class Tracker(Protocol):
-    """What the loop needs: somewhere to put metrics and pictures."""
+    """Records metrics and pictures."""
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Record the metrics of a step; see `metrics.Metrics`."""
+        """Record the metrics of a step: a number, a list or null by name."""
 
     def log_pictures(
         self, step: int, pictures: Mapping[str, Path], captions: Mapping[str, str] | None = None
     ) -> None:
-        """Record picture files of the run folder by name, and what to write below them."""
+        """Record picture files of the run folder by name, and the captions below them."""
 
     def go_back(self, step: int) -> None:
-        """Forget what was recorded of later steps: they are made again."""
+        """Drop the records of later steps: training repeats them."""
 
     def close(self) -> None:
-        """Flush everything."""
+        """Write everything and close."""
 
 
 class SilentTracker:
@@ -81,10 +57,10 @@ class SilentTracker:
 
 
 class RunTracker:
-    """The leader's tracker: metrics.jsonl in the run folder, and W&B, which follows it.
+    """The leader's tracker: metrics.jsonl in the run folder, and the W&B process that follows it.
 
-    A line holds a step and what was measured at it; a step may have several lines, of losses and
-    of what was drawn. No call raises because of W&B, or of a disk that is full.
+    A line holds a step and its metrics or pictures; a step may have several lines. Neither W&B nor
+    a full disk makes a call raise.
     """
 
     def __init__(self, config: PretrainConfig, step: int) -> None:
@@ -92,7 +68,7 @@ class RunTracker:
 
         Args:
             config: the run.
-            step: steps taken so far; metrics of later ones, which a crash rolled back, are
+            step: steps taken; the metrics of later steps, which a crash rolled back, are
                 dropped from metrics.jsonl.
         """
         self._run_dir = Path(config.run_dir)
@@ -107,7 +83,7 @@ class RunTracker:
     def log_pictures(
         self, step: int, pictures: Mapping[str, Path], captions: Mapping[str, str] | None = None
     ) -> None:
-        """Name pictures in metrics.jsonl, as files of the run folder."""
+        """Append a line with the pictures' files to metrics.jsonl."""
         captions = captions or {}
         self._append(
             {
@@ -123,8 +99,8 @@ class RunTracker:
         )
 
     def go_back(self, step: int) -> None:
-        """Drop the lines of later steps. W&B, which has them, is not told when they are made again:
-        they come out the same, but for their times.
+        """Drop the lines of later steps. W&B keeps them and gets no repeated step: repeated values
+        are the same, except for times.
         """
         self._lines.close()
         keep_metrics_until(self._run_dir / METRICS_NAME, step)
@@ -143,9 +119,9 @@ class RunTracker:
 
 
 def keep_metrics_until(path: Path, step: int) -> None:
-    """Drop the lines of later steps, and a last line cut short by a kill, from a metrics file.
+    """Drop the lines of later steps, and a truncated last line, from a metrics file.
 
-    Other lines that name no step stay, with a warning.
+    Other lines without a step stay, with a warning.
     """
     if not os.path.lexists(path):
         return
@@ -167,22 +143,9 @@ def step_of_entry(entry: Mapping[str, Any], name: str) -> int:
     """Return the step of a line of metrics.
 
     Raises:
-        InputError: it names none; the message begins with `name`.
+        InputError: the line has none; the message begins with `name`.
     """
     return from_json(entry.get("step"), int, f"{name}: step")
-
-
-def logged_settings(config: PretrainConfig) -> dict[str, Any]:
-    """Return the settings that W&B may see."""
-    everything = asdict(config)
-    settings: dict[str, Any] = {}
-    for name in LOGGED_SETTINGS:
-        group, _, field = name.partition(".")
-        if field:
-            settings.setdefault(group, {})[field] = everything[group][field]
-        else:
-            settings[group] = everything[group]
-    return settings
 
 
 def _start_wandb(config: PretrainConfig) -> WandbProcess:
@@ -195,6 +158,6 @@ def _start_wandb(config: PretrainConfig) -> WandbProcess:
             project=tracking.project,
             name=tracking.name or Path(config.run_dir).name,
             finish_seconds=tracking.finish_seconds,
-            settings=logged_settings(config),
+            settings=tracked_settings(config),
         )
     )

@@ -1,12 +1,12 @@
-"""Sends a run's metrics to W&B, from a process of its own: nothing it meets touches the run.
+"""The process that sends a run's metrics to W&B; none of its failures reaches the run.
 
-It follows `metrics.jsonl` of the run folder as training writes it. How far it came is written
-down, so that steps which a crash rolled back, and which training makes again, are sent once. It
-ends when its standard input does: closed by training, or by the kernel for one that was killed.
+It follows `metrics.jsonl` of the run folder as training writes it. It records the last step that it
+sent: steps that training repeats after a crash are sent once. It ends when its standard input does,
+which training closes, or the kernel if training was killed.
 
     python -m ernie_vilg.tracking.wandb_follower < orders.json
 
-Source: ours, on wandb (https://docs.wandb.ai).
+Source: wandb (https://docs.wandb.ai).
 """
 
 import netrc
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import psutil
 import wandb
 from filelock import FileLock
 
@@ -30,13 +29,14 @@ from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import object_of, parse_json, read_object
+from ernie_vilg.system.processes import kill_descendants
 from ernie_vilg.tracking.tracker import step_of_entry
 from ernie_vilg.tracking.wandb_process import FINISH, WARNING, Orders
 
 _SENT_NAME = "wandb_sent.json"
 _LOCK_NAME = ".wandb_follower.lock"
 _ORPHAN_SECONDS = 5.0
-"""From the death of training to the end of this process."""
+"""Longest time from the end of a killed run to the end of this process."""
 _POLL_SECONDS = 0.5
 _A_LINE = "a line"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -45,28 +45,27 @@ Mode = Literal["online", "offline"]
 
 
 class Lifeline(threading.Thread):
-    """Notices the end of our input, and ends this process a while later."""
+    """Waits for the end of the input, and ends this process some time after it."""
 
     def __init__(self, finish_seconds: float) -> None:
         super().__init__(daemon=True)
-        self.is_cut = threading.Event()
+        self.is_closed = threading.Event()
         self._finish_seconds = finish_seconds
 
     def run(self) -> None:
-        """Wait for the end."""
+        """Wait for the end of the input."""
         is_orderly = sys.stdin.read().startswith(FINISH)
-        self.is_cut.set()
+        self.is_closed.set()
         time.sleep(self._finish_seconds if is_orderly else _ORPHAN_SECONDS)
-        _warn("W&B did not take everything in time: `wandb sync` sends what lies in wandb/")
-        end_descendants(os.getpid())
-        os._exit(1)
+        _warn("W&B did not take everything in time: `wandb sync` sends the files in wandb/")
+        _end(1)
 
 
 class Follower:
-    """Lines of a file, once each, as they are added."""
+    """Reads each line of a growing file once."""
 
     def __init__(self, path: Path) -> None:
-        """Begin at its beginning."""
+        """Open the file at its start."""
         self._path = path
         self._file = path.open("rb")
         self._rest = b""
@@ -79,7 +78,7 @@ class Follower:
         self._file.close()
 
     def was_replaced(self) -> bool:
-        """Whether another file has the name now, as when training went back; it is read anew."""
+        """Return whether the file was replaced, as by a rollback; the new one is then read."""
         with suppress(OSError):
             if not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
                 self._file.close()
@@ -88,7 +87,7 @@ class Follower:
         return False
 
     def new_lines(self) -> list[dict[str, Any]]:
-        """Return the entries of the whole lines added since the last call."""
+        """Return the entries of the complete lines added since the last call."""
         added = self._rest + self._file.read()
         whole, self._rest = added[: added.rfind(b"\n") + 1], added[added.rfind(b"\n") + 1 :]
         entries = []
@@ -100,13 +99,13 @@ class Follower:
                     entries.append(entry)
             except InputError as error:
                 if not self._has_warned:
-                    _warn(f"{self._path} has lines that hold no metrics, W&B lacks them: {error}")
+                    _warn(f"{self._path} has lines without metrics, not sent to W&B: {error}")
                 self._has_warned = True
         return entries
 
 
 class SentMark:
-    """Up to which step W&B has everything, over all launches of a run."""
+    """Last step that was sent to W&B, over all launches of a run."""
 
     def __init__(self, run_dir: Path, run_id: str) -> None:
         self._path = run_dir / _SENT_NAME
@@ -118,34 +117,32 @@ class SentMark:
                 self.step = step_of_entry(mark, str(self._path))
 
     def move(self, step: int) -> None:
-        """Write down a step, if it is a later one."""
+        """Record a step, if it is a later one."""
         if step > self.step:
             self.step = step
             write_json(self._path, {"run_id": self._run_id, "step": step})
 
 
 def main() -> None:
-    """Follow until our input ends; the exit code is 1 where W&B failed."""
-    for number in _SIGNALS:  # a scheduler sends them to all processes of a job
+    """Follow the metrics until the input ends; exit with 1 if W&B failed."""
+    for number in _SIGNALS:  # a scheduler signals all processes of a job
         signal.signal(number, signal.SIG_IGN)
     orders = from_json(parse_json(sys.stdin.readline(), "the orders"), Orders, "the orders")
     lifeline = Lifeline(orders.finish_seconds)
     lifeline.start()
     exit_code = 0
     try:
-        # The follower of a launch that was killed may be at its last lines.
+        # The follower of a killed launch may still send its last lines.
         with FileLock(Path(orders.run_dir) / _LOCK_NAME, timeout=_ORPHAN_SECONDS + 5):
-            follow(orders, lifeline.is_cut)
-    except Exception as error:  # any failure of W&B's: the run goes on without it
+            follow(orders, lifeline.is_closed)
+    except Exception as error:  # any failure of W&B
         _warn(f"W&B failed, the run goes on without it: {described(error)}")
         exit_code = 1
-    # At once: threads of W&B's may still wait for a server that does not answer.
-    end_descendants(os.getpid())
-    os._exit(exit_code)
+    _end(exit_code)
 
 
-def follow(orders: Orders, is_cut: threading.Event) -> None:
-    """Send lines as they come, until the event and then to the end of the file."""
+def follow(orders: Orders, is_closed: threading.Event) -> None:
+    """Send lines as training writes them, until the event and then to the end of the file."""
     run_dir = Path(orders.run_dir)
     mark = SentMark(run_dir, orders.run_id)
     sent_before = mark.step
@@ -153,7 +150,7 @@ def follow(orders: Orders, is_cut: threading.Event) -> None:
         run = start_run(orders)
         is_last = False
         while not is_last:
-            is_last = is_cut.wait(_POLL_SECONDS)
+            is_last = is_closed.wait(_POLL_SECONDS)
             if lines.was_replaced():
                 sent_before = mark.step
             entries = [entry for entry in lines.new_lines() if entry["step"] > sent_before]
@@ -162,16 +159,16 @@ def follow(orders: Orders, is_cut: threading.Event) -> None:
             if entries:
                 mark.move(entries[-1]["step"])
     run.finish()
-    wandb.teardown()  # until then the last records may not be in the file
+    wandb.teardown()  # writes the last records to the file
 
 
 def start_run(orders: Orders) -> Any:
-    """Return the W&B run, offline where the server cannot be reached."""
+    """Return the W&B run, offline if the server cannot be reached."""
     mode = wandb_mode(orders.mode)
     if mode == "online":
         try:
             return _init(orders, mode)
-        except Exception as error:  # any failure of W&B's or the network's
+        except Exception as error:  # any failure of W&B or the network
             _warn(
                 f"W&B cannot be reached, the run is kept in wandb/ for `wandb sync`: "
                 f"{described(error)}"
@@ -181,10 +178,10 @@ def start_run(orders: Orders) -> Any:
 
 
 def values_of(entry: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
-    """Return a line of the metrics file as W&B takes it.
+    """Convert a line of the metrics file to W&B's values.
 
-    A list becomes a curve for each of its values, `name/00` and so on; values that are not there
-    are left out. Pictures are read from the run folder.
+    A list becomes a curve for each of its values, `name/00` and so on; nulls are dropped. Pictures
+    are read from the run folder.
     """
     values: dict[str, Any] = {}
     for name, value in entry.items():
@@ -206,26 +203,18 @@ def values_of(entry: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
 
 
 def wandb_mode(mode: str) -> Mode:
-    """Resolve `auto`: online where a login is found, else offline."""
+    """Resolve `auto`: online if a login is found, else offline."""
     is_online = mode == "online" or (mode == "auto" and _has_login())
     return "online" if is_online else "offline"
 
 
 def described(error: Exception) -> str:
-    """Return an error in one line, without what may be secret in it."""
+    """Return an error on one line, with secrets masked."""
     text = re.sub(r"://[^/@\s]*@", "://", f"{type(error).__name__}: {error}")
     for name, value in os.environ.items():
         if len(value) >= 8 and re.search(r"KEY|SECRET|TOKEN|PASSWORD", name, re.IGNORECASE):
             text = text.replace(value, "***")
     return " ".join(text.split())[:500]
-
-
-def end_descendants(process_id: int) -> None:
-    """Kill all processes that a process has started, W&B's own service among them."""
-    with suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process_id).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
 
 
 def _has_login() -> bool:
@@ -249,7 +238,7 @@ def _init(orders: Orders, mode: Mode) -> Any:
         config=orders.settings,
         settings=wandb.Settings(
             init_timeout=orders.init_seconds,
-            # So that it ends in good order before it is killed.
+            # It ends in good order before this process does.
             finish_timeout=0.7 * orders.finish_seconds,
             console="off",
             silent=True,
@@ -264,8 +253,14 @@ def _init(orders: Orders, mode: Mode) -> Any:
     )
 
 
+def _end(exit_code: int) -> None:
+    """End at once, with W&B's service; its threads may wait for a server for ever."""
+    kill_descendants(os.getpid())
+    os._exit(exit_code)
+
+
 def _warn(text: str) -> None:
-    """Write a line that training repeats in its own log."""
+    """Write a line that the log of the run repeats."""
     print(f"{WARNING}{text}", file=sys.stderr, flush=True)  # noqa: T201, this is a program
 
 

@@ -1,8 +1,6 @@
-"""Starts the process that talks to W&B, hears its complaints, and ends it.
+"""The process that sends metrics to W&B, seen from training: started, watched and ended.
 
-Nothing here waits for it but the end, and that is bounded.
-
-Source: ours.
+Training waits for it only at the end of the run, and there for a limited time.
 """
 
 import hashlib
@@ -10,33 +8,32 @@ import json
 import logging
 import subprocess
 import sys
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+from ernie_vilg.system.processes import kill_descendants
 
 LOG_NAME = "wandb.log"
 _PROGRAM = "ernie_vilg.tracking.wandb_follower"
 FINISH = "finish"
-"""What we write before we close its input, if it comes to that."""
+"""Last message to the process, before the end of its input; a killed run sends none."""
 WARNING = "warning: "
-"""How lines of its log begin that are meant for ours."""
+"""Prefix of the lines in its log that the log of the run repeats."""
 _REAP_SECONDS = 2.0
-"""Beyond its own limit, before it is killed."""
+"""Time beyond the limit of the process, after which it is killed."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Orders:
-    """What the follower needs to know, said once, as one line of JSON."""
+    """Settings of the process, sent to it once as one line of JSON."""
 
     run_dir: str
-    """The run's folder."""
+    """Folder of the run."""
     metrics: str
-    """Name of the file in it to follow."""
+    """Name of the metrics file in it."""
     mode: str
     """auto, online or offline."""
     project: str
@@ -44,15 +41,15 @@ class Orders:
     name: str
     """W&B run name."""
     init_seconds: float = 30.0
-    """How long the server may take to begin the run; it is kept offline then."""
+    """Longest wait for the server at the start; after it the run is kept offline."""
     finish_seconds: float
-    """From the end of its input to its own end, at most."""
+    """Longest time from the end of the input to the end of the process."""
     settings: dict[str, Any]
-    """All that W&B may know of the run's settings."""
+    """Settings of the run that W&B may see."""
 
     @property
     def run_id(self) -> str:
-        """The same folder is the same run: a restart goes on with its curves."""
+        """W&B run id, made of the folder's path: a restart continues the same curves."""
         return hashlib.sha256(str(Path(self.run_dir).resolve()).encode()).hexdigest()[:16]
 
 
@@ -60,7 +57,7 @@ class WandbProcess:
     """`ernie_vilg.tracking.wandb_follower` in a process of its own."""
 
     def __init__(self, orders: Orders) -> None:
-        """Start it; where that fails, warn."""
+        """Start it; a failure is a warning."""
         self._limit_seconds = orders.finish_seconds + _REAP_SECONDS
         self._log = Path(orders.run_dir) / LOG_NAME
         self._log_position = self._log.stat().st_size if self._log.exists() else 0
@@ -69,51 +66,46 @@ class WandbProcess:
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", _PROGRAM],
+                    bufsize=0,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=log,
-                    start_new_session=True,  # out of reach of the terminal's Ctrl-C
+                    start_new_session=True,  # the terminal's Ctrl-C does not reach it
                 )
-            self._write(json.dumps(asdict(orders)) + "\n")
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(asdict(orders)).encode() + b"\n")
         except OSError as error:
             logger.warning("W&B could not start, the run goes on without it: %s", error)
 
     def check(self) -> None:
-        """Repeat what it has complained of, and say once that it has ended; never waits."""
+        """Repeat its warnings, and warn once if it has ended; never waits."""
         process = self._process
         if process is None:
             return
         has_ended = process.poll() is not None
-        has_said_why = self._repeat_warnings()
+        has_warned = self._repeat_warnings()
         if has_ended:
-            if not has_said_why:
+            if not has_warned:
                 logger.warning("W&B has ended, the run goes on without it: see %s", self._log)
-            self._let_go()
+            process.communicate()  # closes its input
+            self._process = None
 
     def close(self) -> None:
-        """Let it send what there is, and end it after `finish_seconds` at the latest."""
-        process = self._process
+        """Let it send the rest, and end it after `finish_seconds` at the latest."""
+        process, self._process = self._process, None
         if process is None:
             return
-        with suppress(OSError):
-            self._write(FINISH)
-        self._close_input()
         try:
-            process.wait(self._limit_seconds)
+            process.communicate(FINISH.encode(), self._limit_seconds)
         except subprocess.TimeoutExpired:
-            self._kill()
+            kill_descendants(process.pid)
+            process.kill()
+            process.communicate()
+            logger.warning("W&B hung and was ended: `wandb sync` sends the files in wandb/")
         self._repeat_warnings()
-        self._let_go()
-
-    def _write(self, text: str) -> None:
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        process.stdin.write(text.encode())
-        process.stdin.flush()
 
     def _repeat_warnings(self) -> bool:
-        """Say in our log what it says in its own; return whether there was something."""
+        """Log the warnings added to its log; return whether there were any."""
         try:
             if self._log.stat().st_size == self._log_position:
                 return False
@@ -129,24 +121,3 @@ class WandbProcess:
         for warning in warnings:
             logger.warning("%s", warning)
         return bool(warnings)
-
-    def _kill(self) -> None:
-        process = self._process
-        assert process is not None
-        with suppress(psutil.NoSuchProcess):
-            family = psutil.Process(process.pid).children(recursive=True)
-            for member in (*family, process):
-                with suppress(psutil.NoSuchProcess):
-                    member.kill()
-        process.wait()
-        logger.warning("W&B hung and was ended: `wandb sync` sends what lies in wandb/")
-
-    def _close_input(self) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        with suppress(OSError):
-            self._process.stdin.close()
-
-    def _let_go(self) -> None:
-        self._close_input()
-        self._process = None

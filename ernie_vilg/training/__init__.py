@@ -1,1 +1,1 @@
-"""The loop, its checkpoints, its metrics, and the weights that come out of it."""
+"""The training loop of the transformer: start, steps, metrics, guards, callbacks."""

@@ -1,15 +1,14 @@
-"""What is made of the whole weights while they train: samples, health.
+"""Work between two steps that looks at the model and leaves it as it is: samples, health.
 
-The leader gathers the weights and works; the other ranks wait for it, longer than they would in a
-step.
-
-Source: ours.
+Every rank runs a `Callback` and sees the engine. `OnWholeWeights` is the callback for work of the
+leader alone: it gathers the weights there, and the other ranks wait, for longer than a step may
+take.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -24,64 +23,96 @@ from ernie_vilg.tracking.tracker import Tracker
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What was seen in the weights of one step."""
+    """Result of a callback, for the tracker."""
 
     metrics: Mapping[str, Any]
     """Figures by name."""
     pictures: Mapping[str, Path]
     """Picture files in the run folder by the name that they are tracked under."""
     captions: Mapping[str, str] = field(default_factory=dict)
-    """What to write below a picture, by its name."""
-
-
-Observe = Callable[[PretrainConfig, int, dict[str, Tensor], Callable[[], bool]], Observation | None]
-"""(the run, step, whole weights, whether to stop) to an observation, None where it was asked to
-stop; runs on the leader."""
+    """Text below a picture, by the picture's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Observer:
-    """Something that is observed every so many steps."""
-
-    every: int
-    """Steps; 0: never."""
-    phase: Phase
-    """What the ranks are doing meanwhile."""
-    observe: Observe
-    """Does it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observers:
-    """All that is observed in one run."""
+class StepBoundary:
+    """Moment between two steps."""
 
     config: PretrainConfig
     """The run."""
     engine: Engine
-    """Whose weights are looked at."""
-    observers: tuple[Observer, ...]
-    """What looks at them."""
-    tracker: Tracker
-    """Where it goes."""
-    phases: Phases
-    """Hears of it."""
+    """Model and optimizer; a callback must not change them."""
+    step: int
+    """Steps taken."""
     should_stop: Callable[[], bool]
-    """Whether somebody wants the run to stop."""
-    patience: ProcessGroup
-    """Of all ranks, with time to wait."""
+    """Whether a stop was requested on this rank; long work asks it again and again."""
+
+
+class Callback(Protocol):
+    """Work that is due every so many steps."""
+
+    @property
+    def every(self) -> int:
+        """Interval in steps; 0: never."""
+
+    @property
+    def phase(self) -> Phase:
+        """Phase of every rank meanwhile."""
+
+    def run(self, boundary: StepBoundary) -> Observation | None:
+        """Do the work; all ranks must call. The leader's result is tracked, None is not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnWholeWeights:
+    """A callback that gives the gathered weights to a function on the leader."""
+
+    every: int
+    """Interval in steps; 0: never."""
+    phase: Phase
+    """Phase of every rank meanwhile."""
+    observe: Callable[
+        [PretrainConfig, int, dict[str, Tensor], Callable[[], bool]], Observation | None
+    ]
+    """Function of the run, the steps taken, the whole weights and whether to stop; returns None
+    where it was stopped."""
+
+    def run(self, boundary: StepBoundary) -> Observation | None:
+        """Gather the weights, and observe them on the leader; all ranks must call."""
+        weights = gather_to_leader(boundary.engine)
+        if weights is None:
+            return None
+        return self.observe(boundary.config, boundary.step, weights, boundary.should_stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """The callbacks of one run."""
+
+    config: PretrainConfig
+    """The run."""
+    engine: Engine
+    """Model and optimizer."""
+    callbacks: Sequence[Callback]
+    """Callbacks in the order in which they run."""
+    tracker: Tracker
+    """Destination of their results."""
+    phases: Phases
+    """Record of this rank's phase."""
+    should_stop: Callable[[], bool]
+    """Whether a stop was requested on this rank."""
+    group: ProcessGroup
+    """All ranks, with the timeout of a phase."""
 
     def after_step(self, step: int) -> None:
-        """Observe what is due after a step; all ranks must call."""
-        for observer in self.observers:
-            if observer.every and step % observer.every == 0:
-                self.phases.enter(observer.phase, step)
-                self._observe(observer, step)
-
-    def _observe(self, observer: Observer, step: int) -> None:
-        weights = gather_to_leader(self.engine)
-        if weights is not None:
-            seen = observer.observe(self.config, step, weights, self.should_stop)
-            if seen is not None:
-                self.tracker.log_pictures(step, seen.pictures, seen.captions)
-                self.tracker.log(step, seen.metrics)
-        barrier(self.patience)
+        """Run the callbacks that are due after a step; all ranks must call."""
+        boundary = StepBoundary(
+            config=self.config, engine=self.engine, step=step, should_stop=self.should_stop
+        )
+        for callback in self.callbacks:
+            if callback.every and step % callback.every == 0:
+                self.phases.enter(callback.phase, step)
+                seen = callback.run(boundary)
+                if seen is not None:
+                    self.tracker.log_pictures(step, seen.pictures, seen.captions)
+                    self.tracker.log(step, seen.metrics)
+                barrier(self.group)

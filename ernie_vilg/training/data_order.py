@@ -1,9 +1,7 @@
-"""What stands where in the training sequence of a run, from its settings and data sets.
+"""The training sequence of a run, from its settings and data sets.
 
-Settings speak of steps and of shares of samples or tokens; the loader knows positions and shares
-of samples alone.
-
-Source: ours.
+Settings count steps, and shares of samples or tokens. The loader counts positions, and shares of
+samples only. This module converts the ones into the others.
 """
 
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_reader import TokenSequence
 from ernie_vilg.data.sequence.mixture import MixturePhase, cycle_parts
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.data.sequence.sample_reader import DataSource
 from ernie_vilg.errors import InputError
@@ -21,16 +20,16 @@ from ernie_vilg.training.lineage import Lineage
 def token_sequence(
     config: PretrainConfig, lineage: Lineage, quarantine: Quarantine, *, with_pixels: bool
 ) -> TokenSequence:
-    """Return the sequence that a run is trained on.
+    """Return the training sequence of a run.
 
     Args:
         config: the run.
         lineage: its data sets.
-        quarantine: samples that it leaves out.
+        quarantine: samples to leave out.
         with_pixels: whether pictures are read too.
 
     Raises:
-        InputError: data sets are weighed by tokens, and one does not say how many it has.
+        InputError: data sets are weighed by tokens, and one has no recorded number of tokens.
     """
     return TokenSequence(
         sources=lineage.data_sets,
@@ -45,29 +44,29 @@ def token_sequence(
 
 
 def order_identity(config: PretrainConfig, lineage: Lineage, step: int) -> dict[str, Any]:
-    """Return what decided the order of the samples up to a step, as JSON values.
+    """Return, as JSON values, everything that decided the order of the samples up to a step.
 
-    A checkpoint of the step and the run that resumes it must share it. What the steps to come are
-    trained on is no part of it: their weights may change, and data sets may come and go. Before
-    the first step it is the mixture to begin with.
+    A checkpoint of the step and the run that resumes it must agree on it. Later steps are no part
+    of it: weights may change, and data sets may come and go. Before the first step it is the
+    mixture of the first step.
 
     Args:
         config: the run.
         lineage: its data sets.
-        step: steps made.
+        step: the last step made; 0 before the first.
 
     Returns:
-        seed, sizes, data sets by name, and by first position of each phase how many positions of
-        a cycle each data set has.
+        seed, sizes, data sets by name, and the positions of a cycle that each data set has, by
+        first position of the phase.
     """
-    num_positions = step * config.parallelism.global_batch_size
+    next_position = first_position(step + 1, config.parallelism.global_batch_size)
     names = [data_set.name for data_set in lineage.data_sets]
     mixture = {
         str(phase.first_position): {
             name: part for name, part in zip(names, cycle_parts(phase.weights), strict=True) if part
         }
         for phase in mixture_phases(config, lineage)
-        if phase.first_position < max(1, num_positions)
+        if phase.first_position < max(1, next_position)
     }
     drawn = {name for parts in mixture.values() for name in parts}
     return {
@@ -84,10 +83,10 @@ def order_identity(config: PretrainConfig, lineage: Lineage, step: int) -> dict[
 
 
 def mixture_phases(config: PretrainConfig, lineage: Lineage) -> tuple[MixturePhase, ...]:
-    """Return how a run mixes its data sets, from which position on.
+    """Return the weights of a run's data sets, by first position.
 
     Raises:
-        InputError: data sets are weighed by tokens, and one does not say how many it has.
+        InputError: data sets are weighed by tokens, and one has no recorded number of tokens.
     """
     tokens = {
         data_set.name: _mean_tokens(config, data_set) if config.data.weigh_by == "tokens" else 1.0
@@ -95,7 +94,7 @@ def mixture_phases(config: PretrainConfig, lineage: Lineage) -> tuple[MixturePha
     }
     return tuple(
         MixturePhase(
-            first_position=part.step * config.parallelism.global_batch_size,
+            first_position=first_position(part.step + 1, config.parallelism.global_batch_size),
             weights=tuple(
                 part.weights[data_set.name] / tokens[data_set.name]
                 for data_set in lineage.data_sets
@@ -106,7 +105,7 @@ def mixture_phases(config: PretrainConfig, lineage: Lineage) -> tuple[MixturePha
 
 
 def _mean_tokens(config: PretrainConfig, data_set: DataSource) -> float:
-    """Return the image codes and text ids of a data set's mean sample."""
+    """Return the mean number of image codes and text ids of a data set's samples."""
     num_text_tokens = data_set.manifest.settings.get("num_text_tokens")
     if num_text_tokens is None:
         raise InputError(

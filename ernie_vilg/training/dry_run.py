@@ -1,9 +1,9 @@
-"""What a run would be, without starting it: sizes, work, data and DeepSpeed's settings.
+"""The dry run: sizes, work, data and DeepSpeed settings of a run, without starting it.
 
 Every stage of the layout is built on the meta device, which takes no memory, no process group and
-no GPU. The ranks are meant to be GPUs: precision=auto is bf16.
+no GPU. The ranks are assumed to be GPUs: precision=auto is bf16.
 
-Source: ours; the bytes per parameter are those of DeepSpeed 0.19 (arXiv:1910.02054).
+Source: the bytes per parameter are those of DeepSpeed 0.19 (arXiv:1910.02054).
 """
 
 import json
@@ -45,30 +45,31 @@ _COLUMNS = (
 )
 _TABLE_NOTE = (
     "Parameters and bytes are per rank; layer 0 is the embedding, the last the head.",
-    "Bytes are those of the moment of a step when most is needed; activations may be gone by then.",
-    "Buffers are DeepSpeed's and megatron-core's, and what the allocator cannot use.",
+    "Bytes are those at the peak of a step; activations may be freed by then.",
+    "Buffers are DeepSpeed's and megatron-core's, and memory lost to fragmentation.",
 )
 
 
 def dry_run(config: PretrainConfig, world_size: int) -> str:
-    """Describe a run.
+    """Describe a run for people.
 
     Args:
         config: the run.
-        world_size: ranks that it is planned for.
-
-    Returns:
-        the description, for people.
+        world_size: number of ranks.
 
     Raises:
-        InputError: the settings are not legal for so many ranks, shards, tokenizers and model do
-            not fit each other, or too many captions would be cut. Folders that are not there are
+        InputError: the settings are not legal for this number of ranks, shards, tokenizers and
+            model do not fit each other, or too many captions would be cut. Missing folders are
             listed, and are no error unless the model's shape depends on one.
     """
     config, data = _check_data(config)
     precision = machine_precision(config.precision, torch.device("cuda"))
     stages = stage_shards(config.model, config.parallelism)
-    settings = EngineSettings.of_run(config, world_size, precision)
+    settings = EngineSettings(
+        run=config,
+        precision=precision,
+        num_micro_batches=config.parallelism.num_micro_batches(world_size),
+    )
     predicted = forecast(config, world_size, precision)
     totals = _totals(config, settings.num_micro_batches, stages)
     sections = [
@@ -127,7 +128,7 @@ def _stage_table(
 
 
 def _on_gpu(config: PretrainConfig, predicted: Forecast) -> Iterator[list[str]]:
-    """Yield what is known where the kind of GPU is: seconds, and whether memory is enough."""
+    """Yield the predicted time and the check of memory, if the kind of GPU is set."""
     if config.gpu is None or predicted.step is None:
         return
     step = predicted.step
@@ -159,19 +160,20 @@ def _totals(
         bubble = (len(stages) - 1) / (num_micro_batches + len(stages) - 1)
         costs = [stage.flops for stage in stages]
         excess = max(costs) * len(costs) / sum(costs) - 1
-        yield "pipeline bubble", f"{100 * bubble:.1f} % of the time, were all stages equal"
-        yield "dearest stage", f"{100 * excess:.1f} % above the mean"
+        yield "pipeline bubble", f"{100 * bubble:.1f} % of the time, if all stages were equal"
+        yield "slowest stage", f"{100 * excess:.1f} % above the mean"
 
 
 def _check_data(config: PretrainConfig) -> tuple[PretrainConfig, list[str]]:
-    """Check what is there.
+    """Check the data and the tokenizers that exist.
 
     Returns:
-        the run with the decoder that its reconstructor needs, and lines that say what was found.
+        the run with the decoder that its reconstructor needs, and lines about the data.
     """
     missing = config.missing_folders()
     lines = [
-        f"  {name}={folder} is missing: write it before the run" for name, folder in missing.items()
+        f"  {name}={folder} is missing: create it before the run"
+        for name, folder in missing.items()
     ]
     if any(name.startswith("data.") for name in missing):
         return _with_known_decoder(config), ["data: not checked, since", *lines]
@@ -181,7 +183,7 @@ def _check_data(config: PretrainConfig) -> tuple[PretrainConfig, list[str]]:
 
 
 def _data_set_lines(config: PretrainConfig, lineage: Lineage) -> Iterator[str]:
-    """Yield for each data set what it holds, how often the run sees it, and what is cut."""
+    """Yield each data set's size, how often the run sees it, and its truncated captions."""
     truncation = check_truncation(config, lineage)
     order = MixtureOrder(len(lineage.data_sets), mixture_phases(config, lineage), config.data.seed)
     drawn = order.drawn_before(config.training.steps * config.parallelism.global_batch_size)
@@ -204,13 +206,13 @@ def _with_known_decoder(config: PretrainConfig) -> PretrainConfig:
         return with_decoder(config, tokenizer.config)
     raise InputError(
         "model.reconstructor.kind=end_to_end builds the decoder of data.image_tokenizer="
-        f"{folder}, which is not there, and model.reconstructor.decoder is null: name an image "
-        "tokenizer, or choose reconstructor=end_to_end_vqgan_f8_8192, which says the decoder"
+        f"{folder}, which does not exist, and model.reconstructor.decoder is null: name an image "
+        "tokenizer, or choose reconstructor=end_to_end_vqgan_f8_8192, which sets the decoder"
     )
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield a line per row, in columns that are flush right."""
+    """Yield a line per row, with right-aligned columns."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))

@@ -1,11 +1,10 @@
-"""What a run does about updates that were left out, and about ranks that no longer agree.
+"""Skipped updates and disagreeing ranks: when a run goes back to a checkpoint, and when it stops.
 
-A bad update now and then is left out and written down. Several in a row mean that the weights
-themselves have gone wrong: the run goes back to its last checkpoint and leaves out the batches
-since. If that does not help, it stops. All ranks come to the same verdicts, so that all of them
-raise the same errors at the same step.
+A single bad update is skipped and recorded. Several in a row mean that the weights themselves have
+gone wrong: the run goes back to its last checkpoint and skips the batches since. If that does not
+help, it stops. All ranks make the same decisions, so all raise the same error at the same step.
 
-Source: ours; leaving batches out after going back is PaLM's way (arXiv:2204.02311, section 5.1).
+Source: PaLM skips batches after going back in the same way (arXiv:2204.02311, section 5.1).
 """
 
 import logging
@@ -24,8 +23,9 @@ from ernie_vilg.data.records.skipped_updates import (
     finite,
     name_samples,
 )
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.parallel.engine.engine import Engine
-from ernie_vilg.parallel.engine.update_guard import PendingVerdict, Verdict
+from ernie_vilg.parallel.engine.update_guard import Decision, PendingDecision
 from ernie_vilg.parallel.layout.collectives import LEADER
 from ernie_vilg.parallel.state.compare_replicas import Difference, ReplicaReport, check_replicas
 
@@ -34,19 +34,20 @@ _WORDS = {
     "inf": "the loss or a gradient is infinite",
     "spike": "the loss jumped",
 }
-_MAX_NAMED = 5  # differences that a message tells of
+_MAX_NAMED = 5
+"""Largest number of differences, or of ranks, that a message names."""
 
 logger = logging.getLogger(__name__)
 
 
 class RollBack(Exception):  # noqa: N818, a request to the training loop
-    """Too many updates in a row were left out: go back to the last checkpoint."""
+    """Too many updates in a row were skipped: go back to the last checkpoint."""
 
     def __init__(self, step: int, reason: str) -> None:
-        """Say why.
+        """Take the last skipped update.
 
         Args:
-            step: the last update that was left out, counted from 1.
+            step: step of the update, from 1.
             reason: nan, inf or spike.
         """
         super().__init__(f"step {step}: {_WORDS[reason]}")
@@ -55,67 +56,67 @@ class RollBack(Exception):  # noqa: N818, a request to the training loop
 
 
 class ReplicaMismatch(RuntimeError):  # noqa: N818, names the state that was found
-    """Ranks that should hold the same hold different values."""
+    """Ranks that should hold the same values hold different ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkipWriter:
-    """What the one rank of a replica that writes its log needs for it."""
+    """Writer of a replica's skipped updates, on one rank of the replica."""
 
     log: SkipLog
-    """The file."""
+    """File of the replica."""
     recent: RecentPlaces
-    """Is told of every step as its batch is handed out."""
+    """Places of the last steps; the loader adds those of each step."""
     sequence: TokenSequence
-    """That the places are of."""
-    first_position: int
-    """Of the replica's samples within a global batch."""
+    """Training sequence, to which the places belong."""
+    offset: int
+    """Position of the replica's first sample within a global batch."""
     num_positions: int
-    """Of the replica per step."""
+    """Positions of the replica per step."""
     global_batch_size: int
     """Positions per step."""
 
-    def write(self, step: int, verdict: Verdict) -> None:
-        """Write down an update that was left out.
+    def write(self, step: int, decision: Decision) -> None:
+        """Record a skipped update.
 
         Args:
-            step: counted from 1.
-            verdict: about it.
+            step: step of the update, from 1.
+            decision: decision to skip it.
         """
-        places = self.recent.at(step - 1)
+        places = self.recent.at(step)
         skip = Skip(
             step=step,
-            reason=verdict.reason,
-            loss=finite(verdict.loss),
-            limit=finite(verdict.limit),
-            gradient_norm=finite(verdict.gradient_norm),
-            ranks=verdict.ranks,
-            first_position=(step - 1) * self.global_batch_size + self.first_position,
+            reason=decision.reason,
+            loss=finite(decision.loss),
+            limit=finite(decision.limit),
+            gradient_norm=finite(decision.gradient_norm),
+            ranks=decision.ranks,
+            first_position=first_position(step, self.global_batch_size) + self.offset,
             num_positions=self.num_positions,
             samples=() if places is None else name_samples(self.sequence, places),
         )
         self.log.write(skip)
 
 
-class Guard:
-    """Counts the updates that were left out; on every rank, alike."""
+class RunGuard:
+    """Counter of skipped updates; every rank has one, and all count the same."""
 
     def __init__(
         self, engine: Engine, config: GuardsConfig, writer: SkipWriter | None = None
     ) -> None:
-        """Start with no update left out.
+        """Start without a skipped update.
 
         Args:
-            engine: which leaves updates out.
-            config: how many are too many.
-            writer: on the one rank of each replica that writes its log.
+            engine: the engine, which skips updates.
+            config: the limits.
+            writer: writer of the replica's log, on the rank that writes it.
         """
         self._engine = engine
         self._config = config
         self._writer = writer
-        # A GPU is one step behind the host: who waited for its last verdict would stall it.
+        # A GPU runs one step behind the host; waiting for its last decision would stall it.
         self._delay = 1 if engine.groups.device.type == "cuda" else 0
-        self._pending: deque[tuple[int, PendingVerdict]] = deque()
+        self._pending: deque[tuple[int, PendingDecision]] = deque()
         self._last_skip: tuple[int, str] | None = None
         self._num_in_a_row = 0
         self._num_skips = 0
@@ -123,52 +124,52 @@ class Guard:
 
     @property
     def num_skips(self) -> int:
-        """Updates that the run has left out so far, over all launches."""
+        """Number of updates that the run has skipped so far, over all launches."""
         return self._num_skips
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether the last update that is known of was left out: no time for a checkpoint."""
+        """Whether the last known update was skipped, so that no checkpoint should be saved."""
         return self._num_in_a_row > 0
 
     def after_step(self, step: int) -> None:
-        """Take in the verdict about a step, on GPUs that about the one before.
+        """Read the decision about a step; on GPUs, about the step before it.
 
         Args:
-            step: that was just made, counted from 1.
+            step: the step that was just made, from 1.
 
         Raises:
-            RollBack: more than `max_skips` updates in a row were left out.
-            FloatingPointError: that happened once more than `max_rollbacks` times.
+            RollBack: more than `max_skips` updates in a row were skipped.
+            FloatingPointError: that happened more than `max_rollbacks` times.
         """
-        self._pending.append((step, self._engine.last_verdict()))
+        self._pending.append((step, self._engine.last_decision()))
         while len(self._pending) > self._delay:
-            self._take_in(*self._pending.popleft())
+            self._read(*self._pending.popleft())
         if self._last_skip is not None and self._num_in_a_row > self._config.max_skips:
             self._go_back(*self._last_skip)
 
     def is_check_due(self, step: int) -> bool:
-        """Return whether replicas are to be compared after a step, whatever else is done."""
+        """Return whether replicas must be compared after a step even if nothing is saved."""
         every = self._config.replica_check_every
         return bool(every) and step % every == 0
 
     def check_replicas(self, step: int) -> None:
-        """Compare what several ranks hold alike; all ranks must call.
+        """Compare the values that several ranks hold; all ranks must call.
 
         Args:
-            step: steps taken.
+            step: the last step made, for the message.
 
         Raises:
-            ReplicaMismatch: it is not alike; the message names ranks and parameters.
+            ReplicaMismatch: they differ; the message names ranks and parameters.
         """
         report = check_replicas(self._engine)
         if report.differences:
             raise ReplicaMismatch(describe(report, step))
 
     def state(self) -> dict[str, Any]:
-        """Return as JSON values what a resumed run must know to decide as this one would."""
+        """Return, as JSON values, the state from which a resumed run decides as this one would."""
         while self._pending:
-            self._take_in(*self._pending.popleft())
+            self._read(*self._pending.popleft())
         return {
             "skips_in_a_row": self._num_in_a_row,
             "skips": self._num_skips,
@@ -176,9 +177,9 @@ class Guard:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned, or from nothing where it is empty.
+        """Continue from a result of `state`; an empty one is the state of a new run.
 
-        Updates left out since stay counted, and so do the times that this launch went back.
+        Later skipped updates, and the rollbacks of this launch, stay counted.
         """
         self._pending.clear()
         self._last_skip = None
@@ -186,18 +187,18 @@ class Guard:
         self._num_skips = max(self._num_skips, int(state.get("skips", 0)))
         self._engine.load_guard_state(state.get("losses", {}))
 
-    def _take_in(self, step: int, pending: PendingVerdict) -> None:
-        verdict = pending.read()
-        if verdict.is_made:
+    def _read(self, step: int, pending: PendingDecision) -> None:
+        decision = pending.read()
+        if decision.is_made:
             self._last_skip, self._num_in_a_row = None, 0
             return
-        self._last_skip = step, verdict.reason
+        self._last_skip = step, decision.reason
         self._num_skips += 1
         self._num_in_a_row += 1
         if self._engine.groups.rank == LEADER:
-            logger.warning("%s", skip_line(step, verdict))
+            logger.warning("%s", skip_line(step, decision))
         if self._writer is not None:
-            self._writer.write(step, verdict)
+            self._writer.write(step, decision)
 
     def _go_back(self, step: int, reason: str) -> None:
         self._pending.clear()
@@ -209,26 +210,25 @@ class Guard:
             f"step {step}: {_WORDS[reason]}, and going back to a checkpoint "
             f"{self._config.max_rollbacks} times (guards.max_rollbacks) did not help. The samples "
             "are in ledger/skips-*.jsonl: put bad ones into quarantine.jsonl; or resume with a "
-            "lower optimizer.learning_rate or gradient_clipping; or, where a rise of the loss is "
-            "no fault, as at a change of the data, with a larger guards.spike_deviations (0: none "
-            "is)"
+            "lower optimizer.learning_rate or gradient_clipping; or, if the loss may rise, as "
+            "after a change of the data, with a larger guards.spike_deviations (0: no limit)"
         )
 
 
-def skip_line(step: int, verdict: Verdict) -> str:
-    """Write one line for people about an update that was left out."""
-    why = _WORDS[verdict.reason]
-    if verdict.reason == "spike":
-        why += f" to {verdict.loss:.4f}, more than {verdict.limit:.4f} is taken for a fault"
-    elif verdict.ranks:
-        shown = ", ".join(str(rank) for rank in verdict.ranks[:_MAX_NAMED])
-        more = ", ..." if len(verdict.ranks) > _MAX_NAMED else ""
-        why += f" (on rank {shown}{more})"
-    return f"step {step}: the weights are left as they were, {why}"
+def skip_line(step: int, decision: Decision) -> str:
+    """Return the log line about a skipped update."""
+    reason = _WORDS[decision.reason]
+    if decision.reason == "spike":
+        reason += f" to {decision.loss:.4f}, above the limit of {decision.limit:.4f}"
+    elif decision.ranks:
+        shown = ", ".join(str(rank) for rank in decision.ranks[:_MAX_NAMED])
+        more = ", ..." if len(decision.ranks) > _MAX_NAMED else ""
+        reason += f" (on rank {shown}{more})"
+    return f"step {step}: the update is skipped, {reason}"
 
 
 def describe(report: ReplicaReport, step: int) -> str:
-    """Write for people which ranks differ in what, and what to do."""
+    """Return a message that names differing ranks and parameters, and says what to do."""
     settled = [each for each in report.differences if each.is_settled]
     shown = (settled or list(report.differences))[:_MAX_NAMED]
     lines = [f"step {step}: ranks that must hold the same values do not"]
@@ -236,31 +236,31 @@ def describe(report: ReplicaReport, step: int) -> str:
     if len(report.differences) > len(shown):
         lines.append(f"  and {len(report.differences) - len(shown)} more")
     lines.append(
-        "a fault of such a rank's memory or network is the likeliest cause: if it comes again, "
+        "the likeliest cause is a fault of such a rank's memory or network: if it happens again, "
         "start without its machine; at the last checkpoint all ranks agreed"
     )
     return "\n".join(lines)
 
 
 def _sentence(difference: Difference, report: ReplicaReport) -> str:
-    what = f"{difference.kind} {difference.name}"
+    subject = f"{difference.kind} {difference.name}"
     suspects = " and ".join(report.ranks[rank] for rank in difference.suspects)
     if not difference.is_settled:
-        return f"{what}: they differ, and no majority says which is wrong: {suspects}"
+        return f"{subject}: the ranks differ, and no majority says which is wrong: {suspects}"
     others = len(difference.holders) - len(difference.suspects)
     verb = "differs" if len(difference.suspects) == 1 else "differ"
-    return f"{what}: {suspects} {verb} from {others} others"
+    return f"{subject}: {suspects} {verb} from {others} others"
 
 
 def skip_writer(
-    run_dir: Path, sequence: TokenSequence, engine: Engine, global_batch_size: int
+    ledger: Path, sequence: TokenSequence, engine: Engine, global_batch_size: int
 ) -> SkipWriter | None:
-    """Return what writes a replica's log on the one rank that does, None on the others.
+    """Return the writer of a replica's skipped updates on the first rank of the replica, else None.
 
     Args:
-        run_dir: the run's folder.
-        sequence: that batches are cut from.
-        engine: gives this rank's place.
+        ledger: the run's ledger folder.
+        sequence: the training sequence.
+        engine: the engine, for this rank's coordinates.
         global_batch_size: positions per step.
     """
     groups = engine.groups
@@ -268,10 +268,10 @@ def skip_writer(
         return None
     share = global_batch_size // groups.data_size
     return SkipWriter(
-        log=SkipLog(run_dir, groups.data_rank),
+        log=SkipLog(ledger, groups.data_rank),
         recent=RecentPlaces(),
         sequence=sequence,
-        first_position=groups.data_rank * share,
+        offset=groups.data_rank * share,
         num_positions=share,
         global_batch_size=global_batch_size,
     )

@@ -1,11 +1,9 @@
-"""Whether token shards, tokenizers and model belong together.
+"""Checks that token shards, tokenizers and model belong together.
 
-Codes mean nothing without the codebook that made them, nor ids without their pieces. Each
-token shard's manifest names both tokenizers by hash; a run whose tokenizers have other
-hashes would learn nonsense, and is refused. That goes for every data set of a mixture. Training
-with `reconstructor=end_to_end` also needs the pictures that the codes were made of.
-
-Source: ours.
+Codes mean nothing without the codebook that made them, nor ids without their pieces. The manifest
+of every data set names both tokenizers by hash; a run whose tokenizers have other hashes would
+learn nonsense, and is refused. Training with `reconstructor=end_to_end` also needs the pictures
+that the codes were made from.
 """
 
 from dataclasses import dataclass
@@ -26,27 +24,27 @@ from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """What a run is trained on, by hash."""
+    """The data sets and tokenizers of a run, by hash."""
 
     data_sets: tuple[DataSource, ...]
-    """The token shards, in the order of their names."""
+    """Data sets of token shards, in the order of their names."""
     text_tokenizer: str
     """SHA-256 of the text tokenizer's model."""
     image_tokenizer: str
     """SHA-256 of the image tokenizer's weights."""
     image_tokenizer_config: ImageTokenizerConfig
-    """The image tokenizer's architecture."""
+    """Architecture of the image tokenizer."""
 
 
 def check_lineage(data: PretrainDataConfig, model: ModelConfig) -> Lineage:
     """Check that shards, tokenizers and model fit each other.
 
     Args:
-        data: where shards and tokenizers are.
-        model: the model to be trained on them.
+        data: locations of shards and tokenizers.
+        model: the model to train on them.
 
     Raises:
-        InputError: they do not; the message says which, and what to do.
+        InputError: they do not fit; the message says which, and what to do.
     """
     data_sets = _read_data_sets(data)
     text_tokenizer = TextTokenizer.load(Path(data.text_tokenizer))

@@ -1,13 +1,12 @@
-"""The training loop, and what may happen at a step's boundary.
+"""The training loop: data, update and records of each step, and the decisions between two steps.
 
-A step is data, update, record. Between two steps all ranks agree on what one of them alone may
-know: that the run shall stop, that a checkpoint is still being written. What the guards find sends
-the loop back to the last checkpoint, in one of two ways. Losses and gradients that cannot be right
-are blamed on the data: the steps since the checkpoint count as made, without an update, so that a
-step stays a range of positions. Replicas that differ are blamed on a machine: the steps since are
-made again.
+Between two steps all ranks agree on facts that only one of them may know: that the run should stop,
+and that a checkpoint is still being written. The guards can send the loop back to the last
+checkpoint in two ways. Losses and gradients that cannot be right are blamed on the data: the steps
+since the checkpoint count as made, without an update, so that a step stays a range of positions.
+Replicas that differ are blamed on a machine: the steps since are made again.
 
-Source: ours.
+Steps count from 1: step s is the update after which s updates have been made.
 """
 
 import logging
@@ -21,6 +20,8 @@ import torch
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.data.records.ledger import Ledger
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.model.loss import num_losses
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.layout.collectives import LEADER, agree_max, broadcast_from_leader
@@ -31,54 +32,53 @@ from ernie_vilg.runs.phases import Phase, Phases
 from ernie_vilg.runs.schedule import learning_rate_at
 from ernie_vilg.system.progress import duration
 from ernie_vilg.tracking.tracker import Tracker
-from ernie_vilg.training.callbacks import Observers
-from ernie_vilg.training.guards import Guard, ReplicaMismatch, RollBack
+from ernie_vilg.training.callbacks import Callbacks
+from ernie_vilg.training.guards import ReplicaMismatch, RollBack, RunGuard
 from ernie_vilg.training.measured import Measured
 from ernie_vilg.training.metrics import Meter, Metrics
-from ernie_vilg.training.step_log import StepLog
 
 logger = logging.getLogger(__name__)
 
 
 class Batches(Protocol):
-    """Where batches come from: a pure function of the step."""
+    """Source of batches: a pure function of the step."""
 
     def at(self, step: int) -> list[Batch]:
-        """Return this replica's micro-batches of a step."""
+        """Return this replica's micro-batches of a step, from 1."""
 
 
 @dataclass(kw_only=True)
 class Trainer:
-    """The parts of one run, and the loop over them; all ranks must call."""
+    """The parts of one run, and the loop over its steps; all ranks must call."""
 
     config: PretrainConfig
-    """The run."""
+    """Settings of the run."""
     engine: Engine
-    """The model and its optimizer."""
+    """Model and optimizer."""
     batches: Batches
-    """The training sequence."""
+    """Batches of this replica."""
     num_samples: int
-    """Pairs in all data sets together."""
+    """Number of pairs in all data sets."""
     data_metrics: Callable[[], Metrics]
-    """Says what damage and quarantine have cost so far; nothing on all ranks but the leader."""
+    """Returns the numbers of damaged and quarantined samples; nothing on ranks but the leader."""
     checkpoints: Checkpoints
-    """Where to save, and what to go back to."""
-    guard: Guard
-    """Judges losses, gradients and replicas."""
+    """Checkpoints of the run."""
+    guard: RunGuard
+    """Limits on skipped updates, and the comparison of replicas."""
     stopping: Stopping
-    """Hears of requests to stop."""
+    """Requests to stop."""
     phases: Phases
-    """Where this rank says what it is doing."""
+    """Phase of this rank, for its watchdog and others."""
     step_times: StepTimes
-    """Where the time of a step goes."""
+    """Clock over the parts of a step."""
     stragglers: Stragglers
-    """Which rank the others wait for."""
-    ledger: StepLog
-    """Where every step's positions are written down."""
+    """Detector of ranks that the others wait for."""
+    ledger: Ledger | None
+    """Record of every step's positions; on the leader alone."""
     tracker: Tracker
-    """Where metrics go."""
-    observers: Observers
-    """What is made of the weights now and then."""
+    """Destination of metrics."""
+    callbacks: Callbacks
+    """Work between two steps."""
     _meter: Meter = field(init=False)
     _measured: Measured = field(init=False)
     _num_mismatches: int = field(init=False, default=0)
@@ -88,23 +88,23 @@ class Trainer:
         self._meter = Meter(losses=losses)
         self._measured = Measured(self.config, self.engine)
 
-    def train(self, first_step: int) -> tuple[int, StopReason]:
-        """Train to the end, or until something asks the run to stop.
+    def train(self, steps_made: int) -> tuple[int, StopReason]:
+        """Train to the last step, or until a request to stop.
 
         Args:
-            first_step: steps taken so far.
+            steps_made: steps made so far.
 
         Returns:
             the step of the newest checkpoint, and why the run stopped before its last step.
 
         Raises:
-            FloatingPointError: going back to a checkpoint did not make the numbers right.
-            ReplicaMismatch: ranks differ again and again.
+            FloatingPointError: updates were skipped again after going back to a checkpoint.
+            ReplicaMismatch: ranks have differed too often.
         """
         steps = self.config.training.steps
-        if first_step >= steps:
+        if steps_made >= steps:
             logger.info("all %d steps are done: raise training.steps to go on", steps)
-        step, reason = first_step, self._boundary()
+        step, reason = steps_made, self._boundary()
         while step < steps and not reason:
             step += 1
             try:
@@ -112,9 +112,9 @@ class Trainer:
                 with self.step_times.paused():
                     self._after_step(step)
             except RollBack as fault:
-                self._leave_out(step, fault)
+                self._skip_steps(step, fault)
             except ReplicaMismatch as fault:
-                step = self._make_again(step, fault)
+                step = self._repeat_steps(step, fault)
             reason = self._boundary()
         if step < steps:
             return self._stop(step, reason), reason
@@ -122,7 +122,7 @@ class Trainer:
         return step, StopReason.NONE
 
     def _boundary(self) -> StopReason:
-        """Agree with the other ranks on whether to stop; commit what has been written."""
+        """Agree with the other ranks on whether to stop; commit a checkpoint that is written."""
         stop, is_writing = agree_max([self.stopping.code(), self.checkpoints.is_writing])
         reason = StopReason(stop)
         if not is_writing and reason is not StopReason.LOCK_LOST:
@@ -130,25 +130,26 @@ class Trainer:
         return reason
 
     def _take_step(self, step: int) -> None:
-        """Make the step after which `step` have been made."""
+        """Make one step."""
         config, num_positions = self.config, self.config.parallelism.global_batch_size
-        self.phases.enter(Phase.DATA, step - 1)
+        self.phases.enter(Phase.DATA, step)
         with self.step_times.reading():
-            micro_batches = self.batches.at(step - 1)
-        self.phases.enter(Phase.STEP, step - 1)
-        learning_rate = learning_rate_at(step - 1, config.training.steps, config.optimizer)
+            micro_batches = self.batches.at(step)
+        self.phases.enter(Phase.STEP, step)
+        learning_rate = learning_rate_at(step, config.training.steps, config.optimizer)
         losses = self.engine.train_batch(micro_batches, learning_rate)
         self._meter.add(losses, self.engine.last_skip)
-        self.ledger.append(step, (step - 1) * num_positions, num_positions)
+        if self.ledger is not None:
+            self.ledger.append(step, first_position(step, num_positions), num_positions)
         self.guard.after_step(step)
         if step % config.training.log_every == 0 or step == config.training.steps:
             self._log(step, learning_rate)
 
     def _after_step(self, step: int) -> None:
-        """Do what is due after a step: comparison of replicas, checkpoint, samples."""
+        """Compare replicas, save and observe the weights, each if it is due after a step."""
         started = time.monotonic()
         is_last = step == self.config.training.steps
-        # Within a row of updates left out, a checkpoint would be no good place to go back to.
+        # After a skipped update the weights are in doubt; going back to them would not help.
         is_save_due = is_last or (
             step % self.config.checkpoint.every == 0 and not self.guard.is_in_doubt
         )
@@ -157,21 +158,21 @@ class Trainer:
             self.guard.check_replicas(step)
         if is_save_due:
             self._save(step)
-        self.observers.after_step(step)
+        self.callbacks.after_step(step)
         self._meter.pause(time.monotonic() - started)
 
     def _save(self, step: int) -> None:
         self.phases.enter(Phase.SAVE, step)
-        self.ledger.flush()  # a checkpoint has no unknown steps behind it
         self.checkpoints.save(self.engine, step, state=self.guard.state())
         self._measured.write()
 
     def _log(self, step: int, learning_rate: float) -> None:
-        position = step * self.config.parallelism.global_batch_size
+        position = first_position(step + 1, self.config.parallelism.global_batch_size)
         metrics: Metrics = {
             **self._meter.read(self.engine, self.config),
             **self.step_times.read(),
             **self.stragglers.read(step, self.step_times.work_seconds_per_step),
+            "unix_seconds": time.time(),
             "learning_rate": learning_rate,
             "data_position": float(position),
             "epoch": position / self.num_samples,
@@ -199,14 +200,14 @@ class Trainer:
         self.checkpoints.finish()
 
     def _stop(self, step: int, reason: StopReason) -> int:
-        """Save, if there is something to save and time for it; return the newest checkpoint."""
+        """Save, if there are new steps and time for it; return the newest checkpoint's step."""
         newest = self.checkpoints.last_step or 0
         if reason is StopReason.LOCK_LOST:
             return newest
         report = self.checkpoints.last_save
         seconds = 0.0 if report is None else report.stall_seconds + report.write_seconds
         if step > newest and broadcast_from_leader(self.stopping.may_save(seconds)):
-            logger.info("%s: a checkpoint of step %d, then the end", reason, step)
+            logger.info("%s: saving a checkpoint of step %d, then stopping", reason, step)
             try:
                 self.guard.check_replicas(step)
                 self._save(step)
@@ -215,14 +216,14 @@ class Trainer:
         self._finish(step)
         return self.checkpoints.last_step or 0
 
-    def _leave_out(self, step: int, fault: RollBack) -> None:
-        """Take the last checkpoint's weights, and go on with the data after this step."""
+    def _skip_steps(self, step: int, fault: RollBack) -> None:
+        """Reload the last checkpoint, and continue with the data after this step."""
         saved = self._go_back(fault)
         self._warn("steps %d to %d count as made, without an update", saved + 1, step)
         self._save(step)
 
-    def _make_again(self, step: int, fault: ReplicaMismatch) -> int:
-        """Go back to the last checkpoint, to make the steps since once more; return its step."""
+    def _repeat_steps(self, step: int, fault: ReplicaMismatch) -> int:
+        """Reload the last checkpoint to repeat the steps since; return its step."""
         self._num_mismatches += 1
         if self._num_mismatches > self.config.guards.max_rollbacks:
             raise fault
@@ -240,13 +241,13 @@ class Trainer:
         return saved
 
     def _warn(self, message: str, *values: object) -> None:
-        """Log once what all ranks know."""
+        """Log on the leader something that all ranks know."""
         if self.engine.groups.rank == LEADER:
             logger.warning(message, *values)
 
 
 def log_line(step: int, steps: int, metrics: Metrics) -> str:
-    """Write a step's metrics on one line for people."""
+    """Return the log line of a step."""
     speed = (
         f"MFU {100 * metrics['mfu']:.1f}%"
         if "mfu" in metrics

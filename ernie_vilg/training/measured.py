@@ -1,9 +1,7 @@
-"""What a run writes down for whoever plans the next: its memory, and where a step's time went.
+"""The record of a run's memory and times, which the planner reads.
 
-The record is renewed at every checkpoint. Its seconds are medians over the log lines, the first
-left out once there are others: it has the start of kernels and caches in it.
-
-Source: ours.
+It is rewritten at every checkpoint. Its seconds are medians over the log lines; the first line,
+which contains the warm-up of kernels and caches, counts only while it is the only one.
 """
 
 import statistics
@@ -18,18 +16,18 @@ from ernie_vilg.planning.history import RunRecord, deciding_settings, write_reco
 from ernie_vilg.training.metrics import Metrics, memory_metrics
 
 PARTS = ("data", "forward", "backward", "optimizer", "communication", "other")
-"""Of a step, as `StepTimes` names them."""
+"""Parts of a step, by their names in `StepTimes`."""
 
 
 class Measured:
-    """Gathers what log lines say of speed."""
+    """Collects the times of log lines."""
 
     def __init__(self, config: PretrainConfig, engine: Engine) -> None:
-        """Begin to gather.
+        """Start without a log line.
 
         Args:
             config: the run.
-            engine: which it trains with.
+            engine: the run's engine.
         """
         self._config = config
         self._groups = engine.groups
@@ -37,12 +35,12 @@ class Measured:
         self._lines: list[dict[str, float]] = []
 
     def add(self, metrics: Metrics) -> None:
-        """Take the metrics of a log line."""
+        """Add the metrics of a log line."""
         names = {part: f"{part}_seconds_per_step" for part in PARTS} | {"": "seconds_per_step"}
         self._lines.append({part: metrics[name] for part, name in names.items() if name in metrics})
 
     def write(self) -> None:
-        """Write the record, if there has been a log line; all ranks must call."""
+        """Write the record after the first log line; all ranks must call."""
         device = self._groups.device
         peaks = gather_everywhere(memory_metrics(device)["peak_memory_bytes"])
         if self._groups.rank != LEADER or not self._lines:

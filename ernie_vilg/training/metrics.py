@@ -1,6 +1,6 @@
-"""What steps did, gathered on the device and read once per log line.
+"""Metrics of steps: summed on the device, read once per log line.
 
-Source: ours; MFU as in PaLM (arXiv:2204.02311, appendix B): model FLOPs over peak FLOPs.
+Source: MFU is PaLM's (arXiv:2204.02311, appendix B): model FLOPs over peak FLOPs.
 """
 
 import resource
@@ -19,21 +19,21 @@ from ernie_vilg.model.loss import NUM_TERMS
 from ernie_vilg.parallel.engine.engine import Engine
 
 Metrics = dict[str, Any]
-"""Figures by name: a float each, or a list of floats along rows or slots, with None where there
-was nothing to measure."""
+"""Values by name: a float, or a list of floats along rows or slots, with None where nothing was
+measured."""
 
 
 @dataclass(kw_only=True)
 class Meter:
-    """Sums of the steps since the last log line.
+    """Sums over the steps since the last log line.
 
-    A step whose update the guards left out says nothing of the model: it is counted, and its
-    losses are not.
+    A step whose update was skipped is counted, but its losses are not: they do not describe the
+    model.
     """
 
     losses: Tensor
     """`Losses.detached` summed over the steps that were not skipped, float32 [num_losses] on the
-    device; zeros to begin with."""
+    device; zeros at the start."""
     steps: int = 0
     """Steps since the last log line."""
     since: float = 0.0
@@ -47,28 +47,28 @@ class Meter:
         """Count one step; copies nothing to the host.
 
         Args:
-            losses: what `Engine.train_batch` returned, float32 [num_losses].
+            losses: result of `Engine.train_batch`, float32 [num_losses].
             is_skipped: `Engine.last_skip`, float32 [].
         """
-        # Not a product: a step is skipped because its losses are NaN, and NaN * 0 is NaN.
+        # Not a product: the losses of a skipped step may be NaN, and NaN * 0 is NaN.
         self.losses += torch.where(is_skipped > 0, 0.0, losses)
         self._num_skipped += is_skipped
         self.steps += 1
 
     def reset(self) -> None:
-        """Start again, without a word about the steps since the last log line."""
+        """Discard the steps since the last log line."""
         self.losses.zero_()
         self._num_skipped.zero_()
         self.steps, self.since = 0, time.monotonic()
 
     def pause(self, seconds: float) -> None:
-        """Leave out time that went into something else than steps."""
+        """Exclude time that was not spent on steps."""
         self.since += seconds
 
     def read(self, engine: Engine, config: PretrainConfig) -> Metrics:
-        """Return the metrics since the last call and start again; all ranks must call.
+        """Return the metrics of the steps since the last call, at least one, and start again.
 
-        There must have been a step.
+        All ranks must call.
         """
         sums = engine.mean_losses(self.losses)
         num_skipped = int(self._num_skipped)
@@ -91,7 +91,7 @@ def loss_metrics(sums: Tensor, num_steps: int, config: ModelConfig) -> Metrics:
     Args:
         sums: `Losses.detached` summed over steps, mean over replicas, float32 [num_losses] on the
             CPU.
-        num_steps: steps that were added; where it is 0, losses are NaN.
+        num_steps: number of steps in the sums; with 0, losses are NaN.
         config: the model.
     """
     count = num_steps if num_steps else float("nan")
@@ -115,7 +115,7 @@ def loss_metrics(sums: Tensor, num_steps: int, config: ModelConfig) -> Metrics:
 
 
 def speed_metrics(steps_per_second: float, world_size: int, config: PretrainConfig) -> Metrics:
-    """Return how fast the run is, and MFU where the kind of GPU is known."""
+    """Return the run's speed, and its MFU if the kind of GPU is set."""
     pairs_per_second = steps_per_second * config.parallelism.global_batch_size
     flops_per_device = pairs_per_second * training_flops_per_pair(config.model) / world_size
     metrics: Metrics = {
@@ -129,13 +129,14 @@ def speed_metrics(steps_per_second: float, world_size: int, config: PretrainConf
 
 
 def memory_metrics(device: torch.device) -> Metrics:
-    """Return this rank's memory in bytes, now and at its peak: allocated on a GPU, resident on a
-    CPU.
+    """Return this rank's memory in bytes, now and at its peak.
+
+    It is the allocated memory of a GPU, or the resident memory of a process on a CPU.
     """
     if device.type == "cuda":
         peak, now = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
     else:
         now = psutil.Process().memory_info().rss
-        # Linux counts KiB, and brings the peak up to date now and then only.
+        # Linux counts KiB, and does not update the peak at once.
         peak = max(now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return {"peak_memory_bytes": float(peak), "memory_bytes": float(now)}

@@ -1,12 +1,8 @@
-"""One pretraining run, from settings to the last checkpoint.
-
-Source: ours.
-"""
+"""One pretraining run, from settings to the last checkpoint."""
 
 import logging
 import os
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
-from ernie_vilg.checkpoint.folder import checkpoint_path
+from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
@@ -25,37 +21,40 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.shared_memory import check_shared_memory, remove_leftovers, step_bytes
 from ernie_vilg.data.batches.token_reader import TokenSequence
 from ernie_vilg.data.batches.workers import start_worker_server
-from ernie_vilg.data.records.damage_log import LossCount
-from ernie_vilg.data.records.ledger import Ledger, describe_sequence
+from ernie_vilg.data.records.damage_log import DamageCount
+from ernie_vilg.data.records.ledger import Ledger
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
+from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.precision import machine_precision
-from ernie_vilg.parallel.layout.collectives import LEADER, barrier, gather_everywhere, patient_group
+from ernie_vilg.parallel.layout.collectives import LEADER, barrier, group_with_timeout
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.step_times import instrument
 from ernie_vilg.planning.forecast import forecast
 from ernie_vilg.planning.history import write_plan
+from ernie_vilg.resilience.members import Member, gather_members
 from ernie_vilg.resilience.stopping import Stopping
 from ernie_vilg.resilience.stragglers import Stragglers
-from ernie_vilg.resilience.watchdog import REPORTS_FOLDER, Watchdog
+from ernie_vilg.resilience.watchdog import Watchdog
 from ernie_vilg.runs.phases import Phase, Phases
-from ernie_vilg.runs.run_folder import write_run
+from ernie_vilg.runs.recorded_settings import write_run
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.run_lock import RunLock
 from ernie_vilg.runs.settings_drift import Change, check_drift, record_changes
 from ernie_vilg.storage.files import sha256_of_json
 from ernie_vilg.tracking.tracker import RunTracker, SilentTracker, Tracker
-from ernie_vilg.training.callbacks import Observe, Observer, Observers
+from ernie_vilg.training.callbacks import Callback, Callbacks
 from ernie_vilg.training.data_order import token_sequence
-from ernie_vilg.training.guards import Guard, skip_writer
+from ernie_vilg.training.guards import RunGuard, skip_writer
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.metrics import Metrics
 from ernie_vilg.training.replica_batches import agreed_quarantine, reads_pixels, replica_batches
 from ernie_vilg.training.run_identity import identity, layout_identity
-from ernie_vilg.training.step_log import SilentStepLog, StepLog
 from ernie_vilg.training.truncation import check_truncation
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
@@ -63,26 +62,64 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What a run gets from whoever starts it."""
+class _Rank:
+    """One rank of a run, connected to the others."""
 
-    draw_samples: Observe
-    """Draws and captions with the weights of a step."""
-    measure_health: Observe
-    """Holds both directions of the model against each other."""
-    lock: RunLock | None = None
-    """On the run folder; the run stops when it is lost."""
-    phases: Phases = field(default_factory=Phases)
-    """Hears what this rank is doing; the fire drill has its own."""
+    config: PretrainConfig
+    """Settings of the run, complete."""
+    lineage: Lineage
+    """Data sets and tokenizers of the run."""
+    stopping: Stopping
+    """Requests to stop."""
+    phases: Phases
+    """Record of this rank's phase."""
+    groups: Groups
+    """Position of this rank in the layout."""
+    precision: torch.dtype
+    """Data type of weights and activations."""
+    communication: Communication
+    """Watch over this rank's collectives."""
+    members: Sequence[Member]
+    """Process of every rank."""
+    watchdog: Watchdog
+    """Watch over this rank's steps."""
+    parts: ExitStack
+    """Open parts of the run, which it closes."""
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run."""
+        return Path(self.config.run_dir)
 
 
-def pretrain(config: PretrainConfig, launch: Launch, surroundings: Surroundings) -> ExitCode:
-    """Train, or go on training, until `training.steps`; every rank calls it.
+@dataclass(frozen=True, kw_only=True)
+class _Outputs:
+    """Records of a run: the leader writes them, other ranks hold silent ones."""
+
+    tracker: Tracker = field(default_factory=SilentTracker)
+    """Metrics and pictures."""
+    ledger: Ledger | None = None
+    """Positions that each step trained on."""
+    data_metrics: Callable[[], Metrics] = dict
+    """Figures of damage and quarantine so far."""
+
+
+def pretrain(
+    config: PretrainConfig,
+    launch: Launch,
+    *,
+    callbacks: Sequence[Callback] = (),
+    lock: RunLock | None = None,
+    phases: Phases | None = None,
+) -> ExitCode:
+    """Train or resume until `training.steps`; every rank calls it.
 
     Args:
         config: the run.
-        launch: this process's place among the others.
-        surroundings: what the run does not have of itself.
+        launch: this process's rank.
+        callbacks: work between two steps, in its order.
+        lock: on the run folder; the run stops when it is lost.
+        phases: records this rank's phase; the drill passes one that injects faults.
 
     Returns:
         `DONE` when all steps are made; else how it was stopped.
@@ -91,37 +128,35 @@ def pretrain(config: PretrainConfig, launch: Launch, surroundings: Surroundings)
         InputError: shards and tokenizers do not fit each other or the run's checkpoints, too many
             captions would be cut, or a setting changed that must not.
     """
-    run_dir = Path(config.run_dir)
-    with Stopping(config.stopping, run_dir, launch, lock=surroundings.lock) as stopping:
-        surroundings.phases.enter(Phase.START, 0)
+    run_dir, phases = Path(config.run_dir), phases or Phases()
+    with Stopping(config.stopping, run_dir, launch, lock=lock) as stopping:
+        phases.enter(Phase.START, 0)
         if launch.local_rank == 0:
             for path in remove_leftovers():
-                logger.info("removed %s, which a killed process had left", path)
+                logger.info("removed %s, left behind by a killed process", path)
         start_worker_server(config.data.loader)
         lineage = check_lineage(config.data, config.model)
         config = with_decoder(config, lineage.image_tokenizer_config)
         changes = check_drift(run_dir, config)
         truncation = check_truncation(config, lineage)
         groups = _start(config, launch)
-        if groups.rank == LEADER:
-            for name, sentence in truncation.items():
-                logger.info("data set %s: %s", name, sentence)
         with ExitStack() as parts:
-            trainer, first_step = _build(
-                config, groups, lineage, changes, surroundings, stopping, parts
-            )
+            rank = _watch(config, lineage, stopping, phases, groups, parts=parts)
+            if groups.rank == LEADER:
+                _log_start(rank, truncation)
+            trainer, first_step = _build(rank, changes, callbacks)
             step, reason = trainer.train(first_step)
         barrier()  # nothing is left to do on any rank
         exit_code = ExitCode.DONE
         if reason:
-            exit_code = stopping.leave(reason, step, checkpoint_path(run_dir, step))
+            exit_code = stopping.leave(reason, step, RunFolder(run_dir).checkpoint(step))
         barrier()  # launchers end all ranks after the first
         dist.destroy_process_group()
     return exit_code
 
 
 def with_decoder(config: PretrainConfig, tokenizer: ImageTokenizerConfig) -> PretrainConfig:
-    """Return the run whose reconstructor has the image tokenizer's decoder, if it needs one."""
+    """Return the run, with the image tokenizer's decoder if its reconstructor needs one."""
     reconstructor = config.model.reconstructor
     if not reconstructor.is_end_to_end:
         return config
@@ -130,115 +165,173 @@ def with_decoder(config: PretrainConfig, tokenizer: ImageTokenizerConfig) -> Pre
 
 
 def _start(config: PretrainConfig, launch: Launch) -> Groups:
-    """Join the other ranks."""
+    """Connect to the other ranks; return this rank's position."""
     layout, cluster = config.parallelism, config.cluster
     if layout.tensor_parallel_size > 1:
-        # One queue into the GPU, so that collectives start before the products that hide them,
-        # as megatron-core asks; read when the GPU is first touched.
+        # megatron-core asks for one queue into the GPU: collectives then start before the products
+        # that hide them. CUDA reads it at its first use.
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = start_processes(
         launch,
         cluster.collective_timeout_seconds,
         rendezvous_timeout_seconds=cluster.rendezvous_timeout_seconds,
-        dump_folder=Path(config.run_dir) / REPORTS_FOLDER,
+        dump_folder=RunFolder(Path(config.run_dir)).reports,
     )
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)  # resumed runs are equal bit for bit
-        # By default that also fills every new tensor, DeepSpeed's buffers of 2 GB included.
+        # It would also fill every new tensor, DeepSpeed's buffers of 2 GB included.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
 
 
-def _build(
+def _watch(
     config: PretrainConfig,
-    groups: Groups,
     lineage: Lineage,
-    changes: list[Change],
-    surroundings: Surroundings,
     stopping: Stopping,
+    phases: Phases,
+    groups: Groups,
+    *,
     parts: ExitStack,
-) -> tuple[Trainer, int]:
-    """Return the run's parts, restored, and the number of steps taken; all ranks must call.
-
-    What must be closed is left to `parts`.
-    """
-    run_dir, phases = Path(config.run_dir), surroundings.phases
-    precision = machine_precision(config.precision, groups.device)
-    if groups.rank == LEADER:
-        _log_start(config, groups, precision)
+) -> _Rank:
+    """Meet the other ranks and start the watch over this one; all ranks must call."""
     communication = parts.enter_context(Communication(groups))
-    watchdog = parts.enter_context(
-        Watchdog(config.watch, phases, groups, run_dir=run_dir, communication=communication)
+    members = gather_members(groups)
+    watchdog = Watchdog(
+        config.watch,
+        phases,
+        rank=groups.rank,
+        members=members,
+        run_dir=Path(config.run_dir),
+        communication=communication,
     )
-    quarantine = agreed_quarantine(run_dir, lineage.data_sets)
-    sequence = token_sequence(config, lineage, quarantine, with_pixels=reads_pixels(config, groups))
-    _check_shared_memory(config, sequence, groups)
-    engine = build_engine(config, groups, precision, _decoder_weights(config))
-    phases.attach(engine)
-    checkpoints = Checkpoints(
-        run_dir,
-        config.checkpoint,
-        identity_at=partial(identity, config, precision, lineage),
-        data_at=lambda step: {
-            "position": step * config.parallelism.global_batch_size,
-            "quarantine": quarantine.digest(),
-        },
-        layout=layout_identity(config, groups),
-        config_hash=sha256_of_json(asdict(config)),
-        phases=phases,
-    )
-    first_step = checkpoints.restore(engine)
-    tracker: Tracker = SilentTracker()
-    ledger: StepLog = SilentStepLog()
-    data_metrics: Callable[[], Metrics] = dict
-    if groups.rank == LEADER:
-        # First: else a kill in between loses them.
-        record_changes(run_dir, config, changes, first_step)
-        write_run(config)
-        _write_plan(config, groups, precision)
-        tracker = RunTracker(config, first_step)
-        ledger = _open_ledger(config, sequence, groups)
-        data_metrics = partial(_data_metrics, LossCount(run_dir), quarantine)
-    parts.callback(tracker.close)
-    parts.enter_context(closing(ledger))
-    observers = Observers(
+    return _Rank(
         config=config,
-        engine=engine,
-        observers=(
-            Observer(
-                every=config.samples.every, phase=Phase.DRAW, observe=surroundings.draw_samples
-            ),
-            Observer(
-                every=config.health.every, phase=Phase.HEALTH, observe=surroundings.measure_health
-            ),
-        ),
-        tracker=tracker,
-        phases=phases,
-        should_stop=lambda: stopping.is_requested,
-        patience=patient_group(config.watch.phase_timeout_seconds),
-    )
-    writer = skip_writer(run_dir, sequence, engine, config.parallelism.global_batch_size)
-    guard = Guard(engine, config.guards, writer)
-    guard.load_state(checkpoints.restored_state)
-    batches = replica_batches(config, sequence, groups, None if writer is None else writer.recent)
-    watchdog.reading = lambda: batches.doing
-    trainer = Trainer(
-        config=config,
-        engine=engine,
-        batches=parts.enter_context(closing(batches)),
-        data_metrics=data_metrics,
-        num_samples=sum(source.manifest.num_samples for source in lineage.data_sets),
-        checkpoints=checkpoints,
-        guard=guard,
+        lineage=lineage,
         stopping=stopping,
         phases=phases,
-        step_times=parts.enter_context(instrument(engine, communication)),
-        stragglers=Stragglers(config.watch, groups),
-        ledger=ledger,
-        tracker=tracker,
-        observers=observers,
+        groups=groups,
+        precision=machine_precision(config.precision, groups.device),
+        communication=communication,
+        members=members,
+        watchdog=parts.enter_context(watchdog),
+        parts=parts,
+    )
+
+
+def _build(
+    rank: _Rank, changes: list[Change], callbacks: Sequence[Callback]
+) -> tuple[Trainer, int]:
+    """Return the restored trainer and the number of steps taken; all ranks must call."""
+    sequence = _open_sequence(rank)
+    engine, checkpoints, first_step = _restore_engine(rank, sequence.quarantine)
+    outputs = _open_outputs(rank, sequence, changes, first_step)
+    observed = Callbacks(
+        config=rank.config,
+        engine=engine,
+        callbacks=callbacks,
+        tracker=outputs.tracker,
+        phases=rank.phases,
+        should_stop=lambda: rank.stopping.is_requested,
+        group=group_with_timeout(rank.config.watch.phase_timeout_seconds),
+    )
+    trainer = _build_trainer(
+        rank,
+        sequence,
+        engine=engine,
+        checkpoints=checkpoints,
+        outputs=outputs,
+        callbacks=observed,
     )
     return trainer, first_step
+
+
+def _open_sequence(rank: _Rank) -> TokenSequence:
+    """Return the training sequence, once its batches are known to fit into shared memory."""
+    config, groups = rank.config, rank.groups
+    quarantine = agreed_quarantine(rank.run_dir, rank.lineage.data_sets)
+    with_pixels = reads_pixels(config, groups)
+    sequence = token_sequence(config, rank.lineage, quarantine, with_pixels=with_pixels)
+    check_shared_memory(
+        config.data.loader,
+        step_bytes(sequence, config.parallelism.global_batch_size // groups.data_size),
+        num_readers=[member.host for member in rank.members].count(rank.members[groups.rank].host),
+    )
+    return sequence
+
+
+def _restore_engine(rank: _Rank, quarantine: Quarantine) -> tuple[Engine, Checkpoints, int]:
+    """Return the engine with its newest checkpoint loaded, and the number of steps taken."""
+    config, groups = rank.config, rank.groups
+    engine = build_engine(config, groups, rank.precision, _decoder_weights(config))
+    rank.phases.attach(engine)
+    checkpoints = Checkpoints(
+        rank.run_dir,
+        config.checkpoint,
+        RunFacts(
+            identity_at=partial(identity, config, rank.precision, rank.lineage),
+            data_at=lambda step: {
+                "position": first_position(step + 1, config.parallelism.global_batch_size),
+                "quarantine": quarantine.digest(),
+            },
+            layout=layout_identity(config, groups),
+            config_hash=sha256_of_json(asdict(config)),
+        ),
+        rank.phases,
+    )
+    return engine, checkpoints, checkpoints.restore(engine)
+
+
+def _open_outputs(
+    rank: _Rank, sequence: TokenSequence, changes: list[Change], first_step: int
+) -> _Outputs:
+    """Open the run's records on the leader; the other ranks write none."""
+    config, groups = rank.config, rank.groups
+    if groups.rank != LEADER:
+        return _Outputs()
+    record_changes(rank.run_dir, config, changes, first_step)  # first: a kill must not lose them
+    write_run(config)
+    _write_plan(config, groups, rank.precision)
+    tracker = RunTracker(config, first_step)
+    rank.parts.callback(tracker.close)
+    ledger = rank.parts.enter_context(closing(_open_ledger(config, sequence, groups)))
+    damage = DamageCount(RunFolder(rank.run_dir).ledger)
+    data_metrics = partial(_data_metrics, damage, sequence.quarantine)
+    return _Outputs(tracker=tracker, ledger=ledger, data_metrics=data_metrics)
+
+
+def _build_trainer(
+    rank: _Rank,
+    sequence: TokenSequence,
+    *,
+    engine: Engine,
+    checkpoints: Checkpoints,
+    outputs: _Outputs,
+    callbacks: Callbacks,
+) -> Trainer:
+    """Return the loop over the parts, with its batches and guards; all ranks must call."""
+    config, groups = rank.config, rank.groups
+    ledger = RunFolder(rank.run_dir).ledger
+    writer = skip_writer(ledger, sequence, engine, config.parallelism.global_batch_size)
+    guard = RunGuard(engine, config.guards, writer)
+    guard.load_state(checkpoints.restored_state)
+    batches = replica_batches(config, sequence, groups, None if writer is None else writer.recent)
+    rank.watchdog.reading = lambda: batches.doing
+    return Trainer(
+        config=config,
+        engine=engine,
+        batches=rank.parts.enter_context(closing(batches)),
+        data_metrics=outputs.data_metrics,
+        num_samples=sum(source.manifest.num_samples for source in rank.lineage.data_sets),
+        checkpoints=checkpoints,
+        guard=guard,
+        stopping=rank.stopping,
+        phases=rank.phases,
+        step_times=rank.parts.enter_context(instrument(engine, rank.communication)),
+        stragglers=Stragglers(config.watch, groups, rank.members),
+        ledger=outputs.ledger,
+        tracker=outputs.tracker,
+        callbacks=callbacks,
+    )
 
 
 def _decoder_weights(config: PretrainConfig) -> dict[str, Tensor] | None:
@@ -249,36 +342,26 @@ def _decoder_weights(config: PretrainConfig) -> dict[str, Tensor] | None:
     return tokenizer.decoder.state_dict()
 
 
-def _check_shared_memory(config: PretrainConfig, sequence: TokenSequence, groups: Groups) -> None:
-    """Check that the data workers of this machine's ranks have room in shared memory."""
-    check_shared_memory(
-        config.data.loader,
-        step_bytes(sequence, config.parallelism.global_batch_size // groups.data_size),
-        num_readers=gather_everywhere(socket.gethostname()).count(socket.gethostname()),
-    )
-
-
 def _open_ledger(config: PretrainConfig, sequence: TokenSequence, groups: Groups) -> Ledger:
     return Ledger(
-        Path(config.run_dir),
-        sequence=describe_sequence(sequence, config.parallelism.global_batch_size),
-        quarantine=sequence.quarantine,
+        RunFolder(Path(config.run_dir)).ledger,
+        sequence,
         data_parallel_size=groups.data_size,
         micro_batch_size=config.parallelism.micro_batch_size,
     )
 
 
-def _data_metrics(lost: LossCount, quarantine: Quarantine) -> Metrics:
+def _data_metrics(damage: DamageCount, quarantine: Quarantine) -> Metrics:
     return {
-        "lost_samples": float(lost.num_samples()),
+        "damaged_samples": float(damage.num_samples()),
         "quarantined_samples": float(len(quarantine.entries)),
     }
 
 
 def _write_plan(config: PretrainConfig, groups: Groups, precision: torch.dtype) -> None:
-    """Write down what is predicted, beside which the run will write what it measures.
+    """Write the planner's prediction, to which the run adds what it measures.
 
-    Not on a CPU: there a run measures its resident memory, which no plan predicts, and tracing
+    Not on a CPU: a run measures its resident memory there, which no plan predicts, and tracing
     takes as long as a tiny run.
     """
     if groups.device.type == "cpu":
@@ -287,12 +370,15 @@ def _write_plan(config: PretrainConfig, groups: Groups, precision: torch.dtype) 
     write_plan(Path(config.run_dir), groups.world_size, predicted)
 
 
-def _log_start(config: PretrainConfig, groups: Groups, precision: torch.dtype) -> None:
+def _log_start(rank: _Rank, truncation: Mapping[str, str]) -> None:
+    config, world_size = rank.config, rank.groups.world_size
+    for name, sentence in truncation.items():
+        logger.info("data set %s: %s", name, sentence)
     logger.info(
         "%.1f M parameters, %s, on %d rank(s): %s; %.2f GFLOP per pair",
         num_parameters(config.model) / 1e6,
-        str(precision).removeprefix("torch."),
-        groups.world_size,
-        config.parallelism.describe(groups.world_size),
+        str(rank.precision).removeprefix("torch."),
+        world_size,
+        config.parallelism.describe(world_size),
         training_flops_per_pair(config.model) / 1e9,
     )

@@ -18,14 +18,15 @@ import torch.distributed as dist
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Share, TokenBatches, TokenStep
 from ernie_vilg.data.batches.token_reader import TokenSequence
-from ernie_vilg.data.records.damage_log import LossLog, read_losses
+from ernie_vilg.data.records.damage_log import DamageLog, read_damage
 from ernie_vilg.data.records.skipped_updates import RecentPlaces
-from ernie_vilg.data.sequence.quarantine import QUARANTINE_NAME, Quarantine, read_quarantine
+from ernie_vilg.data.sequence.quarantine import Quarantine, read_quarantine
 from ernie_vilg.data.sequence.sample_reader import DataSource
-from ernie_vilg.data.shards.damage import Loss
+from ernie_vilg.data.shards.damage import DamageFinding
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.layout.collectives import LEADER, gather_everywhere
 from ernie_vilg.parallel.layout.groups import Groups
+from ernie_vilg.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def agreed_quarantine(run_dir: Path, sources: Sequence[DataSource]) -> Quarantin
     Raises:
         InputError: a line is malformed, or ranks read different files.
     """
-    path = run_dir / QUARANTINE_NAME
+    path = RunFolder(run_dir).quarantine
     quarantine = read_quarantine(path)
     if len(set(gather_everywhere(quarantine.digest()))) > 1:
         raise InputError(
@@ -82,7 +83,7 @@ def replica_batches(
         groups: this rank's place.
         recent: is told where the samples of each step came from.
     """
-    run_dir = Path(config.run_dir)
+    ledger = RunFolder(Path(config.run_dir)).ledger
     is_writer = groups.tensor_rank == 0 and groups.pipeline_rank == 0
     return TokenBatches(
         sequence,
@@ -92,9 +93,9 @@ def replica_batches(
             data_size=groups.data_size,
         ),
         micro_batch_size=config.parallelism.micro_batch_size,
-        known_losses=read_losses(run_dir).losses,
+        known_damage=read_damage(ledger).findings,
         on_step=_StepCheck(
-            config, groups, LossLog(run_dir, groups.data_rank) if is_writer else None, recent
+            config, groups, DamageLog(ledger, groups.data_rank) if is_writer else None, recent
         ),
         hand_out_pixels=is_last_stage(groups),  # which alone draws
         pin_memory=groups.device.type == "cuda",
@@ -122,7 +123,7 @@ class _StepCheck:
         self,
         config: PretrainConfig,
         groups: Groups,
-        log: LossLog | None,
+        log: DamageLog | None,
         recent: RecentPlaces | None,
     ) -> None:
         self._log = log
@@ -131,10 +132,10 @@ class _StepCheck:
         replica_size = groups.tensor_size * groups.pipeline_size
         self._must_agree = config.data.loader.damage == "skip" and replica_size > 1
 
-    def __call__(self, step: TokenStep, losses: list[Loss]) -> None:
+    def __call__(self, step: TokenStep, findings: list[DamageFinding]) -> None:
         """Take a step as it is handed out, and the damage found new in it."""
         if self._log is not None:
-            self._log.write(losses)
+            self._log.write(findings)
         if self._recent is not None:
             self._recent.remember(step.step, step.places)
         if self._must_agree:
@@ -148,6 +149,6 @@ class _StepCheck:
             if len({digest for rank, digest in read if rank == data_rank}) > 1:
                 raise InputError(
                     f"the ranks of replica {data_rank} read different samples in step "
-                    f"{step.step + 1}: damage is seen by some of them alone, look for the shard in "
-                    "ledger/losses-*.jsonl and for a failing disk or cache on one node"
+                    f"{step.step}: damage is seen by some of them alone, look for the shard in "
+                    "ledger/damage-*.jsonl and for a failing disk or cache on one node"
                 )

@@ -1,7 +1,4 @@
-"""What makes a run this run: what a checkpoint and whoever resumes it must share.
-
-Source: ours.
-"""
+"""Identity of a run: the settings that a checkpoint and the run that resumes it must share."""
 
 import json
 from dataclasses import asdict
@@ -18,16 +15,16 @@ from ernie_vilg.training.lineage import Lineage
 def identity(
     config: PretrainConfig, precision: torch.dtype, lineage: Lineage, step: int
 ) -> dict[str, Any]:
-    """Return what a checkpoint of a step and the run that resumes it must share, as JSON values.
+    """Return the identity of a run after a step, as JSON values.
 
     Args:
         config: the run.
-        precision: of weights and activations.
-        lineage: what it is trained on.
-        step: steps made.
+        precision: data type of weights and activations.
+        lineage: data sets and tokenizers of the run.
+        step: the last step made, from 1; 0 before the first.
     """
     return {
-        # As the manifest gives it back: JSON makes lists of tuples.
+        # Equal to the manifest's content: JSON turns tuples into lists.
         "model": json.loads(json.dumps(asdict(config.model))),
         "lineage": {
             "text_tokenizer": lineage.text_tokenizer,
@@ -39,7 +36,7 @@ def identity(
 
 
 def layout_identity(config: PretrainConfig, groups: Groups) -> dict[str, int]:
-    """Return how a checkpoint's state is spread over ranks, as JSON values."""
+    """Return the layout of a checkpoint's state over ranks, as JSON values."""
     return {
         "tensor_parallel_size": groups.tensor_size,
         "pipeline_parallel_size": groups.pipeline_size,

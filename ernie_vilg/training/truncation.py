@@ -1,9 +1,7 @@
-"""A count of the captions that are longer than a model's text slots, and its limit.
+"""Captions that are longer than a model's text slots: their number, and its limit.
 
-A cut caption teaches a model to draw, and to write, half of what was said. Encoding records how
-many captions have how many ids; a run compares that with its slots before anything is built.
-
-Source: ours.
+A truncated caption teaches a model to draw, and to write, half of the text. Encoding records the
+lengths of captions; a run compares them with its slots before it builds anything.
 """
 
 import math
@@ -18,18 +16,18 @@ from ernie_vilg.training.lineage import Lineage
 
 
 def check_truncation(config: PretrainConfig, lineage: Lineage) -> dict[str, str]:
-    """Count the captions that a run would cut.
+    """Count the captions that a run would truncate.
 
     Args:
         config: the run.
         lineage: its data sets.
 
     Returns:
-        by name of a data set, how many of its captions are cut, or that this is unknown.
+        a sentence per data set about its truncated captions, by the name of the data set.
 
     Raises:
-        InputError: of a data set that the run draws from, more than `data.max_truncated_fraction`
-            are cut; or a manifest holds lengths that cannot be.
+        InputError: more than `data.max_truncated_fraction` of a data set that the run draws from
+            would be truncated, or a manifest holds impossible lengths.
     """
     data, slots = config.data, config.model.text_length
     found, excesses = {}, {}
@@ -55,7 +53,7 @@ def check_truncation(config: PretrainConfig, lineage: Lineage) -> dict[str, str]
 
 
 def _caption_lengths(data_set: DataSource, config: PretrainConfig) -> dict[int, int] | None:
-    """Return captions by number of ids, end of text included; None where it is not recorded."""
+    """Return the number of captions by number of ids, end of text included; None if unknown."""
     recorded = data_set.manifest.settings.get(CAPTION_LENGTHS)
     if recorded is None:
         return None
@@ -95,6 +93,6 @@ def _refusal(
 
 
 def _slots_that_fit(lengths: Mapping[int, int], max_fraction: float) -> int:
-    """Return the fewest slots that cut no more than a fraction of the captions."""
+    """Return the fewest slots that truncate no more than a fraction of the captions."""
     allowed = max_fraction * sum(lengths.values())
     return min(length for length in lengths if _num_longer(lengths, length) <= allowed)

@@ -1,10 +1,10 @@
 """A convolutional encoder and decoder with a codebook between them.
 
-The encoder halves the resolution once per channel multiplier after the first, the decoder
-doubles it again. Two settings make it cheap and local where that is wanted: `patch_size` folds
-squares of pixels into channels, so that no convolution runs at full resolution, and
-`encoder_kernel_size=1` makes a code a function of its own pixels, so that the same object has
-the same codes whatever stands beside it.
+The encoder halves the resolution once per channel multiplier after the first, and the decoder
+doubles it again. Two settings make the network cheap and local: `patch_size` folds squares of
+pixels into channels, so that no convolution runs at full resolution, and `encoder_kernel_size=1`
+makes a code depend on its own pixels alone, so that an object has the same codes whatever stands
+beside it.
 
 Source: VQGAN (Esser et al. 2021, arXiv:2012.09841), whose codes ERNIE-ViLG uses; folding
 pixels and the local encoder are ours.
@@ -24,16 +24,16 @@ _RGB = 3
 
 
 class AutoencoderOutput(NamedTuple):
-    """One forward pass."""
+    """Result of one forward pass."""
 
     reconstruction: Tensor
     """Pictures, float [batch, 3, height, width], not clamped."""
     quantized: Quantized
-    """What the quantizer made of the encoder outputs."""
+    """Quantized encoder outputs, and the quantizer's losses."""
 
 
 class VQGAN(nn.Module):
-    """The image tokenizer: `encode` pictures to codes, `decode` codes to pictures."""
+    """Image tokenizer: `encode` turns pictures into codes, `decode` codes into pictures."""
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(config)
 
     def forward(self, images: Tensor) -> AutoencoderOutput:
-        """Reconstruct pictures, float [batch, 3, height, width] in [-1, 1], through their codes."""
+        """Encode, quantize and decode pictures, float [batch, 3, height, width] in [-1, 1]."""
         quantized = self.quantizer(self.encoder(images))
         return AutoencoderOutput(self.decoder(quantized.vectors), quantized)
 
@@ -82,7 +82,7 @@ class VQGAN(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """Pictures [batch, 3, height, width] to vectors [batch, embedding, grid, grid]."""
+    """Network from pictures [batch, 3, height, width] to vectors [batch, embedding, grid, grid]."""
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
         kernel_size = config.encoder_kernel_size
@@ -111,7 +111,7 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """Vectors [batch, embedding, grid, grid] to pictures [batch, 3, height, width]."""
+    """Network from vectors [batch, embedding, grid, grid] to pictures [batch, 3, height, width]."""
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
         kernel_size = 3
@@ -141,7 +141,7 @@ class Decoder(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions around which the input is carried; the resolution stays."""
+    """Two convolutions with a shortcut around them, at one resolution."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, normalization: str
@@ -162,7 +162,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return [batch, out_channels, height, width] of [batch, in_channels, height, width]."""
+        """Map [batch, in_channels, height, width] to [batch, out_channels, height, width]."""
         shortcut: Tensor = self.shortcut(inputs)
         return shortcut + self.branch(inputs)
 
@@ -177,7 +177,7 @@ class AttentionBlock(nn.Module):
         self.output = _convolution(channels, channels, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return [batch, channels, height, width] of the same shape."""
+        """Return features of the same shape, [batch, channels, height, width]."""
         batch, channels, height, width = inputs.shape
         projected = self.query_key_value(self.normalization(inputs))
         # [3, batch, 1 head, positions, channels]
@@ -198,7 +198,7 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return [batch, channels, height, width] of the same shape."""
+        """Return features of the same shape, [batch, channels, height, width]."""
         positions = inputs.permute(0, 2, 3, 1)
         normalized = F.layer_norm(positions, self.weight.shape, self.weight, self.bias)
         return normalized.permute(0, 3, 1, 2)
@@ -209,7 +209,7 @@ def _convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Co
 
 
 def _downsampling(channels: int, kernel_size: int) -> nn.Conv2d:
-    if kernel_size == 1:  # local: every output sees its own two by two inputs
+    if kernel_size == 1:  # local: every output depends on its own two by two inputs
         return nn.Conv2d(channels, channels, 2, stride=2)
     return nn.Conv2d(channels, channels, kernel_size, stride=2, padding=1)
 
@@ -231,7 +231,7 @@ def _attention(channels: int, resolution: int, config: ImageTokenizerConfig) -> 
 def _middle(
     channels: int, resolution: int, kernel_size: int, config: ImageTokenizerConfig
 ) -> list[nn.Module]:
-    """Two residual blocks at the lowest resolution, attention between them where asked for."""
+    """Return two residual blocks, with attention between them at the resolutions that have it."""
     return [
         ResidualBlock(channels, channels, kernel_size, config.normalization),
         *_attention(channels, resolution, config),

@@ -1,8 +1,8 @@
-"""How far a reconstruction is from its picture.
+"""Distances between a picture and its reconstruction.
 
-The terms are added by the training loop, each with its weight from the settings: absolute and
-squared error here, the two distances of the quantizer beside them. A perceptual and an
-adversarial term are further functions of (reconstruction, images) and join the same sum.
+The training loop adds these terms with the weights of its settings: absolute and squared error,
+and the two distances of the quantizer. A further term, such as a perceptual or an adversarial one,
+is a function of (reconstruction, images) that joins the same sum.
 
 Source: reconstruction and quantization terms of VQ-VAE (van den Oord et al. 2017,
 arXiv:1711.00937); the absolute error is VQGAN's (Esser et al. 2021, arXiv:2012.09841).
@@ -21,13 +21,13 @@ def reconstruction_loss(
 ) -> Tensor:
     """Return the weighted sum of mean absolute and mean squared error, float32 [].
 
-    The absolute error makes edges sharp, the squared one keeps small areas from being ignored.
+    The absolute error makes edges sharp; the squared error gives weight to small areas.
 
     Args:
         reconstruction: float [batch, 3, height, width].
         images: float [batch, 3, height, width] in [-1, 1].
-        absolute_weight: of the mean absolute error.
-        squared_weight: of the mean squared error.
+        absolute_weight: weight of the mean absolute error.
+        squared_weight: weight of the mean squared error.
     """
     reconstruction = reconstruction.float()
     absolute = F.l1_loss(reconstruction, images)
@@ -42,16 +42,13 @@ def quantization_loss(
     return codebook_weight * quantized.codebook_loss + commitment_weight * quantized.commitment_loss
 
 
-def psnr(mean_squared_error: float) -> float:
-    """Return the peak signal-to-noise ratio in dB of pixels in [-1, 1].
+def psnr(mean_squared_error: float, *, peak: float = 2.0) -> float:
+    """Return the peak signal-to-noise ratio in dB, infinity for a perfect reconstruction.
 
     Args:
-        mean_squared_error: of the reconstruction clamped to [-1, 1].
-
-    Returns:
-        infinity for a perfect reconstruction.
+        mean_squared_error: mean over pixels and channels, of values within their range.
+        peak: largest difference of two values; 2 for pixels in [-1, 1].
     """
     if mean_squared_error == 0:
         return math.inf
-    peak_to_peak = 2.0  # from -1 to 1
-    return 10 * math.log10(peak_to_peak**2 / mean_squared_error)
+    return 10 * math.log10(peak**2 / mean_squared_error)

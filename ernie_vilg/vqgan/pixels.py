@@ -1,9 +1,13 @@
-"""The two forms of pixels: bytes in files and shards, numbers in [-1, 1] in every network.
+"""Conversion of pixels: bytes in files, shards and pictures, numbers in [-1, 1] in every network.
 
-Source: ours; [-1, 1] is what VQGAN (Esser et al. 2021, arXiv:2012.09841) works on.
+Source: the range of VQGAN (Esser et al. 2021, arXiv:2012.09841).
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 _HALF_RANGE = 127.5
@@ -23,7 +27,7 @@ def from_bytes(pixels: Tensor) -> Tensor:
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
-    """Return numbers as bytes, the nearest to each; what lies outside [-1, 1] is clamped.
+    """Return the nearest byte of each number; numbers outside [-1, 1] are clamped.
 
     Args:
         pixels: float of any shape and precision.
@@ -33,3 +37,22 @@ def to_bytes(pixels: Tensor) -> Tensor:
     """
     # In float32: half precision cannot tell neighbouring bytes apart.
     return ((pixels.float().clamp(-1, 1) + 1) * _HALF_RANGE).round().to(torch.uint8)
+
+
+def from_pictures(pictures: Sequence[Image.Image]) -> Tensor:
+    """Return RGB pictures as numbers.
+
+    Args:
+        pictures: at least one, all of one size.
+
+    Returns:
+        float32 [batch, 3, height, width] in [-1, 1], channels last in memory.
+    """
+    pixels = np.stack([np.asarray(picture) for picture in pictures])  # [batch, height, width, 3]
+    return from_bytes(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+def to_pictures(pixels: Tensor) -> list[Image.Image]:
+    """Return the RGB pictures of numbers, float [batch, 3, height, width] in [-1, 1]."""
+    arrays = to_bytes(pixels).permute(0, 2, 3, 1).cpu().numpy()  # [batch, height, width, 3]
+    return [Image.fromarray(array) for array in arrays]

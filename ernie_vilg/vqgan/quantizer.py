@@ -1,9 +1,8 @@
-"""Vectors to the nearest of a fixed number of codes, and which codes are in use.
+"""Vector quantization, and the choice of codes for a codebook.
 
-A codebook decays in a known way: a code that is never the nearest gets no gradient and stays
-unused. So it starts on encoder outputs, chosen far apart, and unused codes are moved by the
-same rule to where the outputs are worst represented. Both choices follow from a generator and
-from vectors that all ranks hold alike, so that every rank makes them alike.
+A code that is never the nearest gets no gradient and stays unused. Therefore the codebook starts on
+encoder outputs that are far apart, and the same rule moves unused codes to the outputs that are
+represented worst.
 
 Source: vector quantization with straight-through gradients, VQ-VAE (van den Oord et al. 2017,
 arXiv:1711.00937); choosing vectors by squared distance, k-means++ (Arthur and Vassilvitskii
@@ -18,11 +17,11 @@ from torch import Tensor, nn
 
 
 class Quantized(NamedTuple):
-    """What quantization makes of a grid of vectors."""
+    """Result of quantizing a grid of vectors."""
 
     vectors: Tensor
-    """The nearest codes' vectors, float32 [batch, embedding, grid, grid]; their gradient goes
-    to the encoder outputs unchanged."""
+    """Vectors of the nearest codes, float32 [batch, embedding, grid, grid]; their gradient reaches
+    the encoder outputs unchanged."""
     codes: Tensor
     """Indices of the nearest codes, int64 [batch, grid, grid]."""
     codebook_loss: Tensor
@@ -32,7 +31,7 @@ class Quantized(NamedTuple):
 
 
 class VectorQuantizer(nn.Module):
-    """A codebook of vectors, float32 [codebook, embedding]."""
+    """Codebook of vectors, float32 [codebook, embedding]."""
 
     def __init__(self, codebook_size: int, embedding_size: int) -> None:
         super().__init__()
@@ -57,8 +56,8 @@ class VectorQuantizer(nn.Module):
     def nearest(self, vectors: Tensor) -> Tensor:
         """Return the nearest codes by L2 distance, int64 [batch, grid, grid].
 
-        Always in float32: in bfloat16 near ties would be decided by rounding, and the codes of
-        training would not be those of the frozen tokenizer.
+        It computes in float32: in bfloat16 rounding would decide near ties, and the codes of
+        training would differ from those of the frozen tokenizer.
 
         Args:
             vectors: encoder outputs, float [batch, embedding, grid, grid].
@@ -84,13 +83,13 @@ def choose_spread_rows(
 ) -> Tensor:
     """Choose rows that are far from each other and from the codes that stay.
 
-    Each is drawn with a probability in proportion to its squared distance from the nearest
-    vector chosen so far. When every row is already chosen, the rest are repeats.
+    Each row is drawn with a probability in proportion to its squared distance from the nearest
+    vector chosen so far. Once every row is chosen, the rest are repeats.
 
     Args:
         rows: candidates, float32 [rows, embedding].
-        count: how many to choose.
-        generator: on the rows' device.
+        count: number of rows to choose.
+        generator: random generator on the rows' device.
         codebook: codes that stay, float32 [codes, embedding], or None.
 
     Returns:
@@ -103,7 +102,7 @@ def choose_spread_rows(
     draws = torch.rand(count, generator=generator, device=rows.device)
     chosen = torch.empty(count, dtype=torch.int64, device=rows.device)
     for index in range(count):
-        # Nothing chosen yet: all rows are equally far, the first draw is uniform.
+        # While nothing is chosen, all rows are equally far: the first draw is uniform.
         weight = torch.where(distance.isinf(), 1.0, distance).double().cumsum(0)
         row = torch.searchsorted(weight, draws[index].double() * weight[-1], right=True)
         row = row.clamp_max(len(rows) - 1)
@@ -113,20 +112,18 @@ def choose_spread_rows(
 
 
 def codebook_usage(counts: Tensor) -> tuple[float, float]:
-    """Summarise how often each code was used.
+    """Return the fraction of used codes and the perplexity of their distribution.
+
+    The perplexity is the number of equally frequent codes that would carry as much information.
 
     Args:
         counts: uses per code over a window and over all ranks, int64 [codebook].
-
-    Returns:
-        the share of codes used at least once, and the perplexity of their distribution: the
-        number of codes that, evenly used, would carry as much information.
     """
     total = int(counts.sum())
     if total == 0:
         return 0.0, 0.0
-    share = counts.double() / total
-    entropy = -torch.xlogy(share, share).sum()
+    frequency = counts.double() / total
+    entropy = -torch.xlogy(frequency, frequency).sum()
     return float((counts > 0).double().mean()), float(entropy.exp())
 
 

@@ -1,10 +1,10 @@
-"""The frozen image tokenizer as a folder: weights, settings, and the hash that names it.
+"""The folder of a frozen image tokenizer: weights, settings, and the hash that identifies it.
 
-`image_tokenizer.safetensors` holds float32 weights and, as its metadata, the settings, so that
-its SHA-256 names everything on which a code depends. `image_tokenizer.json` holds the settings
-and that hash for people and for the check at load.
+`image_tokenizer.safetensors` holds float32 weights and, as metadata, the settings, so that its
+SHA-256 covers everything on which a code depends. `image_tokenizer.json` holds the settings and
+that hash, for people and for the check when it is loaded.
 
-Source: ours; the weights file is safetensors (https://github.com/huggingface/safetensors).
+Source: safetensors (https://github.com/huggingface/safetensors).
 """
 
 import json
@@ -35,8 +35,8 @@ def save_image_tokenizer(model: VQGAN, folder: Path) -> str:
     """Write a tokenizer's folder, replacing one that is there.
 
     Args:
-        model: on any device, in any precision.
-        folder: appears when it is complete.
+        model: the tokenizer, on any device and in any precision.
+        folder: folder to write; it appears when it is complete.
 
     Returns:
         the weights file's SHA-256.
@@ -61,13 +61,13 @@ def load_image_tokenizer(folder: Path) -> tuple[VQGAN, str]:
     """Load a tokenizer for use: on the CPU, in float32, in evaluation mode, frozen.
 
     Args:
-        folder: written by `save_image_tokenizer`.
+        folder: folder written by `save_image_tokenizer`.
 
     Returns:
-        the tokenizer and its SHA-256, the name that token shards record.
+        the tokenizer and its SHA-256, which token shards record.
 
     Raises:
-        InputError: a file is missing, of another format, or differs from its hash.
+        InputError: a file is missing, has another format, or differs from its hash.
     """
     settings = _read_settings(folder)
     weights = folder / WEIGHTS_FILE
@@ -114,10 +114,10 @@ def check_tensors(
 
     Args:
         path: the file, for messages.
-        tensors: its content by name.
-        expected: the network's tensors by name; all that the file may hold.
+        tensors: tensors of the file by name.
+        expected: tensors of the network by name; the file may hold no others.
         required: names that the file must hold.
-        remedy: words for what to do.
+        remedy: advice at the end of a message.
 
     Raises:
         InputError: a tensor is missing, unknown, of another shape or not of finite floats.

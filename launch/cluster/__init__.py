@@ -1,1 +1,1 @@
-"""Checks and records of the nodes of a job."""
+"""Health checks and records of a job's nodes."""

@@ -1,11 +1,9 @@
-"""Look at one machine before a run starts on it, and write down what it is.
+"""Node health check: checks one machine before a run starts on it, and records what it is.
 
-A node with a missing GPU, a full disk or a wrong clock is found in seconds and by its name, not
-after the ranks of all nodes have waited for each other. The first node opens the port at which the
-ranks will meet; the others reach it, say who they are and compare clocks. Nothing is assumed of
-the cluster: what was asked for is what Slurm says was asked for.
-
-Source: ours; the clocks are compared as in NTP (RFC 5905, section 8), by one exchange.
+It finds a node with a missing GPU, a full disk or a wrong clock in seconds and by name, before the
+ranks of all nodes wait for each other. The first node opens the port of the ranks' rendezvous; the
+others connect to it, send their names and compare clocks. Slurm says how many GPUs the job asked
+for.
 """
 
 import argparse
@@ -17,16 +15,18 @@ from pathlib import Path
 
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.storage.files import write_json
-from launch.cluster.node_meeting import Meeting, greet, receive
 from launch.cluster.node_record import list_gpus, record_node
+from launch.cluster.node_rendezvous import NodeRendezvous, reach_first_node, wait_for_nodes
 
 _GIGABYTE = 10**9
 _SHARED_MEMORY = Path("/dev/shm")
 
 
-def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
-    """Check this node; print every problem with its name and return the exit code."""
-    options = _options(words)
+def main(
+    arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ
+) -> int:
+    """Check this node; print every problem with the node's name and return the exit code."""
+    options = _options(arguments)
     nodes = options.nodes.split(",")
     node = environment.get("SLURMD_NODENAME", nodes[0])
     folder = Path(options.folder)
@@ -35,7 +35,7 @@ def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os
         *space_problems(folder, options.free_gigabytes),
         *space_problems(_SHARED_MEMORY, options.shared_memory_gigabytes),
     ]
-    meeting = Meeting(
+    rendezvous = NodeRendezvous(
         host=environment.get("MASTER_ADDR", ""),
         port=int(environment.get("MASTER_PORT", "0")),
         seconds=options.seconds,
@@ -43,9 +43,9 @@ def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os
     if len(nodes) > 1:
         is_first = node == nodes[0]
         problems += (
-            receive(meeting, nodes[1:])
+            wait_for_nodes(rendezvous, nodes[1:])
             if is_first
-            else clock_problems(greet(meeting, node), options.most_skew_seconds)
+            else clock_problems(reach_first_node(rendezvous, node), options.most_skew_seconds)
         )
     if folder.is_dir():
         start = environment.get("SLURM_RESTART_COUNT", "0")
@@ -56,7 +56,7 @@ def main(words: Sequence[str] | None = None, environment: Mapping[str, str] = os
 
 
 def gpus_asked(environment: Mapping[str, str]) -> int:
-    """Return the GPUs per node that the job asked for: Slurm writes 8, h100:8 or nothing."""
+    """Return the GPUs per node that the job asked for; Slurm writes 8, h100:8 or nothing."""
     for name in ("SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE"):
         if name in environment:
             return int(environment[name].rpartition(":")[2])
@@ -64,35 +64,35 @@ def gpus_asked(environment: Mapping[str, str]) -> int:
 
 
 def gpu_problems(asked: int, gpus: Sequence[str] | None) -> list[str]:
-    """Say what is wrong with a node's GPUs.
+    """Return the problems of a node's GPUs.
 
     Args:
         asked: GPUs that the job asked for.
-        gpus: a line per GPU; None: the driver does not answer.
+        gpus: a line per GPU; None if the driver does not answer.
     """
     if gpus is None:
-        return ["nvidia-smi gives no answer: the driver or a GPU hangs, restart the node"]
+        return ["nvidia-smi does not answer: the driver or a GPU hangs, restart the node"]
     if len(gpus) < asked:
         return [f"{len(gpus)} GPUs seen, {asked} asked (nvidia-smi lists them): one has failed"]
     return []
 
 
 def space_problems(folder: Path, least_gigabytes: float) -> list[str]:
-    """Say whether a folder is missing, or has less free space than it should."""
+    """Return whether a folder is missing, or has less free space than required."""
     if not folder.is_dir():
-        return [f"{folder} is not there: it must be on storage that all nodes share"]
+        return [f"{folder} does not exist: it must be on storage that all nodes share"]
     free = shutil.disk_usage(folder).free / _GIGABYTE
     if free < least_gigabytes:
-        return [f"{free:.1f} GB free in {folder}, {least_gigabytes:g} GB needed: make room"]
+        return [f"{free:.1f} GB free in {folder}, {least_gigabytes:g} GB needed: free some"]
     return []
 
 
 def clock_problems(answer: float | str, most_seconds: float) -> list[str]:
-    """Say whether the first node was not reached, or its clock differs.
+    """Return whether the first node was not reached, or its clock differs.
 
     Args:
-        answer: seconds that the first node's clock is ahead, or why it is not known.
-        most_seconds: that clocks may differ.
+        answer: seconds by which the first node's clock is ahead, or why they are unknown.
+        most_seconds: largest difference of clocks.
     """
     if isinstance(answer, str):
         return [answer]
@@ -104,15 +104,15 @@ def clock_problems(answer: float | str, most_seconds: float) -> list[str]:
     return []
 
 
-def _options(words: Sequence[str] | None) -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="launch.cluster.check_node", description=__doc__)
-    parser.add_argument("--folder", required=True, help="shared folder for what is written down")
-    parser.add_argument("--nodes", required=True, help="names of all nodes, the first one first")
+    parser.add_argument("--folder", required=True, help="shared folder for the records")
+    parser.add_argument("--nodes", required=True, help="names of all nodes, in order")
     parser.add_argument("--free-gigabytes", type=float, default=1.0, help="in the folder")
     parser.add_argument("--shared-memory-gigabytes", type=float, default=1.0, help="in /dev/shm")
     parser.add_argument("--most-skew-seconds", type=float, default=30.0, help="between clocks")
-    parser.add_argument("--seconds", type=float, default=60.0, help="that nodes wait for others")
-    return parser.parse_args(words)
+    parser.add_argument("--seconds", type=float, default=60.0, help="to wait for other nodes")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""What a node is: versions, GPUs, commit and the launcher's variables, without secrets.
-
-Source: ours.
-"""
+"""Record of a node: versions, GPUs, commit and the launcher's variables, without secrets."""
 
 import importlib.metadata
 import os
@@ -14,15 +11,15 @@ from typing import Any
 
 _PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "ernie-vilg")
 _PREFIXES = ("SLURM_", "SLURMD_", "NCCL_", "TORCH_", "CUDA_", "OMP_", "MASTER_", "GLOO_", "UCX_")
-"""Beginnings of the variables that decide how ranks run. A list of what may be written down, not
-of what may not: a secret has any name."""
+"""Prefixes of the variables that decide how ranks run. An allow-list, since a secret may have any
+name."""
 _SECRETS = ("JWT", "TOKEN", "KEY", "PASSWORD", "SECRET")
 _GPU_FIELDS = "name,memory.total,driver_version,uuid"
 _SECONDS = 30
 
 
 def record_node(node: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return what is worth knowing of a node when its run is explained later."""
+    """Return the facts about a node that may explain its run later."""
     return {
         "node": node,
         "time": time.time(),
@@ -38,7 +35,7 @@ def record_node(node: str, environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def list_gpus() -> list[str] | None:
-    """Return a line per GPU; None where the driver does not answer in time."""
+    """Return a line per GPU; None if the driver does not answer in time."""
     try:
         answer = _output("nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader")
     except subprocess.TimeoutExpired:
@@ -51,7 +48,7 @@ def launch_variables(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(environment.items())
-        if name.startswith(_PREFIXES) and not any(word in name for word in _SECRETS)
+        if name.startswith(_PREFIXES) and not any(part in name for part in _SECRETS)
     }
 
 
@@ -62,16 +59,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _output(*words: str) -> str | None:
+def _output(*command: str) -> str | None:
     try:
         process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
     except FileNotFoundError:
         return None
     try:
         answer, _ = process.communicate(timeout=_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()  # and not waited for: what hangs inside a driver does not end
+        process.kill()  # without waiting: a process that hangs inside a driver does not end
         raise
     return answer.strip() if process.returncode == 0 else None

@@ -1,1 +1,1 @@
-"""The fire drill: faults, the runs they strike, and what must hold afterwards."""
+"""The fire drill: faults, the runs they are injected into, and the assertions."""

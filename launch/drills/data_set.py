@@ -1,8 +1,6 @@
-"""A data set made in seconds: real tokenizers, real shards, real lineage, of drawn scenes.
+"""A data set of drawn scenes, made in seconds with real tokenizers, shards and lineage.
 
-The image tokenizer is untrained: what is drilled or tested with it is the way that data takes.
-
-Source: ours.
+The image tokenizer is untrained: drills and tests need the data's path, not good codes.
 """
 
 import json
@@ -26,21 +24,21 @@ CODEBOOK_SIZE = 16
 GRID_SIZE = 4
 """Codes along each side of a picture."""
 TEXT_VOCAB_SIZE = 320
-"""Ids that a model of it needs."""
+"""Text ids that a model of this data set needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """Where everything is."""
+    """Folders of the data set."""
 
     pairs: Path
-    """Raw pairs: captions.jsonl and the pictures that it names."""
+    """Raw pairs: captions.jsonl and its pictures."""
     text_tokenizer: Path
-    """Folder."""
+    """Text tokenizer."""
     image_tokenizer: Path
-    """Folder."""
+    """Image tokenizer."""
     token_shards: Path
-    """Folder."""
+    """Token shards."""
 
 
 def make_data_set(
@@ -49,10 +47,10 @@ def make_data_set(
     """Draw scenes, tokenize and encode them.
 
     Args:
-        folder: is made.
-        num_pairs: how many scenes.
-        seed: of the image tokenizer's random weights.
-        keep_pixels: whether shards hold the pictures beside their codes.
+        folder: folder to make.
+        num_pairs: number of scenes.
+        seed: seed of the image tokenizer's random weights.
+        keep_pixels: whether shards hold pictures beside their codes.
     """
     data = DataSet(
         pairs=folder / "pairs",
@@ -69,7 +67,7 @@ def make_data_set(
 
 
 def encode_pairs(data: DataSet, pairs: Path, output: Path, *, keep_pixels: bool = False) -> None:
-    """Write token shards of raw pairs with the tokenizers of a data set."""
+    """Encode raw pairs into token shards with the tokenizers of a data set."""
     image_shards = output.with_name(output.name.replace("token", "image"))
     build_image_shards(
         BuildShardsConfig(
@@ -93,7 +91,7 @@ def encode_pairs(data: DataSet, pairs: Path, output: Path, *, keep_pixels: bool 
 
 
 def write_pairs(folder: Path, count: int) -> list[str]:
-    """Draw the last scenes, of two objects, as raw pairs; return their captions."""
+    """Draw the last scenes, which have two objects, as raw pairs; return their captions."""
     folder.mkdir(parents=True)
     lines, captions = [], []
     for index, scene in enumerate(list(all_scenes())[-count:]):
@@ -105,7 +103,7 @@ def write_pairs(folder: Path, count: int) -> list[str]:
 
 
 def text_model(captions: list[str], data: DataSet) -> bytes:
-    """Return a SentencePiece model of captions, for the place that a data set has for it."""
+    """Return a SentencePiece model of captions for a data set's text tokenizer."""
     return train_text_tokenizer(
         captions,
         TrainTextTokenizerConfig(

@@ -1,9 +1,7 @@
-"""Faults that strike a run from inside, at a named place, once.
+"""Faults that are injected into a run from inside, once, at a named phase or point.
 
-A drilled rank runs the very code of a training rank. Only what hears of its whereabouts is
-another: `FaultyPhases` strikes when the rank comes to where the fault waits.
-
-Source: ours.
+A drilled rank runs the production code; only its `Phases` object is replaced, by `FaultyPhases`,
+which injects the fault.
 """
 
 import json
@@ -33,82 +31,87 @@ _BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What happens, to whom, and where."""
+    """One fault: its kind, rank and time."""
 
     kind: str
-    """signal: `signal_name` is sent to `target`; sleep: every step from `step` on takes `seconds`
+    """signal: `target` receives `signal_name`; sleep: every step from `step` on takes `seconds`
     longer; nan_gradient: a gradient becomes NaN; one_ulp: a weight changes in its last bit;
     file_limit: no file may grow beyond `limit_bytes` until the next save."""
     rank: int
-    """The rank it happens on."""
+    """Faulty rank."""
     phase: str = ""
-    """Phase at whose beginning it happens; empty where `point` says when."""
+    """Phase at whose beginning the fault is injected; empty with `point`."""
     point: str = ""
-    """Beginning of the name of the point at which it happens."""
+    """Beginning of the name of the point at which the fault is injected."""
     step: int = 0
-    """Steps taken before it happens; it happens at the first occasion from there on."""
+    """Earliest step of the fault, as `Phases` counts; the first occasion from there on."""
     is_of_one_step: bool = False
-    """Whether it happens before no later step than that."""
+    """Whether `step` is also the latest step of the fault."""
     signal_name: str = ""
-    """Such as SIGTERM."""
+    """Name of the signal, such as SIGTERM."""
     target: str = "self"
     """self: the rank; launcher: the program that started the run, as a person would stop it;
     parents: every launcher process above the rank."""
     seconds: float = 0.0
-    """How much longer a step takes."""
+    """Additional seconds per step."""
     limit_bytes: int = 0
-    """Size at which files stop growing."""
+    """Largest size of a file."""
 
 
 def write_fault(path: Path, fault: Fault) -> None:
-    """Write a fault where the ranks of a run read it."""
+    """Write a fault to a file for the ranks of a run."""
     write_json(path, asdict(fault))
 
 
 def read_fault(path: Path) -> Fault:
-    """Read what `write_fault` wrote."""
+    """Read the file of `write_fault`."""
     return from_json(read_json(path), Fault, str(path))
 
 
+def record_of(path: Path) -> Path:
+    """Return the file that records when the fault in a file was injected."""
+    return path.with_suffix(".injected")
+
+
 class FaultyPhases(Phases):
-    """Whereabouts of a rank that a fault waits for."""
+    """Phases of a rank that inject faults."""
 
     def __init__(self, faults: Mapping[Path, Fault]) -> None:
-        """Wait.
+        """Take the faults.
 
         Args:
-            faults: what will happen, by the file that says when it happened; while the file is
-                there, it does not happen again.
+            faults: faults by record file, which is written when the fault is injected; a fault
+                whose file exists is not injected again.
         """
         super().__init__()
         self._faults = faults
         self._engine: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Take the engine whose tensors a fault may change."""
+        """Take the engine, whose tensors a fault may change."""
         self._engine = engine
 
     def enter(self, phase: Phase, step: int) -> None:
-        """Say what comes next, and strike if this is the place."""
+        """Enter a phase, and inject the faults of its beginning."""
         super().enter(phase, step)
         for record, fault in self._faults.items():
-            # What a save writes in the background is written after its phase.
+            # A save in the background writes after its phase.
             is_next = phase in (Phase.SAVE, Phase.END) and record.exists()
             if fault.kind == "file_limit" and is_next:
                 _lift_limit()
             if fault.phase == phase.value and self._is_time(fault, step):
-                self._strike(fault, record)
+                self._inject(fault, record)
 
     def point(self, name: str) -> None:
-        """Pass a point, and strike if this is the place."""
+        """Pass a point, and inject its faults."""
         for record, fault in self._faults.items():
             if fault.point and name.startswith(fault.point) and self._is_time(fault, self.now.step):
-                self._strike(fault, record)
+                self._inject(fault, record)
 
     def _is_time(self, fault: Fault, step: int) -> bool:
         return step == fault.step if fault.is_of_one_step else step >= fault.step
 
-    def _strike(self, fault: Fault, record: Path) -> None:
+    def _inject(self, fault: Fault, record: Path) -> None:
         if fault.kind == "sleep":
             time.sleep(fault.seconds)
         if record.exists():
@@ -117,7 +120,7 @@ class FaultyPhases(Phases):
         if fault.kind == "signal":
             _send(fault)
         if fault.kind == "nan_gradient":
-            _spoil_gradient(self._parameter())
+            _make_nan(self._parameter())
         if fault.kind == "one_ulp":
             weight = self._parameter().detach().view(-1)
             weight.view(_BITS[weight.dtype])[0] += 1
@@ -143,12 +146,12 @@ def _send(fault: Fault) -> None:
     launchers = _launchers()
     for process in launchers if fault.target == "parents" else launchers[-1:]:
         process.send_signal(number)
-    # A small run makes many steps until what the launcher passes on arrives.
+    # A small run makes many steps until the launcher has passed the signal on.
     time.sleep(_DELIVERY_SECONDS)
 
 
 def _launchers() -> list[psutil.Process]:
-    """Return the launcher processes above this one, the nearest first."""
+    """Return the launchers above this process, the nearest first."""
     parents = psutil.Process().parents()
     return [
         parent
@@ -157,9 +160,9 @@ def _launchers() -> list[psutil.Process]:
     ]
 
 
-def _spoil_gradient(parameter: Tensor) -> None:
-    def spoil(gradient: Tensor) -> Tensor:
+def _make_nan(parameter: Tensor) -> None:
+    def make_nan(gradient: Tensor) -> Tensor:
         handle.remove()
         return gradient * float("nan")
 
-    handle: Any = parameter.register_hook(spoil)
+    handle: Any = parameter.register_hook(make_nan)

@@ -1,15 +1,11 @@
-"""One launch of a drilled run, and what it left behind.
-
-Source: ours.
-"""
+"""Launches of a drilled run, and the results they leave."""
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,61 +14,67 @@ from typing import Any
 import psutil
 import torch
 
-from ernie_vilg.checkpoint.folder import committed_checkpoints, read_manifest, verify_checkpoint
+from ernie_vilg.checkpoint.folder import (
+    committed_checkpoints,
+    read_checkpoint_manifest,
+    verify_checkpoint,
+)
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.records.ledger import read_steps
+from ernie_vilg.data.records.ledger import read_ledger
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.jsonl import read_lines
 from ernie_vilg.system.ports import free_port
-from ernie_vilg.tracking.tracker import METRICS_NAME
-from launch.drills.faults import Fault, write_fault
+from launch.drills.faults import Fault, record_of, write_fault
+from launch.support.environment import child_environment
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 RANK_PROGRAM = "launch/drills/rank.py"
+_VARIABLES = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)}
 _LONGEST_SECONDS = 240.0
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
-"""How often a launch's processes are listed, which takes the time of a small step."""
+"""Interval of listing a launch's processes, which takes as long as a small step."""
 _LOG_CHARACTERS = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Launch:
-    """How a launch ended."""
+class LaunchResult:
+    """The end of one launch."""
 
     return_code: int
-    """Of the launcher."""
+    """Exit code of the launcher."""
     seconds: float
-    """From its start to the end of its last process."""
+    """Seconds from the start to the end of the last process."""
     log: str
-    """What it and its ranks printed."""
-    struck_at: float | None
-    """Unix time at which the fault happened, None if it did not."""
+    """Output of the launcher and its ranks."""
+    injected_at: float | None
+    """Unix time at which the last fault was injected; None if it was not."""
     started_at: float
-    """Unix time."""
+    """Unix time of the start."""
     exited_at: float
     """Unix time at which the launcher was gone."""
     num_orphans: int
-    """Processes that were left `stopping.grace_seconds` after the launcher was gone: until then
-    ranks that have lost it may save."""
+    """Processes that still ran `stopping.grace_seconds` after the launcher was gone. Until then
+    ranks without a launcher may save."""
 
 
 @dataclass(kw_only=True)
 class DrilledRun:
-    """One run folder and the launches on it."""
+    """One run folder and its launches."""
 
     folder: Path
-    """Of settings, logs and the run."""
+    """Folder for settings, logs and the run."""
     config: PretrainConfig
-    """The run; `run_dir` lies in the folder."""
+    """Settings of the run, whose `run_dir` lies in the folder."""
     num_ranks: int
-    """Of its launches, unless one says otherwise."""
-    launches: list[Launch] = field(default_factory=list)
+    """Default number of ranks of a launch."""
+    launches: list[LaunchResult] = field(default_factory=list)
 
     @property
     def run_dir(self) -> Path:
-        """The run's own folder."""
+        """Run folder."""
         return Path(self.config.run_dir)
 
     def launch(
@@ -82,34 +84,27 @@ class DrilledRun:
         num_ranks: int | None = None,
         meanwhile: Callable[[int], None] = lambda process_id: None,
         longest_seconds: float = _LONGEST_SECONDS,
-    ) -> Launch:
-        """Start the run, or go on with it, and wait until it ends.
+    ) -> LaunchResult:
+        """Start or resume the run, and wait until it ends.
 
         Args:
-            faults: what strikes it from inside; the last is the one whose time is told.
-            environment: variables on top of ours.
-            num_ranks: other than usual.
-            meanwhile: called about ten times a second with the launcher's process id.
-            longest_seconds: after which it is killed.
+            faults: faults to inject; the result has the time of the last one.
+            environment: additional environment variables.
+            num_ranks: ranks, if not the run's default.
+            meanwhile: function to call about ten times a second with the launcher's process id.
+            longest_seconds: timeout after which the launch is killed.
 
         Raises:
-            TimeoutError: it ran that long.
+            TimeoutError: the launch was killed.
         """
-        number = len(self.launches)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        settings = self.folder / f"settings-{number}.json"
-        write_json(settings, asdict(self.config))
-        words = [str(settings)]
-        for index, fault in enumerate(faults):
-            words.append(str(self.folder / f"fault-{number}-{index}.json"))
-            write_fault(Path(words[-1]), fault)
-        log = self.folder / f"log-{number}.txt"
+        files = self._write_inputs(faults)
+        log = self.folder / f"log-{len(self.launches)}.txt"
         started = time.time()
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*_launcher(num_ranks or self.num_ranks), RANK_PROGRAM, *words],
+                [*_launcher(num_ranks or self.num_ranks), RANK_PROGRAM, *map(str, files)],
                 cwd=_ROOT,
-                env={**_environment(), **(environment or {})},
+                env=child_environment({**_VARIABLES, **(environment or {})}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -117,24 +112,38 @@ class DrilledRun:
             )
             family = self._wait(process, log, meanwhile, longest_seconds)
         exited_at = time.time()
-        orphans = _wait_for_orphans(family, str(settings), self.config.stopping.grace_seconds)
-        struck = Path(words[-1]).with_suffix(".struck")
-        done = Launch(
+        orphans = _wait_for_orphans(family, str(files[0]), self.config.stopping.grace_seconds)
+        record = record_of(files[-1])
+        result = LaunchResult(
             return_code=process.returncode,
             seconds=time.time() - started,
             log=log.read_text(errors="replace"),
-            struck_at=read_object(struck)["unix_seconds"] if struck.exists() else None,
+            injected_at=read_object(record)["unix_seconds"] if record.exists() else None,
             started_at=started,
             exited_at=exited_at,
             num_orphans=orphans,
         )
-        self.launches.append(done)
-        return done
+        self.launches.append(result)
+        return result
+
+    def _write_inputs(self, faults: Sequence[Fault]) -> list[Path]:
+        """Write the settings and faults of the next launch; return the files in that order."""
+        number = len(self.launches)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = self.folder / f"settings-{number}.json"
+        write_json(settings, asdict(self.config))
+        files = [self.folder / f"fault-{number}-{index}.json" for index in range(len(faults))]
+        for file, fault in zip(files, faults, strict=True):
+            write_fault(file, fault)
+        return [settings, *files]
 
     def losses(self) -> dict[int, float]:
-        """Return the loss of every step that counts."""
-        metrics = [line.require() for line in read_lines(self.run_dir / METRICS_NAME)]
-        return {line["step"]: line["loss"] for line in metrics if "loss" in line}
+        """Return the loss by step, without rolled-back steps."""
+        return {line["step"]: line["loss"] for line in self._log_lines()}
+
+    def step_times(self) -> list[float]:
+        """Return the Unix time of every step in order, without rolled-back steps."""
+        return [line["unix_seconds"] for line in self._log_lines()]
 
     def newest(self) -> Path:
         """Return the newest checkpoint's folder."""
@@ -142,7 +151,7 @@ class DrilledRun:
 
     def newest_step(self) -> int:
         """Return the newest checkpoint's step."""
-        return int(read_manifest(self.newest())["step"])
+        return int(read_checkpoint_manifest(self.newest())["step"])
 
     def state_digest(self) -> str:
         """Return the SHA-256 of every tensor of the newest checkpoint."""
@@ -151,7 +160,7 @@ class DrilledRun:
         assert problem is None, f"{folder}: {problem}"
         digest = hashlib.sha256()
         for file in sorted(folder.rglob("*.pt")):
-            # Ours, and its hash has just been checked.
+            # Our own file, whose hash was just verified.
             for name, tensor in _tensors(torch.load(file, map_location="cpu", weights_only=False)):
                 digest.update(f"{file.name}/{name}".encode())
                 digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -159,26 +168,30 @@ class DrilledRun:
 
     def positions(self) -> dict[int, tuple[int, int]]:
         """Return first position and number of positions of every step, as last made."""
-        records = read_steps(self.run_dir).records
+        lines, _ = read_ledger(RunFolder(self.run_dir).ledger)
         return {
-            int(record["step"]): (int(record["first_position"]), int(record["num_positions"]))
-            for record in records
+            step: (line.at(step).first_position, line.num_positions)
+            for line in lines
+            for step in range(line.first_step, line.last_step + 1)
         }
 
     def first_step_after(self, unix_seconds: float) -> float:
         """Return the Unix time of the first step made after some moment."""
-        times = read_steps(self.run_dir).records["unix_seconds"]
-        return float(times[times > unix_seconds].min())
+        return min(made for made in self.step_times() if made > unix_seconds)
 
     def report(self, name: str) -> str:
-        """Return the texts of the run's reports whose names begin so."""
-        files = sorted((self.run_dir / "reports").glob(f"{name}*"))
+        """Return the texts of the run's reports whose names begin with `name`."""
+        files = sorted(RunFolder(self.run_dir).reports.glob(f"{name}*"))
         return "\n".join(file.read_text(errors="replace") for file in files)
 
     def stopped(self) -> Mapping[str, Any]:
-        """Return what the run says of its stop, nothing if it was not stopped."""
-        path = self.run_dir / "stopped.json"
+        """Return the content of stopped.json; nothing if the run was not stopped."""
+        path = RunFolder(self.run_dir).stopped
         return read_object(path) if path.exists() else {}
+
+    def _log_lines(self) -> list[dict[str, Any]]:
+        metrics = [line.require() for line in read_lines(RunFolder(self.run_dir).metrics)]
+        return [line for line in metrics if "loss" in line]
 
     def _wait(
         self,
@@ -187,7 +200,7 @@ class DrilledRun:
         meanwhile: Callable[[int], None],
         longest_seconds: float,
     ) -> set[psutil.Process]:
-        """Wait for the launcher's end; return every descendant of it that was seen."""
+        """Wait for the launcher's end; return all of its descendants that were seen."""
         family: set[psutil.Process] = set()
         deadline = time.monotonic() + longest_seconds
         next_look = 0.0
@@ -211,21 +224,13 @@ def _launcher(num_ranks: int) -> list[str]:
     return [program, "--num_gpus", str(num_ranks), "--master_port", str(free_port())]
 
 
-def _environment() -> dict[str, str]:
-    programs = Path(sys.executable).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{programs}{os.pathsep}{environment.get('PATH', os.defpath)}"
-    environment["PYTHONPATH"] = str(_ROOT)
-    return environment
-
-
 def _wait_for_orphans(family: set[psutil.Process], mark: str, grace_seconds: float) -> int:
-    """Wait until no process of a launch is left; kill and count those that stay too long.
+    """Wait until no process of a launch is left; kill and count those left after the grace.
 
     Args:
-        family: processes that were seen during the launch; data workers have no mark.
-        mark: a word of the command line of ranks and launchers, which may have come later.
-        grace_seconds: how long they may stay.
+        family: processes that were seen during the launch, data workers among them.
+        mark: argument on the command line of ranks and launchers, to find those not yet seen.
+        grace_seconds: timeout of the wait.
     """
     deadline = time.monotonic() + grace_seconds
     while left := _running(family) | _processes_of(mark):
@@ -247,7 +252,7 @@ def _descendants(process_id: int) -> set[psutil.Process]:
 def _running(processes: set[psutil.Process]) -> set[psutil.Process]:
     found = set()
     for process in processes:
-        with suppress(psutil.Error):  # it ended meanwhile
+        with suppress(psutil.Error):  # the process ended meanwhile
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 found.add(process)
     return found
@@ -256,7 +261,7 @@ def _running(processes: set[psutil.Process]) -> set[psutil.Process]:
 def _processes_of(mark: str) -> set[psutil.Process]:
     found = set()
     for process in psutil.process_iter():
-        with suppress(psutil.Error):  # it ended meanwhile
+        with suppress(psutil.Error):  # the process ended meanwhile
             if mark in process.cmdline():
                 found.add(process)
     return _running(found)

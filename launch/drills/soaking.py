@@ -1,11 +1,9 @@
-"""Random faults, one after another, on one run.
+"""Random faults, one after another, in one run.
 
-Every 10 to 30 seconds of training something happens: a rank or its data worker is killed, or
-frozen; a rank is killed while it saves; the launcher is told to stop; a bit of the newest
-checkpoint or the end of a shard is lost. One update has a NaN in its gradient, whenever it is made.
-The same command goes on each time.
-
-Source: ours.
+After every 10 to 30 seconds of training a rank or its data worker is killed or frozen, a rank is
+killed while it saves, the launcher gets a SIGTERM, a bit of the newest checkpoint flips, or a shard
+is truncated. One step has a NaN in its gradient each time it is made. The same command resumes the
+run each time.
 """
 
 import random
@@ -20,14 +18,15 @@ import numpy as np
 import psutil
 
 from ernie_vilg.checkpoint.folder import committed_checkpoints
-from ernie_vilg.data.records.ledger import STEPS_NAME, ledger_folder, read_steps
+from ernie_vilg.data.records.ledger import STEPS_NAME
 from ernie_vilg.runs.phases import Phase
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.shard_manifest import read_manifest
 from launch.drills.faults import Fault
 from launch.drills.runs import RANK_PROGRAM, DrilledRun
 
 NAN_STEP = 20
-"""Steps made before the one whose gradient has a NaN."""
+"""Step whose gradient has a NaN."""
 
 _QUIET_SECONDS = (10.0, 30.0)
 _KINDS = (
@@ -45,25 +44,25 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 def nan_fault() -> Fault:
-    """Return the fault that both runs meet, at the same step."""
+    """Return the fault that both runs have at the same step."""
     return Fault(kind="nan_gradient", rank=0, phase=Phase.STEP, step=NAN_STEP, is_of_one_step=True)
 
 
 def stop_fault(steps: int) -> Fault:
     """Return the fault that stops a run after so many steps."""
-    return Fault(kind="signal", rank=0, phase=Phase.STEP, step=steps - 1, signal_name="SIGTERM")
+    return Fault(kind="signal", rank=0, phase=Phase.STEP, step=steps, signal_name="SIGTERM")
 
 
 class Soak:
-    """One run, and what happened to it."""
+    """One run and its faults."""
 
     def __init__(self, run: DrilledRun, shards: Path, seed: int) -> None:
-        """Prepare.
+        """Prepare a soak.
 
         Args:
             run: the run.
-            shards: folder of the shards that it reads, which is damaged and mended.
-            seed: names the faults and their times.
+            shards: folder of the run's shards, which are damaged and restored.
+            seed: seed of the faults and their times.
         """
         self.run = run
         self.faults: Counter[str] = Counter()
@@ -73,17 +72,17 @@ class Soak:
         self._shards = shards
         self._random = random.Random(seed)
 
-    def strike_for(self, seconds: float) -> None:
-        """Strike until so many seconds have passed, then stop the run in order."""
+    def inject_for(self, seconds: float) -> None:
+        """Inject faults for so many seconds, then stop the run in order."""
         while time.time() < self.started + seconds:
-            # Every kind once before any comes again.
+            # Each kind once before any is repeated.
             for kind in self._random.sample(_KINDS, len(_KINDS)):
                 if time.time() < self.started + seconds:
-                    self._strike(kind)
+                    self._inject(kind)
         self._launch("the end", _send_to_launcher)
         self.ended = time.time()
 
-    def _strike(self, kind: str) -> None:
+    def _inject(self, kind: str) -> None:
         self.faults[kind] += 1
         if kind == "kill_rank":
             self._launch(kind, self._to_one_of(_ranks_of, signal.SIGKILL))
@@ -154,10 +153,10 @@ class Soak:
 
 
 class _AfterQuiet:
-    """Acts once, so many seconds after a launch has made its first step."""
+    """Calls a function once, so many seconds after the first step of a launch."""
 
     def __init__(self, run: DrilledRun, seconds: float, act: Callable[[int], None]) -> None:
-        self._ledger = ledger_folder(run.run_dir) / STEPS_NAME
+        self._ledger = RunFolder(run.run_dir).ledger / STEPS_NAME
         self._size = self._size_now()
         self._seconds = seconds
         self._act = act
@@ -177,8 +176,8 @@ class _AfterQuiet:
         return self._ledger.stat().st_size if self._ledger.exists() else 0
 
 
-def verdict(soak: Soak, undisturbed: DrilledRun) -> dict[str, Any]:
-    """Return what holds after a soak, as JSON values; `lines` are for people."""
+def result_of(soak: Soak, undisturbed: DrilledRun) -> dict[str, Any]:
+    """Return the assertions and figures of a soak as JSON values, and as `lines` to print."""
     run = soak.run
     seconds = soak.ended - soak.started
     steps = run.newest_step()
@@ -214,22 +213,22 @@ def verdict(soak: Soak, undisturbed: DrilledRun) -> dict[str, Any]:
 
 def _step_seconds(run: DrilledRun) -> float:
     """Return the median seconds of a step, its share of saving left out."""
-    return float(np.median(np.diff(read_steps(run.run_dir).records["unix_seconds"])))
+    return float(np.median(np.diff(run.step_times())))
 
 
 def _cost_of_launches(run: DrilledRun, step_seconds: float) -> list[float]:
-    """Return, for every launch, the most seconds that may bring no step forward.
+    """Return the most seconds that each launch may lose.
 
-    They are all before its first step and after its last one, the steps since a checkpoint, and as
-    much again for what checkpoints and two busy cores take from steps.
+    A launch may lose the time before its first step and after its last, the steps since its last
+    checkpoint, and as much again because checkpoints and busy cores slow steps down.
     """
-    times = read_steps(run.run_dir).records["unix_seconds"]
+    times = run.step_times()
     interval = run.config.checkpoint.every * step_seconds
     costs = []
     for launch in run.launches:
-        own = times[(times >= launch.started_at) & (times <= launch.exited_at)]
-        trained = float(own[-1] - own[0]) if len(own) else 0.0
-        costs.append(launch.seconds - trained + 2 * interval + 0.5 * trained)
+        own = [made for made in times if launch.started_at <= made <= launch.exited_at]
+        trained = own[-1] - own[0] if own else 0.0
+        costs.append(launch.seconds - trained + interval + 0.5 * trained)
     return costs
 
 
@@ -238,13 +237,13 @@ def _send_to_launcher(launcher: int) -> None:
 
 
 def _ranks_of(launcher: int) -> list[psutil.Process]:
-    # A launcher has the same words further back.
-    return _descendants(launcher, lambda words: RANK_PROGRAM in words[:3])
+    # A launcher has the same arguments, but further back.
+    return _descendants(launcher, lambda arguments: RANK_PROGRAM in arguments[:3])
 
 
 def _workers_of(launcher: int) -> list[psutil.Process]:
-    """Return the data workers of all ranks: copies of the process that they are forked from."""
-    servers = _descendants(launcher, lambda words: any("forkserver" in word for word in words))
+    """Return the data workers of all ranks, which are forks of their fork server."""
+    servers = _descendants(launcher, lambda found: any("forkserver" in each for each in found))
     ids = {process.pid for process in servers}
     return [process for process in servers if process.ppid() in ids]
 
@@ -253,9 +252,9 @@ def _descendants(launcher: int, is_wanted: Callable[[Sequence[str]], bool]) -> l
     found = []
     for process in psutil.Process(launcher).children(recursive=True):
         try:
-            words = process.cmdline()
+            arguments = process.cmdline()
         except psutil.Error:
-            continue  # it ended meanwhile
-        if is_wanted(words):
+            continue  # the process ended meanwhile
+        if is_wanted(arguments):
             found.append(process)
     return found

@@ -1,1 +1,1 @@
-"""Stages of a main job."""
+"""The stages of a main job, and the process that runs each."""

@@ -1,7 +1,4 @@
-"""Run one stage's command: into its log, measured, and stopped when we are stopped.
-
-Source: ours.
-"""
+"""Runs a stage's command: writes its log, measures it, and stops it with the main job."""
 
 import os
 import subprocess
@@ -13,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from launch.support.environment import child_environment
+
 _POLL_SECONDS = 0.1
 _SAMPLE_EVERY_SECONDS = 1.0
 _LINE_BYTES = 4096
@@ -20,23 +19,22 @@ _LINE_BYTES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What a running or ended stage has cost so far."""
+    """Cost of a stage until now."""
 
     seconds: float
     """Wall time."""
     peak_memory_bytes: int
-    """Largest sum, over the stage's processes, of the memory that is theirs: PSS, which counts a
-    page shared by two processes once."""
+    """Largest sum of the processes' PSS, which counts a page of two processes once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a stage's command ended."""
+    """End of a stage's command."""
 
     return_code: int
-    """0 when it succeeded; 128 + the signal's number when a signal ended it."""
+    """0 on success; 128 + the signal's number if a signal ended the command."""
     measurement: Measurement
-    """What it cost."""
+    """Cost of the command."""
 
 
 def run_stage_process(
@@ -48,32 +46,30 @@ def run_stage_process(
     held_file: int,
     observe: Callable[[Measurement], None],
 ) -> Outcome:
-    """Run a command under the guard until it ends.
+    """Run a command under the stage reaper until it ends.
+
+    An exception in `observe` or in a signal handler stops the command's processes first.
 
     Args:
-        command: its words; programs are found beside this Python first.
-        log: file that its output is appended to.
-        root: folder it runs in.
-        environment: variables on top of our own.
-        held_file: file descriptor that the guard keeps open to its end: a lock on it lasts until
-            the last process of the command is gone, even when we are killed outright.
-        observe: called about once a second with the cost so far.
-
-    Returns:
-        how it ended. When the caller is interrupted (an exception in `observe` or a signal
-        handler), the command's processes are stopped before the exception goes on.
+        command: arguments of the command; programs beside this Python come first.
+        log: file to append the output to.
+        root: working folder of the command.
+        environment: additional variables.
+        held_file: file descriptor that the reaper keeps open, so that a lock on it lasts until the
+            last process of the command is gone, even if this process is killed.
+        observe: function to call about once a second with the cost until now.
     """
-    guard = [sys.executable, "-m", "launch.jobs.stage_guard", str(os.getpid()), *command]
+    reaper = [sys.executable, "-m", "launch.jobs.stage_reaper", str(os.getpid()), *command]
     start = time.monotonic()
     with log.open("ab") as output:
         process = subprocess.Popen(
-            guard,
+            reaper,
             cwd=root,
-            env=_environment(environment),
+            env=child_environment({"PYTHONUNBUFFERED": "1", **environment}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Ctrl-C reaches us alone: the guard then stops the stage in order.
+            # Ctrl-C reaches this process only; the reaper then stops the stage in order.
             start_new_session=True,
             pass_fds=(held_file,),
         )
@@ -87,14 +83,14 @@ def run_stage_process(
                 observe(Measurement(seconds=time.monotonic() - start, peak_memory_bytes=peak))
             time.sleep(_POLL_SECONDS)
     finally:
-        process.terminate()  # nothing happens when it has ended
+        process.terminate()  # no effect on an ended process
         process.wait()
     measurement = Measurement(seconds=time.monotonic() - start, peak_memory_bytes=peak)
     return Outcome(return_code=process.returncode, measurement=measurement)
 
 
 def memory_of_descendants(process_id: int) -> int:
-    """Return the bytes of memory that belong to a process's descendants (sum of PSS)."""
+    """Return the memory of a process's descendants in bytes (sum of PSS)."""
     total = 0
     try:
         descendants = psutil.Process(process_id).children(recursive=True)
@@ -104,24 +100,14 @@ def memory_of_descendants(process_id: int) -> int:
         try:
             total += process.memory_full_info().pss
         except psutil.NoSuchProcess:
-            continue  # it ended between the listing and the reading
+            continue  # the process ended after the listing
     return total
 
 
 def last_lines(log: Path, count: int) -> list[str]:
-    """Return the last lines of a log, without empty ones, however long the log is."""
+    """Return the last lines of a log that are not empty, reading only the log's end."""
     with log.open("rb") as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(file.tell() - count * _LINE_BYTES, 0))
         text = file.read().decode(errors="replace")
     return [line for line in text.replace("\r", "\n").splitlines() if line.strip()][-count:]
-
-
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    programs = Path(sys.executable).parent
-    return {
-        **os.environ,
-        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "PYTHONUNBUFFERED": "1",  # a log that lags behind is no log
-        **extra,
-    }

@@ -1,15 +1,12 @@
-"""Which stages of a main job are finished, and what became of the others.
+"""States of a main job's stages, and the decision which of them run again.
 
-A stage is known by its fingerprint: the SHA-256 of its command, its composed settings, the
-content of what it reads from outside, and the fingerprints of the stages whose outputs it reads.
-So whatever changes, in a preset, on the command line or in the data, changes the fingerprint of
-every stage that depends on it, and of no other. Code is not part of it: `force=true` (FORCE=1)
-starts over after a change of the code.
-
-Source: ours; the idea is that of build systems.
+A stage's fingerprint is the SHA-256 of its command, its composed settings, the content of its
+inputs, and the fingerprints of the stages that make its inputs. A change in a preset, on the
+command line or in the data therefore changes the fingerprints of the stages that depend on it, and
+of no other. The fingerprint does not cover code: after a change of the code, `force=true` (FORCE=1)
+starts over.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +15,7 @@ from typing import Any, Literal
 from ernie_vilg.config.main_job import STAGES_FOLDER, JobConfig, StageConfig
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import sha256_of_file, sha256_of_json, write_json
+from ernie_vilg.storage.files import remove, sha256_of_file, sha256_of_json, write_json
 from ernie_vilg.storage.json_files import read_json
 
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -27,36 +24,36 @@ Settings = Callable[[Sequence[str]], dict[str, Any] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class StageState:
-    """What is known of a stage's runs, kept in `stages/<name>.json`."""
+    """State of a stage, kept in `stages/<name>.json`."""
 
     fingerprint: str
-    """What the stage was, 64 hexadecimal digits."""
+    """Fingerprint of the last attempt, 64 hexadecimal digits."""
     status: Status
-    """"running" also after the main job was killed outright."""
+    """Status; still "running" if the main job was killed."""
     command: str
-    """As it was shown."""
+    """Command as printed."""
     number: int = 0
-    """Its place among the job's stages, from 1."""
+    """Number of the stage in the job, from 1."""
     seconds: float = 0.0
-    """Wall time, summed over attempts of the same fingerprint."""
+    """Wall time, summed over the attempts of this fingerprint."""
     peak_memory_bytes: int = 0
-    """Largest memory of all its processes together, over those attempts."""
+    """Peak memory of all processes together, over those attempts."""
     attempts: int = 0
-    """How often it was started with this fingerprint."""
+    """Number of attempts of this fingerprint."""
     outputs_sha256: str = ""
-    """Hash of its outputs when it finished."""
+    """Hash of the outputs of a finished stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to do with a stage."""
+class Decision:
+    """Decision whether a stage runs, and from where."""
 
-    is_finished: bool
-    """Skip it."""
-    is_continued: bool
-    """Keep its outputs: the program goes on from them."""
+    is_finished: bool = False
+    """Whether to skip the stage."""
+    is_continued: bool = False
+    """Whether to keep the stage's outputs, from which the program goes on."""
     reason: str
-    """Why, for people."""
+    """Reason in words."""
 
 
 def fingerprints(job: JobConfig, root: Path, settings: Settings) -> dict[str, str]:
@@ -65,10 +62,10 @@ def fingerprints(job: JobConfig, root: Path, settings: Settings) -> dict[str, st
     Args:
         job: the stages.
         root: folder that relative paths start from.
-        settings: composes a command's settings; None for a command that is not ours.
+        settings: function that composes a command's settings; None for other programs.
 
     Raises:
-        InputError: an input neither exists nor is made by an earlier stage.
+        InputError: an input does not exist, and no earlier stage makes it.
     """
     found: dict[str, str] = {}
     makers: list[tuple[Path, str]] = []
@@ -88,46 +85,41 @@ def fingerprints(job: JobConfig, root: Path, settings: Settings) -> dict[str, st
     return found
 
 
-def plan_stage(stage: StageConfig, fingerprint: str, state: StageState | None, root: Path) -> Plan:
-    """Decide whether a stage is skipped, continued or run from its beginning."""
+def decide(stage: StageConfig, fingerprint: str, state: StageState | None, root: Path) -> Decision:
+    """Decide whether a stage is skipped, continued or started over."""
     if state is None:
-        return Plan(is_finished=False, is_continued=False, reason="not run yet")
+        return Decision(reason="not run yet")
     if state.fingerprint != fingerprint:
-        return Plan(
-            is_finished=False,
-            is_continued=False,
-            reason="its command, settings or inputs changed: starting it over",
-        )
+        return Decision(reason="its command, settings or inputs changed: starting it over")
     if state.status != "finished":
         how = "continuing" if stage.resumes else "starting it over"
-        return Plan(
-            is_finished=False, is_continued=stage.resumes, reason=f"not finished before: {how}"
-        )
+        return Decision(is_continued=stage.resumes, reason=f"not finished before: {how}")
     if outputs_digest(stage, root) != state.outputs_sha256:
-        return Plan(
-            is_finished=False, is_continued=False, reason="its outputs changed: starting it over"
-        )
-    return Plan(is_finished=True, is_continued=False, reason="unchanged")
+        return Decision(reason="its outputs changed: starting it over")
+    return Decision(is_finished=True, reason="unchanged")
 
 
 def begin_stage(
-    stage: StageConfig, plan: Plan, fresh: StageState, previous: StageState | None, root: Path
+    stage: StageConfig,
+    decision: Decision,
+    fresh: StageState,
+    previous: StageState | None,
+    root: Path,
 ) -> StageState:
-    """Make room for a stage's run and return the state it starts with.
+    """Remove a stage's outputs unless it continues; return the state at its start.
 
-    Its outputs are removed unless the program continues from them; the cost of earlier attempts
-    counts on when those had the same fingerprint and did not finish.
+    The cost of earlier attempts counts if they had the same fingerprint and did not finish.
 
     Args:
-        stage: what will run.
-        plan: what `plan_stage` said of it.
-        fresh: the state of a first attempt, not yet counted.
-        previous: the state on disk, None when it never ran.
+        stage: the stage that will run.
+        decision: the result of `decide`.
+        fresh: state of a first attempt, before it is counted.
+        previous: state on disk; None if the stage never ran.
         root: folder that relative paths start from.
     """
-    if not plan.is_continued:
+    if not decision.is_continued:
         for output in stage.outputs:
-            _remove(root / output)
+            remove(root / output)
     attempts, seconds, peak = 0, 0.0, 0
     if previous and previous.fingerprint == fresh.fingerprint and previous.status != "finished":
         attempts, seconds = previous.attempts, previous.seconds
@@ -136,17 +128,17 @@ def begin_stage(
 
 
 def missing_outputs(stage: StageConfig, root: Path) -> list[str]:
-    """Return the outputs that a stage should have left and did not."""
+    """Return the outputs that a stage did not leave."""
     return [output for output in stage.outputs if not (root / output).exists()]
 
 
 def outputs_digest(stage: StageConfig, root: Path) -> str:
-    """Return the SHA-256 over names and content of a stage's outputs."""
+    """Return the SHA-256 of the names and content of a stage's outputs."""
     return sha256_of_json([content_digest(root / output) for output in stage.outputs])
 
 
 def content_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's files with their names; "" for neither."""
+    """Return the SHA-256 of a file, or of a folder's names and files; "" for neither."""
     if path.is_file():
         return sha256_of_file(path)
     if not path.is_dir():
@@ -156,10 +148,10 @@ def content_digest(path: Path) -> str:
 
 
 def read_state(job_folder: Path, name: str) -> StageState | None:
-    """Read a stage's state; None when it never ran.
+    """Read a stage's state; None if it never ran.
 
     Raises:
-        InputError: the file is not one of ours.
+        InputError: the file is no stage's state.
     """
     path = _state_file(job_folder, name)
     if not path.exists():
@@ -171,7 +163,7 @@ def read_state(job_folder: Path, name: str) -> StageState | None:
 
 
 def write_state(job_folder: Path, name: str, state: StageState) -> None:
-    """Write a stage's state whole."""
+    """Write a stage's state atomically."""
     write_json(_state_file(job_folder, name), asdict(state))
 
 
@@ -193,13 +185,6 @@ def _input_digest(
     if not (root / path).exists():
         raise InputError(
             f"stage {stage.name} reads {given}, which does not exist and which no earlier stage "
-            "makes: put it there, or correct the path in conf/job/"
+            "makes: provide it, or correct the path in conf/job/"
         )
     return content_digest(root / path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""What every program shares: composition, environment, overrides, help."""
+"""Composition, environment, overrides and help of every program."""

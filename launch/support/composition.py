@@ -1,9 +1,7 @@
-"""The settings that a command line means, without running it.
+"""The settings of a command, composed without running it.
 
-The main job asks this to know whether a stage's settings changed, and the tests ask it of every
-command in the documents.
-
-Source: ours, on Hydra's compose API.
+The main job compares them to find stages whose settings changed; the tests compose every command in
+the documents.
 """
 
 import dataclasses
@@ -24,15 +22,14 @@ def compose_program(name: str, overrides: Sequence[str]) -> Any:
     """Compose and check the settings of `launch/<name>.py`.
 
     Args:
-        name: the program, without folder and ending.
-        overrides: its command line, such as ["experiment=quickstart"].
+        name: file name of the program, without suffix.
+        overrides: options of its command line, such as ["experiment=quickstart"].
 
     Returns:
         the frozen dataclass that the program's `main` would get.
 
     Raises:
-        InputError: there is no such program, or it would refuse the settings; the message says
-            why.
+        InputError: the program does not exist, or would refuse the settings.
     """
     try:
         module = importlib.import_module(f"launch.{name}")
@@ -50,20 +47,20 @@ def compose_program(name: str, overrides: Sequence[str]) -> Any:
 
 
 def program_of(command: Sequence[str]) -> tuple[str, list[str]] | None:
-    """Find the program of ours in a command, whatever launcher stands before it.
+    """Return the program of launch/ that a command runs, under any launcher, and its options.
 
     Returns:
-        the program's name and the words behind it; None when the command runs none of ours.
+        program name and options; None when the command runs no program of launch/.
     """
-    for index, word in enumerate(command):
-        path = PurePosixPath(word)
+    for index, argument in enumerate(command):
+        path = PurePosixPath(argument)
         if path.suffix == ".py" and path.parent.name == "launch":
             return path.stem, list(command[index + 1 :])
     return None
 
 
 def settings_of(command: Sequence[str]) -> dict[str, Any] | None:
-    """Return the composed settings of a command as JSON values; None when it is not ours."""
+    """Return the composed settings of a command as JSON values; None for other programs."""
     found = program_of(command)
     if found is None:
         return None

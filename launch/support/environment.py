@@ -1,6 +1,6 @@
-"""The only place that reads what a launcher leaves in the environment, and adds to it.
+"""Reads the environment variables that launchers set, and sets further ones.
 
-Source: the variables are those of torchrun, which deepspeed sets too, and of Slurm's srun.
+No other module does. torchrun and deepspeed set the same variables; Slurm's srun has its own.
 """
 
 import locale
@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.errors import InputError
@@ -17,33 +18,33 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 _REMEDY = "start with a launcher (torchrun, deepspeed, srun), or unset {} to run alone"
 
 _LONGEST_SOCKET_PATH = 107
-"""Characters of a Unix socket's path (unix(7))."""
+"""Most characters of a Unix socket's path (unix(7))."""
 _LONGEST_TEMPORARY_FOLDER = _LONGEST_SOCKET_PATH - len("/pymp-12345678/listener-12345678")
-"""Characters before what Python's multiprocessing adds."""
+"""Most characters of a folder to which Python's multiprocessing appends a socket's name."""
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 _LAUNCHERS_OWN = ("TORCHELASTIC_RUN_ID", "CROSS_SIZE")
-"""Variables that torchrun and deepspeed set, and that nobody sets by hand."""
+"""Variables that only torchrun and deepspeed set."""
 _SRUN = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
 
 
 def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
-    """Return this process's place among the others; alone if no launcher started it.
+    """Return this process's rank and world size; 0 of 1 without a launcher.
 
-    Understands deepspeed and torchrun, and srun. A shell inside an `salloc` or `sbatch` has
-    some of Slurm's variables too, but no step: a program typed there is alone.
+    The launchers are deepspeed, torchrun and srun. A shell inside an `salloc` or `sbatch` has some
+    of Slurm's variables too, but no step: a program started there runs alone.
 
     Raises:
         InputError: a variable is missing, no number, or out of range.
     """
-    names = _place_variables(environment)
+    names = _rank_variables(environment)
     rank, local_rank, world_size = (0, 0, 1)
     if names is not None:
         rank, local_rank, world_size = (_number(environment, name, names) for name in names)
         if world_size < 1 or rank >= world_size or local_rank >= world_size:
-            place = ", ".join(f"{name}={environment[name]}" for name in names)
+            given = ", ".join(f"{name}={environment[name]}" for name in names)
             raise InputError(
-                f"{place}: a rank must be below the number of ranks; {_REMEDY.format(names[0])}"
+                f"{given}: a rank must be below the number of ranks; {_REMEDY.format(names[0])}"
             )
     return Launch(
         rank=rank,
@@ -56,67 +57,73 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
 
 
 def ending_file(environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return the file in which the batch script looks for how a rank ended, if there is one."""
+    """Return the file from which the batch script reads how a rank ended, if there is one."""
     return environment.get("ENDING_FILE")
 
 
 def prepare_process(environment: Mapping[str, str] = os.environ) -> None:
-    """Make sure that texts are UTF-8 here, and that sockets can be opened in the temporary folder.
+    """Ensure UTF-8 texts, and a temporary folder in which sockets can be opened.
 
-    Python decides about the names of files when it starts, so a process without UTF-8 starts itself
-    again, under the same process id, with Python's own UTF-8 mode.
+    Python chooses the encoding of file names when it starts. A process without UTF-8 therefore
+    executes itself again, under the same process id, in Python's UTF-8 mode.
 
     Raises:
-        InputError: there is no UTF-8 in spite of that mode, or the temporary folder is too long.
+        InputError: that mode is off, or the name of the temporary folder is too long.
     """
     encodings = {sys.getfilesystemencoding().lower(), locale.getpreferredencoding(False).lower()}
     if not encodings <= {"utf-8", "utf8"}:
         if environment.get("PYTHONUTF8") == "1":
             raise InputError(
-                f"texts are {' and '.join(sorted(encodings))} here: leave out -X utf8=0, or set "
-                "LC_ALL=C.UTF-8"
+                f"texts are {' and '.join(sorted(encodings))}, not UTF-8: leave out -X utf8=0, or "
+                "set LC_ALL=C.UTF-8"
             )
         os.execve(sys.executable, sys.orig_argv, {**environment, "PYTHONUTF8": "1"})
     folder = tempfile.gettempdir()
     if len(os.fsencode(folder)) > _LONGEST_TEMPORARY_FOLDER:
         raise InputError(
-            f"TMPDIR={folder} has {len(os.fsencode(folder))} characters: worker processes meet at "
-            f"sockets below it, whose paths end at {_LONGEST_SOCKET_PATH}; set TMPDIR to a folder "
-            f"of at most {_LONGEST_TEMPORARY_FOLDER} characters, such as /tmp"
+            f"TMPDIR={folder} has {len(os.fsencode(folder))} characters: worker processes open "
+            f"sockets in it, whose paths have at most {_LONGEST_SOCKET_PATH}; set TMPDIR to a "
+            f"folder of at most {_LONGEST_TEMPORARY_FOLDER} characters, such as /tmp"
         )
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Say whether a launcher started this process, rather than a person."""
-    return _place_variables(environment) is not None
+    """Return whether a launcher started this process, rather than a person."""
+    return _rank_variables(environment) is not None
 
 
 def require_one_process(program: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse that torchrun or deepspeed starts several processes of a program that needs one.
+    """Refuse several processes of a program that is one process.
 
-    A world size alone says nothing: it may be left over from another program of the shell.
+    A world size alone proves nothing: the shell may have it from another program.
 
     Raises:
-        InputError: it does.
+        InputError: torchrun or deepspeed started several processes.
     """
     count = environment.get("WORLD_SIZE", "1")
     if count != "1" and any(name in environment for name in _LAUNCHERS_OWN):
         raise InputError(
             f"launch/{program}.py is one process, and a launcher started {count} of it: start it "
-            "with python alone"
+            "with python, without a launcher"
         )
 
 
 def add_variables(
     variables: Mapping[str, str], environment: MutableMapping[str, str] = os.environ
 ) -> None:
-    """Set variables for this process and those it starts; what is set already stands.
+    """Set variables for this process and its children; variables that are set keep their values.
 
-    Call it before torch is loaded: libraries below it read theirs when they are loaded, or first
+    Call it before torch is loaded: libraries read their variables when they are loaded or first
     used.
     """
     for name, value in variables.items():
         environment.setdefault(name, value)
+
+
+def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's variables with others set, and this Python's programs first on PATH."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PATH": path, **variables}
 
 
 def _number(environment: Mapping[str, str], name: str, names: tuple[str, ...] = ()) -> int:
@@ -133,7 +140,7 @@ def _number(environment: Mapping[str, str], name: str, names: tuple[str, ...] = 
     return int(text)
 
 
-def _place_variables(environment: Mapping[str, str]) -> tuple[str, str, str] | None:
+def _rank_variables(environment: Mapping[str, str]) -> tuple[str, str, str] | None:
     if "RANK" in environment:
         return _TORCHRUN
     if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:

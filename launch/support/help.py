@@ -1,8 +1,6 @@
-"""The answer to --help: every setting of a program with its docstring, type and default.
+"""The text of --help: every setting of a program with its docstring, type and default.
 
-Nothing is composed for it, so that it works before anything is chosen.
-
-Source: ours.
+It reads the schema only, so it works without any option.
 """
 
 import ast
@@ -29,9 +27,9 @@ def help_text(name: str, schema: type, summary: str) -> str:
     """Return what --help prints.
 
     Args:
-        name: the program.
-        schema: the dataclass of its settings.
-        summary: what it does.
+        name: program name.
+        schema: dataclass of the program's settings.
+        summary: docstring of the program's `main`.
     """
     lines = [f"python launch/{name}.py KEY=VALUE ...", "", inspect.cleandoc(summary).split("\n")[0]]
     groups = dict(_groups(name))
@@ -48,23 +46,22 @@ def help_text(name: str, schema: type, summary: str) -> str:
 
 
 def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, str, str]]:
-    """Yield key, type, default in words and docstring of every setting, in the order of fields."""
-    docstrings = attribute_docstrings(schema)
+    """Yield key, type, default as text and docstring of every setting, in the order of fields."""
+    docstrings, plain = attribute_docstrings(schema), typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
-        hint = declared(schema)[field.name]
+        hint = plain[field.name]
         part = non_null(hint)
-        docstring = docstrings.get(field.name, "")
-        if dataclasses.is_dataclass(part) and part is hint:
-            yield from settings_of(typing.cast(type, part), f"{prefix}{field.name}.")
-            continue
-        yield prefix + field.name, hint, _default(field), docstring
-        if dataclasses.is_dataclass(part):
+        is_section = dataclasses.is_dataclass(part)
+        if not is_section or part is not hint:
+            docstring = docstrings.get(field.name, "")
+            yield prefix + field.name, declared(schema)[field.name], _default(field), docstring
+        if is_section:
             yield from settings_of(typing.cast(type, part), f"{prefix}{field.name}.")
 
 
 @functools.cache
 def attribute_docstrings(schema: type) -> dict[str, str]:
-    """Return the docstrings below a class's attributes by name, its base classes' too."""
+    """Return the attribute docstrings of a class and its bases by attribute name."""
     found: dict[str, str] = {}
     for base in reversed(schema.__mro__):
         if not dataclasses.is_dataclass(base):
@@ -87,11 +84,9 @@ def _groups(name: str) -> Iterator[tuple[str, str]]:
         if not isinstance(entry, dict):
             continue
         ((group, chosen),) = entry.items()
-        if group.startswith("override "):
-            continue
         choices = ", ".join(sorted(path.stem for path in (_CONF_FOLDER / group).glob("*.yaml")))
-        words = {"???": "required", None: "default none"}.get(chosen, f"default {chosen}")
-        yield group, f"{choices} ({words})"
+        default = {"???": "required", None: "default none"}.get(chosen, f"default {chosen}")
+        yield group, f"{choices} ({default})"
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:

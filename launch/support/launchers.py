@@ -1,13 +1,13 @@
-"""No rank outlives the launchers that started it.
+"""Ends a rank when one of its launchers is gone.
 
-Between a person and a rank there may be several processes: `deepspeed` starts a second launcher,
-which starts the ranks; `launch.supervise` may stand above both. Each of them, killed outright,
-leaves the ones below without a word. So every rank watches all of them by itself.
+There may be several launchers above a rank: `deepspeed` starts a second launcher, which starts the
+ranks; `launch.supervise` may have started `deepspeed`. A launcher that is killed by SIGKILL cannot
+stop its children, so every rank watches all of its launchers.
 
-A process above a rank counts as a launcher when the rank's program is a word of its command line.
-A person's shell is none: a run in the background survives it.
+A parent process is a launcher when its command line names the rank's program. A person's shell is
+not one: a run in the background survives it.
 
-Source: ours, on prctl(2) and proc(5).
+Source: prctl(2) and proc(5).
 """
 
 import logging
@@ -33,8 +33,8 @@ def find_launchers(program: str, *, is_launched: bool) -> tuple[ProcessMark, ...
 
     Args:
         program: file that this process runs, as in `sys.argv[0]`.
-        is_launched: whether the environment is that of a launcher, whatever the parent's command
-            line says (Slurm's shows no program).
+        is_launched: whether the environment is a launcher's. The parent is then a launcher even if
+            its command line names no program, as with Slurm.
     """
     launchers: list[ProcessMark] = []
     process_id = os.getppid()
@@ -50,25 +50,25 @@ def find_launchers(program: str, *, is_launched: bool) -> tuple[ProcessMark, ...
     return tuple(launchers)
 
 
-def names_program(words: Sequence[str], program: str) -> bool:
-    """Say whether a command line starts a program, as a file or as a module."""
+def names_program(arguments: Sequence[str], program: str) -> bool:
+    """Return whether a command line starts a program, as a file or as a module."""
     path = Path(program)
     module = f"{path.parent.name}.{path.stem}"
-    return any(word == module or Path(word).name == path.name for word in words)
+    return any(each == module or Path(each).name == path.name for each in arguments)
 
 
 def stop_with_launchers(launchers: Sequence[ProcessMark], grace_seconds: float) -> None:
-    """Have this process sent a SIGTERM when one of its launchers is gone, then ended.
+    """Send this process a SIGTERM when one of its launchers is gone, and end it after the grace.
 
-    Before training has begun, the SIGTERM ends the process; later it is a request to stop.
+    Before training begins, the SIGTERM ends the process; later it is a request to stop.
 
     Args:
-        launchers: the processes to watch; nothing happens without any.
-        grace_seconds: from the SIGTERM to the end of the process, come what may.
+        launchers: processes to watch; without any, nothing happens.
+        grace_seconds: time from the SIGTERM to the end of the process.
     """
     if not launchers:
         return
-    stop_with_parent()  # at once, and whatever this process's threads are doing
+    stop_with_parent()  # immediate, and independent of this process's threads
     threading.Thread(
         target=_watch, args=(launchers, grace_seconds), name="launchers", daemon=True
     ).start()

@@ -1,10 +1,10 @@
 """Keeps torch from loading its compiler in a program that compiles nothing.
 
-torch marks hundreds of its functions as not to be compiled, and loads the whole compiler, two to
-three seconds, when the first of them is called, only to be told so. Where an answer is wanted in
-five, that is too long.
+torch marks hundreds of its functions as excluded from compilation. The first call of such a
+function loads the whole compiler, which takes two to three seconds: too long for a program that
+should answer within five.
 
-Source: ours; see torch/_compile.py of torch 2.13.
+Source: torch/_compile.py of torch 2.13.
 """
 
 import importlib
@@ -17,25 +17,25 @@ _NAME = "torch._dynamo"
 
 
 def leave_compiler_unloaded() -> None:
-    """Put a stand-in in the compiler's place, until anything but that mark is asked of it.
+    """Install a stand-in for the compiler, which loads it on any use but that mark.
 
-    What was marked before then stays unmarked: for programs that compile nothing alone. Does
-    nothing where the compiler is loaded already.
+    The stand-in does not mark functions, so only programs that compile nothing may call this. If
+    the compiler is loaded already, nothing happens.
     """
     if _NAME not in sys.modules:
         sys.modules[_NAME] = _Unloaded(_NAME)
 
 
 class _Unloaded(ModuleType):
-    """Looks like the compiler to whoever only wants to be left alone by it."""
+    """A stand-in that implements the compiler's `disable` only."""
 
     def disable(self, function: Callable[..., Any], *_: Any, **__: Any) -> Callable[..., Any]:
-        """Return the function: there is nothing that would compile it."""
+        """Return the function as it is: nothing compiles it."""
         return function
 
     def __getattr__(self, name: str) -> Any:
-        """Load the compiler after all."""
-        if name.startswith("__"):  # what Python asks of every module
+        """Load the compiler."""
+        if name.startswith("__"):  # attributes that Python looks up in every module
             raise AttributeError(name)
         sys.modules.pop(_NAME, None)
         return getattr(importlib.import_module(_NAME), name)

@@ -1,11 +1,11 @@
-"""The words of a command line, in the grammar of Hydra.
+"""Command-line options as typed, written in Hydra's grammar.
 
-Hydra types a value before it looks at the schema: `run_dir=1e-4` becomes "0.0001", and a bracket, a
-comma or an equals sign in a text is an error of grammar. The schema is known here, so a setting
-keeps what was typed: its value is quoted before Hydra's parser sees it.
+Hydra converts a value before it looks at the schema: `run_dir=1e-4` becomes "0.0001", and a
+bracket, a comma or an equals sign in a text is a syntax error. This module knows the schema and
+quotes each value for Hydra's parser, so a setting keeps what was typed.
 
-Source: ours, for the grammar of Hydra 1.3 (https://hydra.cc/docs/advanced/override_grammar/basic)
-and the interpolations of OmegaConf 2.3.
+Source: the grammar of Hydra 1.3 (https://hydra.cc/docs/advanced/override_grammar/basic) and the
+interpolations of OmegaConf 2.3.
 """
 
 import dataclasses
@@ -14,73 +14,73 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ernie_vilg.config.schema import non_null
+from ernie_vilg.config.schema import FORMER_NAMES, non_null
 from ernie_vilg.errors import InputError
 
-_WORD = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+)(?P<equals>=)?(?P<value>.*)", re.DOTALL)
+_OPTION = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]+)(?P<equals>=)?(?P<value>.*)", re.DOTALL)
 _QUOTED = re.compile(r""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'""", re.DOTALL)
 _ELEMENT = re.compile(rf"\s*({_QUOTED.pattern})\s*(?=,|\Z)|[^,]*", re.DOTALL)
 _PIECE = re.compile(rf"(?<=[:,{{\[])\s*(?:{_QUOTED.pattern})(?=\s*(?:[,}}\]]|\Z))|.", re.DOTALL)
-"""A character, or a quotation where an element begins: an apostrophe within one is none."""
+"""A character, or a quotation at the beginning of an element; an apostrophe within an element is
+only a character."""
 _BRACKETS = ("[]", "{}")
 
 
-def hydra_overrides(words: Sequence[str], schema: type) -> list[str]:
-    """Return the words of a command line as Hydra must read them.
+def hydra_overrides(options: Sequence[str], schema: type) -> list[str]:
+    """Return the options of a command line in Hydra's grammar.
 
     Args:
-        words: as typed, such as `training.steps=5`.
-        schema: the dataclass of the program's settings.
+        options: as typed, such as `training.steps=5`.
+        schema: dataclass of the program's settings.
 
     Raises:
-        InputError: a word is no setting, or can be read in two ways; the message shows how to
-            write it.
+        InputError: an option is no setting, or is ambiguous; the message shows how to write it.
     """
-    return [_override(word, schema) for word in words]
+    return [_override(option, schema) for option in options]
 
 
-def in_optional_sections(words: Sequence[str], schema: type) -> list[str]:
-    """Return the words that set a key of a section that may be null."""
+def in_optional_sections(options: Sequence[str], schema: type) -> list[str]:
+    """Return the options that set a key of a section that may be null."""
 
     def is_optional(section: str) -> bool:
         hint = _type_of(section, schema)
         return non_null(hint) is not hint
 
-    keys = {word: word.partition("=")[0].lstrip("+").split(".") for word in words}
+    keys = {option: option.partition("=")[0].lstrip("+").split(".") for option in options}
     return [
-        word
-        for word, parts in keys.items()
+        option
+        for option, parts in keys.items()
         if any(is_optional(".".join(parts[:count])) for count in range(1, len(parts)))
     ]
 
 
-def _override(word: str, schema: type) -> str:
-    match = _WORD.fullmatch(word)
-    if match is None or word.startswith("-"):
-        raise InputError(f"{word}: write settings as key=value; --help lists them")
+def _override(option: str, schema: type) -> str:
+    match = _OPTION.fullmatch(option)
+    if match is None or option.startswith("-"):
+        raise InputError(f"{option}: write settings as key=value; --help lists them")
     sign, key, equals, value = match.groups(default="")
     if key.split(".")[0].split("/")[0] == "hydra":
         if key == "hydra.searchpath" and not sign:
-            return word
+            return option
         raise InputError(f"{key}: this is a setting of Hydra, not of the program: leave it out")
     hint = _type_of(key, schema)
     if not sign and _is_mapping(hint):
-        sign = "++"  # Hydra takes new names only behind a plus
+        sign = "++"  # Hydra accepts new keys only after a plus
     if sign == "~":
-        return _removal(word, key, schema)
+        return _removal(option, key, schema)
     if not equals:
         raise InputError(f"{key} has no value: write {key}=VALUE; --help lists the settings")
     return f"{sign}{key}={_value(key, value, hint)}"
 
 
-def _removal(word: str, key: str, schema: type) -> str:
+def _removal(option: str, key: str, schema: type) -> str:
     if not _is_mapping(_type_of(key.rpartition(".")[0], schema)):
-        raise InputError(f"{word}: no setting can be removed: leave it out, or give it a value")
-    return word
+        raise InputError(f"{option}: a setting cannot be removed: leave it out, or give it a value")
+    return option
 
 
 def _type_of(key: str, schema: type) -> Any:
-    """Return the type of a setting; None for what only Hydra knows, such as a group of files."""
+    """Return the type of a setting; None for a key that only Hydra knows, such as a group."""
     first, *parts = key.split(".")
     hint: Any = typing.get_type_hints(schema).get(first.partition("[")[0])
     if hint is None:
@@ -91,7 +91,10 @@ def _type_of(key: str, schema: type) -> Any:
             hint = typing.get_type_hints(section).get(part.partition("[")[0])
             if hint is None:
                 name = typing.cast(type, section).__name__
-                raise InputError(f"Key '{part}' not in '{name}': --help lists the settings")
+                renamed = f"it is now {FORMER_NAMES[part]}; " if part in FORMER_NAMES else ""
+                raise InputError(
+                    f"Key '{part}' not in '{name}': {renamed}--help lists the settings"
+                )
         elif _is_mapping(section):
             hint = typing.get_args(section)[1]
         else:
@@ -136,7 +139,7 @@ def _value(key: str, value: str, declared_hint: Any) -> str:
 
 
 def _braces(key: str, value: str, hint: Any) -> str:
-    """Quote the texts of a section or mapping in braces."""
+    """Quote the texts in the braces of a section or mapping."""
     parts, depth = [""], 0
     for piece in _PIECE.findall(f",{value[1:-1]}")[1:]:
         depth += (piece in ("[", "{")) - (piece in ("]", "}"))
@@ -183,7 +186,7 @@ def _elements(text: str) -> Iterator[str]:
     start = 0
     while start <= len(text):
         match = _ELEMENT.match(text, start)
-        assert match is not None  # it matches no character, too
+        assert match is not None  # the pattern also matches the empty text
         yield match[0]
         start = match.end() + 1
 
@@ -195,7 +198,7 @@ def _quoted_once(element: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    """Quote a text for Hydra, which reads backslashes only before a quotation mark."""
+    """Quote a text for Hydra, which interprets backslashes only before a quotation mark."""
     escaped = re.sub(
         r'(\\*)("|\Z)', lambda match: match[1] * 2 + "\\" * len(match[2]) + match[2], value
     )
@@ -203,5 +206,5 @@ def _quoted(value: str) -> str:
 
 
 def _without_interpolation(text: str) -> str:
-    r"""Escape `${` for OmegaConf, which reads backslashes only before it."""
+    r"""Escape `${` for OmegaConf, which interprets backslashes only before it."""
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)

@@ -1,10 +1,10 @@
-"""How every program here starts: YAML and command line in, one checked dataclass out.
+"""The start of every program: YAML and command line in, one checked dataclass out.
 
-Hydra composes the settings over a schema made from our dataclasses, so that an unknown or
-mistyped key stops the program at once; the program's `main` gets the frozen dataclass, whose
-`__post_init__` has checked the values.
+Hydra composes the settings over a schema made from our dataclasses, so an unknown or mistyped key
+stops the program at once. The program's `main` gets the frozen dataclass, whose `__post_init__` has
+checked the values.
 
-Source: ours, on Hydra's structured configs (https://hydra.cc).
+Source: Hydra's structured configs (https://hydra.cc).
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
 _ADVICE = re.compile(
     r"To append to your config|object_type=|reference_type=|See https?:|Config search|provider="
 )
-"""Lines of Hydra and OmegaConf that help nobody at a command line."""
+"""Lines in errors of Hydra and OmegaConf that do not help at a command line."""
 
 Config = TypeVar("Config")
 
@@ -57,57 +57,61 @@ def program(
         name: the program's configuration file, without `.yaml`. The file's defaults list
             starts with `<name>_schema`.
         schema: the dataclass that `main` takes.
-        has_ranks: whether launchers start several processes of it, of which the leader speaks. A
-            program of one process speaks always, whatever a launcher left in the environment;
-            a launcher that starts several of it is refused, as all would write the same files.
+        has_ranks: whether launchers start several processes of the program, one of which, the
+            leader, logs. Otherwise a launcher that starts several processes is refused, since all
+            of them would write the same files.
 
     Returns:
-        a decorator. The decorated `main` takes no arguments; a bad setting prints one
-        message and exits with code 2 before anything is started.
+        a decorator. The decorated `main` takes no arguments; a bad setting prints one message and
+        exits with code 2 before anything starts.
     """
     register_schema(name, schema)
 
     def decorate(main: Callable[[Config], None]) -> Callable[[], None]:
-        @functools.wraps(main)
-        def run() -> None:
-            # The deepspeed launcher puts --local_rank=K first.
-            words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
-            launch = Launch(rank=0, local_rank=0, world_size=1)
-            try:
-                prepare_process()
-                if "--help" in words or "-h" in words:
-                    print(help_text(name, schema, main.__doc__ or ""))
-                    return
-                if has_ranks:
-                    launch = read_launch()
-                else:
-                    require_one_process(name)
-                _start_log(launch)
-                settings = _without_cfg(words)
-                if settings != words:
-                    print(OmegaConf.to_yaml(compose(name, schema, settings)))
-                    return
-                main(to_dataclass(compose(name, schema, words), schema))
-            except Exception as error:
-                sys.exit(_report(name, launch, error))
-
-        return run
+        run = functools.partial(_run, name, schema, main, has_ranks=has_ranks)
+        return functools.wraps(main)(run)
 
     return decorate
 
 
-def _without_cfg(words: list[str]) -> list[str]:
-    """Return the words of a command line without --cfg job, wherever it stands."""
-    for at, word in enumerate(words):
-        if words[at : at + 2] == ["--cfg", "job"]:
-            return words[:at] + words[at + 2 :]
-        if word == "--cfg=job":
-            return words[:at] + words[at + 1 :]
-    return words
+def _run(
+    name: str, schema: type[Config], main: Callable[[Config], None], *, has_ranks: bool
+) -> None:
+    """Run a program with the options of its command line; exit when it fails."""
+    # The deepspeed launcher puts --local_rank=K first.
+    options = [option for option in sys.argv[1:] if not option.startswith("--local_rank")]
+    launch = Launch(rank=0, local_rank=0, world_size=1)
+    try:
+        prepare_process()
+        if "--help" in options or "-h" in options:
+            print(help_text(name, schema, main.__doc__ or ""))
+            return
+        if has_ranks:
+            launch = read_launch()
+        else:
+            require_one_process(name)
+        _start_log(launch)
+        settings = _without_cfg(options)
+        if settings != options:
+            print(OmegaConf.to_yaml(compose(name, schema, settings)))
+            return
+        main(to_dataclass(compose(name, schema, options), schema))
+    except Exception as error:
+        sys.exit(_report(name, launch, error))
+
+
+def _without_cfg(options: list[str]) -> list[str]:
+    """Return the options of a command line without --cfg job."""
+    for at, option in enumerate(options):
+        if options[at : at + 2] == ["--cfg", "job"]:
+            return options[:at] + options[at + 2 :]
+        if option == "--cfg=job":
+            return options[:at] + options[at + 1 :]
+    return options
 
 
 def _start_log(launch: Launch) -> None:
-    logging.basicConfig(  # all but the leader keep silent unless they must not
+    logging.basicConfig(  # ranks other than the leader log warnings only
         level=logging.INFO if launch.is_leader else logging.WARNING,
         format="%(asctime)s %(message)s",
         force=True,
@@ -115,10 +119,10 @@ def _start_log(launch: Launch) -> None:
 
 
 def _report(name: str, launch: Launch, error: Exception) -> ExitCode:
-    """Say how a program fails; return its exit code."""
-    message = f"{name}: {_said(error)}"
+    """Print why a program failed; return its exit code."""
+    message = f"{name}: {_message(error)}"
     if isinstance(error, RendezvousError):
-        if launch.local_rank == 0:  # of every machine: the leader may not know
+        if launch.local_rank == 0:  # once per machine: the leader may not know
             print(message, file=sys.stderr)
         return ExitCode.FAILED
     if isinstance(error, InputError | OmegaConfBaseException):
@@ -130,27 +134,27 @@ def _report(name: str, launch: Launch, error: Exception) -> ExitCode:
     return ExitCode.FAILED
 
 
-def compose(name: str, schema: type, words: Sequence[str]) -> DictConfig:
-    """Lay the words of a command line over `conf/<name>.yaml` and the schema.
+def compose(name: str, schema: type, options: Sequence[str]) -> DictConfig:
+    """Lay the options of a command line over `conf/<name>.yaml` and the schema.
 
     Raises:
-        InputError: a word names no setting, or gives one a value of another type.
+        InputError: an option names no setting, or gives one a value of another type.
     """
-    if any("\0" in word for word in words):
-        raise InputError("a word of the command line has a null character: leave it out")
+    if any("\0" in option for option in options):
+        raise InputError("an option of the command line has a null character: leave it out")
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir=str(CONF_FOLDER), version_base=None):
-            return hydra.compose(config_name=name, overrides=hydra_overrides(words, schema))
+            return hydra.compose(config_name=name, overrides=hydra_overrides(options, schema))
     except OverrideParseException as error:
         raise InputError(
-            f"{error.override}: cannot be read ({_said(error)}): close every bracket, and quote a "
-            "text in which there are brackets, commas or colons"
+            f"{error.override}: cannot be read ({_message(error)}): close every bracket, and quote "
+            "a text that has brackets, commas or colons"
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(_said(error)) from error
-    except AssertionError as error:  # OmegaConf's only word about it
-        suspects = in_optional_sections(words, schema)
+        raise InputError(_message(error)) from error
+    except AssertionError as error:  # OmegaConf raises nothing more specific
+        suspects = in_optional_sections(options, schema)
         if not suspects:
             raise
         raise InputError(
@@ -159,24 +163,24 @@ def compose(name: str, schema: type, words: Sequence[str]) -> DictConfig:
         ) from error
 
 
-def _said(error: BaseException) -> str:
-    """Return the message of an error; of one of Hydra's, with its cause and without its advice."""
+def _message(error: BaseException) -> str:
+    """Return an error's message; Hydra's also with its cause, and without its advice."""
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return str(error)
     lines = [
-        line.strip() for said in (error, error.__cause__) if said for line in f"{said}".split("\n")
+        line.strip() for each in (error, error.__cause__) if each for line in f"{each}".split("\n")
     ]
     lines = [line for line in lines if not _ADVICE.match(line)]
     return "; ".join(dict.fromkeys(line for line in lines if line))
 
 
 def register_schema(name: str, schema: type) -> None:
-    """Make `<name>_schema` known to Hydra's defaults lists."""
+    """Register `<name>_schema` for Hydra's defaults lists."""
     ConfigStore.instance().store(name=f"{name}_schema", node=_mutable_twin(schema))
 
 
 def to_dataclass(composed: DictConfig, schema: type[Config]) -> Config:
-    """Turn Hydra's composed settings into the frozen dataclass, running its checks.
+    """Turn Hydra's composed settings into the frozen dataclass, which checks them.
 
     Raises:
         InputError: a check in a `__post_init__` failed.
@@ -189,8 +193,8 @@ def to_dataclass(composed: DictConfig, schema: type[Config]) -> Config:
 def _mutable_twin(schema: type) -> type:
     """Return the same dataclass without `frozen` and checks.
 
-    OmegaConf makes a node from a frozen dataclass read-only, so that Hydra cannot lay YAML
-    and command line over it.
+    OmegaConf makes the node of a frozen dataclass read-only, so Hydra cannot lay YAML and command
+    line over it.
     """
     hints = typing.get_type_hints(schema)
     fields = [
@@ -226,15 +230,15 @@ def _twin_default(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _freeze(value: Any, hint: Any) -> Any:
-    """Rebuild a value of twin dataclasses, lists and dicts of frozen dataclasses and tuples."""
+    """Rebuild twin dataclasses, lists and dicts as frozen dataclasses, tuples and dicts."""
     if isinstance(hint, types.UnionType) and value is not None:  # such as `Settings | None`
         hint = next((part for part in typing.get_args(hint) if dataclasses.is_dataclass(part)), Any)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
         if not dataclasses.is_dataclass(value):
-            raise InputError(f"{value!r} stands where the settings of {hint.__name__} belong")
+            raise InputError(f"{value!r} is given where {hint.__name__} has several settings")
         for name in sorted(vars(value).keys() - hints.keys()):
-            # Hydra adds whatever a + stands before, and OmegaConf makes it an attribute.
+            # Hydra adds every key that has a + before it; OmegaConf makes it an attribute.
             raise InputError(f"Key '{name}' not in '{hint.__name__}': leave out +{name}")
         return hint(
             **{

@@ -1,7 +1,4 @@
-"""A file of records that is found to be writable before the work, and written as the work goes.
-
-Source: ours.
-"""
+"""A file of records that is checked before the work and written while the work goes on."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -15,7 +12,7 @@ from ernie_vilg.storage.locks import lock, warn_of_no_locks
 
 
 class RecordOutput:
-    """An open JSON Lines file that this process alone writes."""
+    """An open JSON Lines file, locked by this process."""
 
     def __init__(self, descriptor: int) -> None:
         """Take an open file."""
@@ -44,14 +41,14 @@ class RecordOutput:
 
 @contextmanager
 def record_output(path: Path, setting: str) -> Iterator[RecordOutput]:
-    """Open and lock a file of records; its folder is made.
+    """Open and lock a file of records, and make its folder.
 
     Args:
-        path: the file. One that is there keeps its content until `clear`.
-        setting: name and value of the setting that names it, for messages.
+        path: the file. An existing one keeps its content until `clear`.
+        setting: name and value of the setting that names the file, for messages.
 
     Raises:
-        InputError: it cannot be written, or another process writes it.
+        InputError: the file cannot be written, or another process writes it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,9 +63,7 @@ def record_output(path: Path, setting: str) -> Iterator[RecordOutput]:
             raise InputError(f"{setting}: {path} is no regular file: name another")
         is_locked = lock(descriptor)
         if is_locked is False:
-            raise InputError(
-                f"{setting}: {path} is being written by another process: wait for its end"
-            )
+            raise InputError(f"{setting}: another process is writing {path}: wait for its end")
         if is_locked is None:
             warn_of_no_locks(path)
         yield output
@@ -82,7 +77,7 @@ def record_output(path: Path, setting: str) -> Iterator[RecordOutput]:
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    """Open a file at its end; return its descriptor, and whether this process made it."""
+    """Open a file at its end; return the descriptor, and whether this process made the file."""
     flags = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644), True

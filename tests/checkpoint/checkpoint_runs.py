@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
+from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.runs.phases import Phases
@@ -46,14 +47,14 @@ class FakeEngine:
 
 
 class AtPoint(Phases):
-    """Does something at the first point whose name begins so."""
+    """Runs an action at the first point whose name has a given beginning."""
 
     def __init__(self, name: str, action: Callable[[], None]) -> None:
         super().__init__()
         self.arm(name, action)
 
     def arm(self, name: str, action: Callable[[], None]) -> None:
-        """Lie in wait; an empty name waits for nothing."""
+        """Set the action and its point; an empty name disarms."""
         self._name = name
         self._action = action
 
@@ -74,11 +75,13 @@ def checkpoints_of(
     return Checkpoints(
         run_dir,
         CheckpointConfig(**{"every": 10, "asynchronous": False, **settings}),
-        identity_at=lambda step: identity,
-        data_at=lambda step: {"position": step},
-        layout=layout,
-        config_hash="of all settings",
-        phases=phases or Phases(),
+        RunFacts(
+            identity_at=lambda step: identity,
+            data_at=lambda step: {"position": step},
+            layout=layout,
+            config_hash="of all settings",
+        ),
+        phases or Phases(),
     )
 
 
@@ -102,5 +105,5 @@ def restored(run_dir: Path, **settings: Any) -> tuple[int, int]:
     engine: Any = FakeEngine()
     checkpoints = checkpoints_of(run_dir, **settings)
     step = checkpoints.restore(engine)
-    checkpoints.finish()  # what is superseded goes beside training
+    checkpoints.finish()  # superseded checkpoints are removed in a thread
     return step, engine.state

@@ -12,11 +12,11 @@ import pytest
 
 from ernie_vilg.checkpoint.folder import (
     MANIFEST_NAME,
-    checkpoint_path,
     committed_checkpoints,
     newest_checkpoint,
     verify_checkpoint,
 )
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import sha256_of_file
 from tests.checkpoint.checkpoint_runs import (
     IDENTITY,
@@ -50,10 +50,10 @@ def test_the_newest_is_restored_and_old_ones_are_removed(tmp_path: Path) -> None
 
 
 def test_the_step_orders_checkpoints_not_the_clock(tmp_path: Path) -> None:
-    """Row 44: a machine whose clock is an hour behind wrote the newest one."""
+    """A machine whose clock is an hour behind wrote the newest one."""
     saved_run(tmp_path)
     an_hour_ago = time.time() - 3600
-    os.utime(checkpoint_path(tmp_path, 20), (an_hour_ago, an_hour_ago))
+    os.utime(RunFolder(tmp_path).checkpoint(20), (an_hour_ago, an_hour_ago))
 
     assert restored(tmp_path) == (20, 20)
 
@@ -80,7 +80,7 @@ def test_what_is_saved_with_a_step_comes_back_exactly(tmp_path: Path) -> None:
 
 
 def test_going_back_finds_the_last_checkpoint(tmp_path: Path) -> None:
-    """That includes one that is still being written."""
+    """The last checkpoint may still be in the writer."""
     checkpoints, engine = saved_run(tmp_path, asynchronous=True), FakeEngine()
     save(checkpoints, 30)
     engine.state = 35
@@ -137,24 +137,23 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("damage", "named"), DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_passed_over(
+def test_a_damaged_checkpoint_is_named_and_skipped(
     tmp_path: Path, damage: Any, named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rows 14 and 15."""
     saved_run(tmp_path)
-    damage(checkpoint_path(tmp_path, 20))
+    damage(RunFolder(tmp_path).checkpoint(20))
 
     assert restored(tmp_path) == (10, 10)
     assert named in caplog.text
-    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 10)
+    assert newest_checkpoint(tmp_path) == RunFolder(tmp_path).checkpoint(10)
 
 
 def test_twenty_flipped_bits_are_found_twenty_times(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 13: anywhere in any file, the manifest included."""
+    """The bits are anywhere in any file, including the manifest."""
     saved_run(tmp_path)
-    folder = checkpoint_path(tmp_path, 20)
+    folder = RunFolder(tmp_path).checkpoint(20)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     random_places = random.Random(0)
     for number in range(20):
@@ -172,18 +171,18 @@ def test_twenty_flipped_bits_are_found_twenty_times(
 
 def test_a_renamed_checkpoint_is_not_of_the_step_it_claims(tmp_path: Path) -> None:
     saved_run(tmp_path)
-    checkpoint_path(tmp_path, 20).rename(checkpoint_path(tmp_path, 30))
+    RunFolder(tmp_path).checkpoint(20).rename(RunFolder(tmp_path).checkpoint(30))
 
     assert restored(tmp_path) == (10, 10)
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
     checkpoints = saved_run(tmp_path)
-    flip_bit(checkpoint_path(tmp_path, 20) / WEIGHTS)
+    flip_bit(RunFolder(tmp_path).checkpoint(20) / WEIGHTS)
 
     save(checkpoints, 20)
 
-    assert verify_checkpoint(checkpoint_path(tmp_path, 20)) is None
+    assert verify_checkpoint(RunFolder(tmp_path).checkpoint(20)) is None
 
 
 @pytest.mark.parametrize(
@@ -197,7 +196,7 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Pa
     ],
 )
 def test_the_pointer_is_for_people_alone(tmp_path: Path, pointer: str | None) -> None:
-    """Row 16: a run never falls back to step 0 in silence."""
+    """A run never silently falls back to step 0."""
     saved_run(tmp_path)
     path = tmp_path / "checkpoints" / "latest.json"
     assert json.loads(path.read_text()) == {"step": 20, "folder": "step_00000020"}
@@ -211,18 +210,18 @@ def test_the_pointer_is_for_people_alone(tmp_path: Path, pointer: str | None) ->
 def test_a_half_written_checkpoint_does_not_exist(tmp_path: Path) -> None:
     saved_run(tmp_path)
     folder = tmp_path / "checkpoints"
-    checkpoint_path(tmp_path, 20).rename(folder / ".writing-step_00000020")
-    shutil.copytree(checkpoint_path(tmp_path, 10), folder / ".removing-step_00000000")
+    RunFolder(tmp_path).checkpoint(20).rename(folder / ".writing-step_00000020")
+    shutil.copytree(RunFolder(tmp_path).checkpoint(10), folder / ".removing-step_00000000")
 
     assert restored(tmp_path) == (10, 10)
     assert not list(folder.glob(".*"))
 
 
 def test_a_run_whose_checkpoints_are_all_bad_is_not_started_again(tmp_path: Path) -> None:
-    """Row 17: and none of its files changes."""
+    """None of its files changes."""
     saved_run(tmp_path)
     for step in (10, 20):
-        flip_bit(checkpoint_path(tmp_path, step) / WEIGHTS)
+        flip_bit(RunFolder(tmp_path).checkpoint(step) / WEIGHTS)
     files = [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]
     before = [(path, sha256_of_file(path)) for path in files]
 
@@ -250,19 +249,19 @@ def test_other_settings_are_listed_and_refused(tmp_path: Path) -> None:
 def test_fresh_weights_fit_every_layout(tmp_path: Path) -> None:
     saved_run(tmp_path, steps=(0,))
     engine: Any = FakeEngine()
-    engine.load = None  # must not be asked
+    engine.load = None  # must not be called
 
     checkpoints = checkpoints_of(tmp_path, layout={"zero_stage": 3})
 
     assert checkpoints.restore(engine) == 0
-    manifest = json.loads((checkpoint_path(tmp_path, 0) / MANIFEST_NAME).read_text())
+    manifest = json.loads((RunFolder(tmp_path).checkpoint(0) / MANIFEST_NAME).read_text())
     assert manifest["layout"] == {"zero_stage": 3}
 
 
 def test_the_manifest_says_what_the_checkpoint_is(tmp_path: Path) -> None:
     saved_run(tmp_path)
 
-    manifest = json.loads((checkpoint_path(tmp_path, 20) / MANIFEST_NAME).read_text())
+    manifest = json.loads((RunFolder(tmp_path).checkpoint(20) / MANIFEST_NAME).read_text())
 
     assert [(entry["file"], entry["rank"]) for entry in manifest["files"]] == [
         ("state/moments_0.pt", 0),

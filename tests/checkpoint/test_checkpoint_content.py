@@ -1,4 +1,4 @@
-"""A checkpoint of other content than was committed is passed over, whatever its files say."""
+"""A checkpoint whose content differs from the committed one is skipped."""
 
 import os
 from pathlib import Path
@@ -9,10 +9,10 @@ import pytest
 from ernie_vilg.checkpoint.folder import (
     MANIFEST_NAME,
     PRETRAIN_PARTS,
-    checkpoint_path,
     newest_checkpoint,
     verify_checkpoint,
 )
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import json_bytes, sha256_of_json
 from ernie_vilg.storage.json_files import read_json
 from tests.checkpoint.checkpoint_runs import (
@@ -22,7 +22,7 @@ from tests.checkpoint.checkpoint_runs import (
 
 
 def manifest_without_own_hash(folder: Path, changes: dict[str, Any]) -> bytes:
-    """Return a manifest with some changes, and a hash that fits it."""
+    """Return a manifest with some changes and the matching hash."""
     content = {**read_json(folder / MANIFEST_NAME), **changes}
     content = {name: value for name, value in content.items() if value is not ...}
     del content["sha256"]
@@ -42,9 +42,9 @@ def test_a_manifest_that_is_none_falls_back_to_the_checkpoint_before(
     tmp_path: Path, alone: None, content: bytes
 ) -> None:
     saved_run(tmp_path)
-    (checkpoint_path(tmp_path, 20) / MANIFEST_NAME).write_bytes(content)
+    (RunFolder(tmp_path).checkpoint(20) / MANIFEST_NAME).write_bytes(content)
 
-    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 10)
+    assert newest_checkpoint(tmp_path) == RunFolder(tmp_path).checkpoint(10)
     assert restored(tmp_path) == (10, 10)
 
 
@@ -63,11 +63,11 @@ def test_a_manifest_of_other_types_falls_back_though_its_hash_holds(
     tmp_path: Path, alone: None, changes: dict[str, Any]
 ) -> None:
     saved_run(tmp_path)
-    folder = checkpoint_path(tmp_path, 20)
+    folder = RunFolder(tmp_path).checkpoint(20)
     (folder / MANIFEST_NAME).write_bytes(manifest_without_own_hash(folder, changes))
 
-    # Programs that read a run come to the same checkpoint as its next start.
-    assert newest_checkpoint(tmp_path, PRETRAIN_PARTS) == checkpoint_path(tmp_path, 10)
+    # Programs that read a run choose the same checkpoint as its next start.
+    assert newest_checkpoint(tmp_path, PRETRAIN_PARTS) == RunFolder(tmp_path).checkpoint(10)
     assert restored(tmp_path) == (10, 10)
 
 
@@ -81,9 +81,9 @@ def test_a_manifest_of_other_types_falls_back_though_its_hash_holds(
 )
 def test_a_special_file_is_a_file_too_many(tmp_path: Path, alone: None, plant: Any) -> None:
     saved_run(tmp_path, steps=(0, 10))
-    plant(checkpoint_path(tmp_path, 10) / "state" / "planted")
+    plant(RunFolder(tmp_path).checkpoint(10) / "state" / "planted")
 
-    problem = verify_checkpoint(checkpoint_path(tmp_path, 10))
+    problem = verify_checkpoint(RunFolder(tmp_path).checkpoint(10))
 
     assert problem is not None
     assert problem.startswith("state/planted is not of it")
@@ -105,9 +105,9 @@ def test_a_reader_finds_a_checkpoint_that_a_kill_left_without_its_name(
 ) -> None:
     saved_run(tmp_path, steps=(0, 20))
     folder = tmp_path / "checkpoints"
-    checkpoint_path(tmp_path, 20).rename(folder / ".replaced-step_00000020")
+    RunFolder(tmp_path).checkpoint(20).rename(folder / ".replaced-step_00000020")
 
-    # Programs that read a run come to the same checkpoint as its next start.
+    # Programs that read a run choose the same checkpoint as its next start.
     assert newest_checkpoint(tmp_path, PRETRAIN_PARTS) == folder / ".replaced-step_00000020"
     assert restored(tmp_path) == (20, 20)
 

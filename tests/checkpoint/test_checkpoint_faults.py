@@ -1,4 +1,4 @@
-"""What is committed survives kills, full disks and damage; what is not leaves nothing behind."""
+"""Committed checkpoints survive kills, full disks and damage; failed saves leave nothing."""
 
 import logging
 import os
@@ -17,13 +17,13 @@ import torch.distributed as dist
 
 from ernie_vilg.checkpoint.checkpoints import CheckpointError, Checkpoints
 from ernie_vilg.checkpoint.folder import (
-    checkpoint_path,
     committed_checkpoints,
     newest_checkpoint,
     verify_checkpoint,
 )
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.parallel.layout.groups import start_processes
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import clear_leftovers, put_folder
 from tests.checkpoint.checkpoint_runs import (
     AtPoint,
@@ -53,7 +53,7 @@ POINTS = [  # and whether the new checkpoint exists by then
 
 
 def kill_at_every_point(launch: Launch, folder: Path, saves: tuple[int, ...], last: int) -> None:
-    """Save, and die in the last save, once per point, each time in a process of its own."""
+    """Save, and die in the last save, once per point, each time in another process."""
     for number, (point, _) in enumerate(POINTS):
         child = os.fork()
         if child == 0:
@@ -73,7 +73,7 @@ def kill_at_every_point(launch: Launch, folder: Path, saves: tuple[int, ...], la
 
 @pytest.mark.distributed
 def test_a_kill_in_a_save_leaves_the_old_or_the_new_checkpoint(tmp_path: Path) -> None:
-    """Row 3: SIGKILL at every point of a save."""
+    """SIGKILL comes at every point of a save."""
     run_distributed(kill_at_every_point, 1, tmp_path, (0, 10), 20)
 
     with one_process():
@@ -85,7 +85,7 @@ def test_a_kill_in_a_save_leaves_the_old_or_the_new_checkpoint(tmp_path: Path) -
 
 @pytest.mark.distributed
 def test_a_kill_while_a_step_is_saved_again_leaves_one_of_both(tmp_path: Path) -> None:
-    """Row 4: nothing is overwritten in place."""
+    """Nothing is overwritten in place."""
     run_distributed(kill_at_every_point, 1, tmp_path, (0, 10, 20), 20)
 
     with one_process():
@@ -99,8 +99,8 @@ def test_a_kill_between_the_renames_of_a_replacement_is_repaired(
 ) -> None:
     saved_run(tmp_path, steps=(0, 20))
     folder = tmp_path / "checkpoints"
-    shutil.copytree(checkpoint_path(tmp_path, 20), folder / ".writing-step_00000020")
-    checkpoint_path(tmp_path, 20).rename(folder / ".replaced-step_00000020")
+    shutil.copytree(RunFolder(tmp_path).checkpoint(20), folder / ".writing-step_00000020")
+    RunFolder(tmp_path).checkpoint(20).rename(folder / ".replaced-step_00000020")
 
     assert restored(tmp_path) == (20, 20)
     assert not list(folder.glob(".*"))
@@ -109,7 +109,7 @@ def test_a_kill_between_the_renames_of_a_replacement_is_repaired(
 def test_an_old_one_left_beside_its_replacement_goes(tmp_path: Path, alone: None) -> None:
     saved_run(tmp_path, steps=(0, 20))
     folder = tmp_path / "checkpoints"
-    shutil.copytree(checkpoint_path(tmp_path, 20), folder / ".replaced-step_00000020")
+    shutil.copytree(RunFolder(tmp_path).checkpoint(20), folder / ".replaced-step_00000020")
 
     clear_leftovers(folder)
 
@@ -126,11 +126,11 @@ def test_a_replacement_that_cannot_be_renamed_puts_the_old_one_back(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000020"]
 
 
-# --- Training goes on while a checkpoint is written.
+# --- Training continues while a checkpoint is written.
 
 
 def test_the_snapshot_is_the_state_at_the_save(tmp_path: Path, alone: None) -> None:
-    """Row 5: what training changes while the writer is slow does not reach the files."""
+    """Changes by training while the writer is slow do not reach the files."""
     go_on = threading.Event()
     checkpoints = checkpoints_of(
         tmp_path, asynchronous=True, phases=AtPoint("save: before data", lambda: wait_for(go_on))
@@ -153,10 +153,8 @@ def wait_for(event: threading.Event) -> None:
     assert event.wait(timeout=60), "the test went on"
 
 
-def test_training_stands_still_for_the_copy_and_not_for_the_disk(
-    tmp_path: Path, alone: None
-) -> None:
-    """Row 55, the mechanism: a slow disk does not show in the stall; benchmarks measure it."""
+def test_training_is_blocked_by_the_copy_and_not_by_the_disk(tmp_path: Path, alone: None) -> None:
+    """A slow disk does not lengthen the stall; benchmarks measure the duration."""
     slow = threading.Event()
     checkpoints = checkpoints_of(
         tmp_path, asynchronous=True, phases=AtPoint("save: before data", lambda: slow.wait(0.5))
@@ -190,7 +188,7 @@ def test_a_save_waits_for_the_one_before(tmp_path: Path, alone: None) -> None:
 
 @contextmanager
 def small_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
-    """Mount a file system of some bytes."""
+    """Mount a file system of a given size."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True)
@@ -205,7 +203,7 @@ def small_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
 def test_a_save_without_room_is_refused_and_the_old_one_stays(
     tmp_path: Path, alone: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 10: the message says what is needed and what is free; the policy ends the run."""
+    """The message names the needed and the free bytes; the policy ends the run."""
     with small_disk(tmp_path / "disk", 2_600_000) as run_dir:
         checkpoints = checkpoints_of(run_dir, max_failed_saves=1)
         for step in (0, 10, 20):
@@ -217,7 +215,7 @@ def test_a_save_without_room_is_refused_and_the_old_one_stays(
             save(checkpoints, 30, size=LARGE)
         with pytest.raises(CheckpointError, match="the checkpoint of step 10 stands"):
             checkpoints.finish()
-        assert newest_checkpoint(run_dir) == checkpoint_path(run_dir, 10)
+        assert newest_checkpoint(run_dir) == RunFolder(run_dir).checkpoint(10)
         assert leftovers(run_dir) == []
 
 
@@ -235,7 +233,7 @@ def test_a_run_without_room_for_its_first_checkpoint_does_not_start(
 def test_a_disk_that_fills_during_a_save_leaves_nothing_of_it(
     tmp_path: Path, alone: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 11: training goes on, and a later save succeeds once there is room."""
+    """Training continues, and a later save succeeds once there is room."""
     with small_disk(tmp_path / "disk", 3_500_000) as run_dir:
         filling = run_dir / "something else"
         checkpoints = checkpoints_of(
@@ -252,7 +250,7 @@ def test_a_disk_that_fills_during_a_save_leaves_nothing_of_it(
         filling.unlink()
         save(checkpoints, 20, size=LARGE)
         checkpoints.finish()
-        assert verify_checkpoint(checkpoint_path(run_dir, 20)) is None
+        assert verify_checkpoint(RunFolder(run_dir).checkpoint(20)) is None
 
 
 def fill(path: Path) -> None:
@@ -279,7 +277,7 @@ def test_a_disk_that_gives_back_something_else_fails_the_save(
     save(checkpoints, 30)
 
     assert "what was read back is not what was written" in caplog.text
-    assert committed_checkpoints(tmp_path)[0] == checkpoint_path(tmp_path, 20)
+    assert committed_checkpoints(tmp_path)[0] == RunFolder(tmp_path).checkpoint(20)
 
 
 def test_what_cannot_be_pickled_fails_the_save_and_not_the_thread_alone(
@@ -299,13 +297,13 @@ def test_what_cannot_be_pickled_fails_the_save_and_not_the_thread_alone(
 
 
 def test_there_is_a_verified_checkpoint_at_all_times(tmp_path: Path, alone: None) -> None:
-    """Row 18: two are kept, and time and again one of them is damaged."""
+    """Two checkpoints are kept, and one of them is damaged now and then."""
     checkpoints = saved_run(tmp_path)
     is_over, moments_without = threading.Event(), []
 
     def poll() -> None:
         while not is_over.is_set():
-            # A folder may go between the look at their names and the look into them.
+            # A folder may be removed between the listing and the read.
             if not any(newest_checkpoint(tmp_path) for _ in range(3)):
                 moments_without.append(committed_checkpoints(tmp_path))
 
@@ -332,7 +330,7 @@ def test_there_is_a_verified_checkpoint_at_all_times(tmp_path: Path, alone: None
 
 
 def save_with_one_bad_rank(launch: Launch, run_dir: Path) -> list[Any]:
-    """Return what each save came to, and what a restart finds, on one of two ranks."""
+    """Return the outcome of each save and of a restart, on one of two ranks."""
     start_processes(launch, timeout_seconds=60)
     engine: Any = FakeEngine(launch.rank, launch.world_size)
     checkpoints = checkpoints_of(run_dir, max_failed_saves=1)
@@ -343,7 +341,7 @@ def save_with_one_bad_rank(launch: Launch, run_dir: Path) -> list[Any]:
             outcomes.append(_outcome(checkpoints, engine, step))
     dist.barrier()
     if launch.rank == 0:
-        (checkpoint_path(run_dir, 30) / "state/moments_1.pt").write_text("damaged")
+        (RunFolder(run_dir).checkpoint(30) / "state/moments_1.pt").write_text("damaged")
     dist.barrier()
     again: Any = FakeEngine(launch.rank, launch.world_size)
     return [*outcomes, checkpoints_of(run_dir).restore(again), again.state]
@@ -359,7 +357,7 @@ def _outcome(checkpoints: Checkpoints, engine: Any, step: int) -> Any:
 
 @contextmanager
 def files_up_to(num_bytes: int | None) -> Iterator[None]:
-    """Let no file of this process grow beyond a size, as a quota does."""
+    """Limit the size of this process's files, as a quota does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft if num_bytes is None else num_bytes, hard))
     try:

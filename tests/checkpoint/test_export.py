@@ -1,4 +1,4 @@
-"""What leaves a run is the weights of its last step, or their average, as asked."""
+"""An export holds the weights of the last step, or their average, as requested."""
 
 import os
 from dataclasses import replace
@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from ernie_vilg.checkpoint.export import export
-from ernie_vilg.checkpoint.folder import checkpoint_path
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.weights import CONFIG_NAME, WEIGHTS_NAME
 from ernie_vilg.parallel.engine.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.state.consolidate import gather_weights
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import read_json
 from launch.drills.data_set import DataSet, make_data_set
 from tests.distributed import run_distributed
@@ -38,7 +38,7 @@ def finished_run(data: DataSet, folder: Path) -> Path:
 def test_the_folder_holds_the_average_if_asked_and_says_so(tmp_path: Path) -> None:
     run_dir = finished_run(make_data_set(tmp_path / "data"), tmp_path)
     first, last = (
-        gather_weights(checkpoint_path(run_dir, step) / CHECKPOINT_TAG) for step in (1, 2)
+        gather_weights(RunFolder(run_dir).checkpoint(step) / CHECKPOINT_TAG) for step in (1, 2)
     )
 
     before = os.umask(0o022)

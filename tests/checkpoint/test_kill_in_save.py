@@ -1,4 +1,4 @@
-"""Row 3 with the real engine: a run killed anywhere in a save goes on as if it never was."""
+"""A run with the real engine, killed anywhere in a save, resumes to the same losses."""
 
 import os
 import signal

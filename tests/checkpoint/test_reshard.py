@@ -1,4 +1,4 @@
-"""A state that goes on under another layout is the same state, bit for bit (rows 20 and 21)."""
+"""A resharded state is the same state, bit for bit."""
 
 import json
 import re
@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from ernie_vilg.checkpoint import reshard
-from ernie_vilg.checkpoint.consolidated import find_universal
-from ernie_vilg.checkpoint.folder import checkpoint_path, read_manifest
+from ernie_vilg.checkpoint.consolidated import find_consolidated
+from ernie_vilg.checkpoint.folder import read_checkpoint_manifest
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.initialization import original_name
@@ -22,7 +22,7 @@ from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.parallel.state.load_whole import find_differences, load_whole_state
 from ernie_vilg.parallel.state.whole_state import WholeState
-from ernie_vilg.tracking.tracker import METRICS_NAME
+from ernie_vilg.runs.run_folder import RunFolder
 from launch.drills.data_set import DataSet, make_data_set
 from tests.distributed import run_distributed
 from tests.parallel.resharding import (
@@ -39,11 +39,11 @@ from tests.parallel.resharding import (
 from tests.training.runs import pretrain_here, run_on, tiny_run
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-3}
-"""Relative, of the next step's loss: sums in another order. The state itself has none."""
+"""Relative tolerance of the next step's loss: sums have another order. The state has none."""
 
 
 def travel(folder: Path, hops: list[tuple[int, Hop]], **settings: Any) -> dict[str, Seen]:
-    """Take hops, each on so many ranks, starting processes as seldom as possible.
+    """Take hops on their numbers of ranks, starting as few processes as possible.
 
     Every hop but the first loads what the one before it saved.
     """
@@ -75,7 +75,7 @@ def assert_same_state(seen: dict[str, Seen], tolerance: float) -> None:
 
 
 def wrong_copies(seen: Seen, expected: Seen) -> list[str]:
-    """Return the weights of the model that are not those of the first hop."""
+    """Return the weights of the model that differ from the first hop's."""
     return [
         name
         for name, value in seen.model.items()
@@ -85,7 +85,7 @@ def wrong_copies(seen: Seen, expected: Seen) -> list[str]:
 
 @pytest.mark.distributed
 def test_one_state_goes_through_layouts_bit_for_bit(tmp_path: Path) -> None:
-    """Data 1 to 2, ZeRO 1 to 3 to 1 to 2, tensor 1 to 2 to 1, pipeline 1 to 2 to 1."""
+    """The hops are data 1 to 2, ZeRO 1 to 3 to 1 to 2, tensor and pipeline 1 to 2 to 1."""
     hops = [
         (1, Hop(name="one process")),
         (2, Hop(name="data 2, ZeRO 3", zero=3)),
@@ -122,7 +122,7 @@ LONG_JOURNEY = [
 @pytest.mark.distributed
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_a_long_journey_changes_nothing(tmp_path: Path, precision: torch.dtype) -> None:
-    """Every kind of engine and change, with tied embeddings and an end-to-end reconstructor."""
+    """The hops visit every engine, with tied embeddings and an end-to-end reconstructor."""
     seen = travel(tmp_path, LONG_JOURNEY, precision=precision, model=WHOLE)
 
     assert len(seen) == len(LONG_JOURNEY)
@@ -130,11 +130,11 @@ def test_a_long_journey_changes_nothing(tmp_path: Path, precision: torch.dtype) 
 
 
 def spoil(launch: Launch, folder: str) -> tuple[dict[str, list[str]], str]:
-    """Load a state, spoil this and that of it on rank 1.
+    """Load a state and corrupt parts of it on rank 1.
 
     Returns:
-        what `find_differences` says, by what was spoiled; what `load_resharded` says when its
-        loading spoils something.
+        the result of `find_differences` by the corrupted part, and the error of `load_resharded`
+        when its loading corrupts something.
     """
     device = start_processes(launch, timeout_seconds=60)
     groups = build_groups(1, 1, device)
@@ -143,10 +143,10 @@ def spoil(launch: Launch, folder: str) -> tuple[dict[str, list[str]], str]:
     engine, _ = start_hop(hop, groups)
     load(engine, Path(folder), hop)
     run_dir = Path(folder) / "origin"
-    checkpoint = checkpoint_path(run_dir, STEPS_TAKEN)
-    universal = find_universal(checkpoint, run_dir)
-    assert universal is not None
-    state = universal.open()
+    checkpoint = RunFolder(run_dir).checkpoint(STEPS_TAKEN)
+    consolidated = find_consolidated(checkpoint, run_dir)
+    assert consolidated is not None
+    state = consolidated.open()
     found = {"nothing": find_differences(engine, state)}
     for what, tensor in optimizer_tensors(engine).items():
         change_last_bit(tensor, launch)
@@ -161,7 +161,7 @@ def spoil(launch: Launch, folder: str) -> tuple[dict[str, list[str]], str]:
         load_whole_state(engine, source)
         change_last_bit(optimizer_tensors(engine)["exp_avg"], launch)
 
-    reshard.load_whole_state = load_and_spoil  # type: ignore[attr-defined]  # this process's alone
+    reshard.load_whole_state = load_and_spoil  # type: ignore[attr-defined]  # in this process only
     try:
         reshard.load_resharded(engine, checkpoint, run_dir)
     except reshard.ReshardError as error:
@@ -170,7 +170,7 @@ def spoil(launch: Launch, folder: str) -> tuple[dict[str, list[str]], str]:
 
 
 def optimizer_tensors(engine: Engine) -> dict[str, torch.Tensor]:
-    """Return what holds the first group's state, and the model's first parameter."""
+    """Return the tensors of the first group's state, and the model's first parameter."""
     zero = engine.deepspeed_engine.optimizer
     flat = zero.single_partition_of_fp32_groups[0]
     model = next(engine.deepspeed_engine.module.parameters())
@@ -201,28 +201,28 @@ def test_one_bit_that_differs_on_one_rank_is_found_and_named(tmp_path: Path) -> 
         assert re.fullmatch(expected, difference)
     assert not found_by_1
     assert re.fullmatch(r"\d+ of \d+ values of \S+ are held", found_by_0.pop("a piece")[0])
-    assert not any(found_by_0.values())  # what is not there at all, every rank knows
+    assert not any(found_by_0.values())  # a missing piece is found on every rank
     assert re.search(r"as it was: rank 1: exp_avg of \S+, 1 in all\.", error)
     assert same_error == error
 
 
-SHORT_TIMEOUT = 10  # of collectives, in seconds; the rendezvous has its own
+SHORT_TIMEOUT = 10  # of collectives, in seconds; the rendezvous has another
 
 
 def wait_for_a_slow_leader(launch: Launch, folder: str) -> list[str]:
-    """Let the leader take longer than collectives may, first well, then badly."""
+    """Let the leader take longer than the timeout of collectives, then succeed or fail."""
     start_processes(launch, timeout_seconds=SHORT_TIMEOUT)
 
-    def put_together(checkpoint: Path, run_dir: Path) -> None:
+    def consolidate(checkpoint: Path, run_dir: Path) -> None:
         time.sleep(1.5 * SHORT_TIMEOUT if checkpoint.name == "good" else 0)
         if checkpoint.name == "bad":
-            raise ValueError("it could not be put together: disk full")
+            raise ValueError("it could not be consolidated: disk full")
 
-    reshard.write_universal = put_together  # type: ignore[assignment]  # this process's alone
+    reshard.write_consolidated = consolidate  # type: ignore[assignment]  # in this process only
     ends = []
     for name in ("good", "bad"):
         try:
-            reshard.let_leader_write(Path(folder, name), Path(folder), launch.rank)
+            reshard.consolidate_on_leader(Path(folder, name), Path(folder), launch.rank)
             ends.append("went on")
         except ValueError as error:
             ends.append(str(error))
@@ -234,7 +234,7 @@ def wait_for_a_slow_leader(launch: Launch, folder: str) -> list[str]:
 def test_ranks_wait_longer_for_the_leader_than_for_a_step(tmp_path: Path) -> None:
     ends = run_distributed(wait_for_a_slow_leader, 2, str(tmp_path))
 
-    assert ends == [["went on", "it could not be put together: disk full"]] * 2
+    assert ends == [["went on", "it could not be consolidated: disk full"]] * 2
 
 
 @pytest.mark.slow
@@ -249,24 +249,24 @@ def test_ranks_wait_longer_for_the_leader_than_for_a_step(tmp_path: Path) -> Non
 def test_a_run_goes_on_under_another_layout(
     tmp_path: Path, world_size: int, layout: dict[str, int]
 ) -> None:
-    """The run as a whole: checkpoint found, layout seen to differ, same samples, same losses."""
+    """The whole run: it finds the checkpoint and the other layout, and has the same losses."""
     data = make_data_set(tmp_path / "data")
     config = run_of(data, tmp_path / "first", {})
     run_distributed(pretrain_here, 2, config)
     going_on = run_of(data, tmp_path / "second", layout)
     shutil.copytree(config.run_dir, going_on.run_dir)
-    last = checkpoint_path(Path(going_on.run_dir), 4)
-    shutil.rmtree(last)  # so that it goes on after step 2
-    metrics = Path(going_on.run_dir) / METRICS_NAME
+    last = RunFolder(Path(going_on.run_dir)).checkpoint(4)
+    shutil.rmtree(last)  # so that it resumes after step 2
+    metrics = RunFolder(Path(going_on.run_dir)).metrics
     first_two = metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:2]
     metrics.write_text("".join(first_two), encoding="utf-8")
 
     run_distributed(pretrain_here, world_size, going_on)
 
-    assert read_manifest(last)["layout"]["data_parallel_size"] == 1
+    assert read_checkpoint_manifest(last)["layout"]["data_parallel_size"] == 1
     before, after = (losses_of(Path(each.run_dir)) for each in (config, going_on))
     assert after[3] == pytest.approx(before[3], rel=TOLERANCE[torch.float32], abs=0)
-    assert after[4] == pytest.approx(before[4], rel=1e-4, abs=0)  # after a step of its own
+    assert after[4] == pytest.approx(before[4], rel=1e-4, abs=0)  # after its own step
 
 
 def run_of(data: DataSet, folder: Path, layout: dict[str, int]) -> PretrainConfig:
@@ -274,6 +274,6 @@ def run_of(data: DataSet, folder: Path, layout: dict[str, int]) -> PretrainConfi
 
 
 def losses_of(run_dir: Path) -> dict[int, float]:
-    """Return the last loss that was recorded of each step."""
-    lines = (run_dir / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    """Return the last recorded loss of each step."""
+    lines = RunFolder(run_dir).metrics.read_text(encoding="utf-8").splitlines()
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}

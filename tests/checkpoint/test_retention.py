@@ -1,4 +1,4 @@
-"""Which checkpoints stay when one more is saved."""
+"""Retention keeps the newest checkpoints and the multiples of a step."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A file of a checkpoint is on the device as it was meant to be, or it is an error."""
+"""A checkpoint's file is on the device with its intended content, or the save fails."""
 
 import hashlib
 import threading
@@ -28,5 +28,5 @@ def test_a_run_that_ends_does_not_wait_for_its_writer(
     ended.join()
     monkeypatch.setattr(threading, "main_thread", lambda: ended)
 
-    with pytest.raises(OSError, match="the run has ended meanwhile"):
+    with pytest.raises(OSError, match="the run has ended"):
         write_proven(tmp_path / "a.pt", [torch.zeros(3)])

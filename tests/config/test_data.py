@@ -1,4 +1,4 @@
-"""Data sets, weights and changes that say nothing, or two things, are refused."""
+"""Missing or contradictory data sets, weights and changes are refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,12 +37,12 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
         ),
         pytest.param(
             {"token_shards": "one", "mixture_changes": (change(1, main=1),)},
-            "data.mixture_changes is about a mixture",
+            "data.mixture_changes needs a mixture",
             id="changes without a mixture",
         ),
         pytest.param(
             {"token_shards": "one", "weigh_by": "tokens"},
-            "data.weigh_by=tokens is about a mixture",
+            "data.weigh_by=tokens needs a mixture",
             id="weighing without a mixture",
         ),
         pytest.param(
@@ -56,7 +56,9 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
             id="more captions cut than all",
         ),
         pytest.param(
-            {"mixture": {"a.b": data_sets(cc=1)["cc"]}}, "the name 'a.b' must be", id="dotted name"
+            {"mixture": {"a.b": data_sets(cc=1)["cc"]}},
+            "the name 'a.b' must have",
+            id="dotted name",
         ),
         pytest.param(
             {"mixture": data_sets(cc=1, wukong=-0.5)},
@@ -78,12 +80,12 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
         ),
         pytest.param(
             {"mixture": data_sets(cc=1, wukong=1), "mixture_changes": (change(5, cc=1),)},
-            "of cc: give one weight for each of cc, wukong",
+            "names cc: give one weight for each of cc, wukong",
             id="a change that leaves one out",
         ),
         pytest.param(
             {"mixture": data_sets(cc=1), "mixture_changes": (change(5, cc=1, laion=1),)},
-            "of cc, laion: give one weight for each of cc;",
+            "names cc, laion: give one weight for each of cc;",
             id="a change of an unknown one",
         ),
         pytest.param(
@@ -93,7 +95,7 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
         ),
         pytest.param(
             {"mixture": data_sets(cc=1), "mixture_changes": (change(9, cc=2), change(9, cc=1))},
-            r"at steps \[9, 9\]: put them in order",
+            r"at steps \[9, 9\]: use increasing steps",
             id="two changes at a step",
         ),
         pytest.param({"token_shards": "one", "seed": -1}, "must be at least 0", id="seed"),

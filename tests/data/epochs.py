@@ -7,7 +7,7 @@ from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches.token_batches import Share, TokenBatches, TokenStep
 from ernie_vilg.data.sequence.quarantine import Quarantine
-from ernie_vilg.data.shards.damage import Loss
+from ernie_vilg.data.shards.damage import DamageFinding
 from ernie_vilg.storage.shard_manifest import Manifest
 from tests.data.token_shards import sequence_of
 
@@ -24,7 +24,7 @@ SIZES = [20, 20, 20, 20]
 NUM_SAMPLES = sum(SIZES)
 GLOBAL_BATCH = 16
 STEPS = NUM_SAMPLES // GLOBAL_BATCH
-SKIP = LoaderConfig(num_workers=0, damage="skip", max_lost_fraction=1.0)
+SKIP = LoaderConfig(num_workers=0, damage="skip", max_damaged_fraction=1.0)
 
 
 class Epoch:
@@ -35,14 +35,14 @@ class Epoch:
         self.captions: list[int] = []
         self.own: list[int] = []
         """Numbers of those samples that stood at their own positions."""
-        self.findings: dict[tuple[str, int | None], Loss] = {}
+        self.findings: dict[tuple[str, int | None], DamageFinding] = {}
 
     @property
-    def num_lost(self) -> int:
+    def num_damaged(self) -> int:
         whole = {shard for shard, index in self.findings if index is None}
         return sum(
-            loss.num_samples
-            for (shard, index), loss in self.findings.items()
+            finding.num_samples
+            for (shard, index), finding in self.findings.items()
             if index is None or shard not in whole
         )
 
@@ -57,8 +57,8 @@ def read_epoch(
 ) -> Epoch:
     epoch = Epoch()
 
-    def note(step: TokenStep, losses: list[Loss]) -> None:
-        epoch.findings.update({(loss.shard, loss.index): loss for loss in losses})
+    def note(step: TokenStep, findings: list[DamageFinding]) -> None:
+        epoch.findings.update({(finding.shard, finding.index): finding for finding in findings})
         kept = ~step.places.is_replaced
         epoch.own += step.batch.codes[kept, 0].tolist()
 
@@ -68,7 +68,7 @@ def read_epoch(
         with closing(
             TokenBatches(sequence, share, micro_batch_size=GLOBAL_BATCH, on_step=note)
         ) as batches:
-            for step in range(STEPS):
+            for step in range(1, STEPS + 1):
                 for batch in batches.at(step):
                     epoch.numbers += batch.codes[:, 0].tolist()
                     epoch.captions += (batch.text[:, 0] - 4).tolist()

@@ -1,4 +1,4 @@
-"""Raw pairs to image shards, good lines and bad ones."""
+"""Image shards are built from raw pairs, with good lines and bad ones."""
 
 import io
 import json
@@ -23,7 +23,7 @@ EMOJI = Path(__file__).parents[3] / "shared" / "data" / "noto-emoji"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Return 20 pairs: image n is grey of value n, its caption names n."""
+    """Return 20 pairs: image n is grey of value n, and its caption names n."""
     folder = tmp_path / "source"
     (folder / "images").mkdir(parents=True)
     lines = []
@@ -150,7 +150,7 @@ def test_too_many_bad_lines_stop_with_the_counts(source: Path, num_workers: int)
     ):
         build_image_shards(config(source, num_workers=num_workers))
 
-    # No shards, no manifest, no temporary folder: only what names the lines.
+    # No shards, no manifest, no temporary folder: only the file that lists the lines.
     assert {path.name for path in source.parent.iterdir()} == {
         "source",
         "shards.rejected.jsonl",

@@ -1,4 +1,4 @@
-"""Which captions text tokenizer training reads."""
+"""Training of a text tokenizer reads captions in order or at even distances."""
 
 from pathlib import Path
 

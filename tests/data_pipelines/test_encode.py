@@ -1,4 +1,4 @@
-"""Image shards to token shards: right codes, right lineage, and nothing done twice."""
+"""Token shards have the right codes and lineage, and no shard is encoded twice."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_pipelines import encode
 from data_pipelines.build import build_image_shards
-from data_pipelines.encode import encode_image_shards, image_batch
+from data_pipelines.encode import encode_image_shards
 from data_pipelines.shard_writer import write_shard
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
@@ -100,17 +100,6 @@ def array_of(content: bytes) -> np.ndarray:
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 
-def test_pixels_are_scaled_to_minus_one_to_one() -> None:
-    image = Image.new("RGB", (3, 2), (0, 255, 51))
-
-    batch = image_batch([image])
-
-    assert batch.shape == (1, 3, 2, 3)
-    assert batch.dtype == torch.float32
-    # 51 / 127.5 - 1 = -0.6
-    assert batch[0, :, 1, 2].tolist() == pytest.approx([-1.0, 1.0, -0.6])
-
-
 def test_tokens_are_those_of_the_tokenizers(folder: Path) -> None:
     encode_image_shards(config(folder))
 
@@ -164,7 +153,7 @@ def test_the_manifest_records_lineage_and_settings(folder: Path) -> None:
         },
         "pixels": False,
     }
-    # Nothing of the work is left.
+    # The work folder is gone.
     assert {path.name for path in folder.iterdir()} == {
         "source", "images", "text", "vqgan", "tokens",
     }  # fmt: skip
@@ -194,7 +183,7 @@ def test_kept_pixels_are_the_image_shards_own_bytes(
 def encode_until(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, stop_after: int, **settings: object
 ) -> list[str]:
-    """Encode, stopping with an error after some shards; return the shards that were encoded."""
+    """Encode, stop with an error after some shards, and return the shards that were encoded."""
     encoded: list[str] = []
     original = encode._encode_shard
 
@@ -248,7 +237,7 @@ def test_a_finished_shard_whose_text_was_not_counted_is_encoded_again(
     encode_until(folder, monkeypatch, stop_after=2)
     record = folder / ".encoding-tokens" / "records" / "00001.json"
     content = read_json(record)
-    del content["caption_lengths"]  # as the version before wrote it
+    del content["caption_lengths"]  # as older versions wrote it
     write_json(record, content if lengths is None else {**content, "caption_lengths": lengths})
 
     encoded = encode_until(folder, monkeypatch, stop_after=9)

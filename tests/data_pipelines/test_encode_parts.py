@@ -1,4 +1,4 @@
-"""Parts of the shards, encoded by processes of their own, make the same token shards."""
+"""Parts that separate processes encode make the same token shards."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,11 +27,11 @@ def test_parts_and_then_the_rest_equal_one_process(
     assert read_manifest(folder / "tokens", "token") == whole
 
 
-def test_a_part_removes_nothing_of_other_work(folder: Path) -> None:
+def test_a_part_removes_nothing_of_another_job(folder: Path) -> None:
     encode_part(config(folder, num_parts=2, part_index=0))
     save_image_tokenizer(tiny_vqgan(8, seed=1), folder / "vqgan")
 
-    with pytest.raises(ValueError, match="the beginnings of other work"):
+    with pytest.raises(ValueError, match="belongs to another job"):
         encode_part(config(folder, num_parts=2, part_index=1))
 
     assert (folder / ".encoding-tokens" / "records" / "00000.json").is_file()

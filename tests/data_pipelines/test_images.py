@@ -1,4 +1,4 @@
-"""Which files are accepted as images, and what becomes of them."""
+"""Picture files are accepted or rejected, and become upright opaque squares."""
 
 import io
 import os
@@ -74,7 +74,7 @@ def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     image = Image.new("RGB", (20, 10), WHITE)
     image.paste(RED, (0, 0, 10, 10))  # left half
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise for viewing
+    exif[0x0112] = 6  # to be rotated clockwise by a quarter for viewing
     path = saved(tmp_path / "image.jpg", image, "JPEG", exif=exif, quality=95)
 
     upright = np.asarray(load_image(path, max_pixels=1000)).astype(int)
@@ -183,7 +183,7 @@ def test_as_many_pixels_as_allowed_are_accepted(tmp_path: Path) -> None:
 
 def test_the_centred_square_is_cut_out() -> None:
     image = Image.new("RGB", (60, 10), WHITE)
-    image.paste(RED, (18, 0, 42, 10))  # the middle, and as much more as the filter looks at
+    image.paste(RED, (18, 0, 42, 10))  # the middle, and the width of the filter around it
 
     square = crop_and_resize(image, 5)
 

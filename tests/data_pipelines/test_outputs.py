@@ -1,4 +1,4 @@
-"""What a program may write over."""
+"""Programs replace their own outputs only."""
 
 from pathlib import Path
 

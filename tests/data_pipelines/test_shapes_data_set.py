@@ -1,4 +1,4 @@
-"""The built-in data set on disk."""
+"""The built-in scenes are written as raw pairs."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_both_splits_are_folders_of_raw_pairs(tmp_path: Path) -> None:
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
-    # More scenes than one task has.
+    # More scenes than fit in one task.
     write_shapes(config(tmp_path / "one", train_scenes=600))
     write_shapes(config(tmp_path / "two", train_scenes=600, num_workers=2))
 

@@ -1,4 +1,4 @@
-"""What a line of `captions.jsonl` gives: a pair, or the reason why not."""
+"""A line of `captions.jsonl` gives a pair or the reason of its rejection."""
 
 import json
 import os
@@ -164,7 +164,10 @@ def test_a_separator_within_a_caption_ends_no_line(source: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "detail"),
     [
-        ('{"image": "images/a.png", "caption": null}', "'caption' is null where a text belongs"),
+        (
+            '{"image": "images/a.png", "caption": null}',
+            "'caption' is null where a string is required",
+        ),
         ('{"image": "images/a.png"}', "there is no 'caption'"),
     ],
     ids=["null", "missing"],

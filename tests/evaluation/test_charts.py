@@ -1,4 +1,4 @@
-"""Curves come from metrics.jsonl, stopped and continued runs included."""
+"""Curves come from metrics.jsonl, also of stopped and resumed runs."""
 
 import json
 from pathlib import Path

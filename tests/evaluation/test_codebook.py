@@ -1,4 +1,4 @@
-"""The share of the codebook that pictures use, and how evenly."""
+"""Pictures use a fraction of the codebook, more or less evenly."""
 
 import math
 

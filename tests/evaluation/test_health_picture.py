@@ -1,4 +1,4 @@
-"""The picture of a measurement shows what it is given, in fonts that have the characters."""
+"""The picture of a measurement shows its pairs, in fonts that have the characters."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""An evaluation draws, captions, judges, and leaves all of it behind."""
+"""An evaluation draws, captions and judges, and writes all results."""
 
 import json
 from collections.abc import Sequence
@@ -121,6 +121,19 @@ def test_a_caption_that_ids_cannot_tell_from_the_true_one_is_exact(tmp_path: Pat
 def test_too_few_pairs_are_refused(raw_pairs: Path) -> None:
     with pytest.raises(ValueError, match=r"count=3: .* holds 2 pairs"):
         read_pairs(raw_pairs, count=3, image_size=64)
+
+
+def test_pairs_that_cannot_be_used_are_skipped_and_counted(
+    raw_pairs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (raw_pairs / "images/0.png").write_bytes(b"no picture")
+
+    (pair,) = read_pairs(raw_pairs, count=1, image_size=64)
+
+    assert pair.file == "images/1.png"
+    (line,) = caplog.messages
+    assert "unusable lines skipped: 1 (unreadable_image: 1)" in line
+    assert "the first is line 1: unreadable_image '0.png'" in line
 
 
 def test_missing_picture_is_named(raw_pairs: Path) -> None:

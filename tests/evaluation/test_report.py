@@ -1,4 +1,4 @@
-"""The page holds every figure and picture itself, and reads nothing from anywhere."""
+"""The page embeds every figure and picture, and loads nothing."""
 
 import json
 import re
@@ -21,7 +21,7 @@ SHAPE_SCORES = {
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """What the stages of a small job leave."""
+    """The files that the stages of a small job leave."""
     for folder in ("evaluation/originals", "evaluation/drawn", "pretrain/samples", "tokenizer"):
         (tmp_path / folder).mkdir(parents=True)
     picture = Image.new("RGB", (64, 64), "white")

@@ -1,4 +1,4 @@
-"""Round trips give back what a model knows, and show which leg does not."""
+"""Round trips return what a model knows, and show the leg that fails."""
 
 from itertools import count
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from ernie_vilg.evaluation.round_trip import (
     rouge_l,
     take_round_trips,
 )
-from ernie_vilg.generation.decode import Decoder, StoppedError
+from ernie_vilg.generation.decode import StoppedError, TokenGenerator
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
 from tests.evaluation.trained import trained_model
 from tests.model.tiny import CONFIG, tiny_model, tiny_pairs
@@ -23,7 +23,7 @@ from tests.model.tiny import CONFIG, tiny_model, tiny_pairs
 
 def pipeline_of(model: nn.Sequential) -> Any:
     """Return the parts of an `ErnieVilg` that work on ids and codes."""
-    return SimpleNamespace(transformer=model, decoder=Decoder(model, CONFIG))
+    return SimpleNamespace(transformer=model, token_generator=TokenGenerator(model, CONFIG))
 
 
 def trips_of(model: nn.Sequential, text: Tensor, codes: Tensor) -> RoundTrips:
@@ -121,4 +121,4 @@ def test_it_ends_when_asked_to(polls: int) -> None:
             should_stop=lambda: next(asked) >= polls,
         )
 
-    assert next(asked) == polls + 1  # nothing goes on after the answer
+    assert next(asked) == polls + 1  # nothing is asked after the answer

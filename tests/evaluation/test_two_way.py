@@ -1,4 +1,4 @@
-"""The two directions' gradients are compared as they are."""
+"""The gradients of both directions are compared without loss weights."""
 
 import math
 
@@ -44,7 +44,7 @@ def measured(batch_size: int = 8) -> TwoWay:
 def test_cosine_and_norms_are_those_of_the_training_objective_with_one_weight_at_zero() -> None:
     one = gradient_by_backward(text_to_image_weight=1.0, image_to_text_weight=0.0)
     other = gradient_by_backward(text_to_image_weight=0.0, image_to_text_weight=1.0)
-    # What one direction alone uses gets a gradient of zeros from the other.
+    # A parameter that one direction alone uses gets a gradient of zeros from the other.
     shared = [name for name in one if not name.endswith(("_logits.weight", "_logits.bias"))]
     first = torch.cat([one[name].flatten() for name in shared]).double()  # type: ignore[union-attr]
     second = torch.cat([other[name].flatten() for name in shared]).double()  # type: ignore[union-attr]
@@ -83,7 +83,7 @@ def test_parts_of_the_model_add_up_to_the_whole() -> None:
     ],
 )
 def test_cosine_by_hand(one: list[float], other: list[float], cosine: float) -> None:
-    alone = torch.ones(7)  # a parameter of one direction alone does not count
+    alone = torch.ones(7)  # a parameter of only one direction does not count
 
     found = agreement_of([[torch.tensor(one), alone], [torch.tensor(other), None]])
 

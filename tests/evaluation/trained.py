@@ -1,4 +1,4 @@
-"""A model that knows three pairs by heart, in both directions."""
+"""A model that has memorised three pairs, in both directions."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""A step's batch is rebuilt as it was trained on, or it is said why that is not certain."""
+"""A step's batch is rebuilt as it was trained on, or the explanation says why it is uncertain."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from ernie_vilg.forensics.explain_step import (
     outliers,
 )
 from ernie_vilg.forensics.past_batch import Moved
-from ernie_vilg.forensics.sample_losses import nearest_checkpoint, sample_losses
+from ernie_vilg.forensics.sample_losses import measure_sample_losses, nearest_checkpoint
 from ernie_vilg.text_tokenizer import TextTokenizer
 from launch.drills.data_set import DataSet, make_data_set
 from tests.distributed import run_distributed
@@ -38,7 +38,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 
 @pytest.fixture
 def data(encoded: DataSet, tmp_path: Path) -> DataSet:
-    """The same with shards of one's own."""
+    """The same pairs in shards that a test may damage."""
     shutil.copytree(encoded.token_shards, tmp_path / "shards")
     return replace(encoded, token_shards=tmp_path / "shards")
 
@@ -77,7 +77,7 @@ def quarantine(config: PretrainConfig, **entry: str) -> None:
 
 
 def damage(shards: Path, file: str) -> Callable[[], None]:
-    """Flip a bit of a shard; return what repairs it."""
+    """Flip a bit of a shard; return a function that repairs it."""
     path = shards / file
     whole = path.read_bytes()
     path.write_bytes(whole[:600] + bytes([whole[600] ^ 1]) + whole[601:])
@@ -86,7 +86,7 @@ def damage(shards: Path, file: str) -> Callable[[], None]:
 
 def test_the_samples_are_those_that_the_step_was_trained_on(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consumed = consume(config, range(6))  # two epochs of 24 samples
+    consumed = consume(config, range(1, 7))  # two epochs of 24 samples
 
     for step in (1, 3, 6):
         explanation = explain(config.run_dir, step)
@@ -102,7 +102,7 @@ def test_the_samples_are_those_that_the_step_was_trained_on(data: DataSet, tmp_p
 
 def test_rank_and_pass_are_those_of_the_layout(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consume(config, range(1))
+    consume(config, range(1, 2))
 
     samples = explain(config.run_dir, 1).samples
 
@@ -113,7 +113,7 @@ def test_rank_and_pass_are_those_of_the_layout(data: DataSet, tmp_path: Path) ->
 
 def test_pictures_come_from_the_codes_and_from_the_shards(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consume(config, range(1))
+    consume(config, range(1, 2))
 
     explanation = explain(config.run_dir, 1, max_samples=2)
 
@@ -128,10 +128,10 @@ def test_pictures_come_from_the_codes_and_from_the_shards(data: DataSet, tmp_pat
 
 def test_a_replaced_sample_says_for_which_and_why(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consume(config, range(1))
+    consume(config, range(1, 2))
     (unwanted, *rest) = explain(config.run_dir, 1).samples
     quarantine(config, key=unwanted.key, shard=unwanted.shard, reason="watermark")
-    consumed = consume(config, range(1))
+    consumed = consume(config, range(1, 2))
 
     explanation = explain(config.run_dir, 1)
 
@@ -149,9 +149,9 @@ def test_a_replaced_sample_says_for_which_and_why(data: DataSet, tmp_path: Path)
 
 def test_the_quarantine_is_that_of_the_time(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    before = consume(config, range(2))
+    before = consume(config, range(1, 3))
     quarantine(config, key=explain(config.run_dir, 1).samples[0].key)
-    consume(config, range(2, 3))
+    consume(config, range(3, 4))
 
     explanation = explain(config.run_dir, 1)
 
@@ -160,18 +160,18 @@ def test_the_quarantine_is_that_of_the_time(data: DataSet, tmp_path: Path) -> No
     assert (codes_in_file(data.token_shards, explanation.samples) == before[1].codes).all()
 
 
-def test_a_lost_quarantine_makes_the_batch_uncertain(data: DataSet, tmp_path: Path) -> None:
+def test_a_missing_quarantine_makes_the_batch_uncertain(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
     quarantine(config, key="00000003")
-    consume(config, range(1))
+    consume(config, range(1, 2))
     (file,) = (tmp_path / "run/ledger").glob("quarantine-*")
     file.unlink()
-    assert explain(config.run_dir, 1).doubts == ()  # the run's own is still the one of then
+    assert explain(config.run_dir, 1).doubts == ()  # the run's own is still that of the time
 
     quarantine(config, key="00000004")
 
     (doubt,) = explain(config.run_dir, 1).doubts
-    assert "the quarantine of that time is lost" in doubt
+    assert "the quarantine of that time is missing" in doubt
 
 
 def test_what_was_damaged_then_stays_left_out_after_its_repair(
@@ -179,7 +179,7 @@ def test_what_was_damaged_then_stays_left_out_after_its_repair(
 ) -> None:
     config = run_config(tmp_path, data, damage="skip")
     repair = damage(data.token_shards, "tokens-00001.tar")
-    consumed = consume(config, range(3))
+    consumed = consume(config, range(1, 4))
     repair()
 
     explanations = {step: explain(config.run_dir, step) for step in consumed}
@@ -199,10 +199,43 @@ def test_what_was_damaged_then_stays_left_out_after_its_repair(
     assert all("damaged (sha256)" in own.reason and own.key for own in left_out)
 
 
+def test_steps_of_several_launches_are_those_that_were_trained_on(
+    data: DataSet, tmp_path: Path
+) -> None:
+    """The second launch resumes from an earlier step; the third trains on another order."""
+    config = run_config(tmp_path, data)
+    first = consume(config, range(1, 5))
+    second = consume(config, range(3, 4))
+    other = replace(config, data=replace(config.data, seed=config.data.seed + 1))
+    third = consume(other, range(4, 6))
+
+    explanations = {step: explain(config.run_dir, step) for step in range(1, 6)}
+
+    for step, explanation in explanations.items():
+        codes = codes_in_file(data.token_shards, explanation.samples)
+        assert (codes == (first | second | third)[step].codes).all()
+        assert explanation.history.is_in_effect
+    assert [explanations[step].history.record.launch for step in range(1, 6)] == [1, 1, 2, 3, 3]
+    assert [len(explanations[step].history.earlier) for step in range(1, 6)] == [0, 0, 1, 1, 0]
+    with pytest.raises(ValueError, match=r"step=6 is not in the ledger .* steps 1 to 5"):
+        explain(config.run_dir, 6)
+
+
+def test_an_unreadable_line_of_the_ledger_makes_the_batch_uncertain(
+    data: DataSet, tmp_path: Path
+) -> None:
+    config = run_config(tmp_path, data)
+    consume(config, range(1, 2))
+    with (tmp_path / "run/ledger/steps.jsonl").open("a") as file:
+        file.write("{\n")
+
+    assert "1 line(s) of the ledger cannot be read" in explain(config.run_dir, 1).doubts[0]
+
+
 def test_new_damage_makes_what_stands_for_it_uncertain(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data, damage="skip")
     repair = damage(data.token_shards, "tokens-00001.tar")
-    consumed = consume(config, range(3))
+    consumed = consume(config, range(1, 4))
     repair()
     damage(data.token_shards, "tokens-00000.tar")
 
@@ -218,7 +251,7 @@ def test_new_damage_makes_what_stands_for_it_uncertain(data: DataSet, tmp_path: 
 
 def test_damage_where_the_run_met_none_is_refused(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consume(config, range(1))
+    consume(config, range(1, 2))
     for shard in range(3):
         damage(data.token_shards, f"tokens-{shard:05d}.tar")
 
@@ -235,7 +268,7 @@ def test_a_mixture_is_rebuilt_across_a_change_of_weights(data: DataSet, tmp_path
     }
     change = MixtureChangeConfig(step=2, weights={"shards": 0.0, "more": 1.0})
     mixed = replace(config.data, token_shards=None, mixture=mixture, mixture_changes=(change,))
-    consumed = consume(replace(config, data=mixed), range(3))
+    consumed = consume(replace(config, data=mixed), range(1, 4))
 
     explanations = {step: explain(config.run_dir, step) for step in consumed}
 
@@ -248,7 +281,7 @@ def test_a_mixture_is_rebuilt_across_a_change_of_weights(data: DataSet, tmp_path
 
 def test_moved_shards_are_named(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consume(config, range(1))
+    consume(config, range(1, 2))
     before = explain(config.run_dir, 1)
     data.token_shards.rename(tmp_path / "elsewhere")
 
@@ -265,7 +298,7 @@ def test_moved_shards_are_named(data: DataSet, tmp_path: Path) -> None:
 
 def test_other_shards_are_refused(data: DataSet, tmp_path: Path) -> None:
     config = run_config(tmp_path, data)
-    consume(config, range(1))
+    consume(config, range(1, 2))
     manifest = data.token_shards / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"samples": 4,', '"samples": 3,'))
 
@@ -318,7 +351,7 @@ def test_mean_losses_before_a_step_are_those_that_training_logged(
 ) -> None:
     run_dir = copy_with_checkpoints(trained.run_dir, tmp_path / "run", 1)
 
-    explanation = explain(run_dir, 2, losses=sample_losses)
+    explanation = explain(run_dir, 2, losses=measure_sample_losses)
 
     assert explanation.checkpoint_step == 1
     logged = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[1])
@@ -345,4 +378,4 @@ def test_the_checkpoint_is_the_nearest_up_to_the_step_or_else_after_it(
     assert nearest_checkpoint(both, 5).name == "step_00000002"
     assert nearest_checkpoint(later, 1).name == "step_00000002"
     with pytest.raises(ValueError, match=r"losses=true needs a checkpoint .* above step 0"):
-        explain(none, 1, losses=sample_losses)
+        explain(none, 1, losses=measure_sample_losses)

@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ernie_vilg.data.records.damage_log import LossSummary
-from ernie_vilg.data.records.ledger import Ledger, read_steps
-from ernie_vilg.data.sequence.quarantine import Quarantine, read_quarantine
+from ernie_vilg.data.records.damage_log import DamageSummary
+from ernie_vilg.data.records.ledger import read_step
+from ernie_vilg.data.sequence.quarantine import read_quarantine
 from ernie_vilg.data.sequence.sample_reader import DataSource
-from ernie_vilg.data.shards.damage import Loss
+from ernie_vilg.data.shards.damage import DamageFinding
 from ernie_vilg.forensics.explain_step import ExplainedSample, StepExplanation
 from ernie_vilg.forensics.past_batch import LeftOut
 from ernie_vilg.forensics.step_page import quarantine_line, step_page
 from ernie_vilg.storage.shard_manifest import Manifest
+from tests.data.records.test_ledger import write_steps
 
-NO_DAMAGE = LossSummary(losses=(), num_samples=0, num_samples_by_reason={}, num_damaged_lines=0)
+NO_DAMAGE = DamageSummary(
+    findings=(), num_samples=0, num_samples_by_reason={}, num_unreadable_lines=0
+)
 
 
 def sample(position: int = 8, **others: Any) -> ExplainedSample:
@@ -36,13 +39,11 @@ def sample(position: int = 8, **others: Any) -> ExplainedSample:
 @pytest.fixture
 def explanation(tmp_path: Path) -> StepExplanation:
     """Step 2 of a run that made steps 1 to 3, with one sample shown and one listed."""
-    write_steps(tmp_path, 1, 2, 3)
-    ledger = read_steps(tmp_path)
+    write_steps(tmp_path, 1, 2, 3, batch=2)
     manifest = Manifest(kind="token", shards=(), settings={}, lineage={})
     return StepExplanation(
         run_dir=tmp_path,
-        history=ledger.history(2),
-        ledger=ledger,
+        history=read_step(tmp_path, 2),
         doubts=(),
         sources=(DataSource(name="main", location="https://me:canary@h/x", manifest=manifest),),
         shown=(sample(8),),
@@ -50,15 +51,6 @@ def explanation(tmp_path: Path) -> StepExplanation:
         checkpoint_step=None,
         damage=NO_DAMAGE,
     )
-
-
-def write_steps(run_dir: Path, *steps: int) -> None:
-    ledger = Ledger(
-        run_dir, sequence={}, quarantine=Quarantine(), data_parallel_size=1, micro_batch_size=1
-    )
-    for step in steps:
-        ledger.append(step, 2 * step - 2, 2)
-    ledger.close()
 
 
 def with_sample(explanation: StepExplanation, **values: Any) -> str:
@@ -89,7 +81,7 @@ def test_what_and_where_each_sample_is_stands_on_the_page(explanation: StepExpla
     ("text", "shown"),
     [
         ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
-        ('"><img src=x onerror=y>', "&quot;&gt;&lt;img src=x onerror=y&gt;"),
+        ('"><img src=x onerror=y>', "&#34;&gt;&lt;img src=x onerror=y&gt;"),
         ("a\u202eb\u2066c", "a\\u202eb\\u2066c"),
         ("a\x00b\x1b[31m", "a\\x00b\\x1b[31m"),
         ("a\ud800b", "a\\ud800b"),
@@ -169,11 +161,10 @@ def test_the_page_says_whether_the_batch_is_certain(explanation: StepExplanation
 
 def test_earlier_records_are_shown(explanation: StepExplanation, tmp_path: Path) -> None:
     assert "made more than once" not in step_page(explanation)
-    write_steps(tmp_path, 2)
-    ledger = read_steps(tmp_path)
+    write_steps(tmp_path, 2, batch=2)
 
-    page = step_page(replace(explanation, ledger=ledger, history=ledger.history(2)))
-    after = step_page(replace(explanation, ledger=ledger, history=ledger.history(3)))
+    page = step_page(replace(explanation, history=read_step(tmp_path, 2)))
+    after = step_page(replace(explanation, history=read_step(tmp_path, 3)))
 
     assert "The step was made more than once." in page
     assert page.count("rolled back") == 1
@@ -182,16 +173,16 @@ def test_earlier_records_are_shown(explanation: StepExplanation, tmp_path: Path)
 
 
 def test_damage_is_counted(explanation: StepExplanation) -> None:
-    loss = Loss(
+    finding = DamageFinding(
         data_set="main", shard="a.tar", index=None, key="", num_samples=10, reason="sha256",
         detail="shard <a>", position=40,
     )  # fmt: skip
     damage = replace(
-        NO_DAMAGE, losses=(loss,), num_samples=10, num_samples_by_reason={"sha256": 10}
+        NO_DAMAGE, findings=(finding,), num_samples=10, num_samples_by_reason={"sha256": 10}
     )
 
     page = step_page(replace(explanation, damage=damage))
 
-    assert "Samples lost in the whole run: 10 (10 sha256)." in page
+    assert "Damaged samples in the whole run: 10 (10 sha256)." in page
     assert "shard &lt;a&gt;" in page
     assert "Damage</h2>" not in step_page(explanation)

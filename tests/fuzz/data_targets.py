@@ -43,7 +43,7 @@ from tests.fuzz.mutate_media import (
 from tests.fuzz.target import Files, Outcome, Target, files_below, require
 
 STOP = LoaderConfig(num_workers=0, damage="stop")
-SKIP = replace(STOP, damage="skip", max_lost_fraction=1.0)
+SKIP = replace(STOP, damage="skip", max_damaged_fraction=1.0)
 _SIZES = [6, 4]
 _SIDE = 8
 

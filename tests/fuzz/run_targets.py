@@ -14,18 +14,21 @@ import torch.distributed as dist
 
 from ernie_vilg.checkpoint.folder import MANIFEST_NAME, PRETRAIN_PARTS, newest_checkpoint, step_of
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.records.damage_log import LossLog, read_losses
-from ernie_vilg.data.records.ledger import Ledger, read_past_quarantine, read_sequence, read_steps
+from ernie_vilg.data.records.damage_log import DamageLog, read_damage
+from ernie_vilg.data.records.ledger import Ledger, read_ledger, read_past_quarantine, read_step
 from ernie_vilg.data.records.skipped_updates import SampleName, Skip, SkipLog, read_skips
+from ernie_vilg.data.sequence.mixture import MixturePhase
 from ernie_vilg.data.sequence.quarantine import Quarantine, QuarantineEntry, read_quarantine
-from ernie_vilg.data.shards.damage import Loss
+from ernie_vilg.data.sequence.sample_reader import SampleSequence
+from ernie_vilg.data.shards.damage import DamageFinding
 from ernie_vilg.evaluation.charts import curves, read_metrics
 from ernie_vilg.evaluation.report import read_content, report_html
 from ernie_vilg.planning.history import RunRecord, deciding_settings, read_record, write_record
 from ernie_vilg.planning.past_runs import learn_from_runs
 from ernie_vilg.runs import run_lock
-from ernie_vilg.runs.run_folder import read_run, read_settings, write_run
+from ernie_vilg.runs.recorded_settings import read_run, read_settings, write_run
 from ernie_vilg.runs.run_lock import RunLock
 from ernie_vilg.storage.files import sha256_of_json, write_json
 from ernie_vilg.tracking.tracker import keep_metrics_until
@@ -39,7 +42,11 @@ from tests.fuzz.target import Content, Files, Outcome, Special, Target, files_be
 LEADER = Launch(rank=0, local_rank=0, world_size=1)
 _NEWEST = "checkpoints/step_00000020/"
 _QUARANTINE = Quarantine(entries=(QuarantineEntry(key="7", reason="asked for"),))
-_LOSS = Loss(
+_SEQUENCE = SampleSequence(
+    sources=(), phases=(MixturePhase(first_position=0, weights=(1.0,)),), seed=3,
+    shuffle_block_shards=2, quarantine=_QUARANTINE, loader=LoaderConfig(),
+)  # fmt: skip
+_FINDING = DamageFinding(
     data_set="main", shard="a.tar", index=3, key="3", num_samples=1, reason="shape", detail="d",
     position=9,
 )  # fmt: skip
@@ -154,18 +161,18 @@ def _keep_metrics(folder: Path, files: Files) -> Outcome:
     return Outcome.VALID
 
 
-def _write_losses(folder: Path) -> None:
-    LossLog(folder, 0).write([replace(_LOSS, index=index) for index in range(4)])
-    LossLog(folder, 1).write([replace(_LOSS, index=None, num_samples=20)])
+def _write_damage(folder: Path) -> None:
+    DamageLog(folder, 0).write([replace(_FINDING, index=index) for index in range(4)])
+    DamageLog(folder, 1).write([replace(_FINDING, index=None, num_samples=20)])
 
 
-def _read_losses(folder: Path, files: Files) -> Outcome:
-    before = read_losses(folder)
+def _read_damage(folder: Path, files: Files) -> Outcome:
+    before = read_damage(folder)
     require(before.num_samples == sum(before.num_samples_by_reason.values()), "sums differ")
-    LossLog(folder, 0).write([replace(_LOSS, shard="new.tar", index=1)])
-    after = read_losses(folder)
-    require("new.tar" in {loss.shard for loss in after.losses}, "a new finding is lost")
-    return Outcome.COUNTED if before.num_damaged_lines else Outcome.VALID
+    DamageLog(folder, 0).write([replace(_FINDING, shard="new.tar", index=1)])
+    after = read_damage(folder)
+    require("new.tar" in {finding.shard for finding in after.findings}, "a new finding is lost")
+    return Outcome.COUNTED if before.num_unreadable_lines else Outcome.VALID
 
 
 _SKIP = Skip(
@@ -201,10 +208,7 @@ def _read_quarantine(folder: Path, files: Files) -> Outcome:
 
 
 def _open_ledger(folder: Path) -> Ledger:
-    return Ledger(
-        folder, sequence={"seed": 3}, quarantine=_QUARANTINE, data_parallel_size=2,
-        micro_batch_size=4,
-    )  # fmt: skip
+    return Ledger(folder, _SEQUENCE, data_parallel_size=2, micro_batch_size=4)
 
 
 def _write_ledger(folder: Path) -> None:
@@ -215,17 +219,16 @@ def _write_ledger(folder: Path) -> None:
 
 
 def _read_ledger(folder: Path, files: Files) -> Outcome:
-    steps = read_steps(folder)
-    for step in {*steps.records["step"].tolist()} & set(range(10)):
-        record = steps.history(step).record
-        read_sequence(folder, record.sequence)
+    lines, num_unreadable = read_ledger(folder)
+    for line in lines:
+        record = read_step(folder, line.last_step).record
         quarantine = read_past_quarantine(folder, record.quarantine)
         require(quarantine.digest() == _QUARANTINE.digest(), "another quarantine")
     ledger = _open_ledger(folder)
     ledger.append(77, 0, 8)
     ledger.close()
-    require(77 in read_steps(folder).records["step"], "a new record is lost")
-    return Outcome.VALID if len(steps.records) == 5 else Outcome.COUNTED
+    require(bool(read_step(folder, 77).record), "a new record is lost")
+    return Outcome.COUNTED if num_unreadable else Outcome.VALID
 
 
 def _open_ledger_again(folder: Path, files: Files) -> Outcome:
@@ -233,9 +236,8 @@ def _open_ledger_again(folder: Path, files: Files) -> Outcome:
     ledger = _open_ledger(folder)
     ledger.append(77, 0, 8)
     ledger.close()
-    steps = read_steps(folder)
-    require(77 in steps.records["step"], "a new record is lost")
-    return Outcome.VALID if len(steps.records) == 6 else Outcome.COUNTED
+    require(bool(read_step(folder, 77).record), "a new record is lost")
+    return Outcome.COUNTED if read_ledger(folder)[1] else Outcome.VALID
 
 
 def _write_lock(folder: Path) -> None:
@@ -332,13 +334,13 @@ TARGETS = [
     Target(name="run.json", files=made(_write_run), mutate=_JSON, read=_read_run),
     Target(name="metrics", files=made(_write_metrics), mutate=_LINES, read=_read_metrics),
     Target(name="metrics at start", files=made(_write_metrics), mutate=_LINES, read=_keep_metrics),
-    Target(name="losses", files=made(_write_losses), mutate=_LINES, read=_read_losses),
+    Target(name="damage", files=made(_write_damage), mutate=_LINES, read=_read_damage),
     Target(name="skips", files=made(_write_skips), mutate=_LINES, read=_read_skips),
     Target(name="quarantine", files=made(_write_quarantine), mutate=_LINES, read=_read_quarantine),
     Target(name="ledger", files=made(_write_ledger), read=_read_ledger,
-           mutate={**_JSON, **_LINES, ".bin": mutate_bytes}),
+           mutate=_LINES),
     Target(name="ledger at start", files=made(_write_ledger), read=_open_ledger_again,
-           mutate={**_JSON, **_LINES, ".bin": mutate_bytes}),
+           mutate=_LINES),
     Target(name="lock", files=made(_write_lock), mutate=_JSON, read=_read_lock, start=_start_lock),
     Target(name="stopped.json", files=made(_write_stopped), mutate=_JSON, read=_read_stopped,
            quick=30),

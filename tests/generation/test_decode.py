@@ -1,10 +1,10 @@
-"""Token by token with the cache equals one full forward pass."""
+"""Generation token by token with the cache equals one full forward pass."""
 
 import pytest
 import torch
 
 from ernie_vilg.config.model import ReconstructorConfig
-from ernie_vilg.generation.decode import Decoder, StoppedError
+from ernie_vilg.generation.decode import StoppedError, TokenGenerator
 from ernie_vilg.generation.randomness import uniforms
 from ernie_vilg.generation.sampling import Sampling
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, NUM_SPECIAL_IDS, PADDING_ID
@@ -21,7 +21,7 @@ def numbers(count: int, seed: int = 0) -> torch.Tensor:
 def test_drawn_codes_are_what_a_full_forward_pass_predicts() -> None:
     model, (text, _) = tiny_model(), tiny_pairs()
 
-    codes, log_probabilities, _ = Decoder(model, CONFIG).draw(text, GREEDY, numbers(3))
+    codes, log_probabilities, _ = TokenGenerator(model, CONFIG).draw(text, GREEDY, numbers(3))
 
     with torch.no_grad():
         image_logits = model((text, codes)).image_logits
@@ -33,7 +33,7 @@ def test_drawn_codes_are_what_a_full_forward_pass_predicts() -> None:
 def test_sampled_codes_have_the_log_probability_of_a_full_forward_pass() -> None:
     model, (text, _) = tiny_model(), tiny_pairs()
 
-    codes, log_probabilities, _ = Decoder(model, CONFIG).draw(
+    codes, log_probabilities, _ = TokenGenerator(model, CONFIG).draw(
         text, Sampling(temperature=1.5), numbers(3)
     )
 
@@ -46,7 +46,7 @@ def test_sampled_codes_have_the_log_probability_of_a_full_forward_pass() -> None
 def test_written_text_is_what_a_full_forward_pass_predicts() -> None:
     model, (_, codes) = tiny_model(), tiny_pairs()
 
-    text, log_probabilities = Decoder(model, CONFIG).caption(codes, GREEDY, numbers(3))
+    text, log_probabilities = TokenGenerator(model, CONFIG).caption(codes, GREEDY, numbers(3))
 
     with torch.no_grad():
         text_logits = model((text, codes)).text_logits
@@ -63,7 +63,7 @@ def test_nothing_follows_the_end_of_text() -> None:
     with torch.no_grad():
         model[-1].text_logits.bias[END_OF_TEXT_ID] += 100.0
 
-    text, _ = Decoder(model, CONFIG).caption(codes, GREEDY, numbers(3))
+    text, _ = TokenGenerator(model, CONFIG).caption(codes, GREEDY, numbers(3))
 
     assert text.tolist() == [[END_OF_TEXT_ID] + [PADDING_ID] * 4] * 3
 
@@ -74,7 +74,7 @@ def test_special_ids_are_never_written() -> None:
         model[-1].text_logits.bias[:NUM_SPECIAL_IDS] += 100.0
         model[-1].text_logits.bias[END_OF_TEXT_ID] -= 200.0
 
-    text, _ = Decoder(model, CONFIG).caption(codes, GREEDY, numbers(3))
+    text, _ = TokenGenerator(model, CONFIG).caption(codes, GREEDY, numbers(3))
 
     assert (text >= NUM_SPECIAL_IDS).all()
 
@@ -84,7 +84,7 @@ def test_ids_that_the_text_tokenizer_lacks_are_never_written() -> None:
     with torch.no_grad():
         model[-1].text_logits.bias[20:] += 100.0
 
-    text, _ = Decoder(model, CONFIG, num_text_ids=20).caption(codes, GREEDY, numbers(3))
+    text, _ = TokenGenerator(model, CONFIG, num_text_ids=20).caption(codes, GREEDY, numbers(3))
 
     assert (text < 20).all()
 
@@ -92,7 +92,7 @@ def test_ids_that_the_text_tokenizer_lacks_are_never_written() -> None:
 def test_a_draw_does_not_depend_on_its_batch() -> None:
     model, (text, _) = tiny_model(), tiny_pairs()
     sampling = Sampling(temperature=1.0, top_k=3)
-    decoder = Decoder(model, CONFIG)
+    decoder = TokenGenerator(model, CONFIG)
 
     together = decoder.draw(text, sampling, numbers(3)).codes
     alone = decoder.draw(text[2:], sampling, numbers(1, seed=2)).codes
@@ -112,7 +112,7 @@ def test_sparse_attention_decodes_what_a_full_forward_pass_predicts(row_pattern:
     )
     model, (text, _) = tiny_model(config), tiny_pairs(config)
 
-    codes, log_probabilities, _ = Decoder(model, config).draw(text, GREEDY, numbers(3))
+    codes, log_probabilities, _ = TokenGenerator(model, config).draw(text, GREEDY, numbers(3))
 
     with torch.no_grad():
         image_logits = model((text, codes)).image_logits
@@ -128,7 +128,7 @@ def test_the_reconstructor_draws_what_a_full_forward_pass_draws(hidden_position:
     config = tiny_config(reconstructor=reconstructor)
     model, (text, _) = tiny_model(config), tiny_pairs(config)
 
-    codes, _, pixels = Decoder(model, config).draw(text, GREEDY, numbers(3))
+    codes, _, pixels = TokenGenerator(model, config).draw(text, GREEDY, numbers(3))
 
     with torch.no_grad():
         expected = model((text, codes)).pixels.clamp(-1, 1)
@@ -144,7 +144,7 @@ def test_decoding_ends_at_the_next_slot_when_asked_to(work: str) -> None:
         asked.append(True)
         return len(asked) == 3
 
-    decoder = Decoder(tiny_model(), CONFIG)
+    decoder = TokenGenerator(tiny_model(), CONFIG)
     function, source = {"draw": (decoder.draw, text), "caption": (decoder.caption, codes)}[work]
     with pytest.raises(StoppedError):
         function(source, Sampling(), numbers(3), should_stop=stop_at_the_third_slot)

@@ -1,4 +1,4 @@
-"""How a token is chosen from its logits."""
+"""Tokens are sampled from logits by temperature and top-k."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_negative_settings_are_refused(setting: str) -> None:
     [(0.0, 0), (0.099, 0), (0.101, 1), (0.699, 1), (0.701, 2), (1 - 2.0**-53, 2)],
 )
 def test_a_number_chooses_the_token_whose_share_it_lies_in(uniform: float, chosen: int) -> None:
-    # The shares are 0 to 0.1, to 0.7 and to 1.
+    # The tokens span 0 to 0.1, to 0.7 and to 1.
     numbers = torch.tensor([uniform], dtype=torch.float64)
 
     ids, _ = choose_tokens(LOGITS, Sampling(temperature=1.0), numbers)

@@ -1,4 +1,4 @@
-"""The fire drill: what it runs, what it says, and that a failure is one."""
+"""The fire drill: its runs, its report, and its failures."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def run_program(name: str, *words: str, seconds: float) -> "subprocess.Completed
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_run_survives_what_strikes_it(tmp_path: Path) -> None:
+def test_a_run_survives_its_faults(tmp_path: Path) -> None:
     names = ["sigterm_save", "sigkill_rank", "flipped_bit", "other_tensor_parallel_size"]
 
     done = run_program(
@@ -58,11 +58,11 @@ def test_a_soaked_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
 def test_one_failed_drill_fails_the_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def survives(grounds: object, name: str) -> Finding:
+    def survives(bed: object, name: str) -> Finding:
         return Finding(recovery_seconds=2.5, held="all of it")
 
-    def breaks(grounds: object, name: str) -> Finding:
-        raise DrillFailedError("it does not hold that the losses of all steps are equal")
+    def breaks(bed: object, name: str) -> Finding:
+        raise DrillFailedError("not true: the losses of all steps are equal")
 
     monkeypatch.setattr(drills, "catalogue", lambda: {"good": survives, "bad": breaks})
     monkeypatch.setattr(drills, "build_reference", lambda folder, config, num_ranks: None)
@@ -87,7 +87,7 @@ def test_one_failed_drill_fails_the_program(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["drills=sigkil_rank"], "drills=sigkil_rank: choose all, or of sigterm_warm_up, "),
+        (["drills=sigkil_rank"], "drills=sigkil_rank: choose all, or among sigterm_warm_up, "),
         (["num_ranks=1"], "num_ranks=1: must be at least 2: most drills need two ranks"),
     ],
 )
@@ -105,20 +105,20 @@ def test_a_folder_of_something_else_is_not_removed(tmp_path: Path) -> None:
     done = run_program("drill", f"drill_dir={tmp_path}", seconds=120)
 
     assert done.returncode == 2
-    assert "holds something else: name an empty or new folder" in done.stderr
+    assert "holds other files: name an empty or new folder" in done.stderr
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
-    ("is_of_one_step", "first_step", "is_struck"),
+    ("is_of_one_step", "first_step", "is_injected"),
     [(False, 3, True), (False, 4, True), (True, 3, True), (True, 4, False), (False, 2, False)],
 )
 def test_a_fault_waits_for_its_step(
-    tmp_path: Path, is_of_one_step: bool, first_step: int, is_struck: bool
+    tmp_path: Path, is_of_one_step: bool, first_step: int, is_injected: bool
 ) -> None:
     fault = Fault(kind="sleep", rank=0, phase=Phase.STEP, step=3, is_of_one_step=is_of_one_step)
-    record = tmp_path / "struck"
+    record = tmp_path / "fault.injected"
 
     FaultyPhases({record: fault}).enter(Phase.STEP, first_step)
 
-    assert record.exists() == is_struck
+    assert record.exists() == is_injected

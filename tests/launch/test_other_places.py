@@ -1,4 +1,4 @@
-"""Pages, plans, drills, jobs and caches are written through links, or refused at once."""
+"""Pages, plans, drills, jobs and caches are written through links, or refused before the work."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_a_page_is_written_behind_its_link(reported: Path, tmp_path: Path) -> No
 def test_a_page_that_cannot_be_written_is_found_before_the_work(
     output: str, message: str, reported: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "evaluation/evaluation.json").unlink()  # nobody reads it before the check
+    (tmp_path / "evaluation/evaluation.json").unlink()  # not read before the check
 
     with pytest.raises(InputError, match=f"^output=.*{message}"):
         run("report", *report_words(reported, tmp_path / output))
@@ -105,7 +105,7 @@ def test_a_drill_folder_behind_a_link_is_emptied(tmp_path: Path) -> None:
 
 
 def test_a_job_folder_is_made_behind_its_link(tmp_path: Path) -> None:
-    from launch.main_job import MARKER_FILE, owned_folder
+    from launch.jobs.run_job import MARKER_FILE, owned_folder
 
     (tmp_path / "link").symlink_to("scratch/job")
     with owned_folder(tmp_path / "link", "job", force=False):

@@ -1,4 +1,4 @@
-"""The program that puts a checkpoint together, and what it leaves in the run folder."""
+"""The program that consolidates a checkpoint, and its files in the run folder."""
 
 import shutil
 import subprocess
@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg.checkpoint.consolidated import discard_outdated, universal_path
+from ernie_vilg.checkpoint.consolidated import consolidate, discard_outdated
 from ernie_vilg.checkpoint.folder import (
     PRETRAIN_PARTS,
-    checkpoint_path,
-    read_manifest,
+    read_checkpoint_manifest,
     verify_checkpoint,
-    write_manifest,
+    write_checkpoint_manifest,
 )
-from ernie_vilg.checkpoint.reshard import reshard
 from ernie_vilg.parallel.state.whole_state import parameter_shapes
+from ernie_vilg.runs.run_folder import RunFolder
+from ernie_vilg.storage.files import writing_path
+from ernie_vilg.storage.locks import locked
 from launch.support.composition import compose_program
 from launch.support.program import CONF_FOLDER
 from tests.distributed import run_distributed
@@ -26,7 +27,7 @@ from tests.parallel.resharding import SMALL, STEPS_TAKEN, Hop, take_hops
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run with one checkpoint, whose name is a pattern to some programs."""
+    """Return the folder of a run with one checkpoint, whose name looks like a glob pattern."""
     folder = tmp_path_factory.mktemp("runs")
     hop = Hop(name="run[1]+ *", ema_decay=0.0)
     run_distributed(take_hops, 1, str(folder), [hop])
@@ -35,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_dir(trained: Path, tmp_path: Path) -> Path:
-    """Return a run folder of a test's own."""
+    """Return a copy of the run folder for one test."""
     return Path(shutil.copytree(trained, tmp_path / trained.name))
 
 
@@ -48,9 +49,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.distributed
-def test_program_puts_the_newest_checkpoint_together(run_dir: Path) -> None:
+def test_program_consolidates_the_newest_checkpoint(run_dir: Path) -> None:
     program = str(CONF_FOLDER.parent / "launch/reshard.py")
-    # Hydra takes quotes in a value as they are written.
+    # Hydra keeps quotes in a value.
     word = f"run='{run_dir}'"
 
     done = subprocess.run(
@@ -58,9 +59,9 @@ def test_program_puts_the_newest_checkpoint_together(run_dir: Path) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    made = universal_path(run_dir, STEPS_TAKEN)
+    made = RunFolder(run_dir).consolidated_checkpoint(STEPS_TAKEN)
     assert done.stdout.splitlines()[-1] == f"{made}: made, step {STEPS_TAKEN}, 1 MB"
-    assert "put parameters together" in done.stderr
+    assert "merge parameters" in done.stderr
     assert verify_checkpoint(made) is None
     assert sorted(path.name for path in made.parent.iterdir()) == [made.name]
     assert len(list((made / "state").iterdir())) == len(parameter_shapes(SMALL))
@@ -68,22 +69,22 @@ def test_program_puts_the_newest_checkpoint_together(run_dir: Path) -> None:
 
 @pytest.mark.distributed
 def test_what_is_there_and_whole_is_used_again(run_dir: Path) -> None:
-    first = reshard(run_dir, None, num_workers=1)
-    before = files_of(first.universal.folder)
+    first, first_is_new = consolidate(run_dir, None, num_workers=1)
+    before = files_of(first.folder)
 
-    again = reshard(run_dir, STEPS_TAKEN, num_workers=1)
+    again, again_is_new = consolidate(run_dir, STEPS_TAKEN, num_workers=1)
 
-    assert (first.is_new, again.is_new) == (True, False)
-    assert files_of(again.universal.folder) == before
+    assert (first_is_new, again_is_new) == (True, False)
+    assert files_of(again.folder) == before
 
 
 @pytest.mark.slow  # each of the processes imports DeepSpeed
 @pytest.mark.distributed
 def test_several_processes_write_what_one_does(run_dir: Path) -> None:
-    one = files_of(reshard(run_dir, None, num_workers=1).universal.folder)
-    shutil.rmtree(run_dir / "universal")
+    one = files_of(consolidate(run_dir, None, num_workers=1)[0].folder)
+    shutil.rmtree(RunFolder(run_dir).consolidated_checkpoints)
 
-    several = files_of(reshard(run_dir, None, num_workers=2).universal.folder)
+    several = files_of(consolidate(run_dir, None, num_workers=2)[0].folder)
 
     assert several == one
 
@@ -100,10 +101,10 @@ def lose_a_file(folder: Path) -> None:
 
 
 def belong_to_another(made: Path) -> None:
-    """Let the checkpoint be saved once more, with the same state."""
-    folder = checkpoint_path(made.parent.parent, STEPS_TAKEN)
-    manifest = read_manifest(folder)
-    write_manifest(
+    """Save the checkpoint once more, with the same state."""
+    folder = RunFolder(made.parent.parent).checkpoint(STEPS_TAKEN)
+    manifest = read_checkpoint_manifest(folder)
+    write_checkpoint_manifest(
         folder,
         step=STEPS_TAKEN,
         identity=manifest["identity"],
@@ -114,16 +115,16 @@ def belong_to_another(made: Path) -> None:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("damage", [flip_a_bit, lose_a_file, belong_to_another])
-def test_what_is_damaged_or_of_another_checkpoint_is_made_anew(
+def test_what_is_damaged_or_of_another_checkpoint_is_recreated(
     run_dir: Path, damage: Callable[[Path], None]
 ) -> None:
-    made = reshard(run_dir, None, num_workers=1).universal.folder
+    made = consolidate(run_dir, None, num_workers=1)[0].folder
     whole = files_of(made / "state")
     damage(made)
 
-    again = reshard(run_dir, None, num_workers=1)
+    _, is_new = consolidate(run_dir, None, num_workers=1)
 
-    assert again.is_new
+    assert is_new
     assert files_of(made / "state") == whole
     assert verify_checkpoint(made) is None
 
@@ -138,18 +139,18 @@ def test_without_room_nothing_is_left_and_both_sizes_are_named(
     with pytest.raises(
         ValueError, match=r"needs \d{6,} bytes beside the checkpoints, 1000 are free"
     ):
-        reshard(run_dir, None, num_workers=1)
+        consolidate(run_dir, None, num_workers=1)
 
-    assert list((run_dir / "universal").iterdir()) == []
+    assert list((RunFolder(run_dir).consolidated_checkpoints).iterdir()) == []
 
 
 @pytest.mark.distributed
 def test_what_a_killed_process_left_does_not_matter(run_dir: Path) -> None:
-    leftover = run_dir / "universal" / f".writing-step_{STEPS_TAKEN:08d}" / "state"
+    leftover = writing_path(RunFolder(run_dir).consolidated_checkpoint(STEPS_TAKEN)) / "state"
     leftover.mkdir(parents=True)
     (leftover / "half").write_bytes(b"half")
 
-    made = reshard(run_dir, None, num_workers=1).universal.folder
+    made = consolidate(run_dir, None, num_workers=1)[0].folder
 
     assert list(made.parent.iterdir()) == [made]
     assert verify_checkpoint(made) is None
@@ -157,31 +158,56 @@ def test_what_a_killed_process_left_does_not_matter(run_dir: Path) -> None:
 
 @pytest.mark.distributed
 def test_a_damaged_checkpoint_is_never_read(run_dir: Path) -> None:
-    flip_a_bit(checkpoint_path(run_dir, STEPS_TAKEN))
+    flip_a_bit(RunFolder(run_dir).checkpoint(STEPS_TAKEN))
 
     with pytest.raises(
         ValueError, match=r"is damaged .* differs from its SHA-256.*: choose another"
     ):
-        reshard(run_dir, STEPS_TAKEN, num_workers=1)
+        consolidate(run_dir, STEPS_TAKEN, num_workers=1)
     with pytest.raises(ValueError, match="no checkpoint that verifies"):
-        reshard(run_dir, None, num_workers=1)
+        consolidate(run_dir, None, num_workers=1)
 
-    assert not (run_dir / "universal").exists()
+    assert not (RunFolder(run_dir).consolidated_checkpoints).exists()
 
 
 @pytest.mark.distributed
 def test_a_step_without_checkpoint_is_refused_with_those_there_are(run_dir: Path) -> None:
     with pytest.raises(ValueError, match=r"step=7: .* choose one of \[2\]"):
-        reshard(run_dir, 7, num_workers=1)
+        consolidate(run_dir, 7, num_workers=1)
 
 
 def test_what_is_older_than_a_later_checkpoint_goes(tmp_path: Path) -> None:
     for step in (2, 4, 6):
-        universal_path(tmp_path, step).mkdir(parents=True)
+        RunFolder(tmp_path).consolidated_checkpoint(step).mkdir(parents=True)
 
     discard_outdated(tmp_path, 6)
 
-    assert list((tmp_path / "universal").iterdir()) == [universal_path(tmp_path, 6)]
+    assert list((RunFolder(tmp_path).consolidated_checkpoints).iterdir()) == [
+        RunFolder(tmp_path).consolidated_checkpoint(6)
+    ]
+
+
+@pytest.mark.distributed
+def test_one_process_at_a_time_consolidates(run_dir: Path) -> None:
+    folder = RunFolder(run_dir).consolidated_checkpoints
+    folder.mkdir()
+
+    with locked(folder), pytest.raises(ValueError, match="another process consolidates"):
+        consolidate(run_dir, None, num_workers=1)
+
+    assert consolidate(run_dir, None, num_workers=1)[1]
+
+
+def test_nothing_is_removed_while_another_process_consolidates(tmp_path: Path) -> None:
+    older = RunFolder(tmp_path).consolidated_checkpoint(2)
+    older.mkdir(parents=True)
+
+    with locked(older.parent):
+        discard_outdated(tmp_path, 6)
+    assert older.exists()
+
+    discard_outdated(tmp_path, 6)
+    assert not older.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A measurement of two-way health leaves figures and a picture, and nothing else behind."""
+"""A health measurement leaves figures and a picture, and changes nothing of the run."""
 
 import json
 import math
@@ -85,7 +85,7 @@ def test_it_leaves_figures_a_picture_and_the_captions(config: PretrainConfig) ->
         "health/round_trip_code_agreement",
     }
     assert all(math.isfinite(value) for value in report.metrics.values())
-    # A fresh model knows nothing: about the logarithm of the number of choices.
+    # An untrained model knows nothing: about the logarithm of the number of choices.
     assert report.metrics["health/loss_text_to_image"] == pytest.approx(
         math.log(CODEBOOK_SIZE), rel=0.05
     )

@@ -66,7 +66,7 @@ def test_a_round_leaves_pictures_captions_and_the_use_of_the_codebook(
         for whose in ("", "true_")
         for name in ("codebook_usage", "perplexity", "code_entropy")
     }
-    # At least one code, and at most one for each slot of three grids.
+    # At least one code, and at most one per slot of three grids.
     assert 1 / CODEBOOK_SIZE <= samples.metrics["samples/codebook_usage"] <= 1
     assert samples.metrics["samples/perplexity"] <= CODEBOOK_SIZE
 

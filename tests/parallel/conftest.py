@@ -1,4 +1,4 @@
-"""Prints the parity table at the end, and leaves it in outputs/parity.md."""
+"""Prints the parity table at the end, and writes it to outputs/parity.md."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def record_row(row: Row, difference: float) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the table, in the form that docs/parallelism.md shows."""
+    """Print the table in the form of docs/parity.md."""
     if not _rows:
         return
     widths = [max(map(len, column)) for column in zip(_HEADER, *_rows, strict=True)]

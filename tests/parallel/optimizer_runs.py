@@ -1,4 +1,4 @@
-"""Tiny runs that say all that the optimizer did: losses, gradient norms, whole weights."""
+"""Tiny runs that return losses, gradient norms and whole weights of each step."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,16 +21,16 @@ GLOBAL_BATCH = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run did, on the leader."""
+    """The results of a run, on the leader."""
 
     losses: list[list[float]]
-    """Total and parts, of each step."""
+    """Total loss and its parts, for each step."""
     gradient_norms: list[float]
-    """Of each step."""
+    """Gradient norm of each step."""
     weights: list[dict[str, torch.Tensor]]
-    """Whole, after each step."""
+    """Whole weights by name, after each step."""
     is_offloaded: bool
-    """Whether DeepSpeed was told to keep the optimizer in host memory, and heard it."""
+    """Whether DeepSpeed keeps the optimizer in host memory."""
 
 
 def run_config(folder: Path, *, ema_decay: float = 0.0, **layout: Any) -> PretrainConfig:
@@ -54,7 +54,7 @@ def take_steps(
     folder: Path,
     first_step: int = 0,
 ) -> Result | None:
-    """Train up to `STEPS`; save at the end and halfway, in `folder`; begin with what is there."""
+    """Train from a checkpoint in `folder`, if any, up to `STEPS`; save there halfway and last."""
     engine = start(launch, config, precision)
     if first_step:
         engine.load(folder / str(first_step))
@@ -73,7 +73,7 @@ def take_steps(
 
 
 def batches_of_step(engine: Engine, step: int) -> list[Batch]:
-    """Return this replica's share of a global batch that depends on the step alone."""
+    """Return this replica's part of a global batch that depends on the step only."""
     generator = torch.Generator().manual_seed(step)
     text = torch.randint(
         4, MODEL.text_vocab_size, (GLOBAL_BATCH, MODEL.text_length), generator=generator

@@ -1,4 +1,4 @@
-"""The rows of the parity matrix, and how one is computed.
+"""The rows of the parity table, and their computation.
 
 A row is a layout of up to 8 processes and a variant of the run. It is equal to one process if
 losses and gradient norms of 4 steps are, to 1e-5 in float32.
@@ -48,12 +48,12 @@ MODEL = ModelConfig(
 DECODER = replace(tiny.DECODER, image_size=16, codebook_size=MODEL.codebook_size)
 
 History = list[tuple[list[float], float]]
-"""(losses, gradient norm) of each step."""
+"""Losses and gradient norm of each step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What is trained, and how, in some layout."""
+    """A model and the options of a layout."""
 
     attention: str = "full"
     reconstructor: str = "two_stage"
@@ -62,11 +62,11 @@ class Variant:
     zero: int = 1
     offload: bool = False
     extra: str = ""
-    """Name of further settings of the model, see `EXTRAS`."""
+    """Name of further settings of the model in `EXTRAS`."""
 
     @property
     def model(self) -> ModelConfig:
-        """Return the model, which alone decides what one process computes."""
+        """Return the model; layouts with equal models must compute the same."""
         reconstructor = ReconstructorConfig(
             kind=self.reconstructor,
             decoder=DECODER if self.reconstructor == "end_to_end" else None,
@@ -122,11 +122,11 @@ LAYOUTS = [
     if 1 < tensor * pipeline * data <= 8
 ]
 FAST_LAYOUTS = [(1, 2, 1), (2, 1, 2), (2, 2, 1)]
-"""Those of `make test`; `make test-parallel` runs all."""
+"""Layouts of `make test`; `make test-parallel` runs all."""
 
 
 def rows_of(layout: tuple[int, int, int]) -> list[Row]:
-    """Return the variants that a layout is tried with."""
+    """Return the variants to test a layout with."""
     tensor, pipeline, data = layout
     shares = tensor > 1
     variants = [
@@ -204,7 +204,7 @@ def config_of(row: Row) -> PretrainConfig:
 
 
 def global_batch(step: int, size: int) -> Batch:
-    """Return captions of uneven length, so that means over micro-batches would differ."""
+    """Return captions of different lengths, for which means of micro-batch means would be wrong."""
     generator = torch.Generator().manual_seed(step)
     lengths = torch.randint(1, 7, (size,), generator=generator).tolist()
     pieces = torch.randint(4, MODEL.text_vocab_size, (size, 6), generator=generator).tolist()
@@ -230,7 +230,7 @@ def train_all(launch: Launch, configs: Sequence[PretrainConfig]) -> list[History
         engine = build_engine(config, groups, machine_precision(config.precision, device))
         histories.append(train(engine, config))
         del engine
-        gc.collect()  # DeepSpeed's engines hold themselves in rings
+        gc.collect()  # DeepSpeed's engines are cycles of references
     return histories
 
 
@@ -245,7 +245,7 @@ def train(engine: Any, config: PretrainConfig, steps: int = STEPS) -> History:
 
 
 def micro_batches(groups: Any, config: PretrainConfig, step: int) -> list[Batch]:
-    """Return this replica's share of a step."""
+    """Return this replica's part of a step."""
     layout = config.parallelism
     share = layout.global_batch_size // groups.data_size
     whole = global_batch(step, layout.global_batch_size)
@@ -264,7 +264,7 @@ def micro_batches(groups: Any, config: PretrainConfig, step: int) -> list[Batch]
 
 @lru_cache(maxsize=1)
 def references() -> dict[ModelConfig, History]:
-    """Return what one process computes, without any of the layouts' options, per model."""
+    """Return the history of one process without any option of a layout, by model."""
     models = {row.variant.model: row.variant for layout in LAYOUTS for row in rows_of(layout)}
     configs = [
         replace(

@@ -1,4 +1,4 @@
-"""One state, handed on from layout to layout: every one saves it, and the next one loads it.
+"""One state passed from layout to layout: each loads the checkpoint of the previous one.
 
 The state is gathered through DeepSpeed's own interface and tensor-parallel collectives, which the
 code under test uses neither for loading nor for checking.
@@ -16,7 +16,7 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_st
 from torch import Tensor
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
-from ernie_vilg.checkpoint.folder import checkpoint_path
+from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.checkpoint.reshard import load_resharded
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.launch import Launch
@@ -31,25 +31,26 @@ from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_proces
 from ernie_vilg.parallel.state.consolidate import MOMENTS, WEIGHTS
 from ernie_vilg.parallel.state.gather import gather_to_leader
 from ernie_vilg.runs.phases import Phases
+from ernie_vilg.runs.run_folder import RunFolder
 from tests.parallel.parity import MODEL, Row, Variant, config_of, micro_batches
 
 STEPS_TAKEN = 2
 LEARNING_RATE = 1e-3
 EMA_DECAY = 0.9
 SMALL = replace(MODEL, num_layers=2, tied_embeddings=True)
-"""The conversion's time goes with the number of parameters."""
+"""A small model: the conversion takes time proportional to the number of parameters."""
 WHOLE = Variant(reconstructor="end_to_end", extra="tied embeddings").model
-"""With what can be added to the model."""
+"""The model with all optional parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hop:
-    """A layout that loads a state, is looked at, and saves it."""
+    """A layout that loads a state and saves it."""
 
     name: str
-    """Of its run folder."""
+    """Name of its run folder."""
     source: str | None = None
-    """The hop whose checkpoint it loads; None: it trains `STEPS_TAKEN` steps instead."""
+    """Name of the hop whose checkpoint it loads; None: it trains `STEPS_TAKEN` steps instead."""
     tensor: int = 1
     pipeline: int = 1
     zero: int = 1
@@ -61,22 +62,22 @@ class Hop:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was seen of a hop, on the leader."""
+    """The state and the next step of a hop, on the leader."""
 
     state: dict[str, Tensor]
-    """Weights, moments and average of every parameter, whole, float32; by "state of parameter"."""
+    """Whole weights, moments and averages, float32; by "state of parameter"."""
     model: dict[str, Tensor]
-    """What the model computes with, by name; the last stage has tied weights once more."""
+    """Weights that the model computes with, by name, with the last stage's copies of tied ones."""
     steps: set[float]
-    """AdamW's counts of updates, of all ranks."""
+    """Counts of updates in AdamW on all ranks."""
     counters: tuple[int, int]
-    """DeepSpeed's counts of steps and samples."""
+    """Counts of steps and samples in DeepSpeed."""
     next_losses: list[float]
-    """Of the step after."""
+    """Losses of the next step."""
 
 
 def take_hops(launch: Launch, folder: str, hops: Sequence[Hop]) -> list[Seen] | None:
-    """Go through hops of so many ranks; the leader returns what it has seen of each."""
+    """Take hops of layouts with this world size; the leader returns a result for each."""
     device = start_processes(launch, timeout_seconds=60)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -84,7 +85,7 @@ def take_hops(launch: Launch, folder: str, hops: Sequence[Hop]) -> list[Seen] | 
     for hop in hops:
         groups = build_groups(hop.tensor, hop.pipeline, device)
         seen.append(take_hop(Path(folder), hop, groups))
-        gc.collect()  # DeepSpeed's engines hold themselves in rings
+        gc.collect()  # DeepSpeed's engines are cycles of references
     return seen if launch.rank == 0 else None
 
 
@@ -110,11 +111,13 @@ def save(engine: Engine, config: PretrainConfig, run_dir: Path) -> None:
     checkpoints = Checkpoints(
         run_dir,
         CheckpointConfig(every=1),
-        identity_at=lambda step: {"model": asdict(config.model)},
-        data_at=lambda step: {},
-        layout={},
-        config_hash="",
-        phases=Phases(),
+        RunFacts(
+            identity_at=lambda step: {"model": asdict(config.model)},
+            data_at=lambda step: {},
+            layout={},
+            config_hash="",
+        ),
+        Phases(),
     )
     checkpoints.save(engine, STEPS_TAKEN)
     checkpoints.finish()
@@ -124,11 +127,11 @@ def load(engine: Engine, folder: Path, hop: Hop) -> None:
     """Load the checkpoint of the hop's source."""
     assert hop.source is not None
     source = folder / hop.source
-    load_resharded(engine, checkpoint_path(source, STEPS_TAKEN), source)
+    load_resharded(engine, RunFolder(source).checkpoint(STEPS_TAKEN), source)
 
 
 def take_hop(folder: Path, hop: Hop, groups: Groups) -> Seen:
-    """Train or load, look, save, take one more step; all ranks must call."""
+    """Train or load, gather the state, save, take one more step; all ranks must call."""
     engine, config = start_hop(hop, groups)
     if hop.source is None:
         for step in range(STEPS_TAKEN):
@@ -158,10 +161,10 @@ def _adam_steps(engine: Engine) -> list[dict[str, float]]:
 
 
 def gather_state(engine: Engine, config: PretrainConfig) -> dict[str, Tensor]:
-    """Return weights, moments and average of every parameter, whole; all ranks must call."""
+    """Gather the whole weights, moments and averages; all ranks must call."""
     groups, zero = engine.groups, engine.deepspeed_engine.optimizer
     if hasattr(zero, "_hp_optimizer_states_linked"):
-        # ZeRO 1 and 2 do so when the first group has stepped, and miss the states of the others.
+        # ZeRO 1 and 2 link the states after the first group's update and miss those of the others.
         zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
     average = (WEIGHT_AVERAGE,) if config.training.ema_decay else ()

@@ -1,4 +1,4 @@
-"""An engine's files in a folder, without the protocol of checkpoints."""
+"""Saves an engine to a folder without the commit protocol of checkpoints."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from ernie_vilg.parallel.engine.snapshot import Snapshot
 
 
 def save_to(engine: Engine, folder: Path) -> None:
-    """Write this rank's share; all ranks must call."""
+    """Write this rank's files; all ranks must call."""
     snapshot = Snapshot()
     engine.save(snapshot)
     for name, content in snapshot.files.items():

@@ -1,4 +1,4 @@
-"""Every layout computes what one process computes: losses and gradient norms."""
+"""Every layout computes the losses and gradient norms of one process."""
 
 import math
 from dataclasses import replace
@@ -28,7 +28,7 @@ ONE_PROCESS = Row(tensor=1, pipeline=1, data=1)
 def test_first_loss_is_that_of_a_uniform_guess() -> None:
     (_, text_to_image, image_to_text, *_), _ = references()[MODEL][0]
 
-    # Fresh weights are small, so every code and piece is about equally likely.
+    # Fresh weights are small, so all codes and pieces are about equally likely.
     assert text_to_image == pytest.approx(math.log(MODEL.codebook_size), rel=0.02)
     assert image_to_text == pytest.approx(math.log(MODEL.text_vocab_size), rel=0.02)
 
@@ -60,7 +60,7 @@ def test_a_gpu_equals_the_cpu(attention: str) -> None:
 
     ((history,),) = run_distributed(train_all, 1, [config_of(row)], use_gpu=True)
 
-    # Other kernels, TF32 off.
+    # A GPU has other kernels; TF32 is off.
     assert largest_difference(history, references()[row.variant.model]) <= 1e-3
 
 
@@ -73,8 +73,7 @@ def test_float16_with_scaled_gradients_trains_on_a_gpu() -> None:
         train_all, 1, [replace(config, precision="fp16", model=scaled)], use_gpu=True
     )
 
-    # The loss scaler may leave out steps until it has found its scale: only the first loss is
-    # known, and that all are finite.
+    # The loss scaler may skip steps until it has found its scale, so only the first loss is known.
     assert history[0][0] == pytest.approx(references()[MODEL][0][0], rel=1e-2)
     assert all(math.isfinite(loss) for losses, _ in history for loss in losses)
 

@@ -7,7 +7,6 @@ import pytest
 
 from ernie_vilg.planning.forecast import Forecast
 from ernie_vilg.planning.history import (
-    PLAN_NAME,
     RunRecord,
     read_record,
     write_plan,
@@ -15,6 +14,7 @@ from ernie_vilg.planning.history import (
 )
 from ernie_vilg.planning.memory import MemoryEstimate
 from ernie_vilg.planning.step_time import StepTime
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import read_json
 
 RECORD = RunRecord(
@@ -58,7 +58,7 @@ def test_a_plan_says_the_bytes_of_each_stage_and_the_seconds(tmp_path: Path) -> 
     step = StepTime(**{each.name: 0.5 for each in fields(StepTime)})
     write_plan(tmp_path, 4, Forecast(memory=[estimate, estimate], step=step, excess=None))
 
-    plan = read_json(tmp_path / PLAN_NAME)
+    plan = read_json(RunFolder(tmp_path).plan)
 
     assert plan["world_size"] == 4
     assert [stage["total"] for stage in plan["memory_bytes"]] == [28, 28]

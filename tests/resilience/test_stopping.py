@@ -1,4 +1,4 @@
-"""Requests to stop: noted whenever they come, honoured once, and left in writing."""
+"""Requests to stop are noted at once, obeyed once, and recorded."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def test_a_signal_is_a_request_and_a_second_one_changes_nothing(
     stopping: Stopping, number: signal.Signals, reason: StopReason
 ) -> None:
-    """Row 8: neither two SIGTERMs nor a Ctrl-C end the process in the middle of something."""
+    """Neither two SIGTERMs nor a Ctrl-C end the process in the middle of a step."""
     assert stopping.code() is StopReason.NONE
     assert not stopping.is_requested
 
@@ -78,7 +78,7 @@ def test_a_signal_is_a_request_and_a_second_one_changes_nothing(
         assert stopping.code() is reason
 
 
-def test_signals_are_given_back(tmp_path: Path) -> None:
+def test_signal_handlers_are_restored(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
     with Stopping(StoppingConfig(), tmp_path, LEADER):
@@ -126,7 +126,7 @@ def test_a_press_that_a_launcher_passes_on_counts_once(stopping: Stopping, clock
     assert stopping.code() is StopReason.INTERRUPTED
 
 
-def test_signals_that_a_parent_had_blocked_are_heard(tmp_path: Path) -> None:
+def test_signals_that_a_parent_had_blocked_are_noted(tmp_path: Path) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     try:
         with Stopping(StoppingConfig(), tmp_path, LEADER) as stopping:
@@ -139,7 +139,7 @@ def test_signals_that_a_parent_had_blocked_are_heard(tmp_path: Path) -> None:
 
 
 def stop_at(launch: Launch, folder: str, asked_rank: int) -> tuple[StopReason, int]:
-    """Step until all ranks agree to stop, of which one is asked to before its third step."""
+    """Step until all ranks agree to stop; one is asked to before its third step."""
     start_processes(launch, timeout_seconds=60)
     with Stopping(StoppingConfig(), Path(folder), launch) as stopping:
         for step in range(1000):
@@ -154,7 +154,6 @@ def stop_at(launch: Launch, folder: str, asked_rank: int) -> tuple[StopReason, i
 
 @pytest.mark.distributed
 def test_one_rank_is_asked_and_all_stop_at_the_same_step(tmp_path: Path) -> None:
-    """Row 6."""
     assert run_distributed(stop_at, 2, str(tmp_path), 1) == [(StopReason.TERMINATED, 3)] * 2
 
 
@@ -225,8 +224,8 @@ def test_a_person_counts_for_more_than_a_machine() -> None:
 def test_a_checkpoint_that_would_not_be_done_in_the_grace_is_not_begun(
     stopping: Stopping, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Row 7: the last checkpoint stands, and the message names the setting."""
-    assert stopping.may_save(1e6)  # nobody counts the seconds
+    """The last checkpoint stands, and the message names the setting."""
+    assert stopping.may_save(1e6)  # no request has a deadline
     os.kill(os.getpid(), signal.SIGTERM)
     wait_until(lambda: stopping.is_requested)
 
@@ -276,14 +275,6 @@ def test_a_stopped_run_says_so_until_it_starts_again(tmp_path: Path, stopping: S
         assert not (tmp_path / "stopped.json").exists()
 
 
-def test_without_a_checkpoint_it_is_a_failure(tmp_path: Path, stopping: Stopping) -> None:
-    assert stopping.leave(StopReason.TERMINATED, 0, None) is ExitCode.FAILED
-    assert (
-        Stopping(StoppingConfig(), tmp_path, OTHER).leave(StopReason.TERMINATED, 0, None)
-        is ExitCode.FAILED
-    )
-
-
 @pytest.mark.parametrize(
     ("reason", "wants_requeue", "slurm_agrees", "is_requeued"),
     [
@@ -306,7 +297,7 @@ def test_the_leader_puts_its_job_back_into_the_queue_unless_a_person_stopped_it(
     jobs: list[str] = []
 
     def requeue(job: str) -> bool:
-        # Slurm may end this process from now on: all must be in place.
+        # Slurm may end this process from now on: everything must be recorded.
         assert json.loads((tmp_path / "stopped.json").read_text())["requeued"]
         jobs.append(job)
         return slurm_agrees
@@ -320,5 +311,5 @@ def test_the_leader_puts_its_job_back_into_the_queue_unless_a_person_stopped_it(
 
     assert json.loads((tmp_path / "stopped.json").read_text())["requeued"] is is_requeued
     assert jobs == (["7"] if is_requeued or not slurm_agrees else [])
-    # The batch script may try where the rank could not.
+    # The batch script may succeed if the rank could not.
     assert ending.read_text().split() == ["75", *(["requeue"] if jobs else [])]

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,22 @@ from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.step_times import OPTIMIZER, StepTimes
+from ernie_vilg.resilience.members import Member, gather_members
 from ernie_vilg.resilience.stragglers import Stragglers, work_ratios
+from ernie_vilg.system.processes import ProcessMark
 from tests.distributed import run_distributed
 
 NO_GROUP: Any = None
+PAIR = [
+    Member(
+        rank=rank,
+        coordinates=f"data {rank}",
+        host="here",
+        machine="here",
+        process=ProcessMark(process_id=100 + rank, start_ticks=1),
+    )
+    for rank in range(2)
+]
 
 
 def layout(*, tensor_size: int = 1, pipeline_size: int = 1, data_size: int = 1) -> Groups:
@@ -69,7 +80,7 @@ def logged_ratios(launch: Launch, slow_rank: int, log: Path) -> list[dict[str, f
     lines = []
     with Communication(groups) as communication:
         step_times = StepTimes(communication, 1)
-        stragglers = Stragglers(WatchConfig(straggler_windows=2), groups)
+        stragglers = Stragglers(WatchConfig(straggler_windows=2), groups, gather_members(groups))
         step = step_times.timed(
             OPTIMIZER, lambda: time.sleep(0.25 if launch.rank == slow_rank else 0.05)
         )
@@ -84,7 +95,7 @@ def logged_ratios(launch: Launch, slow_rank: int, log: Path) -> list[dict[str, f
 
 @pytest.mark.distributed
 def test_a_slow_rank_is_named_once(tmp_path: Path) -> None:
-    """Row 45: it sleeps five times as long; two log lines later the log names it."""
+    """It sleeps five times as long; two log lines later the log names it."""
     log = tmp_path / "log"
 
     per_rank = run_distributed(logged_ratios, 3, 1, log)
@@ -99,16 +110,16 @@ def test_a_slow_rank_is_named_once(tmp_path: Path) -> None:
 
 
 def test_a_single_rank_has_nobody_to_be_compared_with() -> None:
-    assert Stragglers(WatchConfig(), layout()).read(1, 1.0) == {}
+    assert Stragglers(WatchConfig(), layout(), []).read(1, 1.0) == {}
 
 
 def test_a_rank_that_is_slow_now_and_then_is_not_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stragglers = Stragglers(WatchConfig(straggler_windows=2), layout(data_size=2))
+    stragglers = Stragglers(WatchConfig(straggler_windows=2), layout(data_size=2), PAIR)
     monkeypatch.setattr(
         "ernie_vilg.resilience.stragglers.gather_everywhere",
-        lambda work: [work, replace(work, seconds_per_step=1.0)],
+        lambda seconds: [seconds, 1.0],
     )
 
     for step, seconds in enumerate([2.0, 1.0, 2.0, 1.0]):
@@ -121,10 +132,10 @@ def test_a_rank_is_slow_above_the_factor_and_not_at_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = WatchConfig(straggler_windows=1, straggler_factor=1.5)
-    stragglers = Stragglers(config, layout(data_size=2))
+    stragglers = Stragglers(config, layout(data_size=2), PAIR)
     monkeypatch.setattr(
         "ernie_vilg.resilience.stragglers.gather_everywhere",
-        lambda work: [work, replace(work, seconds_per_step=2.0)],
+        lambda seconds: [seconds, 2.0],
     )
 
     stragglers.read(1, 3.0)

@@ -1,4 +1,4 @@
-"""A run that hangs says who holds it up, and ends."""
+"""A run that hangs names the rank that holds it up, and ends."""
 
 import ctypes
 import multiprocessing
@@ -17,11 +17,12 @@ import torch.distributed as dist
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.data.batches import workers
-from ernie_vilg.parallel.layout.groups import build_groups, start_processes
+from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.resilience import watchdog
-from ernie_vilg.resilience.watchdog import Patience, Watchdog
-from ernie_vilg.runs.phases import Phase, Phases, Whereabouts
+from ernie_vilg.resilience.members import gather_members
+from ernie_vilg.resilience.watchdog import Countdown, Watchdog
+from ernie_vilg.runs.phases import CurrentPhase, Phase, Phases
 from ernie_vilg.system.ports import free_port
 from tests.distributed import run_distributed
 
@@ -30,40 +31,57 @@ WATCH = WatchConfig(step_timeout_seconds=STEP_TIMEOUT_SECONDS, heartbeat_seconds
 FAULTY_STEP = 3
 
 
-def stop(where: Watchdog, phases: Phases) -> None:
+def stop(watch: Watchdog, phases: Phases) -> None:
     """Stop as `kill -STOP` does."""
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def read_for_ever(where: Watchdog, phases: Phases) -> None:
+def read_for_ever(watch: Watchdog, phases: Phases) -> None:
     """Wait for a shard that does not come."""
-    where.reading = lambda: "worker 0: reading tokens-000007.tar"
+    watch.reading = lambda: "worker 0: reading tokens-000007.tar"
     phases.enter(Phase.DATA, FAULTY_STEP)
     time.sleep(60)
 
 
-def keep_the_lock(where: Watchdog, phases: Phases) -> None:
-    """Stay in a call that lets no other thread run."""
-    watchdog._LOCKED_SECONDS = 4.0
-    time.sleep(1)  # in which the watchdog winds itself up
+def hold_the_gil(watch: Watchdog, phases: Phases) -> None:
+    """Stay in a call that holds the GIL."""
+    watchdog._GIL_SECONDS = 4.0
+    time.sleep(1)  # in which the watchdog arms faulthandler
     ctypes.PyDLL(None).sleep(60)
+
+
+def watchdog_of(
+    config: WatchConfig,
+    phases: Phases,
+    groups: Groups,
+    run_dir: Path,
+    communication: Communication,
+) -> Watchdog:
+    return Watchdog(
+        config,
+        phases,
+        rank=groups.rank,
+        members=gather_members(groups),
+        run_dir=run_dir,
+        communication=communication,
+    )
 
 
 def train_steps(
     launch: Launch, run_dir: Path, faulty_rank: int, fault: Callable[[Watchdog, Phases], None]
 ) -> None:
-    """Take steps for ever; one rank is struck at one of them."""
+    """Take steps for ever; a fault is injected into one rank at one of them."""
     device = start_processes(launch, timeout_seconds=60)
     groups = build_groups(1, 1, device)
     phases = Phases()
     with (
         Communication(groups) as communication,
-        Watchdog(WATCH, phases, groups, run_dir=run_dir, communication=communication) as watch,
+        watchdog_of(WATCH, phases, groups, run_dir, communication) as watch,
     ):
         for step in range(1_000_000):
             phases.enter(Phase.STEP, step)
             if step == FAULTY_STEP and launch.rank == faulty_rank:
-                (run_dir / "struck").write_text(str(time.monotonic()))
+                (run_dir / "faulted").write_text(str(time.monotonic()))
                 fault(watch, phases)
             dist.all_reduce(torch.ones(10))
 
@@ -98,7 +116,7 @@ def hang(
         for index, rank in enumerate(ranks):
             if index != faulty_rank or fault is not stop:
                 rank.join(120)
-        seconds = time.monotonic() - float((run_dir / "struck").read_text())
+        seconds = time.monotonic() - float((run_dir / "faulted").read_text())
         codes = [rank.exitcode for rank in ranks]
     finally:
         for rank in ranks:
@@ -114,7 +132,10 @@ def hang(
     [
         pytest.param(1, stop, "its process is stopped by a signal", id="a rank is stopped"),
         pytest.param(
-            0, stop, "its process is stopped by a signal", id="so is the one that keeps the store"
+            0,
+            stop,
+            "its process is stopped by a signal",
+            id="the rank that keeps the store is stopped",
         ),
         pytest.param(
             1,
@@ -124,9 +145,9 @@ def hang(
         ),
         pytest.param(
             1,
-            keep_the_lock,
-            "its process waits, in a call that keeps Python's lock; 1 rank waits",
-            id="a rank runs no thread",
+            hold_the_gil,
+            "its process waits, in a call that holds the GIL; 1 rank waits",
+            id="no thread of a rank runs",
             marks=pytest.mark.slow,
         ),
     ],
@@ -138,17 +159,17 @@ def test_the_rank_that_holds_up_the_run_is_named_and_the_others_end(
 
     other = 1 - faulty_rank
     assert codes[other] == 1
-    assert seconds < STEP_TIMEOUT_SECONDS + 35  # row 9; about 5 here
+    assert seconds < STEP_TIMEOUT_SECONDS + 35  # about 5 when measured
     report = next(text for text in reports if f"on rank {other} " in text.splitlines()[0])
     assert report.startswith("step 4 takes over 2 s (watch.step_timeout_seconds)")
     told = next(line for line in report.splitlines() if line.startswith("Verdict: "))
     assert f"rank {faulty_rank} (tensor 0, pipeline 0, data {faulty_rank} on " in told
     assert verdict in told
     waits_in = next(line for line in report.splitlines() if line.startswith(f"rank {other} "))
-    assert "training, 3 steps taken, for " in waits_in
+    assert "training, step 3, for " in waits_in
     assert "in all_reduce of all ranks (number " in waits_in
     assert "in train_steps" in report, "this rank's own stack"
-    if fault is keep_the_lock:
+    if fault is hold_the_gil:
         assert codes[faulty_rank] == 1, "it has ended itself"
 
 
@@ -158,7 +179,7 @@ def run_without_a_fault(launch: Launch, run_dir: Path) -> int:
     config = WatchConfig(step_timeout_seconds=0.5, heartbeat_seconds=0.2)
     with (
         Communication(groups) as communication,
-        Watchdog(config, phases, groups, run_dir=run_dir, communication=communication),
+        watchdog_of(config, phases, groups, run_dir, communication),
     ):
         began = time.monotonic()
         step = 0
@@ -184,13 +205,13 @@ class Clock:
         monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now)
 
 
-def whereabouts(phase: Phase, step: int, since: float) -> Whereabouts:
-    return Whereabouts(phase=phase, step=step, since=since)
+def during(phase: Phase, step: int, since: float) -> CurrentPhase:
+    return CurrentPhase(phase=phase, step=step, since=since)
 
 
 def test_data_and_training_of_a_step_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    patience = Patience(WatchConfig(step_timeout_seconds=240))
+    countdown = Countdown(WatchConfig(step_timeout_seconds=240))
 
     for phase, since, left in [
         (Phase.DATA, 1000.0, 239.0),
@@ -198,43 +219,42 @@ def test_data_and_training_of_a_step_are_one(monkeypatch: pytest.MonkeyPatch) ->
         (Phase.STEP, 1001.5, 237.0),
     ]:
         clock.now += 1
-        assert patience.left(whereabouts(phase, 7, since), poll_seconds=1) == left
+        assert countdown.left(during(phase, 7, since), poll_seconds=1) == left
 
     clock.now += 1
-    assert patience.left(whereabouts(Phase.STEP, 8, clock.now - 0.25), poll_seconds=1) == 239.75
+    assert countdown.left(during(Phase.STEP, 8, clock.now - 0.25), poll_seconds=1) == 239.75
 
 
 def test_other_phases_have_their_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    patience = Patience(WatchConfig(step_timeout_seconds=10, phase_timeout_seconds=100))
+    countdown = Countdown(WatchConfig(step_timeout_seconds=10, phase_timeout_seconds=100))
 
     clock.now += 1
-    assert patience.left(whereabouts(Phase.SAVE, 7, 1000.0), poll_seconds=1) == 99
+    assert countdown.left(during(Phase.SAVE, 7, 1000.0), poll_seconds=1) == 99
 
 
 def test_time_in_which_the_whole_job_was_suspended_does_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(monkeypatch)
-    patience = Patience(WatchConfig(step_timeout_seconds=240))
-    where = whereabouts(Phase.STEP, 7, 1000.0)
+    countdown = Countdown(WatchConfig(step_timeout_seconds=240))
+    where = during(Phase.STEP, 7, 1000.0)
     clock.now += 1
-    patience.left(where, poll_seconds=1)
+    countdown.left(where, poll_seconds=1)
 
     clock.now += 3600
 
-    assert patience.left(where, poll_seconds=1) == 237  # 240 - 1 - two polls
+    assert countdown.left(where, poll_seconds=1) == 237  # 240 - 1 - two polls
 
 
 def test_setting_the_time_of_day_is_not_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 44: an hour forward or back."""
     clock = Clock(monkeypatch)
-    patience = Patience(WatchConfig(step_timeout_seconds=240))
-    where = whereabouts(Phase.STEP, 7, 1000.0)
+    countdown = Countdown(WatchConfig(step_timeout_seconds=240))
+    where = during(Phase.STEP, 7, 1000.0)
 
     for hours in (1, -1):
         monkeypatch.setattr(watchdog.time, "time", lambda hours=hours: hours * 3600.0)
         clock.now += 1
-        left = patience.left(where, poll_seconds=1)
+        left = countdown.left(where, poll_seconds=1)
 
     assert left == 238

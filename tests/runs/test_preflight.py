@@ -1,4 +1,4 @@
-"""Row 12 of the fault list: a folder that cannot be written is found out before step 1."""
+"""A folder that cannot be written is found before step 1."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from ernie_vilg.runs.preflight import check_run_folder
 
 @contextmanager
 def mounted_read_only(folder: Path) -> Iterator[None]:
-    """Refuse every change under a folder, to root as well."""
+    """Refuse every change under a folder, even by root."""
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
@@ -77,7 +77,7 @@ def test_the_folder_that_a_link_names_is_made(tmp_path: Path) -> None:
 
 
 def test_a_probe_of_a_killed_start_is_removed(tmp_path: Path) -> None:
-    """A container that is started again has the host name and process id of the killed one."""
+    """A restarted container has the host name and process id of the killed one."""
     probe = tmp_path / ".writing-preflight-0123abcd" / "probe"
     probe.mkdir(parents=True)
     (tmp_path / f".preflight-{os.uname().nodename}-{os.getpid()}").mkdir()

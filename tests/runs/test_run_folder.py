@@ -1,107 +1,92 @@
-"""A run's settings come back as they were, with locations that hold from everywhere."""
+"""The names of a run's files are spelled in run_folder.py only."""
 
-from dataclasses import replace
+import ast
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ernie_vilg.config.data import MixtureChangeConfig, MixtureDataSetConfig
-from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
-from ernie_vilg.config.model import ReconstructorConfig
-from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.errors import InputError
-from ernie_vilg.runs.run_folder import read_settings, write_run
-from ernie_vilg.storage.files import write_json
-from ernie_vilg.storage.json_files import read_json
-from tests.training.runs import tiny_run
+from ernie_vilg.runs import run_folder
+from ernie_vilg.runs.run_folder import RunFolder, step_in, step_name
+
+ROOT = Path(__file__).parents[2]
+OWNER = Path(run_folder.__file__)
+PACKAGES = ("ernie_vilg", "launch", "data_pipelines")
+SUFFIXES = (".png", ".html", ".txt")
+OTHER_FOLDERS = {
+    "launch/plan.py": {"plan.json"},
+    "launch/main_job.py": {"metrics.json"},
+}
+"""Equal names in folders that are not a run's, by the module that writes them."""
 
 
-def mixed_run(folder: Path) -> PretrainConfig:
-    """Return settings with every form of value that there is."""
-    config = tiny_run(folder, steps=4)
-    decoder = ImageTokenizerConfig(attention_resolutions=(32,))
-    return replace(
-        config,
-        model=replace(
-            config.model, reconstructor=ReconstructorConfig(kind="end_to_end", decoder=decoder)
-        ),
-        data=replace(
-            config.data,
-            token_shards=None,
-            mixture={
-                "a": MixtureDataSetConfig(token_shards=str(folder / "a"), weight=1.0),
-                "b": MixtureDataSetConfig(token_shards="s3://bucket/b", weight=3.0),
-            },
-            mixture_changes=(
-                MixtureChangeConfig(step=10, weights={"a": 1.0, "b": 0.0}),
-                MixtureChangeConfig(step=20, weights={"a": 0.5, "b": 0.5}),
-            ),
-            text_tokenizer=str(folder / "t"),
-            image_tokenizer=str(folder / "i"),
-            loader=replace(config.data.loader, cache_dir=str(folder / "cache")),
-        ),
-    )
-
-
-def test_settings_come_back_equal(tmp_path: Path) -> None:
-    config = mixed_run(tmp_path)
-    write_run(config)
-
-    assert read_settings(Path(config.run_dir)) == config
-
-
-def test_local_folders_are_recorded_from_the_root(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = mixed_run(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    write_run(mixed_run(Path("x/..")))
-
-    assert read_settings(Path("run")) == config
-
-
-def test_what_is_secret_in_a_url_is_not_recorded(tmp_path: Path) -> None:
-    config = mixed_run(tmp_path)
-    mixture = {
-        **config.data.mixture,
-        "b": MixtureDataSetConfig(token_shards="https://me:canary@host/b?key=canary", weight=1.0),
+def names_in(path: Path) -> Iterator[str]:
+    """Yield the file names that a module spells: texts with a dot or joined to a path."""
+    tree = ast.parse(path.read_text())
+    documents = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
-    write_run(replace(config, data=replace(config.data, mixture=mixture)))
-
-    assert "canary" not in (tmp_path / "run/run.json").read_text()
-
-
-def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
-    config = mixed_run(tmp_path)
-    write_run(config)
-    path = tmp_path / "run/run.json"
-    content = read_json(path)
-    content["settings"]["training"]["patience"] = 3
-    write_json(path, content)
-
-    with pytest.raises(
-        ValueError, match=r"settings.training has patience, which this version does not know"
-    ):
-        read_settings(tmp_path / "run")
+    joined = {
+        id(node.right)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        is_name = "." in node.value or id(node) in joined
+        if is_name and id(node) not in documents and len(node.value) < 40:
+            yield from (part for part in node.value.split("/") if part)
 
 
-@pytest.mark.parametrize("content", ["[]", "null", "5", "[" * 100_000, '{"settings": 1}', "{"])
-def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / "run.json").write_text(content)
-
-    with pytest.raises(InputError, match=r"run\.json"):
-        read_settings(tmp_path)
+def owned_names() -> set[str]:
+    """Return every name that the owner joins to the folder."""
+    return {name for name in names_in(OWNER) if name not in SUFFIXES and "*" not in name}
 
 
-@pytest.mark.parametrize("name", ["settings", "text_tokenizer", "image_tokenizer"])
-@pytest.mark.parametrize("value", [[], 5, None])
-def test_a_list_where_an_object_or_a_text_belongs_is_named(
-    tmp_path: Path, name: str, value: object
-) -> None:
-    config = mixed_run(tmp_path)
-    write_run(config)
-    path = tmp_path / "run/run.json"
-    write_json(path, {**read_json(path), name: value})
+def test_the_names_are_found() -> None:
+    assert owned_names() >= {"run.json", "checkpoints", "STOP", "stopped.json", "reports"}
 
-    with pytest.raises(InputError, match=rf"run\.json: {name} is .* belongs"):
-        read_settings(tmp_path / "run")
+
+def test_no_other_module_spells_a_name_of_the_run_folder() -> None:
+    owned = owned_names()
+    modules = itertools.chain(*((ROOT / name).rglob("*.py") for name in PACKAGES))
+    spelled = {
+        str(path.relative_to(ROOT)): set(names_in(path)) & owned
+        for path in modules
+        if path != OWNER
+    }
+
+    assert {name: names for name, names in spelled.items() if names} == OTHER_FOLDERS
+
+
+def test_every_name_stands_in_the_table() -> None:
+    table = run_folder.__doc__ or ""
+
+    assert {name for name in owned_names() if name not in table} == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("step_00000020", 20),
+        ("step_123456789", 123456789),
+        ("step_000000020", None),
+        ("step_20", None),
+        ("step_00000020.png", None),
+    ],
+)
+def test_a_step_is_read_out_of_the_name_that_it_makes(name: str, step: int | None) -> None:
+    assert step_in(name) == step
+    assert step is None or step_name(step) == name
+
+
+def test_checkpoints_lie_by_step(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+
+    assert folder.checkpoint(20) == tmp_path / "checkpoints/step_00000020"
+    assert folder.consolidated_checkpoint(20) == tmp_path / "universal/step_00000020"
+    assert folder.hang_report(3, 1) == tmp_path / "reports/hang-step_00000003-rank_00001.txt"

@@ -1,4 +1,4 @@
-"""Rows 42 to 44 of the fault list: one run folder, one run, whatever the clocks say."""
+"""One run at a time holds a run folder, even where clocks are wrong."""
 
 import json
 import os
@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from ernie_vilg.config.launch import Launch
-from ernie_vilg.runs.run_lock import LOCK_NAME, RunLock
+from ernie_vilg.runs.run_folder import RunFolder
+from ernie_vilg.runs.run_lock import RunLock
 
 ALONE = Launch(rank=0, local_rank=0, world_size=1)
 
@@ -54,14 +55,14 @@ def other_machine(run_dir: Path, *, beats: bool, **changes: Any) -> Iterator[Non
         "launch_id": "theirs",
         "host": "node17",
         "machine": "another boot",
-        "process_id": os.getpid(),  # that it runs here must not count
+        "process_id": os.getpid(),  # it runs here, which must not count
         "start_ticks": 1,
         "job": "4242",
         "job_restarts": 0,
         "beat": 1,
         **changes,
     }
-    path = run_dir / LOCK_NAME
+    path = RunFolder(run_dir).lock
     path.write_text(json.dumps(content))
     ended = threading.Event()
 
@@ -97,8 +98,8 @@ def test_a_second_run_of_this_machine_is_refused_at_once_and_told_by_whom(tmp_pa
             lock_of(tmp_path, stale_seconds=30.0).__enter__()
         assert time.monotonic() - started < 25
 
-        beat = json.loads((tmp_path / LOCK_NAME).read_text())["beat"]
-        wait_until(lambda: json.loads((tmp_path / LOCK_NAME).read_text())["beat"] > beat)
+        beat = json.loads(RunFolder(tmp_path).lock.read_text())["beat"]
+        wait_until(lambda: json.loads(RunFolder(tmp_path).lock.read_text())["beat"] > beat)
 
 
 def test_a_killed_run_of_this_machine_is_taken_over_at_once(
@@ -131,7 +132,7 @@ def test_a_run_that_lives_on_another_machine_is_refused_at_its_first_beat(tmp_pa
     ):
         lock_of(tmp_path, stale_seconds=30.0).__enter__()
 
-    assert json.loads((tmp_path / LOCK_NAME).read_text())["launch_id"] == "theirs"
+    assert json.loads(RunFolder(tmp_path).lock.read_text())["launch_id"] == "theirs"
 
 
 def test_a_run_that_died_on_another_machine_is_taken_over_when_its_beat_stood_still(
@@ -149,11 +150,11 @@ def test_a_run_that_died_on_another_machine_is_taken_over_when_its_beat_stood_st
 def test_the_time_of_day_does_not_matter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: float
 ) -> None:
-    """Neither a skewed clock of the machine nor a file stamped by one is believed."""
+    """Neither a machine's skewed clock nor the time stamp of a file counts."""
     true_time = time.time
     monkeypatch.setattr(time, "time", lambda: true_time() + 3600 * hours)
     with other_machine(tmp_path, beats=False):
-        os.utime(tmp_path / LOCK_NAME, (true_time() - 3600 * hours,) * 2)
+        os.utime(RunFolder(tmp_path).lock, (true_time() - 3600 * hours,) * 2)
         started = time.monotonic()
         with lock_of(tmp_path, stale_seconds=0.5):
             assert time.monotonic() - started >= 0.5
@@ -205,14 +206,14 @@ def test_a_holder_that_was_taken_over_knows_it_and_leaves_the_lock_alone(tmp_pat
         with other_machine(tmp_path, beats=False):
             wait_until(lambda: lock.is_lost)
 
-    assert json.loads((tmp_path / LOCK_NAME).read_text())["launch_id"] == "theirs"
+    assert json.loads(RunFolder(tmp_path).lock.read_text())["launch_id"] == "theirs"
 
 
 def test_the_end_of_a_run_frees_the_folder(tmp_path: Path) -> None:
     for _ in range(2):
         with lock_of(tmp_path):
-            assert (tmp_path / LOCK_NAME).is_file()
-    assert not (tmp_path / LOCK_NAME).exists()
+            assert RunFolder(tmp_path).lock.is_file()
+    assert not RunFolder(tmp_path).lock.exists()
 
 
 def test_only_the_leader_takes_part(tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_only_the_leader_takes_part(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", '{"pid": 3}'], ids=["empty", "cut", "other version"])
 def test_an_unreadable_lock_is_watched_before_it_is_taken(tmp_path: Path, content: str) -> None:
-    (tmp_path / LOCK_NAME).write_text(content)
+    RunFolder(tmp_path).lock.write_text(content)
     started = time.monotonic()
 
     with lock_of(tmp_path, stale_seconds=0.5):
@@ -233,13 +234,13 @@ def test_on_a_full_disk_the_holder_is_still_seen_to_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with lock_of(tmp_path):
-        stamp = (tmp_path / LOCK_NAME).stat().st_mtime_ns
+        stamp = RunFolder(tmp_path).lock.stat().st_mtime_ns
 
         def refuse(path: Path, value: Any) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("ernie_vilg.runs.run_lock.write_json", refuse)
-        wait_until(lambda: (tmp_path / LOCK_NAME).stat().st_mtime_ns > stamp)
+        wait_until(lambda: RunFolder(tmp_path).lock.stat().st_mtime_ns > stamp)
 
 
 def test_without_file_locks_the_last_to_write_holds_the_folder(
@@ -257,7 +258,7 @@ def test_without_file_locks_the_last_to_write_holds_the_folder(
     "content", ["[]", "null", "[" * 100_000, '{"beat": 1}', '{"beat": "\\ud83d"}']
 )
 def test_a_damaged_lock_is_one_that_nobody_holds(tmp_path: Path, content: str) -> None:
-    (tmp_path / LOCK_NAME).write_text(content)
+    RunFolder(tmp_path).lock.write_text(content)
 
     with lock_of(tmp_path, stale_seconds=0.3):
-        assert json.loads((tmp_path / LOCK_NAME).read_text())["process_id"] == os.getpid()
+        assert json.loads(RunFolder(tmp_path).lock.read_text())["process_id"] == os.getpid()

@@ -1,4 +1,4 @@
-"""The learning rate rises linearly, falls as a cosine, and ends where it should."""
+"""The learning rate rises linearly and falls as a cosine to its final fraction."""
 
 import pytest
 
@@ -11,11 +11,11 @@ CONFIG = OptimizerConfig(learning_rate=1.0, warmup_steps=4, final_learning_rate_
 @pytest.mark.parametrize(
     ("step", "expected"),
     [
-        pytest.param(0, 0.25, id="first step of warm-up"),
-        pytest.param(3, 1.0, id="last step of warm-up"),
-        pytest.param(4, 1.0, id="start of decay"),
-        pytest.param(9, 0.55, id="middle of decay: half of 0.9 above 0.1"),
-        pytest.param(14, 0.1, id="last step"),
+        pytest.param(1, 0.25, id="first step of warm-up"),
+        pytest.param(4, 1.0, id="last step of warm-up"),
+        pytest.param(5, 1.0, id="start of decay"),
+        pytest.param(10, 0.55, id="middle of decay: half of 0.9 above 0.1"),
+        pytest.param(15, 0.1, id="last step"),
     ],
 )
 def test_learning_rate(step: int, expected: float) -> None:
@@ -23,6 +23,6 @@ def test_learning_rate(step: int, expected: float) -> None:
 
 
 def test_the_rate_stays_at_its_end_in_a_run_that_is_all_warm_up_and_after_the_last_step() -> None:
-    assert learning_rate_at(4, 5, CONFIG) == pytest.approx(1.0)  # decay has one step, its first
-    assert learning_rate_at(4, 4, CONFIG) == pytest.approx(1.0)
-    assert learning_rate_at(20, 15, CONFIG) == pytest.approx(0.1)
+    assert learning_rate_at(5, 5, CONFIG) == pytest.approx(1.0)  # decay has one step, its first
+    assert learning_rate_at(5, 4, CONFIG) == pytest.approx(1.0)
+    assert learning_rate_at(21, 15, CONFIG) == pytest.approx(0.1)

@@ -1,4 +1,4 @@
-"""A run goes on under the settings it was started with, or under others that somebody allowed."""
+"""A run resumes under the settings of its last start, or under allowed changes."""
 
 import json
 from dataclasses import replace
@@ -10,18 +10,16 @@ import pytest
 from ernie_vilg.config.data import MixtureChangeConfig
 from ernie_vilg.config.model import ReconstructorConfig
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.runs.run_folder import write_run
+from ernie_vilg.config.schema import Freedom, freedom_of
+from ernie_vilg.runs.recorded_settings import write_run
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.settings_drift import (
-    CHANGES_NAME,
-    RULES,
-    Freedom,
     check_drift,
-    freedom_of,
     record_changes,
     setting_names,
     settings_drift,
 )
-from tests.runs.test_run_folder import mixed_run
+from tests.runs.test_recorded_settings import mixed_run
 from tests.training.runs import tiny_run
 
 
@@ -228,7 +226,7 @@ def test_accepted_changes_are_written_down_with_the_step(tmp_path: Path) -> None
     record_changes(run_dir, config, check_drift(run_dir, config), 120)
     record_changes(run_dir, config, [], 130)
 
-    (line,) = (run_dir / CHANGES_NAME).read_text().splitlines()
+    (line,) = RunFolder(run_dir).changes.read_text().splitlines()
     assert json.loads(line) == {
         "step": 120,
         "name": "optimizer.beta2",
@@ -238,32 +236,89 @@ def test_accepted_changes_are_written_down_with_the_step(tmp_path: Path) -> None
     }
 
 
-def test_every_setting_has_a_rule(tmp_path: Path) -> None:
-    names = setting_names(tiny_run(tmp_path, steps=4))
-
-    without = [
-        name
-        for name in names
-        if not any(name == rule or name.startswith(f"{rule}.") for rule in RULES)
-    ]
-
-    assert without == []
-
-
-def test_every_rule_is_of_a_setting(tmp_path: Path) -> None:
-    names = setting_names(tiny_run(tmp_path, steps=4))
-
-    of_none = [
-        rule
-        for rule in RULES
-        if not any(name == rule or name.startswith(f"{rule}.") for name in names)
-    ]
-
-    assert of_none == []
+def by_freedom(names: list[str]) -> dict[Freedom, set[str]]:
+    """Group settings by freedom; a section of which all have the same is one entry."""
+    freedoms = {name: freedom_of(PretrainConfig, name) for name in names}
+    found: dict[Freedom, set[str]] = {}
+    for name, freedom in freedoms.items():
+        section = name.rpartition(".")[0]
+        others = {freedoms[other] for other in names if other.rpartition(".")[0] == section}
+        entry = f"{section}.*" if section and others == {freedom} else name
+        found.setdefault(freedom, set()).add(entry)
+    return found
 
 
-def test_a_setting_without_a_rule_is_guarded() -> None:
-    assert freedom_of("training.new_setting") is Freedom.GUARDED
+def test_which_settings_may_change(tmp_path: Path) -> None:
+    found = by_freedom(setting_names(tiny_run(tmp_path, steps=4)))
+
+    assert found == {
+        Freedom.FREE: {
+            "checkpoint.*",
+            "cluster.*",
+            "compile_blocks",
+            "data.image_tokenizer",
+            "data.loader.*",
+            "data.max_truncated_fraction",
+            "data.mixture",
+            "data.mixture_changes",
+            "data.text_tokenizer",
+            "data.token_shards",
+            "data.weigh_by",
+            "gpu",
+            "guards.replica_check_every",
+            "health.*",
+            "parallelism.activation_checkpointing",
+            "parallelism.micro_batch_size",
+            "parallelism.offload_optimizer",
+            "parallelism.pipeline_parallel_size",
+            "parallelism.sequence_parallel",
+            "parallelism.tensor_parallel_size",
+            "parallelism.zero_stage",
+            "precision",
+            "run_dir",
+            "samples.*",
+            "stopping.*",
+            "tracking.*",
+            "training.log_every",
+            "training.steps",
+            "watch.*",
+        },
+        Freedom.GUARDED: {
+            "guards.max_rollbacks",
+            "guards.max_skips",
+            "guards.spike_deviations",
+            "guards.spike_window",
+            "objective.*",
+            "optimizer.*",
+            "training.ema_decay",
+        },
+        Freedom.FIXED: {
+            "data.seed",
+            "data.shuffle_block_shards",
+            "model.*",
+            "model.reconstructor.*",
+            "parallelism.global_batch_size",
+            "training.seed",
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "freedom"),
+    [
+        ("training.new_setting", Freedom.GUARDED),
+        ("new_setting", Freedom.GUARDED),
+        ("checkpoint.new_setting", Freedom.FREE),
+        ("data.mixture.a.weight", Freedom.FREE),
+        ("cluster.slurm.nodes", Freedom.FREE),
+        ("model.reconstructor.decoder.base_channels", Freedom.FIXED),
+        ("guards", Freedom.GUARDED),
+        ("model", Freedom.FIXED),
+        ("dry_run", Freedom.UNCOMPARED),
+    ],
+)
+def test_the_innermost_mark_of_a_setting_holds(name: str, freedom: Freedom) -> None:
+    assert freedom_of(PretrainConfig, name) is freedom
 
 
 def test_more_steps_say_the_learning_rate_that_they_come_to(

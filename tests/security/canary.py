@@ -1,4 +1,4 @@
-"""What a hostile input would create, were it obeyed."""
+"""Hostile payloads that create a file when they are executed."""
 
 import io
 import os
@@ -23,7 +23,7 @@ class Payload:
 
 
 class Canary:
-    """A file that a hostile input would create."""
+    """The file that a payload creates, and the payloads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

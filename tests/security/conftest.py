@@ -1,4 +1,4 @@
-"""A canary for every case."""
+"""One canary per test."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Row 52: what comes from outside is data. No file makes a program run a command.
+"""No file makes a program run a command.
 
 Every case tries to create the same file, the canary.
 """
@@ -15,13 +15,13 @@ import pytest
 import torch
 import webdataset
 
-from ernie_vilg.checkpoint.folder import MANIFEST_NAME, checkpoint_path, describe_files
-from ernie_vilg.checkpoint.folder import write_manifest as write_checkpoint_manifest
+from ernie_vilg.checkpoint.folder import MANIFEST_NAME, describe_files, write_checkpoint_manifest
 from ernie_vilg.data.batches.image_batches import ImageReader
 from ernie_vilg.data.batches.token_batches import Share, TokenBatches
 from ernie_vilg.data.shards.open_shards import read_shard
 from ernie_vilg.data.shards.shard_index import describe_shard
 from ernie_vilg.model.weights import load_weights, save_weights
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import sha256_of_json
 from ernie_vilg.storage.shard_manifest import (
     FILE_NAME,
@@ -42,7 +42,7 @@ WEIGHTS = "state/weights_0.pt"
 
 
 def token_shards_with(folder: Path, **members: bytes) -> Manifest:
-    """Write a shard of one sample, some members of which are replaced, with the right hash."""
+    """Write a shard of one sample with some members replaced, and the matching hash."""
     folder.mkdir()
     sample = {
         "codes.npy": npy(np.zeros((2, 2), np.uint16)),
@@ -99,7 +99,7 @@ def test_a_pickle_under_the_name_of_an_array_is_damage(
         closing(TokenBatches(sequence, share, micro_batch_size=1)) as batches,
         pytest.raises(ValueError, match="sample"),
     ):
-        batches.at(0)
+        batches.at(1)
 
 
 def test_a_pickle_under_the_name_of_a_picture_is_damage(tmp_path: Path, canary: Canary) -> None:
@@ -114,7 +114,7 @@ def test_a_pickle_under_the_name_of_a_picture_is_damage(tmp_path: Path, canary: 
 
 
 class TrustingEngine(FakeEngine):
-    """Unpickles every file of the folder, as DeepSpeed's tools do with those they find."""
+    """Unpickles every file of the folder, as DeepSpeed's tools do."""
 
     def load(self, folder: Path) -> None:
         for path in sorted(folder.rglob("*.pt")):
@@ -135,7 +135,7 @@ def test_a_pickle_in_a_checkpoint_is_never_unpickled(
 ) -> None:
     run_dir = tmp_path / "run"
     saved_run(run_dir)
-    (checkpoint_path(run_dir, 20) / name).write_bytes(canary.saved_by_torch())
+    (RunFolder(run_dir).checkpoint(20) / name).write_bytes(canary.saved_by_torch())
 
     assert restored_step(run_dir) == 10
 
@@ -146,7 +146,7 @@ def test_a_pickle_and_its_hash_in_an_edited_manifest_are_not_enough(
 ) -> None:
     run_dir = tmp_path / "run"
     saved_run(run_dir)
-    folder = checkpoint_path(run_dir, 20)
+    folder = RunFolder(run_dir).checkpoint(20)
     (folder / WEIGHTS).write_bytes(canary.saved_by_torch())
     content = json.loads((folder / MANIFEST_NAME).read_text())
     (entry,) = [entry for entry in content["files"] if entry["file"] == WEIGHTS]
@@ -160,12 +160,12 @@ def test_a_pickle_and_its_hash_in_an_edited_manifest_are_not_enough(
 def test_a_whole_checkpoint_of_another_run_is_refused_before_it_is_unpickled(
     tmp_path: Path, canary: Canary
 ) -> None:
-    """Every hash of it holds. One that also copies the run's identity would be believed: who can
-    write into a run folder is trusted (docs/health.md).
+    """All its hashes are right. A checkpoint that also copies the run's identity would be loaded,
+    because everyone who can write into a run folder is trusted (docs/security.md).
     """
     run_dir = tmp_path / "run"
     saved_run(run_dir)
-    folder = checkpoint_path(run_dir, 20)
+    folder = RunFolder(run_dir).checkpoint(20)
     (folder / WEIGHTS).write_bytes(canary.saved_by_torch())
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME]
     content = json.loads((folder / MANIFEST_NAME).read_text())

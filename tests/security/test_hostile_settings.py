@@ -1,4 +1,4 @@
-"""Row 52: what comes from outside is data. No setting makes a program run a command.
+"""No setting makes a program run a command.
 
 Every case tries to create the same file, the canary; the first test shows that it would be there if
 the attempt reached a shell or an unpickler.
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from ernie_vilg.runs.run_folder import read_settings, write_run
+from ernie_vilg.runs.recorded_settings import read_settings, write_run
 from ernie_vilg.storage.shard_manifest import (
     FILE_NAME,
     read_manifest,
@@ -127,7 +127,7 @@ def test_a_target_in_a_configuration_file_is_an_unknown_key(
 
 
 def test_a_callback_of_hydra_itself_runs_no_command(canary: Canary) -> None:
-    """Its targets are called before our checks; Hydra 1.3.8 refuses commands, aliases included."""
+    """Hydra calls its targets before our checks; Hydra 1.3.8 refuses commands and aliases."""
     callback = "+hydra.callbacks.a._target_=logging.os.system"
     done = subprocess.run(
         [

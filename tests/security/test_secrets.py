@@ -1,4 +1,4 @@
-"""Row 51: what is secret in the environment or in a location is written nowhere."""
+"""Secrets of the environment and of locations are written nowhere."""
 
 import json
 import os
@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ernie_vilg.config.schema import tracked_settings
 from ernie_vilg.config.tracking import TrackingConfig
-from ernie_vilg.runs.run_folder import write_run
-from ernie_vilg.tracking.tracker import RunTracker, logged_settings
+from ernie_vilg.runs.recorded_settings import write_run
+from ernie_vilg.tracking.tracker import RunTracker
 from ernie_vilg.tracking.wandb_process import Orders, WandbProcess
 from launch.drills.data_set import DataSet, make_data_set
 from tests.launch.test_pretrain import ROOT, settings
@@ -30,7 +31,7 @@ IN_A_URL = "canary-of-the-url"
 
 
 def leaks(folder: Path) -> list[str]:
-    """Return the files that hold a secret, and which."""
+    """Return the files that hold a secret, with the secret."""
     secrets = [*IN_ENVIRONMENT.values(), IN_A_URL]
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert files
@@ -43,7 +44,7 @@ def leaks(folder: Path) -> list[str]:
 
 
 def run_program(words: list[str], log: Path, environment: Mapping[str, str]) -> int:
-    """Run the training program and keep all that it says in a file."""
+    """Run the training program and keep all its output in a file."""
     with log.open("wb") as file:
         return subprocess.run(
             [sys.executable, *words],
@@ -126,7 +127,7 @@ def test_an_unexpected_error_does_not_repeat_the_command_line(tmp_path: Path) ->
 
 
 def test_wandb_is_given_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It tries to reach its server, which fails, and then keeps the run offline."""
+    """W&B fails to reach its server and then keeps the run offline."""
     for name, value in {**IN_ENVIRONMENT, "HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     run_dir = tmp_path / "run"
@@ -154,7 +155,7 @@ def test_wandb_is_given_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 name="test",
                 init_seconds=1.0,
                 finish_seconds=60.0,
-                settings=logged_settings(config),
+                settings=tracked_settings(config),
             )
         )
         process.close()

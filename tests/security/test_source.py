@@ -1,4 +1,4 @@
-"""Row 52: no line of the code runs what it reads."""
+"""No line of the code executes its input."""
 
 import ast
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ FORBIDDEN_CALLS = {
 
 
 def findings(path: Path) -> Iterator[str]:
-    """Yield what in a source file could run what it reads."""
+    """Yield the calls and imports of a source file that could execute input."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import | ast.ImportFrom):
             module = getattr(node, "module", None)

@@ -1,4 +1,4 @@
-"""The built-in scenes: what they are called, and what they look like."""
+"""Scenes have captions that name them, and pictures that show them."""
 
 import math
 
@@ -79,8 +79,7 @@ def test_what_is_not_a_caption_names_no_scene(text: str) -> None:
 def test_a_tenth_of_the_scenes_is_held_out() -> None:
     held_out = sum(is_held_out(scene) for scene in all_scenes())
 
-    # Binomial with mean 2483 and standard deviation 47; the hash never changes, so neither
-    # does the number.
+    # Binomial with mean 2483 and standard deviation 47; the number is fixed, because the hash is.
     assert held_out == 2470
 
 
@@ -127,7 +126,7 @@ def test_a_pixel_is_the_mean_of_four_by_four() -> None:
 
 
 def coverage(shape: str, size: str) -> np.ndarray:
-    """Return how much of each pixel of a quadrant a black shape covers, float [32, 32]."""
+    """Return the fraction of each pixel of a quadrant that a black shape covers, float [32, 32]."""
     pixels = np.asarray(draw_object(shape=shape, size=size, colour="黑色"), dtype=np.float64)
     return (255.0 - pixels[:, :, 0]) / (255.0 - 20.0)
 

@@ -63,7 +63,7 @@ def _differing(actual: dict[str, bytes], expected: dict[str, bytes]) -> list[str
 
 
 def _forked(action: Action, folder: Path, kill_at: int | None = None) -> int | None:
-    """Do something in a fork; return its durable operations, None if it failed or was killed."""
+    """Run an action in a fork; return its durable operations, None if it failed or was killed."""
     reader, writer = os.pipe()
     process_id = os.fork()
     if process_id == 0:

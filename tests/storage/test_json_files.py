@@ -1,4 +1,4 @@
-"""JSON of any content is read or refused by name: it hangs nothing and ends nothing otherwise."""
+"""JSON of any content is read, or refused by name; nothing else happens."""
 
 import os
 from pathlib import Path
@@ -53,13 +53,13 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_too_long_is_refused_before_its_end_is_read(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     with path.open("wb") as file:
-        file.truncate(1 << 40)  # takes no room on the disk, and has no end that memory holds
+        file.truncate(1 << 40)  # a sparse file, larger than memory
 
     with pytest.raises(InputError, match="more than 67,108,864 bytes"):
         read_json(path)
 
 
-def test_a_byte_order_mark_is_passed_over() -> None:
+def test_a_byte_order_mark_is_skipped() -> None:
     assert parse_json(b"\xef\xbb\xbf[1]", "it") == [1]
     assert parse_json("\ufeff[1]", "it") == [1]
 
@@ -70,5 +70,5 @@ def test_a_whole_surrogate_pair_is_one_character() -> None:
 
 def test_the_limit_of_depth_is_exact() -> None:
     parse_json("[" * MOST_DEPTH + "]" * MOST_DEPTH, "it")
-    with pytest.raises(InputError, match=f"more than {MOST_DEPTH} brackets"):
+    with pytest.raises(InputError, match=f"more than {MOST_DEPTH} nested brackets"):
         parse_json("[" * (MOST_DEPTH + 1) + "]" * (MOST_DEPTH + 1), "it")

@@ -1,4 +1,4 @@
-"""Lines reach the file in order, whatever the disk says in between."""
+"""Lines reach the file in order, even if the disk is full in between."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A kill at any moment never stops the next start, and never changes what it writes."""
+"""A kill at any moment neither stops the next start nor changes its output."""
 
 import json
 import os
@@ -16,10 +16,11 @@ from data_pipelines.build import build_image_shards
 from data_pipelines.encode import encode_image_shards
 from data_pipelines.outputs import output_folder
 from ernie_vilg.checkpoint import export
-from ernie_vilg.checkpoint.folder import PRETRAIN_PARTS, checkpoint_path, write_manifest
+from ernie_vilg.checkpoint.folder import PRETRAIN_PARTS, write_checkpoint_manifest
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import committed_folder
 from ernie_vilg.text_tokenizer import (
     DESCRIPTION_FILE,
@@ -54,7 +55,7 @@ def nothing(_: Path) -> None:
 
 
 def save_three(folder: Path, **settings: Any) -> None:
-    """Go on with a run until its step 30."""
+    """Continue a run until its step 30."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     engine: Any = FakeEngine()
     checkpoints = checkpoints_of(folder / "run", keep=2, **settings)
@@ -154,22 +155,22 @@ def encode(folder: Path, *, keep_pixels: bool = False) -> None:
 
 
 def trained_run(folder: Path) -> None:
-    """Make a run of which only the weights are not real, and an older export."""
+    """Make a run with invented weights, and an older export."""
     save_tokenizers(folder)
     lineage = {
         "text_tokenizer": TextTokenizer.load(folder / "text").sha256,
         "image_tokenizer": load_image_tokenizer(folder / "vqgan")[1],
     }
     identity = {"model": asdict(MODEL), "lineage": lineage}
-    with committed_folder(checkpoint_path(folder / "run", 1)) as written:
+    with committed_folder(RunFolder(folder / "run").checkpoint(1)) as written:
         about = {part: {} for part in PRETRAIN_PARTS}
-        write_manifest(written, step=1, identity=identity, files=[], about=about)
+        write_checkpoint_manifest(written, step=1, identity=identity, files=[], about=about)
     write_export(folder, value=0.0)
 
 
 def write_export(folder: Path, value: float = 1.0) -> None:
     paths = {"text_tokenizer": str(folder / "text"), "image_tokenizer": str(folder / "vqgan")}
-    export.read_run = lambda _: paths  # in this fork alone
+    export.read_run = lambda _: paths  # in this fork only
     export.whole_weights = lambda *_, average: (MODEL, {"weights": torch.full((8,), value)})
     export.export(folder / "run", folder / "export", overwrite=True, average=False)
 

@@ -58,7 +58,7 @@ def test_what_a_living_writer_holds_stays(tmp_path: Path) -> None:
 
 def test_a_kill_between_two_renames_loses_no_folder(tmp_path: Path) -> None:
     folder_with(tmp_path / ".replaced-folder", "old")
-    (tmp_path / "folder").mkdir()  # an empty one that somebody made meanwhile
+    (tmp_path / "folder").mkdir()  # an empty one, made meanwhile
 
     clear_leftovers(tmp_path)
 

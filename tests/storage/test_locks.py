@@ -1,17 +1,17 @@
-"""A lock on a file is held by one process, or shared, and only on the file that has the name."""
+"""A lock on a file or folder is held by one process, or shared by several."""
 
 import os
 from pathlib import Path
 
-from ernie_vilg.storage.locks import locked_file
+from ernie_vilg.storage.locks import locked
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with locked_file(tmp_path / "file") as first, locked_file(tmp_path / "file") as second:
+    with locked(tmp_path / "file") as first, locked(tmp_path / "file") as second:
         assert (first, second) == (True, False)
-    with locked_file(tmp_path / "file") as later:
+    with locked(tmp_path / "file") as later:
         assert later is True
 
 
@@ -19,14 +19,14 @@ def test_a_shared_lock_is_held_by_several(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with (
-        locked_file(tmp_path / "file", shared=True) as first,
-        locked_file(tmp_path / "file", shared=True) as second,
-        locked_file(tmp_path / "file") as alone,
+        locked(tmp_path / "file", shared=True) as first,
+        locked(tmp_path / "file", shared=True) as second,
+        locked(tmp_path / "file") as alone,
     ):
         assert (first, second, alone) == (True, True, False)
 
 
 def test_a_file_that_its_holder_has_removed_is_not_locked(tmp_path: Path) -> None:
-    with locked_file(tmp_path / "file") as is_locked:
+    with locked(tmp_path / "file") as is_locked:
         assert is_locked is False
     assert not os.path.lexists(tmp_path / "file")

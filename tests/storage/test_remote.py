@@ -1,4 +1,4 @@
-"""A remote file arrives whole and as it should be, or there is a message that says why not."""
+"""A remote file arrives whole and undamaged, or an error says why not."""
 
 import hashlib
 import io
@@ -130,7 +130,7 @@ def test_a_fault_that_passes_costs_one_attempt(place: tuple[ShardServer, str], f
     server.fail(PATH, "", "", fault)
 
     assert copied(location) == CONTENT
-    # A wrong byte is found at the end, so the whole file is asked for again.
+    # A wrong byte is found at the end, so the whole file is requested again.
     assert server.requests[PATH] == (2 * NUM_BLOCKS if fault == "flip" else NUM_BLOCKS + 1)
 
 
@@ -160,7 +160,7 @@ def test_a_fault_that_stays_ends_the_transfer(
     with pytest.raises(RemoteError, match=message):
         copied(location)
 
-    # aiohttp asks once more by itself where a connection is lost.
+    # aiohttp itself retries once after a lost connection.
     own = 2 if fault == "reset" else 1
     assert server.requests[PATH] <= own * LIMITS.max_attempts
 
@@ -229,7 +229,7 @@ def test_an_endless_answer_is_not_read_on(web: ShardServer) -> None:
     with pytest.raises(RemoteError):
         copied(f"{web.address}/bucket/shards")
 
-    # What the sockets hold is sent all the same.
+    # Bytes in the sockets' buffers are still sent.
     assert web.endless_bytes < 50 << 20
 
 

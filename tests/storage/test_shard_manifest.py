@@ -1,4 +1,4 @@
-"""A folder of shards is what its manifest says, or it is refused."""
+"""A folder of shards matches its manifest, or it is refused."""
 
 import random
 from collections.abc import Iterator
@@ -310,7 +310,7 @@ def test_a_remote_manifest_that_is_deep_is_refused(place: tuple[ShardServer, str
     server, location = place
     server.files["/shards/manifest.json"] = b"[" * 100_000 + b"]" * 100_000
 
-    with pytest.raises(ValueError, match=r"more than 64 brackets within each other"):
+    with pytest.raises(ValueError, match=r"more than 64 nested brackets"):
         read_manifest_at(location, "image")
 
 

@@ -1,4 +1,4 @@
-"""A port for the ranks of a run here."""
+"""A free port for the ranks of a run on this machine."""
 
 import socket
 from pathlib import Path
@@ -15,7 +15,7 @@ def test_lies_below_the_ports_of_outgoing_connections() -> None:
     assert all(free_port() < lowest_outgoing for _ in range(50))
 
 
-def test_passes_over_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_skips_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     taken = free_port()
     only_two = tmp_path / "ip_local_port_range"
     only_two.write_text(f"{taken + 2}\t60999\n")
@@ -29,7 +29,7 @@ def test_passes_over_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert {free_port() for _ in range(20)} == {taken + 1}
 
 
-def test_says_what_it_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_error_names_the_range_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     taken = free_port()
     only_one = tmp_path / "ip_local_port_range"
     only_one.write_text(f"{taken + 1}\t60999\n")

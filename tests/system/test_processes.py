@@ -7,9 +7,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from ernie_vilg.system.processes import (
     catches_signal,
     is_running,
+    kill_descendants,
     mark_process,
     parent_of,
     this_machine,
@@ -27,7 +30,7 @@ def test_this_process() -> None:
     assert words_of(os.getpid())[0].endswith(Path(sys.executable).name)
 
 
-def test_a_process_that_ended_does_not_run_though_nobody_has_taken_note() -> None:
+def test_a_zombie_does_not_run() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         mark = mark_process(process.pid)
         assert mark is not None
@@ -39,6 +42,21 @@ def test_a_process_that_ended_does_not_run_though_nobody_has_taken_note() -> Non
     assert words_of(process.pid) == []
     assert parent_of(process.pid) == 0
     assert not catches_signal(process.pid, signal.SIGTERM)
+
+
+def test_descendants_are_killed_and_the_process_is_not() -> None:
+    program = "import subprocess; subprocess.run(['sh', '-c', 'sleep 60; true'])"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        root = psutil.Process(process.pid)
+        while len(root.children(recursive=True)) < 2:  # the shell and its sleep
+            assert process.poll() is None
+        family = root.children(recursive=True)
+
+        kill_descendants(process.pid)
+
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert alive == []
+        assert process.wait(30) == 0  # it ended by itself, after its shell
 
 
 def test_a_name_with_blanks_and_parentheses(tmp_path: Path) -> None:

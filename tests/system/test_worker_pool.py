@@ -1,4 +1,4 @@
-"""Tasks on several processes: results in order, and a death that is told."""
+"""Tasks on several processes: results in order, and a killed process reported."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def test_an_error_in_a_task_reaches_the_caller(num_workers: int) -> None:
         list(map_in_order(fail, [3], num_workers=num_workers))
 
 
-def test_a_killed_process_is_told() -> None:
+def test_a_killed_process_is_reported() -> None:
     with pytest.raises(ValueError, match="num_workers=2 processes ended before"):
         list(map_in_order(die, [1], num_workers=2))
 

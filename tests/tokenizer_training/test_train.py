@@ -1,4 +1,4 @@
-"""The image tokenizer trains, stops and goes on, alike on every number of ranks."""
+"""The image tokenizer trains, stops and resumes with the same result on any number of ranks."""
 
 import json
 import multiprocessing
@@ -16,7 +16,7 @@ from PIL import Image
 from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.loader import LoaderConfig
-from ernie_vilg.data.records.damage_log import read_losses
+from ernie_vilg.data.records.damage_log import read_damage
 from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.tokenizer_training import train as image_tokenizer
@@ -50,7 +50,7 @@ def hash_of_state(run_dir: Path, step: int) -> str:
 
 @contextmanager
 def dying_at_step(step: int, die: Callable[[], None]) -> Iterator[None]:
-    """Within the block, call `die` instead of taking the step with this number, from 0."""
+    """Call `die` within the block instead of the step with this number, from 0."""
     take_step = image_tokenizer._take_step
 
     def take_step_or_die(state: Any, *arguments: Any) -> Any:
@@ -207,16 +207,16 @@ def test_damaged_picture_stops_the_run(tmp_path: Path) -> None:
 
 def test_damage_that_is_skipped_is_written_down_once(tmp_path: Path) -> None:
     write_shards(tmp_path / "shards", num_damaged=1)
-    loader = LoaderConfig(num_workers=0, damage="skip", max_lost_fraction=0.1)
+    loader = LoaderConfig(num_workers=0, damage="skip", max_damaged_fraction=0.1)
     config = tiny_config(tmp_path / "shards", tmp_path / "run", loader=loader)
     with dying_at_step(3, _stop), pytest.raises(InterruptedError):
         run(ALONE, config)
 
     run(ALONE, config)
 
-    summary = read_losses(tmp_path / "run")
+    summary = read_damage(tmp_path / "run" / "ledger")
     assert summary.num_samples_by_reason == {"unreadable_image": 1}
-    (line,) = (tmp_path / "run" / "ledger" / "losses-0.jsonl").read_text().splitlines()
+    (line,) = (tmp_path / "run" / "ledger" / "damage-0.jsonl").read_text().splitlines()
     assert json.loads(line)["key"] == "000000"
 
 
@@ -227,7 +227,7 @@ def test_pictures_in_quarantine_are_left_out(tmp_path: Path) -> None:
 
     run(ALONE, tiny_config(tmp_path / "shards", tmp_path / "run"))  # stops at the first damage
 
-    assert read_losses(tmp_path / "run").num_samples == 0
+    assert read_damage(tmp_path / "run" / "ledger").num_samples == 0
 
 
 @pytest.mark.parametrize(
@@ -265,8 +265,8 @@ def test_shards_of_smaller_pictures_are_refused() -> None:
 
 @pytest.mark.distributed
 def test_two_ranks_take_the_steps_of_one(shards: Path, tmp_path: Path) -> None:
-    # AdamW divides by the root of tiny second moments in its first steps, which magnifies the
-    # rounding of the gradients' other order of summation: a small rate keeps that small.
+    # AdamW's first steps divide by the root of tiny second moments, which magnifies the rounding of
+    # gradients that are summed in another order: a small rate keeps that small.
     settings = {"learning_rate": 1.0e-5, "revive_every": 2}
     run(ALONE, tiny_config(shards, tmp_path / "one", **settings))
 

@@ -95,7 +95,7 @@ def tiny_config(
 
 @contextmanager
 def process_group(launch: Launch = ALONE) -> Iterator[torch.device]:
-    """Join the other ranks for the time of a block."""
+    """Form a process group with the other ranks during a block."""
     device = start_processes(launch, timeout_seconds=60)
     try:
         yield device

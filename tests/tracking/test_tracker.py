@@ -9,8 +9,9 @@ import pytest
 
 from ernie_vilg.config.cluster import SlurmConfig
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.config.schema import tracked_settings
 from ernie_vilg.config.tracking import TrackingConfig
-from ernie_vilg.tracking.tracker import RunTracker, keep_metrics_until, logged_settings
+from ernie_vilg.tracking.tracker import RunTracker, keep_metrics_until
 from tests.training.runs import tiny_run
 
 
@@ -36,7 +37,7 @@ def test_metrics_file_holds_a_line_per_call(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_no_number_is_null_and_the_line_is_json(tmp_path: Path) -> None:
+def test_nan_and_infinity_are_null_and_the_line_is_json(tmp_path: Path) -> None:
     tracker = RunTracker(config_with(tmp_path), step=0)
     tracker.log(10, {"loss": float("nan"), "rows": [float("inf"), 1.0]})
     tracker.close()
@@ -54,7 +55,7 @@ def test_pictures_are_named_with_their_captions(tmp_path: Path) -> None:
     assert lines_of(tmp_path) == [{"step": 10, "pictures": {"samples": picture}}]
 
 
-def test_rolled_back_steps_and_a_cut_line_are_dropped(tmp_path: Path) -> None:
+def test_rolled_back_steps_and_a_truncated_line_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"step": 4')
 
@@ -100,7 +101,7 @@ def test_a_line_without_a_step_ends_no_start_and_is_not_dropped(
     assert f"{path} line 2" in warning
 
 
-def test_steps_that_are_made_again_have_one_line(tmp_path: Path) -> None:
+def test_repeated_steps_have_one_line(tmp_path: Path) -> None:
     tracker = RunTracker(config_with(tmp_path), step=0)
     for step in (1, 2, 3):
         tracker.log(step, {"loss": 9.0})
@@ -125,9 +126,29 @@ def test_no_path_is_sent(tmp_path: Path) -> None:
         ),
     )
 
-    settings = logged_settings(config)
+    settings = tracked_settings(config)
 
     assert str(tmp_path) not in json.dumps(settings)
     assert "who-pays" not in json.dumps(settings)
+    assert set(settings) == {
+        "checkpoint",
+        "cluster",
+        "compile_blocks",
+        "data",
+        "gpu",
+        "guards",
+        "model",
+        "objective",
+        "optimizer",
+        "parallelism",
+        "precision",
+        "stopping",
+        "training",
+        "watch",
+    }
+    assert settings["cluster"] == {
+        "collective_timeout_seconds": 300,
+        "rendezvous_timeout_seconds": 120,
+    }
     assert settings["model"]["hidden_size"] == 16
     assert settings["data"] == {"seed": 0, "shuffle_block_shards": 2, "weigh_by": "samples"}

@@ -1,6 +1,6 @@
-"""Reads the file in which W&B keeps a run on this machine, `wandb/*run-*/run-*.wandb`.
+"""Reader of the file in which W&B keeps a run on this machine, `wandb/*run-*/run-*.wandb`.
 
-To see, without a network and without an account, what W&B was given:
+It shows without a network or an account what W&B was given:
 
     from tests.tracking.wandb_file import logged_history
     logged_history(Path("outputs/quickstart/pretrain/wandb/offline-run-.../run-....wandb"))
@@ -27,12 +27,12 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def logged_history(path: Path) -> list[dict[str, Any]]:
-    """Return what was logged, one entry per step in order, with W&B's own `_step`.
+    """Return the logged values, one entry per step in order, with W&B's own `_step`.
 
-    Of a picture there is what W&B keeps of it: file, size and caption.
+    A picture is W&B's entry for it: file, size and caption.
 
     Args:
-        path: a .wandb file. What a killed process left of its last record is passed over.
+        path: a .wandb file; a truncated last record is ignored.
 
     Raises:
         InputError: the file is not of this format, or damaged.
@@ -45,7 +45,7 @@ def logged_history(path: Path) -> list[dict[str, Any]]:
 
 
 def logged_config(path: Path) -> dict[str, Any]:
-    """Return the settings that W&B was given.
+    """Return the settings in the file.
 
     Raises:
         InputError: the file is not of this format, or damaged.
@@ -57,7 +57,7 @@ def logged_config(path: Path) -> dict[str, Any]:
 
 
 def _values(items: Iterable[Any]) -> dict[str, Any]:
-    """Return JSON values by name; of a nested one each part is an item of its own."""
+    """Return JSON values by name; each part of a nested value is an item of its own."""
     values: dict[str, Any] = {}
     for item in items:
         *groups, name = item.nested_key or [item.key]
@@ -82,12 +82,12 @@ def _records(path: Path) -> Iterator[Any]:
 
 
 def _parts(path: Path, content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and content of each part of a record; none crosses the end of a block."""
+    """Yield type and content of each part of a record; no part crosses the end of a block."""
     position = len(_FILE_HEADER)
     while True:
         left = _BLOCK_BYTES - position % _BLOCK_BYTES
         if left < _RECORD_HEADER.size:
-            position += left  # the rest of a block that has no room for a header is zeros
+            position += left  # a block ends with zeros if it has no room for another header
         if position + _RECORD_HEADER.size > len(content):
             return
         checksum, length, kind = _RECORD_HEADER.unpack_from(content, position)

@@ -1,4 +1,4 @@
-"""W&B servers as they are on bad days."""
+"""W&B servers that fail."""
 
 import socket
 import threading

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
+from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
@@ -30,15 +31,15 @@ from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.step_times import instrument
+from ernie_vilg.resilience.members import gather_members
 from ernie_vilg.resilience.stopping import Stopping
 from ernie_vilg.resilience.stragglers import Stragglers
 from ernie_vilg.runs.phases import Phases
 from ernie_vilg.storage.shard_manifest import read_manifest
-from ernie_vilg.training.callbacks import Observers
-from ernie_vilg.training.guards import Guard
+from ernie_vilg.training.callbacks import Callbacks
+from ernie_vilg.training.guards import RunGuard
 from ernie_vilg.training.loop import Trainer
-from ernie_vilg.training.pretrain import Surroundings, pretrain
-from ernie_vilg.training.step_log import SilentStepLog
+from ernie_vilg.training.pretrain import pretrain
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, TEXT_VOCAB_SIZE, DataSet
 from tests.data.token_shards import sequence_of
 
@@ -85,7 +86,7 @@ class Recorder:
         self.losses[step] = float(metrics["loss"]).hex()
 
     def log_pictures(self, step: int, pictures: Any, captions: Any = None) -> None:
-        raise AssertionError("no samples are asked for")
+        raise AssertionError("the run has no callbacks")
 
     def go_back(self, step: int) -> None:
         raise AssertionError("nothing goes wrong")
@@ -124,38 +125,36 @@ def run_on(config: PretrainConfig, data: DataSet) -> PretrainConfig:
 
 
 def pretrain_here(launch: Launch, config: PretrainConfig) -> int:
-    """Run the whole of `pretrain`, with nothing looking at the weights; return its exit code."""
+    """Run the whole of `pretrain`, without callbacks; return its exit code."""
     Path(config.run_dir).mkdir(parents=True, exist_ok=True)
-    surroundings = Surroundings(
-        draw_samples=lambda config, step, weights, should_stop: None,
-        measure_health=lambda config, step, weights, should_stop: None,
-    )
-    return pretrain(config, launch, surroundings)
+    return pretrain(config, launch)
 
 
 def checkpoints_of(
     config: PretrainConfig, engine: Engine, phases: Phases | None = None
 ) -> Checkpoints:
-    """Return a run's checkpoints, told of points in passing if somebody asks."""
+    """Return a run's checkpoints, which report their points to `phases`."""
     groups = engine.groups
     return Checkpoints(
         Path(config.run_dir),
         config.checkpoint,
-        identity_at=lambda step: {"test": "identity"},
-        data_at=lambda step: {"position": step},
-        layout={
-            "tensor_parallel_size": groups.tensor_size,
-            "pipeline_parallel_size": groups.pipeline_size,
-            "data_parallel_size": groups.data_size,
-            "zero_stage": config.parallelism.zero_stage,
-        },
-        config_hash="",
-        phases=phases or Phases(),
+        RunFacts(
+            identity_at=lambda step: {"test": "identity"},
+            data_at=lambda step: {"position": step},
+            layout={
+                "tensor_parallel_size": groups.tensor_size,
+                "pipeline_parallel_size": groups.pipeline_size,
+                "data_parallel_size": groups.data_size,
+                "zero_stage": config.parallelism.zero_stage,
+            },
+            config_hash="",
+        ),
+        phases or Phases(),
     )
 
 
 def die() -> None:
-    """End as a killed process does, without a word."""
+    """End as a killed process does, without closing anything."""
     raise Killed
 
 
@@ -172,7 +171,7 @@ def run(
         launch: this rank.
         config: the run.
         precision: of weights and activations.
-        stop_after: the step before which `stop` is called.
+        stop_after: steps made before `stop` is called.
         stop: what happens then.
     """
     engine = start(launch, config, precision)
@@ -213,21 +212,21 @@ def run(
             data_metrics=dict,
             num_samples=manifest.num_samples,
             checkpoints=checkpoints,
-            guard=Guard(engine, config.guards),
+            guard=RunGuard(engine, config.guards),
             stopping=stopping,
             phases=phases,
             step_times=step_times,
-            stragglers=Stragglers(config.watch, engine.groups),
-            ledger=SilentStepLog(),
+            stragglers=Stragglers(config.watch, engine.groups, gather_members(engine.groups)),
+            ledger=None,
             tracker=recorder,
-            observers=Observers(
+            callbacks=Callbacks(
                 config=config,
                 engine=engine,
-                observers=(),
+                callbacks=(),
                 tracker=recorder,
                 phases=phases,
                 should_stop=lambda: False,
-                patience=dist.group.WORLD,
+                group=dist.group.WORLD,
             ),
         ).train(first_step)
     return first_step, recorder.losses
@@ -264,6 +263,6 @@ class StoppedBatches:
         self._stop = stop
 
     def at(self, step: int) -> Any:
-        if step == self._last:
+        if step == self._last + 1:
             self._stop()
         return self._batches.at(step)

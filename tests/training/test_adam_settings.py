@@ -1,4 +1,4 @@
-"""AdamW goes on with the settings of the run, not with those that a checkpoint remembers."""
+"""AdamW resumes with the settings of the run, not with those saved in a checkpoint."""
 
 from dataclasses import replace
 from pathlib import Path

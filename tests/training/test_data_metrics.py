@@ -1,4 +1,4 @@
-"""What damage and quarantine cost is among a run's metrics."""
+"""Damaged and quarantined samples are counted in a run's metrics."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg.data.sequence.quarantine import QUARANTINE_NAME
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.shard_manifest import read_manifest
 from launch.drills.data_set import make_data_set
 from tests.distributed import run_distributed
@@ -15,7 +15,7 @@ from tests.training.runs import pretrain_here
 
 
 @pytest.mark.distributed
-def test_lost_and_quarantined_samples_are_logged(tmp_path: Path) -> None:
+def test_damaged_and_quarantined_samples_are_logged(tmp_path: Path) -> None:
     data = make_data_set(tmp_path / "data")
     config = run_config(tmp_path / "run", data, damage="skip")
     config = replace(
@@ -27,11 +27,11 @@ def test_lost_and_quarantined_samples_are_logged(tmp_path: Path) -> None:
     (data.token_shards / first.file).unlink()
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True)
-    (run_dir / QUARANTINE_NAME).write_text('{"key": "00000015"}\n{"key": "00000022"}\n')
+    RunFolder(run_dir).quarantine.write_text('{"key": "00000015"}\n{"key": "00000022"}\n')
 
     run_distributed(pretrain_here, 2, config)
 
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["quarantined_samples"] for line in lines] == [2.0, 2.0, 2.0]
     # All shards are one block of the order: the damaged one is met in the first steps.
-    assert lines[-1]["lost_samples"] == first.samples
+    assert lines[-1]["damaged_samples"] == first.samples

@@ -1,4 +1,4 @@
-"""What a run is trained on, in positions, and what a run that resumes it may change."""
+"""Settings become positions of the sequence; a resumed run may change only later ones."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ MODEL = ModelConfig(
     image_grid_size=4,
 )
 TEXT_TOKENS = {"cc": 140, "main": 100, "wukong": 40}
-"""Of ten samples each; a sample has 16 image codes too."""
+"""Text tokens of data sets with ten samples each; a sample has 16 image codes too."""
 
 
 def run_of(**data: Any) -> PretrainConfig:
@@ -61,7 +61,7 @@ def mixture_of(
 
 
 def lineage_of(config: PretrainConfig, **text_tokens: int | None) -> Lineage:
-    """Stand for the data sets of the settings."""
+    """Return a lineage with the data sets of the settings."""
     sources = []
     for name, location in config.data.locations.items():
         count = text_tokens.get(name, TEXT_TOKENS[name])

@@ -1,4 +1,4 @@
-"""A dry run says what a run would be, and refuses what the run would refuse."""
+"""A dry run describes a run, and refuses the settings that the run would refuse."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -131,7 +131,7 @@ def test_each_data_set_of_a_mixture_is_counted(data_set: DataSet) -> None:
 
 
 def with_lengths(config: PretrainConfig, folder: Path, lengths: object) -> PretrainConfig:
-    """Return a run of 100 captions of these lengths, end of text included; None: not recorded."""
+    """Return a run on 100 captions with these lengths, end of text included; None: unrecorded."""
     manifest = read_manifest(Path(str(config.data.token_shards)), "token")
     settings = {name: value for name, value in manifest.settings.items() if "lengths" not in name}
     if lengths is not None:
@@ -141,7 +141,7 @@ def with_lengths(config: PretrainConfig, folder: Path, lengths: object) -> Pretr
     return replace(config, data=replace(config.data, token_shards=str(folder)))
 
 
-def test_captions_that_fit_are_said_to(data_set: DataSet) -> None:
+def test_captions_that_fit_are_counted(data_set: DataSet) -> None:
     report = dry_run(run_of(data_set), world_size=1)
 
     assert "0 of 24 captions (0.00%) are longer than model.text_length=12 and cut" in report
@@ -244,7 +244,7 @@ def test_the_decoder_is_the_tokenizers(data_set: DataSet, shards_exist: bool) ->
 
 
 def test_an_unknown_decoder_is_asked_for() -> None:
-    with pytest.raises(ValueError, match="nowhere/image, which is not there"):
+    with pytest.raises(ValueError, match="nowhere/image, which does not exist"):
         dry_run(end_to_end(run_of(None)), world_size=1)
 
 
@@ -253,7 +253,7 @@ def test_ranks_that_make_no_replica_are_refused() -> None:
         dry_run(run_of(None, tensor_parallel_size=2), world_size=3)
 
 
-def test_a_known_gpu_adds_seconds_and_says_what_does_not_fit() -> None:
+def test_a_known_gpu_adds_seconds_and_the_check_of_memory() -> None:
     gpu = read_gpu("h100-80gb")
     small = replace(gpu, memory_bytes=1e4)
 

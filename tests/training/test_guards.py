@@ -1,4 +1,4 @@
-"""Updates that were left out are counted and written down; too many send the run back."""
+"""Skipped updates are counted and recorded; too many send the run back."""
 
 import logging
 import math
@@ -18,13 +18,14 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Share, TokenBatches
 from ernie_vilg.data.batches.token_reader import TokenReader
 from ernie_vilg.data.records.skipped_updates import read_skips
-from ernie_vilg.parallel.engine.update_guard import Verdict
+from ernie_vilg.parallel.engine.update_guard import Decision
 from ernie_vilg.parallel.state.compare_replicas import Difference, ReplicaReport
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.training.guards import (
-    Guard,
     ReplicaMismatch,
     RollBack,
+    RunGuard,
     describe,
     skip_line,
     skip_writer,
@@ -33,21 +34,21 @@ from tests.data.token_shards import sequence_of, write_token_shards
 from tests.distributed import run_distributed
 from tests.training.runs import start, tiny_run
 
-GOOD = Verdict(reason="", loss=2.0, limit=3.0, gradient_norm=1.0, ranks=())
+GOOD = Decision(reason="", loss=2.0, limit=3.0, gradient_norm=1.0, ranks=())
 SPIKE = replace(GOOD, reason="spike", loss=4.0)
-NAN = Verdict(reason="nan", loss=math.nan, limit=3.0, gradient_norm=math.inf, ranks=(1,))
+NAN = Decision(reason="nan", loss=math.nan, limit=3.0, gradient_norm=math.inf, ranks=(1,))
 CONFIG = GuardsConfig(max_skips=2, max_rollbacks=1)
 
 
 class ScriptedEngine:
-    """An engine whose verdicts are known."""
+    """An engine with given decisions."""
 
-    def __init__(self, *verdicts: Verdict, device: str = "cpu") -> None:
+    def __init__(self, *verdicts: Decision, device: str = "cpu") -> None:
         self._verdicts = deque(verdicts)
         self.groups = type("Groups", (), {"rank": 0, "device": torch.device(device)})()
         self.losses: dict[str, float] = {"mean": 0.1}
 
-    def last_verdict(self) -> Any:
+    def last_decision(self) -> Any:
         verdict = self._verdicts.popleft()
         return type("Pending", (), {"read": lambda self: verdict})()
 
@@ -58,9 +59,9 @@ class ScriptedEngine:
         self.losses = state
 
 
-def guard_of(*verdicts: Verdict, device: str = "cpu", config: GuardsConfig = CONFIG) -> Guard:
+def guard_of(*verdicts: Decision, device: str = "cpu", config: GuardsConfig = CONFIG) -> RunGuard:
     engine: Any = ScriptedEngine(*verdicts, device=device)
-    return Guard(engine, config)
+    return RunGuard(engine, config)
 
 
 def test_one_skip_more_than_max_skips_in_a_row_sends_the_run_back() -> None:
@@ -86,7 +87,7 @@ def test_a_launch_that_went_back_too_often_stops_and_says_what_to_do() -> None:
 
 
 def test_a_gpu_is_asked_about_the_step_before() -> None:
-    """So that the host goes on ahead of it."""
+    """The host goes on ahead of the GPU."""
     guard = guard_of(NAN, NAN, NAN, GOOD, device="cuda")
     for step in (1, 2, 3):
         guard.after_step(step)
@@ -134,12 +135,10 @@ def test_replicas_are_compared_as_often_as_is_said() -> None:
 
 def test_lines_for_people() -> None:
     assert skip_line(7, SPIKE) == (
-        "step 7: the weights are left as they were, the loss jumped to 4.0000, more than 3.0000 "
-        "is taken for a fault"
+        "step 7: the update is skipped, the loss jumped to 4.0000, above the limit of 3.0000"
     )
     assert skip_line(7, NAN) == (
-        "step 7: the weights are left as they were, the loss or a gradient is not a number (on "
-        "rank 1)"
+        "step 7: the update is skipped, the loss or a gradient is not a number (on rank 1)"
     )
 
 
@@ -153,7 +152,7 @@ def test_a_mismatch_names_ranks_and_parameters() -> None:
 
     assert "step 50" in text
     assert f"weight 3.norm.bias: {ranks[2]} differs from 3 others" in text
-    assert "1.up.weight" not in text  # whose fault it is is known
+    assert "1.up.weight" not in text  # the majority says which is wrong
     assert f"no majority says which is wrong: {ranks[0]} and {ranks[1]}" in unsettled
 
 
@@ -171,7 +170,10 @@ def spoiled_run(
         shards, read_manifest(shards, "token"), config.model, loader=config.data.loader
     )
     writer = skip_writer(
-        Path(config.run_dir), sequence, engine, config.parallelism.global_batch_size
+        RunFolder(Path(config.run_dir)).ledger,
+        sequence,
+        engine,
+        config.parallelism.global_batch_size,
     )
     assert writer is not None, "every rank is a replica"
     share = Share(global_batch_size=8, data_rank=launch.rank, data_size=2)
@@ -179,21 +181,21 @@ def spoiled_run(
         sequence,
         share,
         micro_batch_size=2,
-        on_step=lambda step, losses: writer.recent.remember(step.step, step.places),
+        on_step=lambda step, findings: writer.recent.remember(step.step, step.places),
     )
-    guard, objective, weights = Guard(engine, config.guards, writer), engine._objective, []
+    guard, objective, weights = RunGuard(engine, config.guards, writer), engine._objective, []
     with closing(batches):
-        for step in range(10):
-            if step == 2:
+        for step in range(1, 11):
+            if step == 3:
                 weights = [value.detach().clone() for _, value in engine.local_parameters()]
                 if launch.rank == 1:
                     engine._objective = lambda *arguments: times_nan(objective(*arguments))
             engine.train_batch(batches.at(step), learning_rate=1e-2)
             try:
-                guard.after_step(step + 1)
+                guard.after_step(step)
             except RollBack as error:
                 after = [value.detach().clone() for _, value in engine.local_parameters()]
-                return [step + 1], str(error), weights, after
+                return [step], str(error), weights, after
     raise AssertionError("the guard let the run go on")
 
 
@@ -203,7 +205,7 @@ def times_nan(losses: Any) -> Any:
 
 @pytest.mark.distributed
 def test_a_loss_that_is_no_number_on_one_rank_is_bounded_and_written_down(tmp_path: Path) -> None:
-    """Row 38: all ranks leave out the same steps, names of samples included, and go back."""
+    """All ranks skip the same steps, name the same samples, and go back."""
     write_token_shards(tmp_path / "shards", [20, 20])
     config = replace(tiny_run(tmp_path, steps=10), guards=replace(CONFIG, spike_deviations=0))
 
@@ -213,7 +215,7 @@ def test_a_loss_that_is_no_number_on_one_rank_is_bounded_and_written_down(tmp_pa
     for before, after, other in zip(first[2], first[3], second[3], strict=True):
         assert before.equal(after)
         assert before.equal(other)
-    skips = read_skips(Path(config.run_dir))
+    skips = read_skips(RunFolder(Path(config.run_dir)).ledger)
     assert [(skip.step, skip.first_position) for skip in skips] == [
         (step, 8 * (step - 1) + first) for step in (3, 4, 5) for first in (0, 4)
     ]
@@ -224,7 +226,7 @@ def test_a_loss_that_is_no_number_on_one_rank_is_bounded_and_written_down(tmp_pa
 
 
 def keys_in_order(shards: Path, config: PretrainConfig, positions: np.ndarray) -> list[str]:
-    """Return the keys at positions, which each sample's text says as well."""
+    """Return the keys of the samples at positions, read from their texts."""
     reader = TokenReader(sequence_of(shards, read_manifest(shards, "token"), config.model))
     with closing(reader):
         return [f"{text[0] - 4:08d}" for text in reader.read(positions).text.tolist()]

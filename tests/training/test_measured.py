@@ -1,4 +1,4 @@
-"""A run writes down the medians of its log lines and the memory of its worst rank."""
+"""A run records the medians of its log lines and the memory of its worst rank."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""A log line is the mean of the steps behind it, of those that count."""
+"""A log line is the mean over the steps since the last one that were not skipped."""
 
 import math
 from dataclasses import replace
@@ -67,7 +67,7 @@ def test_losses_are_means_over_steps_and_slots_over_their_targets(
     assert "loss_reconstruction" not in metrics
 
 
-def test_a_skipped_step_is_counted_and_its_nan_is_left_out(
+def test_a_skipped_step_is_counted_and_its_nan_is_excluded(
     meter: Meter, config: PretrainConfig
 ) -> None:
     good = vector(4.0, [1.0, 2.0], [3.0, 0.5, 0.0], [1.0, 0.25, 0.0])
@@ -82,9 +82,7 @@ def test_a_skipped_step_is_counted_and_its_nan_is_left_out(
     assert metrics["skipped_steps"] == 1
 
 
-def test_where_all_steps_were_skipped_there_is_no_loss(
-    meter: Meter, config: PretrainConfig
-) -> None:
+def test_without_an_unskipped_step_there_is_no_loss(meter: Meter, config: PretrainConfig) -> None:
     meter.add(torch.zeros(num_losses(MODEL)), SKIPPED)
 
     metrics = read(meter, config)
@@ -93,7 +91,7 @@ def test_where_all_steps_were_skipped_there_is_no_loss(
     assert metrics["loss_by_text_position"] == [None, None, None]
 
 
-def test_reading_starts_again_from_zero(meter: Meter, config: PretrainConfig) -> None:
+def test_reading_resets_the_sums(meter: Meter, config: PretrainConfig) -> None:
     meter.add(torch.ones(num_losses(MODEL)), SKIPPED)
     read(meter, config)
     meter.add(vector(2.0, [0.0, 0.0], [0.0] * 3, [0.0] * 3), NOT_SKIPPED)
@@ -119,7 +117,7 @@ def test_rates_and_mfu_follow_from_the_time_of_a_step(
     assert 1 << 20 < metrics["memory_bytes"] <= metrics["peak_memory_bytes"]
 
 
-def test_reconstruction_is_logged_where_there_is_one(config: PretrainConfig) -> None:
+def test_the_reconstruction_loss_is_logged_if_the_model_has_one(config: PretrainConfig) -> None:
     model = replace(MODEL, reconstructor=replace(MODEL.reconstructor, kind="end_to_end"))
     sums = torch.zeros(num_losses(model))
     sums[3] = 6.0

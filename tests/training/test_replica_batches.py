@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.records.damage_log import read_losses
+from ernie_vilg.data.records.damage_log import read_damage
 from ernie_vilg.data.sequence.sample_reader import DataSource
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.storage.shard_manifest import read_manifest
@@ -34,7 +34,7 @@ def read_own_shards(launch: Launch, config: PretrainConfig, folders: list[str]) 
     message = "agreed"
     with closing(replica_batches(config, sequence, groups)) as batches:
         try:
-            for step in range(STEPS):
+            for step in range(1, STEPS + 1):
                 batches.at(step)
         except ValueError as error:
             message = str(error)
@@ -44,7 +44,7 @@ def read_own_shards(launch: Launch, config: PretrainConfig, folders: list[str]) 
 
 def skipping_run(folder: Path) -> PretrainConfig:
     config = tiny_run(folder, steps=STEPS, tensor_parallel_size=2)
-    loader = dataclasses.replace(config.data.loader, damage="skip", max_lost_fraction=1.0)
+    loader = dataclasses.replace(config.data.loader, damage="skip", max_damaged_fraction=1.0)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, loader=loader))
 
 
@@ -64,7 +64,7 @@ def test_damage_that_one_rank_alone_sees_stops_its_replica(
 
     if len(damaged) == 2:
         assert messages == ["agreed", "agreed"]
-        assert read_losses(Path(config.run_dir)).num_samples == 8
+        assert read_damage(Path(config.run_dir) / "ledger").num_samples == 8
     else:
         assert all("ranks of replica 0 read different samples" in text for text in messages)
 

@@ -1,4 +1,4 @@
-"""A run that stopped and was started again equals one that never stopped, bit for bit."""
+"""A resumed run equals one that never stopped, bit for bit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Pictures become grids of codes and pictures again, locally where the settings say so."""
+"""Pictures become codes and pictures again, locally if the settings say so."""
 
 from dataclasses import replace
 

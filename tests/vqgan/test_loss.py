@@ -1,4 +1,4 @@
-"""The terms of the tokenizer's loss are the ones their names say."""
+"""Each term of the image tokenizer's loss is the one that its name says."""
 
 import math
 

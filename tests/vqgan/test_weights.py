@@ -1,4 +1,4 @@
-"""A tokenizer's folder gives back the same tokenizer, or says why not."""
+"""A tokenizer's folder loads as the same tokenizer, or is refused with a reason."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Image shards to batches of pictures: what the image tokenizer is trained on.
 
-A batch is a pure function of its step: step s holds positions s * batch to (s + 1) * batch - 1
-of the sample order, and each rank its contiguous share of them, so that the ranks' shares side
-by side are the same batch for every number of ranks.
+A batch is a pure function of its step: it holds consecutive positions of the sample order, from
+`sequence.order.first_position` on. Each rank has a contiguous share of them, and the shares side by
+side are the same batch for every number of ranks.
 
 Where a picture is cut and whether it is mirrored is drawn by its position too. Pictures of shards
 that are larger than asked for are cut at a random place; to be evaluated, all are cut at the
@@ -23,7 +23,7 @@ from ernie_vilg.data.batches.pictures import EncodedPicture, Pictures, fetch_pic
 from ernie_vilg.data.batches.token_batches import Share
 from ernie_vilg.data.batches.workers import OnWait, PrefetchedSteps
 from ernie_vilg.data.sequence.sample_reader import Places, PositionReader, SampleSequence
-from ernie_vilg.data.shards.damage import DamagedSampleError, Loss, LossAccount
+from ernie_vilg.data.shards.damage import DamageAccount, DamagedSampleError, DamageFinding
 from ernie_vilg.data.shards.open_shards import OpenShard
 
 _AUGMENTATION_STREAM = 4
@@ -50,7 +50,7 @@ class ImageRows:
     """uint8 [pictures, 3, height, width]."""
     places: Places
     """Where they come from."""
-    losses: tuple[Loss, ...]
+    findings: tuple[DamageFinding, ...]
     """Damage that was met on the way, each finding once."""
 
 
@@ -126,8 +126,8 @@ class ImageReader:
             OSError: a shard cannot be read.
         """
         decoder = _PictureDecoder(self._sequence, self._cache, positions, for_training)
-        places, losses = self._samples.read(positions, decoder)
-        return ImageRows(pictures=decoder.pictures, places=places, losses=losses)
+        places, findings = self._samples.read(positions, decoder)
+        return ImageRows(pictures=decoder.pictures, places=places, findings=findings)
 
     def close(self) -> None:
         """Close every file and end every thread."""
@@ -142,13 +142,13 @@ class ImageStep:
     """uint8 [pictures, 3, height, width]."""
     places: Places
     """Where they come from."""
-    losses: tuple[Loss, ...]
+    findings: tuple[DamageFinding, ...]
     """Damage that was met."""
 
     def pin_memory(self) -> "ImageStep":
         """Return the same in pinned memory, from which a GPU copies while it computes."""
         return ImageStep(
-            pictures=self.pictures.pin_memory(), places=self.places, losses=self.losses
+            pictures=self.pictures.pin_memory(), places=self.places, findings=self.findings
         )
 
 
@@ -160,8 +160,8 @@ class ImageBatches:
         sequence: ImageSequence,
         share: Share,
         *,
-        known_losses: tuple[Loss, ...] = (),
-        on_losses: Callable[[list[Loss]], object] = lambda losses: None,
+        known_damage: tuple[DamageFinding, ...] = (),
+        on_damage: Callable[[list[DamageFinding]], object] = lambda findings: None,
         pin_memory: bool = False,
     ) -> None:
         """Prepare to read.
@@ -169,14 +169,14 @@ class ImageBatches:
         Args:
             sequence: which picture stands where, and how it is read.
             share: this rank's positions.
-            known_losses: damage found before, which counts towards the limits.
-            on_losses: called with damage that is found new.
+            known_damage: damage found before, which counts towards the limits.
+            on_damage: called with damage that is found new.
             pin_memory: whether batches are in pinned memory.
         """
         self._share = share
         self._sequence = sequence
-        self._on_losses = on_losses
-        self._account = LossAccount(sequence.loss_limits, known_losses)
+        self._on_damage = on_damage
+        self._account = DamageAccount(sequence.damage_limits, known_damage)
         self._steps = PrefetchedSteps(
             partial(_ImageSteps, sequence, share), sequence.loader, pin_memory=pin_memory
         )
@@ -186,7 +186,7 @@ class ImageBatches:
         """Return this rank's pictures of a step, uint8 [batch / ranks, 3, height, width].
 
         Args:
-            step: from 0. Steps in order are read ahead.
+            step: from 1. Steps in order are read ahead.
 
         Raises:
             InputError: a shard differs from the manifest, or a picture from its size in it; or,
@@ -195,7 +195,7 @@ class ImageBatches:
             RuntimeError: a worker died.
         """
         item = self._steps.at(step)
-        self._enter(item.losses, item.places)
+        self._enter(item.findings, item.places)
         return item.pictures
 
     def for_evaluation(self, first_position: int, count: int) -> Tensor:
@@ -212,7 +212,7 @@ class ImageBatches:
             self._evaluation_reader = ImageReader(self._sequence)
         positions = np.arange(first_position, first_position + count, dtype=np.int64)
         rows = self._evaluation_reader.read(positions, for_training=False)
-        self._enter(rows.losses, rows.places)
+        self._enter(rows.findings, rows.places)
         return torch.from_numpy(rows.pictures)
 
     def close(self) -> None:
@@ -222,10 +222,10 @@ class ImageBatches:
             self._evaluation_reader.close()
             self._evaluation_reader = None
 
-    def _enter(self, losses: tuple[Loss, ...], places: Places) -> None:
-        new = self._account.add(losses, places.is_lost)
+    def _enter(self, findings: tuple[DamageFinding, ...], places: Places) -> None:
+        new = self._account.add(findings, places.is_damaged)
         if new:
-            self._on_losses(new)
+            self._on_damage(new)
 
 
 class _ImageSteps:
@@ -238,7 +238,7 @@ class _ImageSteps:
     def at(self, step: int) -> ImageStep:
         rows = self._reader.read(self._share.positions(step), for_training=True)
         return ImageStep(
-            pictures=torch.from_numpy(rows.pictures), places=rows.places, losses=rows.losses
+            pictures=torch.from_numpy(rows.pictures), places=rows.places, findings=rows.findings
         )
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """From a step number to this replica's micro-batches.
 
-The global batch of step `s` is the samples at positions `s * B` to `(s + 1) * B - 1` of the
-sequence, whatever the layout. Replica `r` of `R` takes the `r`-th of `R` equal runs of them and
-cuts it into micro-batches. The data state of a checkpoint is therefore its step.
+Step `s`, counted from 1, takes the global batch of `B` samples from position `(s - 1) * B` on
+(`sequence.order.first_position`), whatever the layout. Replica `r` of `R` takes the `r`-th of `R`
+equal parts and cuts it into micro-batches. The data state of a checkpoint is therefore its step.
 
 Source: ours.
 """
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ernie_vilg.data.batches.token_reader import TokenReader, TokenSequence
 from ernie_vilg.data.batches.workers import OnWait, PrefetchedSteps
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.sample_reader import Places
-from ernie_vilg.data.shards.damage import Loss, LossAccount
+from ernie_vilg.data.shards.damage import DamageAccount, DamageFinding
 from ernie_vilg.vocabulary import PADDING_ID
 
 
@@ -51,9 +52,9 @@ class Share:
     """Number of replicas; divides the global batch."""
 
     def positions(self, step: int) -> np.ndarray:
-        """Return the positions of a step, from step 0, in order, int64 [pairs]."""
+        """Return the positions of a step, counted from 1, in order, int64 [pairs]."""
         count = self.global_batch_size // self.data_size
-        first = step * self.global_batch_size + self.data_rank * count
+        first = first_position(step, self.global_batch_size) + self.data_rank * count
         return np.arange(first, first + count, dtype=np.int64)
 
 
@@ -62,12 +63,12 @@ class TokenStep:
     """One replica's pairs of one step."""
 
     step: int
-    """From 0."""
+    """Number of the step, from 1."""
     batch: Batch
     """All of them."""
     places: Places
     """Where they come from."""
-    losses: tuple[Loss, ...]
+    findings: tuple[DamageFinding, ...]
     """Damage that was met."""
 
     def pin_memory(self) -> "TokenStep":
@@ -78,7 +79,7 @@ class TokenStep:
             codes=self.batch.codes.pin_memory(),
             pixels=None if pixels is None else pixels.pin_memory(),
         )
-        return TokenStep(step=self.step, batch=batch, places=self.places, losses=self.losses)
+        return TokenStep(step=self.step, batch=batch, places=self.places, findings=self.findings)
 
 
 class TokenBatches:
@@ -90,8 +91,8 @@ class TokenBatches:
         share: Share,
         *,
         micro_batch_size: int,
-        known_losses: tuple[Loss, ...] = (),
-        on_step: Callable[[TokenStep, list[Loss]], None] = lambda step, losses: None,
+        known_damage: tuple[DamageFinding, ...] = (),
+        on_step: Callable[[TokenStep, list[DamageFinding]], None] = lambda step, findings: None,
         hand_out_pixels: bool = True,
         pin_memory: bool = False,
     ) -> None:
@@ -101,7 +102,7 @@ class TokenBatches:
             sequence: which pair stands where, and how it is read.
             share: this replica's positions.
             micro_batch_size: pairs per batch; divides the share.
-            known_losses: damage found before, which counts towards the limits.
+            known_damage: damage found before, which counts towards the limits.
             on_step: called with each step as it is handed out, and the damage found new in it.
             hand_out_pixels: whether batches hold the pictures that the sequence reads.
             pin_memory: whether batches are in pinned memory.
@@ -113,7 +114,7 @@ class TokenBatches:
         self._micro_batch_size = micro_batch_size
         self._on_step = on_step
         self._hand_out_pixels = hand_out_pixels
-        self._account = LossAccount(sequence.loss_limits, known_losses)
+        self._account = DamageAccount(sequence.damage_limits, known_damage)
         self._steps = PrefetchedSteps(
             partial(_TokenSteps, sequence, share), sequence.loader, pin_memory=pin_memory
         )
@@ -122,7 +123,7 @@ class TokenBatches:
         """Return this replica's micro-batches of a step.
 
         Args:
-            step: from 0. Steps in order are read ahead.
+            step: from 1. Steps in order are read ahead.
 
         Raises:
             InputError: a shard differs from the manifest, or a sample from the model's sizes; or,
@@ -131,7 +132,7 @@ class TokenBatches:
             RuntimeError: a worker died.
         """
         item = self._steps.at(step)
-        new = self._account.add(item.losses, item.places.is_lost)
+        new = self._account.add(item.findings, item.places.is_damaged)
         self._on_step(item, new)
         whole = item.batch
         pixels = whole.pixels if self._hand_out_pixels else None
@@ -172,7 +173,7 @@ class _TokenSteps:
                 pixels=None if rows.pixels is None else torch.from_numpy(rows.pixels),
             ),
             places=rows.places,
-            losses=rows.losses,
+            findings=rows.findings,
         )
 
     def close(self) -> None:

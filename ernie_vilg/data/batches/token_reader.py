@@ -12,7 +12,7 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches.pictures import EncodedPicture, fetch_picture
 from ernie_vilg.data.batches.token_decoder import TokenDecoder, TokenHeaders
 from ernie_vilg.data.sequence.sample_reader import Places, PositionReader, SampleSequence
-from ernie_vilg.data.shards.damage import DamagedSampleError, Loss
+from ernie_vilg.data.shards.damage import DamagedSampleError, DamageFinding
 from ernie_vilg.data.shards.open_shards import OpenShard, Sample
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.shard_manifest import Manifest
@@ -50,7 +50,7 @@ class TokenRows:
     """The pictures, uint8 [pairs, 3, height, width]; only where they were asked for."""
     places: Places
     """Where the pairs come from."""
-    losses: tuple[Loss, ...]
+    findings: tuple[DamageFinding, ...]
     """Damage that was met on the way, each finding once."""
 
 
@@ -96,9 +96,9 @@ class TokenReader:
             size = int(self._sequence.sources[0].manifest.settings["image_size"])
             pixels = np.empty((len(positions), 3, size, size), np.uint8)
             decoder = _PixelDecoder(self._sequence.model, self._headers, len(positions), pixels)
-        places, losses = self._samples.read(positions, decoder)
+        places, findings = self._samples.read(positions, decoder)
         return TokenRows(
-            text=decoder.text, codes=decoder.codes, pixels=pixels, places=places, losses=losses
+            text=decoder.text, codes=decoder.codes, pixels=pixels, places=places, findings=findings
         )
 
     def sample(self, data_set: int, shard_index: int, index: int) -> Sample:

@@ -1,1 +1,1 @@
-"""What a run writes about its data: ledger, damage, skipped updates."""
+"""Records of a run about its data: ledger, damage, skipped updates."""

@@ -1,10 +1,9 @@
-"""The damage that a run has met, written down for good.
+"""The damage that a run has met, on record.
 
-`ledger/losses-<data rank>.jsonl` in the run folder has one line per finding, each finding once,
-over all launches of the run. Replicas meet the same damage at different positions, so that the
-account of the run is put together from all of them.
+    ledger/damage-<data rank>.jsonl     one finding a line, each finding once, over all launches
 
-Source: ours.
+Replicas meet the same damage at different positions: `read_damage` merges their files. Runs of
+older versions call the files `losses-<data rank>.jsonl`; their lines are the same and are read too.
 """
 
 import logging
@@ -13,99 +12,108 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ernie_vilg.config.schema import from_json
-from ernie_vilg.data.records.ledger import ledger_folder
-from ernie_vilg.data.shards.damage import Loss, lost_samples
+from ernie_vilg.data.shards.damage import DamageFinding, num_damaged_samples
 from ernie_vilg.storage.jsonl import append_records, read_records
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossSummary:
+class DamageSummary:
     """All damage that a run has met."""
 
-    losses: tuple[Loss, ...]
-    """Each finding once, in the order of positions."""
+    findings: tuple[DamageFinding, ...]
+    """Distinct findings, in the order of positions."""
     num_samples: int
-    """Different samples lost."""
+    """Number of distinct damaged samples."""
     num_samples_by_reason: Mapping[str, int]
-    """The same by reason; a sample of a lost shard counts for the shard's."""
-    num_damaged_lines: int
-    """Of the files of findings, that could not be read."""
+    """Number of damaged samples by reason; the samples of a damaged shard have the shard's."""
+    num_unreadable_lines: int
+    """Number of unreadable lines in the damage logs."""
 
 
-class LossLog:
-    """The file of findings of one data rank; one of its processes writes it."""
+class DamageLog:
+    """Writer of one data rank's damage log. One process per data rank has it."""
 
-    def __init__(self, run_dir: Path, data_rank: int) -> None:
-        """Read what was found before, so that nothing is written twice.
+    def __init__(self, ledger: Path, data_rank: int) -> None:
+        """Read the findings of earlier launches, which are not written again.
 
         Args:
-            run_dir: the run's folder.
+            ledger: the run's ledger folder; it is created if needed.
             data_rank: the replica.
         """
-        self._path = ledger_folder(run_dir) / f"losses-{data_rank}.jsonl"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        known, _ = _read_loss_file(self._path)
-        self._known = {loss.place for loss in known}
+        self._path = ledger / f"damage-{data_rank}.jsonl"
+        ledger.mkdir(parents=True, exist_ok=True)
+        self._known = {
+            finding.place
+            for path in _damage_files(ledger, str(data_rank))
+            for finding in _read_findings(path)[0]
+        }
 
-    def write(self, losses: Iterable[Loss]) -> int:
-        """Write down what is new among some findings, down to the device, and log it.
+    def write(self, findings: Iterable[DamageFinding]) -> int:
+        """Log the new ones among some findings, and append them to the file, down to the device.
 
         Returns:
-            how many findings are new.
+            the number of new findings.
         """
-        new = {loss.place: loss for loss in losses if loss.place not in self._known}
-        for loss in new.values():
-            logger.warning("%d sample(s) lost: %s", loss.num_samples, loss.detail)
+        new = {each.place: each for each in findings if each.place not in self._known}
+        for finding in new.values():
+            logger.warning("%d damaged sample(s): %s", finding.num_samples, finding.detail)
         append_records(self._path, map(asdict, new.values()))
         self._known.update(new)
         return len(new)
 
 
-class LossCount:
-    """How many samples a run has lost, for whoever asks again and again."""
+class DamageCount:
+    """The number of damaged samples in all damage logs; counts again only when a file has grown."""
 
-    def __init__(self, run_dir: Path) -> None:
-        """Take the run's folder; nothing is read yet."""
-        self._run_dir = run_dir
+    def __init__(self, ledger: Path) -> None:
+        """Take the run's ledger folder; nothing is read yet."""
+        self._ledger = ledger
         self._sizes: dict[Path, int] = {}
         self._num_samples = 0
 
     def num_samples(self) -> int:
-        """Return the different samples that all data ranks have lost so far."""
-        sizes = {path: path.stat().st_size for path in _loss_files(self._run_dir)}
+        """Return the number of distinct damaged samples that all data ranks have met so far."""
+        sizes = {path: path.stat().st_size for path in _damage_files(self._ledger)}
         if sizes != self._sizes:
-            self._sizes, self._num_samples = sizes, read_losses(self._run_dir).num_samples
+            self._sizes, self._num_samples = sizes, read_damage(self._ledger).num_samples
         return self._num_samples
 
 
-def read_losses(run_dir: Path) -> LossSummary:
-    """Put the findings of all data ranks together."""
-    found: list[Loss] = []
-    num_damaged_lines = 0
-    for path in _loss_files(run_dir):
-        of_rank, damaged = _read_loss_file(path)
-        found += of_rank
-        num_damaged_lines += damaged
-    distinct: dict[tuple[str, str, int | None], Loss] = {}
-    for loss in sorted(found, key=lambda loss: loss.position):
-        # Ranks meet the same damage at different positions: the first meeting counts.
-        distinct.setdefault(loss.place, loss)
-    losses = tuple(distinct.values())
-    by_reason = lost_samples(losses)
-    return LossSummary(
-        losses=losses,
+def read_damage(ledger: Path) -> DamageSummary:
+    """Merge the findings of all data ranks.
+
+    Args:
+        ledger: the run's ledger folder.
+    """
+    found: list[DamageFinding] = []
+    num_unreadable_lines = 0
+    for path in _damage_files(ledger):
+        findings, num_unreadable = _read_findings(path)
+        found += findings
+        num_unreadable_lines += num_unreadable
+    distinct: dict[tuple[str, str, int | None], DamageFinding] = {}
+    for finding in sorted(found, key=lambda finding: finding.position):
+        distinct.setdefault(finding.place, finding)  # keeps the first position
+    by_reason = num_damaged_samples(distinct.values())
+    return DamageSummary(
+        findings=tuple(distinct.values()),
         num_samples=sum(by_reason.values()),
         num_samples_by_reason=by_reason,
-        num_damaged_lines=num_damaged_lines,
+        num_unreadable_lines=num_unreadable_lines,
     )
 
 
-def _loss_files(run_dir: Path) -> list[Path]:
-    return sorted(ledger_folder(run_dir).glob("losses-*.jsonl"))
+def _damage_files(ledger: Path, data_rank: str = "*") -> list[Path]:
+    """Return the damage logs of one or all data ranks, those of older versions first."""
+    return [
+        path
+        for name in ("losses", "damage")
+        for path in sorted(ledger.glob(f"{name}-{data_rank}.jsonl"))
+    ]
 
 
-def _read_loss_file(path: Path) -> tuple[list[Loss], int]:
-    """Return the findings in a file, and how many lines hold none."""
-    return read_records(path, lambda record, name: from_json(record, Loss, name))
+def _read_findings(path: Path) -> tuple[list[DamageFinding], int]:
+    """Return the findings in a file, and the number of unreadable lines."""
+    return read_records(path, lambda record, name: from_json(record, DamageFinding, name))

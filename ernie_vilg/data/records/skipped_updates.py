@@ -1,10 +1,9 @@
-"""The updates that a run left out, and which samples they would have been made of.
+"""The updates that a run skipped, and the samples in their batches.
 
-`ledger/skips-<data rank>.jsonl` in the run folder has one line per update and replica. A line names
-the replica's samples in the words of `quarantine.jsonl`, so that a sample that turns out to be bad
-can be put there as it stands.
+    ledger/skips-<data rank>.jsonl      one line per skipped update and replica
 
-Source: ours.
+A line names the replica's samples as `quarantine.jsonl` does, so that the entry of a bad sample can
+be copied there as it stands.
 """
 
 import logging
@@ -15,88 +14,87 @@ from pathlib import Path
 
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.data.batches.token_reader import TokenReader, TokenSequence
-from ernie_vilg.data.records.ledger import ledger_folder
 from ernie_vilg.data.sequence.sample_reader import Places
 from ernie_vilg.data.shards.damage import DamageError
 from ernie_vilg.data.shards.open_shards import KEY
 from ernie_vilg.storage.jsonl import append_records, read_records
 
 MAX_SAMPLES = 256
-"""Samples that one line names; of larger shares the first ones."""
+"""Largest number of samples that a line names: the first ones of the share."""
 
-_REMEMBERED = 8  # steps; verdicts come one step late at most
+_NUM_REMEMBERED_STEPS = 8  # a verdict comes at most one step late
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleName:
-    """One sample of an update."""
+    """One sample of a skipped update."""
 
     data_set: str
-    """Name within the run."""
+    """Name of the data set within the run."""
     shard: str
-    """File of its shard."""
+    """File of the shard."""
     index: int
-    """Within its shard."""
+    """Index of the sample in its shard."""
     key: str
-    """Its key; empty where the shard could not be read again."""
+    """Key of the sample; empty where the shard could not be read again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skip:
-    """One replica's part in an update that was left out."""
+    """One replica's part of a skipped update."""
 
     step: int
-    """The update, counted from 1."""
+    """Step of the update, from 1."""
     reason: str
-    """nan, inf or spike."""
+    """Reason of the skip: nan, inf or spike."""
     loss: float | None
-    """Mean over the global batch; None where it is not finite."""
+    """Mean loss over the global batch; None where it is not finite."""
     limit: float | None
-    """Above which it would have been a spike; None while there was no limit."""
+    """Loss above which an update is a spike; None while there is no limit."""
     gradient_norm: float | None
-    """Of the whole gradient; None where it is not finite."""
+    """Norm of the whole gradient; None where it is not finite."""
     ranks: tuple[int, ...]
-    """Whose loss or gradients were not finite."""
+    """Ranks on which the loss or a gradient was not finite."""
     first_position: int
-    """Of the replica's samples in the training sequence."""
+    """First position of the replica's samples in the training sequence."""
     num_positions: int
-    """Consecutive ones."""
+    """Number of consecutive positions."""
     samples: tuple[SampleName, ...]
-    """What stood there, at most `MAX_SAMPLES`; none where it is not known."""
+    """The samples at these positions, at most `MAX_SAMPLES`; empty where they are not known."""
 
 
 class RecentPlaces:
-    """Where the samples of the last steps came from, on one rank."""
+    """The places of the samples of the last steps, on one rank."""
 
     def __init__(self) -> None:
         self._places: OrderedDict[int, Places] = OrderedDict()
 
     def remember(self, step: int, places: Places) -> None:
-        """Keep the places of a step, counted from 0, and forget old ones."""
+        """Keep the places of a step, and forget those of older steps."""
         self._places[step] = places
         self._places.move_to_end(step)
-        while len(self._places) > _REMEMBERED:
+        while len(self._places) > _NUM_REMEMBERED_STEPS:
             self._places.popitem(last=False)
 
     def at(self, step: int) -> Places | None:
-        """Return the places of a step, counted from 0; None where it is too long ago."""
+        """Return the places of a step; None if they have been forgotten."""
         return self._places.get(step)
 
 
 class SkipLog:
-    """The file of one replica; one of its processes writes it."""
+    """Writer of one replica's file. One process per replica has it."""
 
-    def __init__(self, run_dir: Path, data_rank: int) -> None:
+    def __init__(self, ledger: Path, data_rank: int) -> None:
         """Prepare the file.
 
         Args:
-            run_dir: the run's folder.
+            ledger: the run's ledger folder; it is created if needed.
             data_rank: the replica.
         """
-        self._path = ledger_folder(run_dir) / f"skips-{data_rank}.jsonl"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = ledger / f"skips-{data_rank}.jsonl"
+        ledger.mkdir(parents=True, exist_ok=True)
 
     @property
     def path(self) -> Path:
@@ -104,21 +102,21 @@ class SkipLog:
         return self._path
 
     def write(self, skip: Skip) -> None:
-        """Add a line, down to the device."""
+        """Append a line, down to the device."""
         append_records(self._path, [asdict(skip)])
 
 
 def finite(value: float) -> float | None:
-    """Return a number that JSON has, None where it has none for it."""
+    """Return a number, or None in place of NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
 def name_samples(sequence: TokenSequence, places: Places) -> tuple[SampleName, ...]:
-    """Return the names of samples, read again from their shards where that is possible.
+    """Return the names of samples, with the keys of those that can be read again.
 
     Args:
-        sequence: that the places are of.
-        places: of some positions; the first `MAX_SAMPLES` are named.
+        sequence: the sequence that the places belong to.
+        places: places of the samples; the first `MAX_SAMPLES` are named.
     """
     rows = zip(
         places.data_set.tolist(), places.shard_index.tolist(), places.index.tolist(), strict=True
@@ -138,15 +136,18 @@ def name_samples(sequence: TokenSequence, places: Places) -> tuple[SampleName, .
         reader.close()
 
 
-def read_skips(run_dir: Path) -> tuple[Skip, ...]:
+def read_skips(ledger: Path) -> tuple[Skip, ...]:
     """Return the lines of all replicas in the order of steps, then of positions.
 
-    A step that a run took twice may be there twice. Lines that hold no skip, as a killed process
-    leaves them, are passed over with a warning.
+    A step that a run made twice may occur twice. Lines that hold no skip, such as those of a killed
+    process, are passed over with a warning.
+
+    Args:
+        ledger: the run's ledger folder.
     """
     skips = [
         skip
-        for path in sorted(ledger_folder(run_dir).glob("skips-*.jsonl"))
+        for path in sorted(ledger.glob("skips-*.jsonl"))
         for skip in read_records(path, lambda record, name: from_json(record, Skip, name))[0]
     ]
     return tuple(sorted(skips, key=lambda skip: (skip.step, skip.first_position)))
@@ -156,5 +157,5 @@ def _key(reader: TokenReader, data_set: int, shard_index: int, index: int) -> st
     try:
         return reader.sample(data_set, shard_index, index)[KEY].decode("utf-8", "replace")
     except (DamageError, OSError) as error:
-        logger.warning("a sample of an update that was left out has no key: %s", error)
+        logger.warning("the key of a sample of a skipped update cannot be read: %s", error)
         return ""

@@ -56,6 +56,16 @@ class Locations:
     """Index of the sample within its shard."""
 
 
+def first_position(step: int, global_batch_size: int) -> int:
+    """Return the first position of a step's global batch.
+
+    Args:
+        step: from 1; step s is the update after which s steps have been made.
+        global_batch_size: samples per step over all replicas.
+    """
+    return (step - 1) * global_batch_size
+
+
 class SampleOrder:
     """The random order of a data set's samples, epoch after epoch."""
 

@@ -24,8 +24,6 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_json
 from ernie_vilg.storage.jsonl import read_lines
 
-QUARANTINE_NAME = "quarantine.jsonl"
-
 
 @dataclass(frozen=True, kw_only=True)
 class QuarantineEntry:

@@ -25,8 +25,8 @@ from ernie_vilg.data.shards.damage import (
     DamagedSampleError,
     DamagedShardError,
     DamageError,
-    Loss,
-    LossLimits,
+    DamageFinding,
+    DamageLimits,
 )
 from ernie_vilg.data.shards.open_shards import OpenShard, OpenShards, Sample
 from ernie_vilg.data.shards.shard_folder import open_folder
@@ -102,12 +102,12 @@ class SampleSequence:
         return 2 * self.shuffle_block_shards + 2
 
     @property
-    def loss_limits(self) -> LossLimits:
-        """How much loss a reader of the sequence bears."""
+    def damage_limits(self) -> DamageLimits:
+        """How much finding a reader of the sequence bears."""
         num_samples = sum(source.manifest.num_samples for source in self.sources)
-        return LossLimits(
-            max_consecutive=self.loader.max_consecutive_losses,
-            max_samples=int(self.loader.max_lost_fraction * num_samples),
+        return DamageLimits(
+            max_consecutive=self.loader.max_consecutive_damaged,
+            max_samples=int(self.loader.max_damaged_fraction * num_samples),
         )
 
 
@@ -125,7 +125,7 @@ class Places:
     """Index of the sample within its shard, int64."""
     is_replaced: np.ndarray
     """Whether the position's own sample was left out, bool."""
-    is_lost: np.ndarray
+    is_damaged: np.ndarray
     """Whether it was left out because it is damaged, bool."""
 
 
@@ -159,7 +159,9 @@ class PositionReader:
         ]
         self._left_out: dict[tuple[int, int], frozenset[int]] = {}
 
-    def read(self, positions: np.ndarray, decoder: RowDecoder) -> tuple[Places, tuple[Loss, ...]]:
+    def read(
+        self, positions: np.ndarray, decoder: RowDecoder
+    ) -> tuple[Places, tuple[DamageFinding, ...]]:
         """Have the samples of some positions decoded.
 
         Args:
@@ -177,16 +179,16 @@ class PositionReader:
         """
         data_sets, own_positions = self._mixture.split(positions)
         places = self._locate(data_sets, own_positions)
-        losses: dict[tuple[str, str, int | None], Loss] = {}
+        findings: dict[tuple[str, str, int | None], DamageFinding] = {}
         pending = np.arange(len(positions))
         for attempt in range(MAX_REPLACEMENTS + 1):
             failed = []
-            for row, loss in self._read_rows(places, pending, positions, decoder):
+            for row, finding in self._read_rows(places, pending, positions, decoder):
                 failed.append(row)
                 places.is_replaced[row] = True
-                if loss is not None:
-                    places.is_lost[row] = True
-                    losses.setdefault(loss.place, loss)
+                if finding is not None:
+                    places.is_damaged[row] = True
+                    findings.setdefault(finding.place, finding)
             if not failed:
                 break
             for row in failed:
@@ -198,7 +200,7 @@ class PositionReader:
                 "draws: too much is damaged or in quarantine, repair the shards or train on others"
             )
         self._open_ahead(data_sets, own_positions)
-        return places, tuple(losses.values())
+        return places, tuple(findings.values())
 
     def sample(self, data_set: int, shard_index: int, index: int) -> Sample:
         """Read all members of one sample.
@@ -227,7 +229,7 @@ class PositionReader:
             shard_index=shard_index,
             index=index,
             is_replaced=np.zeros(count, bool),
-            is_lost=np.zeros(count, bool),
+            is_damaged=np.zeros(count, bool),
         )
 
     def _replace(self, places: Places, row: int, own_position: int, attempt: int) -> None:
@@ -239,7 +241,7 @@ class PositionReader:
 
     def _read_rows(
         self, places: Places, pending: np.ndarray, positions: np.ndarray, decoder: RowDecoder
-    ) -> Iterator[tuple[int, Loss | None]]:
+    ) -> Iterator[tuple[int, DamageFinding | None]]:
         """Read the pending rows; yield those that could not be, with the damage if it is one."""
         opened_of: dict[int, OpenShard] = {}
         failed: dict[int, DamagedSampleError] = {}
@@ -253,8 +255,10 @@ class PositionReader:
             try:
                 opened = self._shards[data_set].get(shard_index)
             except DamagedShardError as error:
-                loss = self._lost_shard(data_set, shard_index, int(positions[group].min()), error)
-                yield from ((row, loss) for row in group.tolist())
+                finding = self._damaged_shard(
+                    data_set, shard_index, int(positions[group].min()), error
+                )
+                yield from ((row, finding) for row in group.tolist())
                 continue
             left_out = self._left_out_of(data_set, shard_index, opened)
             usable, unusable = _sort_out(opened, left_out, group, places.index[group])
@@ -269,7 +273,7 @@ class PositionReader:
         for row, damage in failed.items():
             data_set, index = int(places.data_set[row]), int(places.index[row])
             position = int(positions[row])
-            yield row, self._lost_sample(data_set, opened_of[row], index, position, damage)
+            yield row, self._damaged_sample(data_set, opened_of[row], index, position, damage)
 
     def _left_out_of(self, data_set: int, shard_index: int, opened: OpenShard) -> frozenset[int]:
         """Return the indices of a shard's samples that are in quarantine."""
@@ -294,13 +298,13 @@ class PositionReader:
             self._left_out[place] = frozenset(keys)
         return self._left_out[place]
 
-    def _lost_shard(
+    def _damaged_shard(
         self, data_set: int, shard_index: int, position: int, error: DamagedShardError
-    ) -> Loss:
+    ) -> DamageFinding:
         self._stop_if_asked(error)
         source = self._sequence.sources[data_set]
         shard = source.manifest.shards[shard_index]
-        return Loss(
+        return DamageFinding(
             data_set=source.name,
             shard=shard.file,
             index=None,
@@ -311,16 +315,16 @@ class PositionReader:
             position=position,
         )
 
-    def _lost_sample(
+    def _damaged_sample(
         self,
         data_set: int,
         opened: OpenShard,
         index: int,
         position: int,
         error: DamagedSampleError,
-    ) -> Loss:
+    ) -> DamageFinding:
         self._stop_if_asked(error)
-        return Loss(
+        return DamageFinding(
             data_set=self._sequence.sources[data_set].name,
             shard=opened.shard.file,
             index=index,

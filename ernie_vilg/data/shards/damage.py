@@ -1,11 +1,9 @@
-"""What is lost when a shard or a sample turns out damaged, and how much loss a run bears.
+"""Damage in shards and samples, and how much of it a run tolerates.
 
-Damage is a property of the bytes, so every rank that reads them comes to the same finding, and so
-does a run that resumes. A damaged shard is lost whole: where its hash differs, nothing in it can
-be trusted. Findings travel with the batch that met them; the rank that trains on the batch keeps
-the account, writes each finding down once, and stops when there are too many.
-
-Source: ours.
+Damage is a property of the bytes: every rank that reads them gets the same finding, and so does a
+resumed run. A shard whose hash differs is damaged as a whole, because nothing in it can be trusted.
+Findings travel with the batch that met them. The rank that trains on the batch counts them, writes
+each one down once, and stops the run when there are too many.
 """
 
 from collections import Counter
@@ -18,7 +16,7 @@ from ernie_vilg.errors import InputError
 
 
 class DamageError(InputError):
-    """Something that differs from what its manifest promises. The message is for people."""
+    """A shard or sample that differs from its manifest. The message is for people."""
 
     def __init__(self, reason: str, message: str) -> None:
         """Describe the damage.
@@ -31,7 +29,7 @@ class DamageError(InputError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type["DamageError"], tuple[str, str]]:
-        # An exception is rebuilt from what it was made of when it comes out of a worker.
+        # By default, pickle would rebuild the error from its message alone.
         return type(self), (self.reason, str(self))
 
 
@@ -44,133 +42,133 @@ class DamagedSampleError(DamageError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
-    """One finding of damage."""
+class DamageFinding:
+    """One damaged shard or sample."""
 
     data_set: str
     """Name of the data set."""
     shard: str
-    """The shard's file."""
+    """File of the shard."""
     index: int | None
-    """Of the sample in its shard; None where the whole shard is lost."""
+    """Index of the sample in its shard; None for a whole shard."""
     key: str
-    """The sample's; empty for a shard."""
+    """Key of the sample; empty for a whole shard."""
     num_samples: int
-    """Samples lost: 1, or all of the shard."""
+    """Number of damaged samples: 1, or all samples of the shard."""
     reason: str
     """One word, such as "sha256"."""
     detail: str
-    """What was found, for people."""
+    """Description for people."""
     position: int
-    """Of the training sequence, where it was met."""
+    """Position of the training sequence that met the damage."""
 
     @property
     def place(self) -> tuple[str, str, int | None]:
-        """What is damaged, wherever it was met: data set, shard and index."""
+        """Data set, shard and index, which identify the damage whatever position met it."""
         return self.data_set, self.shard, self.index
 
 
-def lost_samples(losses: Collection[Loss]) -> dict[str, int]:
-    """Return how many different samples are lost, by reason.
+def num_damaged_samples(findings: Collection[DamageFinding]) -> dict[str, int]:
+    """Return the number of distinct damaged samples by reason.
 
     Args:
-        losses: findings, each once. A sample of a lost shard counts for the shard's reason.
+        findings: distinct findings. A sample of a damaged shard counts for the shard's reason.
     """
-    lost_shards = {(loss.data_set, loss.shard) for loss in losses if loss.index is None}
+    shards = {(each.data_set, each.shard) for each in findings if each.index is None}
     by_reason: Counter[str] = Counter()
-    for loss in losses:
-        if loss.index is None or (loss.data_set, loss.shard) not in lost_shards:
-            by_reason[loss.reason] += loss.num_samples
+    for each in findings:
+        if each.index is None or (each.data_set, each.shard) not in shards:
+            by_reason[each.reason] += each.num_samples
     return dict(by_reason)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossLimits:
-    """How much loss a run bears before it stops."""
+class DamageLimits:
+    """Amount of damage that stops a run."""
 
     max_consecutive: int
-    """Lost samples in a row."""
+    """Number of consecutive damaged samples at which the run stops."""
     max_samples: int
-    """Lost samples in all."""
+    """Largest number of damaged samples with which the run goes on."""
 
 
-class LossAccount:
-    """Every finding once, and the sum of what is lost."""
+class DamageAccount:
+    """The distinct findings of a run, checked against its limits."""
 
-    def __init__(self, limits: LossLimits, known: Iterable[Loss] = ()) -> None:
+    def __init__(self, limits: DamageLimits, known: Iterable[DamageFinding] = ()) -> None:
         """Start an account.
 
         Args:
-            limits: at which `add` raises.
-            known: findings of before, such as those that a resumed run wrote down.
+            limits: the limits at which `add` raises.
+            known: earlier findings, such as those of the launches before a resume.
         """
         self._limits = limits
-        self._findings: dict[tuple[str, str, int | None], Loss] = {}
-        self._run = 0
-        for loss in known:
-            self._enter(loss)
+        self._findings: dict[tuple[str, str, int | None], DamageFinding] = {}
+        self._num_consecutive = 0
+        for finding in known:
+            self._enter(finding)
 
     @property
     def num_samples(self) -> int:
-        """Samples lost: damaged shards whole, and damaged samples of other shards."""
-        return sum(lost_samples(self._findings.values()).values())
+        """Number of damaged samples: all samples of damaged shards, and single ones of others."""
+        return sum(num_damaged_samples(self._findings.values()).values())
 
     @property
     def reasons(self) -> Counter[str]:
-        """Findings by reason."""
-        return Counter(loss.reason for loss in self._findings.values())
+        """Number of findings by reason."""
+        return Counter(finding.reason for finding in self._findings.values())
 
-    def add(self, losses: Iterable[Loss], is_lost: np.ndarray) -> list[Loss]:
+    def add(self, findings: Iterable[DamageFinding], is_damaged: np.ndarray) -> list[DamageFinding]:
         """Enter the findings of a batch.
 
         Args:
-            losses: of the batch.
-            is_lost: whether each of its positions lost its sample, in order, bool [positions].
+            findings: the batch's findings.
+            is_damaged: whether the sample of each position is damaged, in order, bool [positions].
 
         Returns:
-            those that were not known.
+            the new findings.
 
         Raises:
             InputError: a limit is reached.
         """
-        new = [loss for loss in losses if self._enter(loss)]
+        new = [finding for finding in findings if self._enter(finding)]
         num_samples = self.num_samples if new else 0
         if num_samples > self._limits.max_samples:
             self._stop(
-                f"{num_samples} samples are lost where loader.max_lost_fraction allows "
+                f"{num_samples} samples are damaged where loader.max_damaged_fraction allows "
                 f"{self._limits.max_samples}",
                 new[-1],
             )
-        longest_run = self._extend_run(is_lost)
-        if longest_run >= self._limits.max_consecutive:
+        longest = self._longest_stretch(is_damaged)
+        if longest >= self._limits.max_consecutive:
             self._stop(
-                f"{longest_run} samples in a row are lost, loader.max_consecutive_losses="
+                f"{longest} consecutive samples are damaged, loader.max_consecutive_damaged="
                 f"{self._limits.max_consecutive}",
                 [*self._findings.values()][-1],
             )
         return new
 
-    def _extend_run(self, is_lost: np.ndarray) -> int:
-        """Return the longest run of losses that ends in this batch or goes on after it."""
-        kept = np.flatnonzero(~is_lost)
-        if not len(kept):
-            self._run += len(is_lost)
-            return self._run
-        first, last = int(kept[0]), int(kept[-1])
-        between = int(np.diff(kept).max(initial=1)) - 1
-        longest = max(self._run + first, between)
-        self._run = len(is_lost) - 1 - last
-        return max(longest, self._run)
+    def _longest_stretch(self, is_damaged: np.ndarray) -> int:
+        """Return the longest stretch of damaged samples that ends in this batch or continues."""
+        intact = np.flatnonzero(~is_damaged)
+        if not len(intact):
+            self._num_consecutive += len(is_damaged)
+            return self._num_consecutive
+        first, last = int(intact[0]), int(intact[-1])
+        between = int(np.diff(intact).max(initial=1)) - 1
+        longest = max(self._num_consecutive + first, between)
+        self._num_consecutive = len(is_damaged) - 1 - last
+        return max(longest, self._num_consecutive)
 
-    def _enter(self, loss: Loss) -> bool:
-        if loss.place in self._findings:
-            return False
-        self._findings[loss.place] = loss
-        return True
+    def _enter(self, finding: DamageFinding) -> bool:
+        """Add a finding; return whether it is new."""
+        is_new = finding.place not in self._findings
+        self._findings.setdefault(finding.place, finding)
+        return is_new
 
-    def _stop(self, what: str, last: Loss) -> None:
+    def _stop(self, problem: str, last: DamageFinding) -> None:
         counts = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
         raise InputError(
-            f"{what} ({counts}; the last: {last.detail}): repair the shards, raise the limit, or "
-            "train on others"
+            f"{problem} ({counts}; the last: {last.detail}): repair the shards, raise the limit, "
+            "or train on others"
         )

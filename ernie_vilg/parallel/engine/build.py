@@ -1,7 +1,4 @@
-"""From settings to an engine: which layers, which engine, which fresh weights.
-
-Source: ours.
-"""
+"""Builds an engine from a run's settings: its layers, its weights, its optimizer."""
 
 import logging
 import warnings
@@ -42,19 +39,20 @@ def build_engine(
     precision: torch.dtype,
     decoder: Mapping[str, Tensor] | None = None,
 ) -> Engine:
-    """Build the model with fresh weights and spread it over the ranks; all ranks must call.
+    """Build the model with fresh weights and shard it over the ranks; all ranks must call.
 
     Args:
         config: the run.
         groups: the layout's process groups.
-        precision: of weights and activations.
-        decoder: weights of the image tokenizer's decoder by name, which the reconstructor starts
-            from; None: fresh ones.
+        precision: data type of weights and activations.
+        decoder: weights by name of the image tokenizer's decoder, with which the reconstructor
+            starts; None: fresh weights.
     """
     join_deepspeed()
     layers = _parallel_layers(config, groups)
     objective = Objective(config.objective, layers)
-    settings = EngineSettings.of_run(config, groups.world_size, precision)
+    num_micro_batches = config.parallelism.num_micro_batches(groups.world_size)
+    settings = EngineSettings(run=config, precision=precision, num_micro_batches=num_micro_batches)
     if groups.pipeline_size > 1:
         loss = PipelineLoss(objective, config.model, groups.device)
         model = build_stage(config.model, layers, groups, loss)
@@ -80,27 +78,26 @@ def _parallel_layers(config: PretrainConfig, groups: Groups) -> ParallelLayers:
     layout = config.parallelism
     if groups.tensor_size == 1:
         return replace(SINGLE_DEVICE, activation_checkpointing=layout.activation_checkpointing)
-    # Imported only where it is used: megatron-core takes 5 seconds to import, which every
-    # start without tensor parallelism would pay.
-    logging.getLogger("megatron").setLevel(logging.WARNING)  # it tells of its own FSDP
+    # megatron-core takes 5 seconds to import: runs without tensor parallelism do without.
+    logging.getLogger("megatron").setLevel(logging.WARNING)  # it logs notes about its own FSDP
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Transformer Engine and Apex, which we do not use
+        warnings.simplefilter("ignore")  # it warns that Transformer Engine and Apex are missing
         from ernie_vilg.parallel.engine.tensor_parallel import tensor_parallel_layers
 
     return tensor_parallel_layers(groups, layout)
 
 
 def mark_split_parameters(module: nn.Module) -> None:
-    """Tell DeepSpeed which parameters differ along the tensor axis.
+    """Mark the parameters that tensor parallelism splits.
 
-    Its gradient norm counts those of every tensor rank, and the others once.
+    DeepSpeed's gradient norm counts marked parameters on every tensor rank, and others on one.
     """
     for name, parameter in module.named_parameters():
         parameter.tensor_model_parallel = split_dimension(name) is not None  # type: ignore[attr-defined]
 
 
 def _complete_gradients(model: nn.Module, config: PretrainConfig, groups: Groups) -> None:
-    """Make every gradient whole and of the right size before any engine sees it."""
+    """Sum partial gradients and undo gradient scaling before DeepSpeed sees any gradient."""
     sequence_parallel = config.parallelism.sequence_parallel
     scale = config.model.block_gradient_scale
     for name, parameter in model.named_parameters():

@@ -1,19 +1,18 @@
-"""One optimizer step over many devices: two DeepSpeed engines behind one method.
+"""One optimizer step over many devices: two DeepSpeed engines behind one interface.
 
-The plain engine (ZeRO 1, 2 or 3) runs the whole list of layers on each replica; the pipeline
-engine (ZeRO 1) gives each stage some of it. The training loop never asks which it has.
+The plain engine (ZeRO 1, 2 or 3) runs all layers on each replica; the pipeline engine (ZeRO 1) runs
+some of them on each stage. The training loop does not know which engine it has.
 
 Source: DeepSpeed (https://github.com/deepspeedai/DeepSpeed), arXiv:1910.02054.
 """
 
 import contextlib
 import io
-import logging
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import deepspeed
@@ -21,75 +20,51 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ernie_vilg.config.guards import GuardsConfig
-from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
+from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.model.loss import Objective, Targets, num_losses
+from ernie_vilg.parallel.engine.library_patches import leave_collectives_to_gloo, silence_deepspeed
 from ernie_vilg.parallel.engine.optimizer import build_optimizer
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.engine.split_patterns import universal_checkpoint_info
-from ernie_vilg.parallel.engine.update_guard import PendingVerdict, StepGuard
+from ernie_vilg.parallel.engine.update_guard import PendingDecision, UpdateGuard
+from ernie_vilg.parallel.engine.zero_shards import zero_shards
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.storage.literal_paths import path_without_pattern
 from ernie_vilg.system.seeds import seed_named
 
 CHECKPOINT_TAG = "deepspeed"
-"""Name of the folder that DeepSpeed makes inside ours."""
+"""Name of DeepSpeed's folder inside a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """What both engines need to know."""
+    """The settings of both engines."""
 
-    model: ModelConfig
-    """The model's shape."""
-    parallelism: ParallelismConfig
-    """The layout."""
-    optimizer: OptimizerConfig
-    """AdamW's settings."""
-    ema_decay: float
-    """Of the moving average of the weights; 0 keeps none."""
-    guards: GuardsConfig
-    """Which updates are left out."""
-    seed: int
-    """Names what dropout leaves out."""
+    run: PretrainConfig
+    """Settings of the run."""
     precision: torch.dtype
-    """Of weights and activations."""
+    """Data type of weights and activations."""
     num_micro_batches: int
-    """Forward passes per step and replica."""
-
-    @classmethod
-    def of_run(
-        cls, config: PretrainConfig, world_size: int, precision: torch.dtype
-    ) -> "EngineSettings":
-        """Return those of a run on so many ranks."""
-        return cls(
-            model=config.model,
-            parallelism=config.parallelism,
-            optimizer=config.optimizer,
-            ema_decay=config.training.ema_decay,
-            guards=config.guards,
-            seed=config.training.seed,
-            precision=precision,
-            num_micro_batches=config.parallelism.num_micro_batches(world_size),
-        )
+    """Number of forward passes per step and replica."""
 
 
 class Engine(ABC):
-    """The model, its optimizer, and the ranks they are spread over."""
+    """The model and its optimizer, sharded over the ranks of a layout."""
 
     def __init__(self, engine: Any, groups: Groups, settings: EngineSettings) -> None:
         self._engine = engine
-        self._settings = settings
+        self.settings = settings
+        """Settings that the engine was built from."""
         self.groups = groups
         self.num_micro_batches = settings.num_micro_batches
-        self._guard = StepGuard(
-            engine.optimizer,
+        self.shards = zero_shards(engine.optimizer, groups.data_rank)
+        """Tensors that this rank's optimizer updates."""
+        self._guard = UpdateGuard(
+            self.shards,
             groups,
-            settings.guards,
+            settings.run.guards,
             read_loss=lambda: self._losses_so_far()[0],
             num_micro_batches=settings.num_micro_batches,
             scales_loss=settings.precision == torch.float16,
@@ -100,14 +75,13 @@ class Engine(ABC):
 
         Args:
             batches: this replica's micro-batches, `num_micro_batches` of them, on the CPU.
-            learning_rate: of this step.
+            learning_rate: learning rate of this step.
 
         Returns:
-            this rank's `Losses.detached`, mean over its micro-batches, float32 [4] on the
-            device; zeros on ranks without the head. The mean over replicas is the loss of the
-            global batch: see `mean_losses`.
+            this rank's `Losses.detached`, mean over its micro-batches, float32 [num_losses] on the
+            device; zeros on ranks without the head. `mean_losses` gives those of the global batch.
         """
-        if self._settings.model.dropout:
+        if self.settings.run.model.dropout:
             torch.manual_seed(self._dropout_seed())
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -118,13 +92,16 @@ class Engine(ABC):
         return self._step(micro_batches) / self.num_micro_batches
 
     def mean_losses(self, losses: Tensor) -> Tensor:
-        """Return the mean over replicas of what `train_batch` returned; all ranks must call.
+        """Return the global batch's losses; all ranks must call.
+
+        Args:
+            losses: the result of `train_batch`.
 
         Returns:
-            float32 [4] on the CPU, the same on every rank.
+            mean over replicas, float32 [num_losses] on the CPU, the same on every rank.
         """
         total = losses.clone()
-        dist.all_reduce(total)  # every stage but the last adds zeros
+        dist.all_reduce(total)  # all stages but the last add zeros
         return (total / (self.groups.data_size * self.groups.tensor_size)).cpu()
 
     def gradient_norm(self) -> float:
@@ -132,21 +109,21 @@ class Engine(ABC):
         return float(self._engine.get_global_grad_norm())
 
     def save(self, snapshot: Snapshot) -> None:
-        """Copy this rank's share of weights and optimizer state; all ranks must call."""
+        """Copy this rank's part of the weights and optimizer state; all ranks must call."""
         with snapshot.catching(self._engine):
             self._engine.save_checkpoint(
                 ".",
                 tag=CHECKPOINT_TAG,
                 client_state={
-                    "universal_checkpoint_info": universal_checkpoint_info(self._settings.model)
+                    "universal_checkpoint_info": universal_checkpoint_info(self.settings.run.model)
                 },
                 save_latest=False,
             )
 
     def load(self, folder: Path) -> None:
-        """Read the files of a snapshot that `save` took under the same layout; all ranks must call.
+        """Load the files of a snapshot that `save` took under the same layout; all ranks must call.
 
-        The files hold pickles: the caller has checked their hashes.
+        The files contain pickles, whose hashes the caller must have checked.
         """
         groups = self._engine.optimizer.param_groups
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
@@ -156,85 +133,76 @@ class Engine(ABC):
         ):
             loaded, _ = self._engine.load_checkpoint(path, tag=CHECKPOINT_TAG)
         assert loaded is not None, f"DeepSpeed found no checkpoint in {folder}"
-        # The file's betas and decay come back with it; those of this run's settings hold.
+        # Loading restores the saved betas and weight decay; overwrite them with this run's.
         for group, values in zip(self._engine.optimizer.param_groups, settings, strict=True):
             group.update(values)
 
     @property
     def deepspeed_engine(self) -> Any:
-        """DeepSpeed's own engine, for what in `parallel` looks inside it."""
+        """The wrapped engine of DeepSpeed, for other modules of `parallel`."""
         return self._engine
 
     @property
-    def settings(self) -> EngineSettings:
-        """What the engine was built from."""
-        return self._settings
-
-    @property
     def last_skip(self) -> Tensor:
-        """1 where the guard kept the last step from changing the weights, else 0; float32 [] on
-        the device, the same on every rank.
+        """Flag that is 1 if the guard skipped the last update, else 0; float32 [] on the device,
+        the same on every rank.
         """
         return self._guard.last_skip
 
-    def last_verdict(self) -> PendingVerdict:
-        """Return why the last step changed the weights or did not, the same on every rank."""
-        return self._guard.last_verdict()
+    def last_decision(self) -> PendingDecision:
+        """Return whether the last update was skipped, and why; the same on every rank."""
+        return self._guard.last_decision()
 
     def guard_state(self) -> dict[str, float]:
-        """Return what the guard knows of earlier losses, as JSON numbers, the same on every rank.
+        """Return the guard's statistics of earlier losses as JSON numbers; equal on every rank.
 
-        A resumed run that loads it decides as an uninterrupted one does.
+        A resumed run that loads them decides as an uninterrupted run does.
         """
         return self._guard.state()
 
     def load_guard_state(self, state: Mapping[str, float]) -> None:
-        """Take over what `guard_state` returned; nothing where it is empty."""
+        """Continue from a result of `guard_state`; an empty one starts fresh statistics."""
         self._guard.load_state(state)
 
     def local_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the name (layer index first) and this rank's share of each parameter."""
+        """Yield each parameter's name (layer index first) and this rank's part of it."""
         yield from self._engine.module.named_parameters()
 
     def _dropout_seed(self) -> int:
-        """Return the seed of this step's dropout, which a resumed run finds again.
+        """Return the seed of this step's dropout, the same in a resumed run.
 
-        Tensor ranks must leave out the same values of what they all hold, and different ones of
-        what they share: with sequence parallelism that is everything, without it nothing.
+        Tensor ranks must drop the same elements of replicated activations and different elements of
+        sharded ones: with sequence parallelism all are sharded, without it all are replicated.
         """
-        groups, settings = self.groups, self._settings
-        tensor_rank = groups.tensor_rank if settings.parallelism.sequence_parallel else 0
-        place = (groups.pipeline_rank, groups.data_rank, tensor_rank)
-        return seed_named(f"{settings.seed}/{self._engine.global_steps}/{place}")
+        groups, run = self.groups, self.settings.run
+        tensor_rank = groups.tensor_rank if run.parallelism.sequence_parallel else 0
+        coordinates = (groups.pipeline_rank, groups.data_rank, tensor_rank)
+        return seed_named(f"{run.training.seed}/{self._engine.global_steps}/{coordinates}")
 
     @abstractmethod
     def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
-        """Run forward, backward and update; return the summed losses, float32 [4]."""
+        """Run forward, backward and update; return the summed losses, float32 [num_losses]."""
 
     @abstractmethod
     def _losses_so_far(self) -> Tensor:
-        """Return the losses summed over the step's micro-batches so far, float32 [4]."""
+        """Return the losses summed over this step's micro-batches so far, float32 [num_losses]."""
 
     def _mean_text_targets(self, batches: Sequence[Batch]) -> Tensor:
-        """Return the step's text targets per micro-batch over all replicas, float32 [1]."""
+        """Return the mean number of text targets per micro-batch of the step, float32 [1]."""
         count = torch.tensor([float(sum(batch.num_text_targets for batch in batches))])
         dist.all_reduce(count, group=self.groups.data_group)
         return count / (self.groups.data_size * self.num_micro_batches)
 
 
 class PlainEngine(Engine):
-    """Every replica runs all layers; ZeRO 1, 2 or 3."""
+    """Every replica runs all layers, under ZeRO 1, 2 or 3."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        settings: EngineSettings,
-        groups: Groups,
+        self, model: nn.Module, objective: Objective, settings: EngineSettings, groups: Groups
     ) -> None:
-        super().__init__(_start_engine(model, settings, mpu=groups), groups, settings)
+        super().__init__(_start_engine(model, settings, mpu=_mpu(groups)), groups, settings)
         self._objective = objective
-        self._losses = torch.zeros(num_losses(settings.model), device=groups.device)
+        self._losses = torch.zeros(num_losses(settings.run.model), device=groups.device)
 
     def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
         device = self.groups.device
@@ -242,7 +210,7 @@ class PlainEngine(Engine):
         for pair, targets in micro_batches:
             output = self._engine(tuple(tensor.to(device) for tensor in pair))
             losses = self._objective(output, tuple(tensor.to(device) for tensor in targets))
-            self._losses += losses.detached()  # before the step, which the guard judges by them
+            self._losses += losses.detached()  # the guard reads them in the step
             self._engine.backward(losses.total)
             self._engine.step()
         return self._losses.clone()
@@ -252,14 +220,10 @@ class PlainEngine(Engine):
 
 
 class PipelineEngine(Engine):
-    """Every stage runs some of the layers; ZeRO 1."""
+    """Every stage runs some of the layers, under ZeRO 1."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss: PipelineLoss,
-        settings: EngineSettings,
-        groups: Groups,
+        self, model: nn.Module, loss: PipelineLoss, settings: EngineSettings, groups: Groups
     ) -> None:
         super().__init__(_start_engine(model, settings, mpu=None), groups, settings)
         self._loss = loss
@@ -273,25 +237,19 @@ class PipelineEngine(Engine):
 
 
 def join_deepspeed() -> None:
-    """Hand DeepSpeed the process groups that torch already has; before any of its modules."""
-    # DeepSpeed's own shared-memory collective for CPUs is compiled at the first start, which
-    # needs g++ and half a minute; gloo needs neither.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logger = logging.getLogger("DeepSpeed")
-    logger.setLevel(logging.WARNING)
-    # What it says of AdamW's subclass that keeps an average; ours to test, and tested.
-    logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
-    # torch renamed the collectives that DeepSpeed 0.19 calls; both names work.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    """Let DeepSpeed use torch's process groups; call it before anything else of DeepSpeed's."""
+    leave_collectives_to_gloo()
+    silence_deepspeed()
     deepspeed.init_distributed(dist_init_required=False)
 
 
-def _start_engine(model: nn.Module, settings: EngineSettings, mpu: Groups | None) -> Any:
-    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its use of memory
+def _start_engine(model: nn.Module, settings: EngineSettings, mpu: SimpleNamespace | None) -> Any:
+    run = settings.run
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory use
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=build_optimizer(
-                model.named_parameters(), settings.model, settings.optimizer, settings.ema_decay
+                model.named_parameters(), run.model, run.optimizer, run.training.ema_decay
             ),
             mpu=mpu,
             config=deepspeed_config(settings),
@@ -299,28 +257,44 @@ def _start_engine(model: nn.Module, settings: EngineSettings, mpu: Groups | None
     return engine
 
 
+def _mpu(groups: Groups) -> SimpleNamespace:
+    """Return the axes of a layout as DeepSpeed's plain engine asks for them.
+
+    It knows no pipeline: "model parallel" means tensor parallel there.
+    """
+    return SimpleNamespace(
+        get_model_parallel_rank=lambda: groups.tensor_rank,
+        get_model_parallel_world_size=lambda: groups.tensor_size,
+        get_model_parallel_group=lambda: groups.tensor_group,
+        get_data_parallel_rank=lambda: groups.data_rank,
+        get_data_parallel_world_size=lambda: groups.data_size,
+        get_data_parallel_group=lambda: groups.data_group,
+    )
+
+
 def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
-    """Return DeepSpeed's configuration of a run; nothing else configures it."""
-    layout = settings.parallelism
+    """Return DeepSpeed's whole configuration of a run."""
+    layout = settings.run.parallelism
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": layout.micro_batch_size,
         "gradient_accumulation_steps": settings.num_micro_batches,
-        "gradient_clipping": settings.optimizer.gradient_clipping,
+        "gradient_clipping": settings.run.optimizer.gradient_clipping,
         "zero_optimization": {"stage": layout.zero_stage},
         "steps_per_print": None,
     }
-    if settings.ema_decay:
-        # DeepSpeed knows optimizers by their exact type, and ours is a subclass of AdamW.
+    if settings.run.training.ema_decay:
+        # DeepSpeed recognizes AdamW by its exact type; the averaging optimizer is a subclass.
         config["zero_allow_untested_optimizer"] = True
     if layout.offload_optimizer:
         config["zero_optimization"]["offload_optimizer"] = {
             "device": "cpu",
             "pin_memory": torch.cuda.is_available(),
         }
-        # torch's AdamW is ours; DeepSpeed's own for CPUs would be compiled at the start.
+        # Keep torch's AdamW; DeepSpeed's own for CPUs would be compiled at the start.
         config["zero_force_ds_cpu_optimizer"] = False
     if layout.sequence_parallel:
-        # Between stages DeepSpeed would send a share of what it takes for alike on tensor ranks.
+        # DeepSpeed assumes that activations are replicated across tensor ranks and would send only
+        # a slice between stages; with sequence parallelism they are not replicated.
         config["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
     if settings.precision == torch.bfloat16:
         config["bf16"] = {"enabled": True}

@@ -1,12 +1,12 @@
-"""AdamW over the parameters that decay and those that do not, with an average of the weights.
+"""AdamW with and without weight decay, and an optional moving average of the weights.
 
-The average is one more tensor of the optimizer's state. DeepSpeed hands the optimizer its flat
-float32 shares of the weights and keeps the state beside them: so the average is sharded, saved,
-loaded and offloaded as the moments are, whatever the layout.
+The average is one more tensor of the optimizer's state. DeepSpeed gives the optimizer its flat
+float32 shards of the weights and keeps the state beside them. The average is therefore sharded,
+saved, loaded and offloaded like the moments, under any layout.
 
-An update may be called off on the device: where `found_inf` of the optimizer is a tensor that holds
-1, torch's fused kernel changes neither weights nor moments nor the count of steps, and the average
-stays where it is. `ernie_vilg.parallel.engine.update_guard` sets it.
+An update can be skipped on the device: if the optimizer's `found_inf` is a tensor that contains 1,
+torch's fused kernel leaves weights, moments and the count of steps unchanged, and the average does
+not move. `ernie_vilg.parallel.engine.update_guard` sets it.
 
 Source: AdamW, Loshchilov and Hutter 2019 (arXiv:1711.05101); averaging, Polyak and Juditsky 1992;
 the growing decay is that of TensorFlow's ExponentialMovingAverage with num_updates.
@@ -24,7 +24,7 @@ from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.model.initialization import original_name, takes_weight_decay
 
 WEIGHT_AVERAGE = "weight_average"
-"""The average's key in the state of a parameter."""
+"""Key of the average in a parameter's optimizer state."""
 
 
 class AveragingAdamW(AdamW):
@@ -33,7 +33,7 @@ class AveragingAdamW(AdamW):
     After step t, the average moves by `1 - decay` towards the weights, with decay
     `min(ema_decay, (1 + t) / (10 + t))`: a young average forgets the first weights fast. It
     starts as the weights after the first step, or after the first step of a resumed run whose
-    checkpoint has none. A step that is called off does not count and does not move it.
+    checkpoint has no average. A skipped step does not count and does not move it.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, ema_decay: float, **settings: Any):
@@ -41,8 +41,8 @@ class AveragingAdamW(AdamW):
 
         Args:
             groups: parameter groups.
-            ema_decay: of the average per step, above 0 and below 1.
-            settings: AdamW's.
+            ema_decay: decay of the average per step, above 0 and below 1.
+            settings: settings of AdamW.
         """
         super().__init__(groups, **settings)
         self._ema_decay = ema_decay
@@ -51,27 +51,27 @@ class AveragingAdamW(AdamW):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the weights, then their average."""
         loss = super().step(closure)
-        is_called_off: Tensor | None = getattr(self, "found_inf", None)
+        is_skipped: Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    _update_average(self.state[weight], weight, self._ema_decay, is_called_off)
+                    _update_average(self.state[weight], weight, self._ema_decay, is_skipped)
         return loss
 
 
 def _update_average(
-    state: dict[str, Any], weight: Tensor, ema_decay: float, is_called_off: Tensor | None
+    state: dict[str, Any], weight: Tensor, ema_decay: float, is_skipped: Tensor | None
 ) -> None:
     if WEIGHT_AVERAGE not in state:
         state[WEIGHT_AVERAGE] = weight.detach().clone()
         return
-    # On the device, so that no step waits for it.
+    # The decay is computed on the device: no step waits for it.
     step: Tensor = state["step"]
     decay = ((1 + step) / (10 + step)).clamp(max=ema_decay)
-    share = torch.where(step <= 1, 1.0, 1 - decay)  # it may be older, of steps called off
-    if is_called_off is not None:
-        share = share * (1 - is_called_off)
-    state[WEIGHT_AVERAGE].lerp_(weight, share)
+    fraction = torch.where(step <= 1, 1.0, 1 - decay)  # skipped steps may come before
+    if is_skipped is not None:
+        fraction = fraction * (1 - is_skipped)
+    state[WEIGHT_AVERAGE].lerp_(weight, fraction)
 
 
 def build_optimizer(
@@ -83,10 +83,10 @@ def build_optimizer(
     """Return AdamW over the parameters of a model or a stage.
 
     Args:
-        parameters: names, layer index first, and this rank's share of each.
-        model: the model's shape.
-        config: the optimizer's settings.
-        ema_decay: of the average of the weights per step; 0 keeps none.
+        parameters: names, layer index first, and this rank's part of each.
+        model: shape of the model.
+        config: settings of the optimizer.
+        ema_decay: decay of the average of the weights per step; 0 keeps no average.
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -105,10 +105,10 @@ def build_adamw(
     """Return AdamW.
 
     Args:
-        decayed: parameters that `config.weight_decay` pulls to zero.
-        others: parameters that nothing does.
-        config: the settings; the learning rate is set anew at every step.
-        ema_decay: of the average of the weights per step; 0 keeps none.
+        decayed: parameters with weight decay.
+        others: parameters without.
+        config: settings of the optimizer; the caller sets the learning rate at every step.
+        ema_decay: decay of the average of the weights per step; 0 keeps no average.
     """
     groups: list[dict[str, Any]] = [
         {"params": list(decayed), "weight_decay": config.weight_decay},
@@ -128,7 +128,7 @@ def build_adamw(
 
 
 def _without_average(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -> dict[str, Any]:
-    """Drop the average that an earlier part of the run kept: no step would move it any more."""
+    """Drop the average of a loaded state: this optimizer would not update it."""
     state = {
         index: {key: value for key, value in values.items() if key != WEIGHT_AVERAGE}
         for index, values in loaded["state"].items()

@@ -1,13 +1,11 @@
-"""The list of layers, cut into stages of about equal cost.
+"""Pipeline stages of about equal cost.
 
 Source: DeepSpeed's PipelineModule (https://github.com/deepspeedai/DeepSpeed).
 """
 
 import contextlib
 import io
-from collections.abc import Iterator
 
-import deepspeed.runtime.utils
 import torch
 from deepspeed.pipe import LayerSpec, PipelineModule
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
@@ -19,6 +17,7 @@ from ernie_vilg.model.initialization import TIED, Uninitialized
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.model.partition import stage_bounds
 from ernie_vilg.model.transformer import layer_list
+from ernie_vilg.parallel.engine.library_patches import stages_starting_at, tie_weights
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.layout.groups import Groups, group_through
 
@@ -26,14 +25,14 @@ from ernie_vilg.parallel.layout.groups import Groups, group_through
 def build_stage(
     config: ModelConfig, layers: ParallelLayers, groups: Groups, loss: PipelineLoss
 ) -> PipelineModule:
-    """Return this rank's stage. Only its own layers are built."""
+    """Build this rank's stage, and no other layers."""
     topology = PipeModelDataParallelTopology(
         num_pp=groups.pipeline_size, num_mp=groups.tensor_size, num_dp=groups.data_size
     )
     bounds = stage_bounds(layer_flops(config), groups.pipeline_size)
     with (
         contextlib.redirect_stdout(io.StringIO()),  # DeepSpeed prints its partition
-        _stages_start_at(bounds),
+        stages_starting_at(bounds),
         Uninitialized(),
     ):
         module = PipelineModule(
@@ -48,25 +47,10 @@ def build_stage(
     return module
 
 
-@contextlib.contextmanager
-def _stages_start_at(bounds: list[int]) -> Iterator[None]:
-    """Let DeepSpeed cut at given layers.
-
-    It knows equal numbers of layers or of parameters only, which forgets the cost of the head.
-    """
-    theirs = deepspeed.runtime.utils.partition_balanced
-    deepspeed.runtime.utils.partition_balanced = lambda weights, num_parts: bounds
-    try:
-        yield
-    finally:
-        deepspeed.runtime.utils.partition_balanced = theirs
-
-
 def _tie_first_and_last_stage(module: PipelineModule, groups: Groups) -> None:
     """Sum the gradients of both stages' copies of the embedding tables.
 
-    DeepSpeed ties whole layers; ours share one tensor each of two layers, so its engine is told
-    the tensors. They start alike (ernie_vilg.model.initialization) and stay so.
+    The copies start equal (ernie_vilg.model.initialization) and stay equal.
     """
     ends: list[nn.Parameter] = []
     if groups.pipeline_rank == 0:
@@ -76,8 +60,7 @@ def _tie_first_and_last_stage(module: PipelineModule, groups: Groups) -> None:
         head = module.forward_funcs[-1]
         ends = [getattr(head, output).weight for output in TIED]
         for weight in ends:
-            weight.ds_pipe_replicated = True  # type: ignore[attr-defined]  # counted once in the norm
-    # [pipeline, data * tensor], of which the first and the last row
+            weight.ds_pipe_replicated = True  # type: ignore[attr-defined]  # the norm counts the first stage's copy
+    # [pipeline, data * tensor]; the ends are its first and last rows
     ranks = torch.arange(groups.world_size).view(groups.pipeline_size, -1)
-    group = group_through(groups.rank, ranks[[0, -1]].T)
-    module.get_tied_weights_and_groups = lambda: [(weight, group) for weight in ends]
+    tie_weights(module, ends, group_through(groups.rank, ranks[[0, -1]].T))

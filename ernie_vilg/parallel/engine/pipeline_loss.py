@@ -1,7 +1,4 @@
-"""What the last stage of a pipeline computes from the head's output.
-
-Source: ours.
-"""
+"""The loss function of a pipeline's last stage."""
 
 import torch
 from torch import Tensor
@@ -12,28 +9,24 @@ from ernie_vilg.model.loss import Losses, Objective, Targets, num_losses
 
 
 class PipelineLoss:
-    """The pipeline's loss function, which also keeps the losses of each direction.
+    """The pipeline's loss function, which also adds up the parts of the loss.
 
-    DeepSpeed's pipeline reports one scalar per step; the parts are picked up here.
+    DeepSpeed's pipeline returns one scalar per step only.
     """
 
     def __init__(self, objective: Objective, config: ModelConfig, device: torch.device) -> None:
         self._objective = objective
-        self._total = torch.zeros(num_losses(config), device=device)
+        self.total = torch.zeros(num_losses(config), device=device)
+        """Losses summed since the last call of `collect`, float32 [num_losses]."""
 
     def __call__(self, output: HeadOutput, targets: Targets) -> Tensor:
         """Return the scalar to differentiate."""
         losses: Losses = self._objective(output, targets)
-        self._total += losses.detached()
+        self.total += losses.detached()
         return losses.total
 
-    @property
-    def total(self) -> Tensor:
-        """The sum since the last call of `collect`, float32 [4]."""
-        return self._total
-
     def collect(self) -> Tensor:
-        """Return the sum since the last call, float32 [4], and start again from zero."""
-        total = self._total.clone()
-        self._total.zero_()
+        """Return the sum since the last call, float32 [num_losses], and reset it to zero."""
+        total = self.total.clone()
+        self.total.zero_()
         return total

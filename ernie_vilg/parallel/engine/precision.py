@@ -1,7 +1,4 @@
-"""Which precision a machine computes in.
-
-Source: ours.
-"""
+"""The numeric precision of a run on this machine."""
 
 import torch
 
@@ -9,18 +6,18 @@ from ernie_vilg.errors import InputError
 
 
 def machine_precision(name: str, device: torch.device) -> torch.dtype:
-    """Resolve a setting `precision`.
+    """Return the data type of a setting `precision`.
 
     Args:
-        name: bf16, fp16, fp32, or auto: bf16 on a GPU and on a CPU with AMX, else fp32.
-        device: this rank's.
+        name: bf16, fp16, fp32 or auto, which is bf16 on a GPU or a CPU with AMX, else fp32.
+        device: device of this rank.
 
     Raises:
         InputError: fp16 on a CPU.
     """
     if name == "fp16" and device.type == "cpu":
         raise InputError(
-            "precision=fp16 on a CPU, which computes in float16 slowly or not at all: set "
+            "precision=fp16 on a CPU, where float16 is slow or not supported: set "
             "precision=bf16, fp32 or auto, or start on a GPU"
         )
     if name == "auto":
@@ -29,5 +26,5 @@ def machine_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_has_amx() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware; without, bf16 is slower."""
+    """Return whether this CPU multiplies bf16 matrices in hardware; otherwise fp32 is faster."""
     return bool(torch.cpu._is_amx_tile_supported())

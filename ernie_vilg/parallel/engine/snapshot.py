@@ -1,9 +1,8 @@
-"""One rank's state in host memory, so that training goes on while it is written.
+"""A copy of one rank's state in host memory, which is written while training continues.
 
-DeepSpeed gathers what its files are to hold, and hands it to an object that writes them. Here
-another object stands in that one's place and copies what it is handed: tensors into buffers of
-the host that are used again at the next save, everything else by value. What training changes
-afterwards does not reach the copy.
+DeepSpeed collects the content of its files and passes it to a checkpoint engine, which would write
+them. Here that engine copies: tensors into host buffers, which the next save reuses, and everything
+else by value. Training does not change the copy.
 
 Source: the staging of CheckFreq (Mohan et al., FAST 2021); DeepSpeed's `CheckpointEngine`.
 """
@@ -19,62 +18,55 @@ import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 from torch import Tensor
 
+from ernie_vilg.parallel.engine.library_patches import saving_through
+
 
 class Snapshot:
-    """Copies of what the files of one rank are to hold."""
+    """Copies of the content of one rank's files."""
 
     def __init__(self) -> None:
-        self._files: dict[str, Any] = {}
+        self.files: dict[str, Any] = {}
+        """Content by name of the file, valid until `clear`."""
         self._buffers: dict[str, list[Tensor]] = {}
 
     @property
-    def files(self) -> dict[str, Any]:
-        """Content by file name, valid until `clear`."""
-        return self._files
-
-    @property
     def num_bytes(self) -> int:
-        """Of the host's buffers."""
+        """Size of the host buffers."""
         return sum(buffer.nbytes for buffers in self._buffers.values() for buffer in buffers)
 
     def clear(self) -> None:
-        """Forget the content; its buffers are overwritten by what comes next."""
-        self._files = {}
+        """Drop the content; the next snapshot overwrites its buffers."""
+        self.files = {}
 
     def take(self, name: str, content: Any) -> None:
-        """Copy what a file is to hold.
+        """Copy the content of a file.
 
-        Copies of a GPU's tensors are complete when the block of `catching` has ended.
+        Copies of GPU tensors are complete once the block of `catching` has ended.
 
         Args:
-            name: of the file, relative to the checkpoint.
-            content: dictionaries, lists and tuples of tensors and of whatever can be pickled.
+            name: name of the file, relative to the checkpoint.
+            content: dictionaries, lists and tuples of tensors and of anything that can be pickled.
         """
-        place = _Buffers(self._buffers.get(name, []))
-        self._files[name] = place.copy(content)
-        self._buffers[name] = place.used
+        buffers = _Buffers(self._buffers.get(name, []))
+        self.files[name] = buffers.copy(content)
+        self._buffers[name] = buffers.used
 
     @contextmanager
     def catching(self, engine: Any) -> Iterator[None]:
-        """Take what a DeepSpeed engine saves within the block; nothing reaches the disk."""
+        """Copy everything that a DeepSpeed engine saves in the block; nothing reaches the disk."""
         is_on_gpu = torch.cuda.is_available()
         if is_on_gpu:
-            torch.cuda.synchronize()  # DeepSpeed's own streams may still write
-        usual = engine.checkpoint_engine
-        engine.checkpoint_engine = _Catcher(self)
-        # Programs that DeepSpeed would put beside the files; ours is launch/export.py.
-        engine._copy_recovery_script = lambda folder: None
+            torch.cuda.synchronize()  # DeepSpeed's side streams may still write
         try:
-            yield
+            with saving_through(engine, _Catcher(self)):
+                yield
         finally:
-            engine.checkpoint_engine = usual
-            del engine._copy_recovery_script
             if is_on_gpu:
                 torch.cuda.synchronize()
 
 
 class _Buffers:
-    """The buffers of one file, in the order in which its tensors come."""
+    """The host buffers of one file, in the order of its tensors."""
 
     def __init__(self, known: list[Tensor]) -> None:
         self._known = known
@@ -82,13 +74,13 @@ class _Buffers:
         self.used: list[Tensor] = []
 
     def copy(self, value: Any) -> Any:
-        """Return the value with every tensor in a buffer of ours."""
+        """Return a copy of the value with every tensor in a host buffer."""
         if isinstance(value, Tensor):
             return self._copy_tensor(value)
         if type(value) in (dict, OrderedDict):
             copied = type(value)((key, self.copy(part)) for key, part in value.items())
             if isinstance(value, OrderedDict):
-                vars(copied).update(copy.deepcopy(vars(value)))  # torch's versions of modules
+                vars(copied).update(copy.deepcopy(vars(value)))  # versions of modules
             return copied
         if type(value) in (list, tuple):
             return type(value)(self.copy(part) for part in value)
@@ -96,7 +88,7 @@ class _Buffers:
 
     def _copy_tensor(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()
-        # Tied weights are one tensor under two names, and stay one.
+        # Tied weights are one tensor under two names, and remain one.
         key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if tensor.numel() == 0 or key not in self._copies:
             self._copies[key] = self._buffer_for(tensor).copy_(tensor, non_blocking=True)
@@ -112,30 +104,30 @@ class _Buffers:
 
 
 class _Catcher(CheckpointEngine):
-    """Stands where DeepSpeed has what writes its files."""
+    """A checkpoint engine of DeepSpeed that copies instead of writing."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         super().__init__()
         self._snapshot = snapshot
 
     def create(self, info: Any) -> None:
-        """Begin; there is nothing to do."""
+        """Begin a save, which needs nothing."""
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Make no folder: whoever writes does."""
+        """Make no folder; the writer of the snapshot does."""
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Copy what would be written."""
+        """Copy the content of a file."""
         self._snapshot.take(str(PurePosixPath(path)), state_dict)
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        """Refuse: nothing is loaded during a save."""
+        """Refuse to load."""
         raise AssertionError(f"DeepSpeed loads {path} during a save")
 
     def commit(self, info: Any) -> bool:
-        """End; what is caught is not committed yet."""
+        """End a save; the snapshot is committed later."""
         return True
 
     def preserves_storage_sharing(self) -> bool:
-        """Say that views need not be cloned first: the snapshot holds no views."""
+        """Return False: the snapshot copies views, so DeepSpeed need not clone them first."""
         return False

@@ -1,4 +1,4 @@
-"""The names of parameters by how tensor parallelism splits them, as DeepSpeed's converter asks.
+"""Names of parameters by how tensor parallelism splits them, for DeepSpeed's converter.
 
 Source: DeepSpeed's universal checkpointing (arXiv:2406.18820).
 """
@@ -14,11 +14,11 @@ from ernie_vilg.model.initialization import split_dimension
 from ernie_vilg.model.transformer import build_transformer
 
 
-@lru_cache(maxsize=1)  # asked at every checkpoint
+@lru_cache(maxsize=1)  # needed at every checkpoint
 def universal_checkpoint_info(config: ModelConfig) -> dict[str, Any]:
-    """Return what the converter must know of our parameters: which are whole, which split by row.
+    """Return patterns of the names of whole parameters and of those split by row.
 
-    It takes patterns of names, and those without one for split by column; ours are the very names.
+    The converter takes all other parameters for split by column. Each pattern matches one name.
     """
     with torch.device("meta"):
         names = list(build_transformer(config).state_dict())

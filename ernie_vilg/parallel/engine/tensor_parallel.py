@@ -1,6 +1,6 @@
 """Layers that hold `1 / tensor_size` of their weights, from megatron-core.
 
-Parameter names are those of torch's layers, so that weights move freely between layouts.
+Parameters have the names of torch's layers, so that all layouts name them equally.
 
 Source: megatron-core (https://github.com/NVIDIA/Megatron-LM), arXiv:1909.08053.
 """
@@ -24,40 +24,36 @@ from torch import Tensor, nn
 
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.layers import ParallelLayers, unchanged
+from ernie_vilg.parallel.engine.library_patches import allocate_on_cpu_without_gpu
 from ernie_vilg.parallel.layout.groups import Groups
 
 
-class ColumnLinear(ColumnParallelLinear):
-    """megatron-core's layer with torch's signature: a tensor in, a tensor out."""
+class _TorchLinear:
+    """The signature of torch's linear layers for those of megatron-core: a tensor to a tensor."""
 
-    # megatron-core's own puts an entry without a tensor into the state, on which DeepSpeed's
-    # converter stumbles; torch leaves the entry out where this method is its own.
+    # megatron-core's method puts an entry without a tensor into the state, which DeepSpeed's
+    # converter cannot handle; with torch's own method there is no entry.
     get_extra_state = nn.Module.get_extra_state
+    sequence_parallel: bool
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [..., in] to [..., out / size], or shared tokens to [tokens, out / size]."""
-        # megatron-core's backward takes two or three dimensions, not four.
-        output, _ = super().forward(hidden.flatten(0, -2))
+        # megatron-core's backward supports two or three dimensions, not four.
+        output, _ = super().forward(hidden.flatten(0, -2))  # type: ignore[misc]
         return output if self.sequence_parallel else output.unflatten(0, hidden.shape[:-1])
 
 
-class RowLinear(RowParallelLinear):
-    """megatron-core's layer with torch's signature: a tensor in, a tensor out."""
+class ColumnLinear(_TorchLinear, ColumnParallelLinear):
+    """Maps [..., in] to [..., out / size], or a shard of the tokens to [tokens, out / size]."""
 
-    get_extra_state = nn.Module.get_extra_state  # see ColumnLinear
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Map [..., in / size] to [..., out], or to this rank's share of the tokens."""
-        # megatron-core's backward takes two or three dimensions, not four.
-        output, _ = super().forward(hidden.flatten(0, -2))
-        return output if self.sequence_parallel else output.unflatten(0, hidden.shape[:-1])
+class RowLinear(_TorchLinear, RowParallelLinear):
+    """Maps [..., in / size] to [..., out], or to this rank's shard of the tokens."""
 
 
 def tensor_parallel_layers(groups: Groups, layout: ParallelismConfig) -> ParallelLayers:
-    """Return constructors of layers split over `groups.tensor_group`.
+    """Return constructors of layers split over `groups.tensor_group`; all ranks must call it.
 
-    megatron-core's cross-entropy finds its group in global state, which this sets up. All
-    ranks must call it.
+    It also sets megatron-core's global state, in which the cross-entropy looks up its group.
     """
     _start_megatron(groups)
     group = groups.tensor_group
@@ -87,7 +83,7 @@ def _layer_arguments(groups: Groups, *, sequence_parallel: bool) -> dict[str, An
         pipeline_dtype=torch.float32,
         sequence_parallel=sequence_parallel,
         use_cpu_initialization=True,  # the engine moves the layers to the device
-        perform_initialization=False,  # ernie_vilg.model.initialization does, for all layouts
+        perform_initialization=False,  # ernie_vilg.model.initialization does it
     )
     # init_method is required but unused without perform_initialization.
     return {"config": config, "init_method": nn.init.zeros_, "tp_group": groups.tensor_group}
@@ -98,15 +94,15 @@ def _split_tokens(group: dist.ProcessGroup, hidden: Tensor) -> Tensor:
 
 
 def _join_tokens(group: dist.ProcessGroup, tokens: Tensor) -> Tensor:
-    # What follows is computed alike on every rank of the group, or split by layers that sum
-    # their input's gradient themselves: every rank has the whole gradient, and takes its share.
+    # Later layers are replicated on the group, or split and sum their input's gradient themselves.
+    # Every rank therefore has the whole gradient, and takes its shard of it.
     return gather_from_sequence_parallel_region(
         tokens, tensor_parallel_output_grad=False, group=group
     )
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    # megatron-core overwrites the logits while it works on them: it gets a copy.
+    # megatron-core overwrites its logits, so it gets a copy.
     return vocab_parallel_cross_entropy(logits.to(torch.float32, copy=True), targets)
 
 
@@ -114,31 +110,25 @@ def _log_partition(group: dist.ProcessGroup, logits: Tensor) -> Tensor:
     logits = logits.float()
     highest = logits.detach().amax(dim=-1)
     dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=group)
-    share = (logits - highest[..., None]).exp().sum(dim=-1)
-    return reduce_from_tensor_model_parallel_region(share, group=group).log() + highest
+    part = (logits - highest[..., None]).exp().sum(dim=-1)
+    return reduce_from_tensor_model_parallel_region(part, group=group).log() + highest
 
 
 def _start_megatron(groups: Groups) -> None:
-    if not torch.cuda.is_available():
-        # Sequence parallelism allocates on `torch.cuda.current_device()`, on a CPU too.
-        torch.cuda.current_device = _cpu_device  # type: ignore[assignment]
+    allocate_on_cpu_without_gpu()
     if not parallel_state.model_parallel_is_initialized():
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=groups.tensor_size,
             pipeline_model_parallel_size=groups.pipeline_size,
         )
-    theirs = (
+    coordinates = (
         parallel_state.get_tensor_model_parallel_rank(),
         parallel_state.get_data_parallel_rank(),
         parallel_state.get_pipeline_model_parallel_rank(),
     )
-    ours = (groups.tensor_rank, groups.data_rank, groups.pipeline_rank)
-    if theirs != ours:
+    expected = (groups.tensor_rank, groups.data_rank, groups.pipeline_rank)
+    if coordinates != expected:
         raise RuntimeError(
-            f"rank {groups.rank} is (tensor, data, pipeline) {theirs} to megatron-core and {ours} "
-            "to us: the versions in constraints.txt agree, install those"
+            f"rank {groups.rank} has the coordinates (tensor, data, pipeline) {coordinates} in "
+            f"megatron-core and {expected} in this layout: install the versions in constraints.txt"
         )
-
-
-def _cpu_device() -> torch.device:
-    return torch.device("cpu")

@@ -1,26 +1,26 @@
-"""Which updates are made: all ranks decide alike, once per step, before a weight changes.
+"""Skips an update on all ranks if a gradient or the loss is not finite, or if the loss spikes.
 
-An update is left out where a gradient or the loss is not finite, or where the loss jumps. Every
-rank looks at the gradients that it is about to use and at its part of the loss; one small exchange
-shows every rank all of them, so that no rank can decide otherwise. The verdict is a tensor on the
-device, which the fused optimizer obeys there (`found_inf`, the protocol of torch's GradScaler):
-weights, moments, the count of steps and the average of the weights stay as they are, bit for bit.
+Each rank computes the norm of the gradients that it is about to use, and its part of the loss. One
+small all-gather shows both of every rank to every rank, so all decide alike, before any weight
+changes. The decision is a tensor on the device, which the fused optimizer obeys (`found_inf`, the
+protocol of torch's GradScaler): weights, moments, the count of steps and the average of the weights
+stay as they are, bit for bit.
 
-DeepSpeed leaves out updates too, by the norm of the whole gradient, before it reaches the
-optimizer. That norm has every tensor that several ranks hold alike from one of them alone: a value
-that is not finite on another one is seen here only. Where both see it, DeepSpeed returns early, and
-the verdict is the same. Overflows of float16 are its own: it lowers the loss scale, which is no
-fault, and gradients are not looked at here then.
+DeepSpeed also skips updates, by the norm of the whole gradient. Its norm counts a replicated tensor
+on one rank only, so it misses a non-finite value on another replica; this guard checks every rank.
+If both find one, DeepSpeed returns before the optimizer runs, and the decision is the same. In
+float16 DeepSpeed handles overflows itself, by lowering the loss scale; they are no fault, and the
+guard does not check gradients then.
 
 A loss x is a spike if, after at least `spike_window` accepted steps,
 
     x > mean + spike_deviations * max(deviation, LEAST_DEVIATION * |mean|)
 
-with the mean and the variance of the accepted steps so far, the n-th of which moves them by
+with the running mean and variance of the accepted losses. The n-th accepted step updates them with
 a = max(1 / n, 1 / spike_window): d = x - mean; mean += a * d; variance = (1 - a) * (variance +
-a * d^2). Up to `spike_window` steps these are those of all steps, later they forget exponentially.
+a * d^2). They are exact for the first `spike_window` steps and decay exponentially afterwards.
 
-Source: ours; the running variance is West's (1979), weighted as by Finch (2009).
+Source: the running variance is West's (1979), weighted as by Finch (2009).
 """
 
 import math
@@ -34,34 +34,35 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from ernie_vilg.config.guards import GuardsConfig
+from ernie_vilg.parallel.engine.zero_shards import ZeroShards
 from ernie_vilg.parallel.layout.groups import Groups
 
 LEAST_DEVIATION = 0.01
-"""Share of the mean that counts as one deviation where the loss hardly moves."""
+"""Smallest deviation, as a fraction of the mean, for a loss that hardly moves."""
 
 REASONS = ("", "nan", "inf", "spike")
-"""Why an update is left out, by its number in a verdict; 0 where it is made."""
+"""Reasons to skip an update, by their number in a decision; 0 means that it is made."""
 
 _NAN, _INF, _SPIKE = 1, 2, 3
 _STATISTICS = ("count", "mean", "variance")
-_HEAD = 4  # numbers of a verdict before those of each rank
+_HEAD = 4  # numbers of a decision before those of each rank
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What was decided about one update, read on the host."""
+class Decision:
+    """The decision about one update, read on the host."""
 
     reason: str
-    """One of `REASONS`."""
+    """Reason to skip the update, one of `REASONS`; empty if it was made."""
     loss: float
-    """Mean over the global batch."""
+    """Mean loss of the global batch."""
     limit: float
-    """Above which the loss would have been a spike; infinity while there is no limit."""
+    """Largest loss that is no spike; infinity while there is no limit."""
     gradient_norm: float
-    """Of the whole gradient, before clipping; infinity where it is not finite."""
+    """Norm of the whole gradient, before clipping; infinity if it is not finite."""
     ranks: tuple[int, ...]
-    """Whose loss or gradients were not finite. With several replicas a gradient has been summed
-    over all of them by then: the rank of a loss is the better hint."""
+    """Ranks whose loss or gradients were not finite. Gradients are summed over replicas before, so
+    the rank of a loss is the better hint."""
 
     @property
     def is_made(self) -> bool:
@@ -69,14 +70,14 @@ class Verdict:
         return not self.reason
 
 
-class PendingVerdict:
-    """A verdict on its way to the host, which nobody has waited for yet."""
+class PendingDecision:
+    """A decision that is being copied to the host."""
 
     def __init__(self, values: Tensor) -> None:
         """Start the copy.
 
         Args:
-            values: number of the reason, loss, limit, norm; then loss and norm of each rank;
+            values: number of the reason, loss, limit and norm, then loss and norm of each rank,
                 float64 [4 + 2 * ranks] on the device.
         """
         self._is_copied: torch.cuda.Event | None = None
@@ -88,14 +89,14 @@ class PendingVerdict:
         else:
             self._values = values
 
-    def read(self) -> Verdict:
-        """Return it, once the device has come that far."""
+    def read(self) -> Decision:
+        """Return the decision; waits until the device has made it."""
         if self._is_copied is not None:
             self._is_copied.synchronize()
         code, loss, limit, norm = self._values[:_HEAD].tolist()
         of_ranks = self._values[_HEAD:].view(-1, 2)
         bad = (~of_ranks.isfinite()).any(dim=1).nonzero().flatten().tolist()
-        return Verdict(
+        return Decision(
             reason=REASONS[int(code)],
             loss=loss,
             limit=limit,
@@ -104,12 +105,12 @@ class PendingVerdict:
         )
 
 
-class StepGuard:
-    """Stands between DeepSpeed and the optimizer; one per engine, used by all ranks alike."""
+class UpdateGuard:
+    """The guard of one engine, which decides about each update before DeepSpeed makes it."""
 
     def __init__(
         self,
-        optimizer: Any,
+        shards: ZeroShards,
         groups: Groups,
         config: GuardsConfig,
         *,
@@ -117,20 +118,19 @@ class StepGuard:
         num_micro_batches: int,
         scales_loss: bool,
     ) -> None:
-        """Take the place of the optimizer's `step`.
+        """Replace the `step` of DeepSpeed's optimizer.
 
         Args:
-            optimizer: DeepSpeed's, around torch's.
-            groups: this rank's place.
-            config: what a spike is.
+            shards: tensors that the optimizer updates.
+            groups: this rank's groups.
+            config: definition of a spike.
             read_loss: returns this rank's loss summed over the step's micro-batches, float32 [];
                 zero on ranks without the head.
-            num_micro_batches: of each replica and step.
-            scales_loss: whether DeepSpeed does, and deals with overflows itself.
+            num_micro_batches: number of micro-batches per replica and step.
+            scales_loss: whether DeepSpeed scales the loss and handles overflows itself.
         """
-        self._optimizer = optimizer
-        self._update: Callable[..., Any] = optimizer.step
-        optimizer.step = self._guarded_update
+        self._shards = shards
+        self._update = shards.replace_step(self._guarded_update)
         self._config = config
         self._read_loss = read_loss
         self._scales_loss = scales_loss
@@ -144,43 +144,45 @@ class StepGuard:
 
     @property
     def last_skip(self) -> Tensor:
-        """1 where the last update was left out, else 0; float32 [] on the device."""
+        """Flag that is 1 if the last update was skipped, else 0; float32 [] on the device."""
         return (self._values[0] > 0).float()
 
-    def last_verdict(self) -> PendingVerdict:
-        """Return the verdict about the last update, without waiting for the device."""
-        return PendingVerdict(self._values)
+    def last_decision(self) -> PendingDecision:
+        """Return the decision about the last update, without waiting for the device."""
+        return PendingDecision(self._values)
 
     def state(self) -> dict[str, float]:
         """Return the running statistics as JSON numbers, exactly; waits for the device."""
         return dict(zip(_STATISTICS, self._statistics.tolist(), strict=True))
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        """Go on with the statistics of `state`; with none where it is empty."""
+        """Continue from the statistics of `state`; an empty one starts fresh ones."""
         values = [float(state.get(name, 0.0)) for name in _STATISTICS]
         self._statistics = torch.tensor(values, dtype=torch.float64, device=self._device)
 
     @torch.no_grad()
     def _guarded_update(self, *arguments: Any, **keywords: Any) -> Any:
-        """Decide, then let DeepSpeed make the update or leave it out."""
+        """Decide, then let DeepSpeed make or skip the update."""
         of_ranks = self._exchange()
         loss = of_ranks[:, 0].sum() / self._num_losses
         limit = spike_limit(self._statistics, self._config)
-        code = judge(of_ranks, loss, limit)
-        base = self._optimizer.optimizer
-        base.found_inf = _beside_weights(self._optimizer, (code > 0).float())
+        code = skip_reason(of_ranks, loss, limit)
+        flag = (code > 0).float()
+        optimizer: Any = self._shards.optimizer
+        # The optimizer would copy the flag to the host without waiting for the copy.
+        optimizer.found_inf = flag.cpu() if self._shards.is_offloaded else flag
         try:
             result = self._update(*arguments, **keywords)
         finally:
-            base.found_inf = None
-        if self._optimizer.overflow:
-            _forget_gradients(self._optimizer)
-            if not self._scales_loss:  # the values may be finite, and the sum of their squares not
+            optimizer.found_inf = None
+        if self._shards.has_overflowed:
+            self._shards.drop_gradients()
+            if not self._scales_loss:  # finite values whose squares overflow
                 code = torch.where(code == 0, _INF, code)
         self._statistics = torch.where(
             code == 0, updated_statistics(self._statistics, loss, self._config), self._statistics
         )
-        norm = torch.as_tensor(self._optimizer._global_grad_norm, device=self._device)
+        norm = torch.as_tensor(self._shards.gradient_norm, device=self._device)
         head = [code.double(), loss, limit, norm.double().reshape(())]
         self._values = torch.cat([torch.stack(head), of_ranks.flatten()])
         return result
@@ -189,21 +191,21 @@ class StepGuard:
         """Return every rank's loss and gradient norm, float64 [rank, 2]; a collective."""
         norm = torch.zeros((), device=self._device)
         if not self._scales_loss:
-            norm = get_total_norm(local_gradients(self._optimizer)).to(self._device)
+            norm = get_total_norm(self._shards.gradients()).to(self._device)
         mine = torch.stack([self._read_loss().double(), norm.double()])
-        # Gathered, not reduced: each rank adds the same numbers in the same order.
+        # Gathered, not reduced, so that each rank adds the same numbers in the same order.
         of_ranks = mine.new_empty(self._world_size * 2)
         dist.all_gather_into_tensor(of_ranks, mine)
         return of_ranks.view(self._world_size, 2)
 
 
-def judge(of_ranks: Tensor, loss: Tensor, limit: Tensor) -> Tensor:
-    """Return the number of the reason to leave an update out.
+def skip_reason(of_ranks: Tensor, loss: Tensor, limit: Tensor) -> Tensor:
+    """Return the number of the reason to skip an update.
 
     Args:
         of_ranks: loss and gradient norm of each rank, float64 [rank, 2].
-        loss: of the global batch, float64 [].
-        limit: above which a loss is a spike, float64 [].
+        loss: mean loss of the global batch, float64 [].
+        limit: largest loss that is no spike, float64 [].
 
     Returns:
         index into `REASONS`, int64 [], on the device of the arguments.
@@ -215,14 +217,14 @@ def judge(of_ranks: Tensor, loss: Tensor, limit: Tensor) -> Tensor:
 
 
 def spike_limit(statistics: Tensor, config: GuardsConfig) -> Tensor:
-    """Return the loss above which the next step is a spike.
+    """Return the largest loss of the next step that is no spike.
 
     Args:
         statistics: number, mean and variance of the accepted losses, float64 [3].
-        config: what a spike is.
+        config: definition of a spike.
 
     Returns:
-        float64 []; infinity before `spike_window` steps, and where spikes are not looked for.
+        the limit, float64 []; infinity before `spike_window` steps or without a spike check.
     """
     count, mean, variance = statistics.unbind()
     deviation = torch.maximum(variance.sqrt(), LEAST_DEVIATION * mean.abs())
@@ -233,66 +235,16 @@ def spike_limit(statistics: Tensor, config: GuardsConfig) -> Tensor:
 
 
 def updated_statistics(statistics: Tensor, loss: Tensor, config: GuardsConfig) -> Tensor:
-    """Return the statistics with one more accepted loss.
+    """Return the statistics after one more accepted loss.
 
     Args:
         statistics: number, mean and variance of the losses so far, float64 [3].
-        loss: the next one, float64 [].
-        config: gives the window.
+        loss: the next accepted loss, float64 [].
+        config: definition of a spike, with its window.
     """
     count, mean, variance = statistics.unbind()
     count = count + 1
-    share = (1 / count).clamp(min=1 / config.spike_window)
+    weight = (1 / count).clamp(min=1 / config.spike_window)
     difference = loss - mean
-    variance = (1 - share) * (variance + share * difference.square())
-    return torch.stack([count, mean + share * difference, variance])
-
-
-def local_gradients(optimizer: Any) -> list[Tensor]:
-    """Return the reduced gradients that this rank's share of the update is made of.
-
-    Args:
-        optimizer: one of DeepSpeed's three, before its step.
-    """
-    if hasattr(optimizer, "bf16_groups"):  # ZeRO 1 in bf16
-        return list(optimizer.fp32_groups_gradient_flat_partition)
-    if _is_offloaded(optimizer):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # of copies to the host, which the update waits for as well
-        shares = (
-            optimizer.fp32_partitioned_groups_flat  # ZeRO 3
-            if hasattr(optimizer, "fp32_partitioned_groups_flat")
-            else optimizer.single_partition_of_fp32_groups
-        )
-        return [share.grad for share in shares if share.grad is not None]
-    return [
-        gradient
-        for gradients in optimizer.averaged_gradients.values()
-        for gradient in gradients or ()
-        if gradient is not None
-    ]
-
-
-def _is_offloaded(optimizer: Any) -> bool:
-    """Return whether the weights that are updated, and so their gradients, are on the host."""
-    names = ("cpu_offload", "offload_optimizer")  # of ZeRO 1 and 2, and of ZeRO 3
-    return any(getattr(optimizer, name, False) for name in names)
-
-
-def _forget_gradients(optimizer: Any) -> None:
-    """Drop the gradients of an update that DeepSpeed left out.
-
-    DeepSpeed 0.19.8 does so itself, but for ZeRO 1 and 2 with an offloaded optimizer: there it
-    would add the gradients of the next step to them.
-    """
-    if getattr(optimizer, "cpu_offload", False):
-        for group in optimizer.averaged_gradients:
-            optimizer.averaged_gradients[group] = None
-
-
-def _beside_weights(optimizer: Any, flag: Tensor) -> Tensor:
-    """Return a flag on the device of the weights that are updated.
-
-    The optimizer itself would copy it without waiting for the copy.
-    """
-    return flag.cpu() if _is_offloaded(optimizer) else flag
+    variance = (1 - weight) * (variance + weight * difference.square())
+    return torch.stack([count, mean + weight * difference, variance])

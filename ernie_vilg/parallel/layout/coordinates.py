@@ -1,34 +1,31 @@
-"""Where a rank stands in the layout, for what people read.
-
-Source: ours; the numbering is that of `groups`.
-"""
+"""A rank's coordinates in the layout, numbered as in `groups`, for messages."""
 
 from typing import NamedTuple
 
 from ernie_vilg.parallel.layout.groups import Groups
 
 
-class Place(NamedTuple):
-    """A rank's coordinates."""
+class Coordinates(NamedTuple):
+    """The indices of a rank along the axes of the layout."""
 
     tensor: int
-    """Along the tensor axis."""
+    """Index along the tensor axis."""
     pipeline: int
-    """Stage."""
+    """Index of the stage."""
     data: int
-    """Replica."""
+    """Index of the replica."""
 
     def __str__(self) -> str:
         return f"tensor {self.tensor}, pipeline {self.pipeline}, data {self.data}"
 
 
-def place_of(rank: int, groups: Groups) -> Place:
+def coordinates_of(rank: int, groups: Groups) -> Coordinates:
     """Return the coordinates of any rank.
 
     Args:
-        rank: among all.
-        groups: gives the layout; of whichever rank.
+        rank: index among all ranks.
+        groups: any rank's groups, which give the layout.
     """
     rest, tensor = divmod(rank, groups.tensor_size)
     pipeline, data = divmod(rest, groups.data_size)
-    return Place(tensor=tensor, pipeline=pipeline, data=data)
+    return Coordinates(tensor=tensor, pipeline=pipeline, data=data)

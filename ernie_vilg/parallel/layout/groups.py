@@ -1,11 +1,9 @@
-"""Which ranks work together, and on what device.
+"""The process groups and the device of a rank.
 
 Ranks are numbered with the tensor axis fastest, then data, then pipeline:
-`rank = (pipeline * data_size + data) * tensor_size + tensor`. That is megatron-core's order
-"tp-cp-ep-dp-pp" and DeepSpeed's axes (pipe, data, model) alike, so that ranks that talk most
-are neighbours. `Groups` also is what DeepSpeed's plain engine asks for as `mpu`.
-
-Source: ours.
+`rank = (pipeline * data_size + data) * tensor_size + tensor`. megatron-core's order
+"tp-cp-ep-dp-pp" and DeepSpeed's axes (pipe, data, model) are the same. Ranks that communicate
+most are neighbours.
 """
 
 import os
@@ -18,69 +16,42 @@ import torch.distributed as dist
 from torch.distributed import HashStore, ProcessGroup, Store  # type: ignore[attr-defined]
 
 from ernie_vilg.config.launch import Launch, RendezvousError
-from ernie_vilg.parallel.layout.rendezvous import MeetingPlace, meet
+from ernie_vilg.parallel.layout.rendezvous import StoreAddress, open_shared_store
 
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """A rank's coordinates and the process groups through it."""
+    """A rank's coordinates and its process groups."""
 
     rank: int
-    """Of this process among all."""
+    """Index of this process among all."""
     device: torch.device
-    """Of this rank."""
+    """Device of this rank."""
     tensor_rank: int
-    """Which share of the split layers this rank holds."""
+    """Index of this rank's shard of the split layers."""
     tensor_size: int
-    """Ranks that share each layer."""
+    """Number of ranks that share each layer."""
     data_rank: int
-    """Which replica this rank belongs to."""
+    """Index of the replica that this rank belongs to."""
     data_size: int
-    """Replicas."""
+    """Number of replicas."""
     pipeline_rank: int
-    """Which stage this rank runs."""
+    """Index of the stage that this rank runs."""
     pipeline_size: int
-    """Stages."""
+    """Number of stages."""
     tensor_group: ProcessGroup
-    """Ranks that differ in the tensor axis alone."""
+    """Ranks that differ from this one along the tensor axis only."""
     data_group: ProcessGroup
-    """Ranks that differ in the data axis alone."""
+    """Ranks that differ from this one along the data axis only."""
 
     @property
     def world_size(self) -> int:
         """Number of ranks."""
         return self.tensor_size * self.data_size * self.pipeline_size
 
-    # The methods that DeepSpeed's plain engine calls on its `mpu`. "Model parallel" means
-    # tensor parallel there: the plain engine knows no pipeline.
-
-    def get_model_parallel_rank(self) -> int:
-        """Return the rank along the tensor axis."""
-        return self.tensor_rank
-
-    def get_model_parallel_world_size(self) -> int:
-        """Return the size of the tensor axis."""
-        return self.tensor_size
-
-    def get_model_parallel_group(self) -> ProcessGroup:
-        """Return the group along the tensor axis."""
-        return self.tensor_group
-
-    def get_data_parallel_rank(self) -> int:
-        """Return the rank along the data axis."""
-        return self.data_rank
-
-    def get_data_parallel_world_size(self) -> int:
-        """Return the size of the data axis."""
-        return self.data_size
-
-    def get_data_parallel_group(self) -> ProcessGroup:
-        """Return the group along the data axis."""
-        return self.data_group
-
 
 def machine_device(launch: Launch) -> torch.device:
-    """Return the device of a process: its GPU where there are GPUs, else the CPU."""
+    """Return the device of a process: its GPU if the machine has GPUs, else the CPU."""
     has_cuda = torch.cuda.is_available()
     return torch.device("cuda", launch.local_rank) if has_cuda else torch.device("cpu")
 
@@ -95,16 +66,16 @@ def start_processes(
     """Join the other ranks and return this rank's device.
 
     Args:
-        launch: this process's place.
-        timeout_seconds: how long to wait for the others in every later collective.
-        rendezvous_timeout_seconds: how long to wait for them now.
-        dump_folder: where torch's flight recorder leaves the last collectives of each rank when
-            one of them fails on GPUs; None: where torch puts them.
+        launch: this process's rank.
+        timeout_seconds: timeout of every later collective.
+        rendezvous_timeout_seconds: timeout of the rendezvous.
+        dump_folder: folder in which torch's flight recorder writes each rank's last collectives
+            when one fails on GPUs; None: torch's default.
 
     Raises:
         RendezvousError: the ranks do not find each other.
     """
-    # DeepSpeed reads its local rank, and a single process its rendezvous, from here.
+    # DeepSpeed reads its local rank from these variables, and a single process its rendezvous.
     os.environ.update(
         RANK=str(launch.rank),
         LOCAL_RANK=str(launch.local_rank),
@@ -120,9 +91,9 @@ def start_processes(
     if launch.world_size == 1:
         store: Store = HashStore()
     else:
-        store = meet(launch, _meeting_place(), rendezvous_timeout_seconds)
+        store = open_shared_store(launch, _store_address(), rendezvous_timeout_seconds)
     store.set_timeout(timeout)
-    # Both back ends: device tensors go over NCCL, checkpoint book-keeping over gloo.
+    # Device tensors use NCCL, bookkeeping of checkpoints uses gloo.
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if has_cuda else "gloo",
         store=store,
@@ -133,20 +104,20 @@ def start_processes(
     return device
 
 
-def _meeting_place() -> MeetingPlace:
-    """Return where the launcher has the ranks meet.
+def _store_address() -> StoreAddress:
+    """Return the address of the ranks' store, as the launcher set it.
 
     Raises:
-        RendezvousError: it does not say.
+        RendezvousError: the launcher set none.
     """
     host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise RendezvousError(
             f"MASTER_ADDR={host!r}, MASTER_PORT={port!r}: several ranks need the name of rank 0's "
-            "machine and a port of it. deepspeed and torchrun set both, under srun export them as "
+            "machine and a port of it. deepspeed and torchrun set both; under srun, export them as "
             "launch/slurm/pretrain.sbatch does"
         )
-    return MeetingPlace(
+    return StoreAddress(
         host=host,
         port=int(port),
         is_kept_by_launcher=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
@@ -155,10 +126,10 @@ def _meeting_place() -> MeetingPlace:
 
 
 def _record_collectives(folder: Path) -> None:
-    """Keep the last collectives in memory, and say where they are written when one times out."""
+    """Let torch keep the last collectives in memory, and write them there when one times out."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
-        # The second name is the one of torch before 2.9, which people may have set.
+        # The second is torch's name before 2.9, which users may have set.
         ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"): "2000",
         ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"): str(
             folder / "collectives-rank_"
@@ -173,9 +144,9 @@ def build_groups(tensor_size: int, pipeline_size: int, device: torch.device) -> 
     """Create the process groups of a layout; every rank must call it.
 
     Args:
-        tensor_size: ranks that share each layer.
-        pipeline_size: stages. The two must divide the world size.
-        device: this rank's.
+        tensor_size: number of ranks that share each layer.
+        pipeline_size: number of stages; the product of both must divide the world size.
+        device: this rank's device.
     """
     rank = dist.get_rank()
     data_size = dist.get_world_size() // (tensor_size * pipeline_size)
@@ -200,11 +171,11 @@ def group_through(rank: int, rows: torch.Tensor) -> ProcessGroup | None:
     """Create a group per row; every rank must call it.
 
     Args:
-        rank: this one.
+        rank: this process.
         rows: ranks of each group, int64 [groups, members].
 
     Returns:
-        the group that holds `rank`, None if none does.
+        the group that contains `rank`, or None.
     """
     mine = None
     for row in rows.tolist():
@@ -215,5 +186,5 @@ def group_through(rank: int, rows: torch.Tensor) -> ProcessGroup | None:
 
 
 def _of_this_rank(group: ProcessGroup | None) -> ProcessGroup:
-    assert group is not None, "an axis of the layout goes through every rank"
+    assert group is not None, "every rank lies on each axis of the layout"
     return group

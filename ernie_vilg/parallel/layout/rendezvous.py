@@ -1,10 +1,7 @@
-"""How ranks find each other, and what is said when they do not.
+"""Ranks find each other through a store, and name the ranks that are missing.
 
-Rank 0, or the launcher's agent on its machine, keeps a store of keys and values at an address that
-every rank was given. Every rank writes down that it has come; rank 0 waits for all of them and can
-name those that have not.
-
-Source: ours, on torch.distributed's TCPStore.
+Rank 0, or the launcher's agent on its machine, runs a key-value store at an address that every rank
+is given. Every rank registers in it. Rank 0 waits for all ranks and can name the missing ones.
 """
 
 import socket
@@ -23,66 +20,66 @@ from ernie_vilg.config.launch import Launch, RendezvousError
 _SETTING = "cluster.rendezvous_timeout_seconds"
 _COMPLETE = "complete"
 _NAMED = 8
-"""Ranks that one message names at most."""
+"""Largest number of ranks that one message names."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeetingPlace:
-    """Where the ranks meet, as the launcher says."""
+class StoreAddress:
+    """The address of the ranks' store, as the launcher set it."""
 
     host: str
-    """MASTER_ADDR: name or address of rank 0's machine."""
+    """Name or address of rank 0's machine, MASTER_ADDR."""
     port: int
-    """MASTER_PORT."""
+    """Port of the store, MASTER_PORT."""
     is_kept_by_launcher: bool
-    """Whether the launcher keeps the store (torchrun does), rather than rank 0."""
+    """Whether the launcher runs the store (torchrun does), rather than rank 0."""
     attempt: str
-    """Number of times that the launcher has started the ranks anew around the same store."""
+    """Number of times that the launcher has restarted the ranks with the same store."""
 
     def __str__(self) -> str:
-        """Name the place by the variables that set it."""
+        """Name the variables that set the address."""
         return f"MASTER_ADDR={self.host}, MASTER_PORT={self.port}"
 
 
-def meet(launch: Launch, place: MeetingPlace, timeout_seconds: float) -> Store:
-    """Return the store that all ranks share, once all are there.
+def open_shared_store(launch: Launch, address: StoreAddress, timeout_seconds: float) -> Store:
+    """Return the store that all ranks share, once all ranks have registered.
 
     Args:
-        launch: this process's place among the others.
-        place: where to meet.
-        timeout_seconds: for all of it.
+        launch: this process's rank.
+        address: the store's address.
+        timeout_seconds: timeout of the whole rendezvous.
 
     Raises:
-        RendezvousError: the place is taken or not reached, or ranks are missing.
+        RendezvousError: the port is taken, the store is not reached, or ranks are missing.
     """
     deadline = time.monotonic() + timeout_seconds
-    tcp_store = _open_store(launch, place, timeout_seconds)
-    store = PrefixStore(f"attempt {place.attempt}", tcp_store)
+    tcp_store = _connect(launch, address, timeout_seconds)
+    store = PrefixStore(f"attempt {address.attempt}", tcp_store)
     try:
         store.set(_arrival(launch.rank), socket.gethostname())
         if launch.is_leader:
             _wait_for_all(store, launch.world_size, deadline, timeout_seconds)
             store.set(_COMPLETE, "")
         else:
-            # A little longer than the leader, who knows more of what is wrong.
+            # A little longer than the leader, whose message says more.
             store.wait([_COMPLETE], _time_until(deadline + 1))
     except dist.DistError as error:
         raise RendezvousError(
-            f"rank {launch.rank} on {socket.gethostname()} has met rank 0 at {place}, which then "
-            f"did not begin within {_SETTING}={timeout_seconds:g}: see what it says"
+            f"rank {launch.rank} on {socket.gethostname()} reached rank 0 at {address}, which did "
+            f"not start within {_SETTING}={timeout_seconds:g}: see rank 0's message"
         ) from error
     return store
 
 
-def _open_store(launch: Launch, place: MeetingPlace, timeout_seconds: float) -> Store:
-    keeps_store = launch.is_leader and not place.is_kept_by_launcher
+def _connect(launch: Launch, address: StoreAddress, timeout_seconds: float) -> Store:
+    keeps_store = launch.is_leader and not address.is_kept_by_launcher
 
     def connect() -> Store:
         return TCPStore(
-            place.host,
-            place.port,
+            address.host,
+            address.port,
             launch.world_size,
             keeps_store,
             timeout=timedelta(seconds=timeout_seconds),
@@ -91,29 +88,29 @@ def _open_store(launch: Launch, place: MeetingPlace, timeout_seconds: float) -> 
         )
 
     try:
-        # A little longer than the store's own limit: most connections then end by themselves.
+        # A little longer than the store's own timeout, so that most connections end by themselves.
         return _within(timeout_seconds + 1, connect)
     except (dist.DistError, TimeoutError) as error:
         if keeps_store and "EADDRINUSE" in str(error):
             raise RendezvousError(
-                f"{place}: another program of {socket.gethostname()} has this port. Name another "
+                f"{address}: another program on {socket.gethostname()} uses this port. Set another "
                 "one (deepspeed and torchrun: --master_port), or end that program (ss -ltnp "
                 "names it)"
             ) from error
         raise RendezvousError(
-            f"rank {launch.rank} on {socket.gethostname()} does not reach rank 0 at {place} within "
-            f"{_SETTING}={timeout_seconds:g}. MASTER_ADDR must be a name or address of rank 0's "
-            "machine that this one reaches, no other program may have the port, and rank 0 must "
+            f"rank {launch.rank} on {socket.gethostname()} does not reach rank 0 at {address} "
+            f"within {_SETTING}={timeout_seconds:g}. MASTER_ADDR must be a name or address of rank "
+            "0's machine that this one reaches, no other program may use the port, and rank 0 must "
             "have started"
         ) from error
 
 
 def _within(seconds: float, function: Callable[[], Result]) -> Result:
-    """Return what a function returns, or raise what it raises.
+    """Return a function's result, or raise its error.
 
     Raises:
-        TimeoutError: it took too long. It then goes on, in a thread that ends with the process:
-            a connection to a program that never answers knows no time-out.
+        TimeoutError: the function took too long. It continues in a thread that ends with the
+            process, since a connection to a program that never answers has no timeout.
     """
     results: list[Result] = []
     errors: list[Exception] = []
@@ -142,14 +139,14 @@ def _wait_for_all(store: Store, world_size: int, deadline: float, timeout_second
         missing = [str(rank) for rank, key in enumerate(keys) if not store.check([key])]
         named = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         raise RendezvousError(
-            f"{len(missing)} of {world_size} ranks did not come within "
-            f"{_SETTING}={timeout_seconds:g}: {named}. See on their machines whether they have "
+            f"{len(missing)} of {world_size} ranks did not join within "
+            f"{_SETTING}={timeout_seconds:g}: {named}. Check on their machines whether they have "
             "started and reach this one, or allow more time"
         ) from error
 
 
 def _time_until(deadline: float) -> timedelta:
-    return timedelta(seconds=max(deadline - time.monotonic(), 0.001))  # 0 would mean for ever
+    return timedelta(seconds=max(deadline - time.monotonic(), 0.001))  # 0 is no timeout
 
 
 def _arrival(rank: int) -> str:

@@ -1,1 +1,1 @@
-"""Whole tensors from shards and back."""
+"""Whole tensors from shards, and shards from whole tensors."""

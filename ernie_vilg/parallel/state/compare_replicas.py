@@ -1,17 +1,16 @@
-"""Whether what several ranks hold alike is alike, bit for bit.
+"""Compares, bit for bit, the tensors that several ranks must hold equally.
 
-Compared are the weights of all replicas (under ZeRO 3 the small ones that stay whole) and the
-constants of the model; between tensor ranks also the parameters that tensor parallelism does not
-split, with their float32 copies and moments, of which every tensor rank has its own; and between
-the first and the last stage the embedding tables that are tied. What one rank alone holds, such as
-its share of the optimizer's state, has nothing to be compared with.
+Replicas are compared by their weights (under ZeRO 3 by the small ones that stay whole) and by the
+model's constants. Tensor ranks are compared by the parameters that tensor parallelism does not
+split, whose float32 copies and moments each tensor rank updates itself. The first and last stage
+are compared by their tied embedding tables. A tensor that only one rank holds is not compared.
 
-Each tensor becomes one number of 64 bits, in one pass on its device: its bits, taken as integers
-of 32 bits, times odd multipliers of 64 bits drawn at random for each place, summed modulo 2^64.
-Sums of integers do not depend on their order. A change within one such integer changes the number
-for certain, and changes of several cancel each other with a chance of about 2^-32.
+Each tensor is hashed to one number of 64 bits in one pass on its device: its bits, read as integers
+of 32 bits, are multiplied by odd random multipliers of 64 bits and summed modulo 2^64. The sum does
+not depend on the order of addition. A change within one integer always changes the hash; changes of
+several cancel with a probability of about 2^-32.
 
-Source: ours; multilinear hashing, Lemire and Kaser 2014 (arXiv:1202.4961).
+Source: multilinear hashing, Lemire and Kaser 2014 (arXiv:1202.4961).
 """
 
 import os
@@ -19,79 +18,78 @@ import socket
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.optim import Optimizer
 
 from ernie_vilg.model.initialization import TIED, original_name, split_dimension
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
+from ernie_vilg.parallel.engine.zero_shards import Piece
 from ernie_vilg.parallel.layout.collectives import gather_everywhere
-from ernie_vilg.parallel.layout.coordinates import place_of
+from ernie_vilg.parallel.layout.coordinates import coordinates_of
 from ernie_vilg.parallel.layout.groups import Groups
 
-_BLOCK = 2**18  # places that share the multipliers, which fit the cache of a CPU
+_BLOCK = 2**18  # number of multipliers, which fit a CPU's cache
 _SEED = 20_211_231
 _KINDS = {"exp_avg": "first moment", "exp_avg_sq": "second moment", WEIGHT_AVERAGE: "average"}
 
 
 class Copy(NamedTuple):
-    """What names a tensor on every rank that has it."""
+    """The key of a tensor, equal on every rank that must hold the same values."""
 
     name: str
-    """Of the parameter, or of the one that it is tied to, or of the constant."""
+    """Name of the parameter, of the one that it is tied to, or of the constant."""
     kind: str
-    """What of the parameter: weight, float32 weight, first moment, ..."""
+    """Kind of the tensor: weight, float32 weight, first moment, ..."""
     tensor: int | None
-    """Which part of a tensor that tensor ranks divide among them; None: each has all of it."""
+    """Index of the tensor rank's shard; None: tensor ranks hold the whole tensor."""
     data: int | None
-    """Which part of a tensor that data-parallel ranks divide among them."""
+    """Index of the data-parallel rank's shard; None: replicas hold the whole tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Copies of one tensor that are not alike."""
+    """A tensor whose copies differ between ranks."""
 
     name: str
-    """Of the parameter or constant."""
+    """Name of the parameter or constant."""
     kind: str
-    """Which of its copies."""
+    """Kind of the tensor, as in `Copy`."""
     holders: tuple[int, ...]
-    """Ranks that have one."""
+    """Ranks that hold a copy."""
     suspects: tuple[int, ...]
-    """Ranks whose copy most others do not share; all of them where there is no majority."""
+    """Ranks whose copy differs from that of the majority; all holders if there is no majority."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether a majority says who is wrong."""
+        """Whether a majority tells which ranks are wrong."""
         return len(self.suspects) < len(self.holders)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaReport:
-    """The differences between ranks, the same report on every rank."""
+    """The differences between ranks; the report is the same on every rank."""
 
     differences: tuple[Difference, ...]
-    """In the order of names; empty where everything is alike."""
+    """Differences in the order of names; empty if all copies are equal."""
     ranks: Mapping[int, str]
-    """Every rank that a difference names, in words."""
+    """Descriptions of the suspects, by rank."""
 
 
 class Digests:
-    """Turns tensors into numbers that differ where the tensors do."""
+    """Hashes tensors on their devices."""
 
     def __init__(self) -> None:
         self._multipliers: dict[torch.device, Tensor] = {}
 
     def of(self, tensor: Tensor) -> Tensor:
-        """Return a tensor's number, int64 [], on its device.
-
-        Tensors of different shapes or types are not meant to be compared.
-        """
+        """Return a tensor's hash, int64 [], on its device; it tells neither shape nor type."""
         words = _as_integers(tensor.detach())
         odd = self._odd_numbers(words.device)
         total = torch.zeros((), dtype=torch.int64, device=words.device)
@@ -100,7 +98,7 @@ class Digests:
         return total
 
     def _odd_numbers(self, device: torch.device) -> Tensor:
-        """Return the multipliers, int64 [block], the same on every rank."""
+        """Return the multipliers, int64 [block], equal on every rank."""
         if device not in self._multipliers:
             generator = torch.Generator().manual_seed(_SEED)
             numbers = torch.randint(-(2**62), 2**62, (_BLOCK,), generator=generator)
@@ -109,14 +107,14 @@ class Digests:
 
 
 def check_replicas(engine: Engine) -> ReplicaReport:
-    """Compare what several ranks hold alike; all ranks must call."""
+    """Compare all tensors that several ranks hold; all ranks must call."""
     groups = engine.groups
     digests = _digests(engine)
     whole = [copy for copy in digests if copy.data is None]
     found = _differing(whole, digests, groups.data_group)
     unsplit = [copy for copy in digests if copy.tensor is None]
     found |= _differing(unsplit, digests, groups.tensor_group)
-    if groups.pipeline_size > 1 and engine.settings.model.tied_embeddings:
+    if groups.pipeline_size > 1 and engine.settings.run.model.tied_embeddings:
         found |= _differing_between_stages(digests)
     suspected = set[Copy]().union(*gather_everywhere(found))
     if not suspected:
@@ -126,64 +124,49 @@ def check_replicas(engine: Engine) -> ReplicaReport:
 
 
 def _digests(engine: Engine) -> dict[Copy, int]:
-    """Return the number of each tensor of this rank that another rank should have, too."""
+    """Return the hash of each tensor that another rank should hold as well."""
     tensors = dict(_replicated(engine))
     digests = Digests()
-    numbers = torch.stack(
+    hashes = torch.stack(
         [digests.of(tensor).to(engine.groups.device) for tensor in tensors.values()]
     )
-    return dict(zip(tensors, numbers.tolist(), strict=True))  # the one wait for the device
+    return dict(zip(tensors, hashes.tolist(), strict=True))  # the only wait for the device
 
 
 def _replicated(engine: Engine) -> Iterator[tuple[Copy, Tensor]]:
-    """Yield what this rank should have in common with others, in the same order on those."""
-    groups = engine.groups
+    """Yield the tensors that other ranks should hold as well, in the same order on all of them."""
+    groups, shards = engine.groups, engine.shards
+    pieces = shards.pieces() if groups.tensor_size > 1 else {}
     for name, constant in engine.deepspeed_engine.module.named_buffers():
         yield Copy(name, "constant", tensor=None, data=None), constant
     for name, parameter in engine.local_parameters():
         is_split = split_dimension(name) is not None
-        if getattr(parameter, "ds_persist", True):  # ZeRO 3 keeps small ones whole
-            shared_name = original_name(name, engine.settings.model)
+        if shards.is_replicated(parameter):
+            shared_name = original_name(name, engine.settings.run.model)
             part = groups.tensor_rank if is_split else None
             yield Copy(shared_name, "weight", tensor=part, data=None), parameter
-        if groups.tensor_size > 1 and not is_split:
-            optimizer = engine.deepspeed_engine.optimizer
-            for kind, share in _optimizer_shares(optimizer, parameter):
-                yield Copy(name, kind, tensor=None, data=groups.data_rank), share
+        if not is_split and parameter in pieces:
+            for kind, tensor in _optimizer_tensors(shards.optimizer, pieces[parameter]):
+                yield Copy(name, kind, tensor=None, data=groups.data_rank), tensor
 
 
-def _optimizer_shares(optimizer: Any, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
-    """Yield this rank's share of a parameter's float32 copy, moments and average."""
-    if hasattr(parameter, "ds_id"):  # ZeRO 3
-        yield "float32 weight", safe_get_local_fp32_param(parameter)
-        state = optimizer.optimizer.state.get(optimizer.fp32_partitioned_groups_flat[0], {})
-        for key in (key for key in _KINDS if key in state):
-            yield _KINDS[key], safe_get_local_optimizer_state(parameter, key)
-        return
-    mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-    if mapping is None:  # the share of another data-parallel rank
-        return
-    shares = (
-        optimizer.fp32_groups_flat_partition
-        if hasattr(optimizer, "bf16_groups")  # ZeRO 1 in bf16
-        else optimizer.single_partition_of_fp32_groups
-    )
-    share, address = shares[mapping.param_group_index], mapping.hp_fragment_address
-    yield "float32 weight", share.narrow(0, address.start, address.numel)
-    state = optimizer.optimizer.state.get(share, {})
+def _optimizer_tensors(optimizer: Optimizer, piece: Piece) -> Iterator[tuple[str, Tensor]]:
+    """Yield this rank's piece of a parameter's float32 copy, moments and average."""
+    yield "float32 weight", piece.shard[piece.in_shard]
+    state = optimizer.state.get(piece.shard, {})
     for key in (key for key in _KINDS if key in state):
-        yield _KINDS[key], state[key].narrow(0, address.start, address.numel)
+        yield _KINDS[key], state[key][piece.in_shard]
 
 
 def _differing(
     copies: Sequence[Copy], digests: Mapping[Copy, int], group: ProcessGroup
 ) -> set[Copy]:
-    """Return those of which some rank of a group has another one than this rank.
+    """Return the copies that differ between this rank and another rank of a group.
 
     Args:
-        copies: the same in the same order on all ranks of the group.
-        digests: of this rank.
-        group: the ranks to compare.
+        copies: keys of tensors, in the same order on all ranks of the group.
+        digests: hashes of this rank's tensors.
+        group: ranks to compare.
     """
     size = dist.get_world_size(group)
     if size == 1:
@@ -196,25 +179,21 @@ def _differing(
 
 
 def _differing_between_stages(digests: Mapping[Copy, int]) -> set[Copy]:
-    """Return the tied embedding tables of which the first and the last stage have others."""
+    """Return the tied embedding tables that differ between the first and the last stage."""
     tables = {f"0.{table}.weight" for table in TIED.values()}
-    of_ranks = gather_everywhere(
-        {copy: digest for copy, digest in digests.items() if copy.name in tables}
-    )
+    mine = [each for each in digests.items() if each[0].name in tables and each[0].kind == "weight"]
     values: dict[Copy, set[int]] = defaultdict(set)
-    for of_rank in of_ranks:
-        for copy, digest in of_rank.items():
-            if copy.kind == "weight":
-                values[copy].add(digest)
+    for copy, digest in chain.from_iterable(gather_everywhere(mine)):
+        values[copy].add(digest)
     return {copy for copy, different in values.items() if len(different) > 1}
 
 
 def _report(of_ranks: Sequence[Mapping[Copy, int]], groups: Groups) -> ReplicaReport:
-    """Have the ranks vote on what is in dispute; all ranks must call.
+    """Find the suspects of each difference by majority; all ranks must call.
 
     Args:
-        of_ranks: the numbers of what is in dispute, in the order of ranks.
-        groups: this rank's place.
+        of_ranks: hashes of the tensors that differ, in the order of ranks.
+        groups: this rank's groups.
     """
     holders: dict[Copy, dict[int, int]] = defaultdict(dict)
     for rank, disputed in enumerate(of_ranks):
@@ -230,15 +209,17 @@ def _report(of_ranks: Sequence[Mapping[Copy, int]], groups: Groups) -> ReplicaRe
     named = sorted({rank for difference in differences for rank in difference.suspects})
     return ReplicaReport(
         differences=tuple(sorted(differences, key=lambda each: (each.name, each.kind))),
-        ranks={rank: f"rank {rank} = {place_of(rank, groups)} on {hosts[rank]}" for rank in named},
+        ranks={
+            rank: f"rank {rank} = {coordinates_of(rank, groups)} on {hosts[rank]}" for rank in named
+        },
     )
 
 
 def outvoted(numbers: Mapping[int, int]) -> tuple[int, ...]:
-    """Return the ranks that a majority of ranks disagrees with; all where there is none.
+    """Return the ranks that disagree with the majority; all ranks if there is no majority.
 
     Args:
-        numbers: by rank.
+        numbers: hash by rank.
     """
     (value, votes), *_ = Counter(numbers.values()).most_common(1)
     if 2 * votes <= len(numbers):
@@ -247,7 +228,7 @@ def outvoted(numbers: Mapping[int, int]) -> tuple[int, ...]:
 
 
 def _as_integers(tensor: Tensor) -> Tensor:
-    """Return the bits of a tensor as integers of at most 32 bits each, int64 [words]."""
+    """Return a tensor's bits as integers of at most 32 bits, int64 [words]."""
     flat = tensor.reshape(-1)
     if flat.dtype == torch.bool:
         flat = flat.view(torch.uint8)

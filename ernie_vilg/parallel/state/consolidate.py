@@ -1,7 +1,8 @@
-"""From the files of many ranks to whole tensors, on one CPU machine.
+"""Consolidates the checkpoint files of many ranks to whole tensors, on one CPU machine.
 
-DeepSpeed's universal-checkpoint converter puts ZeRO's flat slices and the shares of tensor
-and pipeline ranks together; `engine.split_patterns` tells it how each parameter is split.
+The files contain pickles: before any function here reads them, the caller must check their hashes.
+DeepSpeed's universal-checkpoint converter joins ZeRO's flat shards and the shards of tensor and
+pipeline ranks; `engine.split_patterns` tells it how each parameter is split.
 
 Source: DeepSpeed's universal checkpointing (arXiv:2406.18820).
 """
@@ -10,7 +11,6 @@ import contextlib
 import io
 import shutil
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,61 +19,52 @@ from deepspeed.checkpoint import ds_to_universal
 from torch import Tensor
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.parallel.engine.library_patches import DoAll, conversion_done_by
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
+from ernie_vilg.parallel.engine.zero_shards import replace_saved_shards, saved_states
 from ernie_vilg.storage.files import scratch_folder
 from ernie_vilg.storage.literal_paths import path_without_pattern
 
 WEIGHTS = "fp32"
-"""The converter's name of the weights, as `WEIGHT_AVERAGE` is ours of their average."""
+"""The converter's name of the weights."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""torch's and the converter's names of AdamW's moments."""
+"""Names of AdamW's moments, in torch and in the converter."""
 
-DoAll = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-"""Applies a function to every item, in any order and process, and gives the results in order."""
-
-# How DeepSpeed names what an optimizer file holds: under ZeRO 1 and 2, and under ZeRO 3.
 _OPTIMIZER_FILES = "*_optim_states.pt"
-_STATES = ("base_optimizer_state", "optimizer_state_dict")
-_FLAT_WEIGHTS = ("single_partition_of_fp32_groups", "fp32_flat_groups")
 _PARAMETERS_FOLDER = "zero"
 _CONVERTED_FOLDER, _POINTER_NAME = ".converted", "latest_universal"
 
 
 def gather_weights(folder: Path, state: str = WEIGHTS) -> dict[str, Tensor]:
-    """Read the whole weights, or their average, out of a DeepSpeed checkpoint of any layout.
+    """Read the whole weights, or their average, from a DeepSpeed checkpoint of any layout.
 
     Args:
-        folder: the folder that DeepSpeed wrote into (its tag folder), which is left as it is. Its
-            files hold pickles: the caller has checked their hashes.
+        folder: DeepSpeed's tag folder, which is not changed.
         state: `WEIGHTS`, or `WEIGHT_AVERAGE` for their moving average.
 
     Returns:
-        each parameter's value by name, float32 on the CPU; flat where the checkpoint is of ZeRO 3,
-        which does not keep shapes.
+        each parameter's value by name, float32 on the CPU; flat if the checkpoint is of ZeRO 3,
+        which does not save shapes.
 
     Raises:
         InputError: the checkpoint holds no average.
     """
     with scratch_folder(folder.parent.parent, "gathering") as scratch:
-        universal = scratch / "universal"
+        whole = scratch / "whole"
         if state == WEIGHT_AVERAGE:
-            convert_average(folder, universal)
+            convert_average(folder, whole)
         else:
-            convert(folder, universal)
-        return {
-            file.parent.name: read_tensor(file) for file in sorted(universal.glob(f"*/{state}.pt"))
-        }
+            convert(folder, whole)
+        return {file.parent.name: read_tensor(file) for file in sorted(whole.glob(f"*/{state}.pt"))}
 
 
 def convert(folder: Path, output: Path, do_all: DoAll = map) -> None:
-    """Write weights and moments of a DeepSpeed checkpoint anew, a folder for each parameter.
+    """Write the whole weights and moments of a DeepSpeed checkpoint, a folder per parameter.
 
     Args:
-        folder: the folder that DeepSpeed wrote into (its tag folder). Its files hold pickles: the
-            caller has checked their hashes.
-        output: the folder to write: `<parameter>/<state>.pt`.
-        do_all: does the work, of which there is some for each rank's file, then for each
-            parameter.
+        folder: DeepSpeed's tag folder.
+        output: folder to write, with files `<parameter>/<state>.pt`.
+        do_all: runs the tasks: first one for each rank's file, then one for each parameter.
     """
     arguments = Namespace(
         num_extract_workers=0,
@@ -85,17 +76,17 @@ def convert(folder: Path, output: Path, do_all: DoAll = map) -> None:
     output.mkdir(parents=True)
     with path_without_pattern(folder) as source, path_without_pattern(output) as target:
         arguments.input_folder = source
-        arguments.output_folder = f"{target}/{_CONVERTED_FOLDER}"  # it writes a file beside it
-        with _work_done_by(do_all), contextlib.redirect_stdout(io.StringIO()):
+        arguments.output_folder = f"{target}/{_CONVERTED_FOLDER}"  # it writes a file beside this
+        with conversion_done_by(do_all), contextlib.redirect_stdout(io.StringIO()):
             ds_to_universal.main(arguments)
     _keep_parameters_alone(output)
 
 
 def convert_average(folder: Path, output: Path, do_all: DoAll = map) -> None:
-    """Write the moving average of the weights, as `convert` does weights and moments.
+    """Write the whole moving average of the weights, as `convert` writes weights and moments.
 
-    The converter knows weights and moments alone. It is given copies of the optimizer's files in
-    which the average stands in the place of all of them.
+    The converter knows weights and moments only, so it gets copies of the optimizer's files in
+    which the average replaces all of them.
 
     Raises:
         InputError: the checkpoint holds no average.
@@ -111,11 +102,11 @@ def convert_average(folder: Path, output: Path, do_all: DoAll = map) -> None:
 
 
 def read_tensor(file: Path, *, mmap: bool = False) -> Tensor:
-    """Read what the converter wrote of a parameter.
+    """Read a tensor that the converter wrote.
 
     Args:
-        file: in a folder that `convert` wrote.
-        mmap: whether its pages come from the file as they are used; it must then stay.
+        file: file in a folder that `convert` wrote.
+        mmap: whether to map the file, which must then stay, instead of reading it.
     """
     content = torch.load(file, weights_only=True, mmap=mmap)
     value: Tensor = content["param"] if isinstance(content, dict) else content
@@ -123,43 +114,23 @@ def read_tensor(file: Path, *, mmap: bool = False) -> Tensor:
 
 
 def read_optimizer_file(folder: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-    """Read one rank's optimizer file, of whichever rank.
+    """Read the optimizer file of one rank.
 
     Args:
-        folder: the folder that DeepSpeed wrote into. Its files hold pickles: the caller has
-            checked their hashes.
+        folder: DeepSpeed's tag folder.
 
     Returns:
-        what ZeRO keeps, and in it AdamW's state of each flat share; no tensor is read yet.
+        the state of DeepSpeed's optimizer, and in it AdamW's state of each shard; both map the
+        file, so no tensor is read yet.
     """
     file = min(folder.glob(_OPTIMIZER_FILES))
-    content = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
-    shares = content["optimizer_state_dict"]
-    return shares, _states(shares)
-
-
-def _states(shares: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    is_zero3 = _FLAT_WEIGHTS[1] in shares
-    states: dict[int, dict[str, Any]] = shares[_STATES[is_zero3]]["state"]
-    return states
-
-
-@contextlib.contextmanager
-def _work_done_by(do_all: DoAll) -> Iterator[None]:
-    """Let the converter's work be done by us: it shows a bar of its own, and forks.
-
-    A fork of a process with the threads of CUDA and gloo may never end.
-    """
-    theirs = ds_to_universal._do_parallel_work
-    ds_to_universal._do_parallel_work = lambda work, items, _: list(do_all(work, list(items)))
-    try:
-        yield
-    finally:
-        ds_to_universal._do_parallel_work = theirs
+    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+    content = saved["optimizer_state_dict"]
+    return content, saved_states(content)
 
 
 def _keep_parameters_alone(output: Path) -> None:
-    """Remove what only DeepSpeed's own loading needs: copies of the model's files, for one."""
+    """Remove files that only DeepSpeed's own loading needs, such as copies of the model's files."""
     converted = output / _CONVERTED_FOLDER
     for path in (converted / _PARAMETERS_FOLDER).iterdir():
         if path.is_dir():
@@ -169,36 +140,33 @@ def _keep_parameters_alone(output: Path) -> None:
 
 
 def _write_averaged(folder: Path, output: Path) -> None:
-    """Write a checkpoint folder whose optimizer files hold nothing but the average.
+    """Write a checkpoint folder whose optimizer files contain only the average.
 
-    One rank's file is in memory at a time; files of other kinds become links to the originals.
+    One rank's file is in memory at a time; other files become links to the originals.
     """
     output.mkdir()
     for file in sorted(folder.iterdir()):
         if not file.match(_OPTIMIZER_FILES):
             (output / file.name).symlink_to(file.resolve())
             continue
-        # mmap: what is not written on, the weights and the moments, is not read either.
+        # With mmap, the weights and moments, which are not written, are not read either.
         content = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
         _put_average_everywhere(content["optimizer_state_dict"])
         torch.save(content, output / file.name)
 
 
-def _put_average_everywhere(shares: dict[str, Any]) -> None:
-    """Replace the weights and moments in an optimizer file's content, in place.
+def _put_average_everywhere(content: dict[str, Any]) -> None:
+    """Replace weights and moments by the average in an optimizer file's content, in place.
 
-    The result is read as a moment: in the place of weights that it does not find here, the
-    converter takes those of the model, which are no average. The other names are for the size
-    of the copy; one tensor is written once.
+    The average is read back as a moment: the converter takes missing weights from the model, which
+    has no average. All names refer to one tensor, which is written once, so the copy is small.
     """
-    states = _states(shares)
+    states = saved_states(content)
     if not states or any(WEIGHT_AVERAGE not in state for state in states.values()):
         raise InputError(
             "the checkpoint holds no average of the weights, as the run had training.ema_decay=0: "
-            "export with average=false, or train on with training.ema_decay=0.9999, say"
+            "export with average=false, or train on with training.ema_decay above 0, say 0.9999"
         )
-    shares[_FLAT_WEIGHTS[_FLAT_WEIGHTS[1] in shares]] = [
-        states[index][WEIGHT_AVERAGE] for index in sorted(states)
-    ]
+    replace_saved_shards(content, [states[index][WEIGHT_AVERAGE] for index in sorted(states)])
     for state in states.values():
         state.update(dict.fromkeys(MOMENTS, state[WEIGHT_AVERAGE]))

@@ -1,9 +1,4 @@
-"""The whole model on one rank, while it trains: what sample pictures are drawn with.
-
-Source: ours.
-"""
-
-import contextlib
+"""Gathers the whole model on one rank during training, to draw sample pictures with it."""
 
 import deepspeed
 import torch
@@ -17,10 +12,10 @@ from ernie_vilg.parallel.layout.groups import Groups
 
 
 def gather_to_leader(engine: Engine) -> dict[str, Tensor] | None:
-    """Collect every parameter whole on the leader; all ranks must call.
+    """Gather every whole parameter on the leader; all ranks must call.
 
     Returns:
-        parameters by name, in the training precision on the CPU; None on other ranks.
+        parameters by name, in the training precision, on the CPU; None on other ranks.
     """
     groups = engine.groups
     stage = {name: _whole(name, value, groups) for name, value in engine.local_parameters()}
@@ -41,14 +36,12 @@ def gather_to_leader(engine: Engine) -> dict[str, Tensor] | None:
 
 
 def _whole(name: str, parameter: nn.Parameter, groups: Groups) -> Tensor:
-    """Return a parameter put together over data-parallel (ZeRO 3) and tensor ranks."""
-    is_zero3 = hasattr(parameter, "ds_id")
-    whole = deepspeed.zero.GatheredParameters([parameter]) if is_zero3 else contextlib.nullcontext()
-    with whole:
-        share = parameter.detach().clone()
+    """Gather a parameter over data-parallel ranks (under ZeRO 3) and tensor ranks."""
+    with deepspeed.zero.GatheredParameters([parameter]):  # does nothing below ZeRO 3
+        value = parameter.detach().clone()
     dimension = split_dimension(name)
     if groups.tensor_size > 1 and dimension is not None:
-        shares = [torch.empty_like(share) for _ in range(groups.tensor_size)]
-        dist.all_gather(shares, share.contiguous(), group=groups.tensor_group)
-        share = torch.cat(shares, dim=dimension)
-    return share.cpu()
+        shards = [torch.empty_like(value) for _ in range(groups.tensor_size)]
+        dist.all_gather(shards, value.contiguous(), group=groups.tensor_group)
+        value = torch.cat(shards, dim=dimension)
+    return value.cpu()

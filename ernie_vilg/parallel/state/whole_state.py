@@ -1,9 +1,9 @@
-"""All that training goes on from, whole: neither spread over ranks nor of any layout.
+"""The whole state from which training resumes, independent of the layout.
 
-One file for each parameter and each of weights, moments and, where there is one, the average of
-the weights; and the few numbers that count steps.
+It has one file for each parameter and state (weights, both moments and, if there is one, the
+average of the weights), and a few counters.
 
-Source: ours; the files are those of DeepSpeed's universal checkpoints (arXiv:2406.18820).
+Source: DeepSpeed's universal checkpoints (arXiv:2406.18820), whose files these are.
 """
 
 import shutil
@@ -19,11 +19,12 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import original_name
 from ernie_vilg.model.transformer import build_transformer
+from ernie_vilg.parallel.engine.library_patches import DoAll
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
+from ernie_vilg.parallel.engine.zero_shards import saved_loss_scale
 from ernie_vilg.parallel.state.consolidate import (
     MOMENTS,
     WEIGHTS,
-    DoAll,
     convert,
     convert_average,
     read_optimizer_file,
@@ -35,30 +36,30 @@ _MODEL_FILES = "*mp_rank_*_model_states.pt"
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """What counts steps. A JSON object once it is a dictionary."""
+    """Counters of steps and samples; `asdict` makes a JSON object of them."""
 
     optimizer_steps: float
-    """Updates that AdamW has made, by which it corrects its moments."""
+    """Number of updates that AdamW has made, which corrects the bias of its moments."""
     global_steps: int
-    """Steps, by DeepSpeed's count."""
+    """Number of steps that DeepSpeed has counted."""
     global_samples: int
-    """Pairs, by DeepSpeed's count."""
+    """Number of pairs that DeepSpeed has counted."""
     skipped_steps: int
-    """Steps that DeepSpeed called off."""
+    """Number of steps that DeepSpeed has skipped."""
     loss_scale: Mapping[str, float]
-    """What a dynamic loss scale goes on from, by DeepSpeed's names; empty but in float16."""
+    """State of the dynamic loss scale, by DeepSpeed's names; empty unless in float16."""
 
 
 class WholeState:
-    """A folder that `write_whole_state` wrote."""
+    """A whole state in a folder that `write_whole_state` wrote."""
 
     def __init__(self, folder: Path, config: ModelConfig, counters: Counters) -> None:
-        """Prepare to read.
+        """Open a folder.
 
         Args:
-            folder: the folder; the caller has checked the hashes of its files.
-            config: the model's shape.
-            counters: what `write_whole_state` returned.
+            folder: the folder; the caller must have checked the hashes of its files.
+            config: shape of the model.
+            counters: result of `write_whole_state`.
         """
         self._folder = folder
         self.config = config
@@ -66,29 +67,29 @@ class WholeState:
         self.shapes = parameter_shapes(config)
         has_average = next(folder.glob(f"*/{WEIGHT_AVERAGE}.pt"), None) is not None
         self.states = (WEIGHTS, *MOMENTS, *([WEIGHT_AVERAGE] if has_average else []))
-        """Names of what there is of every parameter."""
+        """Names of the states that each parameter has."""
 
     def read(self, name: str, state: str) -> Tensor:
-        """Return a parameter's weights, a moment or the average.
+        """Return a state of a parameter: its weights, a moment or the average.
 
         Returns:
-            float32 on the CPU, of the parameter's whole shape; read as it is used.
+            whole tensor, float32 on the CPU, mapped from the file.
         """
         value = read_tensor(self._folder / name / f"{state}.pt", mmap=True)
-        return value.view(self.shapes[name])  # flat where it came from ZeRO 3
+        return value.view(self.shapes[name])  # flat if it came from ZeRO 3
 
 
 def write_whole_state(
     folder: Path, output: Path, config: ModelConfig, do_all: DoAll = map
 ) -> Counters:
-    """Put a DeepSpeed checkpoint of any layout together.
+    """Consolidate a DeepSpeed checkpoint of any layout.
 
     Args:
-        folder: the folder that DeepSpeed wrote into (its tag folder), which is left as it is. Its
-            files hold pickles: the caller has checked their hashes.
-        output: the folder to write.
-        config: the model's shape.
-        do_all: does the work; see `convert`.
+        folder: DeepSpeed's tag folder, which is not changed; the caller must have checked the
+            hashes of its files.
+        output: folder to write.
+        config: shape of the model.
+        do_all: runs the tasks; see `convert`.
 
     Raises:
         InputError: no update has been made yet, or the model is of another version.
@@ -96,8 +97,8 @@ def write_whole_state(
     _, states = read_optimizer_file(folder)
     if not states:
         raise InputError(
-            f"{folder.parent} was saved before the optimizer's first update: go on with the layout "
-            "it was saved under until one is made"
+            f"{folder.parent} was saved before the optimizer's first update: resume it under the "
+            "layout that it was saved under until an update is made"
         )
     convert(folder, output, do_all)
     if has_average(states):
@@ -109,14 +110,10 @@ def write_whole_state(
 
 
 def read_counters(folder: Path) -> Counters:
-    """Read what counts steps out of the folder that DeepSpeed wrote into.
-
-    Its files hold pickles: the caller has checked their hashes.
-    """
-    shares, states = read_optimizer_file(folder)
+    """Read the counters from DeepSpeed's tag folder, whose hashes the caller must have checked."""
+    content, states = read_optimizer_file(folder)
     steps = {float(state["step"]) for state in states.values()}
-    assert len(steps) == 1, f"AdamW counts different numbers of updates: {sorted(steps)}"
-    scale = vars(shares["loss_scaler"]) if shares.get("dynamic_loss_scale") else {}
+    assert len(steps) == 1, f"AdamW's shards count different numbers of updates: {sorted(steps)}"
     model = torch.load(
         min(folder.glob(_MODEL_FILES)), map_location="cpu", mmap=True, weights_only=False
     )
@@ -125,32 +122,32 @@ def read_counters(folder: Path) -> Counters:
         global_steps=model["global_steps"],
         global_samples=model["global_samples"],
         skipped_steps=model["skipped_steps"],
-        loss_scale={key: value for key, value in scale.items() if isinstance(value, int | float)},
+        loss_scale=saved_loss_scale(content),
     )
 
 
 def has_average(states: Mapping[int, Mapping[str, Any]]) -> bool:
-    """Say whether AdamW's states hold an average of the weights."""
+    """Return whether AdamW's states contain an average of the weights."""
     return any(WEIGHT_AVERAGE in state for state in states.values())
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
-    """Return the whole shape of each parameter by name."""
+    """Return the shape of each whole parameter by name."""
     with torch.device("meta"):
         parameters = build_transformer(config).named_parameters()
     return {name: parameter.shape for name, parameter in parameters}
 
 
 def require_parameters(found: Set[str], config: ModelConfig) -> None:
-    """Check that names are those of a model's parameters.
+    """Check that names are exactly those of a model's parameters.
 
     Raises:
-        InputError: some lack, or are too many.
+        InputError: names are missing or unknown.
     """
     expected = set(parameter_shapes(config))
     if found != expected:
         raise InputError(
-            f"the checkpoint lacks {sorted(expected - found)} and has in excess "
+            f"the checkpoint lacks parameters {sorted(expected - found)} and has unknown ones "
             f"{sorted(found - expected)}: it is of another version of the model"
         )
 
@@ -162,7 +159,7 @@ def _move_average(source: Path, output: Path) -> None:
 
 
 def _keep_originals(output: Path, config: ModelConfig) -> None:
-    """Drop the last stage's copies of tied weights, and check that nothing else is there."""
+    """Drop the last stage's copies of tied weights, and check the names of the rest."""
     for folder in sorted(output.iterdir()):
         if original_name(folder.name, config) != folder.name:
             shutil.rmtree(folder)

@@ -1,1 +1,1 @@
-"""Time spent waiting for other ranks."""
+"""Time of the parts of a step, and of waiting for other ranks."""

@@ -1,23 +1,22 @@
-"""What this rank last said to others, and how long it waits for them.
+"""Watches this rank's collectives: the last one, their count, and the time spent in them.
 
-Every collective that Python starts, be it torch's, DeepSpeed's, megatron-core's or ours, is a call
-of a method of torch's `ProcessGroup`, and every wait one of `Work.wait`. While a `Communication` is
-open it stands between the two. Collectives on the same ranks are counted: ranks call them in the
-same order, so whoever has started fewer is the one that the others wait for.
-
-Source: ours, on torch.distributed.
+Every collective that Python code starts, in torch, DeepSpeed, megatron-core or this project, calls
+a method of torch's `ProcessGroup`, and every wait calls `Work.wait`. An open `Communication` wraps
+both. It counts the collectives of each group: all ranks of a group call them in the same order, so
+the others wait for the rank that has started fewer.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup, Work
 
-from ernie_vilg.parallel.layout.coordinates import Place, place_of
+from ernie_vilg.parallel.engine.library_patches import replaced
+from ernie_vilg.parallel.layout.coordinates import Coordinates, coordinates_of
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.parallel.timing.span_clock import Span, SpanClock, clock_of
 
@@ -47,78 +46,70 @@ _NAMES = {
     "send": "send",
     "recv": "receive",
 }
-"""torch.distributed's word for each method; no release of torch has all of them."""
+"""Name in torch.distributed of each method; no release of torch has all of them."""
 
 _MAX_OPEN_WORKS = 256
-"""Asynchronous collectives remembered until somebody waits for them; some never are waited for."""
+"""Number of asynchronous collectives kept until a wait; some are never waited for."""
 
 
 class Collective(NamedTuple):
-    """One call, as the ranks that take part in it know it."""
+    """One collective, described equally on all its ranks."""
 
     name: str
-    """Such as all_reduce."""
+    """Name of the collective, such as all_reduce."""
     group: str
-    """Who takes part, in words."""
+    """Description of the group."""
     key: str
-    """Names those who take part; the same on each of them."""
+    """Key of the group, equal on all its ranks."""
     members: tuple[int, ...]
-    """Ranks that take part."""
+    """Ranks of the group."""
     number: int
-    """Counts the calls with this key, from 1."""
+    """Number of collectives with this key so far, this one included."""
     num_bytes: int
-    """Size of what is passed in."""
+    """Size of the input."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.group} (number {self.number}, {self.num_bytes:,} bytes)"
 
 
 class Communication:
-    """Takes note of this rank's collectives while it is open, one at a time in a process."""
+    """Records this rank's collectives while it is open; a process may open one at a time."""
 
     def __init__(self, groups: Groups, clock: SpanClock | None = None) -> None:
-        """Take note of nothing yet.
+        """Create a record that is not open yet.
 
         Args:
-            groups: this rank's place.
-            clock: adds up the seconds; by default that of the rank's device.
+            groups: this rank's groups.
+            clock: clock that adds up the seconds; None: the one of the rank's device.
         """
         self.clock = clock or clock_of(groups.device)
         self._span = Span("", True)
         self._groups = groups
         self._counts: dict[str, int] = {}
-        self._last: Collective | None = None
-        self._waits_in: Collective | None = None
+        self.last: Collective | None = None
+        """Collective that was started last."""
+        self._waiting: Collective | None = None
         self._unfinished: deque[tuple[Any, Collective]] = deque()
-        self._of_work: OrderedDict[int, Collective] = OrderedDict()
-        self._places: dict[str, tuple[str, str, tuple[int, ...]]] = {}
-        self._originals: dict[str, Any] = {}
-        self._original_wait: Any = None
+        self._by_work: OrderedDict[int, Collective] = OrderedDict()
+        self._known_groups: dict[str, tuple[str, str, tuple[int, ...]]] = {}
+        self._patches = ExitStack()
 
     def __enter__(self) -> "Communication":
-        # pybind11's own descriptors: what getattr returns on the class would not bind again.
-        methods = vars(ProcessGroup)
-        self._originals = {name: methods[name] for name in _NAMES if name in methods}
-        self._original_wait = vars(Work)["wait"]
-        for method in self._originals:
-            setattr(ProcessGroup, method, self._watched(method, getattr(ProcessGroup, method)))
-        setattr(Work, "wait", self._watched_wait(Work.wait))  # noqa: B010, a type in C++
+        watched = {
+            method: self._watched(method, getattr(ProcessGroup, method))
+            for method in _NAMES
+            if method in vars(ProcessGroup)
+        }
+        self._patches.enter_context(replaced(ProcessGroup, **watched))
+        self._patches.enter_context(replaced(Work, wait=self._watched_wait(Work.wait)))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for name, original in self._originals.items():
-            setattr(ProcessGroup, name, original)
-        setattr(Work, "wait", self._original_wait)  # noqa: B010
-        self._originals = {}
+    def __exit__(self, *error: object) -> None:
+        self._patches.close()
 
     @property
     def part(self) -> str:
-        """Part of the step that collectives happen in."""
+        """Part of the step to which collectives are counted."""
         return self._span.part
 
     @part.setter
@@ -126,25 +117,21 @@ class Communication:
         self._span = Span(part, True)
 
     @property
-    def last(self) -> Collective | None:
-        """The collective started last."""
-        return self._last
-
-    @property
     def current(self) -> Collective | None:
-        """The collective that the host waits in or that the device has not finished; from any
-        thread.
+        """Collective that the host waits in or that the device has not finished.
+
+        Any thread may ask.
         """
-        if self._waits_in is not None:
-            return self._waits_in
+        if self._waiting is not None:
+            return self._waiting
         try:
             mark, collective = self._unfinished[0]
-        except IndexError:  # the other thread was faster
+        except IndexError:  # the training thread has removed it
             return None
         return None if self.clock.is_past(mark) else collective
 
     def counts(self) -> dict[str, int]:
-        """Return the collectives started so far by key; from any thread."""
+        """Return the number of collectives started, by key; any thread may ask."""
         return self._counts.copy()
 
     def _watched(self, method: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,16 +139,16 @@ class Communication:
             collective = self._note(method, group, arguments)
             work = self._timed(collective, original, group, arguments, options)
             if work is not None:
-                self._of_work[id(work)] = collective
-                if len(self._of_work) > _MAX_OPEN_WORKS:
-                    self._of_work.popitem(last=False)
+                self._by_work[id(work)] = collective
+                if len(self._by_work) > _MAX_OPEN_WORKS:
+                    self._by_work.popitem(last=False)
             return work
 
         return call
 
     def _watched_wait(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def wait(work: Work, *arguments: Any, **options: Any) -> Any:
-            collective = self._of_work.pop(id(work), self._last)
+            collective = self._by_work.pop(id(work), self.last)
             return self._timed(collective, original, work, arguments, options)
 
         return wait
@@ -176,10 +163,10 @@ class Communication:
     ) -> Any:
         clock = self.clock
         begin = clock.now()
-        self._waits_in = collective
-        # Where this raises, the rank ends, and the collective is what it waited for.
+        self._waiting = collective
+        # If the call raises, the rank ends, and `current` remains this collective.
         result = call(receiver, *arguments, **options)
-        self._waits_in = None
+        self._waiting = None
         end = clock.now()
         clock.add(self._span, begin, end)
         unfinished = self._unfinished
@@ -191,7 +178,7 @@ class Communication:
 
     def _note(self, method: str, group: ProcessGroup, arguments: tuple[Any, ...]) -> Collective:
         name = _NAMES[method]
-        key, words, members = self._place(group)
+        key, words, members = self._describe(group)
         if name in ("send", "receive"):
             peer = members[arguments[1]]
             ends = (self._groups.rank, peer) if name == "send" else (peer, self._groups.rank)
@@ -199,7 +186,7 @@ class Communication:
             words = f"to rank {peer}" if name == "send" else f"from rank {peer}"
         number = self._counts.get(key, 0) + 1
         self._counts[key] = number
-        self._last = Collective(
+        self.last = Collective(
             name=name,
             group=words,
             key=key,
@@ -207,31 +194,31 @@ class Communication:
             number=number,
             num_bytes=_num_bytes(arguments[0]) if arguments else 0,
         )
-        return self._last
+        return self.last
 
-    def _place(self, group: ProcessGroup) -> tuple[str, str, tuple[int, ...]]:
+    def _describe(self, group: ProcessGroup) -> tuple[str, str, tuple[int, ...]]:
         name = group.group_name
-        if name not in self._places:
+        if name not in self._known_groups:
             members = tuple(dist.get_process_group_ranks(group))
             words = describe_members(members, self._groups)
             key = f"{words}, {len(members)} from {members[0]} to {members[-1]}"
-            self._places[name] = key, f"of {words}", members
-        return self._places[name]
+            self._known_groups[name] = key, f"of {words}", members
+        return self._known_groups[name]
 
 
 def describe_members(members: Sequence[int], groups: Groups) -> str:
-    """Say who is in a group: the axes of the layout along which its ranks differ.
+    """Describe a group by the axes of the layout along which its ranks differ.
 
     Args:
-        members: their ranks.
-        groups: gives the layout.
+        members: ranks of the group.
+        groups: any rank's groups, which give the layout.
     """
     if len(members) == groups.world_size:
         return "all ranks"
-    places = [place_of(member, groups) for member in members]
+    coordinates = [coordinates_of(member, groups) for member in members]
     axes = [
         axis
-        for axis, values in zip(Place._fields, zip(*places, strict=True), strict=True)
+        for axis, values in zip(Coordinates._fields, zip(*coordinates, strict=True), strict=True)
         if len(set(values)) > 1
     ]
     return f"the {' and '.join(axes) or 'one-rank'} group"

@@ -1,9 +1,7 @@
-"""How long parts of a step take: on the host, or on a GPU without making it wait.
+"""Measures the parts of a step, on the host, or on a GPU without synchronizing it.
 
-On a CPU a call ends when its work does, and the host's clock tells. A GPU works long after the
-call: there a mark is an event in its queue, and seconds are known once it has come past.
-
-Source: ours.
+On a CPU a call ends when its work does, so the host's clock measures it. A GPU works long after the
+call: there a mark is an event in its queue, and the seconds are known once the GPU has passed it.
 """
 
 import time
@@ -16,34 +14,34 @@ import torch
 
 
 class Span(NamedTuple):
-    """What seconds were spent on."""
+    """A kind of work that seconds are counted for."""
 
     part: str
     """Part of the step; empty between parts."""
     is_communication: bool
-    """Whether they went into a collective within that part."""
+    """Whether the seconds were spent in a collective within that part."""
 
 
 class SpanClock(ABC):
-    """Adds up seconds by what they were spent on."""
+    """Adds up seconds by span."""
 
     def __init__(self) -> None:
         self._seconds: dict[Span, float] = {}
 
     @abstractmethod
     def now(self) -> Any:
-        """Return a mark of this moment of the work."""
+        """Return a mark of the current point of the work."""
 
     @abstractmethod
     def is_past(self, mark: Any) -> bool:
-        """Return whether the work has come past a mark; any thread may ask."""
+        """Return whether the work has passed a mark; any thread may ask."""
 
     @abstractmethod
     def add(self, span: Span, begin: Any, end: Any) -> None:
         """Add the time between two marks."""
 
     def read(self) -> dict[Span, float]:
-        """Return the seconds since the last call; waits until all work so far is done."""
+        """Return the seconds since the last call; waits for all work so far."""
         seconds, self._seconds = self._seconds, {}
         return seconds
 
@@ -52,14 +50,14 @@ class SpanClock(ABC):
 
 
 class HostClock(SpanClock):
-    """Where the host computes."""
+    """The clock of work on the host."""
 
     def now(self) -> float:
-        """Return seconds of a clock that never goes back."""
+        """Return the seconds of a monotonic clock."""
         return time.perf_counter()
 
     def is_past(self, mark: float) -> bool:
-        """Return True: what is marked has happened."""
+        """Return True, as work on the host has passed every mark."""
         return True
 
     def add(self, span: Span, begin: float, end: float) -> None:
@@ -68,10 +66,10 @@ class HostClock(SpanClock):
 
 
 class DeviceClock(SpanClock):
-    """Where a GPU computes.
+    """The clock of work on a GPU.
 
-    What runs on side streams, such as ZeRO 3's gathering ahead, hides behind the computation and
-    is not counted.
+    Work on side streams, such as ZeRO 3's prefetching, overlaps with the computation and is not
+    counted.
     """
 
     def __init__(
@@ -93,11 +91,11 @@ class DeviceClock(SpanClock):
         return event
 
     def is_past(self, mark: Any) -> bool:
-        """Return whether the GPU has come past an event."""
+        """Return whether the GPU has passed an event."""
         return bool(mark.query())
 
     def add(self, span: Span, begin: Any, end: Any) -> None:
-        """Add the time between two events, once the GPU has come past them."""
+        """Add the time between two events, once the GPU has passed them."""
         if self._is_main_stream():
             self._pending.append((span, begin, end))
         while self._pending and self.is_past(self._pending[0][2]):
@@ -112,7 +110,7 @@ class DeviceClock(SpanClock):
 
     def _fold(self) -> None:
         span, begin, end = self._pending.popleft()
-        self._count(span, begin.elapsed_time(end) / 1000)  # events tell milliseconds
+        self._count(span, begin.elapsed_time(end) / 1000)  # from milliseconds
 
 
 def clock_of(device: torch.device) -> SpanClock:

@@ -1,11 +1,9 @@
-"""Where the seconds of a step go: data, forward, backward, optimizer, communication, and the rest.
+"""Splits the seconds of a step: data, forward, backward, optimizer, communication and other.
 
-The parts do not overlap. What a rank spends in collectives, its waiting for other ranks included,
-is communication wherever it happens, and is missing from the part that it happens in; the loss
-belongs to the forward pass, recomputed activations to the backward pass. Their sum is the step: on
-a CPU exactly, on a GPU as far as the host does not run ahead of it.
-
-Source: ours.
+The parts do not overlap. Time in collectives, waiting for other ranks included, counts as
+communication and not to the part that the collective is in. The loss belongs to the forward pass,
+recomputed activations to the backward pass. The parts add up to the step: on a CPU exactly, on a
+GPU as far as the host does not run ahead of it.
 """
 
 import time
@@ -15,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.engine.library_patches import replaced
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.span_clock import Span
 
@@ -32,18 +31,18 @@ _PART_OF_INSTRUCTION = {
     "ReduceGrads": BACKWARD,
     "OptimizerStep": OPTIMIZER,
 }
-"""DeepSpeed's instructions to a stage; the others send and receive."""
+"""Parts of DeepSpeed's instructions to a stage; the other instructions send and receive."""
 
 
 class StepTimes:
-    """Adds up the parts of steps between two log lines."""
+    """Adds up the parts of the steps between two log lines."""
 
     def __init__(self, communication: Communication, optimizer_calls_per_step: int) -> None:
-        """Begin to count.
+        """Start counting.
 
         Args:
-            communication: open; tells the time spent in collectives.
-            optimizer_calls_per_step: calls of what `timed` is told to be the optimizer.
+            communication: open record, whose clock has the time spent in collectives.
+            optimizer_calls_per_step: calls per step of the function that is timed as optimizer.
         """
         self.work_seconds_per_step = 0.0
         """Wall-clock seconds per step without communication, before the last `read`."""
@@ -55,7 +54,7 @@ class StepTimes:
         self._since = time.perf_counter()
 
     def read(self) -> dict[str, float]:
-        """Return the seconds per step since the last call, nothing if there was no step."""
+        """Return the seconds per step since the last call; empty if there was no step."""
         spans = self._communication.clock.read()
         now = time.perf_counter()
         wall = now - self._since - self._paused_seconds
@@ -76,7 +75,7 @@ class StepTimes:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Count what happens inside as data."""
+        """Count the block as data."""
         self.begin(DATA)
         try:
             yield
@@ -85,7 +84,7 @@ class StepTimes:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out what happens inside: saving, drawing, all that is no step."""
+        """Do not count the block, which is no part of a step, such as saving or drawing."""
         begun = time.perf_counter()
         self._communication.part = _PAUSED
         try:
@@ -95,13 +94,13 @@ class StepTimes:
             self._paused_seconds += time.perf_counter() - begun
 
     def begin(self, part: str) -> None:
-        """End the part that is being counted, and begin another."""
+        """End the current part, if any, and begin another."""
         self.end()
         self._open = part, self._communication.clock.now()
         self._communication.part = part
 
     def end(self) -> None:
-        """End the part that is being counted, if there is one."""
+        """End the current part, if any."""
         if self._open is not None:
             part, begun = self._open
             clock = self._communication.clock
@@ -112,7 +111,7 @@ class StepTimes:
     def timed(
         self, part: str, call: Callable[..., Any], *, stays_open: bool = False
     ) -> Callable[..., Any]:
-        """Return `call`, counted as a part; with `stays_open` the part lasts until the next."""
+        """Return `call` timed as a part; with `stays_open` the part lasts until the next one."""
 
         def counted(*arguments: Any, **options: Any) -> Any:
             self.begin(part)
@@ -128,11 +127,11 @@ class StepTimes:
 
 @contextmanager
 def instrument(engine: Engine, communication: Communication) -> Iterator[StepTimes]:
-    """Time an engine's steps while the block runs.
+    """Time an engine's steps in the block.
 
     Args:
         engine: plain or pipeline.
-        communication: open.
+        communication: open record of its collectives.
     """
     inner = engine.deepspeed_engine
     instructions = getattr(inner, "_INSTRUCTION_MAP", None)
@@ -147,14 +146,11 @@ def instrument(engine: Engine, communication: Communication) -> Iterator[StepTim
         attributes: dict[str, Any] = {"_INSTRUCTION_MAP": wrapped}
     else:
         attributes = {
-            "forward": step_times.timed(FORWARD, inner.forward, stays_open=True),  # the loss too
+            "forward": step_times.timed(
+                FORWARD, inner.forward, stays_open=True
+            ),  # includes the loss
             "backward": step_times.timed(BACKWARD, inner.backward),
             "step": step_times.timed(OPTIMIZER, inner.step),
         }
-    for name, value in attributes.items():  # on the instance, in front of its class's
-        setattr(inner, name, value)
-    try:
+    with replaced(inner, **attributes):  # on the instance, before the class
         yield step_times
-    finally:
-        for name in attributes:
-            delattr(inner, name)

@@ -44,11 +44,11 @@ def share(rank: int = 0, ranks: int = 1) -> Share:
 def steps_of(
     sequence: ImageSequence, first: int, last: int, *, ranks: int = 1
 ) -> list[torch.Tensor]:
-    """Return the global batches of some steps, the ranks' shares side by side."""
+    """Return the global batches of the steps after `first`, the ranks' shares side by side."""
     shares: list[list[torch.Tensor]] = [[] for _ in range(first, last)]
     for rank in range(ranks):
         with closing(ImageBatches(sequence, share(rank, ranks))) as batches:
-            for step, parts in enumerate(shares, start=first):
+            for step, parts in enumerate(shares, start=first + 1):
                 parts.append(batches.at(step))
     return [torch.cat(parts) for parts in shares]
 
@@ -202,7 +202,7 @@ def test_pictures_in_quarantine_are_replaced_and_no_other_changes(
 def test_closing_leaves_neither_processes_nor_threads(shards: tuple[Path, Manifest]) -> None:
     before = {*multiprocessing.active_children()}, {*threading.enumerate()}
     batches = ImageBatches(images_of(*shards, loader=LoaderConfig(num_workers=2)), share())
-    batches.at(0)
+    batches.at(1)
     batches.for_evaluation(0, 4)
     during = {*multiprocessing.active_children()} - before[0]
 

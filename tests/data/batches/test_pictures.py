@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.data.batches.image_batches import ImageReader, ImageRows
 from ernie_vilg.data.batches.pictures import decode_picture
-from ernie_vilg.data.shards.damage import DamagedSampleError, LossAccount, LossLimits
+from ernie_vilg.data.shards.damage import DamageAccount, DamagedSampleError, DamageLimits
 from tests.data.image_shards import images_of, write_image_shards
 
 SIZE = 32
@@ -283,19 +283,19 @@ def test_of_a_shard_the_unusable_pictures_are_counted_by_reason(tmp_path: Path) 
     num_usable = len(CONVERTED) + len(TURNED)
     rows = read_all(tmp_path, num_usable + len(REFUSED))
 
-    account = LossAccount(LossLimits(max_consecutive=100, max_samples=100))
-    account.add(rows.losses, rows.places.is_lost)
+    account = DamageAccount(DamageLimits(max_consecutive=100, max_samples=100))
+    account.add(rows.findings, rows.places.is_damaged)
     assert account.reasons == {"unreadable_image": 10, "image_size": 3}
-    assert sorted(loss.key for loss in rows.losses) == [
+    assert sorted(finding.key for finding in rows.findings) == [
         f"{index:06d}" for index in range(num_usable, num_usable + len(REFUSED))
     ]
-    assert int(rows.places.is_lost.sum()) == len(REFUSED)
+    assert int(rows.places.is_damaged.sum()) == len(REFUSED)
     assert int(rows.places.index.max()) < num_usable  # others stand in their places
 
 
 def test_what_replaces_unusable_pictures_is_the_same_in_every_run(tmp_path: Path) -> None:
     first, second = (read_all(tmp_path / name, 80) for name in ("first", "second"))
 
-    assert first.places.is_lost.any()
+    assert first.places.is_damaged.any()
     assert np.array_equal(first.places.index, second.places.index)
     assert np.array_equal(first.pictures, second.pictures)

@@ -24,7 +24,7 @@ GLOBAL_BATCH = 12
 def step_of(
     folder: Path,
     manifest: Manifest,
-    step: int = 0,
+    step: int = 1,
     *,
     rank: int = 0,
     size: int = 1,
@@ -54,14 +54,14 @@ def samples_at(folder: Path, manifest: Manifest, step: int, size: int) -> list[i
 def test_any_number_of_replicas_reads_the_same_global_batch(tmp_path: Path, size: int) -> None:
     manifest = write_token_shards(tmp_path, [9, 11, 5, 8])
 
-    for step in range(6):  # two epochs and a bit
+    for step in range(1, 7):  # two epochs and a bit
         assert samples_at(tmp_path, manifest, step, size) == samples_at(tmp_path, manifest, step, 1)
 
 
 def test_an_epoch_reads_every_sample_once(tmp_path: Path) -> None:
     manifest = write_token_shards(tmp_path, [9, 11, 5, 11])  # 36 samples, three steps
 
-    seen = [code for step in range(3) for code in samples_at(tmp_path, manifest, step, 2)]
+    seen = [code for step in (1, 2, 3) for code in samples_at(tmp_path, manifest, step, 2)]
 
     assert sorted(seen) == list(range(36))
 

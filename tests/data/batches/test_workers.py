@@ -66,21 +66,21 @@ def test_a_killed_worker_is_an_error_and_the_next_run_goes_on(
     shards: tuple[Path, Manifest], no_leftovers: None
 ) -> None:
     with closing(batches_of(shards, LoaderConfig(num_workers=0))) as expected:
-        sequence = [numbers(expected, step) for step in range(60)]
+        sequence = [numbers(expected, step) for step in range(1, 61)]
     before = set(multiprocessing.active_children())
     loader = LoaderConfig(num_workers=2, timeout_seconds=60)
     seen = []
 
     with closing(batches_of(shards, loader)) as batches:
-        seen += [numbers(batches, 0), numbers(batches, 1)]
+        seen += [numbers(batches, 1), numbers(batches, 2)]
         workers = set(multiprocessing.active_children()) - before
         assert len(workers) == 2
         os.kill(next(iter(workers)).pid or 0, signal.SIGKILL)
         with pytest.raises(RuntimeError, match=r"data worker with pid \[\d+\] ended .*worker 0: "):
-            seen += (numbers(batches, step) for step in range(2, 60))
+            seen += (numbers(batches, step) for step in range(3, 61))
     done = len(seen)
     with closing(batches_of(shards, loader)) as batches:
-        seen += [numbers(batches, step) for step in range(done, done + 4)]
+        seen += [numbers(batches, step) for step in range(done + 1, done + 5)]
 
     assert seen == sequence[: done + 4]
 
@@ -119,7 +119,7 @@ def test_a_stalled_read_is_an_error_that_names_the_shard(
         closing(PrefetchedSteps(partial(StalledSteps, sequence), loader)) as steps,
         pytest.raises(TimeoutError, match=r"no batch for 2 s .*reading shard .*tokens-00001.tar"),
     ):
-        steps.at(0)
+        steps.at(1)
 
     assert time.monotonic() - started < 30
 
@@ -134,7 +134,7 @@ def test_an_error_of_a_worker_is_that_of_the_rank(
         closing(batches_of(shards, LoaderConfig(num_workers=1))) as batches,
         pytest.raises(DamagedShardError, match=r"tokens-00000.tar is missing") as caught,
     ):
-        batches.at(0)
+        batches.at(1)
 
     assert caught.value.reason == "missing"
 
@@ -142,7 +142,7 @@ def test_an_error_of_a_worker_is_that_of_the_rank(
 def test_closing_ends_every_process(shards: tuple[Path, Manifest], no_leftovers: None) -> None:
     batches = batches_of(shards, LoaderConfig(num_workers=2))
     before = set(multiprocessing.active_children())
-    numbers(batches, 0)
+    numbers(batches, 1)
     assert len(set(multiprocessing.active_children()) - before) == 2
 
     batches.close()
@@ -162,13 +162,13 @@ from tests.data.batches.test_workers import batches_of, numbers
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     batches = batches_of((folder, read_manifest(folder, "token")), LoaderConfig(num_workers=2))
-    numbers(batches, 0)
+    numbers(batches, 1)
     workers = [process.pid for process in multiprocessing.active_children()]
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         for pid in (*workers, _forkserver._forkserver_pid):
             os.kill(pid, number)
     time.sleep(6)  # torch's workers look every 5 s whether their parent is there
-    for step in range(1, 20):
+    for step in range(2, 21):
         numbers(batches, step)
     os.kill(workers[0], signal.SIGSTOP)
     print(*workers, _forkserver._forkserver_pid, flush=True)
@@ -208,7 +208,7 @@ def test_batches_for_a_gpu_are_in_pinned_memory(
     shards: tuple[Path, Manifest], workers: int
 ) -> None:
     with closing(batches_of(shards, LoaderConfig(num_workers=workers), pin_memory=True)) as batches:
-        (batch,) = batches.at(0)
+        (batch,) = batches.at(1)
 
     assert batch.codes.is_pinned() and batch.text.is_pinned()  # noqa: PT018
     assert torch.equal(batch.codes.to("cuda").cpu(), batch.codes)

@@ -1,4 +1,4 @@
-"""What is written about updates that were left out can be read again, whatever happened since."""
+"""Records of skipped updates can be read again, whatever happened since."""
 
 import json
 from dataclasses import replace
@@ -41,7 +41,7 @@ def places_of(shard_index: list[int], index: list[int]) -> Places:
         shard_index=np.array(shard_index),
         index=np.array(index),
         is_replaced=np.zeros(count, bool),
-        is_lost=np.zeros(count, bool),
+        is_damaged=np.zeros(count, bool),
     )
 
 

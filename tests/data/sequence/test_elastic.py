@@ -40,7 +40,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
 def steps_of(
     shards: tuple[Path, Manifest], first: int, last: int, *, replicas: int, workers: int = 0
 ) -> list[list[int]]:
-    """Return the numbers of the samples in each step, replica after replica."""
+    """Return the samples' numbers in each step after the `first` ones, replica after replica."""
     folder, manifest = shards
     sequence = sequence_of(
         folder, manifest, MODEL, seed=3, loader=LoaderConfig(num_workers=workers)
@@ -49,7 +49,7 @@ def steps_of(
     for rank in range(replicas):
         share = Share(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas)
         with closing(TokenBatches(sequence, share, micro_batch_size=1)) as batches:
-            for step, samples in enumerate(seen, start=first):
+            for step, samples in enumerate(seen, start=first + 1):
                 samples += [int(batch.codes[0, 0]) for batch in batches.at(step)]
     return seen
 
@@ -107,14 +107,14 @@ def test_steps_may_be_asked_for_in_any_order(
     with closing(TokenBatches(sequence, share, micro_batch_size=GLOBAL_BATCH)) as batches:
         for step in (4, 5, 1, 1, 2):
             (batch,) = batches.at(step)
-            assert batch.codes[:, 0].tolist() == uninterrupted[step]
+            assert batch.codes[:, 0].tolist() == uninterrupted[step - 1]
 
 
 @settings(deadline=None)
 @given(
     data_size=st.integers(1, 64),
     micro_batches=st.integers(1, 5),
-    step=st.integers(0, 1 << 40),
+    step=st.integers(1, 1 << 40),
 )
 def test_the_shares_of_a_step_are_its_positions_in_order(
     data_size: int, micro_batches: int, step: int
@@ -128,7 +128,7 @@ def test_the_shares_of_a_step_are_its_positions_in_order(
         ).positions(step)
     ]
 
-    assert positions == list(range(step * size, (step + 1) * size))
+    assert positions == list(range((step - 1) * size, step * size))
 
 
 def test_the_manifest_on_disk_gives_the_same_sequence(

@@ -86,7 +86,7 @@ def test_a_damaged_shard_is_lost_whole_and_counted_exactly(
     epoch = read_epoch(tmp_path, manifest)
 
     damaged = set(range(20, 40))
-    assert epoch.num_lost == 20
+    assert epoch.num_damaged == 20
     assert not damaged & set(epoch.numbers)
     # Consumed = manifest - reported, each once; every other position has a replacement.
     assert sorted(epoch.own) == sorted(set(range(NUM_SAMPLES)) - damaged)
@@ -117,7 +117,7 @@ def test_no_sample_is_made_of_two_shards(tmp_path: Path) -> None:
     epoch = read_epoch(tmp_path, replace(manifest, shards=shards))
 
     assert epoch.captions == epoch.numbers
-    assert epoch.num_lost == 20
+    assert epoch.num_damaged == 20
     assert 40 in epoch.numbers
 
 
@@ -135,12 +135,12 @@ def test_a_shard_that_is_not_the_manifests_is_found(
 ) -> None:
     manifest = write_token_shards(tmp_path, SIZES)
     first, second = (tmp_path / manifest.shards[index].file for index in (1, 2))
-    lost = {1}
+    damaged = {1}
     if change == "swap":
         first_bytes, second_bytes = first.read_bytes(), second.read_bytes()
         first.write_bytes(second_bytes)
         second.write_bytes(first_bytes)
-        lost = {1, 2}
+        damaged = {1, 2}
     elif change == "remove":
         first.unlink()
     elif change == "duplicate":
@@ -150,12 +150,12 @@ def test_a_shard_that_is_not_the_manifests_is_found(
 
     epoch = read_epoch(tmp_path, manifest)
 
-    assert {loss.reason for loss in epoch.findings.values()} == {reason}
-    assert {loss.shard for loss in epoch.findings.values()} == {
-        manifest.shards[index].file for index in lost
+    assert {finding.reason for finding in epoch.findings.values()} == {reason}
+    assert {finding.shard for finding in epoch.findings.values()} == {
+        manifest.shards[index].file for index in damaged
     }
     assert sorted(epoch.own) == [
-        number for number in range(NUM_SAMPLES) if number // 20 not in lost
+        number for number in range(NUM_SAMPLES) if number // 20 not in damaged
     ]
 
 
@@ -220,7 +220,9 @@ def test_samples_that_were_written_wrongly_are_counted_by_reason(tmp_path: Path)
 
     epoch = read_epoch(tmp_path, replace(manifest, shards=shards), loader=SKIP)
 
-    reasons = Counter(loss.reason for loss in epoch.findings.values() if loss.shard == path.name)
+    reasons = Counter(
+        finding.reason for finding in epoch.findings.values() if finding.shard == path.name
+    )
     # "../../25.json" is a sample of its own, without a key, between the other members of 25.
     assert reasons == {"members": 1, "not_adjacent": 2, "duplicate_key": 1, "key": 1}
     assert not {21, 22, 24, 25} & set(epoch.numbers)
@@ -264,8 +266,13 @@ def test_a_sample_out_of_range_is_lost_alone(
 
     epoch = read_epoch(tmp_path, manifest)
 
-    (loss,) = epoch.findings.values()
-    assert (loss.reason, loss.key, loss.index, loss.num_samples) == (reason, "00000033", 13, 1)
+    (finding,) = epoch.findings.values()
+    assert (finding.reason, finding.key, finding.index, finding.num_samples) == (
+        reason,
+        "00000033",
+        13,
+        1,
+    )
     assert sorted(epoch.own) == [number for number in range(NUM_SAMPLES) if number != 33]
     with pytest.raises(DamageError, match="00000033"):
         read_epoch(tmp_path, manifest, loader=LoaderConfig(num_workers=0))
@@ -323,7 +330,7 @@ def test_replacements_do_not_depend_on_layout_or_workers(tmp_path: Path) -> None
         for rank in range(replicas):
             share = Share(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas)
             with closing(TokenBatches(sequence, share, micro_batch_size=GLOBAL_BATCH)) as batches:
-                for step, numbers in enumerate(seen):
+                for step, numbers in enumerate(seen, start=1):
                     numbers += batches.at(step)[0].codes[:, 0].tolist()
         return seen
 
@@ -351,7 +358,7 @@ def test_a_sample_in_quarantine_leaves_all_other_positions_as_they_were(
     ]
     assert sorted(changed) == [7, 33]
     assert not {7, 33} & set(epoch.numbers)
-    assert not epoch.findings  # left out is not lost
+    assert not epoch.findings  # left out is not damaged
     (idle,) = caplog.messages
     assert "line of shard 'tokens-00001.tar', key '00000008'" in idle
     assert "has no such key" in idle

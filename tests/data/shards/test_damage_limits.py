@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_vilg.data.shards.damage import Loss, LossAccount, LossLimits
+from ernie_vilg.data.shards.damage import DamageAccount, DamageFinding, DamageLimits
 from ernie_vilg.errors import InputError
 from tests.data.epochs import (
     SIZES,
@@ -17,22 +17,28 @@ from tests.data.epochs import (
 from tests.data.token_shards import write_token_shards
 
 
-def test_too_many_losses_stop_a_run_that_skips(tmp_path: Path) -> None:
+def test_too_much_damage_stops_a_run_that_skips(tmp_path: Path) -> None:
     manifest = write_token_shards(tmp_path, SIZES)
     (tmp_path / manifest.shards[2].file).unlink()
 
-    with pytest.raises(ValueError, match=r"20 samples are lost where loader.max_lost_fraction"):
-        read_epoch(tmp_path, manifest, loader=replace(SKIP, max_lost_fraction=0.2))
-    assert read_epoch(tmp_path, manifest, loader=replace(SKIP, max_lost_fraction=0.25)).num_lost
+    with pytest.raises(
+        ValueError, match=r"20 samples are damaged where loader.max_damaged_fraction"
+    ):
+        read_epoch(tmp_path, manifest, loader=replace(SKIP, max_damaged_fraction=0.2))
+    assert read_epoch(
+        tmp_path, manifest, loader=replace(SKIP, max_damaged_fraction=0.25)
+    ).num_damaged
 
 
-def test_losses_in_a_row_stop_a_run_that_skips(tmp_path: Path) -> None:
+def test_consecutive_damaged_samples_stop_a_run_that_skips(tmp_path: Path) -> None:
     manifest = write_token_shards(tmp_path, SIZES)
     for shard in manifest.shards[:3]:
         (tmp_path / shard.file).unlink()
 
-    with pytest.raises(ValueError, match=r"samples in a row are lost, loader.max_consecutive"):
-        read_epoch(tmp_path, manifest, loader=replace(SKIP, max_consecutive_losses=5))
+    with pytest.raises(
+        ValueError, match=r"consecutive samples are damaged, loader.max_consecutive"
+    ):
+        read_epoch(tmp_path, manifest, loader=replace(SKIP, max_consecutive_damaged=5))
 
 
 def test_a_data_set_with_nothing_usable_stops_instead_of_searching_for_ever(
@@ -57,35 +63,39 @@ def test_a_data_set_with_nothing_usable_stops_instead_of_searching_for_ever(
         pytest.param(["1101", "1011"], False, id="broken by one good sample"),
     ],
 )
-def test_a_run_of_losses_is_counted_over_batches(batches: list[str], stops: bool) -> None:
-    account = LossAccount(LossLimits(max_consecutive=3, max_samples=1000))
-    finding = Loss(
+def test_consecutive_damaged_samples_are_counted_over_batches(
+    batches: list[str], stops: bool
+) -> None:
+    account = DamageAccount(DamageLimits(max_consecutive=3, max_samples=1000))
+    finding = DamageFinding(
         data_set="main", shard="a.tar", index=0, key="0", num_samples=1, reason="x", detail="",
         position=0,
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         if stops:
-            stack.enter_context(pytest.raises(ValueError, match="3 samples in a row are lost"))
+            stack.enter_context(
+                pytest.raises(ValueError, match="3 consecutive samples are damaged")
+            )
         for batch in batches:
             account.add([finding], np.array([digit == "1" for digit in batch]))
 
 
-def test_as_many_losses_as_the_limit_says_are_borne_and_not_one_more() -> None:
-    account = LossAccount(LossLimits(max_consecutive=100, max_samples=3))
+def test_as_much_damage_as_the_limit_says_is_tolerated_and_not_one_more() -> None:
+    account = DamageAccount(DamageLimits(max_consecutive=100, max_samples=3))
     kept = np.array([False])
 
     account.add([_shard_of_two("a")], kept)
     account.add([_sample("b", 0)], kept)  # 3 in all
-    with pytest.raises(InputError, match=r"4 samples are lost .* allows 3"):
+    with pytest.raises(InputError, match=r"4 samples are damaged .* allows 3"):
         account.add([_sample("b", 1)], kept)
 
 
-def _shard_of_two(shard: str) -> Loss:
+def _shard_of_two(shard: str) -> DamageFinding:
     return replace(_sample(shard, 0), index=None, key="", num_samples=2)
 
 
-def _sample(shard: str, index: int) -> Loss:
-    return Loss(
+def _sample(shard: str, index: int) -> DamageFinding:
+    return DamageFinding(
         data_set="d",
         shard=shard,
         index=index,

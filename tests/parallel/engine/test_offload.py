@@ -50,7 +50,7 @@ def test_offload_changes_neither_steps_nor_checkpoint(
 
 @pytest.mark.distributed
 def test_a_run_may_be_resumed_with_its_optimizer_offloaded(tmp_path: Path) -> None:
-    """In bf16 under ZeRO 1 DeepSpeed takes another class for its optimizer then."""
+    """In bf16 under ZeRO 1, DeepSpeed uses another optimizer class when offloading."""
     before, after = (run_config(tmp_path, offload_optimizer=offload) for offload in (False, True))
 
     whole = run_distributed(take_steps, 2, before, torch.bfloat16, tmp_path)[0]

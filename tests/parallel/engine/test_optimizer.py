@@ -1,4 +1,4 @@
-"""AdamW's average of the weights is the one that its formula says."""
+"""AdamW's average of the weights follows its formula."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def adamw(weight: nn.Parameter, ema_decay: float) -> torch.optim.AdamW:
 def test_the_average_follows_the_weights_with_a_growing_decay() -> None:
     weight = nn.Parameter(torch.tensor([7.0]))
     optimizer = adamw(weight, ema_decay=0.3)
-    optimizer.param_groups[0]["lr"] = 0.0  # the weights are those that the test sets
+    optimizer.param_groups[0]["lr"] = 0.0  # the test sets the weights
     averages = []
     for value in (10.0, 20.0, 0.0, 4.0):
         weight.data.fill_(value)
@@ -46,8 +46,8 @@ def test_no_decay_builds_the_plain_optimizer() -> None:
     assert type(optimizer) is torch.optim.AdamW
 
 
-def test_a_run_that_goes_on_without_decay_forgets_the_average() -> None:
-    """Else it would be carried along, and could be exported long after it was true."""
+def test_a_run_resumed_without_decay_drops_the_average() -> None:
+    """A kept average would go stale and could be exported later."""
     weight = nn.Parameter(torch.zeros(1))
     averaging, plain = adamw(weight, ema_decay=0.9), adamw(weight, ema_decay=0.0)
     weight.grad = torch.ones(1)
@@ -59,7 +59,7 @@ def test_a_run_that_goes_on_without_decay_forgets_the_average() -> None:
     assert set(plain.state[weight]) == {"step", "exp_avg", "exp_avg_sq"}
 
 
-def test_a_run_that_goes_on_with_decay_starts_its_average_there() -> None:
+def test_a_run_resumed_with_decay_starts_its_average() -> None:
     weight = nn.Parameter(torch.zeros(1))
     plain, averaging = adamw(weight, ema_decay=0.0), adamw(weight, ema_decay=0.9)
     weight.grad = torch.ones(1)

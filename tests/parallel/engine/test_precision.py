@@ -1,4 +1,4 @@
-"""The setting auto is bf16 where the hardware multiplies it."""
+"""The setting auto is bf16 on hardware that multiplies it."""
 
 import pytest
 import torch

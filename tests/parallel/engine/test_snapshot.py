@@ -1,4 +1,4 @@
-"""A snapshot is the state at a moment, whatever training does with its tensors afterwards."""
+"""A snapshot does not change when training continues."""
 
 from collections import OrderedDict
 from dataclasses import replace
@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ernie_vilg.checkpoint.folder import checkpoint_path
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import CHECKPOINT_TAG, Engine
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
+from ernie_vilg.runs.run_folder import RunFolder
 from tests.distributed import run_distributed
 from tests.parallel.optimizer_runs import batches_of_step
 from tests.training.runs import checkpoints_of, tiny_run
 
 
 class Scaler:
-    """Stands for what DeepSpeed keeps beside tensors."""
+    """A fake of the objects that DeepSpeed saves beside tensors."""
 
     def __init__(self) -> None:
         self.scale = 2.0
@@ -46,7 +46,7 @@ def test_the_copy_does_not_change_with_the_original() -> None:
     assert snapshot.num_bytes == 8
 
 
-def test_a_view_brings_its_own_numbers_and_not_the_whole_buffer() -> None:
+def test_only_the_elements_of_a_view_are_copied() -> None:
     flat = torch.arange(1000.0)
     snapshot = Snapshot()
 
@@ -83,7 +83,7 @@ def test_the_next_snapshot_uses_the_same_memory() -> None:
     assert snapshot.num_bytes == 4 * (4 + 6)
 
 
-def test_the_versions_of_modules_come_along() -> None:
+def test_versions_of_modules_are_copied() -> None:
     state = nn.LayerNorm(2).state_dict()
     snapshot = Snapshot()
 
@@ -97,7 +97,7 @@ def test_the_versions_of_modules_come_along() -> None:
 def train_on_and_go_back(
     launch: Launch, config: PretrainConfig, stages: tuple[int, ...]
 ) -> list[tuple[bool, ...]]:
-    """Save in the background, train on, go back, train on again; per ZeRO stage."""
+    """Save in the background, train, roll back, and train again, for each ZeRO stage."""
     device = start_processes(launch, timeout_seconds=60)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -132,7 +132,7 @@ def _step(engine: Engine, step: int) -> Tensor:
 
 
 def _state(engine: Engine) -> list[Tensor]:
-    """Return every tensor that a checkpoint of this rank would hold."""
+    """Return every tensor of this rank's checkpoint."""
     snapshot = Snapshot()
     engine.save(snapshot)
     return [tensor for name in sorted(snapshot.files) for tensor in _tensors(snapshot.files[name])]
@@ -153,15 +153,15 @@ def _equal(left: list[Tensor], right: list[Tensor]) -> bool:
 
 
 @pytest.mark.distributed
-def test_training_that_goes_back_to_a_checkpoint_repeats_itself(tmp_path: Path) -> None:
-    """Row 5: what is read back is the state at the save, bit for bit, of ZeRO 1 and 3."""
+def test_training_repeats_itself_after_a_rollback(tmp_path: Path) -> None:
+    """The state at the save is restored bit for bit, under ZeRO 1 and 3."""
     config = tiny_run(tmp_path, steps=2)
     config = replace(config, checkpoint=replace(config.checkpoint, asynchronous=True))
 
     found = run_distributed(train_on_and_go_back, 2, config, (1, 3))
 
     assert found == [[(True, True, True)] * 2] * 2
-    files = checkpoint_path(Path(config.run_dir) / "1", 1) / CHECKPOINT_TAG
+    files = RunFolder(Path(config.run_dir) / "1").checkpoint(1) / CHECKPOINT_TAG
     assert sorted(path.name for path in files.iterdir()) == [
         "mp_rank_00_model_states.pt",
         "zero_pp_rank_0_mp_rank_00_optim_states.pt",

@@ -1,4 +1,4 @@
-"""The converter is told of every parameter how tensor parallelism splits it."""
+"""The patterns tell the converter how tensor parallelism splits every parameter."""
 
 import re
 from dataclasses import replace
@@ -21,10 +21,10 @@ WHOLE = replace(
 
 @pytest.mark.parametrize(
     "config",
-    [pytest.param(CONFIG, id="plain"), pytest.param(WHOLE, id="with all that can be added")],
+    [pytest.param(CONFIG, id="plain"), pytest.param(WHOLE, id="with all optional parts")],
 )
 def test_every_name_matches_the_patterns_of_its_split_alone(config: ModelConfig) -> None:
-    """A name missing from its patterns would be put together along the wrong dimension."""
+    """A parameter that matches no pattern would be joined along the wrong dimension."""
     info = universal_checkpoint_info(config)
     for name, _ in build_transformer(config).named_parameters():
         replicated = [p for p in info["tp_replicated_parameter_patterns"] if re.match(p, name)]

@@ -1,4 +1,4 @@
-"""An update that cannot be right is left out by all ranks alike, and changes nothing."""
+"""All ranks skip the same faulty updates, and a skipped update changes nothing."""
 
 import gc
 import json
@@ -25,12 +25,13 @@ from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE, build_adamw
 from ernie_vilg.parallel.engine.update_guard import (
     LEAST_DEVIATION,
     REASONS,
-    StepGuard,
-    Verdict,
-    judge,
+    Decision,
+    UpdateGuard,
+    skip_reason,
     spike_limit,
     updated_statistics,
 )
+from ernie_vilg.parallel.engine.zero_shards import zero_shards
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from tests.distributed import run_distributed
 from tests.parallel.optimizer_runs import batches_of_step, run_config
@@ -40,7 +41,7 @@ FP32, BF16 = torch.float32, torch.bfloat16
 OFFLOAD, PIPELINE = "offload_optimizer", "pipeline_parallel_size"
 TENSOR = "tensor_parallel_size"
 PLAN = ("", "", "nan", "", "inf", "", "spike", "")
-"""Faults of the steps of a run."""
+"""Fault to inject into each step of a run; empty: none."""
 
 
 def float64(*values: float) -> Tensor:
@@ -73,14 +74,14 @@ def test_statistics_beyond_the_window_forget() -> None:
     [
         pytest.param((100, 5, 0.25), GuardsConfig(), 5 + 10 * 0.5, id="ten deviations"),
         pytest.param(
-            (100, 5, 0), GuardsConfig(), 5 + 10 * LEAST_DEVIATION * 5, id="a loss that stands still"
+            (100, 5, 0), GuardsConfig(), 5 + 10 * LEAST_DEVIATION * 5, id="a constant loss"
         ),
         pytest.param((99, 5, 0.25), GuardsConfig(), math.inf, id="before the window is full"),
         pytest.param(
             (100, 5, 0.25),
             GuardsConfig(spike_deviations=0),
             math.inf,
-            id="spikes are not looked for",
+            id="no spike check",
         ),
     ],
 )
@@ -93,7 +94,7 @@ def test_limit_of_a_spike(
 @pytest.mark.parametrize(
     ("of_ranks", "loss", "reason"),
     [
-        pytest.param([[2.0, 1.0], [2.0, 1.0]], 2.0, "", id="all is well"),
+        pytest.param([[2.0, 1.0], [2.0, 1.0]], 2.0, "", id="no fault"),
         pytest.param([[2.0, 1.0], [2.0, math.nan]], 2.0, "nan", id="gradient of one rank"),
         pytest.param([[math.nan, 1.0], [2.0, 1.0]], math.nan, "nan", id="loss of one rank"),
         pytest.param([[2.0, math.inf], [2.0, 1.0]], 2.0, "inf", id="an infinite gradient"),
@@ -101,17 +102,15 @@ def test_limit_of_a_spike(
         pytest.param([[9.0, 1.0], [9.0, 1.0]], 9.0, "spike", id="a loss above the limit"),
     ],
 )
-def test_reason_to_leave_an_update_out(
-    of_ranks: list[list[float]], loss: float, reason: str
-) -> None:
+def test_reason_to_skip_an_update(of_ranks: list[list[float]], loss: float, reason: str) -> None:
     table = torch.tensor(of_ranks, dtype=torch.float64)
 
-    code = judge(table, float64(loss)[0], float64(8.0)[0])
+    code = skip_reason(table, float64(loss)[0], float64(8.0)[0])
 
     assert REASONS[int(code)] == reason
 
 
-def test_a_step_called_off_changes_neither_weights_moments_steps_nor_average() -> None:
+def test_a_skipped_step_changes_neither_weights_moments_steps_nor_average() -> None:
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
     optimizer: Any = build_adamw([weight], [], settings, ema_decay=0.5)
@@ -131,7 +130,7 @@ def test_a_step_called_off_changes_neither_weights_moments_steps_nor_average() -
         assert value.equal(before[key]), key
 
 
-def test_an_average_starts_at_the_first_step_that_is_made() -> None:
+def test_an_average_starts_at_the_first_step_that_is_not_skipped() -> None:
     weight = nn.Parameter(torch.tensor([1.0]))
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
     optimizer: Any = build_adamw([weight], [], settings, ema_decay=0.5)
@@ -145,7 +144,7 @@ def test_an_average_starts_at_the_first_step_that_is_made() -> None:
 
 
 class ScalingOptimizer:
-    """DeepSpeed's in float16, at an overflow."""
+    """A fake of DeepSpeed's float16 optimizer at an overflow."""
 
     def __init__(self) -> None:
         weight = nn.Parameter(torch.ones(1))
@@ -162,8 +161,8 @@ class ScalingOptimizer:
 @pytest.mark.parametrize(
     ("scales_loss", "reason"),
     [
-        pytest.param(True, "", id="float16: the loss scale is lowered, nobody's fault"),
-        pytest.param(False, "inf", id="else a fault"),
+        pytest.param(True, "", id="float16: DeepSpeed lowers the loss scale"),
+        pytest.param(False, "inf", id="a fault otherwise"),
     ],
 )
 def test_an_overflow_of_float16_is_no_fault(
@@ -173,8 +172,8 @@ def test_an_overflow_of_float16_is_no_fault(
     layout: Any = {"data_size": 1, "tensor_size": 1, "world_size": 1}
     groups: Any = SimpleNamespace(device=torch.device("cpu"), **layout)
     optimizer = ScalingOptimizer()
-    guard = StepGuard(
-        optimizer,
+    guard = UpdateGuard(
+        zero_shards(optimizer, data_rank=0),
         groups,
         GUARDS,
         read_loss=lambda: torch.tensor(2.0),
@@ -184,46 +183,46 @@ def test_an_overflow_of_float16_is_no_fault(
 
     optimizer.step()
 
-    assert guard.last_verdict().read().reason == reason
+    assert guard.last_decision().read().reason == reason
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What one rank saw of a run with faults."""
+    """One rank's observations of a run with faults."""
 
-    verdicts: list[Verdict]
-    """Of every step."""
+    decisions: list[Decision]
+    """Decision about every step."""
     skips: list[float]
-    """`Engine.last_skip` after every step."""
+    """Value of `Engine.last_skip` after every step."""
     is_unchanged: list[bool]
-    """Whether a step left the rank's weights and optimizer state as they were, bit for bit."""
+    """Whether each step left the rank's weights and optimizer state unchanged, bit for bit."""
     losses: list[float]
     """Mean loss of every step."""
 
 
-def spoiled_runs(
+def faulty_runs(
     launch: Launch, runs: list[tuple[PretrainConfig, torch.dtype]], faulty_rank: int
 ) -> list[Observed]:
-    """Train runs of one layout, each with all faults on one rank, between steps without."""
+    """Train runs of one layout, and inject all faults into each on one rank."""
     device = start_processes(launch, timeout_seconds=60)
     layout = runs[0][0].parallelism
     groups = build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
     observed = []
     for config, precision in runs:
         engine = build_engine(config, groups, precision)
-        observed.append(spoiled_run(engine, is_faulty=launch.rank == faulty_rank))
+        observed.append(faulty_run(engine, is_faulty=launch.rank == faulty_rank))
         del engine
         gc.collect()
     return observed
 
 
-def spoiled_run(engine: Engine, *, is_faulty: bool) -> Observed:
-    seen = Observed(verdicts=[], skips=[], is_unchanged=[], losses=[])
+def faulty_run(engine: Engine, *, is_faulty: bool) -> Observed:
+    seen = Observed(decisions=[], skips=[], is_unchanged=[], losses=[])
     for fault in PLAN:
         before = [tensor.clone() for tensor in state_tensors(engine)]
-        with spoiled(engine, fault if is_faulty else ""):
+        with injected(engine, fault if is_faulty else ""):
             losses = engine.train_batch(batches_of_step(engine, 0), learning_rate=1e-2)
-        seen.verdicts.append(engine.last_verdict().read())
+        seen.decisions.append(engine.last_decision().read())
         seen.skips.append(engine.last_skip.item())
         seen.losses.append(engine.mean_losses(losses)[0].item())
         after = state_tensors(engine)
@@ -238,7 +237,7 @@ def spoiled_run(engine: Engine, *, is_faulty: bool) -> Observed:
 
 
 def state_tensors(engine: Engine) -> list[Tensor]:
-    """Return this rank's weights, in both precisions, and its optimizer's state."""
+    """Return this rank's weights in both precisions and its optimizer state."""
     base = engine.deepspeed_engine.optimizer.optimizer
     tensors = [
         getattr(parameter, "ds_tensor", parameter).detach()
@@ -250,10 +249,10 @@ def state_tensors(engine: Engine) -> list[Tensor]:
 
 
 @contextmanager
-def spoiled(engine: Engine, fault: str) -> Iterator[None]:
-    """Have one rank's gradient, or its loss, go wrong in a step."""
+def injected(engine: Engine, fault: str) -> Iterator[None]:
+    """Inject a fault into this rank's gradient or loss in the block."""
     if fault in ("nan", "inf"):
-        # On tensor ranks above 0, a gradient of this kind is missing from DeepSpeed's norm.
+        # DeepSpeed's norm does not count gradients of unsplit parameters on tensor ranks above 0.
         parameter = next(
             value for name, value in engine.local_parameters() if split_dimension(name) is None
         )
@@ -274,15 +273,15 @@ def ten_fold(losses: Any) -> Any:
     return replace(losses, total=10 * losses.total)
 
 
-def spoil(
+def observe(
     folder: Path, runs: list[tuple[dict[str, Any], torch.dtype]], faulty_rank: int
 ) -> list[list[Observed]]:
-    """Return what each rank observed of each run."""
+    """Return the observations of each run on all ranks."""
     configs = [
         (replace(run_config(folder, ema_decay=0.5, **layout), guards=GUARDS), precision)
         for layout, precision in runs
     ]
-    ranks = run_distributed(spoiled_runs, 2, configs, faulty_rank)
+    ranks = run_distributed(faulty_runs, 2, configs, faulty_rank)
     return [list(of_run) for of_run in zip(*ranks, strict=True)]
 
 
@@ -296,41 +295,41 @@ def both(*layouts: dict[str, Any]) -> list[tuple[dict[str, Any], torch.dtype]]:
     [
         pytest.param(
             [({"zero_stage": 2}, BF16), ({"zero_stage": 3}, FP32), ({OFFLOAD: True}, BF16)],
-            id="of two replicas",
+            id="two replicas",
         ),
-        pytest.param([({PIPELINE: 2}, BF16)], id="of two stages"),
-        pytest.param([({TENSOR: 2}, BF16)], id="of two tensor ranks"),
+        pytest.param([({PIPELINE: 2}, BF16)], id="two stages"),
+        pytest.param([({TENSOR: 2}, BF16)], id="two tensor ranks"),
         pytest.param(
             both(
                 *({"zero_stage": zero, OFFLOAD: off} for zero in (1, 2, 3) for off in (False, True))
             ),
-            id="of two replicas, all engines",
+            id="two replicas, all engines",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             both({PIPELINE: 2}, {PIPELINE: 2, OFFLOAD: True}),
-            id="of two stages, all engines",
+            id="two stages, all engines",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             both(*({TENSOR: 2, "zero_stage": zero} for zero in (1, 2, 3))),
-            id="of two tensor ranks, all engines",
+            id="two tensor ranks, all engines",
             marks=pytest.mark.slow,
         ),
     ],
 )
-def test_a_fault_of_one_rank_makes_all_leave_out_the_same_update(
+def test_a_fault_of_one_rank_makes_all_skip_the_same_update(
     tmp_path: Path, runs: list[tuple[dict[str, Any], torch.dtype]]
 ) -> None:
-    """Row 38: NaN, infinity or a jump of the loss on one rank changes no rank's weights."""
-    faulty_rank = 1  # whose gradients of unsplit parameters DeepSpeed's norm leaves out
-    for of_run in spoil(tmp_path, runs, faulty_rank):
+    """NaN, infinity or a spike on one rank changes no rank's weights."""
+    faulty_rank = 1  # DeepSpeed's norm does not count unsplit gradients there
+    for of_run in observe(tmp_path, runs, faulty_rank):
         for seen in of_run:
-            assert [verdict.reason for verdict in seen.verdicts] == list(PLAN)
+            assert [decision.reason for decision in seen.decisions] == list(PLAN)
             assert seen.is_unchanged == [bool(reason) for reason in PLAN]
             assert seen.skips == [float(bool(reason)) for reason in PLAN]
-            assert seen.verdicts[0].limit == math.inf
-            assert seen.verdicts[1].loss == pytest.approx(seen.losses[1], rel=1e-6)
+            assert seen.decisions[0].limit == math.inf
+            assert seen.decisions[1].loss == pytest.approx(seen.losses[1], rel=1e-6)
         first, second = of_run
-        assert repr(first.verdicts) == repr(second.verdicts)
-        assert first.verdicts[2].ranks
+        assert repr(first.decisions) == repr(second.decisions)
+        assert first.decisions[2].ranks

@@ -1,4 +1,4 @@
-"""The average of the weights is the same whatever the layout, and survives a restart."""
+"""The average of the weights is the same under every layout and after a restart."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tests.distributed import run_distributed
 from tests.parallel.optimizer_runs import HALFWAY, STEPS, run_config, take_steps
 
 EMA_DECAY = 0.3
-DECAYS = (3 / 12, 0.3, 0.3)  # of steps 2 to 4; the average starts at step 1
+DECAYS = (3 / 12, 0.3, 0.3)  # decays of steps 2 to 4; the average starts at step 1
 
 
 def saved_average(folder: Path) -> dict[str, torch.Tensor]:
@@ -22,7 +22,7 @@ def saved_average(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """Return the average of one process's weights, which kept none itself."""
+    """Compute the average from the weights of one process that keeps none itself."""
     folder = tmp_path_factory.mktemp("one process")
     result = run_distributed(take_steps, 1, run_config(folder), torch.float32, folder)[0]
     average = result.weights[0]
@@ -55,7 +55,7 @@ def test_every_layout_saves_the_average_of_one_process(
 
     assert set(average) == set(expected)
     for name, value in expected.items():
-        # Sums in another order: a few units of float32 in each of four steps.
+        # The order of sums changes a few units of float32 in each of four steps.
         torch.testing.assert_close(average[name].view(value.shape), value, rtol=0, atol=1e-6)
 
 

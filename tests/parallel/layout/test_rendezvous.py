@@ -1,4 +1,4 @@
-"""Row 53 of the fault list: ranks that do not find each other say where and why, in time."""
+"""Ranks that do not find each other say where and why, in time."""
 
 import os
 import socket
@@ -9,10 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from torch.distributed import Store
 
 from ernie_vilg.config.launch import Launch, RendezvousError
 from ernie_vilg.parallel.layout import groups
-from ernie_vilg.parallel.layout.rendezvous import MeetingPlace, meet
+from ernie_vilg.parallel.layout.rendezvous import StoreAddress, open_shared_store
 from ernie_vilg.system.ports import free_port
 
 TIMEOUT_SECONDS = 2.0
@@ -21,8 +22,8 @@ LENIENT = 5
 
 
 @pytest.fixture(autouse=True)
-def no_attempt_goes_on() -> Iterator[None]:
-    """Wait for attempts that nobody waits for: one that ends as the interpreter does aborts it."""
+def no_attempt_is_left() -> Iterator[None]:
+    """Wait for abandoned attempts: one that ends while the interpreter exits would abort it."""
     yield
     for thread in threading.enumerate():
         if thread.name == "rendezvous":
@@ -31,67 +32,71 @@ def no_attempt_goes_on() -> Iterator[None]:
 
 @pytest.fixture
 def mute_port() -> Iterator[int]:
-    """Return a port of a program that takes connections and never answers."""
+    """Return the port of a program that accepts connections and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield listener.getsockname()[1]
 
 
-def place(port: int, host: str = "127.0.0.1") -> MeetingPlace:
-    return MeetingPlace(host=host, port=port, is_kept_by_launcher=False, attempt="0")
+def address_of(port: int, host: str = "127.0.0.1") -> StoreAddress:
+    return StoreAddress(host=host, port=port, is_kept_by_launcher=False, attempt="0")
 
 
 def launch_of(rank: int, world_size: int) -> Launch:
     return Launch(rank=rank, local_rank=rank, world_size=world_size)
 
 
-def refusal(rank: int, world_size: int, where: MeetingPlace) -> str:
+def refusal(rank: int, world_size: int, address: StoreAddress) -> str:
     started = time.monotonic()
     with pytest.raises(RendezvousError) as caught:
-        meet(launch_of(rank, world_size), where, TIMEOUT_SECONDS)
+        open_shared_store(launch_of(rank, world_size), address, TIMEOUT_SECONDS)
     assert time.monotonic() - started < LENIENT * TIMEOUT_SECONDS
     return str(caught.value)
 
 
 def test_all_ranks_get_one_store() -> None:
-    where = place(free_port())
+    address = address_of(free_port())
+
+    def open_store(rank: int) -> Store:
+        return open_shared_store(launch_of(rank, 3), address, 60.0)
+
     with ThreadPoolExecutor() as pool:
-        stores = list(pool.map(lambda rank: meet(launch_of(rank, 3), where, 60.0), range(3)))
+        stores = list(pool.map(open_store, range(3)))
 
     stores[1].set("key", "value")
     assert [store.get("key") for store in stores] == [b"value"] * 3
 
 
 def test_missing_ranks_are_named() -> None:
-    where = place(free_port())
+    address = address_of(free_port())
     with ThreadPoolExecutor() as pool:
-        texts: list[Future[str]] = [pool.submit(refusal, rank, 4, where) for rank in (0, 2)]
+        texts: list[Future[str]] = [pool.submit(refusal, rank, 4, address) for rank in (0, 2)]
 
-    assert "2 of 4 ranks did not come within cluster.rendezvous_timeout_seconds=2: 1, 3" in (
+    assert "2 of 4 ranks did not join within cluster.rendezvous_timeout_seconds=2: 1, 3" in (
         texts[0].result()
     )
-    assert f"has met rank 0 at MASTER_ADDR=127.0.0.1, MASTER_PORT={where.port}" in (
+    assert f"reached rank 0 at MASTER_ADDR=127.0.0.1, MASTER_PORT={address.port}" in (
         texts[1].result()
     )
 
 
 def test_a_port_in_use_is_named(mute_port: int) -> None:
-    text = refusal(0, 2, place(mute_port))
+    text = refusal(0, 2, address_of(mute_port))
 
-    assert f"MASTER_PORT={mute_port}: another program of {socket.gethostname()} has this" in text
+    assert f"MASTER_PORT={mute_port}: another program on {socket.gethostname()} uses this" in text
     assert "--master_port" in text
 
 
-def test_a_port_of_another_program_is_not_waited_for_for_ever(mute_port: int) -> None:
+def test_waiting_for_another_program_on_the_port_ends(mute_port: int) -> None:
     assert f"does not reach rank 0 at MASTER_ADDR=127.0.0.1, MASTER_PORT={mute_port}" in refusal(
-        1, 2, place(mute_port)
+        1, 2, address_of(mute_port)
     )
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_wrong_address_is_named(rank: int) -> None:
-    text = refusal(rank, 2, place(free_port(), host="no-such-host.invalid"))
+    text = refusal(rank, 2, address_of(free_port(), host="no-such-host.invalid"))
 
     assert f"rank {rank} on {socket.gethostname()} does not reach rank 0" in text
     assert "MASTER_ADDR=no-such-host.invalid" in text
@@ -105,10 +110,10 @@ def test_no_address_is_one_message(monkeypatch: pytest.MonkeyPatch, host: str, p
     monkeypatch.setenv("MASTER_PORT", port)
 
     with pytest.raises(RendezvousError, match=f"MASTER_ADDR='{host}', MASTER_PORT='{port}'"):
-        groups._meeting_place()
+        groups._store_address()
 
 
-def test_where_torchruns_agent_keeps_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchruns_agent_keeps_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "MASTER_ADDR": "node1",
         "MASTER_PORT": "29500",
@@ -117,7 +122,7 @@ def test_where_torchruns_agent_keeps_the_store(monkeypatch: pytest.MonkeyPatch) 
     }.items():
         monkeypatch.setenv(name, value)
 
-    assert groups._meeting_place() == MeetingPlace(
+    assert groups._store_address() == StoreAddress(
         host="node1", port=29500, is_kept_by_launcher=True, attempt="2"
     )
 
@@ -126,7 +131,7 @@ def test_the_flight_recorder_writes_into_the_run_folder_unless_told_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("TORCH_FR_BUFFER_SIZE", "TORCH_FR_DUMP_TEMP_FILE"):
-        monkeypatch.setenv(name, "")  # so that it is put back at the end
+        monkeypatch.setenv(name, "")  # restored at the end
         monkeypatch.delenv(name)
     monkeypatch.setenv("TORCH_NCCL_TRACE_BUFFER_SIZE", "7")
 

@@ -1,4 +1,4 @@
-"""What several ranks hold alike stays alike, bit for bit."""
+"""Replicated tensors stay equal on all ranks, bit for bit."""
 
 import hashlib
 from collections import defaultdict
@@ -24,14 +24,15 @@ WHOLE = Variant(
     sequence_parallel=True,
     extra="all norms",
 )
-DROPOUT = Variant(extra="dropout")  # tensor ranks must leave out the same values
+DROPOUT = Variant(extra="dropout")  # tensor ranks must drop the same values
 
 
 def hashes_after_training(
     launch: Launch, config: PretrainConfig
 ) -> tuple[list[Difference], list[tuple[str, int, str]]]:
-    """Return what checks found on the way, and, of this rank's weights at the end, (name, tensor
-    rank where the weight is split, hash).
+    """Return the differences found in training, and this rank's weights as (name, rank, hash).
+
+    The rank is the tensor rank of a split weight, and -1 for others.
     """
     device = start_processes(launch, timeout_seconds=120)
     layout = config.parallelism
@@ -65,7 +66,7 @@ def hashes_after_training(
 def test_replicated_weights_are_bitwise_equal_after_50_steps(
     layout: tuple[int, int, int], variant: Variant
 ) -> None:
-    """Row 40: neither the check nor hashes of the weights find that tensor ranks drift apart."""
+    """Neither the check nor hashes of the weights find a difference between tensor ranks."""
     tensor, pipeline, data = layout
     row = Row(tensor=tensor, pipeline=pipeline, data=data, variant=variant)
     config = config_of(row)

@@ -1,4 +1,4 @@
-"""Whole weights come out of every layout: alive, and from its checkpoint."""
+"""Whole weights are gathered from every layout, in training and from its checkpoint."""
 
 from dataclasses import replace
 from pathlib import Path

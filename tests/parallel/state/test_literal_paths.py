@@ -1,4 +1,4 @@
-"""A folder is read by its name, even if the name is a pattern that others match."""
+"""A folder is read by its name, even if the name is a pattern that matches other folders."""
 
 import tempfile
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.parallel.resharding import LEARNING_RATE, Hop, start_hop
 from tests.parallel.saved import save_to
 
 NEIGHBOURS = {"run[1]": "run1", "run*": "run2", "run?": "run3", "[a-c]": "b", "[!x]": "y"}
-"""Names of folders, and of others that they match as patterns."""
+"""Names of folders, and of neighbours that they match as patterns."""
 
 
 def sums_of(engine: Engine) -> list[float]:
@@ -25,7 +25,7 @@ def sums_of(engine: Engine) -> list[float]:
 
 
 def save_and_load(launch: Launch, folder: Path, hop: Hop) -> dict[str, bool]:
-    """Save another state in every neighbour; say for each folder whether its own state is loaded.
+    """Save another state in every neighbour, and test whether each folder loads its own state.
 
     The leader gathers whole weights from it as well, whose sum must not be a neighbour's.
     """

@@ -1,4 +1,4 @@
-"""What counts steps goes over to another engine with the tensors."""
+"""Counters are loaded into another engine with the tensors."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.model.tiny import CONFIG
 
 
 def write_checkpoint(folder: Path, zero: dict[str, Any], states: dict[int, Any]) -> None:
-    """Write the files of one ZeRO 1 rank, as far as counters are in them."""
+    """Write the counters that the files of one ZeRO 1 rank contain."""
     shares = {"base_optimizer_state": {"state": states}, **zero}
     torch.save({"optimizer_state_dict": shares}, folder / "zero_pp_rank_0_optim_states.pt")
     counts = {"global_steps": 9, "global_samples": 72, "skipped_steps": 2}
@@ -53,8 +53,8 @@ def test_counters_of_a_bf16_checkpoint_hold_no_loss_scale(tmp_path: Path) -> Non
     }
 
 
-def test_a_dynamic_loss_scale_goes_on_where_it_was(tmp_path: Path) -> None:
-    """The scale, and how long ago it last overflowed: by both it moves next."""
+def test_a_dynamic_loss_scale_continues(tmp_path: Path) -> None:
+    """The scale and the steps since its last overflow decide its next change."""
     zero = {"loss_scaler": dynamic_scaler(256.0, 41), "dynamic_loss_scale": True}
     write_checkpoint(tmp_path, zero, states_of(7.0))
     scaler = dynamic_scaler(65536.0, 0)
@@ -80,10 +80,10 @@ def test_an_engine_with_another_scaler_keeps_it() -> None:
 
 
 def test_a_checkpoint_of_before_the_first_update_is_refused(tmp_path: Path) -> None:
-    """Such as of a float16 run whose first steps all overflowed."""
+    """A float16 run whose first steps all overflowed has such checkpoints."""
     folder = tmp_path / "step_00000001" / "deepspeed"
     folder.mkdir(parents=True)
     write_checkpoint(folder, {}, {})
 
-    with pytest.raises(ValueError, match="before the optimizer's first update: go on with the lay"):
+    with pytest.raises(ValueError, match="before the optimizer's first update: resume it under"):
         write_whole_state(folder, tmp_path / "whole", CONFIG)

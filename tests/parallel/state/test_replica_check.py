@@ -1,4 +1,4 @@
-"""A change of one bit in what ranks hold alike is found, and the rank is named."""
+"""The check finds one changed bit in a replicated tensor and names the rank."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ from tests.parallel.optimizer_runs import batches_of_step, run_config
 from tests.training.runs import start
 
 NORM = "1.attention_branch.norm.weight"
-"""Whole on every tensor rank."""
+"""Name of a parameter that is whole on every tensor rank."""
 SPLIT = "1.feed_forward.up.weight"
 
 
@@ -97,29 +97,29 @@ def test_vote(numbers: dict[int, int], suspects: tuple[int, ...]) -> None:
     assert outvoted(numbers) == suspects
 
 
-Spoil = Callable[[Engine], Tensor]
-"""From an engine to the tensor in which one bit is to change."""
+Fault = Callable[[Engine], Tensor]
+"""Returns the tensor of an engine in which to change one bit."""
 
 
 def reports(
-    launch: Launch, config: PretrainConfig, faults: list[tuple[int, Spoil]]
+    launch: Launch, config: PretrainConfig, faults: list[tuple[int, Fault]]
 ) -> list[ReplicaReport]:
-    """Return what the check says before any fault, then with each, on one rank, alone."""
+    """Return the reports before all faults, with each fault on one rank, and after."""
     engine = start(launch, config, torch.bfloat16)
     for step in range(2):
         engine.train_batch(batches_of_step(engine, step), learning_rate=1e-2)
     found = [check_replicas(engine)]
-    for rank, spoil in faults:
+    for rank, fault in faults:
         if launch.rank == rank:
-            last_bit(spoil(engine))
+            flip_bit(fault(engine))
         found.append(check_replicas(engine))
         if launch.rank == rank:
-            last_bit(spoil(engine))  # and back
+            flip_bit(fault(engine))  # change it back
     return [*found, check_replicas(engine)]
 
 
-def last_bit(tensor: Tensor) -> None:
-    """Change the last bit of a tensor's first value: one unit in the last place."""
+def flip_bit(tensor: Tensor) -> None:
+    """Flip the last bit of a tensor's first value."""
     assert tensor.is_contiguous()
     tensor.detach().reshape(-1)[:1].view(torch.int16 if tensor.itemsize == 2 else torch.int32)[
         0
@@ -144,7 +144,7 @@ def mask(engine: Engine) -> Tensor:
 
 
 def own_copy(engine: Engine, key: str | None) -> Tensor:
-    """Return a tensor rank's own float32 copy of a parameter, or a moment of it."""
+    """Return a tensor rank's own float32 copy or moment of a parameter."""
     mapping = norm_weight(engine)._hp_mapping  # type: ignore[attr-defined]
     tensor: Tensor = mapping.hp_fragment if key is None else mapping.optim_fragment[key]
     return tensor.detach()
@@ -172,10 +172,10 @@ def found(report: ReplicaReport) -> list[tuple[str, str, tuple[int, ...]]]:
 
 @pytest.mark.distributed
 def test_one_changed_bit_is_found_and_its_rank_named(tmp_path: Path) -> None:
-    """Row 39, between two replicas of two tensor ranks."""
+    """The layout has two replicas of two tensor ranks."""
     config = run_config(tmp_path, ema_decay=0.5, tensor_parallel_size=2)
     holder = 2  # the second replica has this parameter's part of the optimizer's state
-    faults: list[tuple[int, Spoil]] = [
+    faults: list[tuple[int, Fault]] = [
         (3, norm_weight),
         (2, split_weight),
         (1, mask),
@@ -187,17 +187,17 @@ def test_one_changed_bit_is_found_and_its_rank_named(tmp_path: Path) -> None:
     ranks = run_distributed(reports, 4, config, faults)
 
     assert all(rank == ranks[0] for rank in ranks)
-    healthy, *spoiled, healed = ranks[0]
+    healthy, *faulty, healed = ranks[0]
     assert healthy.differences == healed.differences == ()
-    assert [found(report) for report in spoiled] == [
+    assert [found(report) for report in faulty] == [
         [("weight", NORM, (3,))],
         [("weight", SPLIT, (0, 2))],  # two copies only: no majority
-        [("constant", spoiled[2].differences[0].name, (1,))],
+        [("constant", faulty[2].differences[0].name, (1,))],
         [("float32 weight", NORM, (2, 3))],
         [("second moment", NORM, (2, 3))],
         [("average", NORM, (2, 3))],
     ]
-    assert spoiled[0].ranks[3].startswith("rank 3 = tensor 1, pipeline 0, data 1 on ")
+    assert faulty[0].ranks[3].startswith("rank 3 = tensor 1, pipeline 0, data 1 on ")
 
 
 @pytest.mark.distributed
@@ -205,20 +205,20 @@ def test_tied_tables_of_two_stages_are_compared(tmp_path: Path) -> None:
     config = run_config(tmp_path, pipeline_parallel_size=2)
     config = replace(config, model=replace(config.model, tied_embeddings=True))
 
-    healthy, spoiled, _ = run_distributed(reports, 2, config, [(1, last_table)])[0]
+    healthy, faulty, _ = run_distributed(reports, 2, config, [(1, last_table)])[0]
 
     assert healthy.differences == ()
-    assert found(spoiled) == [("weight", "0.text_embedding.weight", (0, 1))]
+    assert found(faulty) == [("weight", "0.text_embedding.weight", (0, 1))]
 
 
 @pytest.mark.distributed
 def test_shares_of_zero_3_are_compared_between_tensor_ranks(tmp_path: Path) -> None:
     config = run_config(tmp_path, tensor_parallel_size=2, zero_stage=3)
 
-    healthy, spoiled, _ = run_distributed(reports, 2, config, [(1, first_share)])[0]
+    healthy, faulty, _ = run_distributed(reports, 2, config, [(1, first_share)])[0]
 
     assert healthy.differences == ()
-    assert [kind for kind, _, _ in found(spoiled)] == ["float32 weight"]
+    assert [kind for kind, _, _ in found(faulty)] == ["float32 weight"]
 
 
 def first_share(engine: Engine) -> Tensor:

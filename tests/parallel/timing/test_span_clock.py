@@ -1,4 +1,4 @@
-"""Seconds are added up by what they went into; on a GPU when it has come past them."""
+"""Seconds are added up by span; on a GPU once it has passed both events."""
 
 import pytest
 
@@ -9,7 +9,7 @@ COMMUNICATION = Span("forward", True)
 
 
 class Device:
-    """Comes past events only when told to, at a millisecond each."""
+    """A fake GPU that passes events only when told to, at a millisecond each."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -53,7 +53,7 @@ def test_events_are_counted_without_waiting_and_read_with_it() -> None:
     assert clock.read() == {}
 
 
-def test_what_hides_on_a_side_stream_is_not_counted() -> None:
+def test_work_on_a_side_stream_is_not_counted() -> None:
     clock = DeviceClock(Device().make_event, is_main_stream=lambda: False)
 
     clock.add(COMMUNICATION, clock.now(), clock.now())

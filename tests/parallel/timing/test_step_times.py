@@ -1,4 +1,4 @@
-"""A step's seconds are split into parts that add up, and collectives are taken note of."""
+"""The parts of a step add up to its seconds, and collectives are recorded."""
 
 import time
 from pathlib import Path
@@ -35,7 +35,7 @@ def batches(config: PretrainConfig, count: int) -> list[Batch]:
 
 
 def timed_steps(launch: Launch, config: PretrainConfig) -> dict[str, Any]:
-    """Take steps before each of which the last rank sleeps; return what was measured."""
+    """Take steps, before each of which the last rank sleeps; return the measurements."""
     engine = start(launch, config, torch.float32)
     untouched = vars(ProcessGroup)["allreduce"], vars(Work)["wait"], dict(vars(engine))
     inner = set(vars(engine.deepspeed_engine))
@@ -77,7 +77,7 @@ def timed_steps(launch: Launch, config: PretrainConfig) -> dict[str, Any]:
         pytest.param({"pipeline_parallel_size": 2}, id="pipeline engine"),
     ],
 )
-def test_the_parts_of_a_step_add_up_and_waiting_is_no_work(
+def test_the_parts_of_a_step_add_up_and_waiting_is_communication(
     tmp_path: Path, layout: dict[str, int]
 ) -> None:
     config = tiny_run(tmp_path, steps=STEPS, **layout)
@@ -86,7 +86,7 @@ def test_the_parts_of_a_step_add_up_and_waiting_is_no_work(
 
     for rank in (fast, slow):
         parts = rank["seconds"]
-        # What is missing is the Python around the loop; the time in `paused` must be.
+        # The sum lacks the Python around the loop; it must lack the time in `paused`.
         assert sum(parts.values()) == pytest.approx(rank["wall"], rel=0.1, abs=0.02)
         for part in ("forward", "backward", "optimizer"):
             assert parts[part] > 0
@@ -124,7 +124,7 @@ def groups_in_words(launch: Launch) -> dict[str, Any]:
 
 
 @pytest.mark.distributed
-def test_collectives_are_told_in_words_and_counted() -> None:
+def test_collectives_are_described_and_counted() -> None:
     first, second, third, _ = run_distributed(groups_in_words, 4)
 
     tensor = ["all_reduce of the tensor group (number 1, 12 bytes)"]

@@ -1,22 +1,22 @@
-"""The run that is drilled: a user's own, small enough to be killed many times.
+"""The test bed of the drills: the user's run, scaled down so that it can be killed many times.
 
-Model and batch shrink; what the user chose about features, layout, ZeRO, checkpoints and guards
-stays, as far as the ranks of the drill allow. It trains on a copy of the first of the user's own
-shards, where they are on this machine, and else on pairs made here.
-
-Source: ours.
+Model and batch shrink. The user's features, layout, ZeRO, checkpoints and guards stay as far as the
+drill's ranks allow. The run trains on a copy of the user's first shards if they are on this
+machine, and else on drawn pairs.
 """
 
 import shutil
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from ernie_vilg.checkpoint.folder import committed_checkpoints
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.drill import DrillConfig
 from ernie_vilg.config.health import HealthConfig
 from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig, SamplesConfig
 from ernie_vilg.config.tracking import TrackingConfig
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.locations import is_remote
 from ernie_vilg.storage.shard_manifest import read_manifest, write_manifest
 from launch.drills.data_set import (
@@ -27,6 +27,7 @@ from launch.drills.data_set import (
     make_data_set,
     write_pairs,
 )
+from launch.drills.runs import DrilledRun
 
 STEPS = 12
 SAVE_EVERY = 4
@@ -39,25 +40,57 @@ _HEADS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Data(DataSet):
-    """What the drilled runs read."""
+    """Data of the drilled runs."""
 
     is_own: bool
-    """Whether it is a copy of the user's."""
+    """Whether the data is a copy of the user's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestBed:
+    """Everything that a drill needs."""
+
+    folder: Path
+    """Folder of all drills."""
+    config: PretrainConfig
+    """Scaled-down settings."""
+    data: Data
+    """Data of the runs."""
+    num_ranks: int
+    """Ranks of every launch."""
+    reference: DrilledRun
+    """Undisturbed run."""
+
+    def run(self, name: str, **changes: object) -> DrilledRun:
+        """Return a fresh run, with some settings changed."""
+        folder = self.folder / name
+        config = replace(self.config, run_dir=str(folder / "run"), **changes)  # type: ignore[arg-type]
+        return DrilledRun(folder=folder, config=config, num_ranks=self.num_ranks)
+
+    def copy(self, name: str, last_step: int, **changes: object) -> DrilledRun:
+        """Return a copy of the undisturbed run without the checkpoints after a step."""
+        run = self.run(name, **changes)
+        shutil.copytree(self.reference.run_dir, run.run_dir)
+        last = RunFolder(run.run_dir).checkpoint(last_step)
+        for checkpoint in committed_checkpoints(run.run_dir):
+            if checkpoint > last:  # names end in the step, with zeros before it
+                shutil.rmtree(checkpoint)
+        return run
 
 
 def prepare(config: DrillConfig, folder: Path) -> tuple[PretrainConfig, Data]:
-    """Return the scaled-down run, and what it reads, which is written below a folder.
+    """Scale the user's run down, and write the data it reads.
 
     Args:
-        config: the user's run.
-        folder: is made.
+        config: the user's settings.
+        folder: folder to write the data to.
     """
-    has_own = _is_here(config)
-    data = _copy_own(config, folder) if has_own else _make_up(folder)
+    has_own = _has_data(config)
+    data = _copy_own(config, folder) if has_own else _draw_data(folder)
     return _scaled_down(config, data), data
 
 
-def _is_here(config: DrillConfig) -> bool:
+def _has_data(config: DrillConfig) -> bool:
     shards = config.data.token_shards
     return (
         shards is not None
@@ -70,7 +103,7 @@ def _is_here(config: DrillConfig) -> bool:
 
 
 def _copy_own(config: DrillConfig, folder: Path) -> Data:
-    """Copy the first of the user's shards: a drill damages what it reads."""
+    """Copy the user's first shards, since drills damage them."""
     assert config.data.token_shards is not None
     source, target = Path(config.data.token_shards), folder / "token_shards"
     target.mkdir(parents=True)
@@ -92,7 +125,7 @@ def _copy_own(config: DrillConfig, folder: Path) -> Data:
     )
 
 
-def _make_up(folder: Path) -> Data:
+def _draw_data(folder: Path) -> Data:
     made = make_data_set(folder, num_pairs=_NUM_PAIRS)
     return Data(**vars(made), is_own=False)
 
@@ -101,7 +134,7 @@ def _scaled_down(config: DrillConfig, data: Data) -> PretrainConfig:
     own = {field.name: getattr(config, field.name) for field in fields(PretrainConfig)}
     layout = _layout(config)
     own |= {
-        "precision": "fp32",  # so that layouts can be held against each other
+        "precision": "fp32",  # so that layouts can be compared
         "compile_blocks": False,
         "model": _small_model(config.model, data, layout.pipeline_parallel_size),
         "parallelism": layout,

@@ -1,13 +1,11 @@
-"""Run one command so that nothing of it outlives whoever asked for it.
+"""Run one command, and stop all of its processes when it or the main job ends.
 
-    python -m launch.jobs.stage_guard PARENT_PID COMMAND...
+    python -m launch.jobs.stage_reaper PARENT_PID COMMAND...
 
 A stage is a tree of processes: the deepspeed launcher starts a second launcher, which starts the
-ranks. When the main job is killed outright it can tell none of them to stop. So each stage runs
-under this guard. Linux sends the guard a SIGTERM when its parent dies, and hands it every orphan
-among its descendants; on SIGTERM, and when the command ends, the guard stops all of them.
-
-Source: ours.
+ranks. A main job that is killed by SIGKILL cannot stop them, so each stage runs under this process.
+Linux sends it a SIGTERM when its parent dies, and makes it the parent of all orphans below it; on
+SIGTERM, and when the command ends, it stops all of its descendants.
 """
 
 import os
@@ -38,13 +36,13 @@ def main(arguments: Sequence[str]) -> int:
         arguments: process id of the parent, then the command.
 
     Returns:
-        the command's exit code; 128 + the signal's number when a signal ended it.
+        the command's exit code; 128 + the signal's number if a signal ended it.
     """
     parent_id, command = int(arguments[0]), arguments[1:]
     signal.signal(signal.SIGTERM, _request_stop)
     adopt_orphans()
     stop_with_parent()
-    if os.getppid() != parent_id:  # the parent died before prctl could take note of it
+    if os.getppid() != parent_id:  # the parent died before the call of prctl
         return 128 + signal.SIGTERM
     try:
         return_code = reap_until_it_ends(subprocess.Popen(command, stdin=subprocess.DEVNULL))
@@ -54,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     except _StopRequestedError:
         return 128 + signal.SIGTERM
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # stopping must not be stopped halfway
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt this
         stop_descendants(GRACE_SECONDS)
     return return_code if return_code >= 0 else 128 - return_code
 

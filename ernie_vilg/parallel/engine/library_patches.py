@@ -1,0 +1,116 @@
+"""All patches of library code, each with the library's behavior that makes it necessary.
+
+They hold for the versions in constraints.txt: DeepSpeed 0.19.8, megatron-core 0.16.1, torch 2.13.
+tests/parallel/engine/test_library_patches.py shows for each patch that the library still needs it,
+and fails with "remove this patch" once it does not. Workarounds stand elsewhere in three cases:
+`launch.support.no_compiler` replaces torch's compiler before a program imports DeepSpeed,
+`zero_shards` corrects DeepSpeed's optimizers, and `tensor_parallel` overrides a method of
+megatron-core's layers in subclasses. Patches for observation only go through `replaced`.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import deepspeed
+import deepspeed.runtime.utils
+import torch
+from deepspeed.checkpoint import ds_to_universal
+from deepspeed.pipe import PipelineModule
+from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
+from torch import nn
+from torch.distributed import ProcessGroup
+
+DoAll = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Applies a function to every item, in any order and process; returns the results in order."""
+
+
+@contextmanager
+def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
+    """Replace attributes of a library's module, class or object in the block."""
+    own = vars(owner)  # unbound descriptors: getattr would bind those of C++ types
+    originals = {name: own[name] for name in attributes if name in own}
+    for name, value in attributes.items():
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            if name in originals:
+                setattr(owner, name, originals[name])
+            else:
+                delattr(owner, name)
+
+
+def leave_collectives_to_gloo() -> None:
+    """Disable DeepSpeed's own collectives on CPUs.
+
+    DeepSpeed compiles them at the first start, which needs g++ and half a minute; gloo does not.
+    """
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def silence_deepspeed() -> None:
+    """Drop log lines and warnings of DeepSpeed that need no action."""
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.WARNING)
+    # It calls subclasses of AdamW untested; tests/parallel tests the averaging one.
+    logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
+    # torch has renamed collectives that DeepSpeed calls by their old names, which still work.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+
+
+def stages_starting_at(bounds: list[int]) -> AbstractContextManager[None]:
+    """Make DeepSpeed's pipeline modules start their stages at given layers in the block.
+
+    DeepSpeed can balance only the number of layers or of parameters, which ignores the head's cost.
+    """
+    return replaced(deepspeed.runtime.utils, partition_balanced=lambda weights, num_parts: bounds)
+
+
+def tie_weights(
+    module: PipelineModule, weights: Sequence[nn.Parameter], group: ProcessGroup | None
+) -> None:
+    """Make DeepSpeed's pipeline sum the gradients of tied weights over a group.
+
+    DeepSpeed can tie only whole layers that are built from one specification; the embedding and the
+    head are different layers that share a tensor.
+    """
+    module.get_tied_weights_and_groups = lambda: [(weight, group) for weight in weights]
+
+
+def saving_through(
+    engine: Any, checkpoint_engine: CheckpointEngine
+) -> AbstractContextManager[None]:
+    """Make a DeepSpeed engine save through `checkpoint_engine` in the block.
+
+    DeepSpeed can use only its own checkpoint engines, and copies programs beside the files.
+    """
+    return replaced(
+        engine,
+        checkpoint_engine=checkpoint_engine,
+        _copy_recovery_script=lambda folder: None,  # launch/export.py replaces them
+    )
+
+
+def conversion_done_by(do_all: DoAll) -> AbstractContextManager[None]:
+    """Make DeepSpeed's universal-checkpoint converter run its tasks through `do_all` in the block.
+
+    DeepSpeed shows a progress bar and forks; a fork of a process with CUDA's or gloo's threads may
+    hang.
+    """
+    return replaced(
+        ds_to_universal,
+        _do_parallel_work=lambda work, items, _: list(do_all(work, list(items))),
+    )
+
+
+def allocate_on_cpu_without_gpu() -> None:
+    """Make megatron-core allocate on the CPU if there is no GPU.
+
+    With sequence parallelism it always allocates on `torch.cuda.current_device()`.
+    """
+    if not torch.cuda.is_available():
+        torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
