@@ -1,11 +1,11 @@
 # A slim image for CPUs: data pipelines, checks of a run's settings, small models.
 #   docker build -f docker/cpu.Dockerfile -t ernie_vilg:cpu .
 #   docker run --rm --shm-size=2g -v "$PWD/outputs:/ernie_vilg/outputs" ernie_vilg:cpu draw_shapes output_dir=outputs/pairs
-# To have the very same base in each build, name it by the digest that `docker pull` printed:
+# For the same base in each build, name it by the digest that `docker pull` prints:
 #   --build-arg BASE=python:3.11.14-slim-bookworm@sha256:...
 ARG BASE=python:3.11.14-slim-bookworm
 FROM ${BASE}
-# CPU builds of torch. PyPI's are for CUDA, and bring several GB more.
+# CPU builds of torch. PyPI's builds are for CUDA, and several GB larger.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 ENV DS_BUILD_OPS=0 \
@@ -24,7 +24,7 @@ RUN pip install --constraint constraints.txt pip setuptools wheel && \
     pip install --constraint constraints.txt --build-constraint constraints.txt --editable '.[remote]'
 
 USER 10001
-# A run that hangs ends itself (docs/watching.md); what is left to ask is whether Python answers.
+# A run that hangs ends itself (docs/watching.md), so this only checks that Python works.
 HEALTHCHECK --interval=60s --timeout=30s --start-period=60s \
     CMD ["python", "-c", "import ernie_vilg.config.pretrain"]
 ENTRYPOINT ["/ernie_vilg/docker/entrypoint.sh"]

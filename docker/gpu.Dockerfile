@@ -1,9 +1,9 @@
-# The image for NVIDIA GPUs: PyTorch, NCCL, TransformerEngine and FlashAttention as NVIDIA builds
-# and tests them together; they are kept as they are.
+# The image for NVIDIA GPUs, with PyTorch, NCCL, TransformerEngine and FlashAttention as NVIDIA builds
+# and tests them together.
 #   docker build -f docker/gpu.Dockerfile -t ernie_vilg:gpu .
 #   docker run --rm --gpus all --ipc=host --ulimit memlock=-1 -v "$PWD/outputs:/ernie_vilg/outputs" \
 #       ernie_vilg:gpu deepspeed --num_gpus 8 launch/pretrain.py experiment=base_300m
-# To have the very same base in each build, name it by the digest that `docker pull` printed:
+# For the same base in each build, name it by the digest that `docker pull` prints:
 #   --build-arg BASE=nvcr.io/nvidia/pytorch:26.05-py3@sha256:...
 ARG BASE=nvcr.io/nvidia/pytorch:26.05-py3
 FROM ${BASE}
@@ -19,8 +19,8 @@ RUN useradd --create-home --uid 10001 trainer && \
 WORKDIR /ernie_vilg
 
 COPY . .
-# NVIDIA's own constraints (PIP_CONSTRAINT of the base) pin torch and what was built with it; ours
-# pin only what decides how a run is spread. The last lines fail if torch was replaced after all.
+# NVIDIA's constraints (PIP_CONSTRAINT of the base) pin torch and its libraries; ours pin only the
+# packages that decide a run's layout. The last lines fail if torch was replaced.
 RUN python -c 'import torch; print(torch.__version__)' > /tmp/torch && \
     grep -E '^(deepspeed|megatron-core|webdataset)==' constraints.txt > /tmp/constraints.txt && \
     pip install --constraint /tmp/constraints.txt --editable '.[remote]' && \
@@ -28,7 +28,7 @@ RUN python -c 'import torch; print(torch.__version__)' > /tmp/torch && \
     diff /tmp/torch /tmp/torch_after
 
 USER 10001
-# A run that hangs ends itself (docs/watching.md); what is left to ask is whether the GPUs answer.
+# A run that hangs ends itself (docs/watching.md), so this only checks that the GPUs answer.
 HEALTHCHECK --interval=60s --timeout=30s --start-period=60s CMD ["nvidia-smi", "--list-gpus"]
 ENTRYPOINT ["/ernie_vilg/docker/entrypoint.sh"]
 CMD ["help"]

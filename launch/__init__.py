@@ -1,1 +1,1 @@
-"""One thin program per thing a person starts."""
+"""The programs that a person starts."""

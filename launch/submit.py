@@ -36,8 +36,8 @@ def main(config: SubmitConfig) -> None:
     slurm = config.cluster.slurm
     if slurm is None:
         raise InputError(
-            "cluster.slurm=null: set the Slurm options with cluster=slurm (or a file of your own "
-            "in conf/cluster/ with the key slurm)"
+            "cluster.slurm=null: add cluster=slurm, or a file of your own in conf/cluster/ with "
+            "the key slurm"
         )
     config.parallelism.num_micro_batches(slurm.world_size)
     missing = missing_files(config, slurm)
@@ -115,7 +115,7 @@ def time_limit_warning(config: SubmitConfig, slurm: SlurmConfig) -> str | None:
     return (
         f"cluster.slurm.time_limit={slurm.time_limit} leaves {usable:,} s before the warning, one "
         f"checkpoint interval takes {interval:,.0f} s (checkpoint.every="
-        f"{config.checkpoint.every} x {seconds:.3g} s per step): an accident would cost the whole "
+        f"{config.checkpoint.every} x {seconds:.3g} s per step): a failure would cost the whole "
         f"job. Raise the former, or set checkpoint.every={max(1, int(usable / seconds))} or below"
     )
 

@@ -151,8 +151,7 @@ class Supervisor:
         self._signal_number, self._deadline = None, float("inf")
         process = subprocess.Popen(
             self._command,
-            env=os.environ
-            | {"ENDING_FILE": str(ending_file)},  # launchers hide the exit codes of ranks
+            env=os.environ | {"ENDING_FILE": str(ending_file)},  # launchers hide ranks' exit codes
             start_new_session=True,  # Ctrl-C reaches only this program, which passes it on
             preexec_fn=stop_with_parent,
         )
@@ -192,9 +191,8 @@ class Supervisor:
 
 def _is_refused(ending_file: Path) -> bool:
     """Return whether a rank refused its settings; `launch/slurm/job.sh` reads the same file."""
-    return ending_file.exists() and ending_file.read_text().split("\n")[0] == str(
-        ExitCode.BAD_SETTINGS.value
-    )
+    code = ending_file.read_text().split("\n")[0] if ending_file.exists() else ""
+    return code == str(ExitCode.BAD_SETTINGS.value)
 
 
 def newest_step(run_dir: Path) -> int:

@@ -13,7 +13,7 @@ from ernie_vilg.text_tokenizer import TextTokenizer, train_text_tokenizer
 from launch.support.composition import compose_program, settings_of
 from launch.support.program import CONF_FOLDER
 
-# What a program cannot run without: settings that nobody can choose in advance.
+# Required settings of each program.
 REQUIRED_SETTINGS = {
     "build_shards": ["source=s", "output_dir=o", "image_size=64"],
     "caption": ["weights=w", "images=i", "output=o"],
@@ -43,7 +43,7 @@ GROUP_FILES = sorted(CONF_FOLDER.glob("*/*.yaml"))
 
 
 def groups_of(program: Path) -> set[str]:
-    """Config groups that a program's defaults list chooses from."""
+    """Return the config groups in a program's defaults list."""
     defaults = yaml.safe_load(program.read_text(encoding="utf-8"))["defaults"]
     return {key for entry in defaults if isinstance(entry, dict) for key in entry}
 

@@ -100,7 +100,7 @@ class ImageTokenizerConfig(Settings, section="image_tokenizer"):
 
     @property
     def downsampling_factor(self) -> int:
-        """Pixels per side that one code stands for."""
+        """Pixels per side of a code's part of the picture."""
         return int(self.patch_size * 2 ** (len(self.channel_multipliers) - 1))
 
     @property

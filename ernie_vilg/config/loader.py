@@ -18,13 +18,13 @@ class LoaderConfig(Settings, section="loader"):
     """Timeout of a rank's wait for its next batch, with workers, after which it names the shard and
     stops; and of its wait for another process of its node to copy a shard."""
     damage: Literal["stop", "skip"] = "stop"
-    """What a damaged shard or sample does: stop ends the run; skip replaces its samples by others
-    of the same data set, chosen by the position alone, and records each finding."""
+    """Reaction to a damaged shard or sample: stop ends the run; skip records its samples and
+    replaces them by samples of the same data set that depend on the position only."""
     max_consecutive_damaged: PositiveInt = 100
     """With damage=skip: number of consecutive damaged samples, in one replica's order, at which
-    the run stops all the same."""
+    the run stops nevertheless."""
     max_damaged_fraction: Annotated[float, Range(above=0, at_most=1)] = 0.01
-    """With damage=skip: share of damaged samples above which the run stops all the same."""
+    """With damage=skip: share of damaged samples above which the run stops nevertheless."""
     cache_dir: LocalOutput | None = None
     """Cache folder for shards on this node's own disk, shared by the node's ranks. Remote shards
     need one; null reads local shards in place."""

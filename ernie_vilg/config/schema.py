@@ -1,4 +1,4 @@
-"""Facts about a setting stand on its field, and this module reads them.
+"""Declarations on the fields of settings, and the checks that read them.
 
 A field declares
     its range       `PositiveInt`, or `Annotated[float, Range(above=1)]`

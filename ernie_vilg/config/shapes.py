@@ -14,8 +14,7 @@ class DrawShapesConfig(Settings):
     train_scenes: PositiveInt | None = None
     """Number of training scenes; null takes all that are not held out (22 thousand)."""
     held_out_scenes: PositiveInt = 200
-    """Number of scenes from the held-out tenth (2.5 thousand), half with one and half with two
-    objects."""
+    """Number of scenes from the held-out tenth (2.5 thousand), with one or two objects."""
     seed: NaturalInt = 0
     """Seed of the choice and order of scenes."""
     num_workers: NumWorkers = 1

@@ -237,13 +237,13 @@ def _send_to_launcher(launcher: int) -> None:
 
 
 def _ranks_of(launcher: int) -> list[psutil.Process]:
-    # A launcher has the same words further back.
-    return _descendants(launcher, lambda words: RANK_PROGRAM in words[:3])
+    # A launcher has the same arguments, but further back.
+    return _descendants(launcher, lambda arguments: RANK_PROGRAM in arguments[:3])
 
 
 def _workers_of(launcher: int) -> list[psutil.Process]:
     """Return the data workers of all ranks, which are forks of their fork server."""
-    servers = _descendants(launcher, lambda words: any("forkserver" in word for word in words))
+    servers = _descendants(launcher, lambda found: any("forkserver" in each for each in found))
     ids = {process.pid for process in servers}
     return [process for process in servers if process.ppid() in ids]
 
@@ -252,9 +252,9 @@ def _descendants(launcher: int, is_wanted: Callable[[Sequence[str]], bool]) -> l
     found = []
     for process in psutil.Process(launcher).children(recursive=True):
         try:
-            words = process.cmdline()
+            arguments = process.cmdline()
         except psutil.Error:
             continue  # the process ended meanwhile
-        if is_wanted(words):
+        if is_wanted(arguments):
             found.append(process)
     return found

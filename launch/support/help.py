@@ -85,8 +85,8 @@ def _groups(name: str) -> Iterator[tuple[str, str]]:
             continue
         ((group, chosen),) = entry.items()
         choices = ", ".join(sorted(path.stem for path in (_CONF_FOLDER / group).glob("*.yaml")))
-        words = {"???": "required", None: "default none"}.get(chosen, f"default {chosen}")
-        yield group, f"{choices} ({words})"
+        default = {"???": "required", None: "default none"}.get(chosen, f"default {chosen}")
+        yield group, f"{choices} ({default})"
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:

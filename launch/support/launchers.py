@@ -1,8 +1,8 @@
 """Ends a rank when one of its launchers is gone.
 
-Several processes may stand between a person and a rank: `deepspeed` starts a second launcher, which
-starts the ranks; `launch.supervise` may have started `deepspeed`. A launcher that is killed by
-SIGKILL cannot stop its children, so every rank watches all of its launchers.
+There may be several launchers above a rank: `deepspeed` starts a second launcher, which starts the
+ranks; `launch.supervise` may have started `deepspeed`. A launcher that is killed by SIGKILL cannot
+stop its children, so every rank watches all of its launchers.
 
 A parent process is a launcher when its command line names the rank's program. A person's shell is
 not one: a run in the background survives it.
@@ -50,11 +50,11 @@ def find_launchers(program: str, *, is_launched: bool) -> tuple[ProcessMark, ...
     return tuple(launchers)
 
 
-def names_program(words: Sequence[str], program: str) -> bool:
+def names_program(arguments: Sequence[str], program: str) -> bool:
     """Return whether a command line starts a program, as a file or as a module."""
     path = Path(program)
     module = f"{path.parent.name}.{path.stem}"
-    return any(word == module or Path(word).name == path.name for word in words)
+    return any(each == module or Path(each).name == path.name for each in arguments)
 
 
 def stop_with_launchers(launchers: Sequence[ProcessMark], grace_seconds: float) -> None:

@@ -236,7 +236,7 @@ def _freeze(value: Any, hint: Any) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
         if not dataclasses.is_dataclass(value):
-            raise InputError(f"{value!r} stands where the settings of {hint.__name__} belong")
+            raise InputError(f"{value!r} is given where {hint.__name__} has several settings")
         for name in sorted(vars(value).keys() - hints.keys()):
             # Hydra adds every key that has a + before it; OmegaConf makes it an attribute.
             raise InputError(f"Key '{name}' not in '{hint.__name__}': leave out +{name}")

@@ -1,4 +1,4 @@
-"""Settings of checkpoints that could not be meant."""
+"""Refused settings of checkpoints."""
 
 import pytest
 

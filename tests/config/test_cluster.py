@@ -1,4 +1,4 @@
-"""What a run's machines are told, and what is refused."""
+"""Settings of a run's machines, and refused ones."""
 
 import pytest
 
@@ -21,9 +21,9 @@ def test_time_limits(limit: str, seconds: int) -> None:
         pytest.param({"nodes": 0}, r"cluster\.slurm\.nodes=0: must be at least 1", id="nodes"),
         pytest.param({"gpus_per_node": 4}, "every rank drives one GPU", id="idle ranks"),
         pytest.param({"time_limit": "90"}, "write HH:MM:SS", id="minutes, or seconds?"),
-        pytest.param({"time_limit": "00:03:00"}, "told to stop when it starts", id="warning"),
+        pytest.param({"time_limit": "00:03:00"}, "asked to stop when it starts", id="warning"),
         pytest.param({"options": ("--nodes=3",)}, "a setting of its own", id="nodes twice"),
-        pytest.param({"options": ("qos",)}, "must be a whole word of sbatch", id="no option"),
+        pytest.param({"options": ("qos",)}, "must be an option of sbatch", id="no option"),
     ],
 )
 def test_wrong_requests_are_refused(settings: dict[str, object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Data sets, weights and changes that say nothing, or two things, are refused."""
+"""Missing or contradictory data sets, weights and changes are refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +56,9 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
             id="more captions cut than all",
         ),
         pytest.param(
-            {"mixture": {"a.b": data_sets(cc=1)["cc"]}}, "the name 'a.b' must be", id="dotted name"
+            {"mixture": {"a.b": data_sets(cc=1)["cc"]}},
+            "the name 'a.b' must have",
+            id="dotted name",
         ),
         pytest.param(
             {"mixture": data_sets(cc=1, wukong=-0.5)},
@@ -78,12 +80,12 @@ def settings_with(**settings: Any) -> PretrainDataConfig:
         ),
         pytest.param(
             {"mixture": data_sets(cc=1, wukong=1), "mixture_changes": (change(5, cc=1),)},
-            "of cc: give one weight for each of cc, wukong",
+            "names cc: give one weight for each of cc, wukong",
             id="a change that leaves one out",
         ),
         pytest.param(
             {"mixture": data_sets(cc=1), "mixture_changes": (change(5, cc=1, laion=1),)},
-            "of cc, laion: give one weight for each of cc;",
+            "names cc, laion: give one weight for each of cc;",
             id="a change of an unknown one",
         ),
         pytest.param(

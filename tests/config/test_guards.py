@@ -1,4 +1,4 @@
-"""Settings of the guards that cannot work are refused by name."""
+"""Refused settings of the guards."""
 
 from typing import Any
 

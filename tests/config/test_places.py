@@ -1,4 +1,4 @@
-"""Settings that name a local place refuse what is none, before anything starts."""
+"""Settings of local files and folders refuse URLs and commands before anything starts."""
 
 import pytest
 
@@ -33,7 +33,7 @@ REQUIRED = {
     "train_image_tokenizer": ("image_tokenizer=quickstart", "shards=s", "run_dir=r"),
     "train_text_tokenizer": ("shards=s", "output_dir=o"),
 }  # fmt: skip
-"""Words that each program must be given."""
+"""Required options of each program."""
 
 OUTPUTS = (
     ("build_shards", "output_dir"),
@@ -86,7 +86,7 @@ INPUTS = (
 
 
 def refusal(program: str, setting: str, value: str) -> str:
-    # Hydra's quotes keep a value with a colon whole.
+    # Hydra needs quotes for a value with a colon.
     words = [word for word in REQUIRED[program] if not word.startswith(f"{setting}=")]
     with pytest.raises(InputError) as caught:
         compose_program(program, [*words, f'{setting}="{value}"'])

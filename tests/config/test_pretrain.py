@@ -1,4 +1,4 @@
-"""Settings that cannot work together are refused, with what to set instead."""
+"""Settings that cannot work together are refused with a fix."""
 
 from dataclasses import replace
 from typing import Any

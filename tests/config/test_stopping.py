@@ -1,4 +1,4 @@
-"""Settings of stopping that cannot be meant."""
+"""Refused settings of stopping."""
 
 import pytest
 

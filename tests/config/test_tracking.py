@@ -1,4 +1,4 @@
-"""Settings of tracking that cannot be are refused, with what to set instead."""
+"""Refused settings of tracking."""
 
 import math
 

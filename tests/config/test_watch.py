@@ -1,4 +1,4 @@
-"""Limits of the watch that cannot work are refused."""
+"""Refused settings of the watchdog."""
 
 import pytest
 

@@ -1,7 +1,7 @@
 """A wrong setting is refused by its name, before anything starts.
 
-Layers need not divide by the stages of a pipeline: they are cut unevenly where that is fastest
-(tests/parallel/test_partition.py), so only more stages than layers are refused.
+Pipeline stages may have different numbers of layers (tests/parallel/test_partition.py), so only
+more stages than layers are refused.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ ROOT = CONF_FOLDER.parent
 MAY_BE_ZERO = {
     "data.loader.num_workers",  # read in the rank itself
     "data.seed",
-    "data.max_truncated_fraction",  # none may be cut
+    "data.max_truncated_fraction",  # no caption may be truncated
     "training.seed",
     "training.ema_decay",  # no average
     "optimizer.final_learning_rate_fraction",
@@ -45,12 +45,12 @@ MAY_BE_ZERO = {
     "objective.squared_error_weight",
     "model.dropout",
     "model.pb_relax",  # off
-    "checkpoint.keep_every",  # none for good
+    "checkpoint.keep_every",  # keeps none forever
     "checkpoint.max_failed_saves",
     "samples.every",  # never
     "samples.temperature",  # greedy
     "health.every",
-    "guards.spike_deviations",  # NaN and infinity alone
+    "guards.spike_deviations",  # NaN and infinity only
     "guards.max_skips",
     "guards.max_rollbacks",
     "guards.replica_check_every",
@@ -82,7 +82,7 @@ def with_value(config: Any, name: str, value: Any) -> Any:
 
 
 def refusal(config: PretrainConfig, name: str, value: Any) -> str | None:
-    """Return why a value is refused, None where it is taken."""
+    """Return why a value is refused; None if it is accepted."""
     try:
         with_value(config, name, value)
     except ValueError as error:
@@ -91,7 +91,7 @@ def refusal(config: PretrainConfig, name: str, value: Any) -> str | None:
 
 
 def accepted(config: PretrainConfig, value: float) -> set[str]:
-    """Return the numbers that a value is taken for; where it is refused, the key is named."""
+    """Return the accepted numbers of a value; a refusal must name the key."""
     names = set()
     for name, kind in numbers_of(config):
         if kind is int and not math.isfinite(value):
@@ -177,7 +177,7 @@ def test_a_wrong_word_on_the_command_line_is_named(override: str, message: str) 
     with pytest.raises(ValueError, match="refuses these settings") as caught:
         compose_program("pretrain", ["experiment=quickstart", override])
 
-    # The message repeats the command, which would match anything: what Hydra says is behind it.
+    # The message begins with the command, which would match; Hydra's message follows.
     said = caught.value.__cause__
     assert message in f"{said} {said.__cause__ if said else None}"
 
@@ -237,7 +237,7 @@ finally:
 def test_the_program_ends_with_code_2_within_10_seconds_before_torch(
     tmp_path: Path, override: str, message: str
 ) -> None:
-    # A rank of three whose rendezvous does not exist: to look for it would fail otherwise.
+    # One rank of three without a rendezvous: looking for it would fail in another way.
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3"}
     output, errors = tmp_path / "output", tmp_path / "errors"
     with output.open("wb") as out, errors.open("wb") as err:
@@ -255,4 +255,4 @@ def test_the_program_ends_with_code_2_within_10_seconds_before_torch(
     assert "Traceback" not in errors.read_text()
     assert program.returncode == 2
     assert output.read_text() == "False\n"
-    assert usage.ru_utime + usage.ru_stime < 10  # of one core, whoever shares the machine
+    assert usage.ru_utime + usage.ru_stime < 10  # of one core, independent of the machine's load

@@ -1,8 +1,8 @@
-"""The Dockerfiles pass their linter, hold no secrets, and what they install works.
+"""The Dockerfiles pass their linter, hold no secrets, and install working packages.
 
-There is no Docker engine here. Of the CPU image, every ENV and every `pip` line of its RUN
-instructions is executed as it stands, in a fresh virtual environment and a copy of the build
-context; FROM, useradd, USER and HEALTHCHECK's schedule are not. Nothing of the GPU image is run.
+There is no Docker engine here. The test executes every ENV and every `pip` line of the CPU image,
+in a fresh virtual environment and a copy of the build context, but not FROM, useradd, USER and the
+schedule of HEALTHCHECK. It does not run the GPU image.
 """
 
 import fnmatch
@@ -33,14 +33,14 @@ def instructions(dockerfile: Path) -> list[tuple[str, str]]:
 
 
 def base_of(dockerfile: Path) -> str:
-    """Return the image that a Dockerfile begins with."""
+    """Return the base image of a Dockerfile."""
     bases = [rest.partition("=")[2] for keyword, rest in instructions(dockerfile)
              if keyword == "ARG" and rest.startswith("BASE=")]  # fmt: skip
     return bases[0]
 
 
 def context(target: Path) -> Path:
-    """Copy what the build would see: of the tracked files, those that .dockerignore lets in."""
+    """Copy the build context: the tracked files that .dockerignore does not exclude."""
     patterns = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines()
                 if line.startswith("!")]  # fmt: skip
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
@@ -113,7 +113,7 @@ def test_what_the_cpu_image_installs_works(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        # The one argument that is not the Dockerfile's: the packages of this machine.
+        # The only argument that is not the Dockerfile's: the packages of this machine.
         "TORCH_INDEX": os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple"),
     }
     environment.pop("PYTHONPATH", None)

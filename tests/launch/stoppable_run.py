@@ -1,4 +1,4 @@
-"""A program that stops as a training run does, with nothing to train: started by real launchers.
+"""A program that stops like a training run, but trains nothing; real launchers start it.
 
 LAUNCHER tests/launch/stoppable_run.py RUN_DIR SECONDS_PER_SAVE
 """

@@ -1,4 +1,4 @@
-"""The data programs as a person types them."""
+"""The data programs, started by their command lines."""
 
 import json
 import subprocess

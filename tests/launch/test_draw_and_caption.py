@@ -1,4 +1,4 @@
-"""Pictures and captions as a person asks for them."""
+"""The programs that draw pictures and write captions."""
 
 import inspect
 import json
@@ -113,7 +113,7 @@ def test_a_turned_picture_is_captioned_as_its_exif_says(weights: Path, tmp_path:
     model = ErnieVilg.from_pretrained(weights)
     upright = draw_scene(SCENES[0])
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
 
     with Image.open(tmp_path / "turned.png") as turned:
@@ -182,7 +182,7 @@ def test_bad_pictures_and_odd_names_cost_no_caption(weights: Path, tmp_path: Pat
     assert "1 of 3 pictures have no caption" in done.stderr
     assert "bad.png" in done.stderr
     assert len(records(tmp_path / "o")) == 2
-    shutil.copy(folder / "bad.png", folder / "a1.png")  # what the pattern would match
+    shutil.copy(folder / "bad.png", folder / "a1.png")  # a file that the pattern would match
     one = run(
         "caption", f"weights={weights}", f"images='{folder}/a[1].png'", f"output={tmp_path}/p"
     )
@@ -223,7 +223,7 @@ def test_a_picture_whose_name_is_a_pattern_is_found(tmp_path: Path) -> None:
 
 
 def words_of(program: str, weights: Path, folder: Path) -> list[str]:
-    """Return settings of three prompts or pictures, one in a batch."""
+    """Return settings of three prompts or pictures, one per batch."""
     common = [f"weights={weights}", "batch_size=1"]
     if program == "generate":
         return [*common, "prompts=[red,blue,green]", f"output_dir={folder}/out"]

@@ -1,4 +1,4 @@
-"""Generator and reconstructor in one: trained, resumed, exported and drawn with."""
+"""The end-to-end reconstructor: training, resume, export and drawing."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def train(launch: Launch, config: PretrainConfig) -> None:
 
 @pytest.fixture(scope="module")
 def resumed_run(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run that stopped after 2 of 4 steps and was started again."""
+    """Return the folder of a run that stopped after 2 of 4 steps and resumed."""
     run_dir = tmp_path_factory.mktemp("run") / "run"
     _, *overrides = end_to_end(data_set, run_dir, "training.steps=2")
     run_distributed(train, 2, compose_program("pretrain", overrides))
@@ -91,4 +91,4 @@ def test_shards_without_pixels_are_refused_with_the_fix(tmp_path: Path) -> None:
 
     assert done.returncode == 2, done.stderr
     assert f"output_dir={data_set.token_shards} keep_pixels=true" in done.stderr
-    assert not list(run_dir.glob("[!.]*"))  # nothing of a run
+    assert not list(run_dir.glob("[!.]*"))  # no file of a run

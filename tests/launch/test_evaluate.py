@@ -1,4 +1,4 @@
-"""The evaluation program, from a weights folder to figures, and its answers to wrong settings."""
+"""The evaluation program: from a weights folder to figures, and refusals of wrong settings."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ from tests.child_time import seconds_of_children
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model of the quickstart's kind, and three pairs."""
+    """An untrained model like the quickstart's, and three pairs."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("evaluate")
     scenes = list(all_scenes())[::97]

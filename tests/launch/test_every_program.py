@@ -57,7 +57,7 @@ def test_help_lists_every_setting_with_its_docstring(program: str) -> None:
 
 
 @pytest.mark.parametrize("words", ["--cfg job seed=3", "seed=3 --cfg job", "--cfg=job seed=3"])
-def test_settings_are_shown_wherever_it_is_asked_for(words: str) -> None:
+def test_cfg_job_may_stand_anywhere(words: str) -> None:
     shown = run("draw_shapes", ["output_dir=unused", *words.split()], {})
 
     assert shown.returncode == 0, shown.stderr
@@ -68,7 +68,7 @@ def test_settings_are_shown_wherever_it_is_asked_for(words: str) -> None:
     ("program", "word"), [*((name, "--help") for name in PROGRAMS), ("pretrain", "-h")]
 )
 def test_help_needs_neither_settings_nor_torch(program: str, word: str) -> None:
-    """Seven programs have groups that must be chosen, and ended in a traceback."""
+    """Seven programs have groups that must be chosen; their help needs no choice."""
     code = (
         "import runpy, sys; sys.argv = sys.argv[1:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -100,10 +100,10 @@ def test_help_names_type_range_choices_and_default() -> None:
 
 
 def wrong_words(schema: type) -> list[str]:
-    """Return words that are wrong for a schema whatever its settings are."""
+    """Return options that are wrong for every schema."""
     words = ["nothing=1", "+nothing=1", "~nothing", "nothing", "", "=1", "-x", "a..b=1", "a/b=1"]
     words += ["hydra.run.dir=x", "hydra/launcher=x", "+hydra.callbacks.a=x"]
-    inherited = typing.get_type_hints(schema.__base__)  # tried with the program that they are of
+    inherited = typing.get_type_hints(schema.__base__)  # tested with the base's own program
     for field in dataclasses.fields(schema):
         if field.name in inherited:
             continue
@@ -134,7 +134,7 @@ def wrong_words(schema: type) -> list[str]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_wrong_word_is_one_sentence(program: str) -> None:
+def test_a_wrong_option_is_one_sentence(program: str) -> None:
     for word in wrong_words(schema_of(program)):
         with pytest.raises(ValueError, match="it refuses these settings") as caught:
             compose_program(program, [*REQUIRED[program], word])
@@ -156,7 +156,7 @@ HAVE_RANKS = {"pretrain", "train_image_tokenizer"}
         pytest.param("export", {"RANK": "1"}, id="rank alone"),
     ],
 )
-def test_a_program_of_one_process_always_speaks(program: str, leftovers: dict[str, str]) -> None:
+def test_a_program_of_one_process_always_logs(program: str, leftovers: dict[str, str]) -> None:
     done = run(program, [*REQUIRED[program], "~nothing"], leftovers)
 
     assert done.returncode == 2
@@ -164,7 +164,7 @@ def test_a_program_of_one_process_always_speaks(program: str, leftovers: dict[st
     assert "Traceback" not in done.stderr
 
 
-def test_a_refusal_is_said_whatever_a_launcher_left() -> None:
+def test_a_refusal_is_printed_with_leftover_variables() -> None:
     words = ["weights=w", "output_dir=o", "prompts_file=nowhere"]
     done = run("generate", words, LEFTOVERS)
 
@@ -202,7 +202,7 @@ def test_a_launchers_variables_are_checked(environment: dict[str, str], message:
 
 @pytest.mark.parametrize("name", ["POSIX", "C", "xx_YY"])
 def test_texts_are_utf8_in_any_locale(tmp_path: Path, name: str) -> None:
-    """Without, torch's compiler cannot be imported, and no Chinese path can be opened."""
+    """Without UTF-8, torch's compiler cannot be imported and no Chinese path can be opened."""
     variables = {"LC_ALL": name, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     folder = tmp_path / "没有"
 

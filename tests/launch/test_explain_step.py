@@ -1,4 +1,4 @@
-"""The program that explains a step, from a run folder to a page."""
+"""The program that explains a step: from a run folder to a page."""
 
 import subprocess
 import sys

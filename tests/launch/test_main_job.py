@@ -1,4 +1,4 @@
-"""A main job runs what is not finished, once, and leaves nothing running."""
+"""A main job runs every unfinished stage once, and leaves no process running."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def python_stage(name: str, code: str, **changes: Any) -> StageConfig:
 
 
 def appends(name: str, what: str = "x") -> str:
-    """Code whose runs can be counted: each adds `what` to the output."""
+    """Return code that appends `what` to the output, so that runs can be counted."""
     return f"open('job/{name}.txt', 'a').write({what!r})"
 
 
@@ -289,7 +289,7 @@ def test_nothing_outlives_the_main_job(tmp_path: Path, signal_number: signal.Sig
         [sys.executable, "-c", _DRIVER],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
-        # Tests that run in a shell's background have Ctrl-C ignored, and would hand that on.
+        # A shell's background process ignores Ctrl-C, and its children would, too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_until((tmp_path / "pids").exists)
@@ -334,7 +334,7 @@ def test_second_job_in_the_same_folder_is_refused(
     ],
 )
 def test_output_that_must_not_be_removed_is_refused(output: str) -> None:
-    with pytest.raises(ValueError, match="an output must lie below"):
+    with pytest.raises(ValueError, match="an output must be in"):
         job_of(StageConfig(name="only", command=("true",), outputs=(output,)))
 
 

@@ -1,4 +1,4 @@
-"""Pages, plans, drills, jobs and caches are written through links, or refused at once."""
+"""Pages, plans, drills, jobs and caches are written through links, or refused before the work."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_a_page_is_written_behind_its_link(reported: Path, tmp_path: Path) -> No
 def test_a_page_that_cannot_be_written_is_found_before_the_work(
     output: str, message: str, reported: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "evaluation/evaluation.json").unlink()  # nobody reads it before the check
+    (tmp_path / "evaluation/evaluation.json").unlink()  # not read before the check
 
     with pytest.raises(InputError, match=f"^output=.*{message}"):
         run("report", *report_words(reported, tmp_path / output))

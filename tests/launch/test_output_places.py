@@ -1,4 +1,4 @@
-"""Programs write where they are told to, through links too, or say at once that they cannot."""
+"""Programs write to the named output, also through links, or refuse it before the work."""
 
 import inspect
 import json
@@ -29,7 +29,7 @@ MARKERS = {
     "train_text_tokenizer": "text_tokenizer.json",
     "encode_shards": "manifest.json",
 }
-"""A file that each program leaves in its `output_dir`."""
+"""A file of each program's `output_dir`."""
 PROGRAMS = tuple(MARKERS)
 
 
@@ -41,7 +41,7 @@ def run(program: str, *words: str) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with what each program reads: pairs, image shards and both tokenizers."""
+    """Return a folder with the programs' inputs: pairs, image shards and both tokenizers."""
     folder = tmp_path_factory.mktemp("made")
     noise = np.random.default_rng(0)
     (folder / "raw").mkdir()
@@ -183,7 +183,7 @@ def test_a_place_that_cannot_be_is_one_sentence(
 
 @pytest.fixture
 def mounted(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """Return a folder on which a disk in memory is mounted with the options of the test."""
+    """Mount a tmpfs with the test's options; return its folder."""
     folder = tmp_path / "mounted"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", str(folder)]
@@ -251,7 +251,7 @@ def test_a_second_program_in_the_same_folder_is_refused_and_disturbs_nothing(
 def hold_at(
     program: str, monkeypatch: pytest.MonkeyPatch, begun: threading.Event, go_on: threading.Event
 ) -> None:
-    """Let a program wait in the middle of its work."""
+    """Make a program wait in the middle of its work."""
     module_name, name = {
         "draw_shapes": ("data_pipelines.shapes_data_set", "map_in_order"),
         "build_shards": ("data_pipelines.build", "map_in_order"),

@@ -1,4 +1,4 @@
-"""The planner as it is typed: table, files, the line to paste, past runs, and bad input."""
+"""The planner: its table, files, line to paste, past runs, and refusals."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ WORDS = ["experiment=base_300m", "num_gpus=8", "gpu=h100-80gb"]
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
 ) -> tuple[str, str, int]:
-    """Run the program here; return what it printed to both streams, and its exit code."""
+    """Run the program in this process; return its output and exit code."""
     monkeypatch.setattr(sys, "argv", ["launch/plan.py", *words])
     code = 0
     try:

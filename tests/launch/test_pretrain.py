@@ -1,4 +1,4 @@
-"""The training program: alike under every launcher, killed and resumed, exported and used."""
+"""The training program: equal under every launcher, killed and resumed, exported and used."""
 
 import json
 import os
@@ -124,7 +124,7 @@ def test_a_killed_rank_stops_the_run_and_the_same_command_goes_on(
     finished_run: Path, data_set: DataSet, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    # Slow enough to be hit between two checkpoints: many log lines, and no end.
+    # Slow enough for a kill between two checkpoints: many log lines, and no end.
     command = settings(data_set, run_dir, "training.steps=100000", "samples.every=0")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.Popen(
@@ -197,7 +197,9 @@ def test_a_dry_run_of_the_10b_model_takes_a_minute_and_4_gb_at_most(tmp_path: Pa
     run.returncode = os.waitstatus_to_exitcode(status)
 
     assert run.returncode == 0
-    assert usage.ru_utime + usage.ru_stime < 60  # seconds of one core, whoever shares the machine
+    assert (
+        usage.ru_utime + usage.ru_stime < 60
+    )  # seconds of one core, independent of the machine's load
     assert usage.ru_maxrss < 4e6  # kB
     text = (tmp_path / "report").read_text()
     assert "10,002,632,704" in text  # parameters

@@ -1,4 +1,4 @@
-"""The whole quickstart in miniature: every program, and what must be left behind."""
+"""The whole quickstart in miniature: every program and its outputs."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The program that consolidates a checkpoint, and what it leaves in the run folder."""
+"""The program that consolidates a checkpoint, and its files in the run folder."""
 
 import shutil
 import subprocess
@@ -27,7 +27,7 @@ from tests.parallel.resharding import SMALL, STEPS_TAKEN, Hop, take_hops
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run with one checkpoint, whose name is a pattern to some programs."""
+    """Return the folder of a run with one checkpoint, whose name looks like a glob pattern."""
     folder = tmp_path_factory.mktemp("runs")
     hop = Hop(name="run[1]+ *", ema_decay=0.0)
     run_distributed(take_hops, 1, str(folder), [hop])
@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_dir(trained: Path, tmp_path: Path) -> Path:
-    """Return a run folder of a test's own."""
+    """Return a copy of the run folder for one test."""
     return Path(shutil.copytree(trained, tmp_path / trained.name))
 
 
@@ -51,7 +51,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.distributed
 def test_program_consolidates_the_newest_checkpoint(run_dir: Path) -> None:
     program = str(CONF_FOLDER.parent / "launch/reshard.py")
-    # Hydra takes quotes in a value as they are written.
+    # Hydra keeps quotes in a value.
     word = f"run='{run_dir}'"
 
     done = subprocess.run(
@@ -101,7 +101,7 @@ def lose_a_file(folder: Path) -> None:
 
 
 def belong_to_another(made: Path) -> None:
-    """Let the checkpoint be saved once more, with the same state."""
+    """Save the checkpoint once more, with the same state."""
     folder = RunFolder(made.parent.parent).checkpoint(STEPS_TAKEN)
     manifest = read_checkpoint_manifest(folder)
     write_checkpoint_manifest(

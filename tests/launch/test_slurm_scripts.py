@@ -1,7 +1,7 @@
-"""What the batch scripts ask of Slurm, with programs in Slurm's place that write down their words.
+"""The batch scripts' calls of Slurm, with stand-ins that record their arguments.
 
-A real Slurm runs the same scripts in `tests/slurm`. Here is what that cannot show on this machine:
-containers, and a Slurm that refuses.
+A real Slurm runs the same scripts in `tests/slurm`. This module tests the cases that it cannot have
+on this machine: containers, and a Slurm that refuses.
 """
 
 import json
@@ -44,12 +44,12 @@ sys.exit(int(os.environ.get("RANKS_CODE", "0")))
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A batch script's surroundings, as sbatch makes them."""
+    """Folder and programs of a batch script, as sbatch provides them."""
 
     folder: Path
-    """It was submitted from here."""
+    """Folder of the submission."""
     programs: Path
-    """Folder of what stands in Slurm's place."""
+    """Folder of the stand-ins for Slurm's programs."""
 
     def run(self, script: str, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run a script to its end."""
@@ -72,7 +72,7 @@ class Job:
         )
 
     def calls(self, program: str) -> list[list[str]]:
-        """Return the words of every call of a program, in order."""
+        """Return the arguments of every call of a program, in order."""
         lines = (self.programs / "calls").read_text().splitlines()
         calls: list[list[str]] = [json.loads(line) for line in lines]
         return [words for name, *words in calls if name == program]
@@ -92,7 +92,7 @@ def job(tmp_path: Path) -> Job:
 
 
 def python(job: Job) -> str:
-    return f"--python={job.programs / 'srun'}"  # any program will do: it is not run
+    return f"--python={job.programs / 'srun'}"  # any program, since it is not run
 
 
 def test_ranks_get_the_settings_word_by_word_and_the_scripts_environment(job: Job) -> None:
@@ -101,7 +101,7 @@ def test_ranks_get_the_settings_word_by_word_and_the_scripts_environment(job: Jo
     _, ranks = job.calls("srun")
     assert ranks[-3:] == ["launch/pretrain.py", "run_dir=a b", "x=*"]
     assert "--export=ALL" in ranks
-    assert "nodes gpu-a1,login7, ranks meet at 10.0.0.7:20007" in done.stdout
+    assert "nodes gpu-a1,login7, rendezvous at 10.0.0.7:20007" in done.stdout
     assert done.returncode == 0
 
 
@@ -173,7 +173,7 @@ def test_an_array_with_gaps_is_refused(job: Job) -> None:
     assert "--array: give one range without gaps" in done.stderr
 
 
-def test_where_slurm_takes_no_job_back_an_accident_keeps_its_code(job: Job) -> None:
+def test_a_failure_keeps_its_code_if_slurm_cannot_requeue(job: Job) -> None:
     done = job.run("pretrain", python(job), RANKS_CODE="137")
 
     assert done.returncode == 137
@@ -189,9 +189,9 @@ def test_where_slurm_takes_no_job_back_the_ranks_go_on_after_the_warning(job: Jo
     assert done.returncode == 0
 
 
-def test_only_accidents_in_a_row_are_counted(job: Job) -> None:
+def test_only_failures_in_a_row_are_counted(job: Job) -> None:
     codes = {"RANKS_CODE": "1", "REQUEUE_CODE": "0"}
-    starts = [0, 1, 3, 4, 5]  # what ended start 2 was no accident
+    starts = [0, 1, 3, 4, 5]  # start 2 did not fail
 
     ends = [job.run("pretrain", python(job), SLURM_RESTART_COUNT=str(start), **codes).stderr
             for start in starts]  # fmt: skip

@@ -24,9 +24,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 def launch_and_signal(
     launcher: list[str], run_dir: Path, number: int, save_seconds: float
 ) -> dict[str, Any]:
-    """Start two ranks, signal the launcher, and see the end of all processes.
+    """Start two ranks, signal the launcher, and wait for the end of all processes.
 
-    Returns what the run has left in writing, the checkpoint's step of both ranks with it.
+    Returns the run's record of its stop, with the checkpoint's step of both ranks.
     """
     words = [*launcher, "tests/launch/stoppable_run.py", str(run_dir), str(save_seconds)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -45,7 +45,7 @@ def launch_and_signal(
 
 
 def test_the_deepspeed_command_killed_outright(tmp_path: Path) -> None:
-    """Row 2: it says nothing to the launcher that it started, which says nothing to the ranks."""
+    """deepspeed passes no signal to its second launcher, which passes none to the ranks."""
     command = [str(PROGRAMS / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port())]
 
     left = launch_and_signal(command, tmp_path, signal.SIGKILL, save_seconds=0.1)
@@ -60,7 +60,6 @@ def test_the_deepspeed_command_killed_outright(tmp_path: Path) -> None:
     ids=["saved in time", "a save that takes longer than the grace"],
 )
 def test_torchrun_asked_to_end(tmp_path: Path, save_seconds: float, is_saved: bool) -> None:
-    """Rows 6 and 7."""
     command = [str(PROGRAMS / "torchrun"), "--nproc_per_node=2", f"--master_port={free_port()}"]
 
     left = launch_and_signal(command, tmp_path, signal.SIGTERM, save_seconds)

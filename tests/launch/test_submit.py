@@ -1,4 +1,4 @@
-"""A job is written as one command, and what is wrong with it is said before it waits in a queue."""
+"""A job becomes one command, and its faults are reported before it waits in a queue."""
 
 import dataclasses
 import logging
@@ -82,14 +82,14 @@ def test_the_command_asks_for_what_is_set_and_passes_the_run_on() -> None:
 def test_nothing_is_submitted_unless_asked(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", "")  # no sbatch to be found
+    monkeypatch.setenv("PATH", "")  # no sbatch
 
     run(*JOB, monkeypatch=monkeypatch)
 
     (line,) = capsys.readouterr().out.splitlines()
     words = shlex.split(line)
     assert words[:2] == ["sbatch", "--nodes=2"]
-    # What the job is given is what pretrain itself accepts.
+    # The job's settings are those that pretrain accepts.
     compose_program("pretrain", words[words.index(SCRIPT) + 1 :])
 
 

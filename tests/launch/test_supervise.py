@@ -1,4 +1,4 @@
-"""A run that died is started again, one that was ended is not, and nothing is left behind."""
+"""A failed run is restarted, a stopped one is not, and no process is left."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ from launch.support.program import CONF_FOLDER
 
 ROOT = CONF_FOLDER.parent
 
-# Stands for a launcher with its ranks: every start does the next of the deeds that it is given.
+# A stand-in for a launcher with its ranks: each start performs the next of its actions.
 _RUN = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
@@ -60,7 +60,7 @@ def supervisor(run_dir: Path, *deeds: str, max_failures: int = 2) -> list[str]:
 
 
 def supervise(run_dir: Path, *deeds: str) -> tuple[int, int, str]:
-    """Return the exit code, how often the run was started, and what was said."""
+    """Return the exit code, the number of starts, and the output."""
     done = subprocess.run(
         supervisor(run_dir, *deeds), cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -82,7 +82,7 @@ def test_a_run_that_does_not_get_on_is_given_up(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_settings_are_refused_is_not_started_again(tmp_path: Path) -> None:
-    """The launcher's own code is 1, as after any accident; the batch script asks the same file."""
+    """The launcher's code is 1, as after any failure; the batch script reads the same file."""
     assert supervise(tmp_path, "refused", "exit:0")[:2] == (2, 1)
 
 

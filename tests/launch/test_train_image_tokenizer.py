@@ -42,7 +42,7 @@ def start(
     if launcher != "python":
         command.append(str(free_port()))
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
-    if ranks > 1:  # as a launcher would set it
+    if ranks > 1:  # as a launcher sets it
         environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks)}
     return subprocess.run(
         [*command, str(PROGRAM), *settings], capture_output=True, text=True, env=environment
@@ -190,7 +190,7 @@ def test_bad_run_is_refused(settings: dict[str, object], message: str) -> None:
         ),
         pytest.param(
             {"absolute_error_weight": 0.0, "squared_error_weight": 0.0},
-            "nothing asks for a likeness",
+            "the loss ignores the picture",
             id="no likeness",
         ),
     ],

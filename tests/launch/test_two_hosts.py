@@ -1,4 +1,4 @@
-"""Without a scheduler, two hosts train one run: by a hostfile and pdsh, and by torchrun on each."""
+"""Two hosts train one run without a scheduler: with a hostfile and pdsh, and with torchrun."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from tests.slurm.jobs import ROOT, tiny_settings
 
 PROGRAMS = Path(sys.executable).parent
 STEPS = 4
-PORT = "29871"  # nobody else is in the namespaces
+PORT = "29871"  # no other process is in the namespaces
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.timeout(600)]
 
@@ -38,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 def settings(data: DataSet, run_dir: Path) -> tuple[str, ...]:
     return (
         *tiny_settings(data, run_dir, STEPS),
-        # This machine's name is no address of the namespaces.
+        # This machine's name does not resolve to an address of the namespaces.
         f"+cluster.environment.GLOO_SOCKET_IFNAME={INTERFACE}",
     )
 

@@ -1,9 +1,9 @@
-"""Two hosts on this machine: network namespaces, each with an address and an sshd of its own.
+"""Two hosts on this machine: network namespaces, each with its own address and sshd.
 
-Nothing outside of one folder is written, no user's key or setting is used, and all that runs in
-the namespaces ends with them.
+They write to one folder only and use no keys or settings of the user. All processes in the
+namespaces end with them.
 
-Source: ours, on ip-netns(8) and sshd(8).
+Source: ip-netns(8) and sshd(8).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import psutil
 
 ADDRESSES = ("10.77.76.1", "10.77.76.2")
 INTERFACE = "train0"
-"""Of either host, towards the other."""
+"""Network interface of each host to the other."""
 _PROGRAMS = ("pdsh", "sshd", "ssh", "ssh-keygen", "ip")
 _SSHD = Path("/usr/sbin/sshd")
 _PRIVILEGE_SEPARATION = Path("/run/sshd")
@@ -29,7 +29,7 @@ _SECONDS = 10.0
 
 
 def why_not() -> str | None:
-    """Return why there cannot be two hosts here, None if there can."""
+    """Return why this machine cannot have two hosts; None if it can."""
     missing = [name for name in _PROGRAMS if shutil.which(name, path=_search_path()) is None]
     if missing:
         return f"no {', '.join(missing)} here: apt-get install pdsh openssh-server iproute2"
@@ -43,7 +43,7 @@ class TwoHosts:
     """Two running hosts."""
 
     folder: Path
-    """Of keys, settings and logs; is made."""
+    """Folder to make for keys, settings and logs."""
     servers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @property
@@ -53,7 +53,7 @@ class TwoHosts:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What whoever starts `deepspeed --hostfile` has in the environment."""
+        """Environment variables of `deepspeed --hostfile`."""
         options = {
             "IdentityFile": self.folder / "key",
             "IdentitiesOnly": "yes",
@@ -65,7 +65,7 @@ class TwoHosts:
         return {**os.environ, "PDSH_SSH_ARGS_APPEND": f"-F /dev/null {words}"}
 
     def on(self, index: int) -> list[str]:
-        """Return the words that run a command on a host."""
+        """Return the command that runs a command on a host."""
         return ["ip", "netns", "exec", self.names[index]]
 
     def __enter__(self) -> Self:
@@ -125,7 +125,7 @@ class TwoHosts:
             time.sleep(0.1)
 
     def _end(self) -> None:
-        """End what runs in the namespaces, which are ours alone, and remove them."""
+        """End all processes in the namespaces, and remove the namespaces."""
         for name in self.names:
             listed = subprocess.run(
                 ["ip", "netns", "pids", name], capture_output=True, text=True, check=False

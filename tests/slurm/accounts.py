@@ -1,6 +1,6 @@
-"""Slurm's book of who may submit: slurmdbd, and a MariaDB that is the test's own.
+"""Slurm's accounting for the tests: slurmdbd and a MariaDB.
 
-Source: ours, on slurmdbd.conf(5) and sacctmgr(1).
+Source: slurmdbd.conf(5) and sacctmgr(1).
 """
 
 import socket
@@ -40,23 +40,23 @@ AccountingStorageEnforce=associations
 
 @dataclass(frozen=True, kw_only=True)
 class Accounts:
-    """Where the book is kept, and by whom."""
+    """Folder and ports of the accounting daemons."""
 
     folder: Path
-    """The cluster's, where munged listens."""
+    """Folder of the cluster, where munged listens."""
     port: int
-    """Of slurmdbd."""
+    """Port of slurmdbd."""
     database_port: int
-    """Of MariaDB."""
+    """Port of MariaDB."""
 
     @property
     def configuration(self) -> str:
-        """Return the lines of slurm.conf that have the controller look into the book."""
+        """Lines of slurm.conf that make the controller use the accounting."""
         return _CONTROLLER.format(folder=self.folder, port=self.port)
 
     @property
-    def database_words(self) -> list[str]:
-        """Return the command of the database; whoever reaches its port may do everything."""
+    def database_command(self) -> list[str]:
+        """Command of the database, which gives full access to everyone at its port."""
         return [
             "mariadbd",
             "--no-defaults",
@@ -71,13 +71,13 @@ class Accounts:
 
     @property
     def database_socket(self) -> Path:
-        """Where the database listens when it is ready."""
+        """Socket of the database, which exists when it is ready."""
         return self.folder / "database.socket"
 
     def prepare(self) -> None:
         """Write slurmdbd's configuration, and an empty database."""
         configuration = self.folder / "slurmdbd.conf"
-        configuration.touch(mode=0o600)  # slurmdbd refuses one that others may read
+        configuration.touch(mode=0o600)  # slurmdbd refuses a file that others may read
         configuration.write_text(
             _SLURMDBD.format(
                 folder=self.folder,
@@ -97,11 +97,11 @@ class Accounts:
         subprocess.run(words, check=True, capture_output=True)
 
     def is_open(self) -> bool:
-        """Say whether slurmdbd answers."""
+        """Return whether slurmdbd answers."""
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 def choose_accounts(folder: Path) -> Accounts:
-    """Return a book on ports that nobody uses."""
+    """Return accounting on free ports."""
     return Accounts(folder=folder, port=free_port(), database_port=free_port())

@@ -1,10 +1,9 @@
-"""A Slurm cluster of two nodes on this machine, with nothing outside of one folder.
+"""A Slurm cluster of two nodes on this machine, in one folder.
 
-One slurmctld, and two slurmd that say they are different nodes, with a munged of their own. Every
-process that belongs to it, jobs included, has its configuration file in the environment: that is
-how the last of them are found.
+It has a slurmctld, two slurmd with different node names, and a munged. All of its processes, jobs
+included, have its configuration file in their environment, by which the last of them are found.
 
-Source: ours, on slurm.conf(5) and munged(8).
+Source: slurm.conf(5) and munged(8).
 """
 
 import contextlib
@@ -36,17 +35,18 @@ _WAIT_SECONDS = 60.0
 _END_SECONDS = 20.0
 
 _GPUS = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
-"""Two devices per node that Slurm takes for GPUs."""
+"""Two devices per node that Slurm treats as GPUs."""
 _CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
-# Where ranks meet follows from the job's number: another cluster on this machine has others.
+# The rendezvous port follows from the job's number: another cluster on this machine has other
+# numbers.
 FirstJobId={first_job}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-# A requeued job waits as long as a credential lives, 120 s by default.
+# A requeued job waits for the lifetime of a credential, 120 s by default.
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
@@ -77,17 +77,17 @@ PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 
 
 def missing_programs(programs: Sequence[str] = PROGRAMS) -> list[str]:
-    """Return the programs that this machine lacks, by default of Slurm's and munge's."""
+    """Return the missing programs, by default among those of Slurm and munge."""
     return [name for name in programs if shutil.which(name, path=_search_path()) is None]
 
 
 def wait_until(
     condition: Callable[[], bool], what: str, seconds: float = _WAIT_SECONDS, step: float = 0.3
 ) -> None:
-    """Wait until something is so.
+    """Wait until a condition holds.
 
     Raises:
-        AssertionError: it is not, after so many seconds.
+        AssertionError: the condition does not hold after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while not condition():
@@ -97,7 +97,7 @@ def wait_until(
 
 @contextlib.contextmanager
 def suspended(process: psutil.Process) -> Iterator[None]:
-    """Hold a process still for as long as the block lasts."""
+    """Suspend a process for the block."""
     process.suspend()
     try:
         yield
@@ -107,19 +107,19 @@ def suspended(process: psutil.Process) -> Iterator[None]:
 
 @dataclass(kw_only=True)
 class SlurmCluster:
-    """A running cluster; leave the `with` block and all of it is gone."""
+    """A running cluster, which ends with the `with` block."""
 
     folder: Path
-    """Of configuration, logs and state; is made."""
+    """Folder to make for configuration, logs and state."""
     account: str | None = None
-    """The only one that may submit; None: everybody may."""
+    """Only account that may submit; None allows everybody."""
     daemons: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-    """By name: the guards of munged, slurmctld and the nodes. A guard adopts what its daemon starts
-    and ends it all when pytest is gone, however that ended."""
+    """Reapers of munged, slurmctld and the nodes by name. A reaper adopts the processes of its
+    daemon and ends them when pytest is gone, even after a SIGKILL."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return what a user of the cluster has in the environment."""
+        """Environment variables of a user of the cluster."""
         return {
             **os.environ,
             "PATH": _search_path(),
@@ -159,13 +159,13 @@ class SlurmCluster:
 
     def kill_node(self, node: str) -> None:
         """End everything on a node at once, as a power failure would: daemon, steps and tasks."""
-        guard = self.daemons.pop(node)
-        family = psutil.Process(guard.pid).children(recursive=True)
-        guard.kill()  # first: it would ask the others to end
+        reaper = self.daemons.pop(node)
+        family = psutil.Process(reaper.pid).children(recursive=True)
+        reaper.kill()  # first, since it would stop the others in order
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        guard.wait()
+        reaper.wait()
         psutil.wait_procs(family, timeout=_END_SECONDS)
 
     def run(
@@ -189,12 +189,12 @@ class SlurmCluster:
         return done
 
     def job(self, number: str) -> dict[str, str]:
-        """Return what scontrol says of a job, by its words: JobState, Restarts, Reason."""
+        """Return scontrol's fields of a job, such as JobState, Restarts and Reason."""
         line = self.run("scontrol", "show", "job", "--oneliner", number).stdout
         return dict(word.partition("=")[::2] for word in line.split())
 
     def wait_for_job(self, number: str, *states: str, seconds: float = 240) -> dict[str, str]:
-        """Wait until a job is in one of some states and return what is said of it."""
+        """Wait until a job is in one of some states; return its fields."""
         wait_until(
             lambda: self.job(number)["JobState"] in states,
             f"job {number} is {' or '.join(states)}",
@@ -208,9 +208,9 @@ class SlurmCluster:
         found = []
         for process in psutil.process_iter():
             try:
-                # Not psutil's environ(): slurmstepd writes its title over the first variables.
+                # Not psutil's environ(): slurmstepd overwrites the first variables with its title.
                 environment = Path(f"/proc/{process.pid}/environ").read_bytes()
-            except OSError:  # it has ended, or is another user's
+            except OSError:  # the process ended, or is another user's
                 continue
             if variable in environment.split(b"\0"):
                 found.append(process)
@@ -242,7 +242,7 @@ class SlurmCluster:
 
     def _start_accounts(self, accounts: Accounts) -> None:
         accounts.prepare()
-        self._start("database", *accounts.database_words)
+        self._start("database", *accounts.database_command)
         wait_until(accounts.database_socket.exists, f"see {self.folder}/database.output")
         self._start("slurmdbd", "slurmdbd", "-D")
         wait_until(accounts.is_open, f"see {self.folder}/slurmdbd.output")
@@ -263,15 +263,15 @@ class SlurmCluster:
             "--seed-file": "munge.seed",
         }
         words = [f"{flag}={self.folder / name}" for flag, name in files.items()]
-        # --force: a folder below /tmp, which everybody may write to, is a warning.
+        # --force: munged warns of a folder in /tmp, which is writable for everybody.
         self._start("munged", "munged", "--foreground", "--force", "--num-threads=1", *words)
         wait_until((self.folder / "munge.socket").exists, "munged listens")
 
     def _start(self, name: str, *words: str) -> None:
-        guard = (sys.executable, "-m", "launch.jobs.stage_reaper", str(os.getpid()))
+        reaper = (sys.executable, "-m", "launch.jobs.stage_reaper", str(os.getpid()))
         with (self.folder / f"{name}.output").open("wb") as output:
             self.daemons[name] = subprocess.Popen(
-                (*guard, *words),
+                (*reaper, *words),
                 cwd=_ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -289,7 +289,7 @@ class SlurmCluster:
         return states == ["idle"]
 
     def _end(self) -> None:
-        """End jobs and daemons, first by asking."""
+        """End jobs and daemons, with SIGTERM first."""
         own = {os.getpid()}
         for number in (signal.SIGTERM, signal.SIGKILL):
             alive = [process for process in self.processes() if process.pid not in own]

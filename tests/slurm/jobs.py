@@ -1,4 +1,4 @@
-"""Training jobs on the cluster of the tests, and what they leave behind."""
+"""Training jobs on the tests' cluster, and their results."""
 
 import os
 import sys
@@ -20,18 +20,18 @@ _LAYOUT = ("--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One run that is trained by jobs."""
+    """One run, trained by jobs."""
 
     cluster: SlurmCluster
-    """Where its jobs are."""
+    """Cluster of its jobs."""
     folder: Path
-    """The jobs' working folder, as a clone of the repository is to a user."""
+    """Working folder of the jobs, like a user's clone of the repository."""
     settings: tuple[str, ...]
-    """Of launch/pretrain.py."""
+    """Options of launch/pretrain.py."""
 
     @property
     def run(self) -> DrilledRun:
-        """The run as the drills see it: losses, checkpoints."""
+        """The run as a drilled run, with its losses and checkpoints."""
         config = compose_program("pretrain", self.settings)
         return DrilledRun(folder=self.folder, config=config, num_ranks=NUM_RANKS)
 
@@ -41,7 +41,7 @@ class Trial:
         return submit(self.cluster, self.folder, *words, settings=self.settings)
 
     def log(self, job: str) -> str:
-        """Return all that a job has written, for a message."""
+        """Return all output of a job, for a message."""
         files = [self.folder / f"slurm-{job}.log", *self.logs(job).glob("*.log")]
         return "\n".join(
             f"== {file.name}\n{file.read_text(errors='replace')}" for file in files if file.exists()
@@ -52,13 +52,13 @@ class Trial:
         return self.folder / "outputs" / f"slurm-{job}"
 
     def finish(self, job: str, seconds: float = 240) -> dict[str, str]:
-        """Wait for the end of a job and return what is said of it."""
+        """Wait for the end of a job; return its fields."""
         told = self.cluster.wait_for_job(job, "COMPLETED", "FAILED", "CANCELLED", seconds=seconds)
         assert told["JobState"] == "COMPLETED", self.log(job)
         return told
 
     def wait_for_requeue(self, job: str) -> Mapping[str, Any]:
-        """Wait until a job is back in the queue and return what the run says of its stop."""
+        """Wait until a job is requeued; return the run's record of its stop."""
         self.cluster.wait_for_job(job, "PENDING", seconds=120)
         return self.run.stopped()
 
@@ -73,7 +73,7 @@ class Trial:
         wait_until(has_come, f"step {step}", seconds=180)
 
     def wait_for_words(self, words: str, job: str) -> None:
-        """Wait until a job has written some words."""
+        """Wait until a job has written a text."""
         wait_until(lambda: words in self.log(job), f"{words!r} in the job's logs", seconds=120)
 
 
@@ -81,10 +81,10 @@ def submit(cluster: SlurmCluster, folder: Path, *words: str, settings: Sequence[
     """Submit a job with this interpreter and return its number.
 
     Args:
-        cluster: to which.
-        folder: where it is submitted, from `working_folder`.
+        cluster: the cluster.
+        folder: folder of the submission, from `working_folder`.
         words: options of sbatch, and the script.
-        settings: of the script's program.
+        settings: options of the script's program.
     """
     done = cluster.run(
         "sbatch",
@@ -99,7 +99,7 @@ def submit(cluster: SlurmCluster, folder: Path, *words: str, settings: Sequence[
 
 
 def working_folder(folder: Path) -> Path:
-    """Make a folder that looks to a job as a clone of the repository does."""
+    """Make a folder that looks like a clone of the repository."""
     folder.mkdir()
     for name in ("launch", "conf"):
         os.symlink(ROOT / name, folder / name)
@@ -107,7 +107,7 @@ def working_folder(folder: Path) -> Path:
 
 
 def start_trial(cluster: SlurmCluster, data: DataSet, folder: Path, steps: int) -> Trial:
-    """Return a run of few steps that nothing has been done for yet."""
+    """Return a short run that has no jobs yet."""
     working_folder(folder)
     settings = tiny_settings(data, folder / "run", steps)
     return Trial(cluster=cluster, folder=folder, settings=settings)

@@ -1,4 +1,4 @@
-"""The cluster of the tests ends with them, however they end."""
+"""The tests' cluster ends with them, even after a SIGKILL."""
 
 import os
 import signal

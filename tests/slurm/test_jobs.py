@@ -1,4 +1,4 @@
-"""On a real Slurm of two nodes, a run trains, stops, comes back and ends with the same bits."""
+"""On a real Slurm of two nodes a run trains, stops, is requeued and ends with the same bits."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ pytestmark = [
 def undisturbed(
     cluster: SlurmCluster, data: DataSet, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Trial, str]:
-    """Return a run that nothing happened to, and its job."""
+    """Return an undisturbed run and its job."""
     trial = start_trial(cluster, data, tmp_path_factory.mktemp("slurm") / "undisturbed", STEPS)
     job = trial.submit()
     trial.finish(job)
@@ -59,10 +59,10 @@ def test_a_warning_signal_saves_requeues_and_resumes(
 def test_a_job_near_its_time_limit_is_warned_saves_requeues_and_resumes(
     undisturbed: tuple[Trial, str], data: DataSet, tmp_path: Path
 ) -> None:
-    # Slurm looks at limits every 30 s and warns up to as much early: 30 to 60 s after the start.
+    # Slurm checks limits every 30 s and warns up to 30 s early: 30 to 60 s after the start.
     trial, job = _trial_at_work(undisturbed[0], data, tmp_path / "out_of_time", "--time=4")
 
-    with suspended(trial.cluster.rank(job, 3)):  # a step that lasts until the warning has come
+    with suspended(trial.cluster.rank(job, 3)):  # a step that lasts until the warning
         trial.wait_for_words("SIGUSR1 or SIGUSR2 arrived", job)
     stopped = trial.wait_for_requeue(job)
 
@@ -70,7 +70,7 @@ def test_a_job_near_its_time_limit_is_warned_saves_requeues_and_resumes(
     _ends_as(undisturbed[0], trial, job)
 
 
-def test_a_killed_rank_takes_the_others_with_it_and_the_job_comes_back(
+def test_a_killed_rank_ends_the_others_and_the_job_is_requeued(
     undisturbed: tuple[Trial, str], data: DataSet, tmp_path: Path
 ) -> None:
     trial, job = _trial_at_work(undisturbed[0], data, tmp_path / "rank_killed")
@@ -97,7 +97,7 @@ def test_a_node_that_fails_is_waited_for_and_the_run_resumes(
 def _trial_at_work(
     undisturbed: Trial, data: DataSet, folder: Path, *words: str
 ) -> tuple[Trial, str]:
-    """Return a run like the undisturbed one that has come to where it is struck, and its job."""
+    """Return a run that has reached the step of its fault, and its job."""
     trial = start_trial(undisturbed.cluster, data, folder, STEPS)
     job = trial.submit(*words)
     trial.wait_for_step(STRUCK_AT, job)
@@ -105,7 +105,7 @@ def _trial_at_work(
 
 
 def _ends_as(undisturbed: Trial, trial: Trial, job: str) -> dict[str, str]:
-    """Wait for the end of a job and hold its run against the one that nothing happened to."""
+    """Wait for the end of a job and compare its run with the undisturbed one."""
     told = trial.finish(job)
     assert trial.run.losses() == undisturbed.run.losses()
     assert trial.run.state_digest() == undisturbed.run.state_digest()

@@ -85,18 +85,17 @@ def test_a_program_that_does_not_save_when_warned_goes_back_and_resumes(
     cluster: SlurmCluster, data: DataSet, tmp_path: Path
 ) -> None:
     folder = working_folder(tmp_path / "out_of_time")
-    # Slurm looks at limits every 30 s and warns up to as much early: 30 to 60 s after the start.
+    # Slurm checks limits every 30 s and warns up to 30 s early: 30 to 60 s after the start.
     job = submit_image_tokenizer(cluster, folder, data, "--time=2", steps=60)
     wait_until(lambda: bool(committed_checkpoints(folder / "run")), "the first checkpoint", 120)
 
-    # It would be done before its time is over. Slurm ends it, asleep as it is.
+    # Without a suspended rank the job would be done before its limit. Slurm ends it while
+    # suspended.
     cluster.rank(job, 0, "train_image_tokenizer.py").suspend()
     cluster.wait_for_job(job, "PENDING", seconds=120)
     finish(cluster, folder, job)
 
-    assert (
-        "the time limit is near: back into the queue" in (folder / f"slurm-{job}.log").read_text()
-    )
+    assert "the time limit is near: requeued" in (folder / f"slurm-{job}.log").read_text()
     lines = RunFolder(folder / "run").metrics.read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines][-1] == 60
     assert any("resumed" in path.read_text() for path in folder.glob("outputs/*/rank_0-*.log"))

@@ -1,4 +1,4 @@
-"""What cannot run is said in Slurm's own words, or by the name of the node."""
+"""Refused jobs: Slurm's own message, or the name of the node."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def test_a_missing_container_ends_the_job_before_anything(
 
 
 def test_a_wrong_setting_is_shown_and_not_tried_again(cluster: SlurmCluster, folder: Path) -> None:
-    # The first of four ranks that ends has srun end the others, most before they have spoken.
+    # When the first of four ranks ends, srun kills the others, most before they log anything.
     job = submit(
         cluster, folder, "--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=0",
         "--cpus-per-task=1", "launch/slurm/pretrain.sbatch",
@@ -73,7 +73,9 @@ def test_a_job_that_fails_at_once_comes_back_twice_and_no_more(
     cluster: SlurmCluster, folder: Path
 ) -> None:
     program = folder / "python"
-    program.write_text("#!/bin/sh\n[ $1 = -m ] || exit 1\n")  # every check passes, no run does
+    program.write_text(
+        "#!/bin/sh\n[ $1 = -m ] || exit 1\n"
+    )  # every check succeeds, every run fails
     program.chmod(0o755)
 
     job = cluster.run(
@@ -82,7 +84,7 @@ def test_a_job_that_fails_at_once_comes_back_twice_and_no_more(
     ).stdout.strip()  # fmt: skip
 
     log = log_of(cluster, folder, job)
-    assert log.count("an accident: back into the queue") == 2
+    assert log.count("a failure: requeued") == 2
     assert "3 attempts in a row ended within 600 s: not requeued" in log
     assert cluster.job(job)["Restarts"] == "2"
 

@@ -1,4 +1,4 @@
-"""A stage's log is read from its end, and its memory is that of all its processes."""
+"""The end of a stage's log, and the memory of all its processes."""
 
 import os
 import subprocess

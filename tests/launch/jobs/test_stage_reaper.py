@@ -1,4 +1,4 @@
-"""Nothing outlives its stage, and nothing that ended stays in its way."""
+"""No process outlives its stage, and ended orphans are reaped."""
 
 import os
 import subprocess
@@ -6,8 +6,8 @@ import sys
 
 from launch.support.program import CONF_FOLDER
 
-# A shell leaves an orphan behind; the command then waits for it to be gone, as the deepspeed
-# launcher waits for the processes of a rank that it stopped.
+# A shell leaves an orphan; the command then waits until it is gone, as the deepspeed launcher waits
+# for the processes of a stopped rank.
 _WAITS_FOR_AN_ORPHAN = """
 import subprocess, sys, time
 import psutil

@@ -1,4 +1,4 @@
-"""A command line's settings are known without running it."""
+"""The settings of a command line, composed without running it."""
 
 import pytest
 

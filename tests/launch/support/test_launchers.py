@@ -1,4 +1,4 @@
-"""Row 2 of the fault list: whichever launcher is killed outright, nothing of the run is left."""
+"""After a SIGKILL of any launcher, no process of the run is left."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ from launch.support.program import CONF_FOLDER
 
 ROOT = CONF_FOLDER.parent
 
-# `deepspeed` starts a launcher, which starts the ranks; here all of them are this one file. What it
-# is called with says how many more launchers stand above the rank.
+# `deepspeed` starts a launcher, which starts the ranks; here all of them are this file. Its
+# argument is the number of launchers still to start above the rank.
 _CHAIN = """
 import signal, subprocess, sys, time
 from pathlib import Path

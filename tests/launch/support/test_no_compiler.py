@@ -1,4 +1,4 @@
-"""The planner does not wait for torch's compiler, which is there for whoever asks for it."""
+"""The planner does not load torch's compiler, which still loads when it is used."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A setting keeps the words that were typed, or the message shows how to write them."""
+"""A setting keeps what was typed, or the message shows how to write it."""
 
 import random
 
@@ -41,10 +41,10 @@ def prompts_of(word: str) -> tuple[str, ...]:
     ],
 )
 def test_a_text_is_what_was_typed(typed: str) -> None:
-    if typed.isprintable():  # a place has no control characters
+    if typed.isprintable():  # a location has no control characters
         assert pretrain(f"run_dir={typed}").run_dir == typed
     assert pretrain(f"+cluster.environment.A={typed}").cluster.environment["A"] == typed
-    assert pretrain(f"tracking.name={typed}").tracking.name == typed  # which may be null
+    assert pretrain(f"tracking.name={typed}").tracking.name == typed  # a setting that may be null
 
 
 def test_any_text_is_what_was_typed() -> None:

@@ -1,4 +1,4 @@
-"""What a program makes of its words: settings, or one message."""
+"""A program turns its options into settings, or prints one message."""
 
 import os
 import pickle
@@ -23,7 +23,7 @@ ROOT = CONF_FOLDER.parent
 def start(
     words: list[str], *, rank: int, world_size: int, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Start one rank of a pretraining run as a launcher would."""
+    """Start one rank of a pretraining run like a launcher."""
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     return subprocess.run(
         [sys.executable, "launch/pretrain.py", "experiment=quickstart", *words],
@@ -116,7 +116,7 @@ def test_any_refused_rank_leaves_its_message_for_the_batch_script(
 
 
 def folders_that_exist(folder: Path) -> list[str]:
-    """Return settings that name folders, empty ones."""
+    """Return settings that name empty folders."""
     names = ("data.token_shards", "data.text_tokenizer", "data.image_tokenizer", "samples.pairs")
     for name in names:
         (folder / name).mkdir()
@@ -124,7 +124,7 @@ def folders_that_exist(folder: Path) -> list[str]:
 
 
 def test_a_second_run_of_a_folder_is_one_message_before_anything_starts(tmp_path: Path) -> None:
-    """Row 42 of the fault list: within 10 s, and the first run goes on."""
+    """The refusal takes less than 10 s, and the first run continues."""
     run_dir = tmp_path / "run"
     with RunLock(run_dir, Launch(rank=0, local_rank=0, world_size=1)) as first:
         result = start([f"run_dir={run_dir}", *folders_that_exist(tmp_path)], rank=0, world_size=1)
@@ -149,7 +149,7 @@ def test_a_run_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> N
 def test_ranks_that_do_not_meet_are_no_wrong_setting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same command may succeed later; whoever starts it again must be able to tell."""
+    """The same command may succeed later, so the exit code must allow a restart."""
 
     @program("caption", CaptionConfig, has_ranks=True)
     def main(config: CaptionConfig) -> None:
@@ -180,7 +180,7 @@ def test_only_what_a_person_can_mend_ends_with_code_2(
     code: int,
     said: str,
 ) -> None:
-    """With code 2, neither supervise nor a batch script would try again."""
+    """After code 2 neither supervise nor a batch script tries again."""
 
     @program("caption", CaptionConfig)
     def main(config: CaptionConfig) -> None:

@@ -1,4 +1,4 @@
-"""A file of records that one process writes at a time."""
+"""A file of records has one writer at a time."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def test_a_refused_writer_leaves_the_file_of_the_one_that_made_it(
 ) -> None:
     path = tmp_path / "records.jsonl"
     with record_output(path, "output") as first:
-        # As the second one sees it where the first makes the file just before it.
+        # The second process looks just before the first one makes the file.
         monkeypatch.setattr("os.path.lexists", lambda _: False)
         with (
             pytest.raises(InputError, match="another process is writing"),
