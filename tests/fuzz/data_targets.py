@@ -120,11 +120,11 @@ def read_tokens(folder: Path, files: Files, is_damaged: Callable[[int, int], boo
     try:
         strict = _rows(folder, manifest, STOP)
     except (InputError, OSError) as error:
-        require(bool(rows.losses), f"damage=stop finds what damage=skip does not: {error}")
+        require(bool(rows.findings), f"damage=stop finds what damage=skip does not: {error}")
     else:
-        require(not rows.losses, f"damage=stop reads what damage=skip loses: {rows.losses}")
+        require(not rows.findings, f"damage=stop reads what damage=skip loses: {rows.findings}")
         require(bool(np.array_equal(strict.codes, rows.codes)), "the two policies read other codes")
-    return Outcome.COUNTED if rows.losses else Outcome.VALID
+    return Outcome.COUNTED if rows.findings else Outcome.VALID
 
 
 def _read_tar(folder: Path, files: Files) -> Outcome:
@@ -137,7 +137,7 @@ def _read_manifest(folder: Path, files: Files) -> Outcome:
     sequence = sequence_of(folder, manifest, MODEL, loader=SKIP)
     with closing(TokenReader(sequence)) as reader:
         rows = reader.read(np.arange(min(manifest.num_samples, 3)))
-    return Outcome.COUNTED if rows.losses else Outcome.VALID
+    return Outcome.COUNTED if rows.findings else Outcome.VALID
 
 
 def _arrays() -> dict[str, bytes]:
@@ -168,16 +168,16 @@ def _read_arrays(folder: Path, files: Files) -> Outcome:
     manifest = replace(manifest, shards=(shard,))
     rows = _rows(shards, manifest, SKIP)
     _check_rows(rows, lambda shard, index: index == 2)
-    lost = {(loss.index, loss.num_samples) for loss in rows.losses}
+    lost = {(finding.index, finding.num_samples) for finding in rows.findings}
     require(lost <= {(2, 1)}, f"one damaged array costs {lost}")
     try:
         _rows(shards, manifest, STOP)
     except InputError as error:
-        require(bool(rows.losses), f"damage=stop finds what damage=skip does not: {error}")
+        require(bool(rows.findings), f"damage=stop finds what damage=skip does not: {error}")
         require("00000002" in str(error), f"the message does not name the sample: {error}")
     else:
-        require(not rows.losses, "damage=stop reads what damage=skip loses")
-    return Outcome.COUNTED if rows.losses else Outcome.VALID
+        require(not rows.findings, "damage=stop reads what damage=skip loses")
+    return Outcome.COUNTED if rows.findings else Outcome.VALID
 
 
 def picture(form: str, **options: Any) -> bytes:
@@ -212,10 +212,10 @@ def _read_picture(folder: Path, files: Files) -> Outcome:
     sequence = images_of(folder / "shards", manifest, loader=SKIP)
     with closing(ImageReader(sequence)) as reader:
         rows = reader.read(np.arange(2), for_training=False)
-    lost = [loss.index for loss in rows.losses]
+    lost = [finding.index for finding in rows.findings]
     require(lost in ([], [0]), f"one damaged picture costs {lost}")
     is_usable = built is not None and built.size == (_SIDE, _SIDE)
-    require(bool(lost) != is_usable, f"build and training disagree: {built}, {rows.losses}")
+    require(bool(lost) != is_usable, f"build and training disagree: {built}, {rows.findings}")
     return Outcome.COUNTED if lost else outcome
 
 

@@ -1,6 +1,7 @@
 """A run that hangs names the rank that holds it up, and ends."""
 
 import ctypes
+import itertools
 import multiprocessing
 import os
 import signal
@@ -78,7 +79,7 @@ def train_steps(
         Communication(groups) as communication,
         watchdog_of(WATCH, phases, groups, run_dir, communication) as watch,
     ):
-        for step in range(1, 1_000_000):
+        for step in itertools.count(1):
             phases.enter(Phase.STEP, step)
             if step == FAULTY_STEP and launch.rank == faulty_rank:
                 (run_dir / "faulted").write_text(str(time.monotonic()))
