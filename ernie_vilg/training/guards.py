@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.guards import GuardsConfig
-from ernie_vilg.data.batches.token_reader import TokenSequence
+from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.data.records.skipped_updates import (
-    RecentPlaces,
+    RecentOrigins,
     Skip,
     SkipLog,
     finite,
@@ -65,10 +65,10 @@ class SkipWriter:
 
     log: SkipLog
     """File of the replica."""
-    recent: RecentPlaces
-    """Places of the last steps; the loader adds those of each step."""
+    recent: RecentOrigins
+    """Origins of the last steps' samples; the loader adds those of each step."""
     sequence: TokenSequence
-    """Training sequence, to which the places belong."""
+    """Training sequence, to which the origins belong."""
     offset: int
     """Position of the replica's first sample within a global batch."""
     num_positions: int
@@ -269,7 +269,7 @@ def skip_writer(
     share = global_batch_size // groups.data_size
     return SkipWriter(
         log=SkipLog(ledger, groups.data_rank),
-        recent=RecentPlaces(),
+        recent=RecentOrigins(),
         sequence=sequence,
         offset=groups.data_rank * share,
         num_positions=share,
