@@ -9,7 +9,8 @@ from pathlib import Path
 from webdataset.writer import TarWriter
 
 from ernie_vilg.data.shards.open_shards import KEY, Sample
-from ernie_vilg.data.shards.shard_index import SAFE_KEY, describe_shard
+from ernie_vilg.data.shards.shard_index import SAFE_KEY
+from ernie_vilg.data.shards.tar_index import describe_shard
 from ernie_vilg.storage.shard_manifest import Shard
 
 _OWNER = "ernie_vilg"

@@ -14,16 +14,15 @@ from benchmarks.support.timing import Stopwatch
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches.image_batches import ImageBatches, ImageSequence
-from ernie_vilg.data.batches.token_batches import Share, TokenBatches
-from ernie_vilg.data.batches.token_decoder import TokenDecoder, TokenHeaders
-from ernie_vilg.data.batches.token_reader import TokenSequence
-from ernie_vilg.data.sequence.mixture import MixturePhase
-from ernie_vilg.data.sequence.order import SampleOrder
+from ernie_vilg.data.batches.step_samples import StepSamples
+from ernie_vilg.data.batches.token_batches import Batch, TokenSequence
+from ernie_vilg.data.sequence.mixture import MixtureSegment
+from ernie_vilg.data.sequence.order import ReplicaSlice, SampleOrder
 from ernie_vilg.data.sequence.quarantine import Quarantine
-from ernie_vilg.data.sequence.sample_reader import DataSource, PositionReader
+from ernie_vilg.data.sequence.sample_reader import SampleReader
+from ernie_vilg.data.sequence.sample_sequence import DataSource, NewRows, Rows
 from ernie_vilg.data.shards.damage import DamagedSampleError
-from ernie_vilg.data.shards.open_shards import OpenShard, open_shard
-from ernie_vilg.data.shards.shard_folder import LocalFolder
+from ernie_vilg.data.shards.open_shards import LocalFolder, OpenShard, open_shard
 from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.storage.shard_manifest import Manifest, ShardKind, read_manifest
 
@@ -51,7 +50,7 @@ def token_sequence(folder: Path, num_workers: int) -> TokenSequence:
     )
     return TokenSequence(
         sources=(_source(folder, manifest),),
-        phases=(MixturePhase(first_position=0, weights=(1.0,)),),
+        mixture=(MixtureSegment(first_position=0, weights=(1.0,)),),
         seed=0,
         shuffle_block_shards=SHUFFLE_BLOCK_SHARDS,
         quarantine=Quarantine(),
@@ -61,10 +60,9 @@ def token_sequence(folder: Path, num_workers: int) -> TokenSequence:
     )
 
 
-def token_batches(folder: Path, batch_size: int, num_workers: int) -> TokenBatches:
-    """Return the only replica's batches of a data set of token shards."""
-    share = Share(global_batch_size=batch_size, data_rank=0, data_size=1)
-    return TokenBatches(token_sequence(folder, num_workers), share, micro_batch_size=batch_size)
+def token_batches(folder: Path, batch_size: int, num_workers: int) -> StepSamples[Batch]:
+    """Return the only replica's steps of a data set of token shards."""
+    return StepSamples(token_sequence(folder, num_workers), _only_replica(batch_size))
 
 
 def image_batches(folder: Path, batch_size: int) -> ImageBatches:
@@ -72,7 +70,7 @@ def image_batches(folder: Path, batch_size: int) -> ImageBatches:
     manifest = read_manifest(folder, "image")
     sequence = ImageSequence(
         sources=(_source(folder, manifest),),
-        phases=(MixturePhase(first_position=0, weights=(1.0,)),),
+        mixture=(MixtureSegment(first_position=0, weights=(1.0,)),),
         seed=0,
         shuffle_block_shards=SHUFFLE_BLOCK_SHARDS,
         quarantine=Quarantine(),
@@ -80,7 +78,11 @@ def image_batches(folder: Path, batch_size: int) -> ImageBatches:
         image_size=manifest.settings["image_size"],
         horizontal_flip=False,
     )
-    return ImageBatches(sequence, Share(global_batch_size=batch_size, data_rank=0, data_size=1))
+    return ImageBatches(sequence, _only_replica(batch_size))
+
+
+def _only_replica(batch_size: int) -> ReplicaSlice:
+    return ReplicaSlice(global_batch_size=batch_size, data_rank=0, data_size=1)
 
 
 def _source(folder: Path, manifest: Manifest) -> DataSource:
@@ -172,23 +174,30 @@ def _peak_mb() -> float:
     return int(line.split()[1]) * 1024 / MB  # in KiB there
 
 
-class _TimedDecoder:
-    """A decoder of tokens that times itself."""
+class _TimedRows:
+    """Measures the time of reading and decoding tokens."""
 
-    def __init__(self, decoder: TokenDecoder, seconds: dict[str, float]) -> None:
-        self._decoder = decoder
+    def __init__(self, rows: Rows[Batch], seconds: dict[str, float]) -> None:
+        self._rows = rows
         self._seconds = seconds
 
     def fetch(self, data_set: int, opened: OpenShard, indices: list[int], rows: list[int]) -> None:
         started = time.thread_time()
-        self._decoder.fetch(data_set, opened, indices, rows)
+        self._rows.fetch(data_set, opened, indices, rows)
         self._seconds["read"] += time.thread_time() - started
 
     def decode(self, rows: list[int]) -> Mapping[int, DamagedSampleError]:
         started = time.thread_time()
-        failed = self._decoder.decode(rows)
+        failed = self._rows.decode(rows)
         self._seconds["decode"] += time.thread_time() - started
         return failed
+
+    def content(self) -> Batch:
+        return self._rows.content()
+
+
+def _timed(new_rows: NewRows[Batch], seconds: dict[str, float]) -> NewRows[Batch]:
+    return lambda positions: _TimedRows(new_rows(positions), seconds)
 
 
 def profile(task: Task) -> Result:
@@ -223,14 +232,13 @@ def _profile_reading(
     sequence: TokenSequence, batches: np.ndarray, seconds: dict[str, float]
 ) -> float:
     """Read all batches from open shards; return the total seconds."""
-    headers = TokenHeaders(sequence.model)
-    with closing(PositionReader(sequence, lambda what: None)) as reader:
+    with closing(SampleReader(sequence)) as reader:
+        reader._new_rows = _timed(reader._new_rows, seconds)
         for shard_index in range(len(sequence.sources[0].manifest.shards)):
             reader.sample(0, shard_index, 0)
         started = time.thread_time()
         for positions in batches:
-            decoder = TokenDecoder(sequence.model, headers, len(positions))
-            reader.read(positions, _TimedDecoder(decoder, seconds))
+            reader.read(positions)
         return time.thread_time() - started
 
 

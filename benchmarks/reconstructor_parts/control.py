@@ -9,11 +9,12 @@ from torch.optim import AdamW
 from benchmarks.reconstructor_parts.rows import BATCH_PAIRS, LEARNING_RATE, WARMUP_STEPS, Settings
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.data.batches.token_batches import Share, TokenBatches
-from ernie_vilg.data.batches.token_reader import TokenSequence
-from ernie_vilg.data.sequence.mixture import MixturePhase
+from ernie_vilg.data.batches.step_samples import StepSamples
+from ernie_vilg.data.batches.token_batches import Batch, TokenSequence
+from ernie_vilg.data.sequence.mixture import MixtureSegment
+from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.data.sequence.quarantine import Quarantine
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.model.weights import read_model_config
 from ernie_vilg.parallel.engine.precision import machine_precision
 from ernie_vilg.runs.schedule import learning_rate_at
@@ -40,7 +41,7 @@ def train_decoder_longer(home: Path, seed: int, settings: Settings) -> VQGAN:
         decoder.parameters(), betas=(schedule.beta1, schedule.beta2), weight_decay=0.0
     )
     for step in range(1, settings.steps + 1):
-        (batch,) = batches.at(step)
+        batch = batches.at(step).content
         assert batch.pixels is not None
         grids = batch.codes.unflatten(1, (tokenizer.config.grid_size, -1))
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
@@ -57,14 +58,14 @@ def train_decoder_longer(home: Path, seed: int, settings: Settings) -> VQGAN:
     return tokenizer.eval()
 
 
-def _batches(home: Path, seed: int) -> TokenBatches:
+def _batches(home: Path, seed: int) -> StepSamples[Batch]:
     """Return the generators' batches with their pixels."""
     folder = home / "token_shards"
     source = DataSource(name="main", location=str(folder), manifest=read_manifest(folder, "token"))
-    return TokenBatches(
+    return StepSamples(
         TokenSequence(
             sources=(source,),
-            phases=(MixturePhase(first_position=0, weights=(1.0,)),),
+            mixture=(MixtureSegment(first_position=0, weights=(1.0,)),),
             seed=seed,
             shuffle_block_shards=16,
             quarantine=Quarantine(),
@@ -72,6 +73,5 @@ def _batches(home: Path, seed: int) -> TokenBatches:
             model=read_model_config(home / "two_stage/weights"),
             with_pixels=True,
         ),
-        Share(global_batch_size=BATCH_PAIRS, data_rank=0, data_size=1),
-        micro_batch_size=BATCH_PAIRS,
+        ReplicaSlice(global_batch_size=BATCH_PAIRS, data_rank=0, data_size=1),
     )

@@ -19,10 +19,10 @@ import torch
 from ernie_vilg.config.model import ObjectiveConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.pictures import decode_picture
-from ernie_vilg.data.batches.token_reader import keeps_pixels
+from ernie_vilg.data.batches.token_batches import keeps_pixels
 from ernie_vilg.data.records.damage_log import DamageSummary, read_damage
 from ernie_vilg.data.records.ledger import StepHistory, StepRecord, read_step
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.data.shards.damage import DamagedSampleError
 from ernie_vilg.data.shards.open_shards import KEY, Sample
 from ernie_vilg.errors import InputError
@@ -172,7 +172,8 @@ def explain_step(
     try:
         losses, order = None, np.arange(len(batch.positions))
         if measure_losses is not None:
-            losses = measure_losses(run_dir, step, batch.rows.text, batch.rows.codes)
+            pairs = batch.rows.content
+            losses = measure_losses(run_dir, step, pairs.text.numpy(), pairs.codes.numpy())
             order = np.argsort(-losses.total(config.objective), kind="stable")
         samples = _with_losses(_describe(batch, history.record, text_tokenizer), losses)
         shown = _with_pictures(samples, batch, order[:max_samples].tolist(), image_tokenizer)
@@ -245,7 +246,7 @@ def _describe(
                 index=place.index,
                 key=members[KEY].decode("utf-8", "replace"),
                 caption=_caption(members),
-                text=_decode(tokenizer, batch.rows.text[row]),
+                text=_decode(tokenizer, batch.rows.content.text[row].numpy()),
                 left_out=batch.left_out(row),
                 doubt=batch.doubt(row),
             )
@@ -276,7 +277,7 @@ def _with_pictures(
     samples: list[ExplainedSample], batch: PastBatch, rows: list[int], tokenizer: VQGAN
 ) -> tuple[ExplainedSample, ...]:
     """Return some samples of the batch with their pictures."""
-    pictures = _pictures(tokenizer, batch.rows.codes[rows])
+    pictures = _pictures(tokenizer, batch.rows.content.codes[rows].numpy())
     return tuple(
         replace(samples[row], picture=picture, original=_original(batch, row))
         for row, picture in zip(rows, pictures, strict=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches.token_reader import TokenReader, TokenRows, TokenSequence
+from ernie_vilg.data.batches.token_batches import Batch, TokenSequence
 from ernie_vilg.data.records.damage_log import DamageSummary
 from ernie_vilg.data.records.ledger import (
     DataSetRecord,
@@ -28,7 +28,8 @@ from ernie_vilg.data.sequence.quarantine import (
     QuarantineEntry,
     read_quarantine,
 )
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.sequence.sample_reader import DecodedSamples, SampleReader
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.data.shards.damage import DamagedSampleError, DamagedShardError, DamageFinding
 from ernie_vilg.data.shards.open_shards import KEY, Sample
 from ernie_vilg.errors import InputError
@@ -86,7 +87,7 @@ class PastBatch:
         """
         damage: Literal["stop", "skip"] = "skip" if found.findings else "stop"
         self._sequence = replace(sequence, loader=replace(sequence.loader, damage=damage))
-        self._mixture = MixtureOrder(len(sequence.sources), sequence.phases, sequence.seed)
+        self._mixture = MixtureOrder(len(sequence.sources), sequence.mixture, sequence.seed)
         self._orders = [
             SampleOrder(source.manifest, sequence.seed, sequence.shuffle_block_shards)
             for source in sequence.sources
@@ -109,7 +110,7 @@ class PastBatch:
 
     def place(self, row: int) -> SampleLocation:
         """Return the location of a sample of the batch within its data set."""
-        places = self.rows.places
+        places = self.rows.origins
         return SampleLocation(
             epoch=int(places.epoch[row]),
             shard_index=int(places.shard_index[row]),
@@ -123,7 +124,7 @@ class PastBatch:
 
     def left_out(self, row: int) -> LeftOut | None:
         """Return the sample that a sample of the batch replaces; None if it replaces none."""
-        if not self.rows.places.is_replaced[row]:
+        if not self.rows.origins.is_replaced[row]:
             return None
         source, own = self.source(row), next(self._passed_over(row))
         shard = source.manifest.shards[own.shard_index].file
@@ -140,7 +141,7 @@ class PastBatch:
 
     def doubt(self, row: int) -> str:
         """Return why another sample may have been trained on; empty where the sample is certain."""
-        if not self.rows.places.is_replaced[row]:
+        if not self.rows.origins.is_replaced[row]:
             return ""
         source = self.source(row)
         for place in self._passed_over(row):
@@ -151,13 +152,13 @@ class PastBatch:
         return ""
 
     def _data_set(self, row: int) -> int:
-        return int(self.rows.places.data_set[row])
+        return int(self.rows.origins.data_set[row])
 
-    def _read(self) -> tuple[TokenReader, TokenRows]:
+    def _read(self) -> tuple[SampleReader[Batch], DecodedSamples[Batch]]:
         """Read until the batch holds no sample that the run had found damaged."""
         sequence = self._sequence
         for _ in range(_MOST_ROUNDS):
-            reader = TokenReader(sequence)
+            reader = SampleReader(sequence)
             try:
                 rows = reader.read(self.positions)
                 repaired = self._repaired(reader, rows)
@@ -174,12 +175,14 @@ class PastBatch:
             f"after {_MOST_ROUNDS} rounds there still are samples that the run found damaged"
         )
 
-    def _repaired(self, reader: TokenReader, rows: TokenRows) -> list[QuarantineEntry]:
+    def _repaired(
+        self, reader: SampleReader[Batch], rows: DecodedSamples[Batch]
+    ) -> list[QuarantineEntry]:
         """Return the samples that the run found damaged, and that can be read now."""
         if not self._known:
             return []
         repaired = []
-        places = (rows.places.data_set, rows.places.shard_index, rows.places.index)
+        places = (rows.origins.data_set, rows.origins.shard_index, rows.origins.index)
         for data_set, shard_index, index in zip(*(of.tolist() for of in places), strict=True):
             source = self._sequence.sources[data_set]
             shard = source.manifest.shards[shard_index].file
@@ -235,7 +238,7 @@ def past_sequence(
             _source(data_set, moved.token_shards.get(data_set.name), loader)
             for data_set in record.data_sets
         ),
-        phases=record.mixture,
+        mixture=record.mixture,
         seed=record.seed,
         shuffle_block_shards=record.shuffle_block_shards,
         quarantine=quarantine,

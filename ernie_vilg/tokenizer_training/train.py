@@ -27,12 +27,12 @@ from ernie_vilg.config.image_tokenizer import (
     TrainImageTokenizerConfig,
 )
 from ernie_vilg.data.batches.image_batches import ImageBatches, ImageSequence
-from ernie_vilg.data.batches.token_batches import Share
 from ernie_vilg.data.batches.workers import start_worker_server
 from ernie_vilg.data.records.damage_log import DamageLog, read_damage
-from ernie_vilg.data.sequence.mixture import MixturePhase
+from ernie_vilg.data.sequence.mixture import MixtureSegment
+from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.data.sequence.quarantine import Quarantine
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.engine.precision import machine_precision
 from ernie_vilg.parallel.layout.collectives import LEADER, barrier, broadcast_from_leader
@@ -102,7 +102,7 @@ def image_sequence(
     """
     return ImageSequence(
         sources=(_source(config, manifest),),
-        phases=(MixturePhase(first_position=0, weights=(1.0,)),),
+        mixture=(MixtureSegment(first_position=0, weights=(1.0,)),),
         seed=config.training.seed,
         shuffle_block_shards=config.training.shuffle_block_shards,
         quarantine=quarantine,
@@ -149,7 +149,7 @@ def _batches(
     run_dir, rank = Path(config.run_dir), dist.get_rank()
     return ImageBatches(
         image_sequence(config, manifest, agreed_quarantine(run_dir, [_source(config, manifest)])),
-        Share(
+        ReplicaSlice(
             global_batch_size=config.training.global_batch_size,
             data_rank=rank,
             data_size=dist.get_world_size(),

@@ -7,11 +7,11 @@ samples only. This module converts the ones into the others.
 from typing import Any
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches.token_reader import TokenSequence
-from ernie_vilg.data.sequence.mixture import MixturePhase, cycle_parts
+from ernie_vilg.data.batches.token_batches import TokenSequence
+from ernie_vilg.data.sequence.mixture import MixtureSegment, cycle_parts
 from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.training.lineage import Lineage
@@ -33,7 +33,7 @@ def token_sequence(
     """
     return TokenSequence(
         sources=lineage.data_sets,
-        phases=mixture_phases(config, lineage),
+        mixture=mixture_segments(config, lineage),
         seed=config.data.seed,
         shuffle_block_shards=config.data.shuffle_block_shards,
         quarantine=quarantine,
@@ -65,7 +65,7 @@ def order_identity(config: PretrainConfig, lineage: Lineage, step: int) -> dict[
         str(phase.first_position): {
             name: part for name, part in zip(names, cycle_parts(phase.weights), strict=True) if part
         }
-        for phase in mixture_phases(config, lineage)
+        for phase in mixture_segments(config, lineage)
         if phase.first_position < max(1, next_position)
     }
     drawn = {name for parts in mixture.values() for name in parts}
@@ -82,7 +82,7 @@ def order_identity(config: PretrainConfig, lineage: Lineage, step: int) -> dict[
     }
 
 
-def mixture_phases(config: PretrainConfig, lineage: Lineage) -> tuple[MixturePhase, ...]:
+def mixture_segments(config: PretrainConfig, lineage: Lineage) -> tuple[MixtureSegment, ...]:
     """Return the weights of a run's data sets, by first position.
 
     Raises:
@@ -93,7 +93,7 @@ def mixture_phases(config: PretrainConfig, lineage: Lineage) -> tuple[MixturePha
         for data_set in lineage.data_sets
     }
     return tuple(
-        MixturePhase(
+        MixtureSegment(
             first_position=first_position(part.step + 1, config.parallelism.global_batch_size),
             weights=tuple(
                 part.weights[data_set.name] / tokens[data_set.name]

@@ -23,7 +23,7 @@ from ernie_vilg.parallel.engine.engine import EngineSettings, deepspeed_config
 from ernie_vilg.parallel.engine.precision import machine_precision
 from ernie_vilg.planning.forecast import Forecast, forecast
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
-from ernie_vilg.training.data_order import mixture_phases
+from ernie_vilg.training.data_order import mixture_segments
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.pretrain import with_decoder
 from ernie_vilg.training.truncation import check_truncation
@@ -185,7 +185,8 @@ def _check_data(config: PretrainConfig) -> tuple[PretrainConfig, list[str]]:
 def _data_set_lines(config: PretrainConfig, lineage: Lineage) -> Iterator[str]:
     """Yield each data set's size, how often the run sees it, and its truncated captions."""
     truncation = check_truncation(config, lineage)
-    order = MixtureOrder(len(lineage.data_sets), mixture_phases(config, lineage), config.data.seed)
+    segments = mixture_segments(config, lineage)
+    order = MixtureOrder(len(lineage.data_sets), segments, config.data.seed)
     drawn = order.drawn_before(config.training.steps * config.parallelism.global_batch_size)
     for data_set, count in zip(lineage.data_sets, drawn.tolist(), strict=True):
         num_pairs = data_set.manifest.num_samples

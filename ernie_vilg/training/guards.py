@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.guards import GuardsConfig
-from ernie_vilg.data.batches.token_reader import TokenSequence
+from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.data.records.skipped_updates import (
-    RecentPlaces,
+    RecentOrigins,
     Skip,
     SkipLog,
     finite,
@@ -65,10 +65,10 @@ class SkipWriter:
 
     log: SkipLog
     """File of the replica."""
-    recent: RecentPlaces
-    """Places of the last steps; the loader adds those of each step."""
+    recent: RecentOrigins
+    """Origins of the samples of the last steps; the loader adds those of each step."""
     sequence: TokenSequence
-    """Training sequence, to which the places belong."""
+    """Training sequence, to which the origins belong."""
     offset: int
     """Position of the replica's first sample within a global batch."""
     num_positions: int
@@ -83,7 +83,7 @@ class SkipWriter:
             step: step of the update, from 1.
             decision: decision to skip it.
         """
-        places = self.recent.at(step)
+        origins = self.recent.at(step)
         skip = Skip(
             step=step,
             reason=decision.reason,
@@ -93,7 +93,7 @@ class SkipWriter:
             ranks=decision.ranks,
             first_position=first_position(step, self.global_batch_size) + self.offset,
             num_positions=self.num_positions,
-            samples=() if places is None else name_samples(self.sequence, places),
+            samples=() if origins is None else name_samples(self.sequence, origins),
         )
         self.log.write(skip)
 
@@ -269,7 +269,7 @@ def skip_writer(
     share = global_batch_size // groups.data_size
     return SkipWriter(
         log=SkipLog(ledger, groups.data_rank),
-        recent=RecentPlaces(),
+        recent=RecentOrigins(),
         sequence=sequence,
         offset=groups.data_rank * share,
         num_positions=share,

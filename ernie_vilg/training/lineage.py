@@ -12,8 +12,8 @@ from pathlib import Path
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.batches.token_reader import keeps_pixels
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.batches.token_batches import keeps_pixels
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.storage.remote import TransferLimits

@@ -19,7 +19,7 @@ from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.shared_memory import check_shared_memory, remove_leftovers, step_bytes
-from ernie_vilg.data.batches.token_reader import TokenSequence
+from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.data.batches.workers import start_worker_server
 from ernie_vilg.data.records.damage_log import DamageCount
 from ernie_vilg.data.records.ledger import Ledger
@@ -53,7 +53,7 @@ from ernie_vilg.training.guards import RunGuard, skip_writer
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.metrics import Metrics
-from ernie_vilg.training.replica_batches import agreed_quarantine, reads_pixels, replica_batches
+from ernie_vilg.training.replica_batches import ReplicaBatches, agreed_quarantine, reads_pixels
 from ernie_vilg.training.run_identity import identity, layout_identity
 from ernie_vilg.training.truncation import check_truncation
 from ernie_vilg.vqgan.weights import load_image_tokenizer
@@ -314,7 +314,7 @@ def _build_trainer(
     writer = skip_writer(ledger, sequence, engine, config.parallelism.global_batch_size)
     guard = RunGuard(engine, config.guards, writer)
     guard.load_state(checkpoints.restored_state)
-    batches = replica_batches(config, sequence, groups, None if writer is None else writer.recent)
+    batches = ReplicaBatches(config, sequence, groups, None if writer is None else writer.recent)
     rank.watchdog.reading = lambda: batches.doing
     return Trainer(
         config=config,

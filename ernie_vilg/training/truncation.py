@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.storage.shard_manifest import CAPTION_LENGTHS, caption_lengths_of

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from ernie_vilg.data.batches.pictures import decode_picture
 from ernie_vilg.data.shards.damage import DamageError
-from ernie_vilg.data.shards.open_shards import open_shard
-from ernie_vilg.data.shards.shard_folder import LocalFolder
-from ernie_vilg.data.shards.shard_index import describe_shard
+from ernie_vilg.data.shards.open_shards import LocalFolder, open_shard
+from ernie_vilg.data.shards.tar_index import describe_shard
 
 PICTURE_SIZE = 256
 

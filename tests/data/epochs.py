@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.batches.token_batches import Share, TokenBatches, TokenStep
+from ernie_vilg.data.batches.step_samples import StepSamples
+from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.data.shards.damage import DamageFinding
 from ernie_vilg.storage.shard_manifest import Manifest
@@ -28,7 +29,7 @@ SKIP = LoaderConfig(num_workers=0, damage="skip", max_damaged_fraction=1.0)
 
 
 class Epoch:
-    """What one epoch read, over all replicas."""
+    """The samples that one epoch read, over all replicas."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
@@ -57,19 +58,17 @@ def read_epoch(
 ) -> Epoch:
     epoch = Epoch()
 
-    def note(step: TokenStep, findings: list[DamageFinding]) -> None:
+    def note(findings: list[DamageFinding]) -> None:
         epoch.findings.update({(finding.shard, finding.index): finding for finding in findings})
-        kept = ~step.places.is_replaced
-        epoch.own += step.batch.codes[kept, 0].tolist()
 
     sequence = sequence_of(folder, manifest, MODEL, loader=loader, quarantine=quarantine)
     for rank in range(replicas):
-        share = Share(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas)
-        with closing(
-            TokenBatches(sequence, share, micro_batch_size=GLOBAL_BATCH, on_step=note)
-        ) as batches:
+        replica = ReplicaSlice(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas)
+        with closing(StepSamples(sequence, replica, on_damage=note)) as steps:
             for step in range(1, STEPS + 1):
-                for batch in batches.at(step):
-                    epoch.numbers += batch.codes[:, 0].tolist()
-                    epoch.captions += (batch.text[:, 0] - 4).tolist()
+                samples = steps.at(step)
+                numbers = samples.content.codes[:, 0]
+                epoch.numbers += numbers.tolist()
+                epoch.captions += (samples.content.text[:, 0] - 4).tolist()
+                epoch.own += numbers[~samples.origins.is_replaced].tolist()
     return epoch

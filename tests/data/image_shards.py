@@ -10,10 +10,10 @@ from PIL import Image
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.data.batches.image_batches import ImageSequence
-from ernie_vilg.data.sequence.mixture import MixturePhase
+from ernie_vilg.data.sequence.mixture import MixtureSegment
 from ernie_vilg.data.sequence.quarantine import Quarantine
-from ernie_vilg.data.sequence.sample_reader import DataSource
-from ernie_vilg.data.shards.shard_index import describe_shard
+from ernie_vilg.data.sequence.sample_sequence import DataSource
+from ernie_vilg.data.shards.tar_index import describe_shard
 from ernie_vilg.storage.shard_manifest import Manifest, write_manifest
 
 
@@ -57,6 +57,7 @@ def images_of(
     image_size: int | None = None,
     seed: int = 3,
     horizontal_flip: bool = False,
+    for_training: bool = True,
     cache_bytes: int = 0,
     quarantine: Quarantine | None = None,
     loader: LoaderConfig | None = None,
@@ -64,12 +65,13 @@ def images_of(
     """Return the sequence of a folder: whole pictures, no workers, unless told otherwise."""
     return ImageSequence(
         sources=(DataSource(name="main", location=str(folder), manifest=manifest),),
-        phases=(MixturePhase(first_position=0, weights=(1.0,)),),
+        mixture=(MixtureSegment(first_position=0, weights=(1.0,)),),
         seed=seed,
         shuffle_block_shards=2,
         quarantine=quarantine or Quarantine(),
         loader=loader or LoaderConfig(num_workers=0),
         image_size=image_size or int(manifest.settings["image_size"]),
         horizontal_flip=horizontal_flip,
+        for_training=for_training,
         cache_bytes=cache_bytes,
     )

@@ -26,10 +26,10 @@ import pytest
 import s3fs
 
 STALL_SECONDS = 30
-"""How long a stalled answer stalls, unless the server ends before."""
+"""Duration of a stalled answer, unless the server ends before."""
 
 ENDLESS_BYTES = 300 << 20
-"""Where an endless answer ends after all."""
+"""Length at which an endless answer ends after all."""
 
 _GOOGLE = re.compile(r"/download/storage/v1/b/([^/]+)/o/(.+)")
 _S3_CODES = {403: "AccessDenied", 404: "NoSuchKey", 416: "InvalidRange", 503: "SlowDown"}
@@ -49,11 +49,11 @@ class ShardServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, deque[str]] = {}
-        """By path, one word for each coming request; "503*" for all of them."""
+        """Faults by path, one word for each coming request; "503*" for all of them."""
         self.requests: Counter[str] = Counter()
         self.queries: set[str] = set()
         self.elsewhere = "http://127.0.0.1:9/elsewhere"
-        """Where redirects lead."""
+        """Target of redirects."""
         self.endless_bytes = 0
         """Sent of endless answers."""
         self.most_at_once = 0

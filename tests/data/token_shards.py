@@ -9,11 +9,11 @@ import webdataset
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.batches.token_reader import TokenSequence
-from ernie_vilg.data.sequence.mixture import MixturePhase
+from ernie_vilg.data.batches.token_batches import TokenSequence
+from ernie_vilg.data.sequence.mixture import MixtureSegment
 from ernie_vilg.data.sequence.quarantine import Quarantine
-from ernie_vilg.data.sequence.sample_reader import DataSource
-from ernie_vilg.data.shards.shard_index import describe_shard
+from ernie_vilg.data.sequence.sample_sequence import DataSource
+from ernie_vilg.data.shards.tar_index import describe_shard
 from ernie_vilg.storage.shard_manifest import Manifest, write_manifest
 
 MEMBERS = ("codes.npy", "json", "text.npy")
@@ -27,7 +27,7 @@ MODEL = ModelConfig(
     codebook_size=64,
     image_grid_size=2,
 )
-"""That the first 60 samples of `write_token_shards` fit."""
+"""A model for the first 60 samples of `write_token_shards`."""
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -77,7 +77,7 @@ def sequence_of(
     """Return the sequence of one data set, read by no workers unless a loader says otherwise."""
     return TokenSequence(
         sources=(DataSource(name="main", location=str(folder), manifest=manifest),),
-        phases=(MixturePhase(first_position=0, weights=(1.0,)),),
+        mixture=(MixtureSegment(first_position=0, weights=(1.0,)),),
         seed=seed,
         shuffle_block_shards=shuffle_block_shards,
         quarantine=quarantine or Quarantine(),

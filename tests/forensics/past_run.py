@@ -2,19 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches.token_batches import Share, TokenBatches, TokenStep
-from ernie_vilg.data.batches.token_reader import TokenSequence
+from ernie_vilg.data.batches.step_samples import StepSamples
+from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.data.records.damage_log import DamageLog, read_damage
 from ernie_vilg.data.records.ledger import Ledger
-from ernie_vilg.data.sequence.order import first_position
+from ernie_vilg.data.sequence.order import ReplicaSlice, first_position
 from ernie_vilg.data.sequence.quarantine import read_quarantine
-from ernie_vilg.data.shards.damage import DamageFinding
 from ernie_vilg.runs.recorded_settings import write_run
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.training.data_order import token_sequence
@@ -59,12 +57,11 @@ def consume(
     run_dir, folder = Path(config.run_dir), RunFolder(Path(config.run_dir)).ledger
     sequence, size = sequence_of_run(config), config.parallelism.global_batch_size
     batches = [
-        TokenBatches(
+        StepSamples(
             sequence,
-            Share(global_batch_size=size, data_rank=rank, data_size=DATA_SIZE),
-            micro_batch_size=config.parallelism.micro_batch_size,
+            ReplicaSlice(global_batch_size=size, data_rank=rank, data_size=DATA_SIZE),
             known_damage=read_damage(folder).findings,
-            on_step=partial(_write_damage, DamageLog(folder, rank)),
+            on_damage=DamageLog(folder, rank).write,
         )
         for rank in range(DATA_SIZE)
     ]
@@ -79,7 +76,7 @@ def consume(
     consumed = {}
     for step in steps:
         before_step(step)
-        parts = [batch for replica in batches for batch in replica.at(step)]
+        parts = [replica.at(step).content for replica in batches]
         consumed[step] = Consumed(
             text=np.concatenate([part.text.numpy() for part in parts]),
             codes=np.concatenate([part.codes.numpy() for part in parts]),
@@ -99,7 +96,3 @@ def sequence_of_run(config: PretrainConfig) -> TokenSequence:
         read_quarantine(RunFolder(Path(config.run_dir)).quarantine),
         with_pixels=False,
     )
-
-
-def _write_damage(log: DamageLog, step: TokenStep, findings: list[DamageFinding]) -> None:
-    log.write(findings)

@@ -13,7 +13,7 @@ import pytest
 from ernie_vilg.data.records.damage_log import DamageSummary
 from ernie_vilg.data.records.ledger import read_step
 from ernie_vilg.data.sequence.quarantine import read_quarantine
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.data.shards.damage import DamageFinding
 from ernie_vilg.forensics.explain_step import ExplainedSample, StepExplanation
 from ernie_vilg.forensics.past_batch import LeftOut

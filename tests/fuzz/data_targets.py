@@ -22,10 +22,10 @@ from data_pipelines.images import crop_and_resize, load_image
 from data_pipelines.sources import RejectedError
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.shards import BuildShardsConfig
-from ernie_vilg.data.batches.image_batches import ImageReader
-from ernie_vilg.data.batches.token_reader import TokenReader, TokenRows
+from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.data.sequence.sample_reader import DecodedSamples, SampleReader
 from ernie_vilg.data.shards.open_shards import read_shard
-from ernie_vilg.data.shards.shard_index import describe_shard
+from ernie_vilg.data.shards.tar_index import describe_shard
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.shard_manifest import Manifest, read_manifest
 from tests.data.image_shards import images_of, numbered_png, write_image_shards
@@ -93,18 +93,18 @@ def _mutate_index(rng: random.Random, content: bytes) -> bytes:
     return head + b"\n" + mutate_bytes(rng, columns)
 
 
-def _rows(folder: Path, manifest: Manifest, loader: LoaderConfig) -> TokenRows:
+def _rows(folder: Path, manifest: Manifest, loader: LoaderConfig) -> DecodedSamples[Batch]:
     sequence = sequence_of(folder, manifest, MODEL, loader=loader)
-    with closing(TokenReader(sequence)) as reader:
+    with closing(SampleReader(sequence)) as reader:
         return reader.read(np.arange(min(manifest.num_samples, sum(_SIZES))))
 
 
-def _check_rows(rows: TokenRows, is_damaged: Callable[[int, int], bool]) -> None:
+def _check_rows(rows: DecodedSamples[Batch], is_damaged: Callable[[int, int], bool]) -> None:
     """Let every sample that is not damaged be itself, and the others fit the model."""
-    places = zip(rows.places.shard_index.tolist(), rows.places.index.tolist(), strict=True)
+    places = zip(rows.origins.shard_index.tolist(), rows.origins.index.tolist(), strict=True)
     for row, (shard, index) in enumerate(places):
         number = sum(_SIZES[:shard]) + index
-        codes, text = np.asarray(rows.codes[row]), np.asarray(rows.text[row])
+        codes, text = rows.content.codes[row].numpy(), rows.content.text[row].numpy()
         require(bool((codes >= 0).all() and (codes < MODEL.codebook_size).all()), f"codes {codes}")
         require(bool((text >= 0).all() and (text < MODEL.text_vocab_size).all()), f"text {text}")
         if not is_damaged(shard, index):
@@ -123,7 +123,8 @@ def read_tokens(folder: Path, files: Files, is_damaged: Callable[[int, int], boo
         require(bool(rows.findings), f"damage=stop finds what damage=skip does not: {error}")
     else:
         require(not rows.findings, f"damage=stop reads what damage=skip loses: {rows.findings}")
-        require(bool(np.array_equal(strict.codes, rows.codes)), "the two policies read other codes")
+        is_same = strict.content.codes.equal(rows.content.codes)
+        require(is_same, "the two policies read other codes")
     return Outcome.COUNTED if rows.findings else Outcome.VALID
 
 
@@ -135,7 +136,7 @@ def _read_manifest(folder: Path, files: Files) -> Outcome:
     manifest = read_manifest(folder, "token")
     require(len(manifest.digest()) == 64, "no digest")
     sequence = sequence_of(folder, manifest, MODEL, loader=SKIP)
-    with closing(TokenReader(sequence)) as reader:
+    with closing(SampleReader(sequence)) as reader:
         rows = reader.read(np.arange(min(manifest.num_samples, 3)))
     return Outcome.COUNTED if rows.findings else Outcome.VALID
 
@@ -209,9 +210,9 @@ def _read_picture(folder: Path, files: Files) -> Outcome:
     manifest = write_image_shards(
         folder / "shards", [[content, good]], image_size=_SIDE, extension=extension
     )
-    sequence = images_of(folder / "shards", manifest, loader=SKIP)
-    with closing(ImageReader(sequence)) as reader:
-        rows = reader.read(np.arange(2), for_training=False)
+    sequence = images_of(folder / "shards", manifest, loader=SKIP, for_training=False)
+    with closing(SampleReader(sequence)) as reader:
+        rows = reader.read(np.arange(2))
     lost = [finding.index for finding in rows.findings]
     require(lost in ([], [0]), f"one damaged picture costs {lost}")
     is_usable = built is not None and built.size == (_SIDE, _SIDE)

@@ -16,12 +16,12 @@ from ernie_vilg.checkpoint.folder import MANIFEST_NAME, PRETRAIN_PARTS, newest_c
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.data.records.damage_log import DamageLog, read_damage
 from ernie_vilg.data.records.ledger import Ledger, read_ledger, read_past_quarantine, read_step
 from ernie_vilg.data.records.skipped_updates import SampleName, Skip, SkipLog, read_skips
-from ernie_vilg.data.sequence.mixture import MixturePhase
+from ernie_vilg.data.sequence.mixture import MixtureSegment
 from ernie_vilg.data.sequence.quarantine import Quarantine, QuarantineEntry, read_quarantine
-from ernie_vilg.data.sequence.sample_reader import SampleSequence
 from ernie_vilg.data.shards.damage import DamageFinding
 from ernie_vilg.evaluation.charts import curves, read_metrics
 from ernie_vilg.evaluation.report import read_content, report_html
@@ -36,15 +36,17 @@ from launch import supervise
 from launch.jobs.stages import StageState, read_state, write_state
 from launch.support.composition import compose_program
 from tests.checkpoint.checkpoint_runs import FakeEngine, checkpoints_of, saved_run
+from tests.data.token_shards import MODEL
 from tests.fuzz.mutate_bytes import mutate_bytes, mutate_json, mutate_lines, mutate_value
 from tests.fuzz.target import Content, Files, Outcome, Special, Target, files_below, require
 
 LEADER = Launch(rank=0, local_rank=0, world_size=1)
 _NEWEST = "checkpoints/step_00000020/"
 _QUARANTINE = Quarantine(entries=(QuarantineEntry(key="7", reason="asked for"),))
-_SEQUENCE = SampleSequence(
-    sources=(), phases=(MixturePhase(first_position=0, weights=(1.0,)),), seed=3,
-    shuffle_block_shards=2, quarantine=_QUARANTINE, loader=LoaderConfig(),
+_SEQUENCE = TokenSequence(
+    sources=(), mixture=(MixtureSegment(first_position=0, weights=(1.0,)),), seed=3,
+    shuffle_block_shards=2, quarantine=_QUARANTINE, loader=LoaderConfig(), model=MODEL,
+    with_pixels=False,
 )  # fmt: skip
 _FINDING = DamageFinding(
     data_set="main", shard="a.tar", index=3, key="3", num_samples=1, reason="shape", detail="d",

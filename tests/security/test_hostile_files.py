@@ -16,10 +16,11 @@ import torch
 import webdataset
 
 from ernie_vilg.checkpoint.folder import MANIFEST_NAME, describe_files, write_checkpoint_manifest
-from ernie_vilg.data.batches.image_batches import ImageReader
-from ernie_vilg.data.batches.token_batches import Share, TokenBatches
+from ernie_vilg.data.batches.step_samples import StepSamples
+from ernie_vilg.data.sequence.order import ReplicaSlice
+from ernie_vilg.data.sequence.sample_reader import SampleReader
 from ernie_vilg.data.shards.open_shards import read_shard
-from ernie_vilg.data.shards.shard_index import describe_shard
+from ernie_vilg.data.shards.tar_index import describe_shard
 from ernie_vilg.model.weights import load_weights, save_weights
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import sha256_of_json
@@ -92,11 +93,11 @@ def test_a_pickle_under_the_name_of_an_array_is_damage(
 ) -> None:
     content: bytes = getattr(canary, form)()
     manifest = token_shards_with(tmp_path / "shards", **{member: content})
-    share = Share(global_batch_size=1, data_rank=0, data_size=1)
+    replica = ReplicaSlice(global_batch_size=1, data_rank=0, data_size=1)
     sequence = sequence_of(tmp_path / "shards", manifest, MODEL)
 
     with (
-        closing(TokenBatches(sequence, share, micro_batch_size=1)) as batches,
+        closing(StepSamples(sequence, replica)) as batches,
         pytest.raises(ValueError, match="sample"),
     ):
         batches.at(1)
@@ -104,10 +105,10 @@ def test_a_pickle_under_the_name_of_an_array_is_damage(
 
 def test_a_pickle_under_the_name_of_a_picture_is_damage(tmp_path: Path, canary: Canary) -> None:
     manifest = write_image_shards(tmp_path / "shards", [[canary.pickled()]], image_size=8)
-    images = images_of(tmp_path / "shards", manifest)
+    images = images_of(tmp_path / "shards", manifest, for_training=False)
 
-    with closing(ImageReader(images)) as reader, pytest.raises(ValueError, match="sample"):
-        reader.read(np.arange(1), for_training=False)
+    with closing(SampleReader(images)) as reader, pytest.raises(ValueError, match="sample"):
+        reader.read(np.arange(1))
 
 
 # Pickles in place of checkpoints and weights.

@@ -19,7 +19,7 @@ from ernie_vilg.config.image_tokenizer import (
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.data.shards.shard_index import describe_shard
+from ernie_vilg.data.shards.tar_index import describe_shard
 from ernie_vilg.parallel.layout.groups import start_processes
 from ernie_vilg.storage.shard_manifest import Manifest, read_manifest, write_manifest
 from ernie_vilg.tokenizer_training.train import train_image_tokenizer

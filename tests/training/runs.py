@@ -25,7 +25,6 @@ from ernie_vilg.config.pretrain import (
     PretrainConfig,
     TrainingConfig,
 )
-from ernie_vilg.data.batches.token_batches import Share, TokenBatches
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
@@ -40,6 +39,7 @@ from ernie_vilg.training.callbacks import Callbacks
 from ernie_vilg.training.guards import RunGuard
 from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.pretrain import pretrain
+from ernie_vilg.training.replica_batches import ReplicaBatches
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, TEXT_VOCAB_SIZE, DataSet
 from tests.data.token_shards import sequence_of
 
@@ -177,7 +177,8 @@ def run(
     engine = start(launch, config, precision)
     folder = Path(config.data.token_shards)
     manifest = read_manifest(folder, "token")
-    batches: Any = TokenBatches(
+    batches: Any = ReplicaBatches(
+        config,
         sequence_of(
             folder,
             manifest,
@@ -187,12 +188,7 @@ def run(
             loader=config.data.loader,
             with_pixels=config.model.reconstructor.is_end_to_end,
         ),
-        Share(
-            global_batch_size=config.parallelism.global_batch_size,
-            data_rank=engine.groups.data_rank,
-            data_size=engine.groups.data_size,
-        ),
-        micro_batch_size=config.parallelism.micro_batch_size,
+        engine.groups,
     )
     checkpoints = checkpoints_of(config, engine)
     first_step = checkpoints.restore(engine)
@@ -257,7 +253,7 @@ class Killed(Exception):  # noqa: N818, it stands for a signal
 class StoppedBatches:
     """Batches before one of which something happens."""
 
-    def __init__(self, batches: TokenBatches, last: int, stop: Callable[[], None]) -> None:
+    def __init__(self, batches: ReplicaBatches, last: int, stop: Callable[[], None]) -> None:
         self._batches = batches
         self._last = last
         self._stop = stop

@@ -12,11 +12,11 @@ from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig, TrainingConfig
-from ernie_vilg.data.sequence.mixture import MixturePhase
+from ernie_vilg.data.sequence.mixture import MixtureSegment
 from ernie_vilg.data.sequence.quarantine import Quarantine, QuarantineEntry
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.storage.shard_manifest import Manifest, Shard
-from ernie_vilg.training.data_order import mixture_phases, order_identity, token_sequence
+from ernie_vilg.training.data_order import mixture_segments, order_identity, token_sequence
 from ernie_vilg.training.lineage import Lineage
 
 MODEL = ModelConfig(
@@ -77,8 +77,8 @@ def lineage_of(config: PretrainConfig, **text_tokens: int | None) -> Lineage:
     )
 
 
-def phases(config: PretrainConfig) -> tuple[MixturePhase, ...]:
-    return mixture_phases(config, lineage_of(config))
+def phases(config: PretrainConfig) -> tuple[MixtureSegment, ...]:
+    return mixture_segments(config, lineage_of(config))
 
 
 def identity(config: PretrainConfig, step: int) -> dict[str, Any]:
@@ -90,15 +90,15 @@ def identity(config: PretrainConfig, step: int) -> dict[str, Any]:
 def test_one_data_set_has_one_phase() -> None:
     config = run_of(token_shards="shards")
 
-    assert phases(config) == (MixturePhase(first_position=0, weights=(1.0,)),)
+    assert phases(config) == (MixtureSegment(first_position=0, weights=(1.0,)),)
 
 
 def test_steps_become_positions() -> None:
     config = mixture_of((3, {"wukong": 0.0, "cc": 1.0}), wukong=2.0, cc=1.0)
 
     assert phases(config) == (
-        MixturePhase(first_position=0, weights=(1.0, 2.0)),  # cc, wukong
-        MixturePhase(first_position=24, weights=(1.0, 0.0)),
+        MixtureSegment(first_position=0, weights=(1.0, 2.0)),  # cc, wukong
+        MixtureSegment(first_position=24, weights=(1.0, 0.0)),
     )
 
 
@@ -116,7 +116,7 @@ def test_tokens_that_were_not_counted_ask_to_encode_again() -> None:
     with pytest.raises(
         ValueError, match=r"data\.mixture\.wukong\.token_shards=wukong, .* encode them again"
     ):
-        mixture_phases(config, lineage_of(config, wukong=None))
+        mixture_segments(config, lineage_of(config, wukong=None))
 
 
 def test_the_sequence_holds_all_that_reading_depends_on() -> None:
@@ -127,7 +127,7 @@ def test_the_sequence_holds_all_that_reading_depends_on() -> None:
     sequence = token_sequence(config, lineage, quarantine, with_pixels=False)
 
     assert sequence.sources == lineage.data_sets
-    assert sequence.phases == (MixturePhase(first_position=0, weights=(1.0,)),)
+    assert sequence.mixture == (MixtureSegment(first_position=0, weights=(1.0,)),)
     assert (sequence.seed, sequence.shuffle_block_shards) == (3, 5)
     assert (sequence.quarantine, sequence.model) == (quarantine, MODEL)
     assert (sequence.loader, sequence.with_pixels) == (config.data.loader, False)

@@ -15,9 +15,8 @@ import torch
 from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches.token_batches import Share, TokenBatches
-from ernie_vilg.data.batches.token_reader import TokenReader
 from ernie_vilg.data.records.skipped_updates import read_skips
+from ernie_vilg.data.sequence.sample_reader import SampleReader
 from ernie_vilg.parallel.engine.update_guard import Decision
 from ernie_vilg.parallel.state.compare_replicas import Difference, ReplicaReport
 from ernie_vilg.runs.run_folder import RunFolder
@@ -30,6 +29,7 @@ from ernie_vilg.training.guards import (
     skip_line,
     skip_writer,
 )
+from ernie_vilg.training.replica_batches import ReplicaBatches
 from tests.data.token_shards import sequence_of, write_token_shards
 from tests.distributed import run_distributed
 from tests.training.runs import start, tiny_run
@@ -176,13 +176,7 @@ def spoiled_run(
         config.parallelism.global_batch_size,
     )
     assert writer is not None, "every rank is a replica"
-    share = Share(global_batch_size=8, data_rank=launch.rank, data_size=2)
-    batches = TokenBatches(
-        sequence,
-        share,
-        micro_batch_size=2,
-        on_step=lambda step, findings: writer.recent.remember(step.step, step.places),
-    )
+    batches = ReplicaBatches(config, sequence, engine.groups, writer.recent)
     guard, objective, weights = RunGuard(engine, config.guards, writer), engine._objective, []
     with closing(batches):
         for step in range(1, 11):
@@ -227,9 +221,9 @@ def test_a_loss_that_is_no_number_on_one_rank_is_bounded_and_written_down(tmp_pa
 
 def keys_in_order(shards: Path, config: PretrainConfig, positions: np.ndarray) -> list[str]:
     """Return the keys of the samples at positions, read from their texts."""
-    reader = TokenReader(sequence_of(shards, read_manifest(shards, "token"), config.model))
+    reader = SampleReader(sequence_of(shards, read_manifest(shards, "token"), config.model))
     with closing(reader):
-        return [f"{text[0] - 4:08d}" for text in reader.read(positions).text.tolist()]
+        return [f"{text[0] - 4:08d}" for text in reader.read(positions).content.text.tolist()]
 
 
 def test_a_mismatch_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

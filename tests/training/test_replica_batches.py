@@ -12,10 +12,10 @@ import torch.distributed as dist
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.records.damage_log import read_damage
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.storage.shard_manifest import read_manifest
-from ernie_vilg.training.replica_batches import agreed_quarantine, replica_batches
+from ernie_vilg.training.replica_batches import ReplicaBatches, agreed_quarantine
 from tests.data.token_shards import sequence_of, write_token_shards
 from tests.distributed import run_distributed
 from tests.training.runs import tiny_run
@@ -32,7 +32,7 @@ def read_own_shards(launch: Launch, config: PretrainConfig, folders: list[str]) 
         Path(folders[launch.rank]), manifest, config.model, loader=config.data.loader
     )
     message = "agreed"
-    with closing(replica_batches(config, sequence, groups)) as batches:
+    with closing(ReplicaBatches(config, sequence, groups)) as batches:
         try:
             for step in range(1, STEPS + 1):
                 batches.at(step)
@@ -116,7 +116,7 @@ def test_lines_of_a_quarantine_that_name_nothing_are_said(tmp_path: Path) -> Non
     leader, other = run_distributed(said_of_quarantine, 2, str(tmp_path))
 
     shard, data_set, summary = leader
-    assert "by its line of shard 'tokens-00009.tar', key '1': there is no such shard" in shard
-    assert "by its line of data_set 'other', key '1': the run's data sets are main" in data_set
-    assert "3 line(s), 1 of which can leave out samples of this run" in summary
+    assert "shard 'tokens-00009.tar', key '1' excludes nothing: there is no such shard" in shard
+    assert "data_set 'other', key '1' excludes nothing: the run's data sets are main" in data_set
+    assert "3 line(s), 1 of which can exclude samples of this run" in summary
     assert other == []

@@ -1,14 +1,12 @@
-"""Pictures from bytes of unknown origin: which are read, and what becomes of odd ones.
+"""Bytes of unknown origin become opaque RGB pictures, or are refused.
 
-Only JPEG, PNG and WebP are opened, whatever a file's name says. The size is looked at before any
-pixel is decoded, so that a small file cannot unfold into gigabytes. Then: the EXIF orientation is
-applied, transparency is composited on white, of 16 bits the upper 8 are taken, of an animation
-the first frame. Colour profiles are not applied: values are read as sRGB. Metadata that cannot be
-read is passed over: a picture whose pixels decode is used.
+Only JPEG, PNG and WebP are opened, whatever the file's name says. The size is checked before any
+pixel is decoded, so that a small file cannot unfold into gigabytes. Then the EXIF orientation is
+applied, transparency composited on white, the upper 8 of 16 bits taken, and the first frame of an
+animation. Colour profiles are not applied: values are read as sRGB. Unreadable metadata is ignored:
+a picture whose pixels decode is used.
 
-Files that shards are built from and pictures in shards are read by the same rules.
-
-Source: ours.
+The same rules hold for the files that shards are built from and for pictures in shards.
 """
 
 import io
@@ -27,7 +25,7 @@ from ernie_vilg.errors import InputError
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP")
 PICTURE_MEMBERS = ("png", "jpg", "jpeg", "webp")
-"""Extensions of pictures in shards; the first one that a sample has counts."""
+"""Extensions of pictures in shards; a sample's picture is its first member among them."""
 
 Pictures = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
@@ -37,8 +35,8 @@ _ORIENTATION_CHUNKS = (
     {b"eXIf", b"iTXt"},
     {b"eXIf"},
 )
-"""Chunks of metadata that may hold the orientation, kept in a second, third and fourth attempt."""
-_MAX_MENDED_BYTES = 64 << 20
+"""Chunks of metadata with the orientation, kept in the second, third and fourth attempt."""
+_MAX_RETRY_BYTES = 64 << 20
 """Largest file that is decoded again without its metadata."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,19 +51,19 @@ _TURNS = {
 
 
 class UnreadablePictureError(InputError):
-    """No JPEG, PNG or WebP, or a damaged one; the message says what was found."""
+    """The file is no JPEG, PNG or WebP, or is damaged; the message describes it."""
 
 
 class PictureSizeError(InputError):
-    """Not a size that the caller takes; the message says the size."""
+    """The caller refuses the picture's size; the message has the size."""
 
 
 def open_picture(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
-    """Decode a file as an opaque image that stands upright.
+    """Decode a file as an opaque, upright image.
 
     Args:
-        file: its content, seekable.
-        is_right_size: asked about width and height in pixels, before the EXIF orientation, and
+        file: content of the file, seekable.
+        is_right_size: gets width and height in pixels, before the EXIF orientation is applied and
             before any pixel is decoded.
 
     Returns:
@@ -83,17 +81,17 @@ def open_picture(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> I
             try:
                 return _decode(io.BytesIO(content), is_right_size)
             except UnreadablePictureError:
-                continue  # the first error says what is wrong with the file as it is
+                continue  # the first error describes the file as it is
         raise error
 
 
 def _decode(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            # Of metadata that is not used, and of sizes, which are looked at below.
+            # Warnings about unused metadata, and about sizes, which are checked below.
             warnings.simplefilter("ignore")
             with Image.open(file, formats=READABLE_FORMATS) as image:
-                # Whether it is right is raised below: here it would pass for damage.
+                # A wrong size is raised below: here it would be reported as damage.
                 width, height = image.size
                 if is_right_size(width, height):
                     _halve_transparency(image)
@@ -101,30 +99,30 @@ def _decode(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.
                     return on_white(_upright(image))
     except Image.DecompressionBombError as error:
         raise PictureSizeError(f"more pixels than Pillow opens ({error})") from error
-    except MemoryError:  # the size is right, so it is the machine that has none left
+    except MemoryError:  # the size is right, so the machine lacks memory
         raise
-    except Exception as error:  # whatever Pillow makes of damaged bytes: there is no list of it
+    except Exception as error:  # Pillow raises errors of any kind for damaged bytes
         raise UnreadablePictureError(f"{type(error).__name__}: {error}") from error
     raise PictureSizeError(f"{width} x {height} pixels")
 
 
 def _without_metadata(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the content of a PNG with less and less metadata; of another file, nothing.
+    """Yield the content of a PNG with less and less metadata; nothing for other formats.
 
-    Pillow refuses a picture for a comment of a wrong checksum. JPEG and WebP keep theirs until it
-    is asked for.
+    Pillow refuses a PNG for a comment with a wrong checksum. It reads the metadata of JPEG and WebP
+    only on request.
     """
     file.seek(0)
     if file.read(len(_PNG)) != _PNG:
         return
-    content = _PNG + file.read(_MAX_MENDED_BYTES)
-    if len(content) <= _MAX_MENDED_BYTES:
+    content = _PNG + file.read(_MAX_RETRY_BYTES)
+    if len(content) <= _MAX_RETRY_BYTES:
         for kept in _ORIENTATION_CHUNKS:
             yield _PNG + b"".join(_chunks(content, kept))
 
 
 def _chunks(content: bytes, kept: Collection[bytes]) -> Iterator[bytes]:
-    """Yield the chunks of a PNG that make its pixels, and whole ones of these metadata."""
+    """Yield the chunks of a PNG that hold its pixels, and the undamaged ones of these metadata."""
     start = len(_PNG)
     while start < len(content):
         name = content[start + 4 : start + 8]
@@ -137,10 +135,10 @@ def _chunks(content: bytes, kept: Collection[bytes]) -> Iterator[bytes]:
 
 
 def _halve_transparency(image: Image.Image) -> None:
-    """Give a colour of 16 bits that means transparent in 8 bits, as Pillow gives the pixels."""
+    """Reduce the 16-bit colour that means transparent to 8 bits, as Pillow reduces the pixels."""
     colour = image.info.get("transparency")
     if isinstance(colour, tuple) and "RGB;16B" in str(getattr(image, "tile", "")):
-        # The lower bytes are gone: colours that differ in them alone become transparent too.
+        # Colours that differ only in the lower bytes become transparent too.
         image.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
@@ -155,7 +153,7 @@ def on_white(image: Image.Image) -> Image.Image:
             upper_byte[values == transparent] = 255
         return Image.fromarray(upper_byte).convert("RGB")
     if not image.has_transparency_data:
-        # Where it is RGB already, a copy would cost a tenth of a picture's time.
+        # A copy of an RGB image would cost a tenth of a picture's time.
         return image if image.mode == "RGB" else image.convert("RGB")
     with_alpha = image.convert("RGBA")
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -169,12 +167,12 @@ def upright_on_white(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedPicture:
-    """A sample's picture as its shard holds it."""
+    """A sample's picture, still encoded."""
 
     name: str
-    """Of the sample, for messages."""
+    """Name of the sample for messages."""
     content: bytes | None
-    """Of its file; None where the sample has no picture."""
+    """Bytes of the picture's file; None where the sample has no picture."""
 
     def decode(self, image_size: int) -> Pictures:
         """Decode the picture.
@@ -183,8 +181,8 @@ class EncodedPicture:
             image_size: pixels per side that the picture must have.
 
         Returns:
-            uint8 [3, height, width], a read-only view with the channels of a pixel side by side:
-            to be copied to where the picture is needed.
+            uint8 [3, height, width], a read-only view with the channels of a pixel side by side;
+            the caller copies it to its destination.
 
         Raises:
             DamagedSampleError: there is no picture ("no_image"), it cannot be read
@@ -245,7 +243,7 @@ def _picture_member(members: Collection[str]) -> str | None:
 
 
 def _pixels(image: Image.Image) -> Pictures:
-    # Pillow keeps RGB in four bytes per pixel, which it hands out faster than it packs three.
+    # Pillow keeps RGB in four bytes per pixel; returning them is faster than packing three.
     padded = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
     # [height, width, 4] to [3, height, width]
     return padded.reshape(image.height, image.width, 4).transpose(2, 0, 1)[:3]
@@ -256,6 +254,6 @@ def _upright(image: Image.Image) -> Image.Image:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except MemoryError:
         raise
-    except Exception:  # of EXIF that cannot be read nothing is known, and the pixels are there
+    except Exception:  # unreadable EXIF costs no picture
         turn = None
     return image if turn is None else image.transpose(turn)

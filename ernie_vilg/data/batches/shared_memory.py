@@ -1,11 +1,9 @@
-"""Whether the memory through which data workers hand over batches is large enough, and clean.
+"""Shared memory, through which data workers hand over batches, is large enough and clean.
 
-Workers put batches into files of /dev/shm, which containers often make small. What does not fit
-kills the worker with a bus error, or never arrives, and neither says why; so it is added up before
-any worker is started. Files that killed processes have left behind there stay until the machine is
-restarted; they are removed where nobody has them open.
-
-Source: ours.
+Workers put batches into files of /dev/shm, which containers often make small. A batch that does not
+fit kills the worker with a bus error, or never arrives, and neither error names the reason; so the
+bytes are added up before any worker starts. Files of killed processes stay there until the machine
+restarts; they are removed where no process has them open.
 """
 
 import fcntl
@@ -15,29 +13,29 @@ import shutil
 from pathlib import Path
 
 from ernie_vilg.config.loader import LoaderConfig
-from ernie_vilg.data.batches.token_reader import TokenSequence
+from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.errors import InputError
 
 SHARED_MEMORY = Path("/dev/shm")
 
 _LEFTOVERS = re.compile(r"torch_\d+_\d+_\d+|deepspeed_allreduce_buffer_.+|sem\.mp-\w+")
-"""What torch, DeepSpeed and Python's multiprocessing leave there when they are killed."""
+"""Names of the files that killed processes of torch, DeepSpeed and multiprocessing leave there."""
 _ID_BYTES = 8
 _BESIDE_PREFETCH = 2
-"""Steps in memory besides those read ahead: the one trained on, and the one being copied."""
+"""Steps in memory in addition to those read ahead: the one in training, and the one in copying."""
 
 
 def step_bytes(sequence: TokenSequence, num_pairs: int) -> int:
-    """Return the size of a replica's share of a step in shared memory.
+    """Return the bytes of a replica's part of a step in shared memory.
 
     Args:
-        sequence: gives the sizes of text, codes and pictures.
-        num_pairs: of the share.
+        sequence: the training sequence, with the sizes of text, codes and pictures.
+        num_pairs: pairs of the part.
     """
     model = sequence.model
     per_pair = _ID_BYTES * (model.text_length + model.num_image_tokens)
-    if sequence.with_pixels:
-        per_pair += 3 * int(sequence.sources[0].manifest.settings["image_size"]) ** 2
+    if sequence.image_size is not None:
+        per_pair += 3 * sequence.image_size**2
     return num_pairs * per_pair
 
 
@@ -48,16 +46,16 @@ def check_shared_memory(
     num_readers: int,
     folder: Path = SHARED_MEMORY,
 ) -> None:
-    """Check that what workers read ahead fits into shared memory.
+    """Check that the steps read ahead by workers fit into shared memory.
 
     Args:
-        loader: says how far they read ahead.
-        bytes_per_step: of one rank's share.
+        loader: settings with the number of workers and of steps read ahead.
+        bytes_per_step: bytes of one rank's part of a step.
         num_readers: ranks on this machine.
-        folder: where shared memory is mounted.
+        folder: mount of the shared memory.
 
     Raises:
-        InputError: it does not fit.
+        InputError: they do not fit.
     """
     if loader.num_workers == 0:
         return
@@ -75,13 +73,13 @@ def check_shared_memory(
 
 
 def remove_leftovers(folder: Path = SHARED_MEMORY) -> list[Path]:
-    """Remove files of killed processes of this user that nobody has open.
+    """Remove files of this user's killed processes that no process has open.
 
     Args:
-        folder: where shared memory is mounted.
+        folder: mount of the shared memory.
 
     Returns:
-        what was removed.
+        the removed files.
     """
     if not folder.is_dir():
         return []
@@ -93,14 +91,14 @@ def remove_leftovers(folder: Path = SHARED_MEMORY) -> list[Path]:
 
 
 def _remove_if_unused(path: Path) -> bool:
-    """Remove a file of ours unless a process has it open, in whatever container that is.
+    """Remove a file of this user unless a process has it open, in any container.
 
-    The kernel grants a lease for writing only on a file that nobody else has open or mapped, which
-    also holds for processes that cannot be seen from here.
+    The kernel grants a lease for writing only on a file that no other process has open or mapped,
+    processes of other containers included.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:  # gone meanwhile, or not ours to read
+    except OSError:  # removed meanwhile, or not readable for this user
         return False
     try:
         if os.fstat(file).st_uid != os.getuid():

@@ -1,9 +1,7 @@
-"""The process that data workers are forked from imports this, and ends with its rank from then on.
+"""Ties the fork server of data workers to the life of its rank; only that server may import this.
 
-Nobody else may import it. Workers end with that process in turn: also one that is stopped, which
-could not see by itself that its rank is gone.
-
-Source: ours.
+Workers end with the server in turn, also a stopped worker, which could not notice by itself that
+its rank is gone.
 """
 
 import signal

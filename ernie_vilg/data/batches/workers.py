@@ -1,14 +1,12 @@
-"""Reading ahead in other processes, step by step.
+"""Steps are read ahead in other processes.
 
-A worker builds its own reader and reads whole steps: with W workers, the w-th of them reads every
-W-th step. What a step holds depends on the step alone, so their number changes nothing but speed.
-Processes, shared memory, pinning and the watch over dead workers are torch's DataLoader; the
-workers come from a fork server, which has neither threads nor a CUDA context to inherit.
+A worker builds its own reader and reads whole steps: with W workers, worker w reads every W-th
+step. The content of a step depends on the step alone, so the number of workers changes nothing but
+speed. torch's DataLoader gives processes, shared memory, pinning and the detection of dead workers;
+the workers come from a fork server, which has neither threads nor a CUDA context to inherit.
 
-Where a batch does not come in time, the error names the shard that is being waited for: workers
-write what they do into a line of memory that the rank can read.
-
-Source: ours, on torch.utils.data.
+If a batch does not arrive in time, the error names the shard that the worker waits for: workers
+write their activity into a line of memory that the rank can read.
 """
 
 import itertools
@@ -36,42 +34,42 @@ _LINE_BYTES = 512
 _SHUTDOWN_SECONDS = 5
 _NEWS_SECONDS = 1
 _POLL_SECONDS = 5
-"""How often it is looked whether all workers live: they are no children of the rank, whose death
-the kernel would tell."""
+"""Interval of the worker liveness check: workers are no children of the rank, so the kernel does
+not report their death to it."""
 _TORCHS_TIMEOUT = "timed out"
 _SIGNALS_FOR_RANKS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""A scheduler sends these to every process of a job. What they mean is the rank's to decide, which
-needs its batches until then."""
+"""Signals that a scheduler sends to every process of a job; the rank decides what they mean, and
+needs batches until then."""
 PRELOADED_MODULES = [
     "ernie_vilg.data.batches.worker_server",
     "__main__",
     "ernie_vilg.data.batches.token_batches",
 ]
-"""What workers need, imported once by the server that they are forked from."""
+"""Imports of the fork server, which every worker inherits."""
 
 logger = logging.getLogger(__name__)
 
 
 class StepReader(Protocol[Item]):
-    """Reads what a step holds: a pure function of the step."""
+    """Reads steps; the content of a step is a pure function of its number."""
 
     def at(self, step: int) -> Item:
-        """Return what the step holds."""
+        """Return the content of a step."""
 
     def close(self) -> None:
         """Close files and end threads."""
 
 
 def start_worker_server(loader: LoaderConfig) -> None:
-    """Start the process that workers are forked from, and let it import while others work.
+    """Start the process that workers are forked from; it imports in the background.
 
     Args:
-        loader: says whether there will be workers.
+        loader: settings with the number of workers; 0 starts nothing.
     """
     if loader.num_workers == 0:
         return
     _context()
-    # The server inherits what is blocked. Its helper comes first, which would undo it.
+    # The server inherits the blocked signals. Its helper starts first: it would unblock them.
     multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_FOR_RANKS)
     try:
@@ -81,7 +79,7 @@ def start_worker_server(loader: LoaderConfig) -> None:
 
 
 class PrefetchedSteps(Generic[Item]):
-    """What steps hold, read ahead of time."""
+    """The content of steps, read ahead of time."""
 
     def __init__(
         self,
@@ -90,35 +88,36 @@ class PrefetchedSteps(Generic[Item]):
         *,
         pin_memory: bool = False,
     ) -> None:
-        """Prepare; workers start with the first step asked for.
+        """Prepare; workers start with the first requested step.
 
         Args:
-            build: makes a reader, given what to call with the name of what it waits for, and "";
-                must be picklable where there are workers.
-            loader: number of workers, how far they read ahead, how long to wait.
+            build: makes a reader, given the function that the reader calls with the name of what it
+                waits for, and with "" after; must be picklable where there are workers.
+            loader: number of workers, steps read ahead, and timeout.
             pin_memory: whether items, which then have a method `pin_memory`, are copied into
                 pinned memory for transfers to a GPU.
+
+        Raises:
+            InputError: without workers, as the reader raises when it is built.
         """
         self._build = build
         self._loader = loader
         self._pin_memory = pin_memory
-        self._own_reader: StepReader[Item] | None = None
+        self._own_reader = None if loader.num_workers else build(lambda what: None)
         self._items: Iterator[Any] | None = None
         self._next_step = -1
         self._doing: Any = None
         self._processes: list[Any] = []
 
     def at(self, step: int) -> Item:
-        """Return what a step holds. Steps are fastest in order; any other starts anew.
+        """Return the content of a step. Only consecutive steps are read ahead.
 
         Raises:
-            TimeoutError: it did not come in time; the message names the shard being read.
+            TimeoutError: it did not arrive in time; the message names the shard being read.
             RuntimeError: a worker died; the message names the shard it was reading.
             ValueError, OSError: as the reader raises.
         """
-        if self._loader.num_workers == 0:
-            if self._own_reader is None:
-                self._own_reader = self._build(lambda what: None)
+        if self._own_reader is not None:
             item: Any = self._own_reader.at(step)
             return item.pin_memory() if self._pin_memory else item
         if self._items is None or step != self._next_step:
@@ -132,7 +131,7 @@ class PrefetchedSteps(Generic[Item]):
 
     @property
     def doing(self) -> str:
-        """What workers do, the shards they wait for by name; any thread may ask."""
+        """Activity of the workers, with the shards they wait for; any thread may ask."""
         if self._doing is None:
             return ""
         return "; ".join(
@@ -140,11 +139,10 @@ class PrefetchedSteps(Generic[Item]):
         )
 
     def close(self) -> None:
-        """End the workers, and close what this process has opened."""
+        """End the workers, and close the reader of this process."""
         self._stop_workers()
         if self._own_reader is not None:
             self._own_reader.close()
-            self._own_reader = None
 
     def _start_workers(self, first_step: int) -> None:
         start_worker_server(self._loader)
@@ -173,7 +171,7 @@ class PrefetchedSteps(Generic[Item]):
         deadline = time.monotonic() + self._loader.timeout_seconds
         problem = ""
         while self._items is not None:
-            # The error is let go at once: its frames hold the workers' queues and semaphores.
+            # Drop the error at once: its frames hold the workers' queues and semaphores.
             try:
                 return next(self._items)
             except (RuntimeError, OSError, EOFError) as error:  # half a message of a dead worker
@@ -186,7 +184,7 @@ class PrefetchedSteps(Generic[Item]):
         raise self._failure(problem)
 
     def _failure(self, problem: str) -> Exception:
-        """End the workers and return the error that says what they were doing."""
+        """End the workers and return the error that names their activity."""
         doing = self.doing
         dead = self._dead_workers(0)
         self._kill_workers()
@@ -203,7 +201,7 @@ class PrefetchedSteps(Generic[Item]):
         return RuntimeError(f"a data worker failed ({doing}): {problem}")
 
     def _dead_workers(self, wait_seconds: float) -> list[int]:
-        """Return the pids of dead workers, of which the fork server tells a moment later."""
+        """Return the pids of dead workers; the fork server reports a death a moment later."""
         sentinels = [process.sentinel for process in self._processes]
         multiprocessing.connection.wait(sentinels, wait_seconds)
         return [process.pid for process in self._processes if not process.is_alive()]
@@ -214,7 +212,7 @@ class PrefetchedSteps(Generic[Item]):
         return line.decode("utf-8", "replace") or "starting"
 
     def _stop_workers(self) -> None:
-        """End the workers, by force those that do not end."""
+        """End the workers; kill those that do not end in time."""
         self._items = None  # torch tells the workers to end
         deadline = time.monotonic() + _SHUTDOWN_SECONDS
         for process in self._processes:
@@ -233,18 +231,18 @@ class PrefetchedSteps(Generic[Item]):
 
 
 class _Failure:
-    """An error of a worker on its way to the rank, whole: torch would pass on its text alone."""
+    """A worker's error on its way to the rank; torch would pass on only its text."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
     def pin_memory(self) -> "_Failure":
-        """Return itself: there is nothing to pin."""
+        """Return itself: it holds no tensors."""
         return self
 
 
 class _Steps(Dataset[Any]):
-    """What a worker holds."""
+    """Steps as a data set, on the worker's side."""
 
     def __init__(self, build: Callable[[OnWait], StepReader[Any]], doing: Any) -> None:
         self._build = build
@@ -283,11 +281,11 @@ def _unchanged(item: Any) -> Any:
 
 
 def _start_worker(worker_id: int) -> None:
-    # A worker ends when its rank says so, or is gone.
+    # A worker ends when its rank ends it, or when its rank is gone.
     for number in _SIGNALS_FOR_RANKS:
         signal.signal(number, signal.SIG_IGN)
-    # torch watches the fork server in place of the rank. Where the server serves others too, or
-    # the rank ends in order, the worker itself must look.
+    # torch watches the fork server instead of the rank. The server may live on: if it serves other
+    # ranks too, or if the rank ends normally. So the worker watches its rank itself.
     signal_at_parents_end(signal.SIGKILL)
     threading.Thread(target=_end_with_rank, daemon=True).start()
 

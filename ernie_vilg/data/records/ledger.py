@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.schema import NaturalInt, PositiveInt, check, from_json
-from ernie_vilg.data.sequence.mixture import MixturePhase
+from ernie_vilg.data.sequence.mixture import MixtureSegment
 from ernie_vilg.data.sequence.quarantine import Quarantine, read_quarantine
-from ernie_vilg.data.sequence.sample_reader import SampleSequence
+from ernie_vilg.data.sequence.sample_sequence import SampleSequence
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.storage.jsonl import append_lines, line_of, read_records
@@ -68,7 +68,7 @@ class StepRecord:
     """Shards whose samples are shuffled together."""
     data_sets: tuple[DataSetRecord, ...]
     """The data sets, in the order of the weights."""
-    mixture: tuple[MixturePhase, ...]
+    mixture: tuple[MixtureSegment, ...]
     """Weights of the data sets, by the position at which they begin to hold."""
     quarantine: str
     """First 16 hexadecimal digits of the quarantine's SHA-256."""
@@ -107,7 +107,7 @@ class Ledger:
     def __init__(
         self,
         folder: Path,
-        sequence: SampleSequence,
+        sequence: SampleSequence[Any],
         *,
         data_parallel_size: int,
         micro_batch_size: int,
@@ -138,7 +138,7 @@ class Ledger:
                 )
                 for source in sequence.sources
             ),
-            mixture=sequence.phases,
+            mixture=sequence.mixture,
             quarantine=_write_quarantine(folder, sequence.quarantine),
         )
         self._record: StepRecord | None = None

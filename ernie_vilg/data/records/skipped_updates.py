@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ernie_vilg.config.schema import from_json
-from ernie_vilg.data.batches.token_reader import TokenReader, TokenSequence
-from ernie_vilg.data.sequence.sample_reader import Places
+from ernie_vilg.data.batches.token_batches import Batch, TokenSequence
+from ernie_vilg.data.sequence.sample_reader import Origins, SampleReader
 from ernie_vilg.data.shards.damage import DamageError
 from ernie_vilg.data.shards.open_shards import KEY
 from ernie_vilg.storage.jsonl import append_records, read_records
@@ -65,22 +65,22 @@ class Skip:
     """The samples at these positions, at most `MAX_SAMPLES`; empty where they are not known."""
 
 
-class RecentPlaces:
-    """The places of the samples of the last steps, on one rank."""
+class RecentOrigins:
+    """The origins of the samples of the last steps, on one rank."""
 
     def __init__(self) -> None:
-        self._places: OrderedDict[int, Places] = OrderedDict()
+        self._origins: OrderedDict[int, Origins] = OrderedDict()
 
-    def remember(self, step: int, places: Places) -> None:
-        """Keep the places of a step, and forget those of older steps."""
-        self._places[step] = places
-        self._places.move_to_end(step)
-        while len(self._places) > _NUM_REMEMBERED_STEPS:
-            self._places.popitem(last=False)
+    def remember(self, step: int, origins: Origins) -> None:
+        """Keep the origins of a step, and forget those of older steps."""
+        self._origins[step] = origins
+        self._origins.move_to_end(step)
+        while len(self._origins) > _NUM_REMEMBERED_STEPS:
+            self._origins.popitem(last=False)
 
-    def at(self, step: int) -> Places | None:
-        """Return the places of a step; None if they have been forgotten."""
-        return self._places.get(step)
+    def at(self, step: int) -> Origins | None:
+        """Return the origins of a step; None if they have been forgotten."""
+        return self._origins.get(step)
 
 
 class SkipLog:
@@ -111,17 +111,17 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def name_samples(sequence: TokenSequence, places: Places) -> tuple[SampleName, ...]:
+def name_samples(sequence: TokenSequence, origins: Origins) -> tuple[SampleName, ...]:
     """Return the names of samples, with the keys of those that can be read again.
 
     Args:
-        sequence: the sequence that the places belong to.
-        places: places of the samples; the first `MAX_SAMPLES` are named.
+        sequence: the training sequence.
+        origins: origins of the samples; the first `MAX_SAMPLES` are named.
     """
     rows = zip(
-        places.data_set.tolist(), places.shard_index.tolist(), places.index.tolist(), strict=True
+        origins.data_set.tolist(), origins.shard_index.tolist(), origins.index.tolist(), strict=True
     )
-    reader = TokenReader(sequence)
+    reader = SampleReader(sequence)
     try:
         return tuple(
             SampleName(
@@ -153,7 +153,7 @@ def read_skips(ledger: Path) -> tuple[Skip, ...]:
     return tuple(sorted(skips, key=lambda skip: (skip.step, skip.first_position)))
 
 
-def _key(reader: TokenReader, data_set: int, shard_index: int, index: int) -> str:
+def _key(reader: SampleReader[Batch], data_set: int, shard_index: int, index: int) -> str:
     try:
         return reader.sample(data_set, shard_index, index)[KEY].decode("utf-8", "replace")
     except (DamageError, OSError) as error:

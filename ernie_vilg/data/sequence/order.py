@@ -1,19 +1,18 @@
-"""Which sample stands at which position of the endless training sequence.
+"""The order of samples: each position of the endless training sequence names one.
 
-The order is arithmetic, not state: `locate(position)` depends on the seed, the manifest and
-the position alone. World size, worker count and the tensor and pipeline layout do not enter,
-so any number of ranks resumes exactly where another stopped, and the whole data state of a
-checkpoint is one integer.
+The order is arithmetic, not state: `SampleOrder.locate(position)` depends on the seed, the manifest
+and the position alone. World size, worker count and the tensor and pipeline layout have no part in
+it, so any number of ranks resumes exactly where another number stopped, and the whole data state
+of a checkpoint is one integer.
 
-An epoch visits every sample once. Its shards are put in random order and cut into blocks of
-a few neighbours; within a block all samples are shuffled together. A reader therefore needs
-only one block of shards at hand, and reads each shard once per epoch.
+An epoch visits every sample once. Its shards are put in random order and cut into blocks of a few
+neighbours; all samples of a block are shuffled together. A reader therefore needs one block of
+shards open, and reads each shard once per epoch.
 
-A sample that must not be used (quarantined or damaged) leaves its position to another, which is
-drawn by the position too. No other position changes.
+A quarantined or damaged sample is replaced by another, which its position chooses too. No other
+position changes.
 
-Source: ours. The idea of a global sample index in place of iterator state is that of
-MosaicML Streaming; here it works over plain tars.
+Source: MosaicML Streaming also keeps a global sample index in place of iterator state.
 """
 
 from dataclasses import dataclass
@@ -28,32 +27,8 @@ _SHARD_STREAM = 0
 _SAMPLE_STREAM = 1
 _REPLACEMENT_STREAM = 2
 _LOCAL_REPLACEMENTS = 16
-"""Replacements drawn from the position's own block, whose shards are at hand, before the whole
-data set is drawn from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleLocation:
-    """Where one sample of the sequence is found."""
-
-    epoch: int
-    """How many times every sample came before."""
-    shard_index: int
-    """Index into the manifest's shards."""
-    index: int
-    """Index of the sample within its shard."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Locations:
-    """Where some samples of the sequence are found, int64 [samples] each."""
-
-    epoch: np.ndarray
-    """How many times every sample came before."""
-    shard_index: np.ndarray
-    """Index into the manifest's shards."""
-    index: np.ndarray
-    """Index of the sample within its shard."""
+"""Attempts that draw a replacement from the position's own block, whose shards are open, before
+the later ones draw from the whole data set."""
 
 
 def first_position(step: int, global_batch_size: int) -> int:
@@ -66,6 +41,40 @@ def first_position(step: int, global_batch_size: int) -> int:
     return (step - 1) * global_batch_size
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReplicaSlice:
+    """The positions of every step that one replica takes: one of equal runs of the global batch."""
+
+    global_batch_size: int
+    """Samples per step over all replicas."""
+    data_rank: int
+    """Index of this replica; its tensor and pipeline ranks read the same samples."""
+    data_size: int
+    """Number of replicas; divides the global batch."""
+
+    def positions(self, step: int) -> np.ndarray:
+        """Return this replica's positions of a step in order, int64 [samples].
+
+        Args:
+            step: from 1.
+        """
+        count = self.global_batch_size // self.data_size
+        first = first_position(step, self.global_batch_size) + self.data_rank * count
+        return np.arange(first, first + count, dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleLocation:
+    """The place of one sample in its data set."""
+
+    epoch: int
+    """Number of complete epochs before the sample."""
+    shard_index: int
+    """Index into the manifest's shards."""
+    index: int
+    """Index of the sample within its shard."""
+
+
 class SampleOrder:
     """The random order of a data set's samples, epoch after epoch."""
 
@@ -73,10 +82,10 @@ class SampleOrder:
         """Prepare the order.
 
         Args:
-            manifest: the data set; must hold at least one sample.
-            seed: names the order.
+            manifest: manifest of the data set; must hold at least one sample.
+            seed: seed of the order.
             shuffle_block_shards: shards whose samples are shuffled together; a reader keeps
-                this many at hand.
+                this many open.
 
         Raises:
             InputError: the data set is empty.
@@ -87,7 +96,7 @@ class SampleOrder:
         self._seed = seed
         if self.num_samples == 0:
             raise InputError("the manifest holds no samples: build the shards again")
-        # A block is met again at each of its positions, and two are alive at a border.
+        # A block is needed at each of its positions, and two blocks at once at a border.
         self._shards_of_epoch = lru_cache(maxsize=2)(self._shuffle_shards)
         self._samples_of_block = lru_cache(maxsize=4)(self._shuffle_block)
 
@@ -97,40 +106,39 @@ class SampleOrder:
         Args:
             position: index into the endless sequence, from 0.
         """
-        places = self.locate_all(np.array([position]))
-        return SampleLocation(
-            epoch=int(places.epoch[0]),
-            shard_index=int(places.shard_index[0]),
-            index=int(places.index[0]),
-        )
+        (epoch,), (shard_index,), (index,) = self.locate_all(np.array([position]))
+        return SampleLocation(epoch=int(epoch), shard_index=int(shard_index), index=int(index))
 
-    def locate_all(self, positions: np.ndarray) -> Locations:
+    def locate_all(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the samples at some positions.
 
         Args:
             positions: indices into the endless sequence, from 0, in any order, int64 [samples].
+
+        Returns:
+            the fields of `SampleLocation` in their order, int64 [samples] each.
         """
         epochs, offsets = np.divmod(positions, self.num_samples)
         blocks = np.empty_like(epochs)
         for epoch in np.unique(epochs):
             rows = epochs == epoch
             blocks[rows] = self._block_at(int(epoch), offsets[rows])
-        shard_index, index = np.empty_like(epochs), np.empty_like(epochs)
+        shard_indices, indices = np.empty_like(epochs), np.empty_like(epochs)
         for epoch, block in {*zip(epochs.tolist(), blocks.tolist(), strict=True)}:
             rows = (epochs == epoch) & (blocks == block)
             shards, starts = self._shards_of_epoch(epoch)
-            slots, indices = self._samples_of_block(epoch, block)
+            slots, indices_in_shard = self._samples_of_block(epoch, block)
             within = offsets[rows] - starts[block]
-            shard_index[rows] = shards[slots[within]]
-            index[rows] = indices[within]
-        return Locations(epoch=epochs, shard_index=shard_index, index=index)
+            shard_indices[rows] = shards[slots[within]]
+            indices[rows] = indices_in_shard[within]
+        return epochs, shard_indices, indices
 
     def replacement(self, position: int, attempt: int) -> SampleLocation:
-        """Return the sample that takes a position whose own cannot be used.
+        """Return the sample that replaces the unusable one at a position.
 
         Args:
-            position: of the unusable sample.
-            attempt: from 0; the replacement itself may be unusable, then the next is asked for.
+            position: position of the unusable sample.
+            attempt: from 0; one more where the replacement is unusable too.
         """
         epoch, offset = divmod(position, self.num_samples)
         first, count = 0, self.num_samples

@@ -1,20 +1,18 @@
-"""Samples that a run leaves out, named in a file of its run folder.
+"""Samples that a run excludes, named in a file of its run folder.
 
 Each line of `quarantine.jsonl` names a sample by its key, and by shard and data set where the key
-alone is not enough: {"key": "00000123", "shard": "tokens-00000.tar", "reason": "watermark"}. The
-file is read once, when the run starts; every rank has the same content, so all leave out the same.
-A sample left out is replaced as a damaged one is: by another that its position chooses, and no
-other position changes.
+alone is ambiguous: {"key": "00000123", "shard": "tokens-00000.tar", "reason": "watermark"}. The
+file is read once, when the run starts; every rank reads the same content, so all exclude the same
+samples. An excluded sample is replaced as a damaged one is: by another that its position chooses,
+and no other position changes.
 
-A line that leaves nothing out is logged, not refused: the data set that it names may have left the
-mixture. Names of data sets and shards are checked when the run starts, keys when the shard that
-a line names is read.
-
-Source: ours.
+A line that excludes nothing is logged, not refused: its data set may have left the mixture. Names
+of data sets and shards are checked when the run starts, keys when their shard is read.
 """
 
+import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -24,47 +22,49 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_json
 from ernie_vilg.storage.jsonl import read_lines
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuarantineEntry:
-    """One sample to leave out."""
+    """One line of the file: an excluded sample."""
 
     key: str
-    """The sample's."""
+    """Key of the sample."""
     shard: str | None = None
-    """File of its shard; None leaves out the key in every shard."""
+    """File of the sample's shard; None excludes the key in every shard."""
     data_set: str | None = None
-    """Name of its data set; None leaves out the key in every data set."""
+    """Name of the sample's data set; None excludes the key in every data set."""
     reason: str = ""
-    """Why, for people."""
+    """Reason of the exclusion, for people."""
 
     def __str__(self) -> str:
-        """Name it for messages."""
+        """Return the sample's name for messages."""
         named = {"data_set": self.data_set, "shard": self.shard, "key": self.key}
         return ", ".join(f"{name} {value!r}" for name, value in named.items() if value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quarantine:
-    """All samples to leave out."""
+    """All excluded samples of a run."""
 
     entries: tuple[QuarantineEntry, ...] = ()
-    """In the order of the file."""
+    """Lines in the order of the file."""
 
     def digest(self) -> str:
-        """Return the SHA-256 of what is left out, 64 hexadecimal digits; reasons do not count."""
+        """Return the SHA-256 of the excluded samples, 64 hexadecimal digits, without reasons."""
         names = {(entry.data_set or "", entry.shard or "", entry.key) for entry in self.entries}
         return sha256_of_json(sorted(names))
 
     def holds(self, data_set: str, shard: str, key: str) -> bool:
-        """Return whether a sample is left out."""
+        """Return whether a sample is excluded."""
         return any(
             entry.shard in (None, shard) and entry.data_set in (None, data_set)
             for entry in self._by_key.get(key, ())
         )
 
     def not_in(self, shards: Mapping[str, Collection[str]]) -> dict[QuarantineEntry, str]:
-        """Return the entries that can leave nothing out, and why.
+        """Return the entries that can exclude nothing, and why.
 
         Args:
             shards: files of the run's shards, by data set.
@@ -79,21 +79,31 @@ class Quarantine:
                     reasons[entry] = f"there is no such shard in {', '.join(places)}"
         return reasons
 
-    def without_sample(
-        self, data_set: str, shard: str, keys: Collection[str]
-    ) -> list[QuarantineEntry]:
-        """Return the entries that name a shard, and a key that it does not have.
+    def indices_in(
+        self, data_set: str, shard: str, keys: Sequence[str], location: str
+    ) -> frozenset[int]:
+        """Return the indices of a shard's excluded samples; warn of keys that it does not have.
 
         Args:
-            data_set: of the shard.
-            shard: its file.
-            keys: of its samples in quarantine.
+            data_set: name of the data set.
+            shard: file of the shard.
+            keys: keys of the shard's samples in order.
+            location: the shard's name for messages.
         """
-        return [
-            entry
-            for entry in self.entries
-            if entry.shard == shard and entry.data_set in (None, data_set) and entry.key not in keys
-        ]
+        excluded = {
+            index: key for index, key in enumerate(keys) if self.holds(data_set, shard, key)
+        }
+        found = set(excluded.values())
+        for entry in self.entries:
+            is_here = entry.shard == shard and entry.data_set in (None, data_set)
+            if is_here and entry.key not in found:
+                logger.warning(
+                    "the quarantine's line of %s excludes nothing: %s has no such key; correct the "
+                    "line",
+                    entry,
+                    location,
+                )
+        return frozenset(excluded)
 
     @cached_property
     def _by_key(self) -> dict[str, list[QuarantineEntry]]:
@@ -104,11 +114,10 @@ class Quarantine:
 
 
 def read_quarantine(path: Path) -> Quarantine:
-    """Read a quarantine; a file that is not there names nothing.
+    """Read a quarantine; a missing file excludes nothing.
 
     Raises:
-        InputError: the path is no file, or a line not of the form above; the message has its
-            number.
+        InputError: the path is no file, or a line has another form; the message has its number.
     """
     if not os.path.lexists(path):
         return Quarantine()

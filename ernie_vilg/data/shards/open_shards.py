@@ -1,12 +1,10 @@
-"""From a shard's entry in the manifest to its samples, by their index.
+"""Shards become samples: open a shard, check it, read members at their offsets.
 
-A shard is opened once: every byte of it and of its index is checked against the manifest. Its
-samples are then read in any order, each member by one read at its offset, from the page cache.
-Threads open the shards that are needed next while those at hand are being read.
+A shard is opened once, and every byte of it and of its index is checked against the manifest. Its
+samples are then read in any order, one read per member at its offset, from the page cache. Threads
+open the next shards while the open ones are being read.
 
 Nothing is unpickled, nothing is extracted to disk.
-
-Source: ours.
 """
 
 import hashlib
@@ -17,17 +15,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 from ernie_vilg.data.shards.damage import DamagedSampleError, DamagedShardError
-from ernie_vilg.data.shards.shard_folder import LocalFolder, ShardFolder
 from ernie_vilg.data.shards.shard_index import (
     RECORD_BYTES,
     ShardIndex,
     check_samples,
-    index_tar,
     parse_index,
 )
+from ernie_vilg.data.shards.tar_index import index_tar
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.json_files import open_regular
 from ernie_vilg.storage.shard_manifest import Manifest, Shard, StoredFile
 
 KEY = "__key__"
@@ -37,18 +36,73 @@ Sample = dict[str, bytes]
 OPENING_THREADS = 2
 
 
+class ShardFolder(Protocol):
+    """The shards of one data set."""
+
+    location: str
+    """The folder's name for messages, without the secret parts of a URL."""
+
+    def open(self, stored: StoredFile) -> BinaryIO:
+        """Return a shard or its index as a local, seekable, unbuffered file.
+
+        Raises:
+            DamagedShardError: it does not exist, or a copy differs from the manifest.
+            OSError: it cannot be read or copied.
+        """
+
+    def discard(self, stored: StoredFile) -> bool:
+        """Remove the damaged copy that `open` returned last.
+
+        Returns:
+            whether `open` would make a new copy, which may be undamaged.
+        """
+
+
+class LocalFolder:
+    """Shards that are read where they are."""
+
+    def __init__(self, location: str) -> None:
+        """Name the folder."""
+        self.location = location
+
+    def open(self, stored: StoredFile) -> BinaryIO:
+        """Return a shard or its index as an unbuffered file.
+
+        Raises:
+            DamagedShardError: it does not exist.
+        """
+        path = Path(self.location, stored.file)
+        try:
+            return open_regular(path, buffering=0)
+        except FileNotFoundError:
+            raise missing_shard(str(path)) from None
+        except InputError as error:
+            raise DamagedShardError("no_file", f"shard {error}, and copy it again") from error
+
+    def discard(self, stored: StoredFile) -> bool:
+        """Return False: there is no other copy."""
+        return False
+
+
+def missing_shard(name: str) -> DamagedShardError:
+    """Return the error about a shard that does not exist."""
+    return DamagedShardError(
+        "missing", f"shard {name} is missing: copy it there again or build the shards again"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpenShard:
-    """A shard whose bytes are as the manifest says, ready for reads by offset."""
+    """A shard that agrees with the manifest, ready for reads by offset."""
 
     file: BinaryIO
-    """Unbuffered."""
+    """Unbuffered file of the shard."""
     index: ShardIndex
-    """Where the members are."""
+    """Offsets and sizes of the members."""
     shard: Shard
-    """Its entry in the manifest."""
+    """The shard's entry in the manifest."""
     location: str
-    """Its name for messages."""
+    """The shard's name for messages."""
 
     def key(self, index: int) -> str:
         """Return a sample's key."""
@@ -60,7 +114,7 @@ class OpenShard:
         return f"sample {self.key(index)!r} of {self.location}"
 
     def problem(self, index: int) -> DamagedSampleError | None:
-        """Return why a sample cannot be used, None where it was written as it should be."""
+        """Return why a sample cannot be used, None for a sample without a problem."""
         problem = self.index.problems.get(index)
         if problem is None:
             return None
@@ -79,11 +133,11 @@ class OpenShard:
         """Fill a view with the file's bytes from a record on.
 
         Raises:
-            OSError: the file is shorter than it was when it was opened, or cannot be read.
+            OSError: the file became shorter after it was opened, or cannot be read.
         """
         offset = record * RECORD_BYTES
         count = os.preadv(self.file.fileno(), [view], offset)
-        while count < len(view):  # a read may be cut short, by a signal or at the file's end
+        while count < len(view):  # a signal or the end of the file cuts a read short
             read = os.preadv(self.file.fileno(), [view[count:]], offset + count)
             if not read:
                 raise OSError(f"shard {self.location} was changed while it was being read")
@@ -93,7 +147,7 @@ class OpenShard:
         """Read a whole sample.
 
         Raises:
-            DamagedSampleError: it was written wrongly.
+            DamagedSampleError: the sample cannot be used.
         """
         problem = self.problem(index)
         if problem is not None:
@@ -126,14 +180,14 @@ def open_shard(folder: ShardFolder, shard: Shard) -> OpenShard:
 
 
 def _open_checked(folder: ShardFolder, stored: StoredFile) -> BinaryIO:
-    """Open a file whose size and hash are as the manifest says."""
+    """Open a file and check its size and hash against the manifest."""
     while True:
         file = folder.open(stored)
         try:
             _check(file, stored, f"{folder.location}/{stored.file}")
         except DamagedShardError:
             file.close()
-            # A copy of this node's may be at fault, and the next one better.
+            # The copy on this node may be damaged, and the next copy undamaged.
             if not folder.discard(stored):
                 raise
         except BaseException:
@@ -171,8 +225,8 @@ def read_shard(folder: Path, shard: Shard) -> list[Sample]:
         the samples in the order of the file.
 
     Raises:
-        InputError: the file is missing or differs from the manifest, or a sample was written
-            wrongly; the message names the file and what differs.
+        InputError: the file is missing or differs from the manifest, or a sample cannot be used;
+            the message names the file and the difference.
     """
     opened = open_shard(LocalFolder(str(folder)), shard)
     with opened.file:
@@ -180,7 +234,7 @@ def read_shard(folder: Path, shard: Shard) -> list[Sample]:
 
 
 class OpenShards:
-    """The shards of one data set that are being read, and those that will be next."""
+    """The open shards of one data set: those being read, and the next ones."""
 
     def __init__(
         self,
@@ -192,10 +246,10 @@ class OpenShards:
         """Open nothing yet.
 
         Args:
-            folder: where the shards are.
-            manifest: of the data set.
-            max_open: shards kept open; those used longest ago are closed.
-            on_wait: told what is being waited for before each wait for a shard, and "" after.
+            folder: the folder of the shards.
+            manifest: manifest of the data set.
+            max_open: shards kept open; the least recently used ones are closed.
+            on_wait: called with the shard's name before each wait for a shard, and with "" after.
         """
         self._folder = folder
         self._manifest = manifest
@@ -205,7 +259,7 @@ class OpenShards:
         self._threads = ThreadPoolExecutor(OPENING_THREADS, thread_name_prefix="open-shard")
 
     def get(self, shard_index: int) -> OpenShard:
-        """Return a shard, opening it if it is not open.
+        """Return a shard, and open it if it is closed.
 
         Raises:
             DamagedShardError: it is missing or differs from the manifest.
@@ -225,12 +279,11 @@ class OpenShards:
             self._start(shard_index)
 
     def close(self) -> None:
-        """Close every shard; those still being opened are waited for."""
+        """Close every shard, after waiting for those that are being opened."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         for future in self._shards.values():
             _close(future)
         self._shards.clear()
-        self._folder.close()
 
     def _start(self, shard_index: int) -> "Future[OpenShard]":
         if shard_index not in self._shards:

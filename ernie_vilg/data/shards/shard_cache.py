@@ -1,12 +1,10 @@
 """Copies of shards on a node's own disk, shared by all its processes.
 
-A cached shard's name is its SHA-256, so that whoever needs the same bytes finds them, whatever
-data set they belong to; a shard's index is kept in the same way. One process copies a shard while
-the node's others wait for it. A copy grows under another name and gets its own when its size and
-hash are right; a killed process leaves neither half a shard under a name that is read nor a lock.
-The cache has a size: the shards used longest ago make room before a copy begins.
-
-Source: ours.
+The name of a cached file is its SHA-256, so that all data sets with the same bytes share a copy; a
+shard's index is cached in the same way. One process copies a shard while the other processes of the
+node wait for it. A copy grows under a temporary name and is renamed when its size and hash are
+right, so a killed process leaves no partial shard under a readable name, and no lock. The cache
+has a maximum size: the least recently used shards are evicted before a copy begins.
 """
 
 import errno
@@ -29,11 +27,11 @@ from ernie_vilg.storage.shard_manifest import StoredFile
 _SHARD_NAME = re.compile(r"([0-9a-f]{64})\.tar")
 _TEMPORARY_NAME = re.compile(rf"{re.escape(WRITING_PREFIX)}([0-9a-f]{{64}})\.tar")
 _LOCKS_FOLDER = "locks"
-_ROOM_LOCK = "room"
+_EVICTION_LOCK = "room"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-_PATIENT_SECONDS = 30.0
-"""How long a wait for another process goes without a message."""
+_QUIET_SECONDS = 30.0
+"""Wait for another process after which a message is logged."""
 _POLL_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
@@ -46,9 +44,9 @@ class ShardCache:
         """Make the folder if there is none.
 
         Args:
-            folder: on a disk of this node; other files in it are left alone.
-            max_bytes: of all copies, those being made included.
-            wait_seconds: how long to wait for another process before that is an error.
+            folder: folder on a disk of this node; foreign files in it are not touched.
+            max_bytes: bytes of all copies, unfinished ones included.
+            wait_seconds: timeout of the wait for another process.
         """
         self._folder = folder
         self._max_bytes = max_bytes
@@ -56,7 +54,7 @@ class ShardCache:
         Path(os.path.realpath(folder), _LOCKS_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def open(self, shard: StoredFile) -> BinaryIO | None:
-        """Return a shard's copy as an unbuffered file, None where there is no copy."""
+        """Return a shard's copy as an unbuffered file; None if there is no copy."""
         try:
             file = self._path(shard).open("rb", buffering=0)
         except FileNotFoundError:
@@ -65,7 +63,7 @@ class ShardCache:
         return file
 
     def remove(self, shard: StoredFile) -> None:
-        """Remove a shard's copy, if there is one; who has it open keeps what it has."""
+        """Remove a shard's copy, if there is one; processes that have it open keep reading it."""
         self._path(shard).unlink(missing_ok=True)
 
     @contextmanager
@@ -75,10 +73,10 @@ class ShardCache:
         Raises:
             OSError: another one has been copying it for too long.
         """
-        # The kernel's own lock, which ends with its holder, however that ends. Its file stays:
-        # to remove it while a third process waits for it would let two in.
+        # A lock of the kernel, which ends with the process that holds it. Its file stays: removing
+        # it while a third process waits for it would let two processes in.
         lock = self._lock_of(shard.sha256)
-        quiet = min(_PATIENT_SECONDS, self._wait_seconds)
+        quiet = min(_QUIET_SECONDS, self._wait_seconds)
         try:
             lock.acquire(timeout=quiet)
         except Timeout:
@@ -100,11 +98,11 @@ class ShardCache:
         """Make a shard's copy and return it as an unbuffered file.
 
         Args:
-            shard: its entry in the manifest; the caller holds its lock.
+            shard: the shard's entry in the manifest; the caller holds its lock.
             transfer: writes the shard to a file and checks it.
 
         Raises:
-            OSError: the cache has no room.
+            OSError: the cache is full.
         """
         temporary = self._reserve(shard)
         try:
@@ -112,7 +110,7 @@ class ShardCache:
                 transfer(file)
                 file.flush()
                 os.fsync(file.fileno())
-            # Opened under its old name: under the new one it may make room at any time.
+            # Open it under its old name: under the new one it may be evicted at any time.
             copy = temporary.open("rb", buffering=0)
             _mark_used(copy)
             temporary.replace(self._path(shard))
@@ -126,7 +124,7 @@ class ShardCache:
         return copy
 
     def _reserve(self, shard: StoredFile) -> Path:
-        """Make room and take it: return a file of the shard's size under a temporary name."""
+        """Evict and allocate: return a file of the shard's size under a temporary name."""
         if shard.bytes > self._max_bytes:
             raise OSError(
                 f"shard {shard.file} has {shard.bytes} bytes and loader.cache_bytes="
@@ -134,8 +132,8 @@ class ShardCache:
             )
         deadline = time.monotonic() + self._wait_seconds
         while True:
-            with self._lock_of(_ROOM_LOCK):
-                if self._make_room(shard):
+            with self._lock_of(_EVICTION_LOCK):
+                if self._evict(shard):
                     return self._allocate(shard)
             if time.monotonic() > deadline:
                 raise OSError(
@@ -144,8 +142,8 @@ class ShardCache:
                 )
             time.sleep(_POLL_SECONDS)
 
-    def _make_room(self, shard: StoredFile) -> bool:
-        """Remove copies until one more shard fits; return whether it does."""
+    def _evict(self, shard: StoredFile) -> bool:
+        """Remove copies until one more shard fits; return whether it fits."""
         entries = [_Entry.of(path) for path in self._folder.iterdir()]
         copies, being_made = [], 0
         for entry in filter(None, entries):
@@ -162,17 +160,17 @@ class ShardCache:
                 break
             if fits:
                 logger.warning(
-                    "the disk of %s is nearly full: a cached shard makes room before "
+                    "the disk of %s is nearly full: evicting a cached shard before "
                     "loader.cache_bytes is reached",
                     self._folder,
                 )
-            # A process that has it open can still read it: its bytes go when the last one is done.
+            # A process that has it open can still read it; the disk frees its bytes afterwards.
             copy.path.unlink(missing_ok=True)
             used -= copy.bytes
         return used + shard.bytes <= self._max_bytes
 
     def _is_left_over(self, sha256: str) -> bool:
-        """Return whether no process holds the lock of a copy being made: its writer was killed."""
+        """Return whether the writer of an unfinished copy was killed: nobody holds its lock."""
         lock = self._lock_of(sha256)
         try:
             with lock.acquire(blocking=False):
@@ -184,7 +182,7 @@ class ShardCache:
         temporary = writing_path(self._path(shard))
         with temporary.open("wb") as file:
             try:
-                # Blocks of the disk, so that those who come next see what is left.
+                # Allocate blocks of the disk, so that other processes see what is left.
                 os.posix_fallocate(file.fileno(), 0, shard.bytes)
             except OSError as error:
                 temporary.unlink()
@@ -197,7 +195,7 @@ class ShardCache:
         free = shutil.disk_usage(self._folder).free
         return OSError(
             f"loader.cache_dir={self._folder} has {free} bytes free where shard {shard.file} needs "
-            f"{shard.bytes}: make room on its disk, or name a folder on another one"
+            f"{shard.bytes}: free some on its disk, or name a folder on another one"
         )
 
     def _path(self, shard: StoredFile) -> Path:
@@ -205,19 +203,19 @@ class ShardCache:
 
     def _lock_of(self, name: str) -> FileLock:
         path = self._folder / _LOCKS_FOLDER / name
-        # Where the disk knows no such lock there is an error, not a lock that outlives its holder.
+        # A disk without such locks is an error: a soft lock would outlive its holder.
         return FileLock(path, poll_interval=_POLL_SECONDS, fallback_to_soft=False)
 
 
 def _mark_used(file: BinaryIO) -> None:
-    """Set the time by which copies make room; the kernel's own is only exact to 4 ms."""
+    """Set the time that decides eviction; the kernel's own time is only exact to 4 ms."""
     now = time.time_ns()
     os.utime(file.fileno(), ns=(now, now))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """A file of ours in the cache."""
+    """A copy in the cache, finished or not."""
 
     path: Path
     sha256: str
@@ -227,7 +225,7 @@ class _Entry:
 
     @staticmethod
     def of(path: Path) -> "_Entry | None":
-        """Describe a file, None where it is not ours or no longer there."""
+        """Describe a file; None for a foreign file and for one that is gone."""
         temporary = _TEMPORARY_NAME.fullmatch(path.name)
         match = temporary or _SHARD_NAME.fullmatch(path.name)
         if match is None:

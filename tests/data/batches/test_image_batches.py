@@ -5,16 +5,19 @@ import threading
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from ernie_vilg.config.loader import LoaderConfig
-from ernie_vilg.data.batches.image_batches import ImageBatches, ImageReader, ImageSequence
-from ernie_vilg.data.batches.token_batches import Share
+from ernie_vilg.data.batches.image_batches import ImageBatches, ImageSequence
+from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.data.sequence.quarantine import Quarantine, QuarantineEntry
+from ernie_vilg.data.sequence.sample_reader import SampleReader
 from ernie_vilg.storage.shard_manifest import Manifest, read_manifest
 from tests.data.image_shards import images_of, numbered_png, write_image_shards
 
@@ -37,8 +40,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     )
 
 
-def share(rank: int = 0, ranks: int = 1) -> Share:
-    return Share(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=ranks)
+def replica(rank: int = 0, ranks: int = 1) -> ReplicaSlice:
+    return ReplicaSlice(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=ranks)
 
 
 def steps_of(
@@ -47,7 +50,7 @@ def steps_of(
     """Return the global batches of the steps after `first`, the ranks' shares side by side."""
     shares: list[list[torch.Tensor]] = [[] for _ in range(first, last)]
     for rank in range(ranks):
-        with closing(ImageBatches(sequence, share(rank, ranks))) as batches:
+        with closing(ImageBatches(sequence, replica(rank, ranks))) as batches:
             for step, parts in enumerate(shares, start=first + 1):
                 parts.append(batches.at(step))
     return [torch.cat(parts) for parts in shares]
@@ -59,8 +62,8 @@ def numbers(pictures: torch.Tensor) -> list[int]:
 
 
 def rows_of(sequence: ImageSequence, count: int, *, for_training: bool) -> np.ndarray:
-    with closing(ImageReader(sequence)) as reader:
-        return reader.read(np.arange(count), for_training=for_training).pictures
+    with closing(SampleReader(replace(sequence, for_training=for_training))) as reader:
+        return reader.read(np.arange(count)).content.numpy()
 
 
 def test_an_epoch_holds_every_picture_once(shards: tuple[Path, Manifest]) -> None:
@@ -150,7 +153,7 @@ def test_pictures_are_evaluated_at_the_centre_and_never_mirrored(
 ) -> None:
     sequence = images_of(*shards, image_size=SIZE, horizontal_flip=True)
 
-    with closing(ImageBatches(sequence, share())) as batches:
+    with closing(ImageBatches(sequence, replica())) as batches:
         pictures = batches.for_evaluation(0, 50)
 
     assert all(int(number) == 1 for number in pictures[:, 1, 0, 0])  # SPARE / 2 rows left out
@@ -178,9 +181,10 @@ def test_cache_holds_no_more_than_its_bytes(shards: tuple[Path, Manifest]) -> No
     picture_bytes = 3 * (SIZE + SPARE) ** 2
     sequence = images_of(*shards, cache_bytes=5 * picture_bytes + 1)
 
-    with closing(ImageReader(sequence)) as reader:
-        reader.read(np.arange(12), for_training=True)
-        kept = reader._cache._pictures
+    with closing(SampleReader(sequence)) as reader:
+        reader.read(np.arange(12))
+        rows: Any = reader._new_rows(np.arange(0))
+        kept = rows._cache._pictures
 
     assert sum(picture.nbytes for picture in kept.values()) == 5 * picture_bytes
 
@@ -201,7 +205,7 @@ def test_pictures_in_quarantine_are_replaced_and_no_other_changes(
 
 def test_closing_leaves_neither_processes_nor_threads(shards: tuple[Path, Manifest]) -> None:
     before = {*multiprocessing.active_children()}, {*threading.enumerate()}
-    batches = ImageBatches(images_of(*shards, loader=LoaderConfig(num_workers=2)), share())
+    batches = ImageBatches(images_of(*shards, loader=LoaderConfig(num_workers=2)), replica())
     batches.at(1)
     batches.for_evaluation(0, 4)
     during = {*multiprocessing.active_children()} - before[0]

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from ernie_vilg.config.loader import LoaderConfig
-from ernie_vilg.data.batches.image_batches import ImageReader, ImageRows
 from ernie_vilg.data.batches.pictures import decode_picture
+from ernie_vilg.data.sequence.sample_reader import DecodedSamples, SampleReader
 from ernie_vilg.data.shards.damage import DamageAccount, DamagedSampleError, DamageLimits
 from tests.data.image_shards import images_of, write_image_shards
 
@@ -158,7 +159,7 @@ CONVERTED = {
         WHITE,
     ),
 }
-"""What becomes of the left half, and of the right half."""
+"""Colours of the left half and of the right half."""
 
 TURNED = {
     "exif in jpeg": encoded(left_half_red(), "JPEG", quality=100, subsampling=0, exif=turned()),
@@ -269,14 +270,14 @@ def test_no_flipped_byte_makes_anything_but_a_picture_or_a_refusal() -> None:
     assert outcomes == {"picture", "unreadable_image", "image_size"}
 
 
-def read_all(folder: Path, count: int) -> ImageRows:
+def read_all(folder: Path, count: int) -> DecodedSamples[Tensor]:
     """Write all odd pictures to a shard, and read as many positions, skipping damage."""
     usable = [content for content, *_ in CONVERTED.values()] + [*TURNED.values()]
     files = [*usable, *(content for content, _ in REFUSED.values())]
     manifest = write_image_shards(folder, [files], image_size=SIZE, extension="jpg")
     loader = LoaderConfig(num_workers=0, damage="skip")
-    with closing(ImageReader(images_of(folder, manifest, loader=loader))) as reader:
-        return reader.read(np.arange(count), for_training=True)
+    with closing(SampleReader(images_of(folder, manifest, loader=loader))) as reader:
+        return reader.read(np.arange(count))
 
 
 def test_of_a_shard_the_unusable_pictures_are_counted_by_reason(tmp_path: Path) -> None:
@@ -284,18 +285,18 @@ def test_of_a_shard_the_unusable_pictures_are_counted_by_reason(tmp_path: Path) 
     rows = read_all(tmp_path, num_usable + len(REFUSED))
 
     account = DamageAccount(DamageLimits(max_consecutive=100, max_samples=100))
-    account.add(rows.findings, rows.places.is_damaged)
+    account.add(rows.findings, rows.origins.is_damaged)
     assert account.reasons == {"unreadable_image": 10, "image_size": 3}
     assert sorted(finding.key for finding in rows.findings) == [
         f"{index:06d}" for index in range(num_usable, num_usable + len(REFUSED))
     ]
-    assert int(rows.places.is_damaged.sum()) == len(REFUSED)
-    assert int(rows.places.index.max()) < num_usable  # others stand in their places
+    assert int(rows.origins.is_damaged.sum()) == len(REFUSED)
+    assert int(rows.origins.index.max()) < num_usable  # others stand in their places
 
 
 def test_what_replaces_unusable_pictures_is_the_same_in_every_run(tmp_path: Path) -> None:
     first, second = (read_all(tmp_path / name, 80) for name in ("first", "second"))
 
-    assert first.places.is_damaged.any()
-    assert np.array_equal(first.places.index, second.places.index)
-    assert np.array_equal(first.pictures, second.pictures)
+    assert first.origins.is_damaged.any()
+    assert np.array_equal(first.origins.index, second.origins.index)
+    assert first.content.equal(second.content)

@@ -12,7 +12,9 @@ from PIL import Image
 
 from data_pipelines.shard_writer import write_shard
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.batches.token_batches import Batch, Share, TokenBatches
+from ernie_vilg.data.batches.step_samples import StepSamples
+from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.data.shards.open_shards import Sample, read_shard
 from ernie_vilg.storage.shard_manifest import Manifest
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
@@ -32,13 +34,12 @@ def step_of(
     with_pixels: bool = False,
 ) -> list[Batch]:
     """Return the micro-batches, of one pair, that a replica gets in a step."""
-    batches = TokenBatches(
+    steps = StepSamples(
         sequence_of(folder, manifest, model, seed=3, with_pixels=with_pixels),
-        Share(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=size),
-        micro_batch_size=1,
+        ReplicaSlice(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=size),
     )
-    with closing(batches):
-        return batches.at(step)
+    with closing(steps):
+        return steps.at(step).content.split(1)
 
 
 def samples_at(folder: Path, manifest: Manifest, step: int, size: int) -> list[int]:

@@ -17,16 +17,18 @@ import pytest
 import torch
 
 from ernie_vilg.config.loader import LoaderConfig
-from ernie_vilg.data.batches.token_batches import Share, TokenBatches
-from ernie_vilg.data.batches.token_reader import TokenReader, TokenSequence
+from ernie_vilg.data.batches.step_samples import StepSamples
+from ernie_vilg.data.batches.token_batches import Batch, TokenSequence
 from ernie_vilg.data.batches.workers import OnWait, PrefetchedSteps
-from ernie_vilg.data.sequence import sample_reader as position_reader
+from ernie_vilg.data.sequence import sample_reader
+from ernie_vilg.data.sequence.order import ReplicaSlice
+from ernie_vilg.data.sequence.sample_reader import SampleReader
 from ernie_vilg.data.shards.damage import DamagedShardError
-from ernie_vilg.data.shards.shard_folder import LocalFolder
+from ernie_vilg.data.shards.open_shards import LocalFolder
 from ernie_vilg.storage.shard_manifest import Manifest, Shard
 from tests.data.token_shards import MODEL, sequence_of, write_token_shards
 
-SHARE = Share(global_batch_size=8, data_rank=0, data_size=1)
+REPLICA = ReplicaSlice(global_batch_size=8, data_rank=0, data_size=1)
 
 
 @pytest.fixture
@@ -52,14 +54,14 @@ def shared_memory() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if name.startswith(("torch_", "sem."))}
 
 
-def batches_of(shards: tuple[Path, Manifest], loader: LoaderConfig, **options: Any) -> TokenBatches:
-    sequence = sequence_of(*shards, MODEL, loader=loader)
-    return TokenBatches(sequence, SHARE, micro_batch_size=8, **options)
+def batches_of(
+    shards: tuple[Path, Manifest], loader: LoaderConfig, **options: Any
+) -> StepSamples[Batch]:
+    return StepSamples(sequence_of(*shards, MODEL, loader=loader), REPLICA, **options)
 
 
-def numbers(batches: TokenBatches, step: int) -> list[int]:
-    (batch,) = batches.at(step)
-    return batch.codes[:, 0].tolist()
+def numbers(batches: StepSamples[Batch], step: int) -> list[int]:
+    return batches.at(step).content.codes[:, 0].tolist()
 
 
 def test_a_killed_worker_is_an_error_and_the_next_run_goes_on(
@@ -98,11 +100,11 @@ class StalledSteps:
     """Reads steps from such a folder."""
 
     def __init__(self, sequence: TokenSequence, on_wait: OnWait) -> None:
-        position_reader.open_folder = lambda location, loader: StalledFolder(location)
-        self._reader = TokenReader(sequence, on_wait)
+        sample_reader.open_folder = lambda location, loader: StalledFolder(location)
+        self._reader = SampleReader(sequence, on_wait)
 
     def at(self, step: int) -> Any:
-        return self._reader.read(SHARE.positions(step)).codes
+        return self._reader.read(REPLICA.positions(step)).content.codes
 
     def close(self) -> None:
         self._reader.close()
@@ -208,7 +210,7 @@ def test_batches_for_a_gpu_are_in_pinned_memory(
     shards: tuple[Path, Manifest], workers: int
 ) -> None:
     with closing(batches_of(shards, LoaderConfig(num_workers=workers), pin_memory=True)) as batches:
-        (batch,) = batches.at(1)
+        batch = batches.at(1).content
 
     assert batch.codes.is_pinned() and batch.text.is_pinned()  # noqa: PT018
     assert torch.equal(batch.codes.to("cuda").cpu(), batch.codes)

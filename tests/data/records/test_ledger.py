@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ernie_vilg.config.loader import LoaderConfig
+from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.data.records.ledger import (
     Ledger,
     StepRecord,
@@ -19,13 +20,14 @@ from ernie_vilg.data.records.ledger import (
     read_past_quarantine,
     read_step,
 )
-from ernie_vilg.data.sequence.mixture import MixturePhase
+from ernie_vilg.data.sequence.mixture import MixtureSegment
 from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine, QuarantineEntry
-from ernie_vilg.data.sequence.sample_reader import DataSource, SampleSequence
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.storage.shard_manifest import Manifest
+from tests.data.token_shards import MODEL
 
-SEQUENCE = SampleSequence(
+SEQUENCE = TokenSequence(
     sources=(
         DataSource(
             name="main",
@@ -33,11 +35,13 @@ SEQUENCE = SampleSequence(
             manifest=Manifest(kind="token", shards=(), settings={}, lineage={}),
         ),
     ),
-    phases=(MixturePhase(first_position=0, weights=(1.0,)),),
+    mixture=(MixtureSegment(first_position=0, weights=(1.0,)),),
     seed=3,
     shuffle_block_shards=2,
     quarantine=Quarantine(),
     loader=LoaderConfig(),
+    model=MODEL,
+    with_pixels=False,
 )
 
 
@@ -81,7 +85,7 @@ def test_a_launch_is_one_line_that_says_what_every_step_held(tmp_path: Path) -> 
         assert positions(record) == (8 * step - 8, 8)
     assert (record.launch, record.data_parallel_size, record.micro_batch_size) == (1, 2, 4)
     assert (record.seed, record.shuffle_block_shards) == (3, 2)
-    assert record.mixture == SEQUENCE.phases
+    assert record.mixture == SEQUENCE.mixture
     assert before <= record.unix_seconds <= time.time()
 
 
@@ -253,7 +257,7 @@ def test_data_sets_are_recorded_without_the_secrets_of_a_url(tmp_path: Path) -> 
             DataSource(name=name, location=location, manifest=manifest)
             for name, location in (("a", "https://me:canary@host/x?token=canary"), ("b", "b"))
         ),
-        phases=(MixturePhase(first_position=0, weights=(1.0, 1 / 3)),),
+        mixture=(MixtureSegment(first_position=0, weights=(1.0, 1 / 3)),),
     )
     ledger = Ledger(tmp_path, sequence, data_parallel_size=1, micro_batch_size=8)
     ledger.append(1, 0, 8)
@@ -265,5 +269,5 @@ def test_data_sets_are_recorded_without_the_secrets_of_a_url(tmp_path: Path) -> 
         "https://host/x", str(Path("b").resolve()),
     ]  # fmt: skip
     assert {data_set.manifest for data_set in record.data_sets} == {manifest.digest()}
-    assert record.mixture == sequence.phases
+    assert record.mixture == sequence.mixture
     assert "canary" not in (tmp_path / "steps.jsonl").read_text()

@@ -9,7 +9,7 @@ import pytest
 
 from ernie_vilg.data.records.skipped_updates import (
     MAX_SAMPLES,
-    RecentPlaces,
+    RecentOrigins,
     SampleName,
     Skip,
     SkipLog,
@@ -17,7 +17,7 @@ from ernie_vilg.data.records.skipped_updates import (
     name_samples,
     read_skips,
 )
-from ernie_vilg.data.sequence.sample_reader import Places
+from ernie_vilg.data.sequence.sample_reader import Origins
 from tests.data.token_shards import MODEL, sequence_of, write_token_shards
 
 SKIP = Skip(
@@ -33,9 +33,9 @@ SKIP = Skip(
 )
 
 
-def places_of(shard_index: list[int], index: list[int]) -> Places:
+def places_of(shard_index: list[int], index: list[int]) -> Origins:
     count = len(index)
-    return Places(
+    return Origins(
         data_set=np.zeros(count, np.int64),
         epoch=np.zeros(count, np.int64),
         shard_index=np.array(shard_index),
@@ -122,7 +122,7 @@ def test_a_line_names_a_bounded_number_of_samples(tmp_path: Path) -> None:
 
 
 def test_places_of_the_last_steps_are_remembered() -> None:
-    recent = RecentPlaces()
+    recent = RecentOrigins()
     for step in range(20):
         recent.remember(step, places_of([0], [step]))
 

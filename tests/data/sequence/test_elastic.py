@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.batches.token_batches import Share, TokenBatches
+from ernie_vilg.data.batches.step_samples import StepSamples
+from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.storage.shard_manifest import Manifest, read_manifest
 from tests.data.token_shards import sequence_of, write_token_shards
 
@@ -47,10 +48,10 @@ def steps_of(
     )
     seen: list[list[int]] = [[] for _ in range(first, last)]
     for rank in range(replicas):
-        share = Share(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas)
-        with closing(TokenBatches(sequence, share, micro_batch_size=1)) as batches:
+        replica = ReplicaSlice(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas)
+        with closing(StepSamples(sequence, replica)) as batches:
             for step, samples in enumerate(seen, start=first + 1):
-                samples += [int(batch.codes[0, 0]) for batch in batches.at(step)]
+                samples += batches.at(step).content.codes[:, 0].tolist()
     return seen
 
 
@@ -101,13 +102,12 @@ def test_steps_may_be_asked_for_in_any_order(
     shards: tuple[Path, Manifest], uninterrupted: list[list[int]]
 ) -> None:
     folder, manifest = shards
-    share = Share(global_batch_size=GLOBAL_BATCH, data_rank=0, data_size=1)
+    replica = ReplicaSlice(global_batch_size=GLOBAL_BATCH, data_rank=0, data_size=1)
     sequence = sequence_of(folder, manifest, MODEL, seed=3, loader=LoaderConfig(num_workers=2))
 
-    with closing(TokenBatches(sequence, share, micro_batch_size=GLOBAL_BATCH)) as batches:
+    with closing(StepSamples(sequence, replica)) as batches:
         for step in (4, 5, 1, 1, 2):
-            (batch,) = batches.at(step)
-            assert batch.codes[:, 0].tolist() == uninterrupted[step - 1]
+            assert batches.at(step).content.codes[:, 0].tolist() == uninterrupted[step - 1]
 
 
 @settings(deadline=None)
@@ -116,14 +116,14 @@ def test_steps_may_be_asked_for_in_any_order(
     micro_batches=st.integers(1, 5),
     step=st.integers(1, 1 << 40),
 )
-def test_the_shares_of_a_step_are_its_positions_in_order(
+def test_the_slices_of_a_step_are_its_positions_in_order(
     data_size: int, micro_batches: int, step: int
 ) -> None:
     size = data_size * micro_batches
     positions = [
         position
         for rank in range(data_size)
-        for position in Share(
+        for position in ReplicaSlice(
             global_batch_size=size, data_rank=rank, data_size=data_size
         ).positions(step)
     ]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from ernie_vilg.data.batches.token_reader import TokenReader
-from ernie_vilg.data.sequence.mixture import CYCLE_LENGTH, MixtureOrder, MixturePhase, cycle_parts
-from ernie_vilg.data.sequence.sample_reader import DataSource
+from ernie_vilg.data.sequence.mixture import CYCLE_LENGTH, MixtureOrder, MixtureSegment, cycle_parts
+from ernie_vilg.data.sequence.sample_reader import SampleReader
+from ernie_vilg.data.sequence.sample_sequence import DataSource
 from tests.data.token_shards import MODEL, sequence_of, write_token_shards
 
 
@@ -20,7 +20,7 @@ def mixture(*phases: tuple[int, Sequence[float]], seed: int = 0) -> MixtureOrder
     return MixtureOrder(
         len(phases[0][1]),
         [
-            MixturePhase(first_position=position, weights=tuple(weights))
+            MixtureSegment(first_position=position, weights=tuple(weights))
             for position, weights in phases
         ],
         seed,
@@ -172,18 +172,18 @@ def test_every_sample_of_every_data_set_is_read_once_per_epoch_of_its_own(tmp_pa
         )
         for name in sizes
     )
-    phases = (
-        MixturePhase(first_position=0, weights=(1.0, 1.0)),
-        MixturePhase(first_position=20, weights=(1.0, 3.0)),
+    segments = (
+        MixtureSegment(first_position=0, weights=(1.0, 1.0)),
+        MixtureSegment(first_position=20, weights=(1.0, 3.0)),
     )
     alone = sequence_of(tmp_path / "cc", sources[0].manifest, MODEL)
-    reader = TokenReader(replace(alone, sources=sources, phases=phases))
+    reader = SampleReader(replace(alone, sources=sources, mixture=segments))
 
     rows = reader.read(positions(0, 60))
 
     reader.close()
     for data_set, source in enumerate(sources):
-        codes = rows.codes[rows.places.data_set == data_set, 0].tolist()
+        codes = rows.content.codes[rows.origins.data_set == data_set, 0].tolist()
         num_samples = source.manifest.num_samples
         assert len(codes) > num_samples
         assert sorted(codes[:num_samples]) == list(range(num_samples))

@@ -85,9 +85,9 @@ def test_positions_are_located_alike_alone_and_together(
     order = SampleOrder(manifest_of(sizes), seed, block)
     positions = data.draw(st.lists(st.integers(0, 4 * sum(sizes)), max_size=20))
 
-    together = order.locate_all(np.array(positions, np.int64))
+    _, shard_indices, indices = order.locate_all(np.array(positions, np.int64))
 
-    assert list(zip(together.shard_index.tolist(), together.index.tolist(), strict=True)) == [
+    assert list(zip(shard_indices.tolist(), indices.tolist(), strict=True)) == [
         (place.shard_index, place.index)
         for place in map(SampleOrder(manifest_of(sizes), seed, block).locate, positions)
     ]

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 
 from ernie_vilg.config.loader import LoaderConfig
-from ernie_vilg.data.batches.token_batches import Share, TokenBatches
-from ernie_vilg.data.batches.token_decoder import parse_npy
+from ernie_vilg.data.batches.npy import parse_npy
+from ernie_vilg.data.batches.step_samples import StepSamples
+from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.data.sequence.quarantine import Quarantine, QuarantineEntry
 from ernie_vilg.data.shards.damage import DamageError
-from ernie_vilg.data.shards.shard_index import describe_shard
+from ernie_vilg.data.shards.tar_index import describe_shard
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.shard_manifest import Manifest
 from tests.data.epochs import GLOBAL_BATCH, MODEL, NUM_SAMPLES, SIZES, SKIP, STEPS, read_epoch
@@ -328,10 +329,12 @@ def test_replacements_do_not_depend_on_layout_or_workers(tmp_path: Path) -> None
         sequence = sequence_of(tmp_path, manifest, MODEL, loader=loader)
         seen: list[list[int]] = [[] for _ in range(STEPS)]
         for rank in range(replicas):
-            share = Share(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas)
-            with closing(TokenBatches(sequence, share, micro_batch_size=GLOBAL_BATCH)) as batches:
+            replica = ReplicaSlice(
+                global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas
+            )
+            with closing(StepSamples(sequence, replica)) as batches:
                 for step, numbers in enumerate(seen, start=1):
-                    numbers += batches.at(step)[0].codes[:, 0].tolist()
+                    numbers += batches.at(step).content.codes[:, 0].tolist()
         return seen
 
     assert steps(1, 0) == steps(2, 0) == steps(4, 1) == steps(2, 2)

@@ -13,9 +13,8 @@ from typing import BinaryIO
 import pytest
 import webdataset
 
-from ernie_vilg.data.shards.open_shards import OpenShards, open_shard, read_shard
-from ernie_vilg.data.shards.shard_folder import LocalFolder
-from ernie_vilg.data.shards.shard_index import describe_shard
+from ernie_vilg.data.shards.open_shards import LocalFolder, OpenShards, open_shard, read_shard
+from ernie_vilg.data.shards.tar_index import describe_shard
 from ernie_vilg.storage.shard_manifest import Manifest, Shard
 from tests.data.token_shards import MEMBERS, write_token_shards
 

@@ -14,15 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ernie_vilg.data.shards.damage import DamagedShardError
-from ernie_vilg.data.shards.open_shards import open_shard, read_shard
-from ernie_vilg.data.shards.shard_folder import LocalFolder
-from ernie_vilg.data.shards.shard_index import (
-    RECORD_BYTES,
-    describe_shard,
-    index_bytes,
-    index_tar,
-    parse_index,
-)
+from ernie_vilg.data.shards.open_shards import LocalFolder, open_shard, read_shard
+from ernie_vilg.data.shards.shard_index import RECORD_BYTES, index_bytes, parse_index
+from ernie_vilg.data.shards.tar_index import describe_shard, index_tar
 from ernie_vilg.storage.shard_manifest import Shard, index_path
 from tests.data.token_shards import npy, write_token_shards
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from ernie_vilg.config.loader import LoaderConfig
+from ernie_vilg.data.shards.cached_folder import open_folder
 from ernie_vilg.data.shards.damage import DamagedShardError
-from ernie_vilg.data.shards.open_shards import open_shard
-from ernie_vilg.data.shards.shard_folder import ShardFolder, open_folder
+from ernie_vilg.data.shards.open_shards import ShardFolder, open_shard
 from ernie_vilg.storage.remote import TransferLimits
 from ernie_vilg.storage.shard_manifest import Shard
 from tests.data.shard_server import ShardServer, make_certificate, serving, trust
@@ -27,7 +27,7 @@ LIMITS = TransferLimits(block_bytes=1000, block_seconds=20, wait_seconds=0.01)
 PROGRAM = """
 import sys
 from ernie_vilg.config.loader import LoaderConfig
-from ernie_vilg.data.shards.shard_folder import open_folder
+from ernie_vilg.data.shards.cached_folder import open_folder
 from ernie_vilg.storage.shard_manifest import Shard
 location, cache, file, size, sha256 = sys.argv[1:]
 folder = open_folder(location, LoaderConfig(cache_dir=cache))
@@ -346,7 +346,7 @@ def test_a_disk_full_of_other_things_is_named_with_its_bytes(
     (small_disk / "other").write_bytes(bytes(16 * SHARD_BYTES))
 
     message = (
-        rf"loader\.cache_dir={small_disk} has 0 bytes free where shard 0\.tar needs 4096: make"
+        rf"loader\.cache_dir={small_disk} has 0 bytes free where shard 0\.tar needs 4096: free some"
     )
     with pytest.raises(OSError, match=message):
         open_cached().open(shard_of(0))
