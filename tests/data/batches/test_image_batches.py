@@ -1,4 +1,4 @@
-"""Every rank reads its own share of the same batches, cut and mirrored by position alone."""
+"""Every rank reads its own slice of the same batches, cut and mirrored by position alone."""
 
 import multiprocessing
 import threading

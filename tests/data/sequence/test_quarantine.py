@@ -1,4 +1,4 @@
-"""A quarantine is read whole or refused, and a line that leaves nothing out is said."""
+"""A quarantine is read whole or refused, and a line that excludes nothing is found."""
 
 import os
 from pathlib import Path
