@@ -14,7 +14,7 @@ class InputError(ValueError):
     """A setting or an input named by the user cannot be used.
 
     The message says what was given, what is required, and what to do. Since the input may be a
-    megabyte, the middle of a long message is left out.
+    megabyte, the middle of a long message is cut.
     """
 
     def __init__(self, message: object = "") -> None:

@@ -55,7 +55,7 @@ def sbatch_command(slurm: SlurmConfig, settings: Sequence[str]) -> list[str]:
 
     Args:
         slurm: Slurm options.
-        settings: options of `launch/submit.py`; those that only it has are left out.
+        settings: options of `launch/submit.py`; without those that only it has.
     """
     named = {"partition": slurm.partition, "account": slurm.account}
     script_options = {

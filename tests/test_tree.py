@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ernie_vilg", "launch", "data_pipelines")
+DOCUMENTS = [
+    str(path.relative_to(ROOT)) for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+]
 NO_PACKAGES = {"templates"}
 """Folders inside packages that hold no code."""
 
@@ -105,13 +108,12 @@ def test_every_package_stands_on_a_floor() -> None:
     assert named == (modules | packages | set(PACKAGES)) - {"ernie_vilg", "ernie_vilg.__init__"}
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_paths_in_the_document_exist(document: str) -> None:
-    paths = _PATH.findall(read(document))
+    first = {name.partition("/")[0] for name in folders()}
 
-    assert paths, "no path was found"
-    ours = [path for path in paths if path.split("/")[0] in {name[:-1] for name in folders()}]
-    assert [path for path in ours if not (ROOT / path).exists()] == []
+    paths = [path for path in _PATH.findall(read(document)) if path.split("/")[0] in first]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_the_map_names_files_and_tests_of_three_changes() -> None:

@@ -250,7 +250,7 @@ class Checkpoints:
 
     def _last_checkpoint(self) -> str:
         if self.last_step is None:
-            return f"{self._run_dir} has no checkpoint yet: make room, and start again"
+            return f"{self._run_dir} has no checkpoint yet: free some disk space and start again"
         return f"the checkpoint of step {self.last_step} stands"
 
 

@@ -100,7 +100,11 @@ class Committer:
             self._phases.point("save: after pointer")
             self._retention.apply(save.step)
         except OSError as error:  # the checkpoint stands
-            logger.warning("the checkpoint of step %d is saved, but then: %s", save.step, error)
+            logger.warning(
+                "the checkpoint of step %d is saved, its commit could not be finished: %s",
+                save.step,
+                error,
+            )
 
     def settle(self, step: int) -> None:
         """Finish the commit of the checkpoint that a run resumes from, where a kill stopped it."""
@@ -108,7 +112,11 @@ class Committer:
             self._write_pointer(step)
             self._retention.apply(step)
         except OSError as error:  # the checkpoint stands
-            logger.warning("the checkpoint of step %d is loaded, but then: %s", step, error)
+            logger.warning(
+                "the checkpoint of step %d is loaded, its commit could not be finished: %s",
+                step,
+                error,
+            )
 
     def _write_manifest(self, save: PendingSave, results: Sequence[WriteResult]) -> None:
         self._phases.point("save: before manifest")

@@ -70,9 +70,9 @@ class ConsolidatedCheckpoint:
     """The whole tensors of one checkpoint on disk."""
 
     folder: Path
-    """Its folder."""
+    """Folder of the consolidated checkpoint."""
     manifest: dict[str, Any]
-    """Content of its manifest."""
+    """Content of the manifest."""
 
     @property
     def num_bytes(self) -> int:
@@ -225,7 +225,7 @@ def _consolidated_path(checkpoint: Path, run_dir: Path) -> Path:
 
 
 def _identity(checkpoint: Path) -> dict[str, str]:
-    """Return what only this checkpoint has: the hash of its manifest, which has all others."""
+    """Return the hash of the manifest, which identifies the checkpoint and all its files."""
     return {"checkpoint": sha256_of_file(checkpoint / MANIFEST_NAME)}
 
 
@@ -286,4 +286,6 @@ def _check_room(checkpoint: Path, num_bytes: int, folder: Path) -> None:
     needed = num_bytes * (_COPIES_WITH_AVERAGE if has_average(states) else _COPIES)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(f"it needs {needed} bytes beside the checkpoints, {free} are free: make room")
+        raise OSError(
+            f"it needs {needed} bytes beside the checkpoints, {free} are free: free some disk space"
+        )

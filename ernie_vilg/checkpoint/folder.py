@@ -154,14 +154,14 @@ def wrong_files(folder: Path, manifest: Mapping[str, Any]) -> str | None:
         elif not stat.S_ISDIR(status.st_mode):
             others.append(name)
     if others:
-        return f"{min(others)} is not of it: it is a link or another special file"
+        return f"{min(others)} is not in the manifest: it is a link or another special file"
     sizes.pop(MANIFEST_NAME, None)
     expected = {entry["file"]: entry["bytes"] for entry in manifest["files"]}
     for name in sorted({*sizes, *expected}):
         if name not in sizes:
             return f"{name} is missing"
         if name not in expected:
-            return f"{name} is not of it"
+            return f"{name} is not in the manifest"
         if sizes[name] != expected[name]:
             return f"{name} has {sizes[name]} bytes, not {expected[name]}"
     return None

@@ -27,9 +27,9 @@ class FoundCheckpoint:
     """A checkpoint whose files are all as they were written."""
 
     folder: Path
-    """Its folder."""
+    """Folder of the checkpoint."""
     manifest: dict[str, Any]
-    """Content of its manifest."""
+    """Content of the manifest."""
 
 
 def find_newest(run_dir: Path, rank: int, world_size: int) -> FoundCheckpoint | None:

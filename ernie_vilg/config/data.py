@@ -125,7 +125,7 @@ class PretrainDataConfig(Settings, section="data"):
         if self.token_shards is not None:
             raise InputError(
                 f"data.token_shards is set, and data.mixture has {', '.join(self.mixture)}: set "
-                "data.token_shards=null, or leave out the mixture"
+                "data.token_shards=null, or remove the mixture"
             )
         for name in self.mixture:
             if not _NAME.fullmatch(name):

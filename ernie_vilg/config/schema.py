@@ -175,8 +175,7 @@ def freedom_of(schema: type, key: str) -> Freedom:
 
 def tracked_settings(settings: Any) -> dict[str, Any]:
     """Return the settings that a tracker may send, as `dataclasses.asdict` does."""
-    found = {}
-    schema: type = type(settings)
+    found, schema = {}, typing.cast(type, type(settings))
     for name, hint in declared(schema).items():
         value = getattr(settings, name)
         is_section = dataclasses.is_dataclass(value)
@@ -201,8 +200,7 @@ def map_locations(settings: Any, change: Callable[[str], str]) -> dict[str, Any]
         is_location = any(isinstance(mark, Location) for mark in marks)
         return change(value) if is_location and value is not None else value
 
-    schema: type = type(settings)
-    hints = declared(schema)
+    hints = declared(typing.cast(type, type(settings)))
     return {name: mapped(getattr(settings, name), hint) for name, hint in hints.items()}
 
 

@@ -1,6 +1,6 @@
 """A batch of a past step, read again as it was read then.
 
-Samples that were in quarantine are left out. The run's own log decides about damage: a shard that
+Samples that were in quarantine are excluded. The run's own log decides about damage: a shard that
 was repaired later still counts as damaged for the steps that met the damage. If something is
 damaged now that was intact then, the samples that replace it are uncertain.
 """
@@ -66,7 +66,7 @@ class LeftOut:
     index: int
     """Index of the sample in its shard."""
     reason: str
-    """Reason why it was left out, for people."""
+    """Reason for its exclusion, for people."""
 
 
 class PastBatch:

@@ -28,11 +28,11 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
         record, measured = read_record(Path(folder)), RunFolder(Path(folder)).measured.name
         if record is None:
             raise InputError(
-                f"history={folder} has no {measured}: the run has not got to its first "
-                "checkpoint, leave it out"
+                f"history={folder} has no {measured}, since the run has not reached its first "
+                "checkpoint: leave it out"
             )
         if record.hardware != config.gpu.name:
-            lines.append(f"{folder}: of {record.hardware}, not {config.gpu.name}: not used")
+            lines.append(f"{folder}: ran on {record.hardware}, not {config.gpu.name}: not used")
             continue
         try:
             runs.append(_past_run(record, config))

@@ -31,8 +31,8 @@ def lines_of_plan(config: PlanConfig, found: Plan) -> list[str]:
         f"{best.hours * config.num_gpus:,.0f} GPU-hours, {best.dollars:,.0f} dollars; goodput "
         f"{best.goodput.share:.1%} with a stop every {best.goodput.hours_between_stops:,.0f} hours",
         f"checkpoints: {stalls}, {best.goodput.write_seconds:.0f} s of writing; "
-        f"checkpoint.every={config.checkpoint.every}, {best.goodput.best_interval_steps} would "
-        "lose least",
+        f"checkpoint.every={config.checkpoint.every}, {best.goodput.best_interval_steps} loses "
+        "the least time",
         "",
         "not possible:",
         *(f"{count:>6}  {reason}; such as: {fix}" for reason, count, fix in found.reasons),

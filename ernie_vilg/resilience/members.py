@@ -1,6 +1,6 @@
 """The process of every rank: its position, its machine, and the kernel's word on it.
 
-The ranks exchange this once. Whoever names a rank in a log or a report names it in these words.
+The ranks exchange this once. Logs and reports name a rank in these words.
 """
 
 import os

@@ -27,7 +27,8 @@ def check_run_folder(run_dir: Path) -> None:
     except OSError as error:
         raise InputError(
             f"run_dir={run_dir} cannot be written: {error.strerror} ({folder}). Give this user "
-            "the right to write there, mount it for writing, make room, or name another run_dir"
+            "the right to write there, mount it for writing, free some disk space, or name another "
+            "run_dir"
         ) from error
 
 

@@ -173,7 +173,7 @@ class RunLock:
             elif seen is not None and not _is_same_launch(seen, first):
                 first, first_seen = seen, self._clock()
                 logger.info(
-                    "%s names %s on another machine: watching for a sign of life, for %g s",
+                    "%s names %s, which cannot be checked from here: watching its beat for %g s",
                     self._path,
                     seen.holder,
                     self._stale_seconds,

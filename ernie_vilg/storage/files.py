@@ -312,34 +312,25 @@ def _locked_folder(final: Path) -> Iterator[Path]:
         if descriptor is None:  # another writer has just renamed it
             continue
         try:
-            if _lock_folder_of(final, descriptor):
-                with _removed_after_error(temporary, descriptor):
+            is_locked = lock(descriptor)
+            if is_locked is False:
+                raise InputError(
+                    f"{final} is being written by another process: wait for its end, or name "
+                    "another folder"
+                )
+            if is_locked is None:
+                warn_of_no_locks(final)
+            if is_at(descriptor, temporary):
+                try:
                     yield temporary
+                except BaseException:
+                    if is_at(descriptor, temporary):  # it may have its final name already
+                        remove(temporary)
+                    raise
                 return
         finally:
             os.close(descriptor)
     raise InputError(f"{final} is being written by other processes: let one of them do it")
-
-
-@contextmanager
-def _removed_after_error(folder: Path, descriptor: int) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        if is_at(descriptor, folder):  # it may have its final name already
-            remove(folder)
-        raise
-
-
-def _lock_folder_of(final: Path, descriptor: int) -> bool:
-    is_locked = lock(descriptor)
-    if is_locked is False:
-        raise InputError(
-            f"{final} is being written by another process: wait for its end, or name another folder"
-        )
-    if is_locked is None:
-        warn_of_no_locks(final)
-    return is_at(descriptor, writing_path(final))
 
 
 def _replaced(final: Path) -> Path:

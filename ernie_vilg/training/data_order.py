@@ -25,7 +25,7 @@ def token_sequence(
     Args:
         config: the run.
         lineage: its data sets.
-        quarantine: samples to leave out.
+        quarantine: samples to exclude.
         with_pixels: whether pictures are read too.
 
     Raises:

@@ -66,7 +66,7 @@ class SkipWriter:
     log: SkipLog
     """File of the replica."""
     recent: RecentOrigins
-    """Origins of the last steps' samples; the loader adds those of each step."""
+    """Origins of the samples of the last steps; the loader adds those of each step."""
     sequence: TokenSequence
     """Training sequence, to which the origins belong."""
     offset: int
@@ -83,7 +83,7 @@ class SkipWriter:
             step: step of the update, from 1.
             decision: decision to skip it.
         """
-        places = self.recent.at(step)
+        origins = self.recent.at(step)
         skip = Skip(
             step=step,
             reason=decision.reason,
@@ -93,7 +93,7 @@ class SkipWriter:
             ranks=decision.ranks,
             first_position=first_position(step, self.global_batch_size) + self.offset,
             num_positions=self.num_positions,
-            samples=() if places is None else name_samples(self.sequence, places),
+            samples=() if origins is None else name_samples(self.sequence, origins),
         )
         self.log.write(skip)
 

@@ -36,7 +36,7 @@ from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.step_times import instrument
 from ernie_vilg.planning.forecast import forecast
 from ernie_vilg.planning.history import write_plan
-from ernie_vilg.resilience.members import Member, gather_members
+from ernie_vilg.resilience.members import gather_members
 from ernie_vilg.resilience.stopping import Stopping
 from ernie_vilg.resilience.stragglers import Stragglers
 from ernie_vilg.resilience.watchdog import Watchdog
@@ -61,35 +61,43 @@ from ernie_vilg.vqgan.weights import load_image_tokenizer
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Rank:
-    """One rank of a run, connected to the others."""
+    """One rank of a run, connected to the others and watched."""
 
-    config: PretrainConfig
-    """Settings of the run, complete."""
-    lineage: Lineage
-    """Data sets and tokenizers of the run."""
-    stopping: Stopping
-    """Requests to stop."""
-    phases: Phases
-    """Record of this rank's phase."""
-    groups: Groups
-    """Position of this rank in the layout."""
-    precision: torch.dtype
-    """Data type of weights and activations."""
-    communication: Communication
-    """Watch over this rank's collectives."""
-    members: Sequence[Member]
-    """Process of every rank."""
-    watchdog: Watchdog
-    """Watch over this rank's steps."""
-    parts: ExitStack
-    """Open parts of the run, which it closes."""
+    def __init__(
+        self,
+        config: PretrainConfig,
+        lineage: Lineage,
+        *,
+        stopping: Stopping,
+        phases: Phases,
+        groups: Groups,
+        parts: ExitStack,
+    ) -> None:
+        """Meet the other ranks and start the watch; all ranks must call.
 
-    @property
-    def run_dir(self) -> Path:
-        """Folder of the run."""
-        return Path(self.config.run_dir)
+        Args:
+            config: the run.
+            lineage: its data sets and tokenizers.
+            stopping: requests to stop.
+            phases: this rank's phase.
+            groups: this rank's position in the layout.
+            parts: closes the open parts of the run.
+        """
+        self.config, self.lineage, self.run_dir = config, lineage, Path(config.run_dir)
+        self.stopping, self.phases, self.groups, self.parts = stopping, phases, groups, parts
+        self.precision = machine_precision(config.precision, groups.device)
+        self.communication = parts.enter_context(Communication(groups))
+        self.members = gather_members(groups)
+        watchdog = Watchdog(
+            config.watch,
+            phases,
+            rank=groups.rank,
+            members=self.members,
+            run_dir=self.run_dir,
+            communication=self.communication,
+        )
+        self.watchdog = parts.enter_context(watchdog)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +149,9 @@ def pretrain(
         truncation = check_truncation(config, lineage)
         groups = _start(config, launch)
         with ExitStack() as parts:
-            rank = _watch(config, lineage, stopping, phases, groups, parts=parts)
+            rank = _Rank(
+                config, lineage, stopping=stopping, phases=phases, groups=groups, parts=parts
+            )
             if groups.rank == LEADER:
                 _log_start(rank, truncation)
             trainer, first_step = _build(rank, changes, callbacks)
@@ -182,40 +192,6 @@ def _start(config: PretrainConfig, launch: Launch) -> Groups:
         # It would also fill every new tensor, DeepSpeed's buffers of 2 GB included.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
-
-
-def _watch(
-    config: PretrainConfig,
-    lineage: Lineage,
-    stopping: Stopping,
-    phases: Phases,
-    groups: Groups,
-    *,
-    parts: ExitStack,
-) -> _Rank:
-    """Meet the other ranks and start the watch over this one; all ranks must call."""
-    communication = parts.enter_context(Communication(groups))
-    members = gather_members(groups)
-    watchdog = Watchdog(
-        config.watch,
-        phases,
-        rank=groups.rank,
-        members=members,
-        run_dir=Path(config.run_dir),
-        communication=communication,
-    )
-    return _Rank(
-        config=config,
-        lineage=lineage,
-        stopping=stopping,
-        phases=phases,
-        groups=groups,
-        precision=machine_precision(config.precision, groups.device),
-        communication=communication,
-        members=members,
-        watchdog=parts.enter_context(watchdog),
-        parts=parts,
-    )
 
 
 def _build(

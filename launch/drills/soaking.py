@@ -212,7 +212,7 @@ def result_of(soak: Soak, undisturbed: DrilledRun) -> dict[str, Any]:
 
 
 def _step_seconds(run: DrilledRun) -> float:
-    """Return the median seconds of a step, its share of saving left out."""
+    """Return the median seconds of a step, without its share of saving."""
     return float(np.median(np.diff(run.step_times())))
 
 

@@ -226,7 +226,7 @@ def _problem(stage: StageConfig, return_code: int, root: Path) -> str:
     if return_code != 0:
         return f"exit code {return_code}"
     missing = missing_outputs(stage, root)
-    return f"it left out {', '.join(missing)}" if missing else ""
+    return f"it did not write {', '.join(missing)}" if missing else ""
 
 
 def _failure_message(name: str, problem: str, log: Path, root: Path) -> str:

@@ -1,1 +1,1 @@
-"""Composition, environment, overrides and help of every program."""
+"""Composition, environment, overrides, help and processes of every program."""

@@ -74,7 +74,7 @@ def prepare_process(environment: Mapping[str, str] = os.environ) -> None:
     if not encodings <= {"utf-8", "utf8"}:
         if environment.get("PYTHONUTF8") == "1":
             raise InputError(
-                f"texts are {' and '.join(sorted(encodings))}, not UTF-8: leave out -X utf8=0, or "
+                f"texts are {' and '.join(sorted(encodings))}, not UTF-8: remove -X utf8=0, or "
                 "set LC_ALL=C.UTF-8"
             )
         os.execve(sys.executable, sys.orig_argv, {**environment, "PYTHONUTF8": "1"})

@@ -239,7 +239,7 @@ def _freeze(value: Any, hint: Any) -> Any:
             raise InputError(f"{value!r} is given where {hint.__name__} has several settings")
         for name in sorted(vars(value).keys() - hints.keys()):
             # Hydra adds every key that has a + before it; OmegaConf makes it an attribute.
-            raise InputError(f"Key '{name}' not in '{hint.__name__}': leave out +{name}")
+            raise InputError(f"Key '{name}' not in '{hint.__name__}': remove +{name}")
         return hint(
             **{
                 field.name: _freeze(getattr(value, field.name), hints[field.name])

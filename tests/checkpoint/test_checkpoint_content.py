@@ -86,7 +86,7 @@ def test_a_special_file_is_a_file_too_many(tmp_path: Path, alone: None, plant: A
     problem = verify_checkpoint(RunFolder(tmp_path).checkpoint(10))
 
     assert problem is not None
-    assert problem.startswith("state/planted is not of it")
+    assert problem.startswith("state/planted is not in the manifest")
     assert restored(tmp_path) == (0, 0)
 
 

@@ -226,7 +226,7 @@ def test_a_run_without_room_for_its_first_checkpoint_does_not_start(
     with small_disk(tmp_path / "disk", 500_000) as run_dir:
         checkpoints = checkpoints_of(run_dir)
 
-        with pytest.raises(CheckpointError, match="make room, and start again"):
+        with pytest.raises(CheckpointError, match="free some disk space and start again"):
             checkpoints.restore(engine)
 
 

@@ -169,7 +169,7 @@ def _read_arrays(folder: Path, files: Files) -> Outcome:
     manifest = replace(manifest, shards=(shard,))
     rows = _rows(shards, manifest, SKIP)
     _check_rows(rows, lambda shard, index: index == 2)
-    lost = {(loss.index, loss.num_samples) for loss in rows.findings}
+    lost = {(finding.index, finding.num_samples) for finding in rows.findings}
     require(lost <= {(2, 1)}, f"one damaged array costs {lost}")
     try:
         _rows(shards, manifest, STOP)

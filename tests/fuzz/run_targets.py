@@ -32,9 +32,9 @@ from ernie_vilg.runs.recorded_settings import read_run, read_settings, write_run
 from ernie_vilg.runs.run_lock import RunLock
 from ernie_vilg.storage.files import sha256_of_json, write_json
 from ernie_vilg.tracking.tracker import keep_metrics_until
-from launch import supervise
 from launch.jobs.stages import StageState, read_state, write_state
 from launch.support.composition import compose_program
+from launch.support.supervisor import Supervisor
 from tests.checkpoint.checkpoint_runs import FakeEngine, checkpoints_of, saved_run
 from tests.data.token_shards import MODEL
 from tests.fuzz.mutate_bytes import mutate_bytes, mutate_json, mutate_lines, mutate_value
@@ -266,7 +266,7 @@ def _write_stopped(folder: Path) -> None:
 
 
 def _read_stopped(folder: Path, files: Files) -> Outcome:
-    supervisor = supervise.Supervisor(["true"], folder, max_failures=1, pause_seconds=0.0)
+    supervisor = Supervisor(["true"], folder, max_failures=1, pause_seconds=0.0)
     require(isinstance(supervisor.run(), int), "no exit code")
     return Outcome.VALID
 

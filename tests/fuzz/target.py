@@ -17,7 +17,7 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     """With an error that is named in the reader's documentation."""
     COUNTED = "counted"
-    """The damage was left out and counted, and all else read."""
+    """The damaged part was skipped and counted, and all else read."""
     VALID = "valid"
     """The input is a valid one still, and was read as it stands."""
 

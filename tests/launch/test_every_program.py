@@ -91,7 +91,10 @@ def test_help_needs_neither_settings_nor_torch(program: str, word: str) -> None:
 def test_help_names_type_range_choices_and_default() -> None:
     text = help_text("generate", schema_of("generate"), "")
 
-    assert "  batch_size: whole number at least 1 = 64\n      Pictures drawn at once.\n" in text
+    assert (
+        "  batch_size: whole number at least 1 = 64\n      Number of pictures drawn at once.\n"
+        in text
+    )
     assert "  device: auto | cpu | cuda = auto\n" in text
     assert "  temperature: number at least 0, or null = null\n" in text
     assert "  weights: text, required\n" in text

@@ -190,7 +190,7 @@ def test_failing_stage_shows_the_end_of_its_log(tmp_path: Path) -> None:
 
 
 def test_stage_that_leaves_its_output_out_fails(tmp_path: Path) -> None:
-    with pytest.raises(StageFailedError, match=r"it left out job/only\.txt"):
+    with pytest.raises(StageFailedError, match=r"it did not write job/only\.txt"):
         run(job_of(python_stage("only", "pass")), tmp_path)
 
 

@@ -100,7 +100,7 @@ def test_past_runs_correct_the_plan(
     assert code == 0
     assert "1 past runs: mean error of seconds 50.0%, 0.0% after correction" in text
     assert "of memory 33.3%, 0.0%" in text
-    assert "other: of NVIDIA A100-SXM4-80GB, not NVIDIA H100 80GB HBM3: not used" in text
+    assert "other: ran on NVIDIA A100-SXM4-80GB, not NVIDIA H100 80GB HBM3: not used" in text
     content = json.loads((tmp_path / "plan/plan.json").read_text())
     assert content["layouts"][0]["seconds_per_step"] > 1.5 * best.step.total
 

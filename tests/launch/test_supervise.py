@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from launch.supervise import Ending, newest_step
 from launch.support.program import CONF_FOLDER
+from launch.support.supervisor import Ending, newest_step
 
 ROOT = CONF_FOLDER.parent
 

@@ -47,7 +47,7 @@ def state(num_parameters: int = 100, **changes: Any) -> StageState:
         pytest.param(
             {"is_offloaded": True, "zero_stage": 2},
             (200, 100, 0),
-            id="offloaded state is on the host",
+            id="offloaded state is on host",
         ),
     ],
 )

@@ -16,7 +16,7 @@ PACKAGES = ("ernie_vilg", "launch", "data_pipelines")
 SUFFIXES = (".png", ".html", ".txt")
 OTHER_FOLDERS = {
     "launch/plan.py": {"plan.json"},
-    "launch/main_job.py": {"metrics.json"},
+    "launch/jobs/run_job.py": {"metrics.json"},
 }
 """Equal names in folders that are not a run's, by the module that writes them."""
 

@@ -2,7 +2,7 @@
 
     ledger/
       steps.jsonl                  one line per launch, rollback or change of the global batch
-      quarantine-<16 digits>.jsonl samples that a launch left out, by the SHA-256 of their names
+      quarantine-<16 digits>.jsonl samples that a launch excluded, by the SHA-256 of their names
 
 Between two lines only the step changes. A line holds its first and its last step, the positions of
 the first, and everything that decides which sample stands where; the rest is arithmetic. Each step
