@@ -62,7 +62,7 @@ def _endless(config: PretrainConfig) -> PretrainConfig:
     loader = replace(config.data.loader, num_workers=1, timeout_seconds=_LOADER_TIMEOUT_SECONDS)
     return replace(
         config,
-        training=replace(config.training, steps=_STEPS, log_every=10),
+        training=replace(config.training, steps=_STEPS, log_every=1),  # a time of each step
         checkpoint=replace(config.checkpoint, every=_SAVE_EVERY),
         samples=replace(config.samples, every=0),
         data=replace(config.data, loader=loader),

@@ -142,7 +142,10 @@ class DrilledRun:
         return {line["step"]: line["loss"] for line in self._log_lines()}
 
     def step_times(self) -> list[float]:
-        """Return the Unix time of every step in order, without rolled-back steps."""
+        """Return the Unix time of every step in order, without rolled-back steps.
+
+        The run must log every step.
+        """
         return [line["unix_seconds"] for line in self._log_lines()]
 
     def newest(self) -> Path:
