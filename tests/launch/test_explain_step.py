@@ -27,7 +27,7 @@ def test_a_run_with_relative_paths_is_explained_from_another_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = run_config(Path("here"), make_data_set(Path("data")))
-    consume(config, range(2))
+    consume(config, range(1, 3))
     (tmp_path / "there").mkdir()
 
     done = explain(tmp_path / "there", f"run={tmp_path}/here/run", "step=2")

@@ -62,7 +62,7 @@ def test_miniature_leaves_everything_behind_and_is_skipped_the_second_time(tmp_p
     assert len(list((folder / "generated").glob("*_0.png"))) == 8
     assert len((folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()) == 8
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page.count('alt="step_') == 2  # sample grids of steps 4 and 8
+    assert page.count('alt="Samples of step ') == 2  # sample grids of steps 4 and 8
 
     again = run_miniature(folder)
 
