@@ -18,7 +18,7 @@ from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig, Sample
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.locations import is_remote
-from ernie_vilg.storage.shard_manifest import read_manifest, write_manifest
+from ernie_vilg.storage.shard_manifest import CAPTION_LENGTHS, read_manifest, write_manifest
 from launch.drills.data_set import (
     CODEBOOK_SIZE,
     GRID_SIZE,
@@ -111,7 +111,10 @@ def _copy_own(config: DrillConfig, folder: Path) -> Data:
     shards = manifest.shards[:_MOST_SHARDS]
     for stored in (stored for shard in shards for stored in shard.files):
         shutil.copyfile(source / stored.file, target / stored.file)
-    write_manifest(target, replace(manifest, shards=shards))
+    settings = dict(manifest.settings)
+    if len(shards) < len(manifest.shards):
+        settings.pop(CAPTION_LENGTHS, None)  # they count the captions of all shards
+    write_manifest(target, replace(manifest, shards=shards, settings=settings))
     pairs = Path(config.samples.pairs or "")
     if not config.samples.pairs or not pairs.is_dir():
         pairs = folder / "pairs"

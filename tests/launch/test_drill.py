@@ -3,16 +3,25 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from ernie_vilg.config.data import PretrainDataConfig
+from ernie_vilg.config.drill import DrillConfig
+from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.runs.phases import Phase
+from ernie_vilg.training.lineage import check_lineage
+from ernie_vilg.training.truncation import check_truncation
 from launch import drill
 from launch.drills import catalogue as drills
+from launch.drills import test_bed
 from launch.drills.catalogue import DrillFailedError, Finding
+from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, TEXT_VOCAB_SIZE, make_data_set
 from launch.drills.faults import Fault, FaultyPhases
 from launch.support.program import CONF_FOLDER
+from tests.training.runs import tiny_run
 
 
 def run_program(name: str, *words: str, seconds: float) -> "subprocess.CompletedProcess[str]":
@@ -53,6 +62,36 @@ def test_a_soaked_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "soak/soak.json").read_text())
     assert report["passed"]
     assert sum(report["faults"].values()) > 0
+
+
+def test_first_shards_of_large_data_are_drilled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(test_bed, "_MOST_SHARDS", 2)
+    own = make_data_set(tmp_path / "own", num_pairs=30)  # 3 shards
+    data = PretrainDataConfig(
+        token_shards=str(own.token_shards),
+        text_tokenizer=str(own.text_tokenizer),
+        image_tokenizer=str(own.image_tokenizer),
+    )
+    model = ModelConfig(
+        hidden_size=64,
+        num_layers=2,
+        num_heads=2,
+        text_length=16,
+        text_vocab_size=TEXT_VOCAB_SIZE,
+        codebook_size=CODEBOOK_SIZE,
+        image_grid_size=GRID_SIZE,
+    )
+
+    run = replace(tiny_run(tmp_path, steps=1), data=data, model=model)
+    settings = DrillConfig(**{field.name: getattr(run, field.name) for field in fields(run)})
+
+    config, _ = test_bed.prepare(settings, tmp_path / "drilled")
+    lineage = check_lineage(config.data, config.model)
+
+    assert [source.manifest.num_samples for source in lineage.data_sets] == [20]
+    assert "unknown how many captions" in check_truncation(config, lineage)["main"]
 
 
 def test_one_failed_drill_fails_the_program(
