@@ -9,6 +9,8 @@ Source: sysexits(3), whose EX_TEMPFAIL, "try again later", is 75.
 from enum import IntEnum
 from pathlib import Path
 
+from ernie_vilg.storage.files import write_bytes
+
 REQUEUE = "requeue"
 """Message of an ending that asks the batch script to requeue the job."""
 
@@ -31,6 +33,7 @@ def write_ending(file: str | None, code: ExitCode, message: str = "") -> None:
 
     When a rank ends with another code than 0, srun kills the others, maybe before the leader has
     logged anything, and srun's exit code is that of the killed ranks. The file has the run's own.
+    Several ranks may write it at once, and srun may kill any of them while it writes.
 
     Args:
         file: `Launch.ending_file`; its first line will be the code. None writes nothing.
@@ -38,4 +41,4 @@ def write_ending(file: str | None, code: ExitCode, message: str = "") -> None:
         message: the reason, or `REQUEUE`.
     """
     if file is not None:
-        Path(file).write_text(f"{code.value}\n{message}\n")
+        write_bytes(Path(file), f"{code.value}\n{message}\n".encode())
