@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ernie_vilg.model.linear import Linear
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelLayers:
@@ -77,10 +79,10 @@ def unchanged(tensor: Tensor) -> Tensor:
 
 
 SINGLE_DEVICE = ParallelLayers(
-    column_linear=nn.Linear,
-    row_linear=nn.Linear,
-    output_linear=nn.Linear,
-    join_linear=nn.Linear,
+    column_linear=Linear,
+    row_linear=Linear,
+    output_linear=Linear,
+    join_linear=Linear,
     vocab_embedding=nn.Embedding,
     split_tokens=unchanged,
     join_tokens=unchanged,
