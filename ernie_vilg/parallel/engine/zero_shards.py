@@ -96,12 +96,10 @@ class ZeroShards:
         return [one for group in groups for one in group or () if one is not None]
 
     def summed_parameters(self) -> dict[nn.Parameter, Tensor]:
-        """Return the float32 sums of each parameter's gradient that this rank's passes add to.
+        """Return the float32 sums of each parameter's gradient, if the optimizer keeps such sums.
 
-        Whoever adds to them adds everything; DeepSpeed adds what autograd leaves in a parameter.
-
-        Returns:
-            sums of the parameter's shape; none for an optimizer that has no such sums.
+        A layer may add to them instead of returning a gradient; gradients that autograd leaves in
+        parameters are added by a hook.
         """
         return {}
 
@@ -134,8 +132,8 @@ class ZeroShards:
         return True
 
 
-class _Bf16Shards(ZeroShards):
-    """Shards of ZeRO 1 in bfloat16, whose gradients are summed in float32."""
+class Bf16Shards(ZeroShards):
+    """Shards of ZeRO 1 in bfloat16 and float32, whose gradients are summed in float32."""
 
     _shards, _parameters = "fp32_groups_flat_partition", "bf16_groups"
 
@@ -154,13 +152,16 @@ class _Bf16Shards(ZeroShards):
                 self._sums[parameter] = sums.view(parameter.shape)
                 parameter._hp_grad = sums  # a pipeline sums those of tied weights
             optimizer.fp32_groups_has_gradients[index] = [True] * len(parameters)
+        optimizer.fp16_groups = optimizer.bf16_groups  # a save in float32 looks for them
         optimizer.clear_hp_grads = self._clear_sums
         optimizer.accumulate_hp_grads_and_remove_lp = self._take_gradient
 
     def summed_parameters(self) -> dict[nn.Parameter, Tensor]:
+        """Return the float32 sums of each parameter's gradient, of its shape."""
         return dict(self._sums)
 
     def gradients(self) -> list[Tensor]:
+        """Return this rank's partitions of the sums."""
         return list(self._zero.fp32_groups_gradient_flat_partition)
 
     def _clear_sums(self) -> None:
@@ -217,7 +218,7 @@ def zero_shards(optimizer: Any, data_rank: int) -> ZeroShards:
         optimizer: DeepSpeed's, around torch's.
         data_rank: this rank's index along the data axis.
     """
-    kinds = {BF16_Optimizer: _Bf16Shards, DeepSpeedZeroOptimizer_Stage3: _Zero3Shards}
+    kinds = {BF16_Optimizer: Bf16Shards, DeepSpeedZeroOptimizer_Stage3: _Zero3Shards}
     return kinds.get(type(optimizer), ZeroShards)(optimizer, data_rank)
 
 
