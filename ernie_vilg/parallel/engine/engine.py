@@ -23,7 +23,12 @@ from torch import Tensor, nn
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.model.loss import Objective, Targets, num_losses
-from ernie_vilg.parallel.engine.library_patches import leave_collectives_to_gloo, silence_deepspeed
+from ernie_vilg.parallel.engine.gradient_sums import attach_gradient_sums
+from ernie_vilg.parallel.engine.library_patches import (
+    leave_collectives_to_gloo,
+    one_optimizer_of_zero1,
+    silence_deepspeed,
+)
 from ernie_vilg.parallel.engine.optimizer import build_optimizer
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.snapshot import Snapshot
@@ -62,6 +67,7 @@ class Engine(ABC):
         self.num_micro_batches = settings.num_micro_batches
         self.shards = zero_shards(engine.optimizer, groups.data_rank)
         """Tensors that this rank's optimizer updates."""
+        attach_gradient_sums(engine.module, self.shards)
         self._guard = UpdateGuard(
             self.shards,
             groups,
@@ -250,7 +256,10 @@ def join_deepspeed() -> None:
 
 def _start_engine(model: nn.Module, settings: EngineSettings, mpu: SimpleNamespace | None) -> Any:
     run = settings.run
-    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory use
+    with (
+        contextlib.redirect_stdout(io.StringIO()),  # DeepSpeed prints its memory use
+        one_optimizer_of_zero1(),
+    ):
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=build_optimizer(
@@ -286,6 +295,7 @@ def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
         "gradient_clipping": settings.run.optimizer.gradient_clipping,
         "zero_optimization": {"stage": layout.zero_stage},
         "steps_per_print": None,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device in every pass
     }
     if settings.run.training.ema_decay:
         # DeepSpeed recognizes AdamW by its exact type; the averaging optimizer is a subclass.
