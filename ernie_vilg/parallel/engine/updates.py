@@ -153,7 +153,7 @@ class Zero1Update(Update):
             optimizer.step()
         finally:
             optimizer.found_inf = optimizer.grad_scale = None
-        self._shards.show_update(torch.where(norm.isfinite(), norm, torch.inf).float())
+        self._shards.show_update(norm.masked_fill(~norm.isfinite(), torch.inf).float())
         return norm
 
     def _divisor(self, norm: Tensor) -> Tensor | None:
