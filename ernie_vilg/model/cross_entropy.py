@@ -100,7 +100,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _statistics(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the highest logit and the sum of exponentials below it, of each row, float32 [rows]"""
+    """Return the highest logit and the sum of exponentials below it, float32 [rows] each."""
     highest = rows.new_empty(len(rows), dtype=torch.float32)
     sums = torch.empty_like(highest)
     for chunk in _chunks(rows):
