@@ -2,15 +2,17 @@
 
 A GPU works while the host prepares what comes next. A value that the host reads, and a copy that is
 not asynchronous, end that: the host waits until the GPU has done all it was given. This module
-counts such places while a block runs.
+counts such places while a block runs: on a GPU CUDA's own warnings of them
+(`torch.cuda.set_sync_debug_mode`), and everywhere the calls that wait for a stream or an event.
 
-Without a GPU, a CPU can stand for the device: every tensor counts as one on the device, except for
-those that numpy reads. What only a real device shows (copies between two kinds of memory) is then
-seen at the methods that make such copies.
+Without a GPU, a CPU can stand for the device: every tensor counts as one on the device, and
+operators that read values, or give a result whose shape depends on values, are counted. Copies from
+and to a device cannot be seen there, except by the methods that are for nothing else.
 """
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,6 @@ _READS = {
     _aten._unique2.default: "a shape depends on values (unique)",
     _aten.repeat_interleave.Tensor: "a shape depends on values (repeat_interleave)",
 }
-_COPIES = (_aten._to_copy.default, _aten.copy_.default)
 _MAX_FRAMES = 4
 _ROOT = Path(__file__).parents[2]
 
@@ -66,42 +67,49 @@ def host_waits(device: torch.device) -> Iterator[list[HostWait]]:
     with ExitStack() as patches:
         for owner, attributes in _patches(device, note):
             patches.enter_context(replaced(owner, **attributes))
-        patches.enter_context(_Watch(device, note))
+        is_on_gpu = device.type == "cuda"
+        patches.enter_context(_cuda_warnings(note) if is_on_gpu else _Operators(note))
         yield found
 
 
-class _Watch(TorchDispatchMode):
-    """Sees every operator."""
+class _Operators(TorchDispatchMode):
+    """Sees every operator on a CPU."""
 
-    def __init__(self, device: torch.device, note: Callable[[str], None]) -> None:
+    def __init__(self, note: Callable[[str], None]) -> None:
         super().__init__()
-        self._device, self._note = device, note
+        self._note = note
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Note an operator that waits, and run it."""
-        keywords = kwargs or {}
-        if func in _READS and self._is_on_device(args[0]):
+        if func in _READS:
             self._note(_READS[func])
         elif func is _aten.index.Tensor and any(_is_mask(index) for index in args[1]):
             self._note("a shape depends on values (a mask as index)")
-        result = func(*args, **keywords)
-        if func in _COPIES and self._device.type != "cpu":
-            self._note_copy(func, args, keywords, result)
-        return result
+        return func(*args, **(kwargs or {}))
 
-    def _is_on_device(self, tensor: Tensor) -> bool:
-        return tensor.device.type == self._device.type
 
-    def _note_copy(
-        self, func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], result: Tensor
-    ) -> None:
-        source = args[0] if func is _aten._to_copy.default else args[1]
-        is_async = keywords.get("non_blocking", False) or (len(args) > 2 and args[2])
-        if not isinstance(source, Tensor) or is_async or source.device.type == result.device.type:
-            return
-        self._note("a copy to the device" if self._is_on_device(result) else "a copy to the host")
+@contextmanager
+def _cuda_warnings(note: Callable[[str], None]) -> Iterator[None]:
+    """Note each of CUDA's warnings of an operator that waits."""
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def noted(message: Any, *arguments: Any, **options: Any) -> None:
+            if "synchronizing CUDA operation" in str(message):
+                note("a synchronizing operation")
+            elif "debug mode is a prototype" not in str(message):
+                show(message, *arguments, **options)
+
+        warnings.simplefilter("always")
+        warnings.showwarning = noted
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
 
 
 def _is_mask(index: Any) -> bool:
@@ -123,17 +131,14 @@ def _patches(
 
         return owner, {name: call}
 
-    def is_on_device(tensor: Tensor, *_: Any) -> bool:
-        return tensor.device.type == device.type
-
     def is_moved(data: Any, *_: Any, device: Any = None, **__: Any) -> bool:
         return device is not None and not isinstance(data, Tensor)
 
-    yield noted(torch.Tensor, "tolist", "a list is read", is_on_device)
     if device.type == "cpu":
+        yield noted(torch.Tensor, "tolist", "a list is read")
         yield noted(torch.Tensor, "cpu", "a copy to the host")
-    yield noted(torch, "tensor", "a copy to the device", is_moved)
-    yield noted(torch, "as_tensor", "a copy to the device", is_moved)
+        yield noted(torch, "tensor", "a copy to the device", is_moved)
+        yield noted(torch, "as_tensor", "a copy to the device", is_moved)
     yield noted(torch.cuda, "synchronize", "synchronize")
     yield noted(torch.cuda.Event, "synchronize", "an event is waited for")
     yield noted(torch.cuda.Stream, "synchronize", "a stream is waited for")
