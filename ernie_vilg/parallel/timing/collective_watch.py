@@ -242,11 +242,17 @@ class _WatchedOperator:
     def __init__(self, original: Callable[..., Tensor], call: Callable[..., Tensor]) -> None:
         self._original = original
         self._call = call
+        self._is_running = False
 
     def __call__(self, *arguments: Any, **options: Any) -> Tensor:
-        if options or type(arguments[0]) is not Tensor:  # a compiler's stand-in for a tensor
+        # A compiler has stand-ins for tensors; a dispatch mode calls the operator again.
+        if options or self._is_running or type(arguments[0]) is not Tensor:
             return self._original(*arguments, **options)
-        return self._call(self._original, *arguments)
+        self._is_running = True
+        try:
+            return self._call(self._original, *arguments)
+        finally:
+            self._is_running = False
 
     def __hash__(self) -> int:
         return hash(self._original)  # torch looks operators up by it
