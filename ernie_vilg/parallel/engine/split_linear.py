@@ -29,7 +29,7 @@ class Ranks(NamedTuple):
     size: int
     """Number of ranks."""
     split_tokens: bool
-    """Whether each rank holds `1 / size` of the tokens outside the layers (sequence parallelism)."""
+    """Whether a rank holds `1 / size` of the tokens outside the layers (sequence parallelism)."""
 
 
 def ranks_of(group: dist.ProcessGroup, *, split_tokens: bool) -> Ranks:
@@ -81,7 +81,7 @@ class _ColumnLinear(torch.autograd.Function):
         sums: Tensor | None,
         ranks: Ranks,
     ) -> Tensor:
-        # With split tokens the input is kept as it came, and gathered again: 1 / size of the memory.
+        # Split tokens are kept as they came, and gathered again: 1 / size of the memory.
         context.save_for_backward(hidden, weight)
         context.sums, context.ranks = sums, ranks
         return F.linear(_start_gathering(hidden, ranks)(), weight, bias)
