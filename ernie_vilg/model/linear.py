@@ -17,12 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ernie_vilg.model.fp8 import fp8_linear
+
 SUMS = "gradient_sums"
 """Attribute of a weight: float32 sums of its gradient, of the weight's shape."""
+IS_FP8 = "is_fp8"
+"""Attribute of a weight: true if its products multiply 8-bit floats."""
 
 
 class Linear(nn.Linear):
-    """torch's linear layer, which obeys `gradient_sums`."""
+    """torch's linear layer, which obeys `gradient_sums` and `is_fp8`."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map float [..., in] to [..., out]."""
@@ -34,10 +38,13 @@ def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
     Args:
         hidden: float [..., in].
-        weight: float [out, in]; its gradient goes to its `gradient_sums` if it has any.
+        weight: float [out, in]; its gradient goes to its `gradient_sums` if it has any, and its
+            products are of 8 bits if it has a true `is_fp8`.
         bias: float [out].
     """
     sums: Tensor | None = getattr(weight, SUMS, None)
+    if getattr(weight, IS_FP8, False):
+        return fp8_linear(hidden, weight, bias, sums)
     if sums is None or not torch.is_grad_enabled():
         return F.linear(hidden, weight, bias)
     output: Tensor = _SummedLinear.apply(hidden, weight, bias, sums)
