@@ -22,8 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MULTIPLE = 16
-"""Divisor that a GPU's 8-bit product requires of every dimension that it sums over or returns."""
 SMALLEST_MAGNITUDE = 1e-30
 """Smallest largest magnitude that is scaled up; below it float32 cannot hold the scale."""
 
