@@ -64,7 +64,9 @@ def main() -> None:
     runs = [_start(folder, precision, options.steps) for precision in PRECISIONS]
     losses = [_losses(run) for run in runs]
     report(*losses)
-    write_results("fp8_loss", {"steps": options.steps, **dict(zip(PRECISIONS, losses, strict=True))})
+    write_results(
+        "fp8_loss", {"steps": options.steps, **dict(zip(PRECISIONS, losses, strict=True))}
+    )
 
 
 def report(plain: list[float], fp8: list[float]) -> None:
