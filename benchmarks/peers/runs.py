@@ -27,7 +27,15 @@ def peer_runs() -> list[PeerRun]:
     """Return all runs."""
     runs = [*megatron_runs(), *_neox(), *_torchtitan(), *_nanotron()]
     return [
-        replace(run, spread=replace(run.spread, gradients=_gradient_traffic(run))) for run in runs
+        replace(
+            run,
+            spread=replace(
+                run.spread,
+                gradients=_gradient_traffic(run),
+                reduces_early=run.spread.pipeline == 1,
+            ),
+        )
+        for run in runs
     ]
 
 

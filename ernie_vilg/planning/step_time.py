@@ -19,6 +19,15 @@ WAIT_SECONDS = 2.6e-3
 GATHERS_PER_PASS = 2
 """All-gathers of the weights under ZeRO 3: before the forward and before the backward pass."""
 
+FP8_SPEED = 1.65
+"""Rate of 8-bit products over that of 16-bit ones; an assumption."""
+FP8_BYTES = 110.0
+"""Bytes moved per token and hidden value by the casts of a block with 8-bit products, forward and
+backward: 7 hidden values of inputs, 9 of outputs; arithmetic, not measured."""
+FP8_WEIGHT_BYTES = 14.0
+"""Bytes per parameter and micro-batch of casting weights twice (10), and of adding their gradients
+after the product (4)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Efficiencies:
@@ -33,7 +42,7 @@ class Efficiencies:
     on an H100's AdamW."""
     overlap: float = 0.7
     """Fraction of computing time that hides communication among replicas, and fraction of tensor
-    ranks' communication that is hidden if it can be."""
+    ranks' communication that is hidden if it can be; an assumption."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +99,15 @@ def step_time(
     recomputed = sum(
         getattr(again, part) * forward[part] for part in ("matrix", "attention", "elementwise")
     )
-    tensor = forward["tensor"] * (2 + again.matrix)
+    exposed = 1 - rates.overlap * spread.hidden_tensor_share
+    tensor = forward["tensor"] * (1 + again.matrix + exposed)
     sends = send_seconds(workload, spread, gpu) * spread.virtual_stages
     if spread.hides_messages:
         tensor, sends = ((1 - rates.overlap) * seconds for seconds in (tensor, sends))
     parameters = _parameters_of_rank(workload, spread)
     matrix = 3 * (forward["matrix"] + forward["head"])
-    gradients = parameters * spread.gradients.pass_bytes / (gpu.memory_bandwidth * rates.memory)
+    moved = spread.gradients.pass_bytes + workload.fp8_share * FP8_WEIGHT_BYTES
+    gradients = parameters * moved / (gpu.memory_bandwidth * rates.memory)
     waits = WAIT_SECONDS * spread.gradients.pass_waits
     computed = matrix + 3 * (forward["attention"] + forward["elementwise"]) + recomputed
     busy = computed + gradients + waits + tensor
@@ -138,13 +149,16 @@ def _forward(
         workload.block_parameters / spread.tensor
         + rows * workload.hidden_size * (4 + 10 / spread.tensor)
     )
-    matrix = samples * workload.block_flops / spread.tensor / (peak * spread.product_speed)
+    narrow = workload.fp8_share
+    matrix = samples * workload.block_flops / spread.tensor / peak
+    matrix *= 1 - narrow + narrow / FP8_SPEED
     scores = samples * workload.scored_flops / spread.tensor
     attention = scores / (peak * rates.attention * workload.attention_rate)
     attention += samples * workload.attention_bytes / 3 / spread.tensor / memory
     # Without sequence parallelism, every rank runs half of the element-wise passes in full.
     share = 1 / spread.tensor if spread.sequence_parallel else (1 + 1 / spread.tensor) / 2
     moved = rows * workload.hidden_size * workload.elementwise_bytes / 3 * share
+    moved += rows * workload.hidden_size * narrow * FP8_BYTES / 3 / spread.tensor
     # The pipeline is cut by cost, so all stages take an equal part of the head.
     head = samples * workload.head_flops / spread.tensor / peak / spread.pipeline
     return {
@@ -159,9 +173,10 @@ def _forward(
 def _replicas(parameters: float, spread: Spread, gpu: GpuConfig, hidden_by_pass: float) -> float:
     """Return the seconds of communication among replicas that computing does not hide.
 
-    DeepSpeed reduces gradients after the last micro-batch under a pipeline or ZeRO 1; under ZeRO 2
-    and 3 it reduces in every pass and overlaps the backward pass. Megatron-LM's optimizer overlaps
-    the reduction with the last backward pass, and the all-gather with the first forward pass.
+    Our ZeRO 1 reduces sums during the last backward pass, and gathers weights when all is done.
+    DeepSpeed's ZeRO 2 reduces in every pass, and its ZeRO 3 overlaps that with computing.
+    Megatron-LM's optimizer overlaps the reduction with the last backward pass, and the all-gather
+    with the first forward pass.
     """
     weights = replica_seconds(2 * parameters, spread, gpu)
     gradients = replica_seconds(spread.gradient_bytes * parameters, spread, gpu)
@@ -169,10 +184,10 @@ def _replicas(parameters: float, spread: Spread, gpu: GpuConfig, hidden_by_pass:
         exposed = weights - hidden_by_pass / 3, gradients - hidden_by_pass * 2 / 3
         return sum(max(seconds, 0.0) for seconds in exposed)
     if spread.zero_stage == 1:
-        hidden = 0.0 if spread.pipeline > 1 else hidden_by_pass * 2 / 3
+        hidden = hidden_by_pass * 2 / 3 if spread.reduces_early else 0.0
         return weights + max(gradients - hidden, 0.0)
     if spread.zero_stage == 2:
-        return weights + spread.num_micro_batches * max(gradients - hidden_by_pass * 2 / 3, 0.0)
+        return weights + spread.num_micro_batches * gradients
     exchanged = GATHERS_PER_PASS * weights + gradients
     return spread.num_micro_batches * max(exchanged - hidden_by_pass, 0.0)
 

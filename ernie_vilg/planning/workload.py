@@ -75,6 +75,9 @@ class Workload:
     attention_rate: float = FLASH_RATE
     """Rate of attention's products, as a fraction of that of matrix products."""
 
+    fp8_share: float = 0.0
+    """Fraction of the blocks whose products are 8-bit."""
+
     @property
     def scored_flops(self) -> float:
         """Operations of attention that the kernel runs per block and sample."""
@@ -183,8 +186,11 @@ class Spread:
 
     gradients: GradientTraffic = SUMMED
     """Memory traffic and waits around gradients."""
-    product_speed: float = 1.0
-    """Rate of the blocks' products over that of 16-bit ones."""
+    reduces_early: bool = False
+    """Whether ZeRO 1 reduces gradients during the last backward pass."""
+    hidden_tensor_share: float = 0.0
+    """Fraction of tensor ranks' communication in the backward pass that can overlap with
+    products."""
 
     @property
     def num_gpus(self) -> int:
@@ -265,5 +271,10 @@ def spread_of_layout(layout: ParallelismConfig, num_gpus: int, readers: int) -> 
         recomputation=RECOMPUTATION[layout.activation_checkpointing],
         offload=layout.offload_optimizer,
         gradients=SUMMED if layout.zero_stage == 1 else PARTITIONED,
+        gradient_bytes=4 if layout.zero_stage == 1 else 2,
+        reduces_early=True,
+        # Of the two collectives of a column layer and the row layer behind it, the former's overlaps
+        # with the product of its weight's gradient; without sequence parallelism it is the only one.
+        hidden_tensor_share=0.5 if layout.sequence_parallel else 1.0,
         readers=readers,
     )
