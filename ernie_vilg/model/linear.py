@@ -18,7 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SUMS = "gradient_sums"
-"""Attribute of a weight: float32 sums of its gradient, of the weight's shape."""
+"""Name of a weight's attribute with the float32 sums of its gradient, of the weight's shape."""
+
+SCALE = "gradient_scale"
+"""Name of a weight's attribute with the factor of the products that are added to the sums; 1 if the
+weight has no such attribute."""
 
 
 class Linear(nn.Linear):
@@ -34,13 +38,14 @@ def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
     Args:
         hidden: float [..., in].
-        weight: float [out, in]; its gradient goes to its `gradient_sums` if it has any.
+        weight: float [out, in]; its gradient, times its `gradient_scale`, goes to its
+            `gradient_sums` if it has any.
         bias: float [out].
     """
     sums: Tensor | None = getattr(weight, SUMS, None)
     if sums is None or not torch.is_grad_enabled():
         return F.linear(hidden, weight, bias)
-    output: Tensor = _SummedLinear.apply(hidden, weight, bias, sums)
+    output: Tensor = _SummedLinear.apply(hidden, weight, bias, sums, getattr(weight, SCALE, 1.0))
     return output
 
 
@@ -49,39 +54,47 @@ class _SummedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        context: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, sums: Tensor
+        context: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        sums: Tensor,
+        scale: float,
     ) -> Tensor:
         context.save_for_backward(hidden, weight)
-        context.sums, context.has_bias = sums, bias is not None
+        context.sums, context.scale, context.has_bias = sums, scale, bias is not None
         return F.linear(hidden, weight, bias)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = context.saved_tensors
         gradient = gradients[0].flatten(0, -2)
-        add_weight_gradient(context.sums, gradient, hidden.flatten(0, -2))
+        add_weight_gradient(context.sums, gradient, hidden.flatten(0, -2), context.scale)
         of_hidden = (gradient @ weight).view(hidden.shape) if context.needs_input_grad[0] else None
         of_bias = gradient.sum(dim=0) if context.has_bias else None
-        return of_hidden, None, of_bias, None
+        return of_hidden, None, of_bias, None, None
 
 
 @torch.library.custom_op("ernie_vilg::add_weight_gradient", mutates_args=("sums",))
-def add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor) -> None:
-    """Add `gradient.T @ hidden` to the sums, in place.
+def add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor, scale: float) -> None:
+    """Add `scale * gradient.T @ hidden` to the sums, in place.
 
     Args:
         sums: float32 [out, in].
         gradient: gradient of the layer's output, float [tokens, out].
         hidden: the layer's input, float [tokens, in], of the same type as `gradient`.
+        scale: factor of the product.
     """
     if gradient.dtype == sums.dtype:
-        sums.addmm_(gradient.t(), hidden)
+        sums.addmm_(gradient.t(), hidden, alpha=scale)
     elif gradient.device.type == "cuda":
-        torch.ops.aten.addmm.dtype_out(sums, gradient.t(), hidden, sums.dtype, out=sums)
+        torch.ops.aten.addmm.dtype_out(
+            sums, gradient.t(), hidden, sums.dtype, alpha=scale, out=sums
+        )
     else:  # a CPU has no product with a float32 result of narrower factors
-        sums.add_(gradient.t() @ hidden)
+        sums.add_(gradient.t() @ hidden, alpha=scale)
 
 
 @add_weight_gradient.register_fake
-def _(sums: Tensor, gradient: Tensor, hidden: Tensor) -> None:
+def _(sums: Tensor, gradient: Tensor, hidden: Tensor, scale: float) -> None:
     """Change nothing while torch.compile traces."""

@@ -19,6 +19,7 @@ from ernie_vilg.model.initialization import (
     split_dimension,
 )
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
+from ernie_vilg.model.linear import SCALE
 from ernie_vilg.model.loss import Objective
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.engine.engine import (
@@ -102,10 +103,15 @@ def _complete_gradients(model: nn.Module, config: PretrainConfig, groups: Groups
     scale = config.model.block_gradient_scale
     for name, parameter in model.named_parameters():
         if scale != 1 and is_in_block(name):
-            parameter.register_hook(partial(torch.mul, other=1 / scale))
+            setattr(parameter, SCALE, 1 / scale)
+            parameter.register_hook(partial(_scaled, scale=1 / scale))
         is_partial = has_partial_gradient(name, sequence_parallel=sequence_parallel)
         if groups.tensor_size > 1 and is_partial:
             parameter.register_hook(partial(_summed, group=groups.tensor_group))
+
+
+def _scaled(gradient: Tensor | None, scale: float) -> Tensor | None:
+    return None if gradient is None else gradient * scale  # none: a linear layer's sums have it
 
 
 def _summed(gradient: Tensor, group: dist.ProcessGroup) -> Tensor:

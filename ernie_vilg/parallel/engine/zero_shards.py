@@ -95,6 +95,16 @@ class ZeroShards:
         groups = self._zero.averaged_gradients.values()
         return [one for group in groups for one in group or () if one is not None]
 
+    def summed_parameters(self) -> dict[nn.Parameter, Tensor]:
+        """Return the float32 sums of each parameter's gradient that this rank's passes add to.
+
+        Whoever adds to them adds everything; DeepSpeed adds what autograd leaves in a parameter.
+
+        Returns:
+            sums of the parameter's shape; none for an optimizer that has no such sums.
+        """
+        return {}
+
     def drop_gradients(self) -> None:
         """Drop the gradients of an update that DeepSpeed skipped.
 
@@ -129,8 +139,39 @@ class _Bf16Shards(ZeroShards):
 
     _shards, _parameters = "fp32_groups_flat_partition", "bf16_groups"
 
+    def __init__(self, optimizer: Any, data_rank: int) -> None:
+        """Make DeepSpeed add gradients to the sums in one pass, and never ask for whom it has any.
+
+        It would convert each gradient to float32 in a copy. A sum without a gradient is zero, which
+        neither norm nor clipping need to leave out.
+        """
+        super().__init__(optimizer, data_rank)
+        self._sums: dict[nn.Parameter, Tensor] = {}
+        for index, parameters in enumerate(optimizer.bf16_groups):
+            for parameter, sums in zip(
+                parameters, optimizer.fp32_groups_gradients[index], strict=True
+            ):
+                self._sums[parameter] = sums.view(parameter.shape)
+                parameter._hp_grad = sums  # a pipeline sums those of tied weights
+            optimizer.fp32_groups_has_gradients[index] = [True] * len(parameters)
+        optimizer.clear_hp_grads = self._clear_sums
+        optimizer.accumulate_hp_grads_and_remove_lp = self._take_gradient
+
+    def summed_parameters(self) -> dict[nn.Parameter, Tensor]:
+        return dict(self._sums)
+
     def gradients(self) -> list[Tensor]:
         return list(self._zero.fp32_groups_gradient_flat_partition)
+
+    def _clear_sums(self) -> None:
+        for flat in self._zero.fp32_groups_gradients_flat:
+            flat.zero_()
+
+    def _take_gradient(self, parameter: nn.Parameter, *indices: int) -> None:
+        """Add the gradient that autograd has just left in a parameter."""
+        if parameter.grad is not None:  # else the sums have it already
+            self._sums[parameter].add_(parameter.grad)
+            parameter.grad = None
 
 
 class _Zero3Shards(ZeroShards):
