@@ -6,7 +6,7 @@ steps that peers published.
 Source: operations as in Narayanan et al. 2021 (arXiv:2104.04473, appendix).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -134,6 +134,10 @@ class GradientTraffic:
     """Times per micro-batch that the GPU waits for the host."""
     step_waits: float = 0.0
     """Times per step that the GPU waits for the host."""
+    keeps_gradients: bool = False
+    """Whether 16-bit gradients are kept beside the sums."""
+    copies_sums: bool = False
+    """Whether the sums are copied for their reduction."""
 
 
 SUMMED = GradientTraffic(pass_bytes=6, step_bytes=4, update_bytes=38, step_waits=2)
@@ -142,12 +146,19 @@ zeroed. One pass for the norm, AdamW in float32 (28), weights to 16 bit (6)."""
 PARTITIONED = GradientTraffic(pass_bytes=10, step_bytes=4, update_bytes=38, step_waits=2)
 """ZeRO 2 and 3, assumed: each gradient is copied into DeepSpeed's bucket and out of it, and its part
 is added to float32 sums."""
-COPIED = GradientTraffic(pass_bytes=26, step_bytes=48, update_bytes=38, pass_waits=7)
+COPIED = GradientTraffic(
+    pass_bytes=26,
+    step_bytes=48,
+    update_bytes=38,
+    pass_waits=7,
+    keeps_gradients=True,
+    copies_sums=True,
+)
 """DeepSpeed's BF16_Optimizer. In a pass it zeroes 16-bit gradients (2), adds to them (6), and adds a
 float32 copy of them (6) to the sums (12). At the end it copies the sums into one tensor and back for
 the reduction (32), takes their norm (4), clips (8) and zeroes (4) them. The host waits for the GPU
 twice for a timer and five times for the tensors of a micro-batch."""
-COPIED_AT_ONCE = GradientTraffic(pass_bytes=22, step_bytes=48, update_bytes=38, pass_waits=5)
+COPIED_AT_ONCE = replace(COPIED, pass_bytes=22, pass_waits=5, keeps_gradients=False)
 """The same with `immediate_grad_update` and without the timer: a gradient is written once (4)
 instead of zeroed and added to."""
 
