@@ -34,6 +34,7 @@ from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.engine.split_patterns import universal_checkpoint_info
 from ernie_vilg.parallel.engine.update_guard import PendingDecision, UpdateGuard
+from ernie_vilg.parallel.engine.updates import zero1_update
 from ernie_vilg.parallel.engine.zero_shards import zero_shards
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.storage.literal_paths import path_without_pattern
@@ -74,6 +75,9 @@ class Engine(ABC):
             read_loss=lambda: self._losses_so_far()[0],
             num_micro_batches=settings.num_micro_batches,
             scales_loss=settings.precision == torch.float16,
+            update=zero1_update(
+                engine.module, self.shards, groups, settings.run, settings.num_micro_batches
+            ),
         )
 
     def train_batch(self, batches: Sequence[Batch], learning_rate: float) -> Tensor:
@@ -91,6 +95,7 @@ class Engine(ABC):
             torch.manual_seed(self._dropout_seed())
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        self._guard.begin_step()
         mean_text_targets = self._mean_text_targets(batches)
         micro_batches = [
             ((batch.text, batch.codes), _targets(batch, mean_text_targets)) for batch in batches
