@@ -75,8 +75,29 @@ class _SummedLinear(torch.autograd.Function):
         return of_hidden, None, of_bias, None, None
 
 
-@torch.library.custom_op("ernie_vilg::add_weight_gradient", mutates_args=("sums",))
-def add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor, scale: float) -> None:
+def _add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor, scale: float) -> None:
+    if gradient.dtype == sums.dtype:
+        sums.addmm_(gradient.t(), hidden, alpha=scale)
+    elif gradient.device.type == "cuda":
+        # cuBLAS reads and writes float32 sums in one product of bf16 factors, of any shape.
+        torch.ops.aten.addmm.dtype_out(
+            sums, gradient.t(), hidden, sums.dtype, alpha=scale, out=sums
+        )
+    else:  # a CPU has no product with a float32 result of narrower factors
+        sums.add_(gradient.t() @ hidden, alpha=scale)
+
+
+# torch.library.custom_op would take 40 us a call, this takes 5.
+torch.library.define(
+    "ernie_vilg::add_weight_gradient",
+    "(Tensor(a!) sums, Tensor gradient, Tensor hidden, float scale) -> ()",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.impl("ernie_vilg::add_weight_gradient", "default", _add_weight_gradient)
+torch.library.register_fake("ernie_vilg::add_weight_gradient", lambda *arguments: None)
+
+
+def add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor, scale: float = 1.0) -> None:
     """Add `scale * gradient.T @ hidden` to the sums, in place.
 
     Args:
@@ -85,16 +106,4 @@ def add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor, scale: f
         hidden: the layer's input, float [tokens, in], of the same type as `gradient`.
         scale: factor of the product.
     """
-    if gradient.dtype == sums.dtype:
-        sums.addmm_(gradient.t(), hidden, alpha=scale)
-    elif gradient.device.type == "cuda":
-        torch.ops.aten.addmm.dtype_out(
-            sums, gradient.t(), hidden, sums.dtype, alpha=scale, out=sums
-        )
-    else:  # a CPU has no product with a float32 result of narrower factors
-        sums.add_(gradient.t() @ hidden, alpha=scale)
-
-
-@add_weight_gradient.register_fake
-def _(sums: Tensor, gradient: Tensor, hidden: Tensor, scale: float) -> None:
-    """Change nothing while torch.compile traces."""
+    torch.ops.ernie_vilg.add_weight_gradient(sums, gradient, hidden, scale)
