@@ -2,11 +2,11 @@
 
     python benchmarks/fp8_loss.py
 
-The programs in launch/ draw the built-in scenes and train tokenizers on them once. Then two processes
-train the quickstart's model with its settings through the real engine, one with
-`linear_precision=fp8`, from equal weights on equal batches. A CPU computes what a GPU computes, with
-the same rounding of the factors; only the order of additions differs. Prints the mean loss of each
-window of steps; no window may differ by 1 %. Writes outputs/benchmarks/fp8_loss.json.
+The programs in launch/ draw the built-in scenes and train tokenizers on them once. Then two
+processes train the quickstart's model with its settings through the real engine, one with
+`linear_precision=fp8`, from equal weights on equal batches. A CPU rounds the factors as a GPU does;
+only the order of additions differs. Prints the mean loss of each window of steps; no window may
+differ by 1 %. Writes outputs/benchmarks/fp8_loss.json.
 """
 
 import argparse

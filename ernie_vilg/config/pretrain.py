@@ -242,12 +242,6 @@ class PretrainConfig(Settings):
                     f"tensor_parallel_size={layout.tensor_parallel_size}: set parallelism."
                     "micro_batch_size to a multiple of it"
                 )
-        if self.compile_blocks and layout.tensor_parallel_size > 1:
-            raise InputError(
-                f"compile_blocks=true with parallelism.tensor_parallel_size="
-                f"{layout.tensor_parallel_size}: megatron-core's layers break the compiled graph, "
-                "set compile_blocks=false or parallelism.tensor_parallel_size=1"
-            )
         stages = layout.pipeline_parallel_size
         if self.model.num_layers < stages:
             raise InputError(

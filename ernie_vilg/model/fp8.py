@@ -17,76 +17,81 @@ Source: FP8 formats, Micikevicius et al. 2022 (arXiv:2209.05433); the choice of 
 accumulation in the forward product only is that of torchao's tensorwise recipe.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 SMALLEST_MAGNITUDE = 1e-30
 """Smallest largest magnitude that is scaled up; below it float32 cannot hold the scale."""
 
+Scaled = tuple[Tensor, Tensor]
+"""8-bit values, and the float32 [] by which they are to be multiplied."""
+
 _FORWARD, _BACKWARD = torch.float8_e4m3fn, torch.float8_e5m2
 
 
-def fp8_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, sums: Tensor | None) -> Tensor:
-    """Return `hidden @ weight.T + bias`, multiplied in 8 bits.
+def multiply(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return `hidden @ weight.T + bias`, the forward pass of a linear layer.
 
     Args:
         hidden: bfloat16 [..., in].
         weight: bfloat16 [out, in].
         bias: bfloat16 [out].
-        sums: float32 [out, in], to which the backward pass adds the weight's gradient; None leaves
-            the gradient to autograd.
     """
-    output: Tensor = _Fp8Linear.apply(hidden, weight, bias, sums)
-    return output
+    rows = _scaled(hidden.flatten(0, -2), _FORWARD)
+    output = product(rows, _scaled(weight, _FORWARD), hidden.dtype, bias=bias, is_fast=True)
+    return output.unflatten(0, hidden.shape[:-1])
 
 
-class _Fp8Linear(torch.autograd.Function):
-    """A linear layer with 8-bit products, forward and backward."""
+def gradient_of_input(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Return `gradient @ weight`.
 
-    @staticmethod
-    def forward(
-        context: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, sums: Tensor | None
-    ) -> Tensor:
-        rows = hidden.flatten(0, -2)
-        hidden_scale, weight_scale = scale_of(rows, _FORWARD), scale_of(weight, _FORWARD)
-        # The wide tensors are kept, not their casts: activation checkpointing recomputes them, and
-        # the backward pass needs the casts in another order.
-        context.save_for_backward(hidden, weight, hidden_scale, weight_scale)
-        context.sums, context.has_bias = sums, bias is not None
-        output = product(
-            (cast(rows, hidden_scale, _FORWARD), hidden_scale),
-            (cast(weight, weight_scale, _FORWARD), weight_scale),
-            hidden.dtype,
-            bias=bias,
-            is_fast=True,
-        )
-        return output.unflatten(0, hidden.shape[:-1])
+    Args:
+        gradient: gradient of the layer's output, bfloat16 [tokens, out].
+        weight: bfloat16 [out, in].
+    """
+    return product(
+        _scaled(gradient, _BACKWARD), _transposed(*_scaled(weight, _FORWARD)), gradient.dtype
+    )
 
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, hidden_scale, weight_scale = context.saved_tensors
-        gradient = gradients[0].flatten(0, -2)
-        scale = scale_of(gradient, _BACKWARD)
-        of_hidden = None
-        if context.needs_input_grad[0]:
-            rows = product(
-                (cast(gradient, scale, _BACKWARD), scale),
-                (cast(weight, weight_scale, _FORWARD).t().contiguous(), weight_scale),
-                hidden.dtype,
-            )
-            of_hidden = rows.unflatten(0, hidden.shape[:-1])
-        # Both with the tokens last, in memory too: the product sums over the last dimension.
-        left = cast(gradient, scale, _BACKWARD).t().contiguous()
-        right = cast(hidden.flatten(0, -2), hidden_scale, _FORWARD).t().contiguous()
-        of_weight = None
-        if context.sums is not None:
-            add_fp8_weight_gradient(context.sums, left, scale, right, hidden_scale)
-        elif context.needs_input_grad[1]:
-            of_weight = product((left, scale), (right, hidden_scale), weight.dtype)
-        of_bias = gradient.sum(dim=0) if context.has_bias else None
-        return of_hidden, of_weight, of_bias, None
+
+def gradient_of_weight(gradient: Tensor, hidden: Tensor) -> Tensor:
+    """Return `gradient.T @ hidden`.
+
+    Args:
+        gradient: gradient of the layer's output, bfloat16 [tokens, out].
+        hidden: the layer's input, bfloat16 [tokens, in].
+    """
+    return product(*_weight_factors(gradient, hidden), gradient.dtype)
+
+
+def add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor, scale: float) -> None:
+    """Add `scale * gradient.T @ hidden` to the sums, in place.
+
+    The product is rounded to bfloat16 before it is added: its error is far below that of its 8-bit
+    factors, and it moves 12 bytes per parameter instead of 16.
+
+    Args:
+        sums: float32 [out, in].
+        gradient: gradient of the layer's output, bfloat16 [tokens, out].
+        hidden: the layer's input, bfloat16 [tokens, in].
+        scale: factor of the product.
+    """
+    left, right = _weight_factors(gradient, hidden)
+    torch.ops.ernie_vilg.add_fp8_weight_gradient(sums, *left, *right, scale)
+
+
+def _weight_factors(gradient: Tensor, hidden: Tensor) -> tuple[Scaled, Scaled]:
+    """Return both factors with the tokens last, in memory too: the product sums over them."""
+    return _transposed(*_scaled(gradient, _BACKWARD)), _transposed(*_scaled(hidden, _FORWARD))
+
+
+def _scaled(tensor: Tensor, kind: torch.dtype) -> Scaled:
+    scale = scale_of(tensor, kind)
+    return cast(tensor, scale, kind), scale
+
+
+def _transposed(values: Tensor, scale: Tensor) -> Scaled:
+    return values.t().contiguous(), scale
 
 
 def scale_of(tensor: Tensor, kind: torch.dtype) -> Tensor:
@@ -105,8 +110,8 @@ def cast(tensor: Tensor, scale: Tensor, kind: torch.dtype) -> Tensor:
 
 
 def product(
-    left: tuple[Tensor, Tensor],
-    right: tuple[Tensor, Tensor],
+    left: Scaled,
+    right: Scaled,
     dtype: torch.dtype,
     *,
     bias: Tensor | None = None,
@@ -136,27 +141,24 @@ def product(
     )
 
 
-@torch.library.custom_op("ernie_vilg::add_fp8_weight_gradient", mutates_args=("sums",))
-def add_fp8_weight_gradient(
-    sums: Tensor, gradient: Tensor, gradient_scale: Tensor, hidden: Tensor, hidden_scale: Tensor
+def _add_product(
+    sums: Tensor,
+    gradient: Tensor,
+    gradient_scale: Tensor,
+    hidden: Tensor,
+    hidden_scale: Tensor,
+    scale: float,
 ) -> None:
-    """Add `gradient @ hidden.T` to the sums, in place.
-
-    The product is rounded to bfloat16 before it is added: its error is far below that of its 8-bit
-    factors, and it moves 12 bytes per parameter instead of 16.
-
-    Args:
-        sums: float32 [out, in].
-        gradient: gradient of the layer's output, 8-bit [out, tokens].
-        gradient_scale: its scale, float32 [].
-        hidden: the layer's input, 8-bit [in, tokens].
-        hidden_scale: its scale, float32 [].
-    """
-    sums.add_(product((gradient, gradient_scale), (hidden, hidden_scale), torch.bfloat16))
+    found = product((gradient, gradient_scale), (hidden, hidden_scale), torch.bfloat16)
+    sums.add_(found, alpha=scale)
 
 
-@add_fp8_weight_gradient.register_fake
-def _(
-    sums: Tensor, gradient: Tensor, gradient_scale: Tensor, hidden: Tensor, hidden_scale: Tensor
-) -> None:
-    """Change nothing while torch.compile traces."""
+# An operator of its own, so that torch.compile keeps the addition in place.
+torch.library.define(
+    "ernie_vilg::add_fp8_weight_gradient",
+    "(Tensor(a!) sums, Tensor gradient, Tensor gradient_scale, Tensor hidden, Tensor hidden_scale, "
+    "float scale) -> ()",
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides),
+)
+torch.library.impl("ernie_vilg::add_fp8_weight_gradient", "default", _add_product)
+torch.library.register_fake("ernie_vilg::add_fp8_weight_gradient", lambda *arguments: None)

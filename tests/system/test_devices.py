@@ -76,5 +76,5 @@ def test_precision(
 def test_bfloat16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     machine_with(monkeypatch, 1, (7, 0))
 
-    with pytest.raises(InputError, match="NVIDIA V100, .* set precision=fp32 or auto"):
+    with pytest.raises(InputError, match=r"NVIDIA V100, .* set precision=fp32 or auto"):
         choose_precision("bf16", GPU)
