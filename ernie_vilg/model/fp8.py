@@ -105,8 +105,8 @@ def scale_of(tensor: Tensor, kind: torch.dtype) -> Tensor:
 
 
 def cast(tensor: Tensor, scale: Tensor, kind: torch.dtype) -> Tensor:
-    """Return `tensor / scale`, rounded to an 8-bit type."""
-    return (tensor.float() / scale).to(kind)
+    """Return `tensor / scale`, rounded to an 8-bit type, contiguous as a GPU's product needs it."""
+    return (tensor.float() / scale).to(kind).contiguous()
 
 
 def product(
