@@ -91,6 +91,10 @@ def test_20_steps_have_nearly_the_losses_of_bfloat16(tmp_path: Path) -> None:
         pytest.param({"zero_stage": 2}, id="ZeRO 2"),
         pytest.param({"zero_stage": 3}, id="ZeRO 3"),
         pytest.param({"pipeline_parallel_size": 2}, id="pipeline 2"),
+        pytest.param({"tensor_parallel_size": 2}, id="tensor 2"),
+        pytest.param(
+            {"tensor_parallel_size": 2, "sequence_parallel": True}, id="tensor 2, sequence parallel"
+        ),
     ],
 )
 def test_every_layout_multiplies_8_bits(tmp_path: Path, layout: dict[str, Any]) -> None:
