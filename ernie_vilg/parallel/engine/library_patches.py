@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any
 
 import deepspeed
@@ -21,7 +22,7 @@ from deepspeed.checkpoint import ds_to_universal
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 from torch import nn
-from torch.distributed import ProcessGroup
+from torch.distributed import ProcessGroup, distributed_c10d
 
 DoAll = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Applies a function to every item, in any order and process; returns the results in order."""
@@ -104,6 +105,18 @@ def conversion_done_by(do_all: DoAll) -> AbstractContextManager[None]:
     return replaced(
         ds_to_universal,
         _do_parallel_work=lambda work, items, _: list(do_all(work, list(items))),
+    )
+
+
+def groups_with_timeout(timeout_seconds: float) -> AbstractContextManager[None]:
+    """Make torch give new process groups a timeout in the block, unless the caller gives one.
+
+    DeepSpeed and megatron-core create groups without a timeout. torch's own is half an hour for a
+    group with two backends: collectives of a dead run would hang that long.
+    """
+    timeout = timedelta(seconds=timeout_seconds)
+    return replaced(
+        distributed_c10d, default_pg_timeout=timeout, default_pg_nccl_timeout=timeout
     )
 
 
