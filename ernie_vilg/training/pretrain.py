@@ -93,6 +93,7 @@ class _Rank:
             config.watch,
             phases,
             rank=groups.rank,
+            device=groups.device,
             members=self.members,
             run_dir=self.run_dir,
             communication=self.communication,

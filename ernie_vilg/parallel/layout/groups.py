@@ -11,12 +11,19 @@ import socket
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import HashStore, ProcessGroup, Store  # type: ignore[attr-defined]
+from torch.distributed import (
+    HashStore,
+    ProcessGroup,
+    Store,  # type: ignore[attr-defined]
+    distributed_c10d,
+)
 
 from ernie_vilg.config.launch import DeviceError, Launch, RendezvousError
+from ernie_vilg.parallel.layout.flight_record import record_collectives
 from ernie_vilg.parallel.layout.rendezvous import StoreAddress, open_shared_store
 
 
@@ -105,7 +112,7 @@ def start_processes(
         WORLD_SIZE=str(launch.world_size),
     )
     if dump_folder is not None:
-        _record_collectives(dump_folder)
+        record_collectives(dump_folder)
     if has_cuda:
         torch.cuda.set_device(device)
     timeout = timedelta(seconds=timeout_seconds)
@@ -146,21 +153,6 @@ def _store_address() -> StoreAddress:
         is_kept_by_launcher=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         attempt=os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
     )
-
-
-def _record_collectives(folder: Path) -> None:
-    """Let torch keep the last collectives in memory, and write them there when one times out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {
-        # The second is torch's name before 2.9, which users may have set.
-        ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"): "2000",
-        ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"): str(
-            folder / "collectives-rank_"
-        ),
-    }
-    for names, value in settings.items():
-        if not any(name in os.environ for name in names):
-            os.environ[names[0]] = value
 
 
 def build_groups(tensor_size: int, pipeline_size: int, device: torch.device) -> Groups:
@@ -217,7 +209,10 @@ def timeout_seconds_of(group: ProcessGroup | None) -> float:
         group: a group of this rank, with gloo for tensors on the CPU as all groups have it.
     """
     assert group is not None, "the ranks have met"
-    timeout: timedelta = group._get_backend(torch.device("cpu")).options._timeout
+    backend: Any = group._get_backend(torch.device("cpu"))
+    # TORCH_DISTRIBUTED_DEBUG=DETAIL wraps backends. torch's fake backend has no options.
+    options = getattr(backend, "wrapped_pg", backend).options
+    timeout: timedelta = distributed_c10d.default_pg_timeout if options is None else options._timeout
     return timeout.total_seconds()
 
 
