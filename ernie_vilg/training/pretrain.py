@@ -30,6 +30,7 @@ from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.engine.warm_up import start_compiler, warm_up
 from ernie_vilg.parallel.layout.collectives import LEADER, barrier, group_with_timeout
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
@@ -88,6 +89,8 @@ class _Rank:
         self.stopping, self.phases, self.groups, self.parts = stopping, phases, groups, parts
         self.precision = machine_precision(config.precision, groups.device)
         self.communication = parts.enter_context(Communication(groups))
+        self.phase_group = group_with_timeout(config.watch.phase_timeout_seconds)
+        """All ranks, with the timeout of a phase."""
         self.members = gather_members(groups)
         watchdog = Watchdog(
             config.watch,
@@ -192,6 +195,7 @@ def _start(config: PretrainConfig, launch: Launch) -> Groups:
         torch.use_deterministic_algorithms(True)  # resumed runs are equal bit for bit
         # It would also fill every new tensor, DeepSpeed's buffers of 2 GB included.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    start_compiler(config, device)
     return build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
 
 
@@ -209,7 +213,7 @@ def _build(
         tracker=outputs.tracker,
         phases=rank.phases,
         should_stop=lambda: rank.stopping.is_requested,
-        group=group_with_timeout(rank.config.watch.phase_timeout_seconds),
+        group=rank.phase_group,
     )
     trainer = _build_trainer(
         rank,
@@ -241,6 +245,7 @@ def _restore_engine(rank: _Rank, quarantine: Quarantine) -> tuple[Engine, Checkp
     config, groups = rank.config, rank.groups
     engine = build_engine(config, groups, rank.precision, _decoder_weights(config))
     rank.phases.attach(engine)
+    warm_up(engine, rank.phase_group)
     checkpoints = Checkpoints(
         rank.run_dir,
         config.checkpoint,
