@@ -14,7 +14,12 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.runs.preflight import check_run_folder
 from ernie_vilg.runs.run_lock import RunLock
-from launch.support.environment import add_variables, is_launched, read_launch
+from launch.support.environment import (
+    add_variables,
+    is_launched,
+    prepare_gpu,
+    read_launch,
+)
 from launch.support.launchers import find_launchers, stop_with_launchers
 from launch.support.program import program
 
@@ -43,6 +48,7 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
     config.parallelism.num_micro_batches(launch.world_size)
     config.check_paths()
     add_variables(config.cluster.environment)
+    prepare_gpu()
     launchers = find_launchers(sys.argv[0], is_launched=is_launched())
     stop_with_launchers(launchers, config.stopping.grace_seconds)
     launch = replace(launch, launchers=launchers)

@@ -31,6 +31,7 @@ from ernie_vilg.resilience.stopping import Stopping, StopReason
 from ernie_vilg.resilience.stragglers import Stragglers
 from ernie_vilg.runs.phases import Phase, Phases
 from ernie_vilg.runs.schedule import learning_rate_at
+from ernie_vilg.system.garbage import collect_after, collected_by_hand
 from ernie_vilg.system.progress import duration
 from ernie_vilg.tracking.tracker import Tracker
 from ernie_vilg.training.callbacks import Callbacks
@@ -103,6 +104,10 @@ class Trainer:
             FloatingPointError: updates were skipped again after going back to a checkpoint.
             ReplicaMismatch: ranks have differed too often.
         """
+        with collected_by_hand():
+            return self._train(steps_made)
+
+    def _train(self, steps_made: int) -> tuple[int, StopReason]:
         steps = self.config.training.steps
         if steps_made >= steps:
             logger.info("all %d steps are done: raise training.steps to go on", steps)
@@ -181,6 +186,7 @@ class Trainer:
         if is_save_due:
             self._save(step)
         self.callbacks.after_step(step)
+        collect_after(step)
         self._meter.pause(time.monotonic() - started)
 
     def _save(self, step: int) -> None:
