@@ -28,6 +28,7 @@ from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
+from ernie_vilg.parallel.engine.determinism import make_deterministic
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.precision import machine_precision
 from ernie_vilg.parallel.engine.warm_up import start_compiler, warm_up
@@ -191,10 +192,7 @@ def _start(config: PretrainConfig, launch: Launch) -> Groups:
         rendezvous_timeout_seconds=cluster.rendezvous_timeout_seconds,
         dump_folder=RunFolder(Path(config.run_dir)).reports,
     )
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)  # resumed runs are equal bit for bit
-        # It would also fill every new tensor, DeepSpeed's buffers of 2 GB included.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    make_deterministic(device)
     start_compiler(config, device)
     return build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
 
