@@ -112,6 +112,7 @@ def _kind(message: str) -> str:
     kinds = {
         "is no multiple of parallelism.micro_batch_size": "global batch does not divide",
         "DeepSpeed rejects 2 and 3": "ZeRO 2 or 3 under a pipeline",
+        "compile_blocks=true with parallelism.zero_stage": "compiled blocks under ZeRO 3",
         "is not divisible by parallelism.tensor_parallel_size": "tensor size does not divide",
         "tokens of a micro-batch": "tokens do not divide",
     }

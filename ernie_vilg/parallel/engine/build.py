@@ -30,10 +30,11 @@ from ernie_vilg.parallel.engine.engine import (
     PlainEngine,
     join_deepspeed,
 )
+from ernie_vilg.parallel.engine.library_patches import groups_with_timeout
 from ernie_vilg.parallel.engine.pipeline import build_stage
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.updates import partial_parameters
-from ernie_vilg.parallel.layout.groups import Groups
+from ernie_vilg.parallel.layout.groups import Groups, timeout_seconds_of
 
 
 def build_engine(
@@ -51,6 +52,16 @@ def build_engine(
         decoder: weights by name of the image tokenizer's decoder, with which the reconstructor
             starts; None: fresh weights.
     """
+    with groups_with_timeout(timeout_seconds_of(dist.group.WORLD)):
+        return _build(config, groups, precision, decoder)
+
+
+def _build(
+    config: PretrainConfig,
+    groups: Groups,
+    precision: torch.dtype,
+    decoder: Mapping[str, Tensor] | None,
+) -> Engine:
     join_deepspeed()
     layers = _parallel_layers(config, groups)
     objective = Objective(config.objective, layers)

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any
 
 import deepspeed
@@ -24,7 +25,7 @@ from deepspeed.runtime.constants import BFLOAT16
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.utils.timer import NoopTimer
 from torch import nn
-from torch.distributed import ProcessGroup
+from torch.distributed import ProcessGroup, distributed_c10d
 
 DoAll = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Applies a function to every item, in any order and process; returns the results in order."""
@@ -147,6 +148,16 @@ def conversion_done_by(do_all: DoAll) -> AbstractContextManager[None]:
         ds_to_universal,
         _do_parallel_work=lambda work, items, _: list(do_all(work, list(items))),
     )
+
+
+def groups_with_timeout(timeout_seconds: float) -> AbstractContextManager[None]:
+    """Make torch give new process groups a timeout in the block, unless the caller gives one.
+
+    DeepSpeed and megatron-core create groups without a timeout. torch's own is half an hour for a
+    group with two backends: collectives of a dead run would hang that long.
+    """
+    timeout = timedelta(seconds=timeout_seconds)
+    return replaced(distributed_c10d, default_pg_timeout=timeout, default_pg_nccl_timeout=timeout)
 
 
 def allocate_on_cpu_without_gpu() -> None:

@@ -23,7 +23,7 @@ from ernie_vilg.model.cross_entropy import VocabularySplit, vocab_cross_entropy
 from ernie_vilg.model.layers import ParallelLayers, unchanged
 from ernie_vilg.parallel.engine.library_patches import allocate_on_cpu_without_gpu
 from ernie_vilg.parallel.engine.split_linear import ColumnLinear, RowLinear, ranks_of
-from ernie_vilg.parallel.layout.groups import Groups
+from ernie_vilg.parallel.layout.groups import Groups, timeout_seconds_of
 
 
 def tensor_parallel_layers(groups: Groups, layout: ParallelismConfig) -> ParallelLayers:
@@ -94,6 +94,8 @@ def _start_megatron(groups: Groups) -> None:
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=groups.tensor_size,
             pipeline_model_parallel_size=groups.pipeline_size,
+            distributed_timeout_minutes=timeout_seconds_of(groups.tensor_group) / 60,
+            create_gloo_process_groups=False,  # nothing uses them; ours have gloo
         )
     coordinates = (
         parallel_state.get_tensor_model_parallel_rank(),

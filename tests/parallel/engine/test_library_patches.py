@@ -12,6 +12,7 @@ from unittest.mock import MagicMock
 import deepspeed
 import pytest
 import torch
+import torch.distributed as dist
 from deepspeed.checkpoint import ds_to_universal
 from deepspeed.pipe import PipelineModule, TiedLayerSpec
 from deepspeed.runtime import utils as deepspeed_utils
@@ -29,6 +30,7 @@ from ernie_vilg.parallel.engine import library_patches
 from ernie_vilg.parallel.engine.library_patches import (
     allocate_on_cpu_without_gpu,
     conversion_done_by,
+    groups_with_timeout,
     leave_collectives_to_gloo,
     one_optimizer_of_zero1,
     replaced,
@@ -38,6 +40,8 @@ from ernie_vilg.parallel.engine.library_patches import (
     tie_weights,
 )
 from ernie_vilg.parallel.engine.zero_shards import zero_shards
+from ernie_vilg.parallel.layout.groups import timeout_seconds_of
+from tests.distributed import one_process
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("ernie_vilg", "launch", "data_pipelines")
@@ -45,6 +49,7 @@ LIBRARIES = {"deepspeed", "megatron", "torch", "transformers", "lightning"}
 SETTINGS = {
     "torch.utils.deterministic.fill_uninitialized_memory",
     "torch._dynamo.config.recompile_limit",
+    "torch.backends.cudnn.deterministic",
 }
 """Attributes that torch documents as settings."""
 
@@ -246,3 +251,15 @@ def test_torch_loads_its_compiler_to_be_told_that_nothing_is_compiled() -> None:
     done = subprocess.run([sys.executable, "-c", program], check=False)
 
     assert done.returncode == 0, "remove launch/support/no_compiler.py"
+
+
+def test_torch_gives_groups_half_an_hour() -> None:
+    def timeout() -> float:
+        group: Any = dist.new_group([0])
+        return timeout_seconds_of(group)
+
+    with one_process():
+        assert timeout() == 1800, remove(groups_with_timeout)
+        with groups_with_timeout(300):
+            assert timeout() == 300
+        assert timeout() == 1800
