@@ -228,12 +228,15 @@ def _computed_pairs(model: ModelConfig, pattern: Pattern) -> int:
     return int(blocks.unflatten(1, (-1, BLOCK_SIZE)).any(dim=4).any(dim=2).sum()) * BLOCK_SIZE**2
 
 
-def workload_of_model(model: ModelConfig, *, fused: bool = False) -> Workload:
+def workload_of_model(
+    model: ModelConfig, *, fused: bool = False, linear_precision: str = "same"
+) -> Workload:
     """Return the workload of our model.
 
     Args:
         model: its shape.
         fused: whether torch.compile fuses the element-wise passes.
+        linear_precision: `PretrainConfig.linear_precision`.
     """
     blocks = range(1, model.num_layers + 1)
     (whole,) = stage_shards(model, ParallelismConfig(micro_batch_size=1, global_batch_size=1))
@@ -252,6 +255,8 @@ def workload_of_model(model: ModelConfig, *, fused: bool = False) -> Workload:
         elementwise_bytes=COMPILED_BYTES if fused else EAGER_BYTES,
         computed_attention_flops=sum(computed_flops(model, index) for index in blocks) / len(blocks),
         attention_rate=FLEX_RATE,
+        # All blocks but the first and the last.
+        fp8_share=1 - 2 / len(blocks) if linear_precision == "fp8" else 0.0,
         samples_per_reader=(
             PICTURES_PER_SECOND
             if model.reconstructor.is_end_to_end  # trains on pixels too

@@ -10,15 +10,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.block import Block
 from ernie_vilg.model.initialization import (
     initialize,
     is_in_block,
+    is_inner_matrix,
     split_dimension,
 )
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
-from ernie_vilg.model.linear import SCALE
+from ernie_vilg.model.linear import IS_FP8, SCALE
 from ernie_vilg.model.loss import Objective
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.engine.engine import (
@@ -68,6 +70,8 @@ def build_engine(
         decoder=decoder,
     )
     mark_split_parameters(model)
+    if config.linear_precision == "fp8":
+        mark_fp8_weights(model, config.model)
     _undo_gradient_scaling(model, config.model.block_gradient_scale)
     _prepare_blocks(model, config, groups.device)
     engine: Engine
@@ -100,6 +104,21 @@ def mark_split_parameters(module: nn.Module) -> None:
     """
     for name, parameter in module.named_parameters():
         parameter.tensor_model_parallel = split_dimension(name) is not None  # type: ignore[attr-defined]
+
+
+def mark_fp8_weights(module: nn.Module, config: ModelConfig) -> None:
+    """Mark the weights whose products multiply 8-bit floats.
+
+    The first and the last block are the most sensitive to rounding and keep the run's precision, as
+    embedding, head and reconstructor do.
+
+    Args:
+        module: the model or a stage of it.
+        config: the model's shape.
+    """
+    for name, parameter in module.named_parameters():
+        if is_inner_matrix(name, config):
+            setattr(parameter, IS_FP8, True)
 
 
 def _undo_gradient_scaling(model: nn.Module, scale: float) -> None:

@@ -15,10 +15,18 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ernie_vilg.model.linear import SUMS, Linear, add_weight_gradient, linear
+from ernie_vilg.model.linear import (
+    IS_FP8,
+    SCALE,
+    SUMS,
+    Linear,
+    gradient_of_input,
+    gradient_of_weight,
+    linear,
+    multiply,
+)
 
 
 class Ranks(NamedTuple):
@@ -29,7 +37,7 @@ class Ranks(NamedTuple):
     size: int
     """Number of ranks."""
     split_tokens: bool
-    """Whether each rank holds `1 / size` of the tokens outside the layers (sequence parallelism)."""
+    """Whether a rank holds `1 / size` of the tokens outside the layers (sequence parallelism)."""
 
 
 def ranks_of(group: dist.ProcessGroup, *, split_tokens: bool) -> Ranks:
@@ -48,7 +56,8 @@ class ColumnLinear(Linear):
     def forward(self, hidden: Tensor) -> Tensor:
         """Map the input, which all ranks hold alike unless tokens are split."""
         sums = getattr(self.weight, SUMS, None) if torch.is_grad_enabled() else None
-        output: Tensor = _ColumnLinear.apply(hidden, self.weight, self.bias, sums, self.ranks)
+        how = getattr(self.weight, SCALE, 1.0), getattr(self.weight, IS_FP8, False)
+        output: Tensor = _ColumnLinear.apply(hidden, self.weight, self.bias, sums, self.ranks, *how)
         return output
 
 
@@ -80,27 +89,26 @@ class _ColumnLinear(torch.autograd.Function):
         bias: Tensor,
         sums: Tensor | None,
         ranks: Ranks,
+        scale: float,
+        is_fp8: bool,
     ) -> Tensor:
-        # With split tokens the input is kept as it came, and gathered again: 1 / size of the memory.
+        # Split tokens are kept as they came, and gathered again: 1 / size of the memory.
         context.save_for_backward(hidden, weight)
-        context.sums, context.ranks = sums, ranks
-        return F.linear(_start_gathering(hidden, ranks)(), weight, bias)
+        context.sums, context.ranks, context.scale, context.is_fp8 = sums, ranks, scale, is_fp8
+        return multiply(_start_gathering(hidden, ranks)(), weight, bias, is_fp8=is_fp8)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = context.saved_tensors
-        sums, ranks = context.sums, context.ranks
+        ranks, is_fp8 = context.ranks, context.is_fp8
         gradient = gradients[0].flatten(0, -2)
         gathered = _start_gathering(_after(hidden, gradient, ranks), ranks)
-        of_hidden = _start_summing(gradient @ weight, ranks)
-        whole = gathered().flatten(0, -2)
-        of_weight = None
-        if sums is None:
-            of_weight = gradient.t() @ whole
-        else:
-            add_weight_gradient(sums, gradient, whole)
+        of_hidden = _start_summing(gradient_of_input(gradient, weight, is_fp8=is_fp8), ranks)
+        of_weight = gradient_of_weight(
+            gradient, gathered().flatten(0, -2), context.sums, context.scale, is_fp8=is_fp8
+        )
         of_bias = gradient.sum(dim=0)
-        return of_hidden().view(hidden.shape), of_weight, of_bias, None, None
+        return of_hidden().view(hidden.shape), of_weight, of_bias, None, None, None, None
 
 
 class _Sum(torch.autograd.Function):
