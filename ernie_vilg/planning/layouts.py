@@ -114,6 +114,5 @@ def _kind(message: str) -> str:
         "DeepSpeed rejects 2 and 3": "ZeRO 2 or 3 under a pipeline",
         "is not divisible by parallelism.tensor_parallel_size": "tensor size does not divide",
         "tokens of a micro-batch": "tokens do not divide",
-        "compile_blocks=true": "compiled blocks with tensor parallelism",
     }
     return next((kind for words, kind in kinds.items() if words in message), "not legal")
