@@ -1,0 +1,64 @@
+"""The tests that need a GPU, in parts of falling value."""
+
+import re
+import sys
+from collections.abc import Callable
+
+from benchmarks.gpu_acceptance_parts.context import Context
+from benchmarks.gpu_acceptance_parts.programs import run_command
+from benchmarks.gpu_acceptance_parts.stages import NotHereError, StageError, figure
+from benchmarks.support.measurer import Result
+
+BLOCK_SPARSE = "tests/model/test_block_sparse.py"
+PARITY, MEMORY = "tests/parallel/test_parity.py", "tests/planning/test_memory.py"
+FIRST = "bfloat16 or (selective and (row or column))"
+"""Kernels of the 10B's masks, and compiled blocks that recompute."""
+
+PARTS = {
+    "kernels": [BLOCK_SPARSE, "-k", FIRST],
+    "parity": [PARITY],
+    "the rest": ["tests", *(f"--ignore={path}" for path in (BLOCK_SPARSE, PARITY, MEMORY))],
+    "memory": [MEMORY],
+    "other kernels": [BLOCK_SPARSE, "-k", f"not ({FIRST})"],
+}
+"""Words of pytest by part."""
+
+_COUNT = re.compile(r"(\d+) (passed|failed|skipped|error)")
+_NOTHING_COLLECTED = 5
+
+
+def gpu_tests(part: str) -> Callable[[Context, float], list[Result]]:
+    """Return the stage function of a part of the GPU tests."""
+
+    def run(context: Context, limit: float) -> list[Result]:
+        words = ["-q", "-p", "no:cacheprovider", "-m", "gpu", *PARTS[part]]
+        name = f"tests_{part.replace(' ', '_')}"
+        code = run_command(context, name, [sys.executable, "-m", "pytest", *words], limit)
+        text = context.log(name).read_text(encoding="utf-8", errors="replace")
+        return figures_of(part, text, code)
+
+    return run
+
+
+def figures_of(part: str, text: str, code: int) -> list[Result]:
+    """Return the figures of a part from pytest's output.
+
+    Args:
+        part: the part.
+        text: output of pytest.
+        code: its exit status.
+
+    Raises:
+        StageError: a test failed.
+        NotHereError: all tests were skipped.
+    """
+    lines = text.strip().splitlines() or ["no output"]
+    count = {name: int(number) for number, name in _COUNT.findall(lines[-1])}
+    rows = [figure(f"GPU tests, {part}", count.get("passed", 0), "passed", **count)]
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    if code not in (0, _NOTHING_COLLECTED) or failed:
+        words = "; ".join(failed) or lines[-1]
+        raise StageError(f"{count.get('passed', 0)} passed; {words}", rows)
+    if not count.get("passed"):
+        raise NotHereError("needs a GPU", rows)
+    return rows
