@@ -66,7 +66,14 @@ def _run(options: argparse.Namespace, started: float) -> int:
     halves = 1 if options.part else 2
     usual = SECONDS_OF_A_HALF * halves if options.gpu else SECONDS_OF_A_REHEARSAL
     budget = (options.seconds or usual) - (time.monotonic() - started)
-    return run(work, results, half=options.part, seconds=budget, needs_card=bool(options.gpu))
+    return run(
+        work,
+        results,
+        half=options.part,
+        seconds=budget,
+        needs_card=bool(options.gpu),
+        is_fresh=options.fresh,
+    )
 
 
 def card_in_words() -> str:

@@ -58,7 +58,12 @@ class Context:
             self._open.append(lane)
         is_late = threading.Event()
         measurer = lane  # of this thread, while the timer's thread may end it
-        timer = threading.Timer(limit_seconds, lambda: (is_late.set(), measurer.kill()))
+
+        def end() -> None:
+            is_late.set()
+            measurer.kill()
+
+        timer = threading.Timer(limit_seconds, end)
         timer.start()
         try:
             return lane.ask(task)

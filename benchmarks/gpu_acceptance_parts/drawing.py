@@ -36,7 +36,8 @@ def milliseconds_per_slot(task: Task) -> Result:
     uniforms = torch.rand(
         task["candidates"], config.num_image_tokens, generator=generator, dtype=torch.float64
     )
-    first, last, times = task["first"], task["last"], []
+    first, last = int(task["first"]), int(task["last"])
+    times: list[float] = []
 
     def should_stop() -> bool:
         if len(times) in (first, last):

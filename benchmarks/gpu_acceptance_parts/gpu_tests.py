@@ -24,7 +24,7 @@ PARTS = {
 """Words of pytest by part."""
 
 _COUNT = re.compile(r"(\d+) (passed|failed|skipped|error)")
-_NOTHING_COLLECTED = 5
+_CHOSEN = re.compile(r"^(\d+)(?:/\d+)? tests? collected")
 
 
 def gpu_tests(part: str) -> Callable[[Context, float], list[Result]]:
@@ -32,6 +32,7 @@ def gpu_tests(part: str) -> Callable[[Context, float], list[Result]]:
 
     def run(context: Context, limit: float) -> list[Result]:
         words = ["-q", "-p", "no:cacheprovider", "-m", "gpu", *PARTS[part]]
+        words += [] if context.has_gpu else ["--collect-only"]
         name = f"tests_{part.replace(' ', '_')}"
         code = run_command(context, name, [sys.executable, "-m", "pytest", *words], limit)
         text = context.log(name).read_text(encoding="utf-8", errors="replace")
@@ -49,16 +50,16 @@ def figures_of(part: str, text: str, code: int) -> list[Result]:
         code: its exit status.
 
     Raises:
-        StageError: a test failed.
-        NotHereError: all tests were skipped.
+        StageError: a test failed, or none ran.
+        NotHereError: the tests were only collected.
     """
     lines = text.strip().splitlines() or ["no output"]
     count = {name: int(number) for number, name in _COUNT.findall(lines[-1])}
+    chosen = _CHOSEN.search(lines[-1])
+    if chosen is not None and code == 0:
+        raise NotHereError(f"needs a GPU: {chosen[1]} tests are chosen")
     rows = [figure(f"GPU tests, {part}", count.get("passed", 0), "passed", **count)]
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    if code not in (0, _NOTHING_COLLECTED) or failed:
-        words = "; ".join(failed) or lines[-1]
-        raise StageError(f"{count.get('passed', 0)} passed; {words}", rows)
-    if not count.get("passed"):
-        raise NotHereError("needs a GPU", rows)
+    if code or failed or not count.get("passed"):
+        raise StageError("; ".join([*failed, lines[-1]]), rows)
     return rows

@@ -43,26 +43,48 @@ GOALS = (
 
 _PROGRAMS = [
     Stage(
-        name="train", half=1, value=100, seconds=90, run=programs.train, leaves=(programs.WHOLE,)
+        name="train", half=1, value=100, seconds=70, run=programs.train, leaves=(programs.WHOLE,)
     ),
-    Stage(name="kill", half=1, value=99, seconds=40, run=programs.kill, leaves=(programs.KILLED,)),
+    Stage(name="kill", half=1, value=99, seconds=30, run=programs.kill, leaves=(programs.KILLED,)),
     Stage(
-        name="resume", half=1, value=98, seconds=50, run=programs.resume, needs=("train", "kill")
+        name="resume",
+        half=1,
+        value=98,
+        seconds=45,
+        run=programs.resume,
+        needs=("train", "kill"),
     ),
     Stage(
         name="export",
         half=1,
-        value=97,
-        seconds=20,
+        value=89,
+        seconds=15,
         run=programs.export,
         needs=("train",),
         leaves=(programs.WEIGHTS,),
+        is_alone=False,
     ),
-    Stage(name="judge", half=1, value=96, seconds=30, run=programs.judge, needs=("export",)),
-    Stage(name="draw", half=1, value=95, seconds=25, run=programs.draw, needs=("export",)),
+    Stage(
+        name="judge",
+        half=1,
+        value=88,
+        seconds=20,
+        run=programs.judge,
+        needs=("export",),
+        is_alone=False,
+    ),
+    Stage(
+        name="draw",
+        half=1,
+        value=75,
+        seconds=15,
+        run=programs.draw,
+        needs=("export",),
+        is_alone=False,
+    ),
 ]
 
-_PLAIN = Stage(name=PLAIN, half=1, value=90, seconds=35, run=losses("plain"))
+_PLAIN = Stage(name=PLAIN, half=1, value=90, seconds=30, run=losses("plain"))
 """Alone, so that the other modes find its kernels in the cache."""
 
 
@@ -71,7 +93,7 @@ def _mode(value: int, mode: str, *, needs_gpu: bool = False, **task: object) -> 
         name=f"losses, {mode}",
         half=1,
         value=value,
-        seconds=25,
+        seconds=15,
         run=losses(mode, **task),
         needs=(PLAIN,),
         is_alone=False,
@@ -80,31 +102,31 @@ def _mode(value: int, mode: str, *, needs_gpu: bool = False, **task: object) -> 
 
 
 _CORRECTNESS = [
-    _mode(89, "compiled", compile=True),
+    _mode(87, "compiled", compile=True),
     Stage(
         name="GPU tests, kernels",
         half=1,
-        value=88,
+        value=86,
         seconds=60,
         run=gpu_tests("kernels"),
         is_alone=False,
     ),
-    _mode(87, "ZeRO 3", parallelism={"zero_stage": 3}),
-    _mode(86, "selective", parallelism={"activation_checkpointing": "selective"}),
-    _mode(85, "full", parallelism={"activation_checkpointing": "full"}),
+    _mode(85, "ZeRO 3", parallelism={"zero_stage": 3}),
+    _mode(84, "selective", parallelism={"activation_checkpointing": "selective"}),
+    _mode(83, "full", parallelism={"activation_checkpointing": "full"}),
     Stage(
         name="engine resumes",
         half=1,
-        value=84,
-        seconds=25,
+        value=82,
+        seconds=15,
         run=engine_resume("ZeRO 1"),
         is_alone=False,
     ),
-    _mode(83, "ZeRO 2", parallelism={"zero_stage": 2}),
-    _mode(82, "EMA", ema_decay=0.999),
-    _mode(81, "fp16", precision="fp16", needs_gpu=True),
+    _mode(81, "ZeRO 2", parallelism={"zero_stage": 2}),
+    _mode(80, "EMA", ema_decay=0.999),
+    _mode(79, "fp16", precision="fp16", needs_gpu=True),
     _mode(
-        80,
+        78,
         "ZeRO 3, offload, full",
         parallelism={
             "zero_stage": 3,
@@ -115,8 +137,8 @@ _CORRECTNESS = [
     Stage(
         name="engine resumes, ZeRO 3",
         half=1,
-        value=79,
-        seconds=25,
+        value=77,
+        seconds=15,
         run=engine_resume("ZeRO 3", parallelism={"zero_stage": 3}),
         is_alone=False,
     ),
@@ -130,8 +152,8 @@ _CORRECTNESS = [
             is_alone=False,
         )
         for value, part, seconds in (
-            (78, "parity", 60),
-            (77, "the rest", 60),
+            (76, "parity", 50),
+            (74, "the rest", 50),
             (66, "memory", 80),
             (65, "other kernels", 90),
         )
@@ -162,7 +184,14 @@ _SPEED = [
         needs=("step, 8 x 8",),
         needs_gpu=True,
     ),
-    Stage(name="host waits", half=2, value=74, seconds=30, run=measurements.host_waits),
+    Stage(
+        name="host waits",
+        half=2,
+        value=75,
+        seconds=25,
+        run=measurements.host_waits,
+        is_alone=False,
+    ),
     Stage(
         name="drawing, bf16 sampled",
         half=2,

@@ -1,8 +1,8 @@
-"""Inputs of the acceptance run, made on a machine without a GPU and carried to the one that has one.
+"""Inputs of the acceptance run, made on any machine and carried to the one with a GPU.
 
 The folder .gpu_acceptance/ holds wheels/ (packages that a bare machine with torch lacks) and
-quickstart.tar.gz (token shards, both tokenizers, held-out pairs). Git ignores it; a tool that copies
-the working tree must be told its name.
+quickstart.tar.gz (token shards, both tokenizers, held-out pairs). Git ignores it; a tool that
+copies the working tree must be told its name.
 """
 
 import os
@@ -12,6 +12,7 @@ import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.support.results import ROOT
 
@@ -25,14 +26,16 @@ PACKAGES = (
     "megatron-core", "hydra-core", "omegaconf", "webdataset", "braceexpand", "pydantic",
     "pydantic_core", "annotated-types", "typing-inspection", "hjson", "msgpack",
 )  # fmt: skip
-"""Packages that come as wheels. The machine has torch, numpy, einops, psutil, sentencepiece, Pillow,
-matplotlib, Jinja2, safetensors, fsspec, filelock, tqdm and pytest; W&B is not needed."""
+"""Packages that come as wheels. The machine has torch, numpy, einops, psutil, sentencepiece,
+Pillow, matplotlib, Jinja2, safetensors, fsspec, filelock, tqdm and pytest; W&B is not needed."""
 SOURCE_PACKAGES = ("deepspeed", "antlr4-python3-runtime")
 """Packages that come as source; their wheels are pure Python."""
-PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)) + (
+PLATFORMS = (
+    *(f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)),
     "manylinux2014_x86_64",
     "manylinux1_x86_64",
 )
+"""Platforms of wheels that the machine accepts; pip takes each name exactly."""
 
 STAGES = (
     "draw_shapes", "hold_out", "build_shards", "train_text_tokenizer", "train_image_tokenizer",
@@ -72,14 +75,11 @@ def collect_wheels() -> None:
     pip = [sys.executable, "-m", "pip"]
     target = ["--python-version", PYTHON_OF_THE_CARD, "--implementation", "cp"]
     target += [word for platform in PLATFORMS for word in ("--platform", platform)]
+    download = [*pip, "download", "-q", "--no-deps", "--only-binary=:all:", *target]
+    subprocess.run([*download, "-d", str(WHEELS), *pins(PACKAGES, constraints)], check=True)
+    build = [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(WHEELS)]
     subprocess.run(
-        [*pip, "download", "-q", "--no-deps", "--only-binary=:all:", *target, "-d", str(WHEELS)]
-        + pins(PACKAGES, constraints),
-        check=True,
-    )
-    subprocess.run(
-        [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(WHEELS)]
-        + pins(SOURCE_PACKAGES, constraints),
+        [*build, *pins(SOURCE_PACKAGES, constraints)],
         env={**os.environ, "DS_BUILD_OPS": "0"},
         check=True,
     )
@@ -96,9 +96,8 @@ def make_inputs(folder: Path, *, is_toy: bool) -> None:
 
     job = OmegaConf.create({"job": OmegaConf.load(ROOT / "conf/job/quickstart.yaml")})
     job.job.output_dir = str(folder)
-    stages = {
-        stage["name"]: stage for stage in OmegaConf.to_container(job, resolve=True)["job"]["stages"]
-    }
+    resolved: Any = OmegaConf.to_container(job, resolve=True)
+    stages = {stage["name"]: stage for stage in resolved["job"]["stages"]}
     folder.mkdir(parents=True, exist_ok=True)
     for name in STAGES:
         stage = stages[name]
@@ -160,9 +159,8 @@ def carry() -> None:
     collect_wheels()
     sizes = {path: path.stat().st_size for path in CARRIED.rglob("*") if path.is_file()}
     total = sum(sizes.values())
-    print(
-        f"{CARRIED.name}/: {total / 2**20:.1f} MiB in {len(sizes)} files, inputs of {source.name}"
-    )
+    size = f"{total / 2**20:.1f} MiB in {len(sizes)} files"
+    print(f"{CARRIED.name}/: {size}, inputs of {source.relative_to(ROOT)}")
     if total > MOST_BYTES:
         raise RuntimeError(f"{CARRIED.name}/ is larger than {MOST_BYTES / 2**20:.0f} MiB")
 

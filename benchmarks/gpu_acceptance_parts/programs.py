@@ -288,10 +288,13 @@ def draw(context: Context, limit: float) -> list[Result]:
 def judge(context: Context, limit: float) -> list[Result]:
     """Draw and caption the held-out pairs, and count what is right."""
     folder = context.work / "runs/evaluation"
+    captions = context.work / INPUTS / "held_out/captions.jsonl"
+    num_pairs = len(captions.read_text(encoding="utf-8").splitlines())
     words = [
         f"weights={context.work / WEIGHTS}",
         f"pairs={context.work / INPUTS}/held_out",
         f"output_dir={folder}",
+        f"count={num_pairs}",
     ]
     rows = _timed(context, "evaluate", words, limit)
     found = read_json(folder / EVALUATION_FILE)

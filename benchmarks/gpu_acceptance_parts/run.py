@@ -18,7 +18,9 @@ from benchmarks.support.measurer import Result
 _VERSIONS_SECONDS = 120.0
 
 
-def run(work: Path, results: Path, *, half: int | None, seconds: float, needs_card: bool) -> int:
+def run(
+    work: Path, results: Path, *, half: int | None, seconds: float, needs_card: bool, is_fresh: bool
+) -> int:
     """Run the stages of a half, or of both; return the exit status.
 
     Args:
@@ -27,11 +29,12 @@ def run(work: Path, results: Path, *, half: int | None, seconds: float, needs_ca
         half: 1 or 2; None runs both.
         seconds: time budget.
         needs_card: whether a machine without a GPU is refused.
+        is_fresh: whether the ends of earlier calls are forgotten.
     """
     started = time.monotonic()
     cache = work / "inductor"
     os.environ.update(TORCHINDUCTOR_CACHE_DIR=str(cache), TRITON_CACHE_DIR=str(cache / "triton"))
-    carried = CARRIED / STATE_NAME if needs_card else None
+    carried = CARRIED / STATE_NAME if needs_card and not is_fresh else None
     state = State(work / STATE_NAME, fingerprint(), carried=carried)
     context = Context(work=work, results=results, card="", preset=None, passed=state.passed)
     versions = context.ask({"probe": "versions"}, _VERSIONS_SECONDS)

@@ -75,6 +75,7 @@ class Runner:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._ends = 0.0
+        self._ended: dict[str, threading.Event] = {}
 
     def run(self, stages: Iterable[Stage]) -> None:
         """Run stages in the given order, most valuable first."""
@@ -85,9 +86,21 @@ class Runner:
                     self._attempt(stage)
                     self.context.close_lanes()
                 continue
+            shared = list(group)
+            self._ended = {stage.name: threading.Event() for stage in shared}
             with ThreadPoolExecutor(LANES) as pool:
-                list(pool.map(self._attempt, group))
+                list(pool.map(self._attempt_in_turn, shared))
             self.context.close_lanes()
+
+    def _attempt_in_turn(self, stage: Stage) -> None:
+        """Attempt a stage after those beside it that it needs, which have a higher value."""
+        for name in stage.needs:
+            if name in self._ended:
+                self._ended[name].wait()
+        try:
+            self._attempt(stage)
+        finally:
+            self._ended[stage.name].set()
 
     def _attempt(self, stage: Stage) -> None:
         left = self._ends - time.monotonic()

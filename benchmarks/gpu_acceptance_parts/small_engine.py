@@ -32,7 +32,7 @@ def small_model() -> ModelConfig:
     has_cuda = torch.cuda.is_available()
     return ModelConfig(
         hidden_size=256 if has_cuda else 64,
-        num_layers=4,
+        num_layers=4 if has_cuda else 2,
         num_heads=4,
         text_vocab_size=256,
         text_length=64 if has_cuda else 16,

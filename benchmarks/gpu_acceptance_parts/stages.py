@@ -14,11 +14,11 @@ class Status(StrEnum):
     PASSED = "passed"
     FAILED = "FAILED"
     CUT = "cut"
-    """Stopped by its time limit or with the whole run; the next run repeats it."""
+    """Stopped by its time limit or with the whole run; the next call repeats it."""
     SKIPPED = "skipped"
     """Not started: no time left, or a stage that it needs has not passed."""
-    NOT_HERE = "needs more"
-    """Not started: this machine lacks something, such as a GPU."""
+    NOT_HERE = "not here"
+    """Not run: the machine lacks something, such as a GPU."""
 
 
 class StageError(Exception):
@@ -35,7 +35,7 @@ class CutError(StageError):
 
 
 class NotHereError(StageError):
-    """This machine lacks what a stage needs; the message names it."""
+    """The machine lacks what a stage needs; the message names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,8 @@ class Stage:
     leaves: tuple[str, ...] = ()
     """Files and folders of the working folder that later stages read."""
     is_alone: bool = True
-    """Whether nothing else may run beside it, as where time is measured; others run two at a time."""
+    """Whether nothing else may run beside it, as where time is measured. Others run two at a
+    time."""
     needs_gpu: bool = False
     """Whether a machine without a GPU has no counterpart of it."""
 

@@ -22,5 +22,5 @@ def versions() -> Result:
         "megatron-core": megatron.core.__version__,
         "card": torch.cuda.get_device_name() if has_cuda else "",
         "accelerator": deepspeed.accelerator.get_accelerator().device_name(),
-        "seconds": time.monotonic() - started,
+        "imports": f"{time.monotonic() - started:.1f} s",
     }

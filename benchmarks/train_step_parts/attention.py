@@ -34,9 +34,9 @@ KERNEL_OPTIONS: dict[str, dict[str, Any]] = {
     "no empty rows": {"ROWS_GUARANTEED_SAFE": True, "PRESCALE_QK": True},
     "tensor memory accelerator": {"USE_TMA": True},
 }
-"""Options of flex_attention that may be faster on Hopper than torch's own choice, which is 128 x 128
-forward with 4 warps and 64 x 128 backward with 8 for our heads. The blocks of the mask stay 128 x
-128: torch's backward kernel for sm_90 has only configurations of 128 keys, and skips them for
+"""Options of flex_attention that may be faster on Hopper than torch's own choice, which for our
+heads is 128 x 128 forward with 4 warps and 64 x 128 backward with 8. The blocks of the mask stay
+128 x 128: torch's backward kernel for sm_90 has only configurations of 128 keys, and skips them for
 smaller blocks whatever the options say."""
 
 
