@@ -150,11 +150,12 @@ _CORRECTNESS = [
             seconds=seconds,
             run=gpu_tests(part),
             is_alone=False,
+            is_optional=value < 70,
         )
         for value, part, seconds in (
             (76, "parity", 50),
             (74, "the rest", 50),
-            (66, "memory", 80),
+            (66, "memory", 60),
             (65, "other kernels", 90),
         )
     ),
@@ -206,6 +207,7 @@ _SPEED = [
         value=71,
         seconds=45,
         run=measurements.attention_options,
+        is_optional=True,
     ),
     Stage(
         name="step, 4 x 4, eager",
@@ -213,6 +215,7 @@ _SPEED = [
         value=70,
         seconds=40,
         run=measurements.step("4 x 4, eager", 4, 4, compiled=False),
+        is_optional=True,
     ),
     Stage(
         name="drawing, bf16 greedy",
@@ -220,6 +223,7 @@ _SPEED = [
         value=69,
         seconds=30,
         run=measurements.drawing("bf16 greedy", precision="bfloat16", temperature=0.0),
+        is_optional=True,
     ),
     Stage(name="memory", half=2, value=60, seconds=1, run=measurements.memory),
 ]

@@ -52,7 +52,7 @@ def to_do(stages: Sequence[Stage], state: State, context: Context, half: int | N
         needed = {name for stage in new for name in by_name[stage].needs} - chosen
         new = {name for name in needed if not _has_all(by_name[name], context)}
         chosen |= new
-    return sorted((by_name[name] for name in chosen), key=lambda stage: -stage.value)
+    return sorted((stage for stage in stages if stage.name in chosen), key=lambda it: -it.value)
 
 
 def _has_all(stage: Stage, context: Context) -> bool:

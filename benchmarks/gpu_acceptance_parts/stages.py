@@ -60,6 +60,8 @@ class Stage:
     is_alone: bool = True
     """Whether nothing else may run beside it, as where time is measured. Others run two at a
     time."""
+    is_optional: bool = False
+    """Whether the run is green although no time was left for it."""
     needs_gpu: bool = False
     """Whether a machine without a GPU has no counterpart of it."""
 

@@ -42,7 +42,8 @@ def is_green(
 ) -> bool:
     """Return whether all stages passed and all goals are reached.
 
-    On a CPU no goal counts, and stages that need a GPU are left to it.
+    On a CPU no goal counts, and stages that need a GPU are left to it. An optional stage must not
+    fail.
 
     Args:
         stages: the stages that were asked for.
@@ -50,9 +51,14 @@ def is_green(
         goals: goals of their halves.
         has_gpu: whether this was no rehearsal.
     """
-    accepted = {Status.PASSED} if has_gpu else {Status.PASSED, Status.NOT_HERE}
-    if any(state.status(stage.name) not in accepted for stage in stages):
-        return False
+    for stage in stages:
+        accepted: set[Status | None] = {Status.PASSED}
+        if not has_gpu:
+            accepted.add(Status.NOT_HERE)
+        if stage.is_optional:
+            accepted |= {Status.SKIPPED, Status.CUT}
+        if state.status(stage.name) not in accepted:
+            return False
     return not has_gpu or all(_is_reached(goal, state) for goal in goals)
 
 
@@ -122,6 +128,12 @@ def counts(stages: Sequence[Stage], state: State) -> list[str]:
     lines = [", ".join(f"{count} {status}" for status, count in number.items()) + "."]
     failed = [name for name, status in status_of.items() if status is Status.FAILED]
     lines += [f"Failed: {'; '.join(failed)}."] if failed else []
+    left = [
+        stage.name
+        for stage in stages
+        if stage.is_optional and status_of[stage.name] in {Status.SKIPPED, Status.CUT}
+    ]
+    lines += [f"Optional, and not run to the end: {'; '.join(left)}."] if left else []
     older = [name for name, record in ends.items() if record and record.code != state.code]
     if older:
         lines.append(f"Measured with other code than {state.code}: {'; '.join(older)}.")
