@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from ernie_vilg.model.attention import attend
 from ernie_vilg.model.attention_mask import Pattern, both_masks
 
 KERNEL_OPTIONS: dict[str, dict[str, Any]] = {
+    "torch's choice": {},
     "64 keys forward": {"fwd_BLOCK_N": 64},
     "64 x 64 backward": {
         **{f"bwd_BLOCK_{side}": 64 for side in ("M1", "N1", "M2", "N2")},
@@ -71,18 +71,33 @@ def attention_kinds(config: ModelConfig, device: str) -> dict[str, Callable[...,
 
 
 def with_options(
-    config: ModelConfig, pattern: Pattern, options: dict[str, Any]
+    config: ModelConfig, pattern: Pattern, options: dict[str, Any], backend: str = "inductor"
 ) -> Callable[..., Tensor]:
-    """Return sparse attention whose kernel is compiled with options of flex_attention."""
-    attention = block_sparse.BlockSparseAttention(config, pattern)
-    usual = block_sparse._compiled_kernel
+    """Return sparse attention compiled with options of flex_attention's kernel.
+
+    Args:
+        config: the model's shape.
+        pattern: the mask's pattern.
+        options: `kernel_options` of flex_attention; empty leaves torch's choice.
+        backend: compiler, as torch.compile names it.
+    """
+    attention = block_sparse.BlockSparseAttention(config, pattern, compiled=False)
+    compiled = torch.compile(attention, dynamic=False, fullgraph=True, backend=backend)
+    theirs = block_sparse.flex_attention
+    masks: list[object] = []
+
+    def chosen(*arguments: Any, **words: Any) -> Any:
+        return theirs(*arguments, **words, kernel_options=options)
 
     def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        block_sparse._compiled_kernel = lambda: partial(usual(), kernel_options=options)  # type: ignore[assignment]
+        if not masks:
+            masks.append(attention.build(query.device))
+        block_sparse.flex_attention = chosen
         try:
-            return attention(query, key, value)
+            attended: Tensor = compiled(query, key, value)
+            return attended
         finally:
-            block_sparse._compiled_kernel = usual
+            block_sparse.flex_attention = theirs
 
     return run
 
@@ -100,6 +115,7 @@ def measure_attention(config: ModelConfig, pairs: int, only: str = "") -> Iterat
     for name, attention in kinds.items():
         if not name.startswith(only):
             continue
+        torch._dynamo.reset()  # each way compiles for itself
         try:
             yield {"kind": name, **_one_attention(config, attention, pairs, device)}
         except Exception as error:  # a kind that fails ends its row, not the table

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.gpu_acceptance import SECONDS_OF_A_HALF
 from benchmarks.gpu_acceptance_parts.context import Context, card_preset
-from benchmarks.gpu_acceptance_parts.gpu_tests import PARTS, figures_of
+from benchmarks.gpu_acceptance_parts.gpu_tests import PARTS, figures_of, words_of
 from benchmarks.gpu_acceptance_parts.halves import GOALS, STAGES, Goal
 from benchmarks.gpu_acceptance_parts.inputs import PACKAGES, SOURCE_PACKAGES, pins
 from benchmarks.gpu_acceptance_parts.programs import last_error, run_command
@@ -391,10 +391,16 @@ def test_an_optional_stage_may_be_left_over_but_not_fail(context: Context) -> No
     assert not is_green([bad], run(context, [bad]), [], has_gpu=True)
 
 
-def test_the_gpu_tests_named_exist() -> None:
-    paths = [word for words in PARTS.values() for word in words if word.startswith("tests")]
+def test_the_parts_of_the_gpu_tests_name_all_files_with_such_tests() -> None:
+    named = {word for part in PARTS for word in words_of(part) if word.startswith("tests")}
+    mark = "pytest.mark." + "gpu"
 
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert named == {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("*.py")
+        if mark in path.read_text(encoding="utf-8")
+    }
+    assert named >= {"tests/model/test_block_sparse.py", "tests/data/batches/test_workers.py"}
 
 
 def test_wheels_have_the_versions_of_the_constraints() -> None:
