@@ -57,6 +57,7 @@ def _run(options: argparse.Namespace, started: float) -> int:
     print(f"GPU acceptance, {part}: Python {platform.python_version()}, {card}", flush=True)
     if not options.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before any process imports torch
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a process more takes seconds to start
     if options.fresh or not (options.gpu or options.part):
         shutil.rmtree(work, ignore_errors=True)
     prepare_packages(work / "site")
