@@ -91,6 +91,7 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
 def _layout_line(config: PretrainConfig, world_size: int, precision: torch.dtype) -> str:
     name = str(precision).removeprefix("torch.")
     assumed = " (precision=auto, GPUs assumed)" if config.precision == "auto" else ""
+    assumed += ", inner blocks multiply in fp8" if config.linear_precision == "fp8" else ""
     layout = config.parallelism.describe(world_size)
     return f"{config.run_dir} on {world_size} rank(s): {layout}, {name}{assumed}"
 

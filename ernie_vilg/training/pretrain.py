@@ -29,9 +29,9 @@ from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import Engine
-from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.engine.precision import check_fp8, machine_precision
 from ernie_vilg.parallel.layout.collectives import LEADER, barrier, group_with_timeout
-from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
+from ernie_vilg.parallel.layout.groups import Groups, build_groups, machine_device, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.step_times import instrument
 from ernie_vilg.planning.forecast import forecast
@@ -134,9 +134,12 @@ def pretrain(
 
     Raises:
         InputError: shards and tokenizers do not fit each other or the run's checkpoints, too many
-            captions would be cut, or a setting changed that must not.
+            captions would be cut, a setting changed that must not, or the device lacks the
+            precision.
     """
     run_dir, phases = Path(config.run_dir), phases or Phases()
+    if config.linear_precision == "fp8":
+        check_fp8(machine_device(launch))
     with Stopping(config.stopping, run_dir, launch, lock=lock) as stopping:
         phases.enter(Phase.START, 0)
         if launch.local_rank == 0:

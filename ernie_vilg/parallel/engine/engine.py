@@ -23,12 +23,18 @@ from torch import Tensor, nn
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.model.loss import Objective, Targets, num_losses
-from ernie_vilg.parallel.engine.library_patches import leave_collectives_to_gloo, silence_deepspeed
+from ernie_vilg.parallel.engine.gradient_sums import attach_gradient_sums
+from ernie_vilg.parallel.engine.library_patches import (
+    leave_collectives_to_gloo,
+    one_optimizer_of_zero1,
+    silence_deepspeed,
+)
 from ernie_vilg.parallel.engine.optimizer import build_optimizer
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.engine.split_patterns import universal_checkpoint_info
 from ernie_vilg.parallel.engine.update_guard import PendingDecision, UpdateGuard
+from ernie_vilg.parallel.engine.updates import zero1_update
 from ernie_vilg.parallel.engine.zero_shards import zero_shards
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.storage.literal_paths import path_without_pattern
@@ -61,6 +67,7 @@ class Engine(ABC):
         self.num_micro_batches = settings.num_micro_batches
         self.shards = zero_shards(engine.optimizer, groups.data_rank)
         """Tensors that this rank's optimizer updates."""
+        attach_gradient_sums(engine.module, self.shards)
         self._guard = UpdateGuard(
             self.shards,
             groups,
@@ -68,6 +75,9 @@ class Engine(ABC):
             read_loss=lambda: self._losses_so_far()[0],
             num_micro_batches=settings.num_micro_batches,
             scales_loss=settings.precision == torch.float16,
+            update=zero1_update(
+                engine.module, self.shards, groups, settings.run, settings.num_micro_batches
+            ),
         )
 
     def train_batch(self, batches: Sequence[Batch], learning_rate: float) -> Tensor:
@@ -85,6 +95,7 @@ class Engine(ABC):
             torch.manual_seed(self._dropout_seed())
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        self._guard.begin_step()
         mean_text_targets = self._mean_text_targets(batches)
         micro_batches = [
             ((batch.text, batch.codes), _targets(batch, mean_text_targets)) for batch in batches
@@ -245,7 +256,10 @@ def join_deepspeed() -> None:
 
 def _start_engine(model: nn.Module, settings: EngineSettings, mpu: SimpleNamespace | None) -> Any:
     run = settings.run
-    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory use
+    with (
+        contextlib.redirect_stdout(io.StringIO()),  # DeepSpeed prints its memory use
+        one_optimizer_of_zero1(),
+    ):
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=build_optimizer(
@@ -281,6 +295,7 @@ def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
         "gradient_clipping": settings.run.optimizer.gradient_clipping,
         "zero_optimization": {"stage": layout.zero_stage},
         "steps_per_print": None,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device in every pass
     }
     if settings.run.training.ema_decay:
         # DeepSpeed recognizes AdamW by its exact type; the averaging optimizer is a subclass.
@@ -297,7 +312,8 @@ def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
         # a slice between stages; with sequence parallelism they are not replicated.
         config["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
     if settings.precision == torch.bfloat16:
-        config["bf16"] = {"enabled": True}
+        # Gradients are added to their float32 sums during the backward pass, one after another.
+        config["bf16"] = {"enabled": True, "immediate_grad_update": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     if settings.precision == torch.float16:
         config["fp16"] = {"enabled": True}  # loss_scale 0, its default: dynamic

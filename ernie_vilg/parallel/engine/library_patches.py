@@ -20,6 +20,8 @@ import torch
 from deepspeed.checkpoint import ds_to_universal
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
+from deepspeed.runtime.constants import BFLOAT16
+from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
 from torch.distributed import ProcessGroup
 
@@ -79,6 +81,37 @@ def tie_weights(
     head are different layers that share a tensor.
     """
     module.get_tied_weights_and_groups = lambda: [(weight, group) for weight in weights]
+
+
+@contextmanager
+def one_optimizer_of_zero1() -> Iterator[None]:
+    """Make DeepSpeed take for float32 weights under ZeRO 1 its optimizer for bfloat16 in the block.
+
+    Only that one keeps a flat sum of gradients over a step's passes, and knows its parts.
+    """
+    choose, configure = (
+        getattr(DeepSpeedEngine, name)
+        for name in ("_do_optimizer_sanity_check", "_configure_bf16_optimizer")
+    )
+
+    def chosen(engine: Any, optimizer: Any) -> Any:
+        choice = choose(engine, optimizer)
+        is_float32 = engine.get_data_types() == (torch.float32, torch.float32)
+        is_zero1 = engine.zero_optimization_stage() == 1 and not engine.zero_cpu_offload()
+        return BFLOAT16 if is_float32 and is_zero1 else choice
+
+    def configured(engine: Any, optimizer: Any) -> Any:
+        settings = {"enabled": True, "immediate_grad_update": True}  # it accepts no others
+        config = engine._config.bfloat16_config.model_copy(update=settings)
+        with replaced(engine._config, bfloat16_config=config, grad_accum_dtype="fp32"):
+            wrapped = configure(engine, optimizer)
+        wrapped.fp16_groups = wrapped.bf16_groups  # saving looks for them if bf16 is off
+        return wrapped
+
+    with replaced(
+        DeepSpeedEngine, _do_optimizer_sanity_check=chosen, _configure_bf16_optimizer=configured
+    ):
+        yield
 
 
 def saving_through(

@@ -12,8 +12,6 @@ import torch
 import torch.distributed as dist
 from megatron.core import ModelParallelConfig, parallel_state
 from megatron.core.tensor_parallel import (
-    ColumnParallelLinear,
-    RowParallelLinear,
     VocabParallelEmbedding,
     gather_from_sequence_parallel_region,
     reduce_from_tensor_model_parallel_region,
@@ -25,29 +23,8 @@ from torch import Tensor, nn
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.layers import ParallelLayers, unchanged
 from ernie_vilg.parallel.engine.library_patches import allocate_on_cpu_without_gpu
+from ernie_vilg.parallel.engine.split_linear import ColumnLinear, RowLinear, ranks_of
 from ernie_vilg.parallel.layout.groups import Groups
-
-
-class _TorchLinear:
-    """The signature of torch's linear layers for those of megatron-core: a tensor to a tensor."""
-
-    # megatron-core's method puts an entry without a tensor into the state, which DeepSpeed's
-    # converter cannot handle; with torch's own method there is no entry.
-    get_extra_state = nn.Module.get_extra_state
-    sequence_parallel: bool
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        # megatron-core's backward supports two or three dimensions, not four.
-        output, _ = super().forward(hidden.flatten(0, -2))  # type: ignore[misc]
-        return output if self.sequence_parallel else output.unflatten(0, hidden.shape[:-1])
-
-
-class ColumnLinear(_TorchLinear, ColumnParallelLinear):
-    """Maps [..., in] to [..., out / size], or a shard of the tokens to [tokens, out / size]."""
-
-
-class RowLinear(_TorchLinear, RowParallelLinear):
-    """Maps [..., in / size] to [..., out], or to this rank's shard of the tokens."""
 
 
 def tensor_parallel_layers(groups: Groups, layout: ParallelismConfig) -> ParallelLayers:
@@ -57,16 +34,14 @@ def tensor_parallel_layers(groups: Groups, layout: ParallelismConfig) -> Paralle
     """
     _start_megatron(groups)
     group = groups.tensor_group
-    whole = _layer_arguments(groups, sequence_parallel=False)
-    inside = _layer_arguments(groups, sequence_parallel=layout.sequence_parallel)
-    column: dict[str, Any] = {"gather_output": False}
-    row: dict[str, Any] = {"bias": True, "input_is_parallel": True, "skip_bias_add": False}
+    whole = ranks_of(group, split_tokens=False)
+    inside = ranks_of(group, split_tokens=layout.sequence_parallel)
     return ParallelLayers(
-        column_linear=partial(ColumnLinear, **column, **inside),
-        row_linear=partial(RowLinear, **row, **inside),
-        output_linear=partial(ColumnLinear, **column, **whole),
-        join_linear=partial(RowLinear, **row, **whole),
-        vocab_embedding=partial(VocabParallelEmbedding, **whole),
+        column_linear=partial(ColumnLinear, inside),
+        row_linear=partial(RowLinear, inside),
+        output_linear=partial(ColumnLinear, whole),
+        join_linear=partial(RowLinear, whole),
+        vocab_embedding=partial(VocabParallelEmbedding, **_embedding_arguments(groups)),
         split_tokens=partial(_split_tokens, group) if layout.sequence_parallel else unchanged,
         join_tokens=partial(_join_tokens, group) if layout.sequence_parallel else unchanged,
         cross_entropy=_cross_entropy,
@@ -76,12 +51,11 @@ def tensor_parallel_layers(groups: Groups, layout: ParallelismConfig) -> Paralle
     )
 
 
-def _layer_arguments(groups: Groups, *, sequence_parallel: bool) -> dict[str, Any]:
+def _embedding_arguments(groups: Groups) -> dict[str, Any]:
     config = ModelParallelConfig(
         tensor_model_parallel_size=groups.tensor_size,
         pipeline_model_parallel_size=groups.pipeline_size,
         pipeline_dtype=torch.float32,
-        sequence_parallel=sequence_parallel,
         use_cpu_initialization=True,  # the engine moves the layers to the device
         perform_initialization=False,  # ernie_vilg.model.initialization does it
     )
