@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ernie_vilg.model.cross_entropy import VocabularySplit, vocab_cross_entropy
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
 
 
@@ -32,6 +33,7 @@ def rank_layers(
     if tensor_size == 1:
         return layers
     column, row = partial(_Column, tensor_size, None), partial(_Row, tensor_size, False)
+    split = VocabularySplit(rank=0, maximum=torch.clone, total=torch.clone)
     layers = replace(
         layers,
         size=tensor_size,
@@ -40,8 +42,7 @@ def rank_layers(
         row_linear=row,
         join_linear=row,
         vocab_embedding=partial(_VocabEmbedding, tensor_size),
-        cross_entropy=_CrossEntropy.apply,
-        log_partition=lambda logits: logits.float().exp().sum(dim=-1).log(),
+        cross_entropy=partial(vocab_cross_entropy, split=split),
     )
     if gathered is None:
         return layers
@@ -151,22 +152,3 @@ class _VocabEmbedding(nn.Embedding):
         is_elsewhere = ids < 0
         vectors = F.embedding(ids.clone() - 0, self.weight)
         return vectors.masked_fill_(is_elsewhere[..., None], 0.0)
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """megatron-core's loss, which overwrites a float32 copy of the logits with probabilities."""
-
-    @staticmethod
-    def forward(context: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        probabilities = logits.to(torch.float32, copy=True)
-        probabilities -= probabilities.amax(dim=-1)[..., None]
-        loss = probabilities.sum(dim=-1)
-        context.save_for_backward(probabilities.exp_(), targets)
-        context.dtype = logits.dtype
-        return loss
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        probabilities, _ = context.saved_tensors
-        probabilities.mul_(gradients[0][..., None])
-        return probabilities.to(context.dtype), None

@@ -14,13 +14,12 @@ from megatron.core import ModelParallelConfig, parallel_state
 from megatron.core.tensor_parallel import (
     VocabParallelEmbedding,
     gather_from_sequence_parallel_region,
-    reduce_from_tensor_model_parallel_region,
     scatter_to_sequence_parallel_region,
-    vocab_parallel_cross_entropy,
 )
 from torch import Tensor, nn
 
 from ernie_vilg.config.pretrain import ParallelismConfig
+from ernie_vilg.model.cross_entropy import VocabularySplit, vocab_cross_entropy
 from ernie_vilg.model.layers import ParallelLayers, unchanged
 from ernie_vilg.parallel.engine.library_patches import allocate_on_cpu_without_gpu
 from ernie_vilg.parallel.engine.split_linear import ColumnLinear, RowLinear, ranks_of
@@ -30,7 +29,7 @@ from ernie_vilg.parallel.layout.groups import Groups
 def tensor_parallel_layers(groups: Groups, layout: ParallelismConfig) -> ParallelLayers:
     """Return constructors of layers split over `groups.tensor_group`; all ranks must call it.
 
-    It also sets megatron-core's global state, in which the cross-entropy looks up its group.
+    It also sets megatron-core's global state.
     """
     _start_megatron(groups)
     group = groups.tensor_group
@@ -44,8 +43,7 @@ def tensor_parallel_layers(groups: Groups, layout: ParallelismConfig) -> Paralle
         vocab_embedding=partial(VocabParallelEmbedding, **_embedding_arguments(groups)),
         split_tokens=partial(_split_tokens, group) if layout.sequence_parallel else unchanged,
         join_tokens=partial(_join_tokens, group) if layout.sequence_parallel else unchanged,
-        cross_entropy=_cross_entropy,
-        log_partition=partial(_log_partition, group),
+        cross_entropy=partial(vocab_cross_entropy, split=_vocabulary_split(groups)),
         size=groups.tensor_size,
         activation_checkpointing=layout.activation_checkpointing,
     )
@@ -75,17 +73,19 @@ def _join_tokens(group: dist.ProcessGroup, tokens: Tensor) -> Tensor:
     )
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    # megatron-core overwrites its logits, so it gets a copy.
-    return vocab_parallel_cross_entropy(logits.to(torch.float32, copy=True), targets)
+def _vocabulary_split(groups: Groups) -> VocabularySplit:
+    reduced = partial(_reduced, groups.tensor_group)
+    return VocabularySplit(
+        rank=groups.tensor_rank,
+        maximum=partial(reduced, dist.ReduceOp.MAX),
+        total=partial(reduced, dist.ReduceOp.SUM),
+    )
 
 
-def _log_partition(group: dist.ProcessGroup, logits: Tensor) -> Tensor:
-    logits = logits.float()
-    highest = logits.detach().amax(dim=-1)
-    dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=group)
-    part = (logits - highest[..., None]).exp().sum(dim=-1)
-    return reduce_from_tensor_model_parallel_region(part, group=group).log() + highest
+def _reduced(group: dist.ProcessGroup, operation: Any, values: Tensor) -> Tensor:
+    result = values.clone()
+    dist.all_reduce(result, op=operation, group=group)
+    return result
 
 
 def _start_megatron(groups: Groups) -> None:

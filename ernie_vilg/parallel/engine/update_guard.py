@@ -92,9 +92,10 @@ class PendingDecision:
         """Return the decision; waits until the device has made it."""
         if self._is_copied is not None:
             self._is_copied.synchronize()
-        code, loss, limit, norm = self._values[:_HEAD].tolist()
-        of_ranks = self._values[_HEAD:].view(-1, 2)
-        bad = (~of_ranks.isfinite()).any(dim=1).nonzero().flatten().tolist()
+        code, loss, limit, norm, *of_ranks = self._values.tolist()
+        is_finite = [math.isfinite(value) for value in of_ranks]
+        pairs = zip(is_finite[::2], is_finite[1::2], strict=True)
+        bad = [rank for rank, both in enumerate(pairs) if not all(both)]
         return Decision(
             reason=REASONS[int(code)],
             loss=loss,

@@ -16,7 +16,10 @@ from deepspeed.checkpoint import ds_to_universal
 from deepspeed.pipe import PipelineModule, TiedLayerSpec
 from deepspeed.runtime import utils as deepspeed_utils
 from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.pipe import engine as pipe_engine
+from deepspeed.runtime.pipe.engine import PipelineEngine
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from deepspeed.utils.timer import SynchronizedWallClockTimer
 from torch import nn
 from torch.distributed import ProcessGroup
 
@@ -27,6 +30,7 @@ from ernie_vilg.parallel.engine.library_patches import (
     leave_collectives_to_gloo,
     replaced,
     saving_through,
+    skip_reports,
     stages_starting_at,
     tie_weights,
 )
@@ -125,6 +129,27 @@ def test_deepspeed_ties_whole_layers_only() -> None:
     weight: Any = object()
     tie_weights(module, [weight], None)
     assert module.get_tied_weights_and_groups() == [(weight, None)]
+
+
+def test_deepspeed_sums_a_loss_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe_engine, "dist", MagicMock())
+    engine: Any = MagicMock(device="cpu", timers=SynchronizedWallClockTimer())
+    engine.is_last_stage.return_value = False
+    engine.grid.pp_group = [engine._loss_stage_global_rank()]
+    engine.module.get_additional_losses.return_value = None
+    engine._aggregate_total_loss = lambda: PipelineEngine._aggregate_total_loss(engine)
+    engine.steps_per_print.return_value, engine.monitor.enabled = None, False
+
+    PipelineEngine.train_batch(engine)
+    assert pipe_engine.dist.broadcast.called, remove(skip_reports)
+    (timer,) = engine.timers.get_timers().values()
+    assert len(timer.event_timers) == 1, remove(skip_reports)
+
+    pipe_engine.dist.broadcast.reset_mock()
+    skip_reports(engine)
+    PipelineEngine.train_batch(engine)
+    assert not pipe_engine.dist.broadcast.called
+    assert len(timer.event_timers) == 1
 
 
 def test_deepspeed_copies_programs_beside_its_files(tmp_path: Path) -> None:
