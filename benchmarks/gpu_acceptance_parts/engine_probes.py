@@ -1,13 +1,20 @@
-"""Probes of the engine on a small model: its losses in every mode, and its resume."""
+"""Probes of the engine on a small model: losses in every mode, resume, waits of the host."""
 
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
 from torch._dynamo.utils import counters
 
-from benchmarks.gpu_acceptance_parts.small_engine import losses_of_steps, small_engine
+from benchmarks.gpu_acceptance_parts.small_engine import (
+    LEARNING_RATE,
+    losses_of_steps,
+    micro_batches,
+    small_engine,
+)
+from benchmarks.support.host_waits import host_waits
 from benchmarks.support.measurer import Result, Task
 
 STEPS = 3
@@ -54,3 +61,14 @@ def resume(task: Task) -> Result:
         "save_seconds": seconds,
         "snapshot_bytes": snapshot.num_bytes,
     }
+
+
+def waits_of_a_step(task: Task) -> Result:
+    """Return the number of waits of the host in one step after three, and their places."""
+    small = small_engine(task)
+    batches = micro_batches(small, 0)
+    for _ in range(3):
+        small.engine.train_batch(batches, LEARNING_RATE)
+    with host_waits(small.engine.groups.device) as found:
+        small.engine.train_batch(batches, LEARNING_RATE)
+    return {"waits": len(found), "places": dict(Counter(map(str, found)).most_common())}

@@ -122,6 +122,7 @@ _CORRECTNESS = [
         run=engine_resume("ZeRO 1"),
         is_alone=False,
     ),
+    _mode(81, "FP8", linear_precision="fp8"),
     _mode(81, "ZeRO 2", parallelism={"zero_stage": 2}),
     _mode(80, "EMA", ema_decay=0.999),
     _mode(79, "fp16", precision="fp16", needs_gpu=True),
@@ -183,7 +184,6 @@ _SPEED = [
         seconds=60,
         run=measurements.fp8_step,
         needs=("step, 8 x 8",),
-        needs_gpu=True,
     ),
     Stage(
         name="host waits",

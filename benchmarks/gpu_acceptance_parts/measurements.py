@@ -15,6 +15,8 @@ PLAIN = "losses, plain"
 """Stage whose losses the other modes must reproduce."""
 TOLERANCE = 2e-3
 """Relative difference of a loss between two modes in bfloat16; an H100 showed 1e-4."""
+FLOAT8_TOLERANCE = 1e-2
+"""Relative difference of a loss whose linear layers compute in float8."""
 FLOAT16_TOLERANCE = 1e-2
 """Relative difference of the first loss in float16. Later steps may be skipped by the scaler."""
 GIB = 2**30
@@ -33,19 +35,22 @@ def losses(mode: str, **task: Any) -> StageFunction:
         if found["graph_breaks"]:
             raise StageError(f"{found['graph_breaks']} graph breaks", rows)
         if f"losses, {mode}" != PLAIN:
-            _compare(found["losses"], context, rows, is_float16=task.get("precision") == "fp16")
+            _compare(found["losses"], context, rows, task)
         return rows
 
     return run
 
 
-def _compare(found: list[float], context: Context, rows: list[Result], *, is_float16: bool) -> None:
+def _compare(found: list[float], context: Context, rows: list[Result], task: Result) -> None:
+    is_float16 = task.get("precision") == "fp16"
     (plain,) = context.passed(PLAIN)
     count = 1 if is_float16 else len(found)
     pairs = list(zip(found[:count], plain["losses"][:count], strict=True))
     difference = max(abs(one - other) / abs(other) for one, other in pairs)
     rows[0]["difference"] = difference
     allowed = FLOAT16_TOLERANCE if is_float16 else TOLERANCE
+    if task.get("linear_precision") == "fp8":
+        allowed = FLOAT8_TOLERANCE
     if difference > allowed:
         raise StageError(
             f"losses differ by {difference:.1e} of plain's; {allowed:.0e} allowed", rows
@@ -110,7 +115,7 @@ def step(
             **options,
         }
         if not context.has_gpu:
-            row |= {"layers": 2, "compile": False, "micro_batch": 1, "repeats": 1}
+            row |= {"layers": 3, "compile": False, "micro_batch": 1, "repeats": 1}
             row["accumulation"] = min(passes, 2)
         if row.pop("with_trace", False):
             row["trace"] = str(context.results / "trace.json.gz")

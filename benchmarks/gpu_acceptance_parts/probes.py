@@ -24,9 +24,9 @@ def _answer(task: Task) -> Result:
 
             return resume(task)
         case "waits":
-            from benchmarks.gpu_acceptance_parts.host_waits import host_waits
+            from benchmarks.gpu_acceptance_parts.engine_probes import waits_of_a_step
 
-            return host_waits(task)
+            return waits_of_a_step(task)
         case "drawing":
             from benchmarks.gpu_acceptance_parts.drawing import milliseconds_per_slot
 

@@ -32,7 +32,7 @@ def small_model() -> ModelConfig:
     has_cuda = torch.cuda.is_available()
     return ModelConfig(
         hidden_size=256 if has_cuda else 64,
-        num_layers=4 if has_cuda else 2,
+        num_layers=4 if has_cuda else 3,
         num_heads=4,
         text_vocab_size=256,
         text_length=64 if has_cuda else 16,
@@ -57,6 +57,7 @@ def small_engine(task: Task) -> SmallEngine:
         layout,
         precision=task.get("precision", "bf16"),
         compile_blocks=task.get("compile", False),
+        linear_precision=task.get("linear_precision", "same"),
         training=TrainingConfig(steps=1, ema_decay=task.get("ema_decay", 0.0)),
     )
     groups = process_groups()
