@@ -51,7 +51,7 @@ def main() -> int:
 def _run(options: argparse.Namespace, started: float) -> int:
     name = "gpu_acceptance" if options.gpu else "gpu_acceptance_rehearsal"
     work = ROOT / f"outputs/{name}_work"
-    results = Path(os.environ.get("OUT") or ROOT / f"outputs/{name}")
+    results = Path(os.environ.get("OUT") or ROOT / f"outputs/{name}").resolve()
     card = card_in_words() if options.gpu else "no GPU: a rehearsal at toy size"
     part = f"part {options.part}" if options.part else "both parts"
     print(f"GPU acceptance, {part}: Python {platform.python_version()}, {card}", flush=True)

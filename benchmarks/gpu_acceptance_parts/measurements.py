@@ -19,6 +19,8 @@ FLOAT8_TOLERANCE = 1e-2
 """Relative difference of a loss whose linear layers compute in float8."""
 FLOAT16_TOLERANCE = 1e-2
 """Relative difference of the first loss in float16. Later steps may be skipped by the scaler."""
+TRACE_NAME = "trace.json.gz"
+"""File of the profiled step in the working folder."""
 GIB = 2**30
 
 
@@ -118,8 +120,7 @@ def step(
             row |= {"layers": 3, "compile": False, "micro_batch": 1, "repeats": 1}
             row["accumulation"] = min(passes, 2)
         if row.pop("with_trace", False):
-            row["trace"] = str(context.results / "trace.json.gz")
-            context.results.mkdir(parents=True, exist_ok=True)
+            row["trace"] = str(context.work / TRACE_NAME)
         found = context.ask({"probe": "step", "options": row}, limit)
         return step_figures(name, found, has_gpu=context.has_gpu)
 

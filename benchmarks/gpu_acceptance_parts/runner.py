@@ -22,6 +22,8 @@ LANES = 2
 """Stages side by side: more compile so slowly on one machine that each takes over a minute."""
 SECONDS_OF_A_REHEARSAL = 10.0
 """Expected time of every stage at toy size."""
+LIMIT_FACTOR, LIMIT_SECONDS = 3.0, 30.0
+"""Time limit of a stage on a GPU: a multiple of its expected time, and a constant."""
 _REASON_CHARACTERS = 300
 
 
@@ -109,7 +111,7 @@ class Runner:
         if record is None:
             # A run that is killed leaves this record behind.
             self._keep(stage, Record(status=Status.CUT, reason="the run ended before it"))
-            record = self._run(stage, left)
+            record = self._run(stage, self._limit(stage, left))
         record = Record(
             **{**vars(record), "seconds": time.monotonic() - started, "code": self.state.code}
         )
@@ -129,6 +131,12 @@ class Runner:
             reason = f"takes about {expected:.0f} s, {max(0.0, left):.0f} s are left"
             return Record(status=Status.SKIPPED, reason=reason)
         return None
+
+    def _limit(self, stage: Stage, left: float) -> float:
+        """Return the time limit of a stage, so that one that hangs leaves time to the others."""
+        if not self.context.has_gpu:
+            return left
+        return min(left, LIMIT_FACTOR * stage.seconds + LIMIT_SECONDS)
 
     def _run(self, stage: Stage, left: float) -> Record:
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.gpu_acceptance_parts.context import Context
 from benchmarks.gpu_acceptance_parts.halves import Goal
+from benchmarks.gpu_acceptance_parts.measurements import TRACE_NAME
 from benchmarks.gpu_acceptance_parts.programs import WHOLE
 from benchmarks.gpu_acceptance_parts.stages import Record, Stage, Status
 from benchmarks.gpu_acceptance_parts.state import STATE_NAME, State
@@ -147,6 +148,7 @@ def publish(context: Context, text: str) -> list[str]:
     (folder / "summary.md").write_text(text, encoding="utf-8")
     _copy(context.work / STATE_NAME, folder / STATE_NAME)
     _copy(context.work / WHOLE / "metrics.jsonl", folder / "metrics.jsonl")
+    _copy(context.work / TRACE_NAME, folder / TRACE_NAME)
     samples = sorted((context.work / WHOLE / "samples").glob("step_*.png"))
     if samples:
         _copy(samples[-1], folder / "samples.png")

@@ -6,12 +6,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from benchmarks.gpu_acceptance import SECONDS_OF_A_HALF
+from benchmarks.gpu_acceptance_parts import programs
 from benchmarks.gpu_acceptance_parts.context import Context, card_preset
 from benchmarks.gpu_acceptance_parts.gpu_tests import PARTS, figures_of, words_of
 from benchmarks.gpu_acceptance_parts.halves import GOALS, STAGES, Goal
@@ -31,7 +33,9 @@ from benchmarks.gpu_acceptance_parts.state import STATE_NAME, State
 from benchmarks.gpu_acceptance_parts.summary import drop_large, is_green, publish, text_of
 from benchmarks.support.measurer import Result
 from benchmarks.support.results import ROOT
+from ernie_vilg.errors import InputError
 from ernie_vilg.storage.json_files import read_json
+from launch.support.composition import compose_program, program_of
 
 Run = Callable[[Context, float], list[Result]]
 
@@ -139,6 +143,21 @@ def test_a_stage_without_time_is_skipped_and_a_shorter_one_runs(context: Context
     assert record.status is Status.SKIPPED
     assert record.reason == "takes about 100 s, 30 s are left"
     assert state.status("short") is Status.PASSED
+
+
+def test_a_stage_that_hangs_does_not_take_all_time(context: Context) -> None:
+    limits: list[float] = []
+
+    def note(_context: Context, limit: float) -> list[Result]:
+        limits.append(limit)
+        return []
+
+    run(context, [stage("one", run=note, seconds=10)], seconds=300)
+    context.card = ""
+    run(context, [stage("rehearsed", run=note, seconds=10)], seconds=300)
+
+    assert limits[0] == 60
+    assert limits[1] > 200
 
 
 def test_two_stages_share_the_machine_and_one_alone_has_it_to_itself(context: Context) -> None:
@@ -288,8 +307,7 @@ def test_at_most_eight_files_go_home_and_none_above_the_limit(
     for index in range(30):
         context.log(f"log {index}").write_text("x")
     run(context, [stage("one")])
-    context.results.mkdir()
-    (context.results / "trace.json.gz").write_bytes(b"x" * 5000)
+    (context.work / "trace.json.gz").write_bytes(b"x" * 5000)
 
     assert publish(context, "summary") == []
     files = {path.name for path in context.results.iterdir()}
@@ -311,6 +329,58 @@ def test_at_most_eight_files_go_home_and_none_above_the_limit(
 )
 def test_the_preset_is_that_of_the_card(card: str, preset: str | None) -> None:
     assert card_preset(card) == preset
+
+
+@pytest.mark.parametrize("card", ["NVIDIA H100 80GB HBM3", "NVIDIA H200", "another", ""])
+def test_the_programs_accept_their_commands(
+    card: str, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.card, context.preset = card, card_preset(card)
+    commands: list[list[str]] = []
+
+    def record(_context: Context, _name: str, command: list[str], _limit: float) -> float:
+        commands.append(command)
+        return 0.0
+
+    monkeypatch.setattr(programs, "run_program", record)
+    held_out = context.work / "quickstart/held_out"
+    held_out.mkdir(parents=True)
+    (held_out / "captions.jsonl").write_text("{}\n" * 7)
+    for stage_function in (programs.train, programs.export, programs.draw, programs.judge):
+        with suppress(StageError, FileNotFoundError, InputError):  # nothing has run
+            stage_function(context, 60)
+
+    configs = []
+    for command in commands:
+        found = program_of(command)
+        assert found is not None, command
+        configs.append(compose_program(*found))
+
+    train, _, _, judge = configs
+    assert (train.gpu.name if train.gpu else "another") == (card or "another")
+    assert train.training.steps > programs.size_of(context).kill_after + train.checkpoint.every / 2
+    assert programs.size_of(context).kill_after > train.checkpoint.every
+    assert judge.count == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["PART=2", "PYTHON=python3.12"], "python3.12 benchmarks/gpu_acceptance.py --part 2"),
+        (["GPU=0", "PYTHON=other"], "other benchmarks/gpu_acceptance.py --gpu 0"),
+        (["FRESH=1", "PYTHON=other"], "other benchmarks/gpu_acceptance.py --fresh"),
+    ],
+)
+def test_make_needs_no_environment(words: list[str], command: str) -> None:
+    done = subprocess.run(
+        ["make", "-n", "gpu-acceptance", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert " ".join(done.stdout.split()) == command
 
 
 def test_killing_a_command_kills_what_it_has_started(context: Context) -> None:
