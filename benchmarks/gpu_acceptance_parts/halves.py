@@ -88,12 +88,14 @@ _PLAIN = Stage(name=PLAIN, half=1, value=90, seconds=30, run=losses("plain"))
 """Alone, so that the other modes find its kernels in the cache."""
 
 
-def _mode(value: int, mode: str, *, needs_gpu: bool = False, **task: object) -> Stage:
+def _mode(
+    value: int, mode: str, *, seconds: float = 15, needs_gpu: bool = False, **task: object
+) -> Stage:
     return Stage(
         name=f"losses, {mode}",
         half=1,
         value=value,
-        seconds=15,
+        seconds=seconds,
         run=losses(mode, **task),
         needs=(PLAIN,),
         is_alone=False,
@@ -102,7 +104,7 @@ def _mode(value: int, mode: str, *, needs_gpu: bool = False, **task: object) -> 
 
 
 _CORRECTNESS = [
-    _mode(87, "compiled", compile=True),
+    _mode(87, "compiled", seconds=30, compile=True),
     Stage(
         name="GPU tests, kernels",
         half=1,
@@ -129,6 +131,7 @@ _CORRECTNESS = [
     _mode(
         78,
         "ZeRO 3, offload, full",
+        seconds=40,  # DeepSpeed compiles its optimizer of the host
         parallelism={
             "zero_stage": 3,
             "offload_optimizer": True,
