@@ -75,7 +75,7 @@ def test_library_code_is_changed_in_one_module() -> None:
     files = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
     changed = {file: changed_attributes(file.read_text()) for file in files}
 
-    assert [file for file in files if changed[file]] == [Path(library_patches.__file__)]
+    assert {file for file in files if changed[file]} <= {Path(library_patches.__file__)}
 
 
 def test_what_was_replaced_comes_back() -> None:
