@@ -71,7 +71,9 @@ def step_collectives(
         precision: number format of weights and activations.
     """
     stages = stage_shards(config.model, config.parallelism)
-    return [list(_Rank(config, world_size, precision, stages, index)) for index in range(len(stages))]
+    return [
+        list(_Rank(config, world_size, precision, stages, index)) for index in range(len(stages))
+    ]
 
 
 def lists_replicas(config: PretrainConfig, precision: torch.dtype) -> bool:

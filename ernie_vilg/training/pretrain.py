@@ -186,8 +186,8 @@ def _start(config: PretrainConfig, launch: Launch) -> Groups:
     """Connect to the other ranks; return this rank's position."""
     layout, cluster = config.parallelism, config.cluster
     if layout.tensor_parallel_size > 1:
-        # megatron-core asks for one queue into the GPU: collectives then start before the products
-        # that hide them. CUDA reads it at its first use.
+        # With one queue into the GPU, collectives start before the products that hide them. CUDA
+        # reads it at its first use.
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = start_processes(
         launch,
