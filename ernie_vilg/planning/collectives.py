@@ -27,7 +27,6 @@ from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 ALL = "all ranks"
 TENSOR = "tensor ranks"
 REPLICAS = "replicas"
-STAGES = "stages"
 ENDS = "first and last stage"
 NEXT = "next stage"
 PREVIOUS = "previous stage"
@@ -36,10 +35,8 @@ _GUARD_BYTES = 24
 """Bytes of a rank in the exchange of the update guard: loss, norm, squares, float64."""
 _SIGNAL_BYTES = 16
 """Bytes of the agreement on a stop: two int64."""
-_LOSS_VALUES = (1, 1, 1)
-"""float32 values per target in each all-reduce of the cross-entropy: maximum, target, sum."""
-_PARTITION_VALUES = (1, 1)
-"""The same for the denominator alone, which the z-loss needs: maximum, sum."""
+_LOSS_VALUES = (1, 2)
+"""float32 values per target in each all-reduce of the cross-entropy: maximum; sum and target."""
 _FLAT_ALIGNMENT = 2
 """Number of elements to whose multiple DeepSpeed pads each replica's partition."""
 
@@ -163,12 +160,9 @@ class _Rank:
             yield _exchange("all-reduce", TENSOR, vectors, count, "reconstructor")
             backward = self._vectors(model.num_image_tokens)
             yield _exchange("all-reduce", TENSOR, backward, count, "reconstructor, backward")
-        per_target = [*_LOSS_VALUES]
-        if self._config.objective.z_loss_weight:
-            per_target += _PARTITION_VALUES
         for num_slots in (model.text_length, model.num_image_tokens):
             yield _exchange("all-reduce", TENSOR, self._vectors(num_slots), count, "head, backward")
-            for values in per_target:
+            for values in _LOSS_VALUES:
                 size = 4 * values * self._num_pairs * num_slots
                 yield _exchange("all-reduce", TENSOR, size, count, "loss")
 
@@ -190,9 +184,6 @@ class _Rank:
                 # Inputs; or, in the backward pass, gradients and the outputs that were split.
                 count = self._passes * (2 if group == NEXT else 1)
                 yield _exchange("all-gather", TENSOR, self._hidden_bytes, count, "pipeline")
-        yield _exchange("broadcast", STAGES, 8, 1, "loss of the last stage")
-        if self._is_last and self._data_size > 1:
-            yield _exchange("all-reduce", REPLICAS, 4, 1, "loss of the last stage")
         if self._model.tied_embeddings and (self._is_first or self._is_last):
             for name, shape in self._stage.shapes.items():
                 if _is_tied(name):
