@@ -9,7 +9,8 @@ optimizer, in messages that depend on its buckets: these are not listed.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 
@@ -240,13 +241,38 @@ def _is_tied(name: str) -> bool:
     return name.endswith(".weight") and owner in {*TIED, *TIED.values()}
 
 
-def merged(exchanges: list[Exchange]) -> list[Exchange]:
+def collective_lines(config: PretrainConfig, world_size: int, precision: torch.dtype) -> list[str]:
+    """Return the collectives of every stage for people; equal neighbouring stages share lines.
+
+    Args:
+        config: settings of the run.
+        world_size: number of ranks.
+        precision: number format of weights and activations.
+    """
+    stages = step_collectives(config, world_size, precision)
+    lines = ["collectives of a step, per rank:"]
+    for exchanges, indices in groupby(range(len(stages)), key=lambda index: stages[index]):
+        numbers = list(indices)
+        if len(stages) > 1:
+            last = f" to {numbers[-1]}" if len(numbers) > 1 else ""
+            lines.append(f"  stage {numbers[0]}{last}:")
+        lines += map(_line, _merged(exchanges))
+    if not any(stages):
+        return ["collectives of a step: none"]
+    if not lists_replicas(config, precision) and config.parallelism.data_parallel_size(world_size) > 1:
+        lines.append("  and those of DeepSpeed among replicas, which depend on its buckets")
+    return lines
+
+
+def _merged(exchanges: list[Exchange]) -> list[Exchange]:
     """Return a list with equal exchanges counted together, in order of the first."""
-    totals: dict[tuple[str, str, int, str], int] = {}
+    totals: dict[Exchange, int] = {}
     for each in exchanges:
-        key = each.kind, each.group, each.num_bytes, each.purpose
+        key = replace(each, count=0)
         totals[key] = totals.get(key, 0) + each.count
-    return [
-        Exchange(kind=kind, group=group, num_bytes=size, count=count, purpose=purpose)
-        for (kind, group, size, purpose), count in totals.items()
-    ]
+    return [replace(key, count=count) for key, count in totals.items()]
+
+
+def _line(each: Exchange) -> str:
+    size = f"{each.num_bytes / 1e6:,.3f} MB"
+    return f"  {each.count:>6} x {each.kind:<14}{size:>16}  {each.group:<20}  {each.purpose}"
