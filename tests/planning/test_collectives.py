@@ -60,7 +60,6 @@ def members(exchange: Exchange, groups: Groups) -> tuple[int, ...]:
         collectives.TENSOR: lambda other: (other.pipeline, other.data) == (mine.pipeline, mine.data),
         collectives.REPLICAS: lambda other: (other.pipeline, other.tensor)
         == (mine.pipeline, mine.tensor),
-        collectives.STAGES: lambda other: (other.data, other.tensor) == (mine.data, mine.tensor),
         collectives.ENDS: lambda other: other.pipeline in ends
         and (other.data, other.tensor) == (mine.data, mine.tensor),
     }
