@@ -116,7 +116,9 @@ class Attention(nn.Module):
         self, hidden: Tensor, num_directions: int, num_slots: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, each [direction, batch, heads, slots, head_dim]."""
-        query, key, value = self.split_heads(self.query_key_value(hidden), num_directions, num_slots)
+        query, key, value = self.split_heads(
+            self.query_key_value(hidden), num_directions, num_slots
+        )
         return self.query_norm(query), self.key_norm(key), value
 
     def split_heads(

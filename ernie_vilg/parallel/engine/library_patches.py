@@ -115,9 +115,7 @@ def groups_with_timeout(timeout_seconds: float) -> AbstractContextManager[None]:
     group with two backends: collectives of a dead run would hang that long.
     """
     timeout = timedelta(seconds=timeout_seconds)
-    return replaced(
-        distributed_c10d, default_pg_timeout=timeout, default_pg_nccl_timeout=timeout
-    )
+    return replaced(distributed_c10d, default_pg_timeout=timeout, default_pg_nccl_timeout=timeout)
 
 
 def allocate_on_cpu_without_gpu() -> None:
