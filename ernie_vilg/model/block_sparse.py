@@ -2,9 +2,9 @@
 
 `flex_attention` compiles one kernel per mask; those of both directions compile as one graph, at the
 same time. The map of non-empty blocks is built once per pattern, direction and device. In a column
-layer a query sees one key per row of the picture, so in raster order no block is empty. There, image
-slots are reordered to column-major before attention and back after it, which makes columns as dense
-as rows.
+layer a query sees one key per row of the picture, so in raster order no block is empty. There,
+image slots are reordered to column-major before attention and back after it, which makes columns as
+dense as rows.
 
 Source: FlexAttention (Dong et al. 2024, arXiv:2412.05496); the order of columns is ours.
 """
