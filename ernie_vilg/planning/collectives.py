@@ -261,7 +261,10 @@ def collective_lines(config: PretrainConfig, world_size: int, precision: torch.d
         lines += map(_line, _merged(exchanges))
     if not any(stages):
         return ["collectives of a step: none"]
-    if not lists_replicas(config, precision) and config.parallelism.data_parallel_size(world_size) > 1:
+    if (
+        not lists_replicas(config, precision)
+        and config.parallelism.data_parallel_size(world_size) > 1
+    ):
         lines.append("  and those of DeepSpeed among replicas, which depend on its buckets")
     return lines
 
