@@ -48,6 +48,7 @@ from ernie_vilg.storage.shard_manifest import (
     verify_shard,
     write_manifest,
 )
+from ernie_vilg.system.devices import choose_device
 from ernie_vilg.system.progress import progress
 from ernie_vilg.system.worker_pool import map_in_order
 from ernie_vilg.text_tokenizer import TextTokenizer
@@ -82,6 +83,7 @@ class _EncodingTask:
     image_tokenizer: Path
     lineage: Mapping[str, str]
     batch_size: int
+    device: str
     keep_pixels: bool
 
 
@@ -114,8 +116,8 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
     """Write token shards and their manifest.
 
     Raises:
-        InputError: the image shards or a tokenizer cannot be read, do not fit together, or
-            `output_dir` must not be written.
+        InputError: the image shards or a tokenizer cannot be read, do not fit together,
+            `output_dir` must not be written, or the device does not exist.
     """
     with _started_job(config) as job:
         encoded = _encode_all(job.tasks, config.num_workers)
@@ -168,6 +170,7 @@ def encode_part(config: EncodeShardsConfig) -> int:
 
 @contextmanager
 def _started_job(config: EncodeShardsConfig) -> Iterator[_EncodingJob]:
+    choose_device(config.device)  # refused before anything is read
     inputs = ("shards", "text_tokenizer_dir", "image_tokenizer_dir")
     output_dir = check_output_folder(
         config.output_dir,
@@ -230,6 +233,7 @@ def _encoding_tasks(
             image_tokenizer=Path(config.image_tokenizer_dir),
             lineage=lineage,
             batch_size=config.batch_size,
+            device=config.device,
             keep_pixels=config.keep_pixels,
         )
         for index, shard in enumerate(images.shards)
@@ -294,6 +298,7 @@ def _write_token_shard(task: _EncodingTask) -> None:
     text_tokenizer, image_tokenizer = _load_tokenizers(
         task.text_tokenizer,
         task.image_tokenizer,
+        device=task.device,
         text_sha256=task.lineage["text_tokenizer"],
         image_sha256=task.lineage["image_tokenizer"],
     )
@@ -323,12 +328,12 @@ def _encode_images(
     task: _EncodingTask, samples: list[Sample], image_tokenizer: VQGAN
 ) -> Iterator[np.ndarray]:
     """Yield each sample's codes, uint16 [grid, grid]."""
-    config = image_tokenizer.config
+    config, device = image_tokenizer.config, next(image_tokenizer.parameters()).device
     for first in range(0, len(samples), task.batch_size):
         batch = samples[first : first + task.batch_size]
         images = [_open_image(task, sample, config.image_size) for sample in batch]
         with torch.inference_mode():
-            codes = image_tokenizer.encode(from_pictures(images))
+            codes = image_tokenizer.encode(from_pictures(images).to(device))
         assert codes.shape == (len(batch), config.grid_size, config.grid_size), codes.shape
         assert 0 <= int(codes.min()) <= int(codes.max()) < config.codebook_size
         yield from codes.cpu().numpy().astype(np.uint16)
@@ -345,7 +350,7 @@ def _open_image(task: _EncodingTask, sample: Sample, image_size: int) -> Image.I
 # same path are loaded again.
 @lru_cache(maxsize=1)
 def _load_tokenizers(
-    text_folder: Path, image_folder: Path, *, text_sha256: str, image_sha256: str
+    text_folder: Path, image_folder: Path, *, device: str, text_sha256: str, image_sha256: str
 ) -> tuple[TextTokenizer, VQGAN]:
     text_tokenizer = TextTokenizer.load(text_folder)
     image_tokenizer, sha256 = load_image_tokenizer(image_folder)
@@ -354,7 +359,7 @@ def _load_tokenizers(
             f"a tokenizer in {text_folder} or {image_folder} was replaced while shards were "
             "encoded: start the program again"
         )
-    return text_tokenizer, image_tokenizer
+    return text_tokenizer, image_tokenizer.to(choose_device(device))
 
 
 def _npy_bytes(array: np.ndarray) -> bytes:

@@ -39,10 +39,9 @@ def _caption(config: CaptionConfig, files: Sequence[str], output: RecordOutput) 
     # Imported here so that a bad setting is reported before torch is loaded.
     from data_pipelines.images import load_image
     from data_pipelines.sources import RejectedError
-    from ernie_vilg.generation.pipeline import ErnieVilg, choose_device
+    from ernie_vilg.generation.pipeline import ErnieVilg
 
-    device = choose_device(config.device)
-    model = ErnieVilg.from_pretrained(Path(config.weights), device)
+    model = ErnieVilg.from_pretrained(Path(config.weights), config.device, config.precision)
     output.clear()
     failures: list[str] = []
     opened: deque[str] = deque()

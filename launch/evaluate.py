@@ -21,7 +21,7 @@ def main(config: EvaluateConfig) -> None:
         marker=EVALUATION_FILE,
         inputs={"weights": config.weights, "pairs": config.pairs},
     ) as folder:
-        model = ErnieVilg.from_pretrained(Path(config.weights))
+        model = ErnieVilg.from_pretrained(Path(config.weights), config.device, config.precision)
         tokenizer = model.image_tokenizer.config
         pairs = read_pairs(Path(config.pairs), count=config.count, image_size=tokenizer.image_size)
         scores = evaluate(

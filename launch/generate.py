@@ -39,12 +39,11 @@ def _draw(
 ) -> None:
     """Draw the prompts, and write pictures and records batch by batch."""
     # Imported here so that a bad setting is reported before torch is loaded.
-    from ernie_vilg.generation.pipeline import ErnieVilg, choose_device, clean_prompt
+    from ernie_vilg.generation.pipeline import ErnieVilg, clean_prompt
 
     for index, prompt in enumerate(prompts):
         clean_prompt(prompt, f"prompt {index}")  # before the weights are read
-    device = choose_device(config.device)
-    model = ErnieVilg.from_pretrained(Path(config.weights), device)
+    model = ErnieVilg.from_pretrained(Path(config.weights), config.device, config.precision)
     output.clear()
     _remove_old_pictures(folder)
     how = {"temperature": config.resolved_temperature, "top_k": config.top_k}

@@ -189,6 +189,7 @@ def _nemo() -> list[PeerRun]:
                 virtual_stages=virtual, hides_messages=True,
             ),
             seconds=seconds,
+            has_new_kernels=True,
         )
         for name, shape, parts, (tensor, stages, data, micro, passes, virtual), seconds in rows
     ]  # fmt: skip

@@ -7,9 +7,17 @@ nearest to ten billion parameters.
 Source: named with each run; see docs/scaling.md.
 """
 
+from dataclasses import replace
+
 from benchmarks.peers.megatron import megatron_runs
 from benchmarks.peers.shapes import PeerRun, Shape, gpt
-from ernie_vilg.planning.workload import RECOMPUTATION, Recomputation, Spread
+from ernie_vilg.planning.workload import (
+    RECOMPUTATION,
+    SUMMED,
+    GradientTraffic,
+    Recomputation,
+    Spread,
+)
 
 _TORCHTITAN_BANDWIDTH = 2.4e12
 """Memory bandwidth of torchtitan's H100, which have HBM2e, in bytes per second."""
@@ -17,7 +25,31 @@ _TORCHTITAN_BANDWIDTH = 2.4e12
 
 def peer_runs() -> list[PeerRun]:
     """Return all runs."""
-    return [*megatron_runs(), *_neox(), *_torchtitan(), *_nanotron()]
+    runs = [*megatron_runs(), *_neox(), *_torchtitan(), *_nanotron()]
+    return [
+        replace(
+            run,
+            spread=replace(
+                run.spread,
+                gradients=_gradient_traffic(run),
+                reduces_early=run.spread.pipeline == 1,
+            ),
+        )
+        for run in runs
+    ]
+
+
+def _gradient_traffic(run: PeerRun) -> GradientTraffic:
+    """Return the traffic around a run's gradients, which no peer publishes.
+
+    nanotron adds 16-bit gradients to float32 sums (10 bytes). The others add in the product, or in
+    16 bits, which takes 6 bytes beyond the gradient itself. A single pass on GPUs before the H100,
+    whose sums were 16-bit, and under FSDP has nothing to add to.
+    """
+    is_alone = run.spread.num_micro_batches == 1
+    keeps_sums = run.gpu.startswith("h100") and run.spread.zero_stage == 1
+    pass_bytes = 10 if run.peer == "nanotron" else 0 if is_alone and not keeps_sums else 6
+    return replace(SUMMED, pass_bytes=pass_bytes, step_waits=0)
 
 
 def _neox() -> list[PeerRun]:
@@ -72,7 +104,8 @@ def _nanotron() -> list[PeerRun]:
 
     The shape follows from the number of parameters: Llama 3 8B with as many key as query heads and
     131,072 rows. Sequences of 4,096 are assumed; the batch of 256 follows from the first row's 128
-    passes of 2 replicas, and the summary states that it is constant.
+    passes of 2 replicas, and the summary states that it is constant. Communication among tensor
+    ranks and replicas overlaps with computing.
     """
     shape = Shape(hidden=4096, layers=32, heads=32, seq=4096, vocab=131072, ffn_weights=10.5)
     rows = (
@@ -92,6 +125,7 @@ def _nanotron() -> list[PeerRun]:
                 num_micro_batches=256 // data,
                 sequence_parallel=tensor > 1,
                 gradient_bytes=4,
+                hides_messages=True,
             ),
             seconds=256 * shape.counted_flops / (8 * nodes * 989e12 * share),
         )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ernie_vilg.config.generation import Device, DrawingPrecision
 from ernie_vilg.config.schema import LocalInput, LocalOutput, NaturalFloat, PositiveInt, Settings
 
 
@@ -26,6 +27,11 @@ class EvaluateConfig(Settings):
     Captions are always greedy."""
     batch_size: PositiveInt = 50
     """Number of pictures drawn, captioned or reconstructed at once."""
+    device: Device = "auto"
+    """Device: cpu, cuda, cuda:1 for the second GPU, or auto: a GPU if there is one."""
+    precision: DrawingPrecision = "auto"
+    """Number format of the transformer: fp32, bf16, or auto: bf16 on a GPU that computes in it, else
+    fp32. The image tokenizer always computes in fp32."""
     overwrite: bool = False
     """Whether an evaluation already in `output_dir` is replaced."""
 

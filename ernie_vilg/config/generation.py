@@ -1,11 +1,12 @@
 """Settings of the programs that export weights or use exported ones."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from ernie_vilg.config.schema import (
     LocalInput,
     LocalOutput,
+    Matching,
     NaturalFloat,
     NaturalInt,
     PositiveInt,
@@ -13,7 +14,12 @@ from ernie_vilg.config.schema import (
 )
 from ernie_vilg.errors import InputError
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Annotated[
+    str, Matching(pattern=r"auto|cpu|cuda(:\d{1,3})?", words="auto, cpu, cuda or cuda:INDEX")
+]
+"""Device of a program that uses a trained model."""
+DrawingPrecision = Literal["auto", "bf16", "fp32"]
+"""Number format in which a trained transformer draws and writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,10 @@ class GenerateConfig(Settings):
     batch_size: PositiveInt = 64
     """Number of pictures drawn at once."""
     device: Device = "auto"
-    """cpu, cuda, or auto: a GPU if there is one."""
+    """Device: cpu, cuda, cuda:1 for the second GPU, or auto: a GPU if there is one."""
+    precision: DrawingPrecision = "auto"
+    """Number format of the transformer: fp32, bf16, or auto: bf16 on a GPU that computes in it, else
+    fp32. The image tokenizer always computes in fp32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,4 +101,7 @@ class CaptionConfig(Settings):
     max_pixels: PositiveInt = 64_000_000
     """Largest accepted picture, width times height."""
     device: Device = "auto"
-    """cpu, cuda, or auto: a GPU if there is one."""
+    """Device: cpu, cuda, cuda:1 for the second GPU, or auto: a GPU if there is one."""
+    precision: DrawingPrecision = "auto"
+    """Number format of the transformer: fp32, bf16, or auto: bf16 on a GPU that computes in it, else
+    fp32. The image tokenizer always computes in fp32."""

@@ -22,6 +22,8 @@ class GpuConfig(Settings, section="gpu"):
     """Bandwidth of the GPU's memory, bytes per second, datasheet."""
     bfloat16: bool = True
     """Whether the GPU computes in bfloat16; otherwise runs are planned in float16."""
+    float8: bool = False
+    """Whether the GPU multiplies 8-bit floats, at twice `peak_flops`."""
     gpus_per_node: PositiveInt = 8
     """Number of GPUs per machine."""
     node_bandwidth: PositiveFloat

@@ -1,5 +1,6 @@
 """All settings of a pretraining run, and the checks that need no device."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,13 +31,16 @@ from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.locations import check_apart, check_folders, is_remote, missing_folders
 
+FP8_MULTIPLE = 16
+"""Divisor that a GPU's 8-bit products require of every dimension of their factors."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelismConfig(Settings, section="parallelism"):
     """Layout of an optimizer step over devices."""
 
     tensor_parallel_size: PositiveInt = 1
-    """Number of devices that split each matrix product (megatron-core)."""
+    """Number of devices that split each matrix product."""
     pipeline_parallel_size: PositiveInt = 1
     """Number of pipeline stages (DeepSpeed). Above 1 the pipeline engine runs."""
     zero_stage: Literal[1, 2, 3] = 1
@@ -164,6 +168,10 @@ class PretrainConfig(Settings):
     """Number format of weights and activations: bf16, fp16 (on a GPU, with dynamic loss scaling),
     fp32, or auto (bf16 on a GPU and on a CPU with AMX, else fp32). The optimizer's copy of the
     weights is always fp32."""
+    linear_precision: Tracked[Literal["same", "fp8"]] = "same"
+    """Number format of the factors in linear layers' products: same as `precision`, or fp8 (8-bit
+    floats with one scale per tensor, on a GPU of compute capability 8.9 or above) in all blocks but
+    the first and the last."""
     compile_blocks: MayChange[Tracked[bool]] = False
     """Whether torch.compile compiles the transformer's blocks."""
     dry_run: OfOneStart[bool] = False
@@ -216,6 +224,8 @@ class PretrainConfig(Settings):
                 "with captions.jsonl; or set health.every=0"
             )
         self._check_layout()
+        if self.linear_precision == "fp8":
+            self._check_fp8()
 
     def _check_layout(self) -> None:
         self._check_split("model.num_heads", self.model.num_heads)
@@ -238,17 +248,44 @@ class PretrainConfig(Settings):
                     f"tensor_parallel_size={layout.tensor_parallel_size}: set parallelism."
                     "micro_batch_size to a multiple of it"
                 )
-        if self.compile_blocks and layout.tensor_parallel_size > 1:
-            raise InputError(
-                f"compile_blocks=true with parallelism.tensor_parallel_size="
-                f"{layout.tensor_parallel_size}: megatron-core's layers break the compiled graph, "
-                "set compile_blocks=false or parallelism.tensor_parallel_size=1"
-            )
         stages = layout.pipeline_parallel_size
         if self.model.num_layers < stages:
             raise InputError(
                 f"model.num_layers={self.model.num_layers} is below parallelism."
                 f"pipeline_parallel_size={stages}: every stage needs a layer, lower the latter"
+            )
+
+    def _check_fp8(self) -> None:
+        fp8, layout, model = "linear_precision=fp8", self.parallelism, self.model
+        if self.precision not in ("auto", "bf16"):
+            raise InputError(
+                f"{fp8} with precision={self.precision}: everything else is computed in bf16 then, "
+                "set precision=bf16 or linear_precision=same"
+            )
+        if self.gpu is not None and not self.gpu.float8:
+            raise InputError(
+                f"{fp8} with gpu.name={self.gpu.name}, which multiplies no 8-bit floats "
+                "(gpu.float8=false): set linear_precision=same, or another gpu such as h100-80gb"
+            )
+        if model.num_layers < 3:
+            raise InputError(
+                f"{fp8} with model.num_layers={model.num_layers}: the first and the last block "
+                "stay in bf16, so none would change, set linear_precision=same"
+            )
+        divisor = FP8_MULTIPLE * layout.tensor_parallel_size
+        if model.hidden_size % divisor:
+            raise InputError(
+                f"{fp8} with model.hidden_size={model.hidden_size}: a GPU multiplies 8-bit "
+                f"matrices in multiples of {FP8_MULTIPLE}, so it must be a multiple of {divisor} ("
+                f"{FP8_MULTIPLE} x parallelism.tensor_parallel_size), or set linear_precision=same"
+            )
+        tokens = 2 * model.seq_length
+        if layout.micro_batch_size * tokens % FP8_MULTIPLE:
+            step = FP8_MULTIPLE // math.gcd(FP8_MULTIPLE, tokens)
+            raise InputError(
+                f"{fp8} with parallelism.micro_batch_size={layout.micro_batch_size}: its tokens (x "
+                f"2 directions x {model.seq_length} slots) must be a multiple of {FP8_MULTIPLE}, "
+                f"set it to a multiple of {step}, or linear_precision=same"
             )
 
     def _check_split(self, name: str, value: int) -> None:

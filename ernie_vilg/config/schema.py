@@ -2,7 +2,7 @@
 
 A field declares
     its range       `PositiveInt`, or `Annotated[float, Range(above=1)]`
-    its choices     `Literal["full", "sparse"]`
+    its choices     `Literal["full", "sparse"]`, or `Annotated[str, Matching(...)]`
     a location      `LocalInput`, `LocalOutput`, or `LocalOrRemote`
     a resume        `MayChange[...]` or `NeverChanges[...]`; settings without a mark are guarded
     W&B             `Tracked[...]`; settings without this mark stay on the machine
@@ -15,6 +15,7 @@ import dataclasses
 import enum
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +72,16 @@ class Range:
         }
         words = " and ".join(f"{word} {end}" for word, end in bounds.items() if end is not None)
         return f"{words}: {self.reason}" if self.reason else words
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Matching:
+    """Pattern that a whole text must match."""
+
+    pattern: str
+    """Regular expression."""
+    words: str
+    """The pattern in words, for messages and help."""
 
 
 class Location:
@@ -222,6 +233,8 @@ def _check(value: Any, hint: Any, key: str, ending: str = "") -> None:
         for fact in arguments[1:]:
             if isinstance(fact, Range) and not fact.holds(value):
                 raise InputError(f"{key}={value}: must be {fact}{ending}")
+            if isinstance(fact, Matching) and not re.fullmatch(fact.pattern, value):
+                raise InputError(f"{key}={value}: choose {fact.words}{ending}")
             if isinstance(fact, Local):
                 check_local(key, value, is_written=fact.is_written)
     elif origin in (types.UnionType, typing.Union):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ernie_vilg.config.generation import Device
 from ernie_vilg.config.schema import (
     Fraction,
     LocalInput,
@@ -59,6 +60,9 @@ class EncodeShardsConfig(Settings):
     model.reconstructor.kind=end_to_end."""
     batch_size: PositiveInt = 64
     """Number of images encoded at once, per process."""
+    device: Device = "auto"
+    """Device of the image tokenizer: cpu, cuda, cuda:1 for the second GPU, or auto: a GPU if there
+    is one. Codes are computed in fp32 on each; near ties may differ between kinds of device."""
     num_workers: NumWorkers = 1
     """Number of processes; 0 and 1 work in the program's own."""
     overwrite: bool = False

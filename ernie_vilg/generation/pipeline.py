@@ -30,6 +30,7 @@ from ernie_vilg.model.weights import (
     TEXT_TOKENIZER_FOLDER,
     load_weights,
 )
+from ernie_vilg.system.devices import choose_device, choose_precision
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vocabulary import caption_ids, text_slots
 from ernie_vilg.vqgan.autoencoder import VQGAN
@@ -121,17 +122,27 @@ class ErnieVilg:
         self._device = next(model.parameters()).device
 
     @classmethod
-    def from_pretrained(cls, weights: Path, device: torch.device | str = "cpu") -> "ErnieVilg":
+    def from_pretrained(
+        cls, weights: Path, device: torch.device | str = "cpu", precision: str = "auto"
+    ) -> "ErnieVilg":
         """Read a weights folder written by launch/export.py.
 
+        Args:
+            weights: the folder.
+            device: device, or its name: auto, cpu, cuda or cuda:INDEX.
+            precision: number format of the transformer: fp32, bf16, or auto, which is bf16 on a GPU
+                that computes in it, else fp32.
+
         Raises:
-            InputError: the folder is incomplete, damaged, or of another format.
+            InputError: the folder is incomplete, damaged, or of another format; or the device does
+                not exist or lacks the precision.
         """
-        config, model = load_weights(weights)
+        device = choose_device(str(device))
+        config, model = load_weights(weights, device, choose_precision(precision, device))
         text_tokenizer = TextTokenizer.load(weights / TEXT_TOKENIZER_FOLDER)
         image_tokenizer, _ = load_image_tokenizer(weights / IMAGE_TOKENIZER_FOLDER)
         _check_tokenizers(weights, config, text_tokenizer, image_tokenizer)
-        return cls(model.to(device), config, text_tokenizer, image_tokenizer.to(device))
+        return cls(model, config, text_tokenizer, image_tokenizer.to(device))
 
     def draw(
         self,
@@ -364,15 +375,3 @@ def _check_tokenizers(
             f"{weights}: its image tokenizer has {found[0]} codes and a grid of {found[1]}, its "
             f"model {needed[0]} and {needed[1]}: export the run again"
         )
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of a setting: cpu, cuda, or auto, which is a GPU if there is one.
-
-    Raises:
-        InputError: the setting is cuda and there is no GPU.
-    """
-    has_cuda = torch.cuda.is_available()
-    if name == "cuda" and not has_cuda:
-        raise InputError("device=cuda but torch finds no GPU: set device=cpu or device=auto")
-    return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")

@@ -80,6 +80,18 @@ def is_in_block(name: str) -> bool:
     return _DECODER not in name and ("attention" in owner or "feed_forward" in owner)
 
 
+def is_inner_matrix(name: str, config: ModelConfig) -> bool:
+    """Return whether a parameter is a linear layer's matrix in a block that is neither the first
+    nor the last.
+
+    Args:
+        name: name such as "3.attention.output.weight"; layer 0 is the embedding.
+        config: the model's shape.
+    """
+    index = int(name.partition(".")[0])
+    return 1 < index < config.num_layers and takes_weight_decay(name)
+
+
 def takes_weight_decay(name: str) -> bool:
     """Return whether a parameter is the matrix of a linear layer, the only kind that decays.
 

@@ -65,8 +65,17 @@ def save_weights(
     write_json(folder / CONFIG_NAME, {**content, _OWN_HASH: sha256_of_json(content)})
 
 
-def load_weights(folder: Path) -> tuple[ModelConfig, nn.Sequential]:
-    """Verify a weights folder and read its model, ready for use on the CPU, in float32.
+def load_weights(
+    folder: Path,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
+) -> tuple[ModelConfig, nn.Sequential]:
+    """Verify a weights folder and read its model, ready for use.
+
+    Args:
+        folder: folder written by launch/export.py.
+        device: device of the model.
+        precision: data type of its weights.
 
     Returns:
         the model's shape, and the model.
@@ -83,7 +92,7 @@ def load_weights(folder: Path) -> tuple[ModelConfig, nn.Sequential]:
         expected = build_transformer(config).state_dict()
     required = {original_name(name, config) for name in expected}
     check_tensors(path, weights, expected, required=required, remedy="export the run again")
-    return config, model_from_weights(config, weights)
+    return config, model_from_weights(config, weights, device, precision)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -120,18 +129,26 @@ def read_model_config(folder: Path) -> ModelConfig:
     return from_json(content.get("model"), ModelConfig, f"{path}: model")
 
 
-def model_from_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> nn.Sequential:
-    """Return a float32 model in evaluation mode with the given weights.
+def model_from_weights(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
+) -> nn.Sequential:
+    """Return a model in evaluation mode with the given weights.
+
+    Weights move one by one, so that no second whole copy exists on the way.
 
     Args:
         config: the model's shape.
         weights: every parameter by name, whole.
+        device: device of the model.
+        precision: data type of its weights.
     """
     with torch.device("meta"):
         model = build_transformer(config)
-    state = {
-        name: weights[original_name(name, config)].float()
-        for name in model.state_dict()  # has tied weights under both names
-    }
+    names = {name: original_name(name, config) for name in model.state_dict()}
+    moved = {name: weights[name].to(device, precision) for name in dict.fromkeys(names.values())}
+    state = {name: moved[original] for name, original in names.items()}  # tied ones have two names
     model.load_state_dict(state, assign=True)
-    return model.eval()
+    return model.to(device).eval()  # masks too, which are no weights

@@ -13,12 +13,13 @@ from ernie_vilg.evaluation.round_trip import RoundTrips, agreement_of_captions, 
 from ernie_vilg.evaluation.two_way import TwoWay, compare_directions, suggested_weights
 from ernie_vilg.generation.decode import ShouldStop, StoppedError, never
 from ernie_vilg.generation.pipeline import ErnieVilg
-from ernie_vilg.observers.model_of_run import model_of_run
+from ernie_vilg.observers.model_of_run import model_of_run, within_memory
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes, write_json
 from ernie_vilg.training.callbacks import Observation
 
 
+@within_memory("health")
 def measure_health(
     config: PretrainConfig,
     step: int,
@@ -37,11 +38,12 @@ def measure_health(
         should_stop: called repeatedly; true ends the measurement.
 
     Returns:
-        the figures and the picture; None, with nothing written, if `should_stop` returned true.
+        the figures and the picture; `health/skipped` alone if the GPU lacks the memory; None if
+        `should_stop` returned true. Nothing is written then.
     """
     folder = config.health.pairs or config.samples.pairs
     assert folder is not None  # checked by PretrainConfig
-    model = model_of_run(config, weights)
+    model, batch_size = model_of_run(config, weights, config.health.count)
     size = model.image_tokenizer.config.image_size
     pairs = read_pairs(Path(folder), count=config.health.count, image_size=size)
     text = model.text_ids([pair.caption for pair in pairs])
@@ -49,7 +51,11 @@ def measure_health(
     codes = model.encode_images([pair.image for pair in pairs]).flatten(1).clone()
     try:
         two_way = compare_directions(
-            model.transformer, config.model, (text, codes), should_stop=should_stop
+            model.transformer,
+            config.model,
+            (text, codes),
+            batch_size=batch_size,
+            should_stop=should_stop,
         )
         trips = take_round_trips(
             model, text, codes, temperature=config.samples.temperature, should_stop=should_stop

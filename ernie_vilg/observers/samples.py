@@ -17,7 +17,7 @@ from ernie_vilg.generation.pipeline import (
     GeneratedCaption,
     GeneratedImage,
 )
-from ernie_vilg.observers.model_of_run import model_of_run
+from ernie_vilg.observers.model_of_run import model_of_run, within_memory
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.training.callbacks import Observation
@@ -25,6 +25,7 @@ from ernie_vilg.training.callbacks import Observation
 _COLUMNS = 8
 
 
+@within_memory("samples")
 def draw_samples(
     config: PretrainConfig,
     step: int,
@@ -43,10 +44,10 @@ def draw_samples(
         should_stop: called repeatedly; true ends the drawing.
 
     Returns:
-        the picture and the figures of its codes; None, with nothing written, if `should_stop`
-        returned true.
+        the picture and the figures of its codes; `samples/skipped` alone if the GPU lacks the
+        memory; None if `should_stop` returned true. Nothing is written then.
     """
-    model = model_of_run(config, weights)
+    model, batch_size = model_of_run(config, weights)
     assert config.samples.pairs is not None  # checked by SamplesConfig
     pairs = read_pairs(
         Path(config.samples.pairs),
@@ -57,9 +58,12 @@ def draw_samples(
         drawn = model.generate(
             [pair.caption for pair in pairs],
             temperature=config.samples.temperature,
+            batch_size=batch_size,
             should_stop=should_stop,
         )
-        written = model.caption([pair.image for pair in pairs], should_stop=should_stop)
+        written = model.caption(
+            [pair.image for pair in pairs], batch_size=batch_size, should_stop=should_stop
+        )
     except StoppedError:
         return None
     path = RunFolder(Path(config.run_dir)).samples(step)

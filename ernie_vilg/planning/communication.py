@@ -35,7 +35,7 @@ def send_seconds(workload: Workload, spread: Spread, gpu: GpuConfig) -> float:
         return 0.0
     message = 2.0 * spread.micro_batch * workload.tokens * workload.hidden_size
     share = spread.tensor if spread.sequence_parallel else 1
-    stays = spread.tensor * spread.pipeline <= gpu.gpus_per_node
+    stays = spread.num_gpus <= gpu.gpus_per_node  # stages are the outermost axis of the ranks
     bandwidth = gpu.node_bandwidth if stays else gpu.network_bandwidth
     return 2 * (LATENCY_SECONDS + message / share / (WIRE_EFFICIENCY * bandwidth))
 
@@ -50,12 +50,23 @@ def replica_seconds(num_bytes: float, spread: Spread, gpu: GpuConfig) -> float:
     """
     if spread.data == 1:
         return 0.0
-    bandwidth = WIRE_EFFICIENCY * wire(spread.num_gpus, gpu)
-    machines = spread.num_gpus / gpu.gpus_per_node
+    bandwidth = WIRE_EFFICIENCY * wire(spread.data, gpu, stride=spread.tensor)
+    machines = spread.data * spread.tensor / gpu.gpus_per_node
     latency = LATENCY_SECONDS + NETWORK_LATENCY_SECONDS * max(machines - 1, 0)
     return latency + num_bytes * (spread.data - 1) / spread.data / bandwidth
 
 
-def wire(num_ranks: int, gpu: GpuConfig) -> float:
-    """Return the rate of the slowest wire among neighbouring ranks, in bytes per second."""
-    return gpu.node_bandwidth if num_ranks <= gpu.gpus_per_node else gpu.network_bandwidth
+def wire(num_ranks: int, gpu: GpuConfig, stride: int = 1) -> float:
+    """Return the rate at which data passes each rank of a ring, in bytes per second.
+
+    Between machines, the ranks of a ring on one machine send over one port each.
+
+    Args:
+        num_ranks: number of ranks of the group.
+        gpu: kind of GPU, with its wires.
+        stride: distance of neighbouring ranks of the group.
+    """
+    if num_ranks * stride <= gpu.gpus_per_node:
+        return gpu.node_bandwidth
+    num_ports = max(gpu.gpus_per_node // stride, 1)
+    return min(num_ports * gpu.network_bandwidth, gpu.node_bandwidth)

@@ -1,4 +1,4 @@
-"""Weights, gradients and optimizer state that DeepSpeed's three optimizers hold during a step.
+"""Weights, gradients and optimizer state that an engine holds during a step.
 
 Memory may peak at two moments of a step: in the backward pass, with activations, and in the
 reduction of gradients after it, without activations but with copies of gradients. `moments` returns
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.planning.workload import SUMMED, GradientTraffic
 
 REDUCE_BUCKET = 500_000_000
-"""Elements of the bucket for gradient reduction, allocated whole; bf16's ZeRO 1 has none."""
+"""Elements of the bucket for gradient reduction, allocated whole; ZeRO 1 with float32 sums has
+none."""
 GATHERED_AT_ONCE = 50_000_000
 """Elements that ZeRO 3 prefetches in one message, whose buffer it then copies out."""
 GATHERED_AT_MOST = 1_000_000_000
@@ -44,6 +46,8 @@ class StageState:
     """Whether the optimizer keeps an average of the weights."""
     is_offloaded: bool
     """Whether the optimizer's state is in host memory."""
+    gradients: GradientTraffic = SUMMED
+    """How the gradients of micro-batches get into float32 sums."""
 
     @classmethod
     def of_run(
@@ -54,6 +58,7 @@ class StageState:
         *,
         num_parameters: int,
         largest_parameter: int,
+        gradients: GradientTraffic = SUMMED,
     ) -> "StageState":
         """Return the state of a stage of a run."""
         layout = config.parallelism
@@ -67,6 +72,7 @@ class StageState:
             has_pipeline=layout.pipeline_parallel_size > 1,
             has_average=config.training.ema_decay > 0,
             is_offloaded=layout.offload_optimizer,
+            gradients=gradients,
         )
 
     @property
@@ -80,9 +86,10 @@ class StageState:
         return self.precision == torch.bfloat16
 
     @property
-    def has_bf16_optimizer(self) -> bool:
-        """Whether DeepSpeed's BF16_Optimizer runs, rather than those of ZeRO."""
-        return self.sums_in_float32 and self.zero_stage == 1 and not self.is_offloaded
+    def has_flat_sums(self) -> bool:
+        """Whether gradients are added to flat float32 sums of the whole stage."""
+        is_scaled = self.precision == torch.float16
+        return self.zero_stage == 1 and not self.is_offloaded and not is_scaled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +112,8 @@ class Moment:
 
 def moments(state: StageState) -> list[Moment]:
     """Return the moments at which memory may be highest."""
-    if state.has_bf16_optimizer:
-        return _of_bf16(state)
+    if state.has_flat_sums:
+        return _of_flat_sums(state)
     return _of_zero_3(state) if state.zero_stage == 3 else _of_zero_1_and_2(state)
 
 
@@ -114,17 +121,23 @@ def _state_bytes(state: StageState) -> int:
     return 4 * (4 if state.has_average else 3) * state.num_partitioned
 
 
-def _of_bf16(state: StageState) -> list[Moment]:
-    """Return the moments of the bf16 optimizer, which keeps gradients in float32 and in bf16."""
-    count = state.num_parameters
-    common = {"weights": 2 * count, "gradients": (4 + 2) * count, "host": 0}
-    # Gradients are flattened into one tensor, which is sent in bf16. A tensor that is larger than
-    # the bucket is sent by itself.
-    flat = 4 * count if count <= REDUCE_BUCKET else 0
+def _of_flat_sums(state: StageState) -> list[Moment]:
+    """Return the moments of ZeRO 1 with float32 sums, which are reduced where they are."""
+    item, count = state.precision.itemsize, state.num_parameters
+    held = 4 + (item if state.gradients.keeps_gradients else 0)
+    common = {"weights": item * count, "gradients": held * count, "host": 0}
     optimizer = _state_bytes(state)
+    if not state.gradients.copies_sums:
+        return [Moment(**common, optimizer=optimizer, workspace=0, has_activations=True)]
+    # Gradients that are not kept are converted one by one during the pass.
+    converted = 0 if state.gradients.keeps_gradients else 4 * state.largest_parameter
+    # Sums are flattened into one tensor, which is sent in 16 bits. A tensor that is larger than the
+    # bucket is sent by itself.
+    flat = 4 * count if count <= REDUCE_BUCKET else 0
+    workspace = flat + item * count
     return [
-        Moment(**common, optimizer=optimizer, workspace=0, has_activations=True),
-        Moment(**common, optimizer=optimizer, workspace=flat + 2 * count, has_activations=False),
+        Moment(**common, optimizer=optimizer, workspace=converted, has_activations=True),
+        Moment(**common, optimizer=optimizer, workspace=workspace, has_activations=False),
     ]
 
 

@@ -41,7 +41,9 @@ def forecast(config: PretrainConfig, world_size: int, precision: torch.dtype) ->
         return Forecast(memory=memory, step=None, excess=None)
     readers = config.data.loader.num_workers
     step = step_time(
-        workload_of_model(config.model, fused=config.compile_blocks),
+        workload_of_model(
+            config.model, fused=config.compile_blocks, linear_precision=config.linear_precision
+        ),
         spread_of_layout(config.parallelism, world_size, readers),
         config.gpu,
     )

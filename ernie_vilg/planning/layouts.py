@@ -115,6 +115,5 @@ def _kind(message: str) -> str:
         "compile_blocks=true with parallelism.zero_stage": "compiled blocks under ZeRO 3",
         "is not divisible by parallelism.tensor_parallel_size": "tensor size does not divide",
         "tokens of a micro-batch": "tokens do not divide",
-        "compile_blocks=true": "compiled blocks with tensor parallelism",
     }
     return next((kind for words, kind in kinds.items() if words in message), "not legal")

@@ -27,6 +27,7 @@ from ernie_vilg.planning.layer_memory import (
 )
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 from ernie_vilg.planning.trace import LayerMemory
+from ernie_vilg.planning.workload import SUMMED, GradientTraffic
 
 FRAGMENTED_SHARE = 0.04
 """Fraction of the allocated bytes that a GPU loses to fragmentation and kernels' workspace.
@@ -49,7 +50,7 @@ class MemoryEstimate:
     activations: int
     """Bytes kept for the backward pass, and temporary tensors of the running layer."""
     workspace: int
-    """Bytes of DeepSpeed's and megatron-core's buffers."""
+    """Bytes of DeepSpeed's buffers."""
     logits: int
     """Bytes of the head's logits and of the tensors of their loss."""
     fragmentation: int
@@ -88,6 +89,7 @@ def estimate_memory(
     world_size: int,
     precision: torch.dtype,
     device_type: str = "cuda",
+    gradients: GradientTraffic = SUMMED,
 ) -> list[MemoryEstimate]:
     """Return the peak of each pipeline stage, first stage first.
 
@@ -96,6 +98,7 @@ def estimate_memory(
         world_size: number of ranks.
         precision: number format of weights and activations.
         device_type: cuda or cpu.
+        gradients: how gradients get into the sums of ZeRO 1.
 
     Raises:
         InputError: the layout is not legal for so many ranks.
@@ -119,6 +122,7 @@ def estimate_memory(
             world_size,
             num_parameters=stage.num_parameters,
             largest_parameter=max(shape.numel() for shape in stage.shapes.values()),
+            gradients=gradients,
         )
         in_flight = min(len(stages) - index, state.num_micro_batches)
         micro_batches = _MicroBatches(variant, stage, layout.micro_batch_size, in_flight)
@@ -143,7 +147,8 @@ def _at(moment: Moment, state: StageState, micro_batches: "_MicroBatches") -> Me
     gradients = moment.gradients
     activations, logits = micro_batches.held_between, micro_batches.logits_held
     if moment.has_activations:
-        is_first = state.num_micro_batches == 1 and state.zero_stage == 1
+        keeps = state.gradients.keeps_gradients or not state.has_flat_sums
+        is_first = state.num_micro_batches == 1 and state.zero_stage == 1 and keeps
         peak = micro_batches.peak(state.precision.itemsize if is_first else 0)
         activations, logits = peak.activations, peak.logits
         if is_first:
@@ -154,7 +159,7 @@ def _at(moment: Moment, state: StageState, micro_batches: "_MicroBatches") -> Me
         "gradients": gradients,
         "optimizer": moment.optimizer,
         "activations": activations,
-        "workspace": moment.workspace + micro_batches.gathered_tokens,
+        "workspace": moment.workspace,
         "logits": logits,
     }
     is_gpu = variant.device_type == "cuda"
@@ -193,13 +198,6 @@ class _MicroBatches:
         """Bytes of attention masks: on a GPU every block has its own."""
         copies = len(self._blocks) if self.variant.device_type == "cuda" else 1
         return copies * mask_bytes(self.variant.model)
-
-    @property
-    def gathered_tokens(self) -> int:
-        """Bytes of megatron-core's buffer for gathered tokens with sequence parallelism."""
-        if not self.variant.sequence_parallel:
-            return 0
-        return self.variant.tensor_size * hidden_bytes(self.variant, self._size)
 
     @property
     def held_between(self) -> int:

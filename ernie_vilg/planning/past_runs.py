@@ -64,7 +64,9 @@ def _past_run(record: RunRecord, config: PlanConfig) -> PastRun:
     precision: torch.dtype = getattr(torch, settings.precision)
     memory = worst_memory(run, record.world_size, precision, Correction())
     return PastRun(
-        workload=workload_of_model(run.model, fused=run.compile_blocks),
+        workload=workload_of_model(
+            run.model, fused=run.compile_blocks, linear_precision=run.linear_precision
+        ),
         spread=spread_of_layout(run.parallelism, record.world_size, settings.num_workers),
         gpu=config.gpu,
         measured_seconds=record.seconds_per_step,

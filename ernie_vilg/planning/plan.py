@@ -87,7 +87,9 @@ def plan(
     """
     gpus = num_gpus or config.num_gpus
     legal, refused = candidate_layouts(config, gpus)
-    workload = workload_of_model(config.model, fused=config.compile_blocks)
+    workload = workload_of_model(
+        config.model, fused=config.compile_blocks, linear_precision=config.linear_precision
+    )
     timed = [(_ranked(layout, gpus, workload, config, correction), layout) for layout in legal]
     timed.sort(key=lambda pair: pair[0][0])
     best: list[PlannedLayout] = []

@@ -113,6 +113,7 @@ class Callbacks:
                 self.phases.enter(callback.phase, step)
                 seen = callback.run(boundary)
                 if seen is not None:
-                    self.tracker.log_pictures(step, seen.pictures, seen.captions)
+                    if seen.pictures:
+                        self.tracker.log_pictures(step, seen.pictures, seen.captions)
                     self.tracker.log(step, seen.metrics)
                 barrier(self.group)

@@ -46,7 +46,7 @@ _COLUMNS = (
 _TABLE_NOTE = (
     "Parameters and bytes are per rank; layer 0 is the embedding, the last the head.",
     "Bytes are those at the peak of a step; activations may be freed by then.",
-    "Buffers are DeepSpeed's and megatron-core's, and memory lost to fragmentation.",
+    "Buffers are DeepSpeed's, and memory lost to fragmentation.",
 )
 
 
@@ -91,6 +91,7 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
 def _layout_line(config: PretrainConfig, world_size: int, precision: torch.dtype) -> str:
     name = str(precision).removeprefix("torch.")
     assumed = " (precision=auto, GPUs assumed)" if config.precision == "auto" else ""
+    assumed += ", inner blocks multiply in fp8" if config.linear_precision == "fp8" else ""
     layout = config.parallelism.describe(world_size)
     return f"{config.run_dir} on {world_size} rank(s): {layout}, {name}{assumed}"
 

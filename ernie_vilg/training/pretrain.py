@@ -30,10 +30,10 @@ from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.determinism import make_deterministic
 from ernie_vilg.parallel.engine.engine import Engine
-from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.engine.precision import check_fp8, machine_precision
 from ernie_vilg.parallel.engine.warm_up import start_compiler, warm_up
 from ernie_vilg.parallel.layout.collectives import LEADER, barrier, group_with_timeout
-from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
+from ernie_vilg.parallel.layout.groups import Groups, build_groups, machine_device, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.step_times import instrument
 from ernie_vilg.planning.forecast import forecast
@@ -139,9 +139,12 @@ def pretrain(
 
     Raises:
         InputError: shards and tokenizers do not fit each other or the run's checkpoints, too many
-            captions would be cut, or a setting changed that must not.
+            captions would be cut, a setting changed that must not, or the device lacks the
+            precision.
     """
     run_dir, phases = Path(config.run_dir), phases or Phases()
+    if config.linear_precision == "fp8":
+        check_fp8(machine_device(launch))
     with Stopping(config.stopping, run_dir, launch, lock=lock) as stopping:
         phases.enter(Phase.START, 0)
         if launch.local_rank == 0:
@@ -183,8 +186,8 @@ def _start(config: PretrainConfig, launch: Launch) -> Groups:
     """Connect to the other ranks; return this rank's position."""
     layout, cluster = config.parallelism, config.cluster
     if layout.tensor_parallel_size > 1:
-        # megatron-core asks for one queue into the GPU: collectives then start before the products
-        # that hide them. CUDA reads it at its first use.
+        # With one queue into the GPU, collectives start before the products that hide them. CUDA
+        # reads it at its first use.
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = start_processes(
         launch,

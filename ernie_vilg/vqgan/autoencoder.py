@@ -10,6 +10,8 @@ Source: VQGAN (Esser et al. 2021, arXiv:2012.09841), whose codes ERNIE-ViLG uses
 pixels and the local encoder are ours.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -66,7 +68,8 @@ class VQGAN(nn.Module):
                 f"images of shape {list(images.shape)}: this tokenizer takes "
                 f"[batch, {_RGB}, {size}, {size}]; resize them first"
             )
-        return self.quantizer.nearest(self.encoder(images))
+        with _without_tf32():
+            return self.quantizer.nearest(self.encoder(images))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -79,6 +82,19 @@ class VQGAN(nn.Module):
             float32 [batch, 3, height, width] in [-1, 1].
         """
         return self.decoder(self.quantizer.lookup(codes)).float().clamp(-1, 1)
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Compute convolutions on a GPU in whole float32, so that codes are those of a CPU but for near
+    ties; by default they round their inputs to 10 bits of mantissa.
+    """
+    is_allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = is_allowed
 
 
 class Encoder(nn.Sequential):

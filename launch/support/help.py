@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from omegaconf import OmegaConf
 
-from ernie_vilg.config.schema import Range, declared, non_null
+from ernie_vilg.config.schema import Matching, Range, declared, non_null
 
 _CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
 _WIDTH = 100
@@ -107,6 +107,9 @@ def _default(field: "dataclasses.Field[Any]") -> str:
 def _type_words(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        patterns = [fact.words for fact in arguments[1:] if isinstance(fact, Matching)]
+        if patterns:
+            return patterns[0]
         facts = "".join(f" {fact}" for fact in arguments[1:] if isinstance(fact, Range))
         return f"{_type_words(arguments[0])}{facts}"
     if origin in (types.UnionType, typing.Union):

@@ -7,6 +7,7 @@ import pytest
 
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
+from ernie_vilg.config.gpu import GpuConfig
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig, ReconstructorConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import (
@@ -14,6 +15,7 @@ from ernie_vilg.config.pretrain import (
     PretrainConfig,
     TrainingConfig,
 )
+from ernie_vilg.errors import InputError
 
 MODEL = ModelConfig(
     hidden_size=24,
@@ -24,6 +26,23 @@ MODEL = ModelConfig(
     codebook_size=24,
     image_grid_size=2,
 )
+
+
+GPU = GpuConfig(
+    name="NVIDIA A100",
+    memory_bytes=1.0,
+    peak_flops=1.0,
+    matrix_efficiency=1.0,
+    memory_bandwidth=1.0,
+    node_bandwidth=1.0,
+    network_bandwidth=1.0,
+    host_bandwidth=1.0,
+    host_memory_bytes=1.0,
+    host_memory_bandwidth=1.0,
+    dollars_per_hour=1.0,
+)
+FP8_MODEL = {"hidden_size": 32, "num_heads": 4, "num_layers": 3, "text_length": 4}
+"""Changes to the model that 8-bit products need: multiples of 16, and a block between the ends."""
 
 
 def run_with(model: dict[str, Any], layout: dict[str, Any], **settings: Any) -> PretrainConfig:
@@ -85,13 +104,6 @@ def run_with(model: dict[str, Any], layout: dict[str, Any], **settings: Any) -> 
             {},
             "set parallelism.micro_batch_size to a multiple",
             id="tokens and sequence parallelism",
-        ),
-        pytest.param(
-            {"num_heads": 4},
-            {"tensor_parallel_size": 2},
-            {"compile_blocks": True},
-            "set compile_blocks=false or parallelism.tensor_parallel_size=1",
-            id="compiled blocks and tensor parallelism",
         ),
         pytest.param(
             {},
@@ -167,3 +179,30 @@ def test_one_more_image_slot_where_the_last_code_is_an_input() -> None:
 
     assert replace(MODEL, reconstructor=reconstructor).num_image_slots == 5
     assert MODEL.num_image_slots == MODEL.num_image_tokens == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "settings", "fix"),
+    [
+        pytest.param({}, {}, {"precision": "fp32"}, "set precision=bf16", id="float32"),
+        pytest.param({}, {}, {"precision": "fp16"}, "set precision=bf16", id="float16"),
+        pytest.param({}, {}, {"gpu": GPU}, "another gpu such as h100-80gb", id="a GPU without"),
+        pytest.param(
+            {"num_layers": 2}, {}, {}, "so none would change, set linear_precision=same", id="ends"
+        ),
+        pytest.param({"hidden_size": 24}, {}, {}, "must be a multiple of 16 ", id="width"),
+        pytest.param(
+            {"hidden_size": 48}, {"tensor_parallel_size": 2}, {}, "a multiple of 32", id="a part"
+        ),
+        pytest.param({"text_length": 5}, {}, {}, "set it to a multiple of 8", id="tokens"),
+    ],
+)
+def test_8_bit_products_are_refused_where_they_cannot_run(
+    model: dict[str, Any], layout: dict[str, Any], settings: dict[str, Any], fix: str
+) -> None:
+    legal = {"linear_precision": "fp8", "precision": "bf16", "gpu": replace(GPU, float8=True)}
+    sizes = {"micro_batch_size": 1, "global_batch_size": 8}
+    run_with(FP8_MODEL, sizes, **legal)
+
+    with pytest.raises(InputError, match=fix):
+        run_with({**FP8_MODEL, **model}, {**sizes, **layout}, **{**legal, **settings})

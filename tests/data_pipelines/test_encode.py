@@ -18,6 +18,7 @@ from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.data.shards.open_shards import Sample, read_shard
+from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_file, sha256_of_json, write_json
 from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.storage.shard_manifest import read_manifest, write_manifest
@@ -157,6 +158,29 @@ def test_the_manifest_records_lineage_and_settings(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "source", "images", "text", "vqgan", "tokens",
     }  # fmt: skip
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_codes_of_the_cpu(folder: Path) -> None:
+    for device in ("cpu", "cuda"):
+        encode_image_shards(config(folder, device, device=device))
+
+    pairs = zip(
+        samples_of(folder, "cpu", "token"), samples_of(folder, "cuda", "token"), strict=True
+    )
+    same = [array_of(one["codes.npy"]) == array_of(other["codes.npy"]) for one, other in pairs]
+    assert np.mean(same) > 0.99  # near ties may differ
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    with pytest.raises(InputError, match="device=cuda:1 but torch finds no GPU"):
+        encode_image_shards(config(folder, device="cuda:1"))
+
+    assert not list(folder.glob("*tokens*"))
 
 
 def test_two_processes_write_the_same_shards(folder: Path) -> None:

@@ -13,6 +13,8 @@ from tests.model.tiny import CONFIG, DECODER, tiny_config, tiny_model, tiny_pair
 GREEDY = Sampling()
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}  # float32 sums in another order
 
+BFLOAT16_TOLERANCE = {"rtol": 2.0**-6, "atol": 2.0**-5}  # a few roundings to 2 ** -8, of up to 8
+
 
 def numbers(count: int, seed: int = 0) -> torch.Tensor:
     return uniforms(range(seed, seed + count), [b""] * count, 16)
@@ -41,6 +43,21 @@ def test_sampled_codes_have_the_log_probability_of_a_full_forward_pass() -> None
         image_logits = model((text, codes)).image_logits
     per_code = image_logits.log_softmax(dim=-1).gather(2, codes[..., None])[..., 0]
     torch.testing.assert_close(log_probabilities, per_code.sum(dim=1), **TOLERANCE)
+
+
+def test_a_bfloat16_model_draws_what_its_own_forward_pass_predicts() -> None:
+    model, (text, _) = tiny_model().bfloat16(), tiny_pairs()
+
+    codes, log_probabilities, _ = TokenGenerator(model, CONFIG).draw(text, GREEDY, numbers(3))
+
+    with torch.no_grad():
+        image_logits = model((text, codes)).image_logits
+    assert image_logits.dtype == torch.bfloat16
+    predicted = image_logits.float().log_softmax(dim=-1)
+    drawn = predicted.gather(2, codes[..., None])[..., 0]
+    # Two codes whose logits are equal but for rounding to 8 bits of mantissa may change places.
+    torch.testing.assert_close(drawn, predicted.amax(dim=-1), **BFLOAT16_TOLERANCE)
+    torch.testing.assert_close(log_probabilities, drawn.sum(dim=1), **BFLOAT16_TOLERANCE)
 
 
 def test_written_text_is_what_a_full_forward_pass_predicts() -> None:

@@ -120,6 +120,51 @@ def test_a_turned_picture_is_captioned_as_its_exif_says(weights: Path, tmp_path:
         assert model.encode_images([turned]).equal(model.encode_images([upright]))
 
 
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [
+        ("cpu", "auto", torch.float32),
+        ("cpu", "bf16", torch.bfloat16),
+        pytest.param("cuda", "auto", torch.bfloat16, marks=pytest.mark.gpu),
+        pytest.param("cuda:0", "fp32", torch.float32, marks=pytest.mark.gpu),
+    ],
+)
+def test_the_transformer_has_the_chosen_precision_and_the_tokenizer_float32(
+    weights: Path, device: str, precision: str, expected: torch.dtype
+) -> None:
+    model = ErnieVilg.from_pretrained(weights, device, precision)
+
+    assert {part.dtype for part in model.transformer.parameters()} == {expected}
+    assert {part.dtype for part in model.image_tokenizer.parameters()} == {torch.float32}
+    parts = (*model.transformer.parameters(), *model.transformer.buffers())
+    assert {part.device.type for part in parts} == {torch.device(device).type}
+    (drawn,) = model.generate([PROMPT])
+    (written,) = model.caption([drawn.image])
+    assert written.log_probability < 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has the GPU")
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("generate", (f"prompts=[{PROMPT}]", "output_dir={out}")),
+        ("caption", ("images={image}", "output={out}")),
+        ("evaluate", ("pairs=unused", "output_dir={out}")),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_refused_in_one_sentence(
+    weights: Path, tmp_path: Path, program: str, words: tuple[str, ...]
+) -> None:
+    draw_scene(SCENES[0]).save(tmp_path / "picture.png")
+    names = {"out": tmp_path / "out", "image": tmp_path / "picture.png"}
+    main = inspect.unwrap(import_module(f"launch.{program}").main)
+    settings = [word.format(**names) for word in words]
+    config = compose_program(program, [f"weights={weights}", "device=cuda", *settings])
+
+    with pytest.raises(InputError, match=r"^device=cuda but torch finds no GPU: set device=cpu or"):
+        main(config)
+
+
 def test_a_cut_prompt_is_told(weights: Path, caplog: pytest.LogCaptureFixture) -> None:
     (drawn,) = ErnieVilg.from_pretrained(weights).generate([PROMPT * 3])
 

@@ -95,7 +95,7 @@ def test_help_names_type_range_choices_and_default() -> None:
         "  batch_size: whole number at least 1 = 64\n      Number of pictures drawn at once.\n"
         in text
     )
-    assert "  device: auto | cpu | cuda = auto\n" in text
+    assert "  device: auto, cpu, cuda or cuda:INDEX = auto\n" in text
     assert "  temperature: number at least 0, or null = null\n" in text
     assert "  weights: text, required\n" in text
     text = help_text("plan", schema_of("plan"), "")

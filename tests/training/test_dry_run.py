@@ -266,3 +266,17 @@ def test_a_known_gpu_adds_seconds_and_the_check_of_memory() -> None:
     assert "memory is enough" in fitting
     assert "does not fit: " in too_small
     assert "GB of gpu.memory_bytes=0.0 GB: set parallelism." in too_small
+
+
+def test_8_bit_products_are_named() -> None:
+    run = run_of(None)
+    run = replace(
+        run,
+        model=replace(run.model, hidden_size=1024, num_heads=16),
+        parallelism=replace(run.parallelism, micro_batch_size=8),
+        gpu=read_gpu("h100-80gb"),
+    )
+
+    text = dry_run(replace(run, linear_precision="fp8"), 1)
+
+    assert "bfloat16 (precision=auto, GPUs assumed), inner blocks multiply in fp8" in text

@@ -10,15 +10,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.block import Block
 from ernie_vilg.model.initialization import (
-    has_partial_gradient,
     initialize,
     is_in_block,
+    is_inner_matrix,
     split_dimension,
 )
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
+from ernie_vilg.model.linear import IS_FP8, SCALE
 from ernie_vilg.model.loss import Objective
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.engine.engine import (
@@ -31,6 +33,7 @@ from ernie_vilg.parallel.engine.engine import (
 from ernie_vilg.parallel.engine.library_patches import groups_with_timeout
 from ernie_vilg.parallel.engine.pipeline import build_stage
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
+from ernie_vilg.parallel.engine.updates import partial_parameters
 from ernie_vilg.parallel.layout.groups import Groups, timeout_seconds_of
 
 
@@ -78,11 +81,18 @@ def _build(
         decoder=decoder,
     )
     mark_split_parameters(model)
-    _complete_gradients(model, config, groups)
+    if config.linear_precision == "fp8":
+        mark_fp8_weights(model, config.model)
+    _undo_gradient_scaling(model, config.model.block_gradient_scale)
     _prepare_blocks(model, config, groups.device)
+    engine: Engine
     if groups.pipeline_size > 1:
-        return PipelineEngine(model, loss, settings, groups)
-    return PlainEngine(model, objective, settings, groups)
+        engine = PipelineEngine(model, loss, settings, groups)
+    else:
+        engine = PlainEngine(model, objective, settings, groups)
+    if not engine.shards.flat_groups():
+        _sum_partial_gradients(model, config, groups)
+    return engine
 
 
 def _parallel_layers(config: PretrainConfig, groups: Groups) -> ParallelLayers:
@@ -107,16 +117,39 @@ def mark_split_parameters(module: nn.Module) -> None:
         parameter.tensor_model_parallel = split_dimension(name) is not None  # type: ignore[attr-defined]
 
 
-def _complete_gradients(model: nn.Module, config: PretrainConfig, groups: Groups) -> None:
-    """Sum partial gradients and undo gradient scaling before DeepSpeed sees any gradient."""
-    sequence_parallel = config.parallelism.sequence_parallel
-    scale = config.model.block_gradient_scale
+def mark_fp8_weights(module: nn.Module, config: ModelConfig) -> None:
+    """Mark the weights whose products multiply 8-bit floats.
+
+    The first and the last block are the most sensitive to rounding and keep the run's precision, as
+    embedding, head and reconstructor do.
+
+    Args:
+        module: the model or a stage of it.
+        config: the model's shape.
+    """
+    for name, parameter in module.named_parameters():
+        if is_inner_matrix(name, config):
+            setattr(parameter, IS_FP8, True)
+
+
+def _undo_gradient_scaling(model: nn.Module, scale: float) -> None:
     for name, parameter in model.named_parameters():
         if scale != 1 and is_in_block(name):
-            parameter.register_hook(partial(torch.mul, other=1 / scale))
-        is_partial = has_partial_gradient(name, sequence_parallel=sequence_parallel)
-        if groups.tensor_size > 1 and is_partial:
-            parameter.register_hook(partial(_summed, group=groups.tensor_group))
+            setattr(parameter, SCALE, 1 / scale)
+            parameter.register_hook(partial(_scaled, scale=1 / scale))
+
+
+def _sum_partial_gradients(model: nn.Module, config: PretrainConfig, groups: Groups) -> None:
+    """Sum partial gradients in every pass, before DeepSpeed sees them.
+
+    The update of ZeRO 1 sums them once per step.
+    """
+    for parameter in partial_parameters(dict(model.named_parameters()), config, groups):
+        parameter.register_hook(partial(_summed, group=groups.tensor_group))
+
+
+def _scaled(gradient: Tensor | None, scale: float) -> Tensor | None:
+    return None if gradient is None else gradient * scale  # none: a linear layer's sums have it
 
 
 def _summed(gradient: Tensor, group: dist.ProcessGroup) -> Tensor:

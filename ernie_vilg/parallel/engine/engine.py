@@ -23,12 +23,20 @@ from torch import Tensor, nn
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.model.loss import Objective, Targets, num_losses
-from ernie_vilg.parallel.engine.library_patches import leave_collectives_to_gloo, silence_deepspeed
+from ernie_vilg.parallel.engine.gradient_sums import attach_gradient_sums
+from ernie_vilg.parallel.engine.library_patches import (
+    leave_collectives_to_gloo,
+    one_optimizer_of_zero1,
+    silence_deepspeed,
+    skip_reports,
+)
 from ernie_vilg.parallel.engine.optimizer import build_optimizer
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.engine.split_patterns import universal_checkpoint_info
+from ernie_vilg.parallel.engine.staging import MicroBatch, Staging
 from ernie_vilg.parallel.engine.update_guard import PendingDecision, UpdateGuard
+from ernie_vilg.parallel.engine.updates import zero1_update
 from ernie_vilg.parallel.engine.zero_shards import zero_shards
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.storage.literal_paths import path_without_pattern
@@ -61,6 +69,9 @@ class Engine(ABC):
         self.num_micro_batches = settings.num_micro_batches
         self.shards = zero_shards(engine.optimizer, groups.data_rank)
         """Tensors that this rank's optimizer updates."""
+        # On a CPU the batches are where they are computed with.
+        self._staging = Staging(groups.device) if groups.device.type == "cuda" else None
+        attach_gradient_sums(engine.module, self.shards)
         self._guard = UpdateGuard(
             self.shards,
             groups,
@@ -68,6 +79,9 @@ class Engine(ABC):
             read_loss=lambda: self._losses_so_far()[0],
             num_micro_batches=settings.num_micro_batches,
             scales_loss=settings.precision == torch.float16,
+            update=zero1_update(
+                engine.module, self.shards, groups, settings.run, settings.num_micro_batches
+            ),
         )
 
     def train_batch(self, batches: Sequence[Batch], learning_rate: float) -> Tensor:
@@ -85,10 +99,11 @@ class Engine(ABC):
             torch.manual_seed(self._dropout_seed())
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        self._guard.begin_step()
         mean_text_targets = self._mean_text_targets(batches)
-        micro_batches = [
-            ((batch.text, batch.codes), _targets(batch, mean_text_targets)) for batch in batches
-        ]
+        micro_batches = [self._micro_batch(batch, mean_text_targets) for batch in batches]
+        if self._staging is not None:
+            micro_batches = self._staging.move(micro_batches)
         return self._step(micro_batches) / self.num_micro_batches
 
     def mean_losses(self, losses: Tensor) -> Tensor:
@@ -180,12 +195,22 @@ class Engine(ABC):
         return seed_named(f"{run.training.seed}/{self._engine.global_steps}/{coordinates}")
 
     @abstractmethod
-    def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
-        """Run forward, backward and update; return the summed losses, float32 [num_losses]."""
+    def _step(self, micro_batches: list[MicroBatch]) -> Tensor:
+        """Run forward, backward and update; return the summed losses, float32 [num_losses].
+
+        Args:
+            micro_batches: on the device.
+        """
 
     @abstractmethod
     def _losses_so_far(self) -> Tensor:
         """Return the losses summed over this step's micro-batches so far, float32 [num_losses]."""
+
+    def _micro_batch(self, batch: Batch, mean_text_targets: Tensor) -> MicroBatch:
+        """Return what this rank's stage uses of a batch."""
+        stage, stages = self.groups.pipeline_rank, self.groups.pipeline_size
+        inputs = (batch.text, batch.codes) if stage == 0 else ()
+        return inputs, _targets(batch, mean_text_targets) if stage == stages - 1 else ()
 
     def _mean_text_targets(self, batches: Sequence[Batch]) -> Tensor:
         """Return the mean number of text targets per micro-batch of the step, float32 [1]."""
@@ -204,12 +229,11 @@ class PlainEngine(Engine):
         self._objective = objective
         self._losses = torch.zeros(num_losses(settings.run.model), device=groups.device)
 
-    def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
-        device = self.groups.device
+    def _step(self, micro_batches: list[MicroBatch]) -> Tensor:
         self._losses.zero_()
-        for pair, targets in micro_batches:
-            output = self._engine(tuple(tensor.to(device) for tensor in pair))
-            losses = self._objective(output, tuple(tensor.to(device) for tensor in targets))
+        for inputs, targets in micro_batches:
+            output = self._engine(inputs)
+            losses = self._objective(output, targets)
             self._losses += losses.detached()  # the guard reads them in the step
             self._engine.backward(losses.total)
             self._engine.step()
@@ -226,9 +250,10 @@ class PipelineEngine(Engine):
         self, model: nn.Module, loss: PipelineLoss, settings: EngineSettings, groups: Groups
     ) -> None:
         super().__init__(_start_engine(model, settings, mpu=None), groups, settings)
+        skip_reports(self._engine)
         self._loss = loss
 
-    def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
+    def _step(self, micro_batches: list[MicroBatch]) -> Tensor:
         self._engine.train_batch(iter(micro_batches))
         return self._loss.collect()
 
@@ -245,7 +270,10 @@ def join_deepspeed() -> None:
 
 def _start_engine(model: nn.Module, settings: EngineSettings, mpu: SimpleNamespace | None) -> Any:
     run = settings.run
-    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its memory use
+    with (
+        contextlib.redirect_stdout(io.StringIO()),  # DeepSpeed prints its memory use
+        one_optimizer_of_zero1(),
+    ):
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=build_optimizer(
@@ -281,6 +309,7 @@ def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
         "gradient_clipping": settings.run.optimizer.gradient_clipping,
         "zero_optimization": {"stage": layout.zero_stage},
         "steps_per_print": None,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device in every pass
     }
     if settings.run.training.ema_decay:
         # DeepSpeed recognizes AdamW by its exact type; the averaging optimizer is a subclass.
@@ -297,7 +326,8 @@ def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
         # a slice between stages; with sequence parallelism they are not replicated.
         config["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
     if settings.precision == torch.bfloat16:
-        config["bf16"] = {"enabled": True}
+        # Gradients are added to their float32 sums during the backward pass, one after another.
+        config["bf16"] = {"enabled": True, "immediate_grad_update": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     if settings.precision == torch.float16:
         config["fp16"] = {"enabled": True}  # loss_scale 0, its default: dynamic

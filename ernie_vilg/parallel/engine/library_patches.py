@@ -2,10 +2,9 @@
 
 They hold for the versions in constraints.txt: DeepSpeed 0.19.8, megatron-core 0.16.1, torch 2.13.
 tests/parallel/engine/test_library_patches.py shows for each patch that the library still needs it,
-and fails with "remove this patch" once it does not. Workarounds stand elsewhere in three cases:
-`launch.support.no_compiler` replaces torch's compiler before a program imports DeepSpeed,
-`zero_shards` corrects DeepSpeed's optimizers, and `tensor_parallel` overrides a method of
-megatron-core's layers in subclasses. Patches for observation only go through `replaced`.
+and fails with "remove this patch" once it does not. Workarounds stand elsewhere in two cases:
+`launch.support.no_compiler` replaces torch's compiler before a program imports DeepSpeed, and
+`zero_shards` corrects DeepSpeed's optimizers. Patches for observation only go through `replaced`.
 """
 
 import logging
@@ -21,6 +20,9 @@ import torch
 from deepspeed.checkpoint import ds_to_universal
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
+from deepspeed.runtime.constants import BFLOAT16
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.utils.timer import NoopTimer
 from torch import nn
 from torch.distributed import ProcessGroup, distributed_c10d
 
@@ -82,6 +84,47 @@ def tie_weights(
     module.get_tied_weights_and_groups = lambda: [(weight, group) for weight in weights]
 
 
+def skip_reports(engine: Any) -> None:
+    """Make DeepSpeed's pipeline engine leave out what it measures in every step for its own log.
+
+    Its mean loss takes two collectives and a copy for which the host waits; of its clock it keeps
+    two events per step for as long as the run lasts.
+    """
+    engine._aggregate_total_loss = lambda: None
+    engine.timers = NoopTimer()
+
+
+@contextmanager
+def one_optimizer_of_zero1() -> Iterator[None]:
+    """Make DeepSpeed take for float32 weights under ZeRO 1 its optimizer for bfloat16 in the block.
+
+    Only that one keeps a flat sum of gradients over a step's passes, and knows its parts.
+    """
+    choose, configure = (
+        getattr(DeepSpeedEngine, name)
+        for name in ("_do_optimizer_sanity_check", "_configure_bf16_optimizer")
+    )
+
+    def chosen(engine: Any, optimizer: Any) -> Any:
+        choice = choose(engine, optimizer)
+        is_float32 = engine.get_data_types() == (torch.float32, torch.float32)
+        is_zero1 = engine.zero_optimization_stage() == 1 and not engine.zero_cpu_offload()
+        return BFLOAT16 if is_float32 and is_zero1 else choice
+
+    def configured(engine: Any, optimizer: Any) -> Any:
+        settings = {"enabled": True, "immediate_grad_update": True}  # it accepts no others
+        config = engine._config.bfloat16_config.model_copy(update=settings)
+        with replaced(engine._config, bfloat16_config=config, grad_accum_dtype="fp32"):
+            wrapped = configure(engine, optimizer)
+        wrapped.fp16_groups = wrapped.bf16_groups  # saving looks for them if bf16 is off
+        return wrapped
+
+    with replaced(
+        DeepSpeedEngine, _do_optimizer_sanity_check=chosen, _configure_bf16_optimizer=configured
+    ):
+        yield
+
+
 def saving_through(
     engine: Any, checkpoint_engine: CheckpointEngine
 ) -> AbstractContextManager[None]:
@@ -116,12 +159,3 @@ def groups_with_timeout(timeout_seconds: float) -> AbstractContextManager[None]:
     """
     timeout = timedelta(seconds=timeout_seconds)
     return replaced(distributed_c10d, default_pg_timeout=timeout, default_pg_nccl_timeout=timeout)
-
-
-def allocate_on_cpu_without_gpu() -> None:
-    """Make megatron-core allocate on the CPU if there is no GPU.
-
-    With sequence parallelism it always allocates on `torch.cuda.current_device()`.
-    """
-    if not torch.cuda.is_available():
-        torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]

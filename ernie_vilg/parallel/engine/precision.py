@@ -4,6 +4,9 @@ import torch
 
 from ernie_vilg.errors import InputError
 
+FP8_CAPABILITY = (8, 9)
+"""Lowest compute capability with 8-bit products: that of Ada; Hopper has 9.0."""
+
 
 def machine_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the data type of a setting `precision`.
@@ -23,6 +26,26 @@ def machine_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = "bf16" if device.type == "cuda" or cpu_has_amx() else "fp32"
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
+
+
+def check_fp8(device: torch.device) -> None:
+    """Check that a device multiplies 8-bit floats.
+
+    Raises:
+        InputError: it is a CPU, or a GPU of a compute capability below 8.9.
+    """
+    remedy = (
+        "set linear_precision=same, or start on a GPU of compute capability 8.9 or above, such as "
+        "an H100"
+    )
+    if device.type != "cuda":
+        raise InputError(f"linear_precision=fp8 on a CPU, which has no 8-bit products: {remedy}")
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < FP8_CAPABILITY:
+        raise InputError(
+            f"linear_precision=fp8 on {torch.cuda.get_device_name(device)} of compute capability "
+            f"{major}.{minor}, which has no 8-bit products: {remedy}"
+        )
 
 
 def cpu_has_amx() -> bool:

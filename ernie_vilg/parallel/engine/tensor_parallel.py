@@ -1,6 +1,7 @@
-"""Layers that hold `1 / tensor_size` of their weights, from megatron-core.
+"""Layers that hold `1 / tensor_size` of their weights.
 
-Parameters have the names of torch's layers, so that all layouts name them equally.
+Linear layers are this project's (`split_linear`), so that blocks compile; the embedding is
+megatron-core's. Parameters have the names of torch's layers, so that all layouts name them equally.
 
 Source: megatron-core (https://github.com/NVIDIA/Megatron-LM), arXiv:1909.08053.
 """
@@ -11,77 +12,50 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import ModelParallelConfig, parallel_state
-from megatron.core.tensor_parallel import (
-    ColumnParallelLinear,
-    RowParallelLinear,
-    VocabParallelEmbedding,
-    gather_from_sequence_parallel_region,
-    reduce_from_tensor_model_parallel_region,
-    scatter_to_sequence_parallel_region,
-    vocab_parallel_cross_entropy,
-)
+from megatron.core.tensor_parallel import VocabParallelEmbedding
 from torch import Tensor, nn
 
 from ernie_vilg.config.pretrain import ParallelismConfig
+from ernie_vilg.model.cross_entropy import VocabularySplit, vocab_cross_entropy
 from ernie_vilg.model.layers import ParallelLayers, unchanged
-from ernie_vilg.parallel.engine.library_patches import allocate_on_cpu_without_gpu
+from ernie_vilg.parallel.engine.split_linear import (
+    ColumnLinear,
+    RowLinear,
+    join_tokens,
+    ranks_of,
+    split_tokens,
+)
 from ernie_vilg.parallel.layout.groups import Groups, timeout_seconds_of
-
-
-class _TorchLinear:
-    """The signature of torch's linear layers for those of megatron-core: a tensor to a tensor."""
-
-    # megatron-core's method puts an entry without a tensor into the state, which DeepSpeed's
-    # converter cannot handle; with torch's own method there is no entry.
-    get_extra_state = nn.Module.get_extra_state
-    sequence_parallel: bool
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        # megatron-core's backward supports two or three dimensions, not four.
-        output, _ = super().forward(hidden.flatten(0, -2))  # type: ignore[misc]
-        return output if self.sequence_parallel else output.unflatten(0, hidden.shape[:-1])
-
-
-class ColumnLinear(_TorchLinear, ColumnParallelLinear):
-    """Maps [..., in] to [..., out / size], or a shard of the tokens to [tokens, out / size]."""
-
-
-class RowLinear(_TorchLinear, RowParallelLinear):
-    """Maps [..., in / size] to [..., out], or to this rank's shard of the tokens."""
 
 
 def tensor_parallel_layers(groups: Groups, layout: ParallelismConfig) -> ParallelLayers:
     """Return constructors of layers split over `groups.tensor_group`; all ranks must call it.
 
-    It also sets megatron-core's global state, in which the cross-entropy looks up its group.
+    It also sets megatron-core's global state.
     """
     _start_megatron(groups)
-    group = groups.tensor_group
-    whole = _layer_arguments(groups, sequence_parallel=False)
-    inside = _layer_arguments(groups, sequence_parallel=layout.sequence_parallel)
-    column: dict[str, Any] = {"gather_output": False}
-    row: dict[str, Any] = {"bias": True, "input_is_parallel": True, "skip_bias_add": False}
+    whole = ranks_of(groups.tensor_group, split_tokens=False)
+    inside = ranks_of(groups.tensor_group, split_tokens=layout.sequence_parallel)
+    this_rank = inside, groups.tensor_rank
     return ParallelLayers(
-        column_linear=partial(ColumnLinear, **column, **inside),
-        row_linear=partial(RowLinear, **row, **inside),
-        output_linear=partial(ColumnLinear, **column, **whole),
-        join_linear=partial(RowLinear, **row, **whole),
-        vocab_embedding=partial(VocabParallelEmbedding, **whole),
-        split_tokens=partial(_split_tokens, group) if layout.sequence_parallel else unchanged,
-        join_tokens=partial(_join_tokens, group) if layout.sequence_parallel else unchanged,
-        cross_entropy=_cross_entropy,
-        log_partition=partial(_log_partition, group),
+        column_linear=partial(ColumnLinear, inside),
+        row_linear=partial(RowLinear, inside),
+        output_linear=partial(ColumnLinear, whole),
+        join_linear=partial(RowLinear, whole),
+        vocab_embedding=partial(VocabParallelEmbedding, **_embedding_arguments(groups)),
+        split_tokens=partial(split_tokens, *this_rank) if inside.split_tokens else unchanged,
+        join_tokens=partial(join_tokens, *this_rank) if inside.split_tokens else unchanged,
+        cross_entropy=partial(vocab_cross_entropy, split=_vocabulary_split(groups)),
         size=groups.tensor_size,
         activation_checkpointing=layout.activation_checkpointing,
     )
 
 
-def _layer_arguments(groups: Groups, *, sequence_parallel: bool) -> dict[str, Any]:
+def _embedding_arguments(groups: Groups) -> dict[str, Any]:
     config = ModelParallelConfig(
         tensor_model_parallel_size=groups.tensor_size,
         pipeline_model_parallel_size=groups.pipeline_size,
         pipeline_dtype=torch.float32,
-        sequence_parallel=sequence_parallel,
         use_cpu_initialization=True,  # the engine moves the layers to the device
         perform_initialization=False,  # ernie_vilg.model.initialization does it
     )
@@ -89,33 +63,22 @@ def _layer_arguments(groups: Groups, *, sequence_parallel: bool) -> dict[str, An
     return {"config": config, "init_method": nn.init.zeros_, "tp_group": groups.tensor_group}
 
 
-def _split_tokens(group: dist.ProcessGroup, hidden: Tensor) -> Tensor:
-    return scatter_to_sequence_parallel_region(hidden.flatten(0, -2), group=group)
-
-
-def _join_tokens(group: dist.ProcessGroup, tokens: Tensor) -> Tensor:
-    # Later layers are replicated on the group, or split and sum their input's gradient themselves.
-    # Every rank therefore has the whole gradient, and takes its shard of it.
-    return gather_from_sequence_parallel_region(
-        tokens, tensor_parallel_output_grad=False, group=group
+def _vocabulary_split(groups: Groups) -> VocabularySplit:
+    reduced = partial(_reduced, groups.tensor_group)
+    return VocabularySplit(
+        rank=groups.tensor_rank,
+        maximum=partial(reduced, dist.ReduceOp.MAX),
+        total=partial(reduced, dist.ReduceOp.SUM),
     )
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    # megatron-core overwrites its logits, so it gets a copy.
-    return vocab_parallel_cross_entropy(logits.to(torch.float32, copy=True), targets)
-
-
-def _log_partition(group: dist.ProcessGroup, logits: Tensor) -> Tensor:
-    logits = logits.float()
-    highest = logits.detach().amax(dim=-1)
-    dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=group)
-    part = (logits - highest[..., None]).exp().sum(dim=-1)
-    return reduce_from_tensor_model_parallel_region(part, group=group).log() + highest
+def _reduced(group: dist.ProcessGroup, operation: Any, values: Tensor) -> Tensor:
+    result = values.clone()
+    dist.all_reduce(result, op=operation, group=group)
+    return result
 
 
 def _start_megatron(groups: Groups) -> None:
-    allocate_on_cpu_without_gpu()
     if not parallel_state.model_parallel_is_initialized():
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=groups.tensor_size,

@@ -26,14 +26,13 @@ Source: the running variance is West's (1979), weighted as by Finch (2009).
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from ernie_vilg.config.guards import GuardsConfig
+from ernie_vilg.parallel.engine.updates import DeepSpeedUpdate, Update
 from ernie_vilg.parallel.engine.zero_shards import ZeroShards
 from ernie_vilg.parallel.layout.groups import Groups
 
@@ -93,9 +92,10 @@ class PendingDecision:
         """Return the decision; waits until the device has made it."""
         if self._is_copied is not None:
             self._is_copied.synchronize()
-        code, loss, limit, norm = self._values[:_HEAD].tolist()
-        of_ranks = self._values[_HEAD:].view(-1, 2)
-        bad = (~of_ranks.isfinite()).any(dim=1).nonzero().flatten().tolist()
+        code, loss, limit, norm, *of_ranks = self._values.tolist()
+        is_finite = [math.isfinite(value) for value in of_ranks]
+        pairs = zip(is_finite[::2], is_finite[1::2], strict=True)
+        bad = [rank for rank, both in enumerate(pairs) if not all(both)]
         return Decision(
             reason=REASONS[int(code)],
             loss=loss,
@@ -117,6 +117,7 @@ class UpdateGuard:
         read_loss: Callable[[], Tensor],
         num_micro_batches: int,
         scales_loss: bool,
+        update: Update | None = None,
     ) -> None:
         """Replace the `step` of DeepSpeed's optimizer.
 
@@ -128,9 +129,12 @@ class UpdateGuard:
                 zero on ranks without the head.
             num_micro_batches: number of micro-batches per replica and step.
             scales_loss: whether DeepSpeed scales the loss and handles overflows itself.
+            update: update to make; None: DeepSpeed's.
         """
-        self._shards = shards
-        self._update = shards.replace_step(self._guarded_update)
+        of_deepspeed = shards.replace_step(self._guarded_update)
+        self._update = update or DeepSpeedUpdate(
+            shards, of_deepspeed, groups.device, has_norm=not scales_loss
+        )
         self._config = config
         self._read_loss = read_loss
         self._scales_loss = scales_loss
@@ -160,43 +164,34 @@ class UpdateGuard:
         values = [float(state.get(name, 0.0)) for name in _STATISTICS]
         self._statistics = torch.tensor(values, dtype=torch.float64, device=self._device)
 
+    def begin_step(self) -> None:
+        """Prepare for the backward passes of a step."""
+        self._update.begin_step()
+
     @torch.no_grad()
-    def _guarded_update(self, *arguments: Any, **keywords: Any) -> Any:
-        """Decide, then let DeepSpeed make or skip the update."""
-        of_ranks = self._exchange()
+    def _guarded_update(self, closure: None = None) -> None:
+        """Decide, then make or skip the update."""
+        table = self._exchange()
+        of_ranks = table[:, :2]
         loss = of_ranks[:, 0].sum() / self._num_losses
         limit = spike_limit(self._statistics, self._config)
         code = skip_reason(of_ranks, loss, limit)
-        flag = (code > 0).float()
-        optimizer: Any = self._shards.optimizer
-        # The optimizer would copy the flag to the host without waiting for the copy.
-        optimizer.found_inf = flag.cpu() if self._shards.is_offloaded else flag
-        try:
-            result = self._update(*arguments, **keywords)
-        finally:
-            optimizer.found_inf = None
-        if self._shards.has_overflowed:
-            self._shards.drop_gradients()
-            if not self._scales_loss:  # finite values whose squares overflow
-                code = torch.where(code == 0, _INF, code)
+        norm = self._update.apply((code > 0).float(), table[:, 2].sum())
+        if not self._scales_loss:  # finite values whose squares overflow
+            code = torch.where((code == 0) & ~norm.isfinite(), _INF, code)
         self._statistics = torch.where(
             code == 0, updated_statistics(self._statistics, loss, self._config), self._statistics
         )
-        norm = torch.as_tensor(self._shards.gradient_norm, device=self._device)
-        head = [code.double(), loss, limit, norm.double().reshape(())]
-        self._values = torch.cat([torch.stack(head), of_ranks.flatten()])
-        return result
+        head = torch.stack([code.double(), loss, limit, norm])
+        self._values = torch.cat([head, of_ranks.flatten()])
 
     def _exchange(self) -> Tensor:
-        """Return every rank's loss and gradient norm, float64 [rank, 2]; a collective."""
-        norm = torch.zeros((), device=self._device)
-        if not self._scales_loss:
-            norm = get_total_norm(self._shards.gradients()).to(self._device)
-        mine = torch.stack([self._read_loss().double(), norm.double()])
+        """Return loss, norm and squares that count of every rank, float64 [rank, 3]."""
+        mine = torch.cat([self._read_loss().double().reshape(1), self._update.norms()])
         # Gathered, not reduced, so that each rank adds the same numbers in the same order.
-        of_ranks = mine.new_empty(self._world_size * 2)
+        of_ranks = mine.new_empty(self._world_size * 3)
         dist.all_gather_into_tensor(of_ranks, mine)
-        return of_ranks.view(self._world_size, 2)
+        return of_ranks.view(self._world_size, 3)
 
 
 def skip_reason(of_ranks: Tensor, loss: Tensor, limit: Tensor) -> Tensor:

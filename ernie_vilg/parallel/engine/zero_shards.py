@@ -11,12 +11,14 @@ runtime/zero/stage3.py and utils/tensor_fragment.py.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 _SAVED_STATES = ("base_optimizer_state", "optimizer_state_dict")
@@ -34,6 +36,22 @@ class Piece:
     """Position in the shard."""
     in_parameter: slice
     """Position in the flattened parameter, as this tensor rank holds it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatGroup:
+    """Flat tensors of one group of parameters under ZeRO 1, whose sums hold whole gradients."""
+
+    sums: Tensor
+    """Float32 sums of the gradients of all parameters, then padding, [data ranks * partition]."""
+    own_sums: Tensor
+    """View of this rank's partition of the sums, [partition]."""
+    shard: Tensor
+    """Float32 weights of this rank's partition, which torch's optimizer updates, [partition]."""
+    partition_start: int
+    """Index of the partition's first element."""
+    positions: Mapping[nn.Parameter, slice]
+    """Position of each parameter's gradient in the sums, in order."""
 
 
 class ZeroShards:
@@ -95,6 +113,20 @@ class ZeroShards:
         groups = self._zero.averaged_gradients.values()
         return [one for group in groups for one in group or () if one is not None]
 
+    def flat_groups(self) -> list[FlatGroup]:
+        """Return the flat tensors of ZeRO 1; none under an optimizer without flat sums."""
+        return []
+
+    def summed_parameters(self) -> dict[nn.Parameter, Tensor]:
+        """Return the float32 sums of each parameter's gradient that this rank's passes add to.
+
+        Whoever adds to them adds everything; DeepSpeed adds what autograd leaves in a parameter.
+
+        Returns:
+            sums of the parameter's shape; none for an optimizer that has no such sums.
+        """
+        return {}
+
     def drop_gradients(self) -> None:
         """Drop the gradients of an update that DeepSpeed skipped.
 
@@ -124,13 +156,97 @@ class ZeroShards:
         return True
 
 
-class _Bf16Shards(ZeroShards):
+class Bf16Shards(ZeroShards):
     """Shards of ZeRO 1 in bfloat16, whose gradients are summed in float32."""
 
     _shards, _parameters = "fp32_groups_flat_partition", "bf16_groups"
 
+    def __init__(self, optimizer: Any, data_rank: int) -> None:
+        """Make DeepSpeed add gradients to the sums in one pass, and never ask for whom it has any.
+
+        It would convert each gradient to float32 in a copy. A sum without a gradient is zero, which
+        neither norm nor clipping need to leave out.
+        """
+        super().__init__(optimizer, data_rank)
+        self._sums: dict[nn.Parameter, Tensor] = {}
+        for index, parameters in enumerate(optimizer.bf16_groups):
+            for parameter, sums in zip(
+                parameters, optimizer.fp32_groups_gradients[index], strict=True
+            ):
+                self._sums[parameter] = sums.view(parameter.shape)
+                parameter._hp_grad = sums  # a pipeline sums those of tied weights
+            optimizer.fp32_groups_has_gradients[index] = [True] * len(parameters)
+        optimizer.clear_hp_grads = self._clear_sums
+        optimizer.accumulate_hp_grads_and_remove_lp = self._take_gradient
+
+    def summed_parameters(self) -> dict[nn.Parameter, Tensor]:
+        """Return the float32 sums of each parameter's gradient, of its shape."""
+        return dict(self._sums)
+
     def gradients(self) -> list[Tensor]:
+        """Return this rank's partitions of the sums."""
         return list(self._zero.fp32_groups_gradient_flat_partition)
+
+    def flat_groups(self) -> list[FlatGroup]:
+        """Return the flat tensors of each group of parameters."""
+        zero, groups = self._zero, []
+        for sums, shard, parameters in zip(
+            zero.fp32_groups_gradients_flat, self.tensors(), zero.bf16_groups, strict=True
+        ):
+            ends = list(accumulate(parameter.numel() for parameter in parameters))
+            start = self._data_rank * shard.numel()
+            groups.append(
+                FlatGroup(
+                    sums=sums,
+                    own_sums=sums[start : start + shard.numel()],
+                    shard=shard,
+                    partition_start=start,
+                    positions={
+                        parameter: slice(end - parameter.numel(), end)
+                        for parameter, end in zip(parameters, ends, strict=True)
+                    },
+                )
+            )
+        return groups
+
+    @property
+    def data_group(self) -> ProcessGroup:
+        """DeepSpeed's group of the ranks that hold the same parameters."""
+        group: ProcessGroup = self._zero.dp_process_group
+        return group
+
+    def replace_reduction(self, reduce: Callable[[], None]) -> None:
+        """Make the engine call `reduce` after the last backward pass and reduce nothing itself.
+
+        Both of DeepSpeed's engines ask for the gradients to reduce: of non-experts, and of experts.
+        """
+
+        def nothing_is_left() -> tuple[list[Tensor], dict[str, list[Tensor]]]:
+            reduce()
+            return [], {}
+
+        assert self._zero.immediate_grad_update, "gradients reach the sums after the backward pass"
+        self._zero.get_grads_for_reduction = nothing_is_left
+
+    def show_update(self, gradient_norm: Tensor) -> None:
+        """Copy the updated shards to the model, and set the norm that DeepSpeed reports.
+
+        Args:
+            gradient_norm: norm of the whole gradient before clipping, float32 [].
+        """
+        self._zero._global_grad_norm = gradient_norm
+        self._zero._lazy_init_hp_params_optimizer_state()
+        self._zero.update_lp_params()
+
+    def _clear_sums(self) -> None:
+        for flat in self._zero.fp32_groups_gradients_flat:
+            flat.zero_()
+
+    def _take_gradient(self, parameter: nn.Parameter, *indices: int) -> None:
+        """Add the gradient that autograd has just left in a parameter."""
+        if parameter.grad is not None:  # else the sums have it already
+            self._sums[parameter].add_(parameter.grad)
+            parameter.grad = None
 
 
 class _Zero3Shards(ZeroShards):
@@ -176,7 +292,7 @@ def zero_shards(optimizer: Any, data_rank: int) -> ZeroShards:
         optimizer: DeepSpeed's, around torch's.
         data_rank: this rank's index along the data axis.
     """
-    kinds = {BF16_Optimizer: _Bf16Shards, DeepSpeedZeroOptimizer_Stage3: _Zero3Shards}
+    kinds = {BF16_Optimizer: Bf16Shards, DeepSpeedZeroOptimizer_Stage3: _Zero3Shards}
     return kinds.get(type(optimizer), ZeroShards)(optimizer, data_rank)
 
 

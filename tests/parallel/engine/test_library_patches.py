@@ -17,18 +17,21 @@ from deepspeed.checkpoint import ds_to_universal
 from deepspeed.pipe import PipelineModule, TiedLayerSpec
 from deepspeed.runtime import utils as deepspeed_utils
 from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.pipe import engine as pipe_engine
+from deepspeed.runtime.pipe.engine import PipelineEngine
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from deepspeed.utils.timer import SynchronizedWallClockTimer
 from torch import nn
 from torch.distributed import ProcessGroup
 
 from ernie_vilg.parallel.engine import library_patches
 from ernie_vilg.parallel.engine.library_patches import (
-    allocate_on_cpu_without_gpu,
     conversion_done_by,
     groups_with_timeout,
     leave_collectives_to_gloo,
     replaced,
     saving_through,
+    skip_reports,
     stages_starting_at,
     tie_weights,
 )
@@ -132,6 +135,27 @@ def test_deepspeed_ties_whole_layers_only() -> None:
     assert module.get_tied_weights_and_groups() == [(weight, None)]
 
 
+def test_deepspeed_sums_a_loss_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe_engine, "dist", MagicMock())
+    engine: Any = MagicMock(device="cpu", timers=SynchronizedWallClockTimer())
+    engine.is_last_stage.return_value = False
+    engine.grid.pp_group = [engine._loss_stage_global_rank()]
+    engine.module.get_additional_losses.return_value = None
+    engine._aggregate_total_loss = lambda: PipelineEngine._aggregate_total_loss(engine)
+    engine.steps_per_print.return_value, engine.monitor.enabled = None, False
+
+    PipelineEngine.train_batch(engine)
+    assert pipe_engine.dist.broadcast.called, remove(skip_reports)
+    (timer,) = engine.timers.get_timers().values()
+    assert len(timer.event_timers) == 1, remove(skip_reports)
+
+    pipe_engine.dist.broadcast.reset_mock()
+    skip_reports(engine)
+    PipelineEngine.train_batch(engine)
+    assert not pipe_engine.dist.broadcast.called
+    assert len(timer.event_timers) == 1
+
+
 def test_deepspeed_copies_programs_beside_its_files(tmp_path: Path) -> None:
     DeepSpeedEngine._copy_recovery_script(MagicMock(), str(tmp_path))
     assert list(tmp_path.iterdir()), remove(saving_through)
@@ -155,31 +179,6 @@ def test_deepspeed_forks_to_convert(monkeypatch: pytest.MonkeyPatch) -> None:
     with conversion_done_by(map):
         assert ds_to_universal._do_parallel_work(abs, [-1], 2) == [1]
     assert executor.call_count == 1
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the fault shows on machines without a GPU")
-def test_megatron_allocates_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from megatron.core.tensor_parallel import mappings
-
-    group: Any = SimpleNamespace(size=lambda: 2)
-    monkeypatch.setattr(torch.cuda, "current_device", torch.cuda.current_device)  # back at the end
-    monkeypatch.setattr(
-        mappings, "dist_all_gather_func", lambda out, own, group: out.copy_(torch.cat([own, own]))
-    )
-
-    with pytest.raises((AssertionError, RuntimeError)):  # else: remove allocate_on_cpu_without_gpu
-        mappings._gather_along_first_dim(torch.ones(1, 2), group)
-    allocate_on_cpu_without_gpu()
-    assert mappings._gather_along_first_dim(torch.ones(1, 2), group).tolist() == [[1, 1], [1, 1]]
-
-
-def test_megatron_puts_entries_without_tensors_into_the_state() -> None:
-    from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
-
-    for layer in (ColumnParallelLinear, RowParallelLinear):
-        own = vars(layer).get("get_extra_state")
-        assert own is not None, "remove get_extra_state of tensor_parallel's subclasses"
-        assert own(None) is None
 
 
 def test_deepspeed_keeps_the_gradients_of_an_offloaded_update_that_it_skips() -> None:
