@@ -118,12 +118,10 @@ class ZeroShards:
         return []
 
     def summed_parameters(self) -> dict[nn.Parameter, Tensor]:
-        """Return the float32 sums of each parameter's gradient that this rank's passes add to.
+        """Return the float32 sums of each parameter's gradient, if the optimizer keeps such sums.
 
-        Whoever adds to them adds everything; DeepSpeed adds what autograd leaves in a parameter.
-
-        Returns:
-            sums of the parameter's shape; none for an optimizer that has no such sums.
+        A layer may add to them instead of returning a gradient; gradients that autograd leaves in
+        parameters are added by a hook.
         """
         return {}
 
@@ -157,7 +155,7 @@ class ZeroShards:
 
 
 class Bf16Shards(ZeroShards):
-    """Shards of ZeRO 1 in bfloat16, whose gradients are summed in float32."""
+    """Shards of ZeRO 1 in bfloat16 and float32, whose gradients are summed in float32."""
 
     _shards, _parameters = "fp32_groups_flat_partition", "bf16_groups"
 
@@ -176,6 +174,7 @@ class Bf16Shards(ZeroShards):
                 self._sums[parameter] = sums.view(parameter.shape)
                 parameter._hp_grad = sums  # a pipeline sums those of tied weights
             optimizer.fp32_groups_has_gradients[index] = [True] * len(parameters)
+        optimizer.fp16_groups = optimizer.bf16_groups  # a save in float32 looks for them
         optimizer.clear_hp_grads = self._clear_sums
         optimizer.accumulate_hp_grads_and_remove_lp = self._take_gradient
 
