@@ -2,7 +2,7 @@
 
 A `ParallelLayers` value gives a block its linear layers, its embeddings and its mode of activation
 checkpointing. On one device the layers are torch's own, so the model is plain torch. On several,
-`ernie_vilg.parallel` supplies megatron-core's, under the same parameter names.
+`ernie_vilg.parallel` supplies split ones, under the same parameter names.
 
 Source: column and row splitting are those of Megatron-LM (arXiv:1909.08053, section 3); splitting
 tokens between them is Korthikanti et al. 2022 (arXiv:2205.05198).
@@ -11,9 +11,9 @@ tokens between them is Korthikanti et al. 2022 (arXiv:2205.05198).
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ernie_vilg.model.cross_entropy import vocab_cross_entropy
 from ernie_vilg.model.linear import Linear
 
 
@@ -42,41 +42,17 @@ class ParallelLayers:
     """Function that returns this rank's part of the tokens of [..., hidden], if they are split."""
     join_tokens: Callable[[Tensor], Tensor]
     """Function that gathers the tokens of all ranks, to [tokens, hidden]."""
-    cross_entropy: Callable[[Tensor, Tensor], Tensor]
+    cross_entropy: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """Function from (logits [..., vocab / size], targets int64 [...]) to the negative
-    log-likelihood in nats, float32 [...]."""
-    log_partition: Callable[[Tensor], Tensor]
-    """Function from logits [..., vocab / size] to the logarithm of the softmax's denominator,
-    float32 [...]."""
+    log-likelihood in nats and the logarithm of the softmax's denominator, float32 [...] each."""
     size: int
     """Number of devices that split each layer."""
     activation_checkpointing: str = "none"
     """Activation checkpointing: none, selective or full."""
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return each target's negative log-likelihood, computed in float32.
-
-    Args:
-        logits: unnormalised log-probabilities, float [..., vocab].
-        targets: ids, int64 [...].
-
-    Returns:
-        nats, float32 [...].
-    """
-    losses = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
-    return losses.view(targets.shape)
-
-
-def log_partition(logits: Tensor) -> Tensor:
-    """Return the logarithm of the softmax's denominator, float32 [...], of logits [..., vocab]."""
-    return logits.float().logsumexp(dim=-1)
-
-
-def unchanged(tensor: Tensor) -> Tensor:
-    """Return the tensor: one device holds all tokens."""
-    return tensor
-
+unchanged = nn.Identity().forward
+"""Function that returns its argument: one device holds all tokens."""
 
 SINGLE_DEVICE = ParallelLayers(
     column_linear=Linear,
@@ -86,7 +62,6 @@ SINGLE_DEVICE = ParallelLayers(
     vocab_embedding=nn.Embedding,
     split_tokens=unchanged,
     join_tokens=unchanged,
-    cross_entropy=cross_entropy,
-    log_partition=log_partition,
+    cross_entropy=vocab_cross_entropy,
     size=1,
 )

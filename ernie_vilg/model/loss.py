@@ -9,15 +9,15 @@ z-loss is PaLM's (arXiv:2204.02311, section 5).
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
+from ernie_vilg.model.cross_entropy import vocab_cross_entropy
 from ernie_vilg.model.head import HeadOutput
-from ernie_vilg.model.layers import ParallelLayers, cross_entropy
+from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.vocabulary import PADDING_ID
 from ernie_vilg.vqgan.loss import reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
@@ -70,26 +70,20 @@ class Losses:
         return torch.cat([torch.stack(terms), *profiles]).detach()
 
 
-def target_losses(
-    output: HeadOutput,
-    text: Tensor,
-    codes: Tensor,
-    cross_entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
-) -> tuple[Tensor, Tensor]:
+def target_losses(output: HeadOutput, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the negative log-likelihood of every target given the other half of its pair.
 
     Args:
-        output: logits of both halves.
+        output: logits of both halves, not split.
         text: padded text ids, int64 [batch, text_length].
         codes: image codes, int64 [batch, num_image_tokens].
-        cross_entropy: the one that fits the split of the logits.
 
     Returns:
         nats of each code, float32 [batch, num_image_tokens], and nats of each text piece, 0 at
         padding, float32 [batch, text_length].
     """
-    image_losses = cross_entropy(output.image_logits, codes)
-    text_losses = cross_entropy(output.text_logits, text)
+    image_losses, _ = vocab_cross_entropy(output.image_logits, codes)
+    text_losses, _ = vocab_cross_entropy(output.text_logits, text)
     return image_losses, torch.where(text != PADDING_ID, text_losses, 0.0)
 
 
@@ -130,7 +124,9 @@ class Objective:
         config = self._config
         text, codes, mean_text_targets, *pixels = targets
         is_target = text != PADDING_ID
-        image_losses, text_losses = target_losses(output, text, codes, self._layers.cross_entropy)
+        image_losses, image_partitions = self._layers.cross_entropy(output.image_logits, codes)
+        text_losses, text_partitions = self._layers.cross_entropy(output.text_logits, text)
+        text_losses = torch.where(is_target, text_losses, 0.0)
         text_to_image = image_losses.mean()
         image_to_text = text_losses.sum() / mean_text_targets.squeeze()
         total = (
@@ -138,10 +134,10 @@ class Objective:
             + config.image_to_text_weight * image_to_text
         )
         if config.z_loss_weight:
-            image = self._layers.log_partition(output.image_logits).square().mean()
-            squares = self._layers.log_partition(output.text_logits).square()
-            text_sum = torch.where(is_target, squares, 0.0).sum()
-            total = total + config.z_loss_weight * (image + text_sum / mean_text_targets.squeeze())
+            of_image = image_partitions.square().mean()
+            of_text = torch.where(is_target, text_partitions.square(), 0.0).sum()
+            z_loss = of_image + of_text / mean_text_targets.squeeze()
+            total = total + config.z_loss_weight * z_loss
         reconstruction = torch.zeros_like(text_to_image)
         if output.pixels is not None:
             reconstruction = reconstruction_loss(

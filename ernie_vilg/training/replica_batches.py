@@ -70,7 +70,6 @@ class ReplicaBatches:
             ),
             known_damage=read_damage(ledger).findings,
             on_damage=self._write_down,
-            pin_memory=groups.device.type == "cuda",
         )
 
     def at(self, step: int) -> list[Batch]:

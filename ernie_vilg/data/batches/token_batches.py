@@ -48,7 +48,7 @@ class Batch:
     @property
     def num_text_targets(self) -> int:
         """Text slots to be predicted: all but padding."""
-        return int((self.text != PADDING_ID).sum())
+        return int(np.count_nonzero(self.text.numpy() != PADDING_ID))
 
     def split(self, size: int, *, with_pixels: bool = True) -> list["Batch"]:
         """Cut into micro-batches of `size` pairs, as views; without pixels where they are unused.

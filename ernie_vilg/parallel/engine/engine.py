@@ -28,11 +28,13 @@ from ernie_vilg.parallel.engine.library_patches import (
     leave_collectives_to_gloo,
     one_optimizer_of_zero1,
     silence_deepspeed,
+    skip_reports,
 )
 from ernie_vilg.parallel.engine.optimizer import build_optimizer
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.engine.split_patterns import universal_checkpoint_info
+from ernie_vilg.parallel.engine.staging import MicroBatch, Staging
 from ernie_vilg.parallel.engine.update_guard import PendingDecision, UpdateGuard
 from ernie_vilg.parallel.engine.updates import zero1_update
 from ernie_vilg.parallel.engine.zero_shards import zero_shards
@@ -67,6 +69,8 @@ class Engine(ABC):
         self.num_micro_batches = settings.num_micro_batches
         self.shards = zero_shards(engine.optimizer, groups.data_rank)
         """Tensors that this rank's optimizer updates."""
+        # On a CPU the batches are where they are computed with.
+        self._staging = Staging(groups.device) if groups.device.type == "cuda" else None
         attach_gradient_sums(engine.module, self.shards)
         self._guard = UpdateGuard(
             self.shards,
@@ -97,9 +101,9 @@ class Engine(ABC):
             group["lr"] = learning_rate
         self._guard.begin_step()
         mean_text_targets = self._mean_text_targets(batches)
-        micro_batches = [
-            ((batch.text, batch.codes), _targets(batch, mean_text_targets)) for batch in batches
-        ]
+        micro_batches = [self._micro_batch(batch, mean_text_targets) for batch in batches]
+        if self._staging is not None:
+            micro_batches = self._staging.move(micro_batches)
         return self._step(micro_batches) / self.num_micro_batches
 
     def mean_losses(self, losses: Tensor) -> Tensor:
@@ -191,12 +195,22 @@ class Engine(ABC):
         return seed_named(f"{run.training.seed}/{self._engine.global_steps}/{coordinates}")
 
     @abstractmethod
-    def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
-        """Run forward, backward and update; return the summed losses, float32 [num_losses]."""
+    def _step(self, micro_batches: list[MicroBatch]) -> Tensor:
+        """Run forward, backward and update; return the summed losses, float32 [num_losses].
+
+        Args:
+            micro_batches: on the device.
+        """
 
     @abstractmethod
     def _losses_so_far(self) -> Tensor:
         """Return the losses summed over this step's micro-batches so far, float32 [num_losses]."""
+
+    def _micro_batch(self, batch: Batch, mean_text_targets: Tensor) -> MicroBatch:
+        """Return what this rank's stage uses of a batch."""
+        stage, stages = self.groups.pipeline_rank, self.groups.pipeline_size
+        inputs = (batch.text, batch.codes) if stage == 0 else ()
+        return inputs, _targets(batch, mean_text_targets) if stage == stages - 1 else ()
 
     def _mean_text_targets(self, batches: Sequence[Batch]) -> Tensor:
         """Return the mean number of text targets per micro-batch of the step, float32 [1]."""
@@ -215,12 +229,11 @@ class PlainEngine(Engine):
         self._objective = objective
         self._losses = torch.zeros(num_losses(settings.run.model), device=groups.device)
 
-    def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
-        device = self.groups.device
+    def _step(self, micro_batches: list[MicroBatch]) -> Tensor:
         self._losses.zero_()
-        for pair, targets in micro_batches:
-            output = self._engine(tuple(tensor.to(device) for tensor in pair))
-            losses = self._objective(output, tuple(tensor.to(device) for tensor in targets))
+        for inputs, targets in micro_batches:
+            output = self._engine(inputs)
+            losses = self._objective(output, targets)
             self._losses += losses.detached()  # the guard reads them in the step
             self._engine.backward(losses.total)
             self._engine.step()
@@ -237,9 +250,10 @@ class PipelineEngine(Engine):
         self, model: nn.Module, loss: PipelineLoss, settings: EngineSettings, groups: Groups
     ) -> None:
         super().__init__(_start_engine(model, settings, mpu=None), groups, settings)
+        skip_reports(self._engine)
         self._loss = loss
 
-    def _step(self, micro_batches: list[tuple[tuple[Tensor, Tensor], Targets]]) -> Tensor:
+    def _step(self, micro_batches: list[MicroBatch]) -> Tensor:
         self._engine.train_batch(iter(micro_batches))
         return self._loss.collect()
 

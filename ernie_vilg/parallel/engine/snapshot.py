@@ -9,7 +9,7 @@ Source: the staging of CheckFreq (Mohan et al., FAST 2021); DeepSpeed's `Checkpo
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,20 +19,28 @@ from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngi
 from torch import Tensor
 
 from ernie_vilg.parallel.engine.library_patches import saving_through
+from ernie_vilg.parallel.engine.pinned_memory import pinned_bytes
 
 
 class Snapshot:
     """Copies of the content of one rank's files."""
 
-    def __init__(self) -> None:
+    def __init__(self, pin: Callable[[int], Tensor] = pinned_bytes) -> None:
+        """Allocate nothing yet.
+
+        Args:
+            pin: allocates at least so many pinned bytes, uint8, for what is copied from a GPU.
+        """
         self.files: dict[str, Any] = {}
         """Content by name of the file, valid until `clear`."""
+        self._pin = pin
         self._buffers: dict[str, list[Tensor]] = {}
 
     @property
     def num_bytes(self) -> int:
-        """Size of the host buffers."""
-        return sum(buffer.nbytes for buffers in self._buffers.values() for buffer in buffers)
+        """Size of the host buffers, whole pages for those of a GPU's tensors."""
+        buffers = [buffer for buffers in self._buffers.values() for buffer in buffers]
+        return sum(buffer.untyped_storage().nbytes() for buffer in buffers)
 
     def clear(self) -> None:
         """Drop the content; the next snapshot overwrites its buffers."""
@@ -47,7 +55,7 @@ class Snapshot:
             name: name of the file, relative to the checkpoint.
             content: dictionaries, lists and tuples of tensors and of anything that can be pickled.
         """
-        buffers = _Buffers(self._buffers.get(name, []))
+        buffers = _Buffers(self._buffers.get(name, []), self._pin)
         self.files[name] = buffers.copy(content)
         self._buffers[name] = buffers.used
 
@@ -68,8 +76,9 @@ class Snapshot:
 class _Buffers:
     """The host buffers of one file, in the order of its tensors."""
 
-    def __init__(self, known: list[Tensor]) -> None:
+    def __init__(self, known: list[Tensor], pin: Callable[[int], Tensor]) -> None:
         self._known = known
+        self._pin = pin
         self._copies: dict[tuple[Any, ...], Tensor] = {}
         self.used: list[Tensor] = []
 
@@ -98,9 +107,15 @@ class _Buffers:
         index = len(self.used)
         buffer = self._known[index] if index < len(self._known) else None
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            buffer = self._new_buffer(tensor)
         self.used.append(buffer)
         return buffer
+
+    def _new_buffer(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_cuda or tensor.numel() == 0:
+            return torch.empty(tensor.shape, dtype=tensor.dtype)
+        content = self._pin(tensor.nbytes)[: tensor.nbytes]
+        return content.view(tensor.dtype).view(tensor.shape)
 
 
 class _Catcher(CheckpointEngine):

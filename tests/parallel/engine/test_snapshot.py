@@ -83,6 +83,33 @@ def test_the_next_snapshot_uses_the_same_memory() -> None:
     assert snapshot.num_bytes == 4 * (4 + 6)
 
 
+class OnGpu(Tensor):
+    """Stands for a tensor on a GPU."""
+
+    is_cuda = True
+
+
+def test_tensors_of_a_gpu_go_to_pinned_memory_whose_size_is_reported() -> None:
+    asked = []
+
+    def pin(num_bytes: int) -> Tensor:
+        asked.append(num_bytes)
+        return torch.empty(100 * num_bytes, dtype=torch.uint8)  # as pages are larger
+
+    weight, step = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor(5)
+    content = [weight.as_subclass(OnGpu), step.as_subclass(OnGpu), torch.empty(0), torch.ones(2)]
+    snapshot = Snapshot(pin)
+
+    snapshot.take("a", content)
+    first = [tensor.data_ptr() for tensor in snapshot.files["a"]]
+    snapshot.take("a", content)
+
+    assert asked == [12, 8]
+    assert [tensor.data_ptr() for tensor in snapshot.files["a"]] == first
+    assert [tensor.tolist() for tensor in snapshot.files["a"]] == [[[1, 2, 3]], 5, [], [1, 1]]
+    assert snapshot.num_bytes == 100 * (12 + 8) + 2 * 4
+
+
 def test_versions_of_modules_are_copied() -> None:
     state = nn.LayerNorm(2).state_dict()
     snapshot = Snapshot()
