@@ -106,13 +106,6 @@ def run_with(model: dict[str, Any], layout: dict[str, Any], **settings: Any) -> 
             id="tokens and sequence parallelism",
         ),
         pytest.param(
-            {"num_heads": 4},
-            {"tensor_parallel_size": 2},
-            {"compile_blocks": True},
-            "set compile_blocks=false or parallelism.tensor_parallel_size=1",
-            id="compiled blocks and tensor parallelism",
-        ),
-        pytest.param(
             {"block_gradient_scale": 1024.0},
             {},
             {"precision": "bf16"},

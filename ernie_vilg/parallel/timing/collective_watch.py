@@ -1,19 +1,22 @@
 """Watches this rank's collectives: the last one, their count, and the time spent in them.
 
 Every collective that Python code starts, in torch, DeepSpeed, megatron-core or this project, calls
-a method of torch's `ProcessGroup`, and every wait calls `Work.wait`. An open `Communication` wraps
-both. It counts the collectives of each group: all ranks of a group call them in the same order, so
+a method of torch's `ProcessGroup`, and every wait calls `Work.wait`; those of split linear layers
+call functional operators, in compiled graphs too. An open `Communication` wraps all. It counts the collectives of each group: all ranks of a group call them in the same order, so
 the others wait for the rank that has started fewer.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup, Work
+from torch.distributed.distributed_c10d import _resolve_process_group as resolve_process_group
 
 from ernie_vilg.parallel.engine.library_patches import replaced
 from ernie_vilg.parallel.layout.coordinates import Coordinates, coordinates_of
@@ -47,6 +50,14 @@ _NAMES = {
     "recv": "receive",
 }
 """Name in torch.distributed of each method; no release of torch has all of them."""
+
+_OPERATORS = {
+    "all_reduce": "allreduce",
+    "all_reduce_": "allreduce",  # what Inductor makes of the former
+    "all_gather_into_tensor": "_allgather_base",
+    "reduce_scatter_tensor": "_reduce_scatter_base",
+}
+"""Method of `ProcessGroup` of each functional collective that split linear layers start."""
 
 _MAX_OPEN_WORKS = 256
 """Number of asynchronous collectives kept until a wait; some are never waited for."""
@@ -91,6 +102,7 @@ class Communication:
         self._waiting: Collective | None = None
         self._unfinished: deque[tuple[Any, Collective]] = deque()
         self._by_work: OrderedDict[int, Collective] = OrderedDict()
+        self._by_storage: OrderedDict[int, Collective] = OrderedDict()
         self._known_groups: dict[str, tuple[str, str, tuple[int, ...]]] = {}
         self._patches = ExitStack()
 
@@ -102,6 +114,10 @@ class Communication:
         }
         self._patches.enter_context(replaced(ProcessGroup, **watched))
         self._patches.enter_context(replaced(Work, wait=self._watched_wait(Work.wait)))
+        operators = torch.ops._c10d_functional
+        for name, method in _OPERATORS.items():
+            self._watch_operator(getattr(operators, name).default, partial(self._start, method))
+        self._watch_operator(operators.wait_tensor.default, self._wait_for_tensor)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -137,11 +153,9 @@ class Communication:
     def _watched(self, method: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(group: ProcessGroup, *arguments: Any, **options: Any) -> Any:
             collective = self._note(method, group, arguments)
-            work = self._timed(collective, original, group, arguments, options)
+            work = self._timed(collective, original, group, *arguments, **options)
             if work is not None:
-                self._by_work[id(work)] = collective
-                if len(self._by_work) > _MAX_OPEN_WORKS:
-                    self._by_work.popitem(last=False)
+                _keep(self._by_work, id(work), collective)
             return work
 
         return call
@@ -149,23 +163,39 @@ class Communication:
     def _watched_wait(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def wait(work: Work, *arguments: Any, **options: Any) -> Any:
             collective = self._by_work.pop(id(work), self.last)
-            return self._timed(collective, original, work, arguments, options)
+            return self._timed(collective, original, work, *arguments, **options)
 
         return wait
+
+    def _watch_operator(self, operator: Any, call: Callable[..., Tensor]) -> None:
+        """Replace what an operator calls, outside compiled graphs and in them."""
+        watched = _WatchedOperator(operator._op, call)
+        self._patches.enter_context(replaced(operator, _op=watched))
+
+    def _start(self, method: str, original: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        group = resolve_process_group(arguments[-1])
+        collective = self._note(method, group, arguments)
+        output: Tensor = self._timed(collective, original, *arguments)
+        _keep(self._by_storage, output.untyped_storage().data_ptr(), collective)
+        return output
+
+    def _wait_for_tensor(self, original: Callable[..., Tensor], output: Tensor) -> Tensor:
+        collective = self._by_storage.pop(output.untyped_storage().data_ptr(), self.last)
+        waited: Tensor = self._timed(collective, original, output)
+        return waited
 
     def _timed(
         self,
         collective: Collective | None,
         call: Callable[..., Any],
-        receiver: ProcessGroup | Work,
-        arguments: tuple[Any, ...],
-        options: dict[str, Any],
+        *arguments: Any,
+        **options: Any,
     ) -> Any:
         clock = self.clock
         begin = clock.now()
         self._waiting = collective
         # If the call raises, the rank ends, and `current` remains this collective.
-        result = call(receiver, *arguments, **options)
+        result = call(*arguments, **options)
         self._waiting = None
         end = clock.now()
         clock.add(self._span, begin, end)
@@ -204,6 +234,28 @@ class Communication:
             key = f"{words}, {len(members)} from {members[0]} to {members[-1]}"
             self._known_groups[name] = key, f"of {words}", members
         return self._known_groups[name]
+
+
+class _WatchedOperator:
+    """What an operator calls while a record is open. While a compiler traces, it changes nothing."""
+
+    def __init__(self, original: Callable[..., Tensor], call: Callable[..., Tensor]) -> None:
+        self._original = original
+        self._call = call
+
+    def __call__(self, *arguments: Any, **options: Any) -> Tensor:
+        if options or type(arguments[0]) is not Tensor:  # a compiler's stand-in for a tensor
+            return self._original(*arguments, **options)
+        return self._call(self._original, *arguments)
+
+    def __hash__(self) -> int:
+        return hash(self._original)  # torch looks operators up by it
+
+
+def _keep(open_collectives: OrderedDict[int, Collective], key: int, collective: Collective) -> None:
+    open_collectives[key] = collective
+    if len(open_collectives) > _MAX_OPEN_WORKS:
+        open_collectives.popitem(last=False)
 
 
 def describe_members(members: Sequence[int], groups: Groups) -> str:
