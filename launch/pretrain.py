@@ -14,12 +14,18 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.runs.preflight import check_run_folder
 from ernie_vilg.runs.run_lock import RunLock
-from launch.support.environment import add_variables, is_launched, read_launch
+from launch.support.environment import (
+    add_variables,
+    is_launched,
+    prepare_gpu,
+    read_launch,
+)
 from launch.support.launchers import find_launchers, stop_with_launchers
 from launch.support.program import program
 
 if TYPE_CHECKING:
     from ernie_vilg.runs.phases import Phases
+    from ernie_vilg.training.callbacks import Callback
 
 
 @program("pretrain", PretrainConfig, has_ranks=True)
@@ -43,6 +49,7 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
     config.parallelism.num_micro_batches(launch.world_size)
     config.check_paths()
     add_variables(config.cluster.environment)
+    prepare_gpu()
     launchers = find_launchers(sys.argv[0], is_launched=is_launched())
     stop_with_launchers(launchers, config.stopping.grace_seconds)
     launch = replace(launch, launchers=launchers)
@@ -51,20 +58,31 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
         check_run_folder(run_dir)
     # Refuse a second run in the same folder before torch and DeepSpeed are loaded.
     with RunLock(run_dir, launch) as lock:
-        from ernie_vilg.observers.health import measure_health
-        from ernie_vilg.observers.samples import draw_samples
-        from ernie_vilg.runs.phases import Phase
-        from ernie_vilg.training.callbacks import OnWholeWeights
         from ernie_vilg.training.pretrain import pretrain
 
-        callbacks = (
-            OnWholeWeights(every=config.samples.every, phase=Phase.DRAW, observe=draw_samples),
-            OnWholeWeights(every=config.health.every, phase=Phase.HEALTH, observe=measure_health),
-        )
-        exit_code = pretrain(config, launch, callbacks=callbacks, lock=lock, phases=phases)
+        exit_code = pretrain(config, launch, callbacks=_callbacks(config), lock=lock, phases=phases)
         # When a rank ends, deepspeed's launcher sends a SIGTERM to ranks that end a moment later.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return exit_code
+
+
+def _callbacks(config: PretrainConfig) -> "list[Callback]":
+    """Return the work between steps; what a run never does is not imported."""
+    from ernie_vilg.runs.phases import Phase
+    from ernie_vilg.training.callbacks import OnWholeWeights
+
+    callbacks: list[Callback] = []
+    if config.samples.every:
+        from ernie_vilg.observers.samples import draw_samples
+
+        every = config.samples.every
+        callbacks.append(OnWholeWeights(every=every, phase=Phase.DRAW, observe=draw_samples))
+    if config.health.every:  # matplotlib takes a second
+        from ernie_vilg.observers.health import measure_health
+
+        every = config.health.every
+        callbacks.append(OnWholeWeights(every=every, phase=Phase.HEALTH, observe=measure_health))
+    return callbacks
 
 
 def _dry_run(config: PretrainConfig, launch: Launch) -> None:

@@ -167,7 +167,7 @@ class Checkpoints:
         if problem is not None:
             self._note_failure(rank, step, problem)
             return
-        self._writer.start(pending.folder, self._snapshot.files, rank)
+        self._writer.start(pending.folder, self._snapshot.files, rank, engine.groups.device)
         self._pending = pending
         self._stall_seconds = time.monotonic() - started
         if not self._config.asynchronous:

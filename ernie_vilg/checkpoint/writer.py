@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from ernie_vilg.parallel.layout.device_threads import device_thread
 from ernie_vilg.runs.phases import Phases
 from ernie_vilg.storage.files import fsync_folder, sha256_of_file
 
@@ -72,17 +74,24 @@ class RankWriter:
         """Whether the thread is running."""
         return self._thread is not None and self._thread.is_alive()
 
-    def start(self, folder: Path, files: Mapping[str, Any], rank: int) -> None:
+    def start(
+        self, folder: Path, files: Mapping[str, Any], rank: int, device: torch.device
+    ) -> None:
         """Begin to write.
 
         Args:
             folder: the checkpoint under its temporary name.
             files: content by path; it must not change until `result`.
             rank: this rank.
+            device: this rank's device, from which the content may have been copied to pinned
+                memory.
         """
         assert not self.is_writing, "one checkpoint at a time"
-        self._thread = threading.Thread(
-            target=self._run, args=(folder, dict(files), rank), name="checkpoint-writer"
+        self._thread = device_thread(
+            partial(self._run, folder, dict(files), rank),
+            device,
+            name="checkpoint-writer",
+            daemon=False,
         )
         self._thread.start()
 

@@ -101,7 +101,8 @@ class ClusterConfig(Settings, section="cluster"):
     """Timeout of the ranks' rendezvous at the start."""
     environment: dict[str, str] = field(default_factory=dict)
     """Environment variables that ranks set before torch is loaded, such as NCCL's, unless the
-    launcher has set them. The run folder records them: put no secrets here."""
+    launcher has set them. $USER in a value stands for the name of the user. The run folder records
+    them: put no secrets here."""
     slurm: SlurmConfig | None = None
     """Slurm job of `launch/submit.py`; null without Slurm."""
 

@@ -14,6 +14,10 @@ class RendezvousError(ValueError):
     """
 
 
+class DeviceError(RendezvousError):
+    """The machine shows this rank no GPU of its own. Every rank without one says so."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """One process of a launch."""

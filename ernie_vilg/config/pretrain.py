@@ -40,7 +40,7 @@ class ParallelismConfig(Settings, section="parallelism"):
     """Layout of an optimizer step over devices."""
 
     tensor_parallel_size: PositiveInt = 1
-    """Number of devices that split each matrix product (megatron-core)."""
+    """Number of devices that split each matrix product."""
     pipeline_parallel_size: PositiveInt = 1
     """Number of pipeline stages (DeepSpeed). Above 1 the pipeline engine runs."""
     zero_stage: Literal[1, 2, 3] = 1
@@ -232,6 +232,12 @@ class PretrainConfig(Settings):
         self._check_split("model.text_vocab_size", self.model.text_vocab_size)
         self._check_split("model.codebook_size", self.model.codebook_size)
         layout = self.parallelism
+        if self.compile_blocks and layout.zero_stage == 3:
+            raise InputError(
+                "compile_blocks=true with parallelism.zero_stage=3: DeepSpeed gathers the weights "
+                "of each layer in hooks, which break the compiled graph, set compile_blocks=false "
+                "or parallelism.zero_stage=1 or 2"
+            )
         if layout.sequence_parallel:
             tokens = 2 * layout.micro_batch_size * self.model.seq_length
             if tokens % layout.tensor_parallel_size:

@@ -116,10 +116,27 @@ class Attention(nn.Module):
         self, hidden: Tensor, num_directions: int, num_slots: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, each [direction, batch, heads, slots, head_dim]."""
-        split = self.query_key_value(hidden)
-        split = split.view(num_directions, -1, num_slots, self.num_heads, 3, self.head_dim)
-        query, key, value = split.transpose(2, 3).unbind(-2)
+        query, key, value = self.split_heads(
+            self.query_key_value(hidden), num_directions, num_slots
+        )
         return self.query_norm(query), self.key_norm(key), value
+
+    def split_heads(
+        self, projected: Tensor, num_directions: int, num_slots: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values before their norms, as views.
+
+        Args:
+            projected: output of `query_key_value`, float [..., 3 * hidden / size].
+            num_directions: directions among the slots.
+            num_slots: slots per direction and pair.
+
+        Returns:
+            float [direction, batch, heads, slots, head_dim] each.
+        """
+        split = projected.view(num_directions, -1, num_slots, self.num_heads, 3, self.head_dim)
+        query, key, value = split.transpose(2, 3).unbind(-2)
+        return query, key, value
 
     def _merge(self, attended: Tensor) -> Tensor:
         # [direction, batch, slots, heads * head_dim]

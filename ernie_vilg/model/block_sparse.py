@@ -1,9 +1,10 @@
 """Block-sparse attention on a GPU: blocks of the mask without a visible pair are skipped.
 
-`flex_attention` compiles one kernel per mask; the map of non-empty blocks is built once per
-pattern, direction and device. In a column layer a query sees one key per row of the picture, so in
-raster order no block is empty. There, image slots are reordered to column-major before attention
-and back after it, which makes columns as dense as rows.
+`flex_attention` compiles one kernel per mask; those of both directions compile as one graph, at the
+same time. The map of non-empty blocks is built once per pattern, direction and device. In a column
+layer a query sees one key per row of the picture, so in raster order no block is empty. There,
+image slots are reordered to column-major before attention and back after it, which makes columns as
+dense as rows.
 
 Source: FlexAttention (Dong et al. 2024, arXiv:2412.05496); the order of columns is ours.
 """
@@ -26,8 +27,8 @@ MIN_HEAD_DIM = 16
 """Narrowest head that the kernel takes on a GPU; narrower ones are padded with zeros."""
 
 MAX_KERNELS = 64
-"""Limit of compiled kernels: one per pattern, direction, shape, dtype, and mode (with or without
-gradients). torch's own limit of 8 is meant for code whose shapes vary by mistake."""
+"""Limit of compiled graphs: one per pattern, shape, dtype, and mode (with or without gradients).
+torch's own limit of 8 is meant for code whose shapes vary by mistake."""
 
 
 class BlockSparseAttention:
@@ -43,7 +44,8 @@ class BlockSparseAttention:
                 and serves for comparison on a CPU, where it has no backward pass.
         """
         self._config = config
-        self._pattern = pattern
+        self.pattern = pattern
+        """Pattern of the block."""
         self._compiled = compiled
         self._masks: tuple[BlockMask, BlockMask] | None = None
 
@@ -52,7 +54,7 @@ class BlockSparseAttention:
         torch._dynamo.config.recompile_limit = max(
             torch._dynamo.config.recompile_limit, MAX_KERNELS
         )
-        self._masks = block_masks(self._config, self._pattern, device)
+        self._masks = block_masks(self._config, self.pattern, device)
         return self._masks
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -67,37 +69,51 @@ class BlockSparseAttention:
             float, of the same shape. The softmax is computed in float32.
         """
         masks = self._masks or self.build(query.device)
-        scale = query.shape[-1] ** -0.5
-        missing = max(0, MIN_HEAD_DIM - query.shape[-1])
-        if missing:
-            query, key, value = (F.pad(tensor, (0, missing)) for tensor in (query, key, value))
-        is_column = self._pattern is Pattern.COLUMN
-        if is_column:
-            query, key, value = (
-                transpose_grid(tensor, self._config) for tensor in (query, key, value)
-            )
-        directions = zip(query.unbind(), key.unbind(), value.unbind(), masks, strict=True)
-        attended = torch.stack(
-            [self._attend(tensors, mask, scale) for *tensors, mask in directions]
-        )
-        if is_column:
-            attended = transpose_grid(attended, self._config)
-        return attended[..., : attended.shape[-1] - missing]
-
-    def _attend(self, tensors: list[Tensor], mask: BlockMask, scale: float) -> Tensor:
-        relax = self._config.pb_relax or 1.0
-
-        def multiply(score: Tensor, *_: Tensor) -> Tensor:
-            return score * relax
-
         is_alone = self._compiled and not torch.compiler.is_compiling()
-        kernel: Any = _compiled_kernel() if is_alone else flex_attention
-        return kernel(
-            *tensors,
-            score_mod=multiply if self._config.pb_relax else None,
-            block_mask=mask,
-            scale=scale / relax,
-        )
+        attend: Any = _compiled_attention() if is_alone else attend_visible
+        attended: Tensor = attend(query, key, value, masks, self._config, self.pattern)
+        return attended
+
+
+def attend_visible(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    masks: tuple[BlockMask, BlockMask],
+    config: ModelConfig,
+    pattern: Pattern,
+) -> Tensor:
+    """Attend under the masks of both directions; see `BlockSparseAttention`."""
+    scale = query.shape[-1] ** -0.5
+    missing = max(0, MIN_HEAD_DIM - query.shape[-1])
+    if missing:
+        query, key, value = (F.pad(tensor, (0, missing)) for tensor in (query, key, value))
+    is_column = pattern is Pattern.COLUMN
+    if is_column:
+        query, key, value = (transpose_grid(tensor, config) for tensor in (query, key, value))
+    directions = zip(query.unbind(), key.unbind(), value.unbind(), masks, strict=True)
+    attended = torch.stack(
+        [_attend(tensors, mask, scale, config.pb_relax) for *tensors, mask in directions]
+    )
+    if is_column:
+        attended = transpose_grid(attended, config)
+    return attended[..., : attended.shape[-1] - missing]
+
+
+def _attend(tensors: list[Tensor], mask: BlockMask, scale: float, pb_relax: float) -> Tensor:
+    relax = pb_relax or 1.0
+
+    def multiply(score: Tensor, *_: Tensor) -> Tensor:
+        return score * relax
+
+    kernel: Any = flex_attention  # its overloads do not know a list of three tensors
+    attended: Tensor = kernel(
+        *tensors,
+        score_mod=multiply if pb_relax else None,
+        block_mask=mask,
+        scale=scale / relax,
+    )
+    return attended
 
 
 def transpose_grid(tensor: Tensor, config: ModelConfig) -> Tensor:
@@ -151,6 +167,6 @@ def _block_mask(
 
 
 @lru_cache(maxsize=1)
-def _compiled_kernel() -> Any:
+def _compiled_attention() -> Any:
     # With fullgraph, torch raises past the limit instead of silently computing all scores.
-    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
+    return torch.compile(attend_visible, dynamic=False, fullgraph=True)

@@ -69,7 +69,9 @@ def step_collectives(
         precision: number format of weights and activations.
     """
     stages = stage_shards(config.model, config.parallelism)
-    return [list(_Rank(config, world_size, precision, stages, index)) for index in range(len(stages))]
+    return [
+        list(_Rank(config, world_size, precision, stages, index)) for index in range(len(stages))
+    ]
 
 
 def lists_replicas(config: PretrainConfig, precision: torch.dtype) -> bool:
@@ -259,7 +261,10 @@ def collective_lines(config: PretrainConfig, world_size: int, precision: torch.d
         lines += map(_line, _merged(exchanges))
     if not any(stages):
         return ["collectives of a step: none"]
-    if not lists_replicas(config, precision) and config.parallelism.data_parallel_size(world_size) > 1:
+    if (
+        not lists_replicas(config, precision)
+        and config.parallelism.data_parallel_size(world_size) > 1
+    ):
         lines.append("  and those of DeepSpeed among replicas, which depend on its buckets")
     return lines
 

@@ -217,11 +217,9 @@ def _built(
 
 
 def _layers(variant: Variant, size: int) -> ParallelLayers:
-    gathered = None
-    if variant.sequence_parallel:
-        tokens = _tokens(variant.model, size)
-        gathered = _empty(variant, tokens, variant.model.hidden_size)
-    return rank_layers(variant.tensor_size, variant.checkpointing, gathered)
+    return rank_layers(
+        variant.tensor_size, variant.checkpointing, split_tokens=variant.sequence_parallel
+    )
 
 
 def _tokens(model: ModelConfig, size: int) -> int:

@@ -95,9 +95,7 @@ def override_line(config: PretrainConfig) -> str:
     return " ".join([*words, f"compile_blocks={str(config.compile_blocks).lower()}"])
 
 
-def _candidates(
-    config: PretrainConfig, gpu: GpuConfig, num_gpus: int
-) -> Iterator[dict[str, Any]]:
+def _candidates(config: PretrainConfig, gpu: GpuConfig, num_gpus: int) -> Iterator[dict[str, Any]]:
     """Yield the settings of layouts that use all GPUs, legal or not."""
     limit = min(_MAX_MICRO_BATCH, config.parallelism.global_batch_size)
     micro_batches = [2**power for power in range(limit.bit_length())]
@@ -132,6 +130,7 @@ def _kind(message: str) -> str:
     kinds = {
         "is no multiple of parallelism.micro_batch_size": "global batch does not divide",
         "DeepSpeed rejects 2 and 3": "ZeRO 2 or 3 under a pipeline",
+        "compile_blocks=true with parallelism.zero_stage": "compiled blocks under ZeRO 3",
         "is not divisible by parallelism.tensor_parallel_size": "tensor size does not divide",
         "tokens of a micro-batch": "tokens do not divide",
     }

@@ -255,7 +255,8 @@ def workload_of_model(
         block_parameters=block_parameters,
         outer_parameters=whole.num_parameters - len(blocks) * block_parameters,
         elementwise_bytes=COMPILED_BYTES if fused else EAGER_BYTES,
-        computed_attention_flops=sum(computed_flops(model, index) for index in blocks) / len(blocks),
+        computed_attention_flops=sum(computed_flops(model, index) for index in blocks)
+        / len(blocks),
         attention_rate=FLEX_RATE,
         # All blocks but the first and the last.
         fp8_share=max(1 - 2 / len(blocks), 0.0) if linear_precision == "fp8" else 0.0,

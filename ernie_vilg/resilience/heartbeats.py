@@ -18,15 +18,18 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
+from ernie_vilg.parallel.layout.device_threads import device_thread
 from ernie_vilg.storage.json_files import parse_json
 
 _STORE_TIMEOUT = timedelta(seconds=10)
 _JOIN_SECONDS = 5.0
 _BEAT = "a heartbeat"
+_NO_GPU = torch.device("cpu")
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +86,12 @@ class Heartbeats:
     """Writes this rank's heartbeats while it is open, and reads those of all ranks."""
 
     def __init__(
-        self, rank: int, every_seconds: float, take: Callable[[], Beat], store: Any
+        self,
+        rank: int,
+        every_seconds: float,
+        take: Callable[[], Beat],
+        store: Any,
+        device: torch.device,
     ) -> None:
         """Prepare; entering the block starts the thread.
 
@@ -92,13 +100,14 @@ class Heartbeats:
             every_seconds: interval between two heartbeats.
             take: returns this rank's heartbeat; called in the thread.
             store: holds the heartbeats.
+            device: this rank's device, of which `take` may ask what it has finished.
         """
         self._rank = rank
         self._every_seconds = every_seconds
         self._take = take
         self._store = store
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
+        self._thread = device_thread(self._run, device, name="heartbeats")
 
     def __enter__(self) -> "Heartbeats":
         self._thread.start()
@@ -144,10 +153,18 @@ class Heartbeats:
                 return
 
 
-def call_within(seconds: float, call: Callable[[], Result]) -> Result | None:
-    """Return the result of a call, or None if it takes longer; it then goes on in its thread."""
+def call_within(
+    seconds: float, call: Callable[[], Result], device: torch.device = _NO_GPU
+) -> Result | None:
+    """Return the result of a call, or None if it takes longer; it then goes on in its thread.
+
+    Args:
+        seconds: longest wait.
+        call: function to call.
+        device: device that the call uses.
+    """
     results: list[Result] = []
-    thread = threading.Thread(target=lambda: results.append(call()), daemon=True)
+    thread = device_thread(lambda: results.append(call()), device, name="within a time")
     thread.start()
     thread.join(seconds)
     return results[0] if results else None

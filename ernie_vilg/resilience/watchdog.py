@@ -29,9 +29,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
+import torch
+
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.parallel.layout.collectives import LEADER
+from ernie_vilg.parallel.layout.device_threads import device_thread
+from ernie_vilg.parallel.layout.flight_record import record_path, recorded_collectives
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.resilience.hang_verdict import Findings, HangVerdict, find_suspects, table
 from ernie_vilg.resilience.heartbeats import (
@@ -51,6 +55,7 @@ _STEP_PHASES = (Phase.DATA, Phase.STEP)
 _POLL_SECONDS = 1.0
 _STORE_SECONDS = 5.0
 _WRITE_SECONDS = 10.0
+_RECORD_SECONDS = 5.0
 _STACK_SECONDS = 20.0
 _LINGER_SECONDS = 1.0
 _LEADER_LINGER_SECONDS = 3.0
@@ -110,6 +115,7 @@ class Watchdog:
         phases: Phases,
         *,
         rank: int,
+        device: torch.device,
         members: Sequence[Member],
         run_dir: Path,
         communication: Communication,
@@ -120,6 +126,7 @@ class Watchdog:
             config: the timeouts.
             phases: this rank's phases.
             rank: this rank.
+            device: this rank's device.
             members: every rank.
             run_dir: the run's folder; reports go into its folder `reports`.
             communication: this rank's collectives.
@@ -130,13 +137,14 @@ class Watchdog:
         self._phases = phases
         self._run_dir = run_dir
         self._communication = communication
+        self._device = device
         self._members = members
         self._own = members[rank]
         self._heartbeats = Heartbeats(
-            rank, config.heartbeat_seconds, self._beat, connect_to_store()
+            rank, config.heartbeat_seconds, self._beat, connect_to_store(), device
         )
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread = device_thread(self._watch, device, name="watchdog")
 
     def __enter__(self) -> "Watchdog":
         self._heartbeats.__enter__()
@@ -168,6 +176,8 @@ class Watchdog:
 
     def _end(self, current: CurrentPhase) -> None:
         """Report the ranks that hold up the run, and end this process."""
+        # First: other ranks, which end a moment later, may end this one.
+        call_within(_RECORD_SECONDS, self._write_collectives, self._device)
         findings = self._find()
         verdict = find_suspects(findings)
         live = [rank for rank in findings.beats if rank not in findings.silent]
@@ -189,6 +199,12 @@ class Watchdog:
         call_within(_WRITE_SECONDS, lambda: write_bytes(path, (text + "\n").encode()))
         time.sleep(_LEADER_LINGER_SECONDS if self._own.rank == LEADER else _LINGER_SECONDS)
         os._exit(ExitCode.FAILED)
+
+    def _write_collectives(self) -> None:
+        """Write torch's record of the last collectives, which torch would write only later."""
+        record = recorded_collectives()
+        if record is not None:
+            write_bytes(record_path(RunFolder(self._run_dir).reports, self._own.rank), record)
 
     def _find(self) -> Findings:
         """Compare two readings of all heartbeats."""

@@ -48,7 +48,7 @@ _COLUMNS = (
 _TABLE_NOTE = (
     "Parameters and bytes are per rank; layer 0 is the embedding, the last the head.",
     "Bytes are those at the peak of a step; activations may be freed by then.",
-    "Buffers are DeepSpeed's and megatron-core's, and memory lost to fragmentation.",
+    "Buffers are DeepSpeed's, and memory lost to fragmentation.",
 )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import psutil
 import torch
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
@@ -30,6 +31,7 @@ from ernie_vilg.resilience.stopping import Stopping, StopReason
 from ernie_vilg.resilience.stragglers import Stragglers
 from ernie_vilg.runs.phases import Phase, Phases
 from ernie_vilg.runs.schedule import learning_rate_at
+from ernie_vilg.system.garbage import collect_after, collected_by_hand
 from ernie_vilg.system.progress import duration
 from ernie_vilg.tracking.tracker import Tracker
 from ernie_vilg.training.callbacks import Callbacks
@@ -82,6 +84,7 @@ class Trainer:
     _meter: Meter = field(init=False)
     _measured: Measured = field(init=False)
     _num_mismatches: int = field(init=False, default=0)
+    _first_step: Metrics = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         losses = torch.zeros(num_losses(self.config.model), device=self.engine.groups.device)
@@ -101,6 +104,10 @@ class Trainer:
             FloatingPointError: updates were skipped again after going back to a checkpoint.
             ReplicaMismatch: ranks have differed too often.
         """
+        with collected_by_hand():
+            return self._train(steps_made)
+
+    def _train(self, steps_made: int) -> tuple[int, StopReason]:
         steps = self.config.training.steps
         if steps_made >= steps:
             logger.info("all %d steps are done: raise training.steps to go on", steps)
@@ -139,11 +146,31 @@ class Trainer:
         learning_rate = learning_rate_at(step, config.training.steps, config.optimizer)
         losses = self.engine.train_batch(micro_batches, learning_rate)
         self._meter.add(losses, self.engine.last_skip)
+        is_log_due = step % config.training.log_every == 0 or step == config.training.steps
+        if self._meter.first_step_seconds is None:
+            self._end_first_step(step, is_log_due=is_log_due)
         if self.ledger is not None:
             self.ledger.append(step, first_position(step, num_positions), num_positions)
         self.guard.after_step(step)
-        if step % config.training.log_every == 0 or step == config.training.steps:
+        if is_log_due:
             self._log(step, learning_rate)
+
+    def _end_first_step(self, step: int, *, is_log_due: bool) -> None:
+        """Report the first step after a start, and leave its time out of the other figures."""
+        self._meter.end_first_step()
+        if not is_log_due:
+            self.step_times.read()
+        seconds = time.time() - psutil.Process().create_time()
+        self._first_step = {
+            "first_step_seconds": self._meter.first_step_seconds,
+            "start_seconds": seconds,
+        }
+        logger.info(
+            "first step, %d, took %.1f s and ended %.1f s after the start of the process",
+            step,
+            self._meter.first_step_seconds,
+            seconds,
+        )
 
     def _after_step(self, step: int) -> None:
         """Compare replicas, save and observe the weights, each if it is due after a step."""
@@ -159,6 +186,7 @@ class Trainer:
         if is_save_due:
             self._save(step)
         self.callbacks.after_step(step)
+        collect_after(step)
         self._meter.pause(time.monotonic() - started)
 
     def _save(self, step: int) -> None:
@@ -179,7 +207,9 @@ class Trainer:
             "skipped_updates": float(self.guard.num_skips),
             **self.data_metrics(),
             **self._checkpoint_metrics(),
+            **self._first_step,
         }
+        self._first_step = {}
         self.tracker.log(step, metrics)
         self._measured.add(metrics)
         logger.info("%s", log_line(step, self.config.training.steps, metrics))

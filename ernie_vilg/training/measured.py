@@ -1,7 +1,8 @@
 """The record of a run's memory and times, which the planner reads.
 
-It is rewritten at every checkpoint. Its seconds are medians over the log lines; the first line,
-which contains the warm-up of kernels and caches, counts only while it is the only one.
+It is rewritten at every checkpoint. Its seconds are medians over the log lines. A line with no step
+but the first of the start counts only while it is the only line: that step loads kernels and fills
+caches.
 """
 
 import statistics
@@ -33,9 +34,14 @@ class Measured:
         self._groups = engine.groups
         self._precision = str(engine.settings.precision).removeprefix("torch.")
         self._lines: list[dict[str, float]] = []
+        self._has_first_step_only = False
 
     def add(self, metrics: Metrics) -> None:
         """Add the metrics of a log line."""
+        if self._has_first_step_only:
+            self._lines.clear()
+        seconds = metrics["seconds_per_step"]
+        self._has_first_step_only = metrics.get("first_step_seconds") == seconds
         names = {part: f"{part}_seconds_per_step" for part in PARTS} | {"": "seconds_per_step"}
         self._lines.append({part: metrics[name] for part, name in names.items() if name in metrics})
 
@@ -45,11 +51,10 @@ class Measured:
         peaks = gather_everywhere(memory_metrics(device)["peak_memory_bytes"])
         if self._groups.rank != LEADER or not self._lines:
             return
-        lines = self._lines[1:] or self._lines
         seconds = {
-            part: statistics.median(line[part] for line in lines if part in line)
+            part: statistics.median(line[part] for line in self._lines if part in line)
             for part in ("", *PARTS)
-            if any(part in line for line in lines)
+            if any(part in line for line in self._lines)
         }
         record = RunRecord(
             hardware=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -28,7 +28,8 @@ class Meter:
     """Sums over the steps since the last log line.
 
     A step whose update was skipped is counted, but its losses are not: they do not describe the
-    model.
+    model. The first step after a start loads kernels and fills caches: its losses count, its time
+    is reported apart and enters no speed, unless it is the only step of the line.
     """
 
     losses: Tensor
@@ -38,9 +39,12 @@ class Meter:
     """Steps since the last log line."""
     since: float = 0.0
     """`time.monotonic()` of the last log line."""
+    first_step_seconds: float | None = None
+    """Seconds of the first step after the start; None until it is made."""
 
     def __post_init__(self) -> None:
         self.since = time.monotonic()
+        self._num_timed = 0
         self._num_skipped = torch.zeros((), device=self.losses.device)
 
     def add(self, losses: Tensor, is_skipped: Tensor) -> None:
@@ -54,12 +58,21 @@ class Meter:
         self.losses += torch.where(is_skipped > 0, 0.0, losses)
         self._num_skipped += is_skipped
         self.steps += 1
+        self._num_timed += 1
+
+    def end_first_step(self) -> None:
+        """Time the first step, which was added; waits for the device once per start."""
+        if self.losses.device.type == "cuda":
+            torch.cuda.synchronize(self.losses.device)
+        now = time.monotonic()
+        self.first_step_seconds = now - self.since
+        self.since, self._num_timed = now, 0
 
     def reset(self) -> None:
         """Discard the steps since the last log line."""
         self.losses.zero_()
         self._num_skipped.zero_()
-        self.steps, self.since = 0, time.monotonic()
+        self.steps, self._num_timed, self.since = 0, 0, time.monotonic()
 
     def pause(self, seconds: float) -> None:
         """Exclude time that was not spent on steps."""
@@ -72,14 +85,16 @@ class Meter:
         """
         sums = engine.mean_losses(self.losses)
         num_skipped = int(self._num_skipped)
-        seconds = max(time.monotonic() - self.since, 1e-9)
+        # Without another step, the first one is all that is known of the speed.
+        seconds = (time.monotonic() - self.since) if self._num_timed else self.first_step_seconds
+        seconds_per_step = max(seconds or 0.0, 1e-9) / max(self._num_timed, 1)
         metrics = loss_metrics(sums, self.steps - num_skipped, config.model)
         metrics |= {
             "skipped_steps": float(num_skipped),
             "gradient_norm": engine.gradient_norm(),
-            "seconds_per_step": seconds / self.steps,
+            "seconds_per_step": seconds_per_step,
         }
-        metrics |= speed_metrics(self.steps / seconds, engine.groups.world_size, config)
+        metrics |= speed_metrics(1 / seconds_per_step, engine.groups.world_size, config)
         metrics |= memory_metrics(engine.groups.device)
         self.reset()
         return metrics

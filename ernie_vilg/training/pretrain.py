@@ -28,8 +28,10 @@ from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
+from ernie_vilg.parallel.engine.determinism import make_deterministic
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.precision import check_fp8, machine_precision
+from ernie_vilg.parallel.engine.warm_up import start_compiler, warm_up
 from ernie_vilg.parallel.layout.collectives import LEADER, barrier, group_with_timeout
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, machine_device, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
@@ -88,11 +90,14 @@ class _Rank:
         self.stopping, self.phases, self.groups, self.parts = stopping, phases, groups, parts
         self.precision = machine_precision(config.precision, groups.device)
         self.communication = parts.enter_context(Communication(groups))
+        self.phase_group = group_with_timeout(config.watch.phase_timeout_seconds)
+        """All ranks, with the timeout of a phase."""
         self.members = gather_members(groups)
         watchdog = Watchdog(
             config.watch,
             phases,
             rank=groups.rank,
+            device=groups.device,
             members=self.members,
             run_dir=self.run_dir,
             communication=self.communication,
@@ -181,8 +186,8 @@ def _start(config: PretrainConfig, launch: Launch) -> Groups:
     """Connect to the other ranks; return this rank's position."""
     layout, cluster = config.parallelism, config.cluster
     if layout.tensor_parallel_size > 1:
-        # megatron-core asks for one queue into the GPU: collectives then start before the products
-        # that hide them. CUDA reads it at its first use.
+        # With one queue into the GPU, collectives start before the products that hide them. CUDA
+        # reads it at its first use.
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = start_processes(
         launch,
@@ -190,10 +195,8 @@ def _start(config: PretrainConfig, launch: Launch) -> Groups:
         rendezvous_timeout_seconds=cluster.rendezvous_timeout_seconds,
         dump_folder=RunFolder(Path(config.run_dir)).reports,
     )
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)  # resumed runs are equal bit for bit
-        # It would also fill every new tensor, DeepSpeed's buffers of 2 GB included.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    make_deterministic(device)
+    start_compiler(config, device)
     return build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
 
 
@@ -211,7 +214,7 @@ def _build(
         tracker=outputs.tracker,
         phases=rank.phases,
         should_stop=lambda: rank.stopping.is_requested,
-        group=group_with_timeout(rank.config.watch.phase_timeout_seconds),
+        group=rank.phase_group,
     )
     trainer = _build_trainer(
         rank,
@@ -243,6 +246,7 @@ def _restore_engine(rank: _Rank, quarantine: Quarantine) -> tuple[Engine, Checkp
     config, groups = rank.config, rank.groups
     engine = build_engine(config, groups, rank.precision, _decoder_weights(config))
     rank.phases.attach(engine)
+    warm_up(engine, rank.phase_group)
     checkpoints = Checkpoints(
         rank.run_dir,
         config.checkpoint,

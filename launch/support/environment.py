@@ -3,6 +3,7 @@
 No other module does. torchrun and deepspeed set the same variables; Slurm's srun has its own.
 """
 
+import getpass
 import locale
 import os
 import re
@@ -21,6 +22,10 @@ _LONGEST_SOCKET_PATH = 107
 """Most characters of a Unix socket's path (unix(7))."""
 _LONGEST_TEMPORARY_FOLDER = _LONGEST_SOCKET_PATH - len("/pymp-12345678/listener-12345678")
 """Most characters of a folder to which Python's multiprocessing appends a socket's name."""
+
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Variables with the settings of torch's allocator; the second is the name before 2.9."""
+_KERNELS = "TORCHINDUCTOR_CACHE_DIR"
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 _LAUNCHERS_OWN = ("TORCHELASTIC_RUN_ID", "CROSS_SIZE")
@@ -115,9 +120,52 @@ def add_variables(
 
     Call it before torch is loaded: libraries read their variables when they are loaded or first
     used.
+
+    Args:
+        variables: values by name; $USER in a value stands for the name of the user.
+        environment: variables of this process.
     """
     for name, value in variables.items():
-        environment.setdefault(name, value)
+        environment.setdefault(name, value.replace("$USER", _user()) if "$USER" in value else value)
+
+
+def prepare_gpu(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set what torch reads before it uses a GPU, and check the folder of compiled kernels.
+
+    Raises:
+        InputError: other users can write into the folder of compiled kernels.
+    """
+    if not any(name in environment for name in _ALLOCATOR):
+        environment[_ALLOCATOR[0]] = "expandable_segments:True"  # less fragmentation
+    # Equal sums in every start: cuBLAS may choose by the size of its workspace. 8 buffers of 4 MiB
+    # are torch's own choice on a Hopper.
+    environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if _KERNELS in environment:
+        _check_own_folder(_KERNELS, Path(environment[_KERNELS]))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have a number only
+        return str(os.getuid())
+
+
+def _check_own_folder(name: str, folder: Path) -> None:
+    """Make a folder for this user, or refuse it: kernels in it are code, which runs."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.stat()
+    except OSError as error:
+        raise InputError(
+            f"{name}={folder}: no folder can be made there ({error.strerror}): set it to one on "
+            f"the node's own disk, as in +cluster.environment.{name}=/tmp/kernels"
+        ) from error
+    if state.st_uid != os.getuid() or state.st_mode & 0o022:
+        raise InputError(
+            f"{name}={folder}: other users can write into this folder, and compiled kernels in it "
+            "are run: choose a folder of your own, or chmod go-w it"
+        )
 
 
 def child_environment(variables: Mapping[str, str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ernie_vilg.config.exit_codes import ExitCode, write_ending
-from ernie_vilg.config.launch import Launch, RendezvousError
+from ernie_vilg.config.launch import DeviceError, Launch, RendezvousError
 from ernie_vilg.errors import InputError
 from launch.support.environment import (
     ending_file,
@@ -122,7 +122,8 @@ def _report(name: str, launch: Launch, error: Exception) -> ExitCode:
     """Print why a program failed; return its exit code."""
     message = f"{name}: {_message(error)}"
     if isinstance(error, RendezvousError):
-        if launch.local_rank == 0:  # once per machine: the leader may not know
+        # Once per machine: the leader may not know. A missing GPU is this rank's alone.
+        if launch.local_rank == 0 or isinstance(error, DeviceError):
             print(message, file=sys.stderr)
         return ExitCode.FAILED
     if isinstance(error, InputError | OmegaConfBaseException):

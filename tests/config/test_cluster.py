@@ -1,10 +1,15 @@
 """Settings of a run's machines, and refused ones."""
 
+import getpass
+import os
+from pathlib import Path
+
 import pytest
 
 from ernie_vilg.config.cluster import ClusterConfig, SlurmConfig
+from ernie_vilg.errors import InputError
 from launch.support.composition import compose_program
-from launch.support.environment import add_variables
+from launch.support.environment import add_variables, prepare_gpu
 
 
 @pytest.mark.parametrize(
@@ -40,7 +45,11 @@ def test_a_cluster_adds_to_the_one_that_it_is_made_from() -> None:
     run = compose_program("pretrain", ["experiment=quickstart", "cluster=slurm"])
     cluster = run.cluster
 
-    assert cluster.environment == {"NCCL_DEBUG": "WARN", "NCCL_IB_TIMEOUT": "22"}
+    assert cluster.environment == {
+        "NCCL_DEBUG": "WARN",
+        "NCCL_IB_TIMEOUT": "22",
+        "TORCHINDUCTOR_CACHE_DIR": "/var/tmp/ernie_vilg-kernels-$USER",
+    }
     assert run.gpu.peak_flops == 989e12
     assert cluster.slurm.world_size == 8
 
@@ -51,3 +60,61 @@ def test_what_the_launcher_has_set_stands() -> None:
     add_variables({"NCCL_DEBUG": "WARN", "NCCL_IB_TIMEOUT": "22"}, environment)
 
     assert environment == {"NCCL_DEBUG": "INFO", "NCCL_IB_TIMEOUT": "22"}
+
+
+def test_user_stands_for_the_name_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: "mei")
+    environment: dict[str, str] = {}
+
+    add_variables({"TORCHINDUCTOR_CACHE_DIR": "/var/tmp/kernels-$USER"}, environment)
+
+    assert environment == {"TORCHINDUCTOR_CACHE_DIR": "/var/tmp/kernels-mei"}
+
+
+def test_a_user_without_a_name_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise OSError("No username set in the environment")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    environment: dict[str, str] = {}
+
+    add_variables({"A": "$USER"}, environment)
+
+    assert environment == {"A": str(os.getuid())}
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_the_allocator_grows_its_segments_unless_it_is_set(name: str) -> None:
+    fresh: dict[str, str] = {}
+    chosen = {name: "max_split_size_mb:512"}
+
+    prepare_gpu(fresh)
+    prepare_gpu(chosen)
+
+    assert fresh == {
+        "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    assert chosen == {name: "max_split_size_mb:512", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+
+
+def test_the_folder_of_compiled_kernels_is_made_for_this_user_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "of mine" / "kernels"
+
+    prepare_gpu({"TORCHINDUCTOR_CACHE_DIR": str(folder)})
+
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_kernels_that_others_can_write_are_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+
+    with pytest.raises(InputError, match=f"TORCHINDUCTOR_CACHE_DIR={tmp_path}: other users can"):
+        prepare_gpu({"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)})
+
+
+def test_a_folder_of_kernels_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(InputError, match="no folder can be made there"):
+        prepare_gpu({"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "file" / "kernels")})

@@ -106,6 +106,13 @@ def run_with(model: dict[str, Any], layout: dict[str, Any], **settings: Any) -> 
             id="tokens and sequence parallelism",
         ),
         pytest.param(
+            {},
+            {"zero_stage": 3},
+            {"compile_blocks": True},
+            "set compile_blocks=false or parallelism.zero_stage=1 or 2",
+            id="compiled blocks and ZeRO 3",
+        ),
+        pytest.param(
             {"block_gradient_scale": 1024.0},
             {},
             {"precision": "bf16"},

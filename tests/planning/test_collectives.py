@@ -57,16 +57,18 @@ def members(exchange: Exchange, groups: Groups) -> tuple[int, ...]:
     ends = (0, groups.pipeline_size - 1)
     axes = {
         collectives.ALL: lambda other: True,
-        collectives.TENSOR: lambda other: (other.pipeline, other.data) == (mine.pipeline, mine.data),
-        collectives.REPLICAS: lambda other: (other.pipeline, other.tensor)
-        == (mine.pipeline, mine.tensor),
-        collectives.ENDS: lambda other: other.pipeline in ends
-        and (other.data, other.tensor) == (mine.data, mine.tensor),
+        collectives.TENSOR: lambda other: (
+            (other.pipeline, other.data) == (mine.pipeline, mine.data)
+        ),
+        collectives.REPLICAS: lambda other: (
+            (other.pipeline, other.tensor) == (mine.pipeline, mine.tensor)
+        ),
+        collectives.ENDS: lambda other: (
+            other.pipeline in ends and (other.data, other.tensor) == (mine.data, mine.tensor)
+        ),
     }
     belongs = axes[exchange.group]
-    return tuple(
-        rank for rank in range(groups.world_size) if belongs(coordinates_of(rank, groups))
-    )
+    return tuple(rank for rank in range(groups.world_size) if belongs(coordinates_of(rank, groups)))
 
 
 def compare(

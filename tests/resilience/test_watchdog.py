@@ -4,10 +4,12 @@ import ctypes
 import itertools
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,13 @@ from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.data.batches import workers
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
+from ernie_vilg.parallel.timing.span_clock import HostClock
 from ernie_vilg.resilience import watchdog
 from ernie_vilg.resilience.members import gather_members
 from ernie_vilg.resilience.watchdog import Countdown, Watchdog
 from ernie_vilg.runs.phases import CurrentPhase, Phase, Phases
 from ernie_vilg.system.ports import free_port
-from tests.distributed import run_distributed
+from tests.distributed import one_process, run_distributed
 
 STEP_TIMEOUT_SECONDS = 2.0
 WATCH = WatchConfig(step_timeout_seconds=STEP_TIMEOUT_SECONDS, heartbeat_seconds=0.2)
@@ -62,6 +65,7 @@ def watchdog_of(
         config,
         phases,
         rank=groups.rank,
+        device=groups.device,
         members=gather_members(groups),
         run_dir=run_dir,
         communication=communication,
@@ -72,7 +76,7 @@ def train_steps(
     launch: Launch, run_dir: Path, faulty_rank: int, fault: Callable[[Watchdog, Phases], None]
 ) -> None:
     """Take steps for ever; a fault is injected into one rank at one of them."""
-    device = start_processes(launch, timeout_seconds=60)
+    device = start_processes(launch, timeout_seconds=60, dump_folder=run_dir / "reports")
     groups = build_groups(1, 1, device)
     phases = Phases()
     with (
@@ -100,7 +104,8 @@ def hang(
     """Run until the other ranks have ended.
 
     Returns:
-        exit codes, seconds from the fault to the end, and the reports.
+        exit codes, seconds from the fault to the end, and the reports. The ranks that ended have
+        also written their last collectives.
     """
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(workers.PRELOADED_MODULES)
@@ -123,7 +128,7 @@ def hang(
         for rank in ranks:
             rank.kill()
             rank.join()
-    reports = [path.read_text() for path in sorted((run_dir / "reports").iterdir())]
+    reports = [path.read_text() for path in sorted((run_dir / "reports").glob("hang-*"))]
     return codes, seconds, reports
 
 
@@ -170,6 +175,8 @@ def test_the_rank_that_holds_up_the_run_is_named_and_the_others_end(
     assert "training, step 3, for " in waits_in
     assert "in all_reduce of all ranks (number " in waits_in
     assert "in train_steps" in report, "this rank's own stack"
+    record = pickle.loads((tmp_path / "reports" / f"collectives-rank_{other}").read_bytes())
+    assert {entry["profiling_name"] for entry in record["entries"]} >= {"gloo:all_reduce"}
     if fault is hold_the_gil:
         assert codes[faulty_rank] == 1, "it has ended itself"
 
@@ -196,6 +203,51 @@ def run_without_a_fault(launch: Launch, run_dir: Path) -> int:
 def test_a_run_that_goes_on_is_left_alone(tmp_path: Path) -> None:
     assert run_distributed(run_without_a_fault, 1, tmp_path) == [1]
     assert not list(tmp_path.iterdir())
+
+
+def test_threads_that_ask_the_gpu_use_the_rank_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new thread's current device is GPU 0, where every rank would then open a context."""
+    current: dict[int, torch.device] = {}
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_device",
+        lambda device: current.update({threading.get_ident(): device}),
+    )
+    asked: list[tuple[str, torch.device | None]] = []
+    ended = threading.Event()
+
+    class FakeClock(HostClock):
+        def is_past(self, mark: float) -> bool:
+            thread = threading.current_thread()
+            asked.append((thread.name, current.get(threading.get_ident())))
+            return False
+
+    def end(code: int) -> None:
+        ended.set()
+
+    def record() -> None:
+        asked.append(("record", current.get(threading.get_ident())))
+
+    monkeypatch.setattr(watchdog.os, "_exit", end)
+    monkeypatch.setattr(watchdog, "recorded_collectives", record)
+    monkeypatch.setattr(watchdog, "_LEADER_LINGER_SECONDS", 0.0)
+    own = torch.device("cuda", 3)
+    phases = Phases()
+    config = WatchConfig(step_timeout_seconds=0.2, heartbeat_seconds=0.05)
+    with one_process():
+        groups = replace(build_groups(1, 1, torch.device("cpu")), device=own)
+        with Communication(groups, FakeClock()) as communication:
+            dist.all_reduce(torch.ones(1))
+            asked.clear()
+            phases.enter(Phase.STEP, 1)
+            with watchdog_of(config, phases, groups, tmp_path, communication):
+                assert ended.wait(60)
+
+    threads = {name for name, _ in asked}
+    assert threads >= {"heartbeats", "record"}, "the threads ask"
+    assert {device for name, device in asked if name != "MainThread"} == {own}
 
 
 class Clock:

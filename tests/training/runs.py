@@ -26,6 +26,7 @@ from ernie_vilg.config.pretrain import (
     TrainingConfig,
 )
 from ernie_vilg.parallel.engine.build import build_engine
+from ernie_vilg.parallel.engine.determinism import make_deterministic
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
@@ -97,8 +98,7 @@ class Recorder:
 
 def start(launch: Launch, config: PretrainConfig, precision: torch.dtype) -> Engine:
     device = start_processes(launch, timeout_seconds=60)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    make_deterministic(device)
     layout = config.parallelism
     groups = build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
     return build_engine(config, groups, precision)

@@ -20,20 +20,41 @@ def of_run(folder: Path, monkeypatch: pytest.MonkeyPatch, rank: int = 0) -> Meas
     return Measured(tiny_run(folder, steps=2), engine)
 
 
-def test_the_record_has_medians_without_the_first_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("first", "median"),
+    [
+        pytest.param({"first_step_seconds": 90.0}, 2.0, id="the first step alone"),
+        pytest.param({"first_step_seconds": 99.0}, 2.5, id="a line that leaves it out"),
+    ],
+)
+def test_the_record_has_medians_without_the_first_step(
+    first: dict[str, float], median: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = of_run(tmp_path, monkeypatch)
     for seconds in (90.0, 1.0, 3.0, 2.0):
-        run.add({"seconds_per_step": seconds, "forward_seconds_per_step": seconds / 2, "loss": 1.0})
+        run.add({"seconds_per_step": seconds, "forward_seconds_per_step": seconds / 2, **first})
+        first = {}
     run.write()
 
     record = read_record(tmp_path / "run")
 
     assert record is not None
     assert (record.hardware, record.world_size, record.peak_memory_bytes) == ("cpu", 2, 7)
-    assert (record.seconds_per_step, record.parts) == (2.0, {"forward": 1.0})
+    assert (record.seconds_per_step, record.parts) == (median, {"forward": median / 2})
     assert record.settings["precision"] == "float32"
+
+
+def test_the_first_step_counts_while_it_is_the_only_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = of_run(tmp_path, monkeypatch)
+    run.add({"seconds_per_step": 90.0, "first_step_seconds": 90.0})
+    run.write()
+
+    record = read_record(tmp_path / "run")
+
+    assert record is not None
+    assert record.seconds_per_step == 90.0
 
 
 @pytest.mark.parametrize(("rank", "lines"), [(1, 1), (0, 0)], ids=["another rank", "no line yet"])

@@ -117,6 +117,45 @@ def test_rates_and_mfu_follow_from_the_time_of_a_step(
     assert 1 << 20 < metrics["memory_bytes"] <= metrics["peak_memory_bytes"]
 
 
+def test_the_first_step_enters_no_speed_unless_it_is_alone(
+    meter: Meter, config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=meter.since)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    zeros = torch.zeros(num_losses(MODEL))
+
+    clock.now += 40.0
+    meter.add(zeros, NOT_SKIPPED)
+    meter.end_first_step()
+    alone = read(meter, config)
+    for _ in range(2):
+        clock.now += 3.0
+        meter.add(zeros, NOT_SKIPPED)
+    later = read(meter, config)
+
+    assert meter.first_step_seconds == 40.0
+    assert alone["seconds_per_step"] == 40.0
+    assert later["seconds_per_step"] == 3.0
+
+
+def test_a_line_with_the_first_step_has_its_losses_and_not_its_time(
+    meter: Meter, config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=meter.since)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+
+    for seconds, loss in ((40.0, 4.0), (2.0, 2.0), (4.0, 0.0)):
+        clock.now += seconds
+        meter.add(vector(loss, [0.0, 0.0], [0.0] * 3, [0.0] * 3), NOT_SKIPPED)
+        if meter.first_step_seconds is None:
+            meter.end_first_step()
+    metrics = read(meter, config)
+
+    assert metrics["loss"] == 2.0
+    assert metrics["seconds_per_step"] == 3.0
+    assert metrics["pairs_per_second"] == 8 / 3.0
+
+
 def test_the_reconstruction_loss_is_logged_if_the_model_has_one(config: PretrainConfig) -> None:
     model = replace(MODEL, reconstructor=replace(MODEL.reconstructor, kind="end_to_end"))
     sums = torch.zeros(num_losses(model))

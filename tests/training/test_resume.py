@@ -1,5 +1,6 @@
 """A resumed run equals one that never stopped, bit for bit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,27 @@ def test_killed_and_resumed_equals_uninterrupted(
     first_step, resumed = run_distributed(run, world_size, killed, precision)[0]
 
     assert first_step == 2  # the newest checkpoint before the kill
+    assert resumed == {step: reference[step] for step in (3, 4, 5, 6)}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compile_blocks", [False, True], ids=["eager", "compiled"])
+def test_on_a_gpu_killed_and_resumed_equals_uninterrupted(
+    compile_blocks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as launch/pretrain.py
+    for name in ("killed", "whole"):
+        write_token_shards(tmp_path / name / "shards", [9, 7, 12])
+    whole, killed = (
+        replace(tiny_run(tmp_path / name, steps=6), compile_blocks=compile_blocks)
+        for name in ("whole", "killed")
+    )
+
+    _, reference = run_distributed(run, 1, whole, torch.bfloat16, use_gpu=True)[0]
+    run_distributed(run, 1, killed, torch.bfloat16, 3, use_gpu=True)
+    first_step, resumed = run_distributed(run, 1, killed, torch.bfloat16, use_gpu=True)[0]
+
+    assert first_step == 2
     assert resumed == {step: reference[step] for step in (3, 4, 5, 6)}
 
 

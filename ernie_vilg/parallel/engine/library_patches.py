@@ -2,16 +2,16 @@
 
 They hold for the versions in constraints.txt: DeepSpeed 0.19.8, megatron-core 0.16.1, torch 2.13.
 tests/parallel/engine/test_library_patches.py shows for each patch that the library still needs it,
-and fails with "remove this patch" once it does not. Workarounds stand elsewhere in three cases:
-`launch.support.no_compiler` replaces torch's compiler before a program imports DeepSpeed,
-`zero_shards` corrects DeepSpeed's optimizers, and `tensor_parallel` overrides a method of
-megatron-core's layers in subclasses. Patches for observation only go through `replaced`.
+and fails with "remove this patch" once it does not. Workarounds stand elsewhere in two cases:
+`launch.support.no_compiler` replaces torch's compiler before a program imports DeepSpeed, and
+`zero_shards` corrects DeepSpeed's optimizers. Patches for observation only go through `replaced`.
 """
 
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any
 
 import deepspeed
@@ -24,7 +24,7 @@ from deepspeed.runtime.constants import BFLOAT16
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.utils.timer import NoopTimer
 from torch import nn
-from torch.distributed import ProcessGroup
+from torch.distributed import ProcessGroup, distributed_c10d
 
 DoAll = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Applies a function to every item, in any order and process; returns the results in order."""
@@ -115,9 +115,7 @@ def one_optimizer_of_zero1() -> Iterator[None]:
         settings = {"enabled": True, "immediate_grad_update": True}  # it accepts no others
         config = engine._config.bfloat16_config.model_copy(update=settings)
         with replaced(engine._config, bfloat16_config=config, grad_accum_dtype="fp32"):
-            wrapped = configure(engine, optimizer)
-        wrapped.fp16_groups = wrapped.bf16_groups  # saving looks for them if bf16 is off
-        return wrapped
+            return configure(engine, optimizer)
 
     with replaced(
         DeepSpeedEngine, _do_optimizer_sanity_check=chosen, _configure_bf16_optimizer=configured
@@ -151,10 +149,11 @@ def conversion_done_by(do_all: DoAll) -> AbstractContextManager[None]:
     )
 
 
-def allocate_on_cpu_without_gpu() -> None:
-    """Make megatron-core allocate on the CPU if there is no GPU.
+def groups_with_timeout(timeout_seconds: float) -> AbstractContextManager[None]:
+    """Make torch give new process groups a timeout in the block, unless the caller gives one.
 
-    With sequence parallelism it always allocates on `torch.cuda.current_device()`.
+    DeepSpeed and megatron-core create groups without a timeout. torch's own is half an hour for a
+    group with two backends: collectives of a dead run would hang that long.
     """
-    if not torch.cuda.is_available():
-        torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
+    timeout = timedelta(seconds=timeout_seconds)
+    return replaced(distributed_c10d, default_pg_timeout=timeout, default_pg_nccl_timeout=timeout)

@@ -7,15 +7,19 @@ most are neighbours.
 """
 
 import os
+import socket
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed import HashStore, ProcessGroup, Store  # type: ignore[attr-defined]
+from torch.distributed import distributed_c10d as c10d
 
-from ernie_vilg.config.launch import Launch, RendezvousError
+from ernie_vilg.config.launch import DeviceError, Launch, RendezvousError
+from ernie_vilg.parallel.layout.flight_record import record_collectives
 from ernie_vilg.parallel.layout.rendezvous import StoreAddress, open_shared_store
 
 
@@ -51,9 +55,28 @@ class Groups:
 
 
 def machine_device(launch: Launch) -> torch.device:
-    """Return the device of a process: its GPU if the machine has GPUs, else the CPU."""
-    has_cuda = torch.cuda.is_available()
-    return torch.device("cuda", launch.local_rank) if has_cuda else torch.device("cpu")
+    """Return the device of a process: its GPU if the machine has GPUs, else the CPU.
+
+    A launcher shows each process all GPUs of the machine, or only its own, as Slurm does with
+    --gpus-per-task.
+
+    Raises:
+        DeviceError: the process sees several GPUs, but fewer than the machine has ranks.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if count == 1:
+        return torch.device("cuda", 0)
+    if launch.local_rank >= count:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+        raise DeviceError(
+            f"rank {launch.rank} is number {launch.local_rank} on {socket.gethostname()} and sees "
+            f"{count} GPUs (CUDA_VISIBLE_DEVICES={visible}): every rank needs its own. Start at "
+            f"most {count} ranks on this machine, or show each rank one GPU, as Slurm's "
+            "--gpus-per-task=1 does"
+        )
+    return torch.device("cuda", launch.local_rank)
 
 
 def start_processes(
@@ -74,17 +97,18 @@ def start_processes(
 
     Raises:
         RendezvousError: the ranks do not find each other.
+        DeviceError: the machine has no GPU for this rank.
     """
-    # DeepSpeed reads its local rank from these variables, and a single process its rendezvous.
+    device = machine_device(launch)
+    has_cuda = device.type == "cuda"
+    # DeepSpeed reads its GPU's index from LOCAL_RANK, and a single process its rendezvous.
     os.environ.update(
         RANK=str(launch.rank),
-        LOCAL_RANK=str(launch.local_rank),
+        LOCAL_RANK=str(device.index if has_cuda else launch.local_rank),
         WORLD_SIZE=str(launch.world_size),
     )
     if dump_folder is not None:
-        _record_collectives(dump_folder)
-    device = machine_device(launch)
-    has_cuda = device.type == "cuda"
+        record_collectives(dump_folder)
     if has_cuda:
         torch.cuda.set_device(device)
     timeout = timedelta(seconds=timeout_seconds)
@@ -93,7 +117,9 @@ def start_processes(
     else:
         store = open_shared_store(launch, _store_address(), rendezvous_timeout_seconds)
     store.set_timeout(timeout)
-    # Device tensors use NCCL, bookkeeping of checkpoints uses gloo.
+    # Device tensors use NCCL, bookkeeping of checkpoints uses gloo. No device_id: torch would then
+    # split every later group from this one at once, also the many that no step uses, and all ranks
+    # would take part in each split. The warm-up connects the groups of a step instead.
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if has_cuda else "gloo",
         store=store,
@@ -123,21 +149,6 @@ def _store_address() -> StoreAddress:
         is_kept_by_launcher=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         attempt=os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
     )
-
-
-def _record_collectives(folder: Path) -> None:
-    """Let torch keep the last collectives in memory, and write them there when one times out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {
-        # The second is torch's name before 2.9, which users may have set.
-        ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"): "2000",
-        ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"): str(
-            folder / "collectives-rank_"
-        ),
-    }
-    for names, value in settings.items():
-        if not any(name in os.environ for name in names):
-            os.environ[names[0]] = value
 
 
 def build_groups(tensor_size: int, pipeline_size: int, device: torch.device) -> Groups:
@@ -178,11 +189,27 @@ def group_through(rank: int, rows: torch.Tensor) -> ProcessGroup | None:
         the group that contains `rank`, or None.
     """
     mine = None
+    timeout = timedelta(seconds=timeout_seconds_of(dist.group.WORLD))
     for row in rows.tolist():
-        group = dist.new_group(row)  # every rank must take part in creating every group
+        # Every rank must take part in creating every group. torch's own timeout is half an hour.
+        group = dist.new_group(row, timeout=timeout)
         if rank in row:
             mine = group
     return mine
+
+
+def timeout_seconds_of(group: ProcessGroup | None) -> float:
+    """Return the timeout of a group's collectives in seconds.
+
+    Args:
+        group: a group of this rank, with gloo for tensors on the CPU as all groups have it.
+    """
+    assert group is not None, "the ranks have met"
+    backend: Any = group._get_backend(torch.device("cpu"))
+    # TORCH_DISTRIBUTED_DEBUG=DETAIL wraps backends. torch's fake backend has no options.
+    options = getattr(backend, "wrapped_pg", backend).options
+    timeout: timedelta = c10d.default_pg_timeout if options is None else options._timeout
+    return timeout.total_seconds()
 
 
 def _of_this_rank(group: ProcessGroup | None) -> ProcessGroup:

@@ -23,6 +23,7 @@ from ernie_vilg.parallel.engine import tensor_parallel
 from ernie_vilg.parallel.engine.library_patches import replaced
 from ernie_vilg.parallel.engine.split_linear import ColumnLinear, RowLinear
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
+from ernie_vilg.parallel.timing.collective_watch import Communication
 from tests.distributed import run_distributed
 from tests.model.test_reference import sparse_config
 from tests.parallel import parity
@@ -52,7 +53,9 @@ def differences(launch: Launch) -> dict[tuple[bool, str, str], float]:
     for split_tokens in (False, True):
         for dtype in (torch.float32, torch.bfloat16):
             ours = run_pair(groups, own_pair(groups, split_tokens), dtype, split_tokens)
-            theirs = run_pair(groups, megatron_pair(groups, split_tokens), dtype, split_tokens)
+            # megatron-core gathers tokens into memory of the current GPU.
+            with replaced(torch.cuda, current_device=lambda: groups.device):
+                theirs = run_pair(groups, megatron_pair(groups, split_tokens), dtype, split_tokens)
             for name, tensor in ours.items():
                 scale = theirs[name].abs().max()
                 difference = ((tensor - theirs[name]).abs().max() / scale).item()
@@ -216,7 +219,8 @@ def compile_blocks(
                     dynamic=False,
                     backend=recorded.compile if backend == "recorded" else backend,
                 )
-            for _ in range(2):
+            run_blocks(blocks, groups, split_tokens)
+            with Communication(groups) as communication:
                 compiled = run_blocks(blocks, groups, split_tokens)
             graphs, breaks = counters["stats"]["unique_graphs"], dict(counters["graph_break"])
         found.append(
@@ -227,6 +231,7 @@ def compile_blocks(
                 ),
                 "graphs": graphs,
                 "breaks": breaks,
+                "collectives": sum(communication.counts().values()),
                 "operators": recorded.graphs,
             }
         )
@@ -239,12 +244,16 @@ CASES = [
     {"sequence_parallel": False, "activation_checkpointing": "selective", "has_sums": False},
     {"sequence_parallel": True, "activation_checkpointing": "full", "has_sums": True},
 ]
+COLLECTIVES = [2 + 2, 4 + 6, 2 + 2, 4 + 4 + 6]
+"""Collectives of a block in the forward pass, repeated by full checkpointing, and in the backward
+pass."""
 
 
 @pytest.mark.distributed
 def test_split_blocks_compile_to_one_graph_that_computes_the_same() -> None:
     for rank in run_distributed(compile_blocks, 2, CASES, "recorded"):
-        for case, found in zip(CASES, rank, strict=True):
+        for case, collectives, found in zip(CASES, COLLECTIVES, rank, strict=True):
+            assert found["collectives"] == collectives * BLOCKS.num_layers, case
             assert found["breaks"] == {}, case
             # All patterns share a graph on a CPU, where a mask is an input of the block.
             assert found["graphs"] == 1, case
@@ -266,6 +275,7 @@ def test_split_blocks_compile_with_inductor() -> None:
     for rank in run_distributed(compile_blocks, 2, CASES[1:2], "inductor"):
         assert rank[0]["breaks"] == {}
         assert rank[0]["graphs"] == 1
+        assert rank[0]["collectives"] == COLLECTIVES[1] * BLOCKS.num_layers
         # Other kernels; the gradient of a key's bias is zero but for their rounding.
         assert rank[0]["difference"] <= 1e-4
 

@@ -12,7 +12,7 @@ import pytest
 from torch.distributed import Store
 
 from ernie_vilg.config.launch import Launch, RendezvousError
-from ernie_vilg.parallel.layout import groups
+from ernie_vilg.parallel.layout import flight_record, groups
 from ernie_vilg.parallel.layout.rendezvous import StoreAddress, open_shared_store
 from ernie_vilg.system.ports import free_port
 
@@ -135,7 +135,7 @@ def test_the_flight_recorder_writes_into_the_run_folder_unless_told_otherwise(
         monkeypatch.delenv(name)
     monkeypatch.setenv("TORCH_NCCL_TRACE_BUFFER_SIZE", "7")
 
-    groups._record_collectives(tmp_path / "reports")
+    flight_record.record_collectives(tmp_path / "reports")
 
     assert os.environ["TORCH_FR_DUMP_TEMP_FILE"] == (f"{tmp_path}/reports/collectives-rank_")
     assert "TORCH_FR_BUFFER_SIZE" not in os.environ

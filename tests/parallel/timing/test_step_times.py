@@ -1,5 +1,6 @@
 """The parts of a step add up to its seconds, and collectives are recorded."""
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch.distributed import ProcessGroup, Work
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.parallel.engine.split_linear import RowLinear, ranks_of
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication, describe_members
 from ernie_vilg.parallel.timing.step_times import instrument
@@ -139,3 +141,52 @@ def test_collectives_are_described_and_counted() -> None:
         "the tensor and pipeline group",
         "the one-rank group",
     ]
+
+
+def functional_collectives(launch: Launch, folder: Path, backend: str) -> dict[str, Any]:
+    """Run a product of a split layer; rank 0 joins once rank 1 was seen waiting for it."""
+    groups = build_groups(2, 1, start_processes(launch, timeout_seconds=60))
+    layer = RowLinear(ranks_of(groups.tensor_group, split_tokens=False), 4, 3)
+    # An object, not its module's `compile`, so that the compiled code is the layer's own.
+    product = layer if backend == "eager" else torch.compile(layer, backend=backend, fullgraph=True)
+    untouched = torch.ops._c10d_functional.wait_tensor.default._op
+    hidden, waits = torch.ones(5, 2), folder / "rank 1 waits"
+    with Communication(groups) as communication:
+        product(hidden)  # compiled
+        dist.barrier()
+        before = communication.counts()
+        communication.clock.read()
+        seen: list[str] = []
+
+        def watch() -> None:
+            while communication.current is None:
+                time.sleep(0.01)
+            seen.append(str(communication.current))
+            waits.touch()
+
+        if launch.rank == 1:
+            watcher = threading.Thread(target=watch)
+            watcher.start()
+            product(hidden)
+            watcher.join()
+        else:
+            while not waits.exists():
+                time.sleep(0.01)
+            product(hidden)
+        counts = {key: count - before[key] for key, count in communication.counts().items()}
+        seconds = sum(communication.clock.read().values())
+        assert communication.current is None
+    assert torch.ops._c10d_functional.wait_tensor.default._op is untouched
+    return {"counts": counts, "seen": seen, "seconds": seconds}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_rank_waiting_in_a_split_layer_is_seen(tmp_path: Path, backend: str) -> None:
+    late, waiting = run_distributed(functional_collectives, 2, tmp_path, backend)
+
+    assert late["counts"] == waiting["counts"]
+    assert list(waiting["counts"].values()) == [1]
+    # The first was the one before the barrier.
+    assert waiting["seen"] == ["all_reduce of all ranks (number 3, 60 bytes)"]
+    assert waiting["seconds"] > 0
