@@ -22,7 +22,6 @@ from ernie_vilg.model.initialization import (
     original_name,
     takes_weight_decay,
 )
-from ernie_vilg.parallel.engine.gradient_reduction import RANGE_SIZE
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 
 ALL = "all ranks"
@@ -31,6 +30,9 @@ REPLICAS = "replicas"
 ENDS = "first and last stage"
 NEXT = "next stage"
 PREVIOUS = "previous stage"
+
+RANGE_SIZE = 2**27
+"""Number of elements of the largest range of sums, as in `parallel.engine.gradient_reduction`."""
 
 _GUARD_BYTES = 24
 """Bytes of a rank in the exchange of the update guard: loss, norm, squares, float64."""
@@ -69,11 +71,13 @@ def step_collectives(
         precision: number format of weights and activations.
     """
     stages = stage_shards(config.model, config.parallelism)
-    return [list(_Rank(config, world_size, precision, stages, index)) for index in range(len(stages))]
+    return [
+        list(_Rank(config, world_size, precision, stages, index)) for index in range(len(stages))
+    ]
 
 
 def lists_replicas(config: PretrainConfig, precision: torch.dtype) -> bool:
-    """Return whether the list has what replicas exchange, rather than DeepSpeed alone knowing it."""
+    """Return whether the list has what replicas exchange; otherwise only DeepSpeed knows it."""
     layout = config.parallelism
     is_scaled = precision == torch.float16
     return layout.zero_stage == 1 and not layout.offload_optimizer and not is_scaled
@@ -259,7 +263,10 @@ def collective_lines(config: PretrainConfig, world_size: int, precision: torch.d
         lines += map(_line, _merged(exchanges))
     if not any(stages):
         return ["collectives of a step: none"]
-    if not lists_replicas(config, precision) and config.parallelism.data_parallel_size(world_size) > 1:
+    if (
+        not lists_replicas(config, precision)
+        and config.parallelism.data_parallel_size(world_size) > 1
+    ):
         lines.append("  and those of DeepSpeed among replicas, which depend on its buckets")
     return lines
 

@@ -95,9 +95,7 @@ def override_line(config: PretrainConfig) -> str:
     return " ".join([*words, f"compile_blocks={str(config.compile_blocks).lower()}"])
 
 
-def _candidates(
-    config: PretrainConfig, gpu: GpuConfig, num_gpus: int
-) -> Iterator[dict[str, Any]]:
+def _candidates(config: PretrainConfig, gpu: GpuConfig, num_gpus: int) -> Iterator[dict[str, Any]]:
     """Yield the settings of layouts that use all GPUs, legal or not."""
     limit = min(_MAX_MICRO_BATCH, config.parallelism.global_batch_size)
     micro_batches = [2**power for power in range(limit.bit_length())]

@@ -37,9 +37,7 @@ def test_the_fastest_of_a_slow_layout_is_the_fastest() -> None:
 def test_faster_layouts_that_do_not_fit_do_not_count() -> None:
     run = run_of(micro_batch_size=1)
     roomy = rank_of_layout(run, 1, torch.bfloat16)
-    small = rank_of_layout(
-        replace(run, gpu=replace(_GPU, memory_bytes=1.0)), 1, torch.bfloat16
-    )
+    small = rank_of_layout(replace(run, gpu=replace(_GPU, memory_bytes=1.0)), 1, torch.bfloat16)
 
     assert roomy is not None
     assert small is not None
