@@ -183,8 +183,8 @@ class _Rank:
                 size = self._hidden_bytes // self._tensor_size
                 yield _exchange(kind, group, size, self._passes, "pipeline")
                 if gathers:
-                    shape = 8 * (8 + self._tensor_size)  # sizes and bounds of the parts, int64
-                    yield _exchange(kind, group, shape, self._passes, "pipeline, shape")
+                    header = 8 * (8 + self._tensor_size)  # sizes and bounds of the parts, int64
+                    yield _exchange(kind, group, header, self._passes, "pipeline, shape")
             if gathers:
                 # Inputs; or, in the backward pass, gradients and the outputs that were split.
                 count = self._passes * (2 if group == NEXT else 1)
