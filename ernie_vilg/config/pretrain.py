@@ -40,7 +40,7 @@ class ParallelismConfig(Settings, section="parallelism"):
     """Layout of an optimizer step over devices."""
 
     tensor_parallel_size: PositiveInt = 1
-    """Number of devices that split each matrix product (megatron-core)."""
+    """Number of devices that split each matrix product."""
     pipeline_parallel_size: PositiveInt = 1
     """Number of pipeline stages (DeepSpeed). Above 1 the pipeline engine runs."""
     zero_stage: Literal[1, 2, 3] = 1

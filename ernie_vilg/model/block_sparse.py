@@ -1,9 +1,10 @@
 """Block-sparse attention on a GPU: blocks of the mask without a visible pair are skipped.
 
 `flex_attention` compiles one kernel per mask; those of both directions compile as one graph, at the
-same time. The map of non-empty blocks is built once per pattern, direction and device. In a column layer a query sees one key per row of the picture, so in
-raster order no block is empty. There, image slots are reordered to column-major before attention
-and back after it, which makes columns as dense as rows.
+same time. The map of non-empty blocks is built once per pattern, direction and device. In a column
+layer a query sees one key per row of the picture, so in raster order no block is empty. There,
+image slots are reordered to column-major before attention and back after it, which makes columns as
+dense as rows.
 
 Source: FlexAttention (Dong et al. 2024, arXiv:2412.05496); the order of columns is ours.
 """
@@ -105,7 +106,8 @@ def _attend(tensors: list[Tensor], mask: BlockMask, scale: float, pb_relax: floa
     def multiply(score: Tensor, *_: Tensor) -> Tensor:
         return score * relax
 
-    attended: Tensor = flex_attention(
+    kernel: Any = flex_attention  # its overloads do not know a list of three tensors
+    attended: Tensor = kernel(
         *tensors,
         score_mod=multiply if pb_relax else None,
         block_mask=mask,

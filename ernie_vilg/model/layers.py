@@ -2,7 +2,7 @@
 
 A `ParallelLayers` value gives a block its linear layers, its embeddings and its mode of activation
 checkpointing. On one device the layers are torch's own, so the model is plain torch. On several,
-`ernie_vilg.parallel` supplies megatron-core's, under the same parameter names.
+`ernie_vilg.parallel` supplies split ones, under the same parameter names.
 
 Source: column and row splitting are those of Megatron-LM (arXiv:1909.08053, section 3); splitting
 tokens between them is Korthikanti et al. 2022 (arXiv:2205.05198).

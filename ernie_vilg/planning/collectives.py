@@ -9,7 +9,8 @@ optimizer, in messages that depend on its buckets: these are not listed.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 
@@ -21,25 +22,24 @@ from ernie_vilg.model.initialization import (
     original_name,
     takes_weight_decay,
 )
-from ernie_vilg.parallel.engine.gradient_reduction import RANGE_SIZE
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 
 ALL = "all ranks"
 TENSOR = "tensor ranks"
 REPLICAS = "replicas"
-STAGES = "stages"
 ENDS = "first and last stage"
 NEXT = "next stage"
 PREVIOUS = "previous stage"
+
+RANGE_SIZE = 2**27
+"""Number of elements of the largest range of sums, as in `parallel.engine.gradient_reduction`."""
 
 _GUARD_BYTES = 24
 """Bytes of a rank in the exchange of the update guard: loss, norm, squares, float64."""
 _SIGNAL_BYTES = 16
 """Bytes of the agreement on a stop: two int64."""
-_LOSS_VALUES = (1, 1, 1)
-"""float32 values per target in each all-reduce of the cross-entropy: maximum, target, sum."""
-_PARTITION_VALUES = (1, 1)
-"""The same for the denominator alone, which the z-loss needs: maximum, sum."""
+_LOSS_VALUES = (1, 2)
+"""float32 values per target in each all-reduce of the cross-entropy: maximum; sum and target."""
 _FLAT_ALIGNMENT = 2
 """Number of elements to whose multiple DeepSpeed pads each replica's partition."""
 
@@ -71,11 +71,13 @@ def step_collectives(
         precision: number format of weights and activations.
     """
     stages = stage_shards(config.model, config.parallelism)
-    return [list(_Rank(config, world_size, precision, stages, index)) for index in range(len(stages))]
+    return [
+        list(_Rank(config, world_size, precision, stages, index)) for index in range(len(stages))
+    ]
 
 
 def lists_replicas(config: PretrainConfig, precision: torch.dtype) -> bool:
-    """Return whether the list has what replicas exchange, rather than DeepSpeed alone knowing it."""
+    """Return whether the list has what replicas exchange; otherwise only DeepSpeed knows it."""
     layout = config.parallelism
     is_scaled = precision == torch.float16
     return layout.zero_stage == 1 and not layout.offload_optimizer and not is_scaled
@@ -163,12 +165,9 @@ class _Rank:
             yield _exchange("all-reduce", TENSOR, vectors, count, "reconstructor")
             backward = self._vectors(model.num_image_tokens)
             yield _exchange("all-reduce", TENSOR, backward, count, "reconstructor, backward")
-        per_target = [*_LOSS_VALUES]
-        if self._config.objective.z_loss_weight:
-            per_target += _PARTITION_VALUES
         for num_slots in (model.text_length, model.num_image_tokens):
             yield _exchange("all-reduce", TENSOR, self._vectors(num_slots), count, "head, backward")
-            for values in per_target:
+            for values in _LOSS_VALUES:
                 size = 4 * values * self._num_pairs * num_slots
                 yield _exchange("all-reduce", TENSOR, size, count, "loss")
 
@@ -190,9 +189,6 @@ class _Rank:
                 # Inputs; or, in the backward pass, gradients and the outputs that were split.
                 count = self._passes * (2 if group == NEXT else 1)
                 yield _exchange("all-gather", TENSOR, self._hidden_bytes, count, "pipeline")
-        yield _exchange("broadcast", STAGES, 8, 1, "loss of the last stage")
-        if self._is_last and self._data_size > 1:
-            yield _exchange("all-reduce", REPLICAS, 4, 1, "loss of the last stage")
         if self._model.tied_embeddings and (self._is_first or self._is_last):
             for name, shape in self._stage.shapes.items():
                 if _is_tied(name):
@@ -249,13 +245,41 @@ def _is_tied(name: str) -> bool:
     return name.endswith(".weight") and owner in {*TIED, *TIED.values()}
 
 
-def merged(exchanges: list[Exchange]) -> list[Exchange]:
+def collective_lines(config: PretrainConfig, world_size: int, precision: torch.dtype) -> list[str]:
+    """Return the collectives of every stage for people; equal neighbouring stages share lines.
+
+    Args:
+        config: settings of the run.
+        world_size: number of ranks.
+        precision: number format of weights and activations.
+    """
+    stages = step_collectives(config, world_size, precision)
+    lines = ["collectives of a step, per rank:"]
+    for exchanges, indices in groupby(range(len(stages)), key=lambda index: stages[index]):
+        numbers = list(indices)
+        if len(stages) > 1:
+            last = f" to {numbers[-1]}" if len(numbers) > 1 else ""
+            lines.append(f"  stage {numbers[0]}{last}:")
+        lines += map(_line, _merged(exchanges))
+    if not any(stages):
+        return ["collectives of a step: none"]
+    if (
+        not lists_replicas(config, precision)
+        and config.parallelism.data_parallel_size(world_size) > 1
+    ):
+        lines.append("  and those of DeepSpeed among replicas, which depend on its buckets")
+    return lines
+
+
+def _merged(exchanges: list[Exchange]) -> list[Exchange]:
     """Return a list with equal exchanges counted together, in order of the first."""
-    totals: dict[tuple[str, str, int, str], int] = {}
+    totals: dict[Exchange, int] = {}
     for each in exchanges:
-        key = each.kind, each.group, each.num_bytes, each.purpose
+        key = replace(each, count=0)
         totals[key] = totals.get(key, 0) + each.count
-    return [
-        Exchange(kind=kind, group=group, num_bytes=size, count=count, purpose=purpose)
-        for (kind, group, size, purpose), count in totals.items()
-    ]
+    return [replace(key, count=count) for key, count in totals.items()]
+
+
+def _line(each: Exchange) -> str:
+    size = f"{each.num_bytes / 1e6:,.3f} MB"
+    return f"  {each.count:>6} x {each.kind:<14}{size:>16}  {each.group:<20}  {each.purpose}"

@@ -50,7 +50,7 @@ class MemoryEstimate:
     activations: int
     """Bytes kept for the backward pass, and temporary tensors of the running layer."""
     workspace: int
-    """Bytes of DeepSpeed's and megatron-core's buffers."""
+    """Bytes of DeepSpeed's buffers."""
     logits: int
     """Bytes of the head's logits and of the tensors of their loss."""
     fragmentation: int
@@ -159,7 +159,7 @@ def _at(moment: Moment, state: StageState, micro_batches: "_MicroBatches") -> Me
         "gradients": gradients,
         "optimizer": moment.optimizer,
         "activations": activations,
-        "workspace": moment.workspace + micro_batches.gathered_tokens,
+        "workspace": moment.workspace,
         "logits": logits,
     }
     is_gpu = variant.device_type == "cuda"
@@ -198,13 +198,6 @@ class _MicroBatches:
         """Bytes of attention masks: on a GPU every block has its own."""
         copies = len(self._blocks) if self.variant.device_type == "cuda" else 1
         return copies * mask_bytes(self.variant.model)
-
-    @property
-    def gathered_tokens(self) -> int:
-        """Bytes of megatron-core's buffer for gathered tokens with sequence parallelism."""
-        if not self.variant.sequence_parallel:
-            return 0
-        return self.variant.tensor_size * hidden_bytes(self.variant, self._size)
 
     @property
     def held_between(self) -> int:

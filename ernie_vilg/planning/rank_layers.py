@@ -1,9 +1,9 @@
-"""One tensor rank's layers with the shapes and memory of megatron-core's, without communication.
+"""One tensor rank's layers with the shapes and memory of the split ones, without communication.
 
-They create, keep and overwrite the same tensors as megatron-core 0.16. If `tensor_size` is above 1,
-their values are meaningless.
+They create, keep and overwrite the same tensors as `parallel.engine.split_linear` and, for the
+embedding, megatron-core 0.16. If `tensor_size` is above 1, their values are meaningless.
 
-Source: megatron-core's tensor_parallel (arXiv:1909.08053, arXiv:2205.05198).
+Source: Megatron-LM (arXiv:1909.08053, arXiv:2205.05198).
 """
 
 from dataclasses import replace
@@ -19,20 +19,19 @@ from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
 
 
 def rank_layers(
-    tensor_size: int, checkpointing: str = "none", gathered: Tensor | None = None
+    tensor_size: int, checkpointing: str = "none", *, split_tokens: bool = False
 ) -> ParallelLayers:
     """Return constructors of one tensor rank's layers.
 
     Args:
         tensor_size: ranks that share each layer; must divide heads and both vocabularies.
         checkpointing: `ParallelismConfig.activation_checkpointing`.
-        gathered: with sequence parallelism, the buffer into which a layer's whole input is
-            gathered, [tokens, hidden], one for all layers.
+        split_tokens: whether each rank holds a part of the tokens (sequence parallelism).
     """
     layers = replace(SINGLE_DEVICE, activation_checkpointing=checkpointing)
     if tensor_size == 1:
         return layers
-    column, row = partial(_Column, tensor_size, None), partial(_Row, tensor_size, False)
+    column, row = partial(_Column, tensor_size, False), partial(_Row, tensor_size, False)
     split = VocabularySplit(rank=0, maximum=torch.clone, total=torch.clone)
     layers = replace(
         layers,
@@ -44,11 +43,11 @@ def rank_layers(
         vocab_embedding=partial(_VocabEmbedding, tensor_size),
         cross_entropy=partial(vocab_cross_entropy, split=split),
     )
-    if gathered is None:
+    if not split_tokens:
         return layers
     return replace(
         layers,
-        column_linear=partial(_Column, tensor_size, gathered),
+        column_linear=partial(_Column, tensor_size, True),
         row_linear=partial(_Row, tensor_size, True),
         split_tokens=partial(_ScatterTokens.apply, tensor_size),
         join_tokens=partial(_GatherTokens.apply, tensor_size),
@@ -58,59 +57,71 @@ def rank_layers(
 class _Column(nn.Linear):
     """Linear layer whose output features are split."""
 
-    def __init__(self, size: int, gathered: Tensor | None, inputs: int, outputs: int) -> None:
+    def __init__(self, size: int, splits_tokens: bool, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs // size)
-        self._gathered = gathered
+        self._num_parts = size if splits_tokens else 1
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [..., in] to [..., out / size], or split tokens to [tokens, out / size]."""
-        flat = hidden.flatten(0, -2)
-        output: Tensor = _Linear.apply(flat, self.weight, self.bias, self._gathered)
-        return output if self._gathered is not None else output.unflatten(0, hidden.shape[:-1])
+        output: Tensor = _ColumnLinear.apply(hidden, self.weight, self.bias, self._num_parts)
+        return output
 
 
 class _Row(nn.Linear):
     """Linear layer whose input features are split."""
 
-    def __init__(self, size: int, shares: bool, inputs: int, outputs: int) -> None:
+    def __init__(self, size: int, splits_tokens: bool, inputs: int, outputs: int) -> None:
         super().__init__(inputs // size, outputs)
-        self._size = size if shares else 1
+        self._num_parts = size if splits_tokens else 1
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [..., in / size] to [..., out], or to this rank's part of the tokens."""
-        output: Tensor = _Linear.apply(hidden.flatten(0, -2), self.weight, None, None)
-        if self._size > 1:
-            output = _ScatterTokens.apply(self._size, output)
-        output = output + self.bias
-        return output if self._size > 1 else output.unflatten(0, hidden.shape[:-1])
+        product = F.linear(hidden, self.weight)
+        if self._num_parts > 1:
+            summed: Tensor = _ScatterTokens.apply(self._num_parts, product)
+        else:
+            summed = _Sum.apply(product)
+        return summed + self.bias
 
 
-class _Linear(torch.autograd.Function):
+class _ColumnLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        gathered: Tensor | None,
+        context: Any, hidden: Tensor, weight: Tensor, bias: Tensor, num_parts: int
     ) -> Tensor:
         context.save_for_backward(hidden, weight)
-        context.has_bias, context.gathered = bias is not None, gathered
-        output = (hidden if gathered is None else gathered) @ weight.t()
-        return output if bias is None else output + bias
+        context.num_parts = num_parts
+        return F.linear(_gathered(hidden, num_parts), weight, bias)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
         hidden, weight = context.saved_tensors
-        entering = gradient @ weight
-        whole = hidden
-        if context.gathered is not None:
-            whole = context.gathered
-            share = torch.empty_like(hidden)
-        of_weight = gradient.contiguous().t() @ whole
-        of_bias = gradient.sum(dim=0) if context.has_bias else None
-        return share if context.gathered is not None else entering, of_weight, of_bias, None
+        gradient = gradients[0].flatten(0, -2)
+        gathered = _gathered(hidden, context.num_parts)
+        product = gradient @ weight
+        # The sum over ranks takes place in a copy.
+        entering = torch.empty_like(hidden)
+        of_weight = gradient.t() @ gathered.flatten(0, -2)
+        del product
+        return entering, of_weight, gradient.sum(dim=0), None
+
+
+def _gathered(hidden: Tensor, num_parts: int) -> Tensor:
+    if num_parts == 1:
+        return hidden
+    return hidden.new_empty(hidden.shape[0] * num_parts, hidden.shape[1])
+
+
+class _Sum(torch.autograd.Function):
+    """Sums over the ranks in a copy; its backward pass changes nothing."""
+
+    @staticmethod
+    def forward(_context: Any, product: Tensor) -> Tensor:
+        return product.clone()
+
+    @staticmethod
+    def backward(_context: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
 
 
 class _ScatterTokens(torch.autograd.Function):

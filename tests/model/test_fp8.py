@@ -81,6 +81,18 @@ def test_the_gradient_of_the_input_has_the_error_of_e5m2() -> None:
     assert SMALLEST_ERROR < relative_error(hidden.grad, exact) < BACKWARD_ERROR
 
 
+def test_gradients_keep_a_range_that_e4m3_would_flush_to_zero() -> None:
+    layer, hidden = fp8_layer(), inputs()
+    gradient = torch.full((2, 4, 16, 48), 2.0**-20, dtype=torch.bfloat16)
+    gradient[0, 0, 0] = 1.0  # e4m3 spans 2 ** 18, e5m2 2 ** 32
+
+    layer(hidden).backward(gradient)
+
+    assert hidden.grad is not None
+    small = hidden.grad[1].double(), gradient[1].double() @ layer.weight.double()
+    assert relative_error(*small) < BACKWARD_ERROR
+
+
 @pytest.mark.parametrize("has_sums", [False, True])
 def test_the_gradient_of_the_weight_has_the_error_of_e5m2(has_sums: bool) -> None:
     layer, hidden, gradient = fp8_layer(), inputs(), gradient_of_outputs()

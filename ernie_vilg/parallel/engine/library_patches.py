@@ -2,10 +2,9 @@
 
 They hold for the versions in constraints.txt: DeepSpeed 0.19.8, megatron-core 0.16.1, torch 2.13.
 tests/parallel/engine/test_library_patches.py shows for each patch that the library still needs it,
-and fails with "remove this patch" once it does not. Workarounds stand elsewhere in three cases:
-`launch.support.no_compiler` replaces torch's compiler before a program imports DeepSpeed,
-`zero_shards` corrects DeepSpeed's optimizers, and `tensor_parallel` overrides a method of
-megatron-core's layers in subclasses. Patches for observation only go through `replaced`.
+and fails with "remove this patch" once it does not. Workarounds stand elsewhere in two cases:
+`launch.support.no_compiler` replaces torch's compiler before a program imports DeepSpeed, and
+`zero_shards` corrects DeepSpeed's optimizers. Patches for observation only go through `replaced`.
 """
 
 import logging
@@ -158,12 +157,3 @@ def groups_with_timeout(timeout_seconds: float) -> AbstractContextManager[None]:
     """
     timeout = timedelta(seconds=timeout_seconds)
     return replaced(distributed_c10d, default_pg_timeout=timeout, default_pg_nccl_timeout=timeout)
-
-
-def allocate_on_cpu_without_gpu() -> None:
-    """Make megatron-core allocate on the CPU if there is no GPU.
-
-    With sequence parallelism it always allocates on `torch.cuda.current_device()`.
-    """
-    if not torch.cuda.is_available():
-        torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]

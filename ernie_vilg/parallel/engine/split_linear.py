@@ -124,6 +124,45 @@ class _Sum(torch.autograd.Function):
         return _start_gathering(gradients[0], context.ranks)(), None
 
 
+def split_tokens(ranks: Ranks, index: int, hidden: Tensor) -> Tensor:
+    """Return rank `index`'s tokens, [tokens / size, hidden], of what all ranks hold alike."""
+    tokens: Tensor = _Split.apply(hidden.flatten(0, -2), ranks, index)
+    return tokens
+
+
+def join_tokens(ranks: Ranks, index: int, tokens: Tensor) -> Tensor:
+    """Gather the tokens of all ranks, to [tokens, hidden]; `index` is this rank's.
+
+    All ranks must have the whole gradient of the result: they compute alike with it, or sum its
+    gradient themselves, as column layers do.
+    """
+    joined: Tensor = _Join.apply(tokens, ranks, index)
+    return joined
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, hidden: Tensor, ranks: Ranks, index: int) -> Tensor:
+        context.ranks = ranks
+        # Not a view: all tokens would live as long as this rank's.
+        return hidden.chunk(ranks.size)[index].clone()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _start_gathering(gradients[0], context.ranks)(), None, None
+
+
+class _Join(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tokens: Tensor, ranks: Ranks, index: int) -> Tensor:
+        context.ranks, context.index = ranks, index
+        return _start_gathering(tokens, ranks)()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].chunk(context.ranks.size)[context.index].clone(), None, None
+
+
 def _after(tokens: Tensor, gradient: Tensor, ranks: Ranks) -> Tensor:
     """Return the tokens; a compiler cannot compute the result before the gradient.
 

@@ -1,6 +1,7 @@
-"""Layers that hold `1 / tensor_size` of their weights, from megatron-core.
+"""Layers that hold `1 / tensor_size` of their weights.
 
-Parameters have the names of torch's layers, so that all layouts name them equally.
+Linear layers are this project's (`split_linear`), so that blocks compile; the embedding is
+megatron-core's. Parameters have the names of torch's layers, so that all layouts name them equally.
 
 Source: megatron-core (https://github.com/NVIDIA/Megatron-LM), arXiv:1909.08053.
 """
@@ -11,18 +12,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import ModelParallelConfig, parallel_state
-from megatron.core.tensor_parallel import (
-    VocabParallelEmbedding,
-    gather_from_sequence_parallel_region,
-    scatter_to_sequence_parallel_region,
-)
+from megatron.core.tensor_parallel import VocabParallelEmbedding
 from torch import Tensor, nn
 
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.cross_entropy import VocabularySplit, vocab_cross_entropy
 from ernie_vilg.model.layers import ParallelLayers, unchanged
-from ernie_vilg.parallel.engine.library_patches import allocate_on_cpu_without_gpu
-from ernie_vilg.parallel.engine.split_linear import ColumnLinear, RowLinear, ranks_of
+from ernie_vilg.parallel.engine.split_linear import (
+    ColumnLinear,
+    RowLinear,
+    join_tokens,
+    ranks_of,
+    split_tokens,
+)
 from ernie_vilg.parallel.layout.groups import Groups, timeout_seconds_of
 
 
@@ -32,17 +34,17 @@ def tensor_parallel_layers(groups: Groups, layout: ParallelismConfig) -> Paralle
     It also sets megatron-core's global state.
     """
     _start_megatron(groups)
-    group = groups.tensor_group
-    whole = ranks_of(group, split_tokens=False)
-    inside = ranks_of(group, split_tokens=layout.sequence_parallel)
+    whole = ranks_of(groups.tensor_group, split_tokens=False)
+    inside = ranks_of(groups.tensor_group, split_tokens=layout.sequence_parallel)
+    this_rank = inside, groups.tensor_rank
     return ParallelLayers(
         column_linear=partial(ColumnLinear, inside),
         row_linear=partial(RowLinear, inside),
         output_linear=partial(ColumnLinear, whole),
         join_linear=partial(RowLinear, whole),
         vocab_embedding=partial(VocabParallelEmbedding, **_embedding_arguments(groups)),
-        split_tokens=partial(_split_tokens, group) if layout.sequence_parallel else unchanged,
-        join_tokens=partial(_join_tokens, group) if layout.sequence_parallel else unchanged,
+        split_tokens=partial(split_tokens, *this_rank) if inside.split_tokens else unchanged,
+        join_tokens=partial(join_tokens, *this_rank) if inside.split_tokens else unchanged,
         cross_entropy=partial(vocab_cross_entropy, split=_vocabulary_split(groups)),
         size=groups.tensor_size,
         activation_checkpointing=layout.activation_checkpointing,
@@ -61,18 +63,6 @@ def _embedding_arguments(groups: Groups) -> dict[str, Any]:
     return {"config": config, "init_method": nn.init.zeros_, "tp_group": groups.tensor_group}
 
 
-def _split_tokens(group: dist.ProcessGroup, hidden: Tensor) -> Tensor:
-    return scatter_to_sequence_parallel_region(hidden.flatten(0, -2), group=group)
-
-
-def _join_tokens(group: dist.ProcessGroup, tokens: Tensor) -> Tensor:
-    # Later layers are replicated on the group, or split and sum their input's gradient themselves.
-    # Every rank therefore has the whole gradient, and takes its shard of it.
-    return gather_from_sequence_parallel_region(
-        tokens, tensor_parallel_output_grad=False, group=group
-    )
-
-
 def _vocabulary_split(groups: Groups) -> VocabularySplit:
     reduced = partial(_reduced, groups.tensor_group)
     return VocabularySplit(
@@ -89,7 +79,6 @@ def _reduced(group: dist.ProcessGroup, operation: Any, values: Tensor) -> Tensor
 
 
 def _start_megatron(groups: Groups) -> None:
-    allocate_on_cpu_without_gpu()
     if not parallel_state.model_parallel_is_initialized():
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=groups.tensor_size,

@@ -28,9 +28,9 @@ from torch.distributed import ProcessGroup
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.attention import Attention
-from ernie_vilg.model.attention_mask import Direction, Pattern
+from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.block import Block
-from ernie_vilg.model.linear import SUMS
+from ernie_vilg.model.linear import IS_FP8, SUMS
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.layout.collectives import barrier
 
@@ -65,9 +65,9 @@ def warm_up(engine: Engine, group: ProcessGroup) -> None:
     if not compiles(run, device):
         return
     _connect(engine)
-    blocks = _block_of_each_pattern(engine)
+    blocks = _block_of_each_kind(engine)
     what = "blocks" if run.compile_blocks else "attention kernels"
-    for number, (pattern, block) in enumerate(blocks.items(), start=1):
+    for number, (kind, block) in enumerate(blocks.items(), start=1):
         started = time.monotonic()
         with _generators_restored(device), torch.enable_grad():
             if run.compile_blocks:
@@ -79,7 +79,7 @@ def warm_up(engine: Engine, group: ProcessGroup) -> None:
         logger.info(
             "compiled %s of pattern %s: %.1f s (%d of %d)",
             what,
-            pattern.value,
+            kind,
             time.monotonic() - started,
             number,
             len(blocks),
@@ -89,18 +89,25 @@ def warm_up(engine: Engine, group: ProcessGroup) -> None:
 
 def _connect(engine: Engine) -> None:
     """Make one small collective in each group of a step."""
-    groups = engine.groups
-    for group in (dist.group.WORLD, groups.tensor_group, groups.data_group):
+    groups, replicas = engine.groups, engine.shards.data_group
+    for group in (dist.group.WORLD, groups.tensor_group, groups.data_group, replicas):
         if dist.get_world_size(group) > 1:
             dist.all_reduce(torch.zeros(1, device=groups.device), group=group)
 
 
-def _block_of_each_pattern(engine: Engine) -> dict[Pattern, Block]:
-    """Return a block of this rank's stage for each pattern; blocks of one pattern share kernels."""
-    blocks: dict[Pattern, Block] = {}
+def _block_of_each_kind(engine: Engine) -> dict[str, Block]:
+    """Return a block of this rank's stage for each graph that its blocks compile.
+
+    Blocks of one pattern share kernels, and share graphs if they compute in one number format.
+    """
+    blocks: dict[str, Block] = {}
     for module in engine.deepspeed_engine.module.modules():
         if isinstance(module, Block):
-            blocks.setdefault(module.attention.block_sparse.pattern, module)
+            kind = module.attention.block_sparse.pattern.value
+            has_fp8 = any(getattr(weight, IS_FP8, False) for weight in module.parameters())
+            if has_fp8 and engine.settings.run.compile_blocks:
+                kind += " in fp8"
+            blocks.setdefault(kind, module)
     return blocks
 
 

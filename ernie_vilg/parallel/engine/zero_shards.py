@@ -75,6 +75,12 @@ class ZeroShards:
         return bool(self._zero.overflow)
 
     @property
+    def data_group(self) -> ProcessGroup:
+        """DeepSpeed's group of the ranks that hold the same parameters."""
+        group: ProcessGroup = self._zero.dp_process_group
+        return group
+
+    @property
     def gradient_norm(self) -> Tensor | float:
         """Norm of the last step's whole gradient, before clipping."""
         norm: Tensor | float = self._zero._global_grad_norm
@@ -207,12 +213,6 @@ class Bf16Shards(ZeroShards):
                 )
             )
         return groups
-
-    @property
-    def data_group(self) -> ProcessGroup:
-        """DeepSpeed's group of the ranks that hold the same parameters."""
-        group: ProcessGroup = self._zero.dp_process_group
-        return group
 
     def replace_reduction(self, reduce: Callable[[], None]) -> None:
         """Make the engine call `reduce` after the last backward pass and reduce nothing itself.

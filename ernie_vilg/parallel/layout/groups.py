@@ -15,12 +15,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import (
-    HashStore,
-    ProcessGroup,
-    Store,  # type: ignore[attr-defined]
-    distributed_c10d,
-)
+from torch.distributed import HashStore, ProcessGroup, Store  # type: ignore[attr-defined]
+from torch.distributed import distributed_c10d as c10d
 
 from ernie_vilg.config.launch import DeviceError, Launch, RendezvousError
 from ernie_vilg.parallel.layout.flight_record import record_collectives
@@ -212,9 +208,7 @@ def timeout_seconds_of(group: ProcessGroup | None) -> float:
     backend: Any = group._get_backend(torch.device("cpu"))
     # TORCH_DISTRIBUTED_DEBUG=DETAIL wraps backends. torch's fake backend has no options.
     options = getattr(backend, "wrapped_pg", backend).options
-    timeout: timedelta = (
-        distributed_c10d.default_pg_timeout if options is None else options._timeout
-    )
+    timeout: timedelta = c10d.default_pg_timeout if options is None else options._timeout
     return timeout.total_seconds()
 
 

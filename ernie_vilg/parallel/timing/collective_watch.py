@@ -2,8 +2,9 @@
 
 Every collective that Python code starts, in torch, DeepSpeed, megatron-core or this project, calls
 a method of torch's `ProcessGroup`, and every wait calls `Work.wait`; those of split linear layers
-call functional operators, in compiled graphs too. An open `Communication` wraps all. It counts the collectives of each group: all ranks of a group call them in the same order, so
-the others wait for the rank that has started fewer.
+call functional operators, in compiled graphs too. An open `Communication` wraps all. It counts the
+collectives of each group: all ranks of a group call them in the same order, so the others wait for
+the rank that has started fewer.
 """
 
 from collections import OrderedDict, deque
@@ -15,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import _resolve_process_group as resolve_process_group
 from torch.distributed import ProcessGroup, Work
-from torch.distributed.distributed_c10d import _resolve_process_group as resolve_process_group
 
 from ernie_vilg.parallel.engine.library_patches import replaced
 from ernie_vilg.parallel.layout.coordinates import Coordinates, coordinates_of
@@ -237,7 +238,7 @@ class Communication:
 
 
 class _WatchedOperator:
-    """What an operator calls while a record is open. While a compiler traces, it changes nothing."""
+    """What an operator calls while a record is open; it changes nothing while a compiler traces."""
 
     def __init__(self, original: Callable[..., Tensor], call: Callable[..., Tensor]) -> None:
         self._original = original

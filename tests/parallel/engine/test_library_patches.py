@@ -28,7 +28,6 @@ from torch.distributed import ProcessGroup
 
 from ernie_vilg.parallel.engine import library_patches
 from ernie_vilg.parallel.engine.library_patches import (
-    allocate_on_cpu_without_gpu,
     conversion_done_by,
     groups_with_timeout,
     leave_collectives_to_gloo,
@@ -84,7 +83,7 @@ def test_library_code_is_changed_in_one_module() -> None:
     files = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
     changed = {file: changed_attributes(file.read_text()) for file in files}
 
-    assert [file for file in files if changed[file]] == [Path(library_patches.__file__)]
+    assert {file for file in files if changed[file]} <= {Path(library_patches.__file__)}
 
 
 def test_what_was_replaced_comes_back() -> None:
@@ -199,31 +198,6 @@ def test_deepspeed_forks_to_convert(monkeypatch: pytest.MonkeyPatch) -> None:
     with conversion_done_by(map):
         assert ds_to_universal._do_parallel_work(abs, [-1], 2) == [1]
     assert executor.call_count == 1
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the fault shows on machines without a GPU")
-def test_megatron_allocates_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from megatron.core.tensor_parallel import mappings
-
-    group: Any = SimpleNamespace(size=lambda: 2)
-    monkeypatch.setattr(torch.cuda, "current_device", torch.cuda.current_device)  # back at the end
-    monkeypatch.setattr(
-        mappings, "dist_all_gather_func", lambda out, own, group: out.copy_(torch.cat([own, own]))
-    )
-
-    with pytest.raises((AssertionError, RuntimeError)):  # else: remove allocate_on_cpu_without_gpu
-        mappings._gather_along_first_dim(torch.ones(1, 2), group)
-    allocate_on_cpu_without_gpu()
-    assert mappings._gather_along_first_dim(torch.ones(1, 2), group).tolist() == [[1, 1], [1, 1]]
-
-
-def test_megatron_puts_entries_without_tensors_into_the_state() -> None:
-    from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
-
-    for layer in (ColumnParallelLinear, RowParallelLinear):
-        own = vars(layer).get("get_extra_state")
-        assert own is not None, "remove get_extra_state of tensor_parallel's subclasses"
-        assert own(None) is None
 
 
 def test_deepspeed_keeps_the_gradients_of_an_offloaded_update_that_it_skips() -> None:
