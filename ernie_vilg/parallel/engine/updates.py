@@ -25,8 +25,9 @@ from ernie_vilg.parallel.engine.gradient_reduction import GradientReduction
 from ernie_vilg.parallel.engine.zero_shards import Bf16Shards, FlatGroup, ZeroShards
 from ernie_vilg.parallel.layout.groups import Groups
 
-_SEGMENT_SIZE = 2**24
-"""Number of elements whose squares are added in float32; the rest is added in float64."""
+_SEGMENT_SIZES = {"cuda": 2**24, "cpu": 2**16}
+"""Number of elements whose squares are added in float32, by the kind of device; the rest is added in
+float64. A CPU adds one by one: the norm of 30 million elements at once would be 0.1 % too small."""
 _CLIP_EPSILON = 1e-6
 """Term added to a norm before the largest one is divided by it, as torch and DeepSpeed do."""
 
@@ -224,7 +225,7 @@ def _segments(groups: Iterable[FlatGroup], tensor_rank: int) -> tuple[list[Tenso
         for counts, parts in runs:
             positions = [position for _, position in parts]
             own = group.own_sums[positions[0].start : positions[-1].stop]
-            segments[counts] += own.split(_SEGMENT_SIZE)
+            segments[counts] += own.split(_SEGMENT_SIZES[own.device.type])
     return segments[True], segments[False]
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ernie_vilg.config.launch import Launch
@@ -19,7 +20,7 @@ from ernie_vilg.parallel.engine import updates
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.gradient_reduction import GradientReduction
 from ernie_vilg.parallel.engine.updates import DeepSpeedUpdate, Zero1Update
-from ernie_vilg.parallel.engine.zero_shards import Bf16Shards
+from ernie_vilg.parallel.engine.zero_shards import Bf16Shards, FlatGroup
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from tests.distributed import run_distributed
 from tests.parallel.optimizer_runs import batches_of_step, run_config
@@ -206,3 +207,27 @@ def test_an_update_reads_gradients_for_one_norm_and_for_adamw_and_zeroes_them_on
     assert others == ["_fused_adamw_", "_fused_adamw_", "zero_", "zero_"]
     assert whole.count("_foreach_norm") <= 1
     assert reads == []
+
+
+def test_norms_of_many_gradients_are_exact() -> None:
+    sums = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0))
+    weight: Any = nn.Parameter(torch.empty(0))
+    weight.tensor_model_parallel = True
+    shards: Any = MagicMock()
+    shards.flat_groups.return_value = [
+        FlatGroup(
+            sums=sums,
+            own_sums=sums,
+            shard=sums,
+            partition_start=0,
+            positions={weight: slice(0, len(sums))},
+        )
+    ]
+    update = Zero1Update(
+        shards, MagicMock(), MagicMock(data_size=1, tensor_rank=0), gradient_clipping=1.0
+    )
+
+    norm, squares = update.norms()
+
+    assert norm.item() == pytest.approx(sums.double().norm().item(), rel=1e-6)
+    assert squares.item() == pytest.approx(sums.double().square().sum().item(), rel=2e-6)
