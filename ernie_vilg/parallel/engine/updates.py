@@ -26,7 +26,7 @@ from ernie_vilg.parallel.engine.zero_shards import Bf16Shards, FlatGroup, ZeroSh
 from ernie_vilg.parallel.layout.groups import Groups
 
 _SEGMENT_SIZES = {"cuda": 2**24, "cpu": 2**16}
-"""Number of elements whose squares are added in float32, by the kind of device; the rest is added in
+"""Number of elements whose squares are added in float32, by kind of device; the rest is added in
 float64. A CPU adds one by one: the norm of 30 million elements at once would be 0.1 % too small."""
 _CLIP_EPSILON = 1e-6
 """Term added to a norm before the largest one is divided by it, as torch and DeepSpeed do."""
