@@ -48,6 +48,7 @@ LIBRARIES = {"deepspeed", "megatron", "torch", "transformers", "lightning"}
 SETTINGS = {
     "torch.utils.deterministic.fill_uninitialized_memory",
     "torch._dynamo.config.recompile_limit",
+    "torch.backends.cudnn.allow_tf32",
     "torch.backends.cudnn.deterministic",
 }
 """Attributes that torch documents as settings."""
