@@ -90,9 +90,7 @@ class Step:
     @property
     def predicted_gib(self) -> float:
         """Predicted GiB of the worst rank, without fragmentation."""
-        memory = estimate_memory(
-            self.run, self.num_gpus, torch.bfloat16, gradients=self.gradients
-        )
+        memory = estimate_memory(self.run, self.num_gpus, torch.bfloat16, gradients=self.gradients)
         return max(stage.allocated for stage in memory) / 2**30
 
     def mfu_of(self, seconds: float) -> float:

@@ -22,7 +22,6 @@ from ernie_vilg.model.initialization import (
     original_name,
     takes_weight_decay,
 )
-from ernie_vilg.parallel.engine.gradient_reduction import RANGE_SIZE
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 
 ALL = "all ranks"
@@ -31,6 +30,9 @@ REPLICAS = "replicas"
 ENDS = "first and last stage"
 NEXT = "next stage"
 PREVIOUS = "previous stage"
+
+RANGE_SIZE = 2**27
+"""Number of elements of the largest range of sums, as in `parallel.engine.gradient_reduction`."""
 
 _GUARD_BYTES = 24
 """Bytes of a rank in the exchange of the update guard: loss, norm, squares, float64."""
@@ -75,7 +77,7 @@ def step_collectives(
 
 
 def lists_replicas(config: PretrainConfig, precision: torch.dtype) -> bool:
-    """Return whether the list has what replicas exchange, rather than DeepSpeed alone knowing it."""
+    """Return whether the list has what replicas exchange; otherwise only DeepSpeed knows it."""
     layout = config.parallelism
     is_scaled = precision == torch.float16
     return layout.zero_stage == 1 and not layout.offload_optimizer and not is_scaled
@@ -181,8 +183,8 @@ class _Rank:
                 size = self._hidden_bytes // self._tensor_size
                 yield _exchange(kind, group, size, self._passes, "pipeline")
                 if gathers:
-                    shape = 8 * (8 + self._tensor_size)  # sizes and bounds of the parts, int64
-                    yield _exchange(kind, group, shape, self._passes, "pipeline, shape")
+                    header = 8 * (8 + self._tensor_size)  # sizes and bounds of the parts, int64
+                    yield _exchange(kind, group, header, self._passes, "pipeline, shape")
             if gathers:
                 # Inputs; or, in the backward pass, gradients and the outputs that were split.
                 count = self._passes * (2 if group == NEXT else 1)

@@ -47,7 +47,8 @@ class LayoutRank:
         words = layout.describe(num_gpus)
         compiled = "compiled" if self.fastest.compile_blocks else "not compiled"
         return (
-            f"layout is {place} {among}, by predicted speed of those that fit; the fastest: {words}, "
+            f"layout is {place} {among}, by predicted speed of those that fit; "
+            f"the fastest: {words}, "
             f"micro-batch {layout.micro_batch_size}, {compiled}: {self.gain:.1%} faster"
         )
 

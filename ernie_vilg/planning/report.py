@@ -50,7 +50,8 @@ def line_of_layout(layout: PlannedLayout) -> str:
     return (
         f"{split.tensor_parallel_size:>3}{split.pipeline_parallel_size:>4}{data:>5}"
         f"{split.zero_stage:>5}{flag:>4}{split.micro_batch_size:>5} "
-        f"{split.activation_checkpointing:<10}{offload:<8}{compiled:<8}{layout.memory.total / 1e9:>5.0f} GB"
+        f"{split.activation_checkpointing:<10}{offload:<8}{compiled:<8}"
+        f"{layout.memory.total / 1e9:>5.0f} GB"
         f"{layout.step.total:>7.2f} s{layout.step.bubble / layout.step.total:>7.0%}"
         f"{layout.flops_utilization:>5.0%}{layout.tokens_per_second:>10,.0f}{layout.hours:>8,.0f}"
         f"{layout.dollars:>12,.0f}"

@@ -28,11 +28,11 @@ from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
-from ernie_vilg.parallel.engine.determinism import make_deterministic
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.precision import check_fp8, machine_precision
 from ernie_vilg.parallel.engine.warm_up import start_compiler, warm_up
 from ernie_vilg.parallel.layout.collectives import LEADER, barrier, group_with_timeout
+from ernie_vilg.parallel.layout.determinism import make_deterministic
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, machine_device, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.step_times import instrument

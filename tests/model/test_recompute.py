@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from ernie_vilg.model.initialization import initialize
 from ernie_vilg.model.layers import SINGLE_DEVICE
+from ernie_vilg.model.linear import SUMS, Linear
 from ernie_vilg.model.recompute import recomputed
 from ernie_vilg.model.transformer import build_transformer
 from tests.model.tiny import CONFIG, tiny_config, tiny_model, tiny_pairs
@@ -70,22 +71,27 @@ def test_a_recomputed_value_is_not_kept() -> None:
     torch.testing.assert_close(gradient, (source * 2).sum(0)[:, None].expand(8, 8))
 
 
-def bytes_kept_by_a_block(checkpointing: str) -> int:
+def bytes_kept_by_a_block(checkpointing: str, *, has_sums: bool) -> int:
     """Return the memory after a block's forward pass, in bytes per slot and hidden value."""
     config = tiny_config(hidden_size=32, text_length=28, image_grid_size=6)
     layers = replace(SINGLE_DEVICE, activation_checkpointing=checkpointing)
     block: nn.Module = build_transformer(config, layers)[1]
     initialize([(f"1.{name}", value) for name, value in block.named_parameters()], config, seed=0)
     hidden = torch.randn(2, 4, config.seq_length, config.hidden_size, requires_grad=True)
+    for layer in block.modules():
+        if isinstance(layer, Linear) and has_sums:
+            setattr(layer.weight, SUMS, torch.zeros_like(layer.weight))
     with StorageMeter(*block.parameters()) as meter:
         result = block(hidden)
     assert result.requires_grad
     return meter.bytes_alive() // hidden.numel()
 
 
-def test_full_keeps_less_than_selective_and_that_less_than_none() -> None:
+@pytest.mark.parametrize("has_sums", [False, True])
+def test_full_keeps_less_than_selective_and_that_less_than_none(has_sums: bool) -> None:
     none, selective, full = (
-        bytes_kept_by_a_block(checkpointing) for checkpointing in ("none", "selective", "full")
+        bytes_kept_by_a_block(checkpointing, has_sums=has_sums)
+        for checkpointing in ("none", "selective", "full")
     )
 
     assert full == 4  # only its output, one float32

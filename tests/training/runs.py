@@ -26,8 +26,8 @@ from ernie_vilg.config.pretrain import (
     TrainingConfig,
 )
 from ernie_vilg.parallel.engine.build import build_engine
-from ernie_vilg.parallel.engine.determinism import make_deterministic
 from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.layout.determinism import make_deterministic
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.step_times import instrument

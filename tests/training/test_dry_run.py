@@ -292,8 +292,8 @@ def test_collectives_are_listed_by_stage() -> None:
         report.partition(f"  stage {numbers}:\n")[2].partition("  stage ")[0].partition("\n\n")[0]
         for numbers in ("0", "1 to 2", "3")
     )
-    # 6 micro-batches of a block with four sums; hidden states of 2 pairs x 2 x 28 slots x 16 in bf16.
-    assert "24 x all-reduce           0.004 MB  tensor ranks          blocks" in middle
+    # 6 micro-batches of a block with four sums of 2 pairs x 2 x 28 slots x 16 in bf16.
+    assert "24 x all-reduce            0.004 MB  tensor ranks          blocks" in middle
     assert "6 x send                  0.002 MB  next stage            pipeline" in first
     assert "previous stage" not in first
     assert "next stage" not in last

@@ -20,7 +20,7 @@ def attach_gradient_sums(module: nn.Module, shards: ZeroShards) -> None:
 
     A weight that is also an embedding table gets the embedding's part from autograd.
     """
-    sums = shards.summed_parameters()
-    for layer in module.modules():
-        if isinstance(layer, Linear) and layer.weight in sums:
-            setattr(layer.weight, SUMS, sums[layer.weight])
+    weights = {layer.weight for layer in module.modules() if isinstance(layer, Linear)}
+    for parameter, sums in shards.summed_parameters().items():
+        if parameter in weights:
+            setattr(parameter, SUMS, sums)

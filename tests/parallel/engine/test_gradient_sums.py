@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,13 @@ from ernie_vilg.parallel.engine.library_patches import replaced
 from ernie_vilg.parallel.engine.zero_shards import Bf16Shards, ZeroShards
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from tests.distributed import run_distributed
-from tests.parallel.optimizer_runs import batches_of_step, run_config
+from tests.parallel.optimizer_runs import (
+    HALFWAY,
+    Result,
+    batches_of_step,
+    run_config,
+    take_steps,
+)
 
 STEPS = 2
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -182,3 +188,25 @@ def test_every_linear_weight_of_zero_1_has_sums_and_none_elsewhere(tmp_path: Pat
     assert zero1[:2] == (True, True)
     assert zero1[2] == zero1[3] > 0
     assert zero2[:3] == offload[:3] == (False, False, 0)
+
+
+def with_deepspeeds_choice(launch: Launch, config: PretrainConfig, folder: Path) -> Result | None:
+    with replaced(engine_module, one_optimizer_of_zero1=nullcontext):
+        return take_steps(launch, config, FP32, folder)
+
+
+@pytest.mark.distributed
+def test_a_float32_checkpoint_of_deepspeeds_other_optimizer_continues(tmp_path: Path) -> None:
+    """It has the same files and the same order of parameters."""
+    config = run_config(tmp_path)
+
+    (first,) = run_distributed(with_deepspeeds_choice, 1, config, tmp_path)
+    saved = torch.load(next(tmp_path.rglob("zero_pp_rank_0*.pt")), weights_only=False)
+    (second,) = run_distributed(take_steps, 1, config, FP32, tmp_path, HALFWAY)
+
+    assert "loss_scaler" in saved["optimizer_state_dict"], "it is not the other one's"
+    losses = torch.tensor(first.losses[HALFWAY:])
+    torch.testing.assert_close(torch.tensor(second.losses), losses, rtol=1e-6, atol=0)
+    for one, other in zip(first.weights[HALFWAY:], second.weights, strict=True):
+        for name, value in one.items():
+            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-6, msg=name)

@@ -26,6 +26,7 @@ from ernie_vilg.model.layers import SINGLE_DEVICE
 from ernie_vilg.model.linear import SUMS
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.engine import warm_up as module
+from ernie_vilg.parallel.engine.build import mark_fp8_weights
 from ernie_vilg.parallel.engine.warm_up import compiles, warm_up
 from tests.distributed import one_process, run_distributed
 from tests.model.test_reference import sparse_config
@@ -155,6 +156,18 @@ def test_a_step_compiles_no_block_after_the_warm_up_which_leaves_no_trace(
     train_blocks(model, config, torch.float32)
     assert counters["stats"]["unique_graphs"] == graphs
     assert hooked
+
+
+def test_blocks_in_fp8_compile_apart(run: PretrainConfig) -> None:
+    config = sparse_config(num_layers=5)  # row, column, row, row, convolution
+    model = model_of(config, torch.float32, "none")
+    mark_fp8_weights(model, config)
+    engine = engine_of(replace(run, model=config, compile_blocks=True), model, torch.float32)
+
+    kinds = module._block_of_each_kind(engine)
+
+    # The first and the last block keep the run's precision.
+    assert list(kinds) == ["row", "column in fp8", "row in fp8", "convolution"]
 
 
 def test_nothing_is_warmed_up_where_nothing_compiles(run: PretrainConfig) -> None:

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig, ReconstructorConfig
 from ernie_vilg.model.layers import SINGLE_DEVICE
 from ernie_vilg.model.loss import Objective
-from ernie_vilg.parallel.engine.determinism import make_deterministic
+from ernie_vilg.parallel.layout.determinism import make_deterministic
 from tests.model.test_reference import sparse_config
 from tests.model.tiny import DECODER, tiny_config, tiny_model, tiny_pairs
 

@@ -2,7 +2,7 @@
 
 On a CPU torch refuses every operation that is not deterministic. On a GPU that mode would also turn
 off tuning of compiled kernels, and a step needs it for nothing: it has no operation that adds in
-the order in which threads arrive (tests/parallel/engine/test_determinism.py holds this).
+the order in which threads arrive (tests/parallel/layout/test_determinism.py holds this).
 FlexAttention's backward pass has one program per block of queries and one per block of keys, and
 adds nothing atomically. Two libraries choose: cuDNN among convolutions, of an end-to-end
 reconstructor only, and cuBLAS by its workspace, which `launch` sets.
