@@ -288,6 +288,7 @@ def test_which_settings_may_change(tmp_path: Path) -> None:
             "guards.max_skips",
             "guards.spike_deviations",
             "guards.spike_window",
+            "linear_precision",
             "objective.*",
             "optimizer.*",
             "training.ema_decay",
