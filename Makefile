@@ -9,13 +9,22 @@ FORCE ?=
 # Words for the fuzzer, such as FUZZ="--minutes 1 --seed 3" or FUZZ="--target png --replay 158".
 FUZZ ?=
 
+# The GPU acceptance run: PART=1 or 2 for a half, GPU=0 to rehearse on a CPU, FRESH=1 to start over.
+PART ?=
+GPU ?=
+FRESH ?=
+
 BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 # DeepSpeed builds from source: no operator is compiled, so no compiler is needed.
 PIP := DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(PIP_FLAGS)
 
+# The Python of the acceptance run: the one that is named, else that of .venv, else python3. It needs
+# torch and pip, so a rented machine needs no environment.
+ACCEPTANCE_PYTHON = $(if $(filter command,$(origin PYTHON)),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)))
+
 .DEFAULT_GOAL := help
-.PHONY: help environment quickstart emoji drill soak fuzz test checks test-slow test-parallel test-slurm test-gpu clean clean-environment
+.PHONY: help environment quickstart emoji drill soak fuzz test checks test-slow test-parallel test-slurm test-gpu gpu-acceptance gpu-acceptance-inputs clean clean-environment
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -68,6 +77,12 @@ test-slurm: $(ENVIRONMENT)  ## run jobs on a two-node Slurm of this machine, and
 
 test-gpu: $(ENVIRONMENT)  ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+gpu-acceptance:  ## run everything on one GPU and hold it against the goals: PART=1, PART=2; GPU=0 rehearses
+	$(ACCEPTANCE_PYTHON) benchmarks/gpu_acceptance.py $(if $(PART),--part $(PART)) $(if $(GPU),--gpu $(GPU)) $(if $(FRESH),--fresh)
+
+gpu-acceptance-inputs:  ## make .gpu_acceptance/, the wheels and inputs to carry to a machine with a GPU
+	$(ACCEPTANCE_PYTHON) benchmarks/gpu_acceptance.py --inputs
 
 clean:  ## remove every output and cache, but not the environment
 	rm -rf outputs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

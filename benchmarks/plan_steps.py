@@ -90,9 +90,7 @@ class Step:
     @property
     def predicted_gib(self) -> float:
         """Predicted GiB of the worst rank, without fragmentation."""
-        memory = estimate_memory(
-            self.run, self.num_gpus, torch.bfloat16, gradients=self.gradients
-        )
+        memory = estimate_memory(self.run, self.num_gpus, torch.bfloat16, gradients=self.gradients)
         return max(stage.allocated for stage in memory) / 2**30
 
     def mfu_of(self, seconds: float) -> float:
@@ -139,6 +137,7 @@ TO_COME = [
     Step(name="8 x 8, compiled", micro_batch=8, passes=8),
     Step(name="8 x 8, compiled, FP8 in 4 of 6 blocks", micro_batch=8, passes=8, fp8_blocks=4),
     Step(name="8 x 8, compiled, FP8 in all blocks", micro_batch=8, passes=8, fp8_blocks=6),
+    Step(name="64 GPUs, tensor 2 x pipeline 1", micro_batch=4, passes=8, tensor=2, **_WHOLE),
     Step(name="64 GPUs, tensor 1 x pipeline 4", micro_batch=2, passes=32, pipeline=4, **_WHOLE),
     Step(
         name="64 GPUs, tensor 2 x pipeline 4", micro_batch=4, passes=32, tensor=2, pipeline=4,

@@ -36,7 +36,7 @@ def main(config: PlanConfig) -> None:
     found = plan(config, correction)
     _require_a_layout(config, found, correction)
     if folder is None:
-        print(override_line(found.best[0].run.parallelism))
+        print(override_line(found.best[0].run))
         return
     print("\n".join([*lessons, *lines_of_plan(config, found), ""]), flush=True)
     # The scaling curve and the picture take as long again; the person reads meanwhile.

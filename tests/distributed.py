@@ -6,7 +6,7 @@ import pickle
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,7 +41,8 @@ def run_distributed(
         AssertionError: a rank failed; the message holds its traceback.
     """
     # Ranks are forked from a server that has imported torch, DeepSpeed and megatron-core once.
-    # Not on a machine with GPUs: DeepSpeed chooses GPU or CPU when it is imported.
+    # Not on a machine with GPUs: DeepSpeed chooses GPU or CPU when it is imported, so each rank
+    # imports it itself, in the environment that it is started in.
     context: Any = multiprocessing.get_context(
         "spawn" if torch.cuda.is_available() else "forkserver"
     )
@@ -52,12 +53,13 @@ def run_distributed(
         processes = [
             context.Process(
                 target=_run_rank,
-                args=(function, rank, world_size, port, folder, arguments, use_gpu),
+                args=(function, rank, world_size, port, folder, arguments),
             )
             for rank in range(world_size)
         ]
-        for process in processes:
-            process.start()
+        with nullcontext() if use_gpu else without_gpus():
+            for process in processes:
+                process.start()
         try:
             deadline = time.monotonic() + timeout_seconds
             for process in processes:
@@ -73,6 +75,21 @@ def run_distributed(
     return [value for _, value in results]
 
 
+@contextmanager
+def without_gpus() -> Iterator[None]:
+    """Hide the GPUs from processes that are started in the block; this one's stay as they are."""
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    os.environ[name] = ""
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def _run_rank(
     function: Callable[..., Any],
     rank: int,
@@ -80,11 +97,8 @@ def _run_rank(
     port: int,
     folder: str,
     arguments: tuple[Any, ...],
-    use_gpu: bool,
 ) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    if not use_gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size)
     try:

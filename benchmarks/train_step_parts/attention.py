@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,23 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model import block_sparse
 from ernie_vilg.model.attention import attend
 from ernie_vilg.model.attention_mask import Pattern, both_masks
+
+KERNEL_OPTIONS: dict[str, dict[str, Any]] = {
+    "torch's choice": {},
+    "64 keys forward": {"fwd_BLOCK_N": 64},
+    "64 x 64 backward": {
+        **{f"bwd_BLOCK_{side}": 64 for side in ("M1", "N1", "M2", "N2")},
+        "bwd_num_warps": 4,
+    },
+    "2 stages backward": {"bwd_num_stages": 2},
+    "8 warps forward": {"fwd_num_warps": 8},
+    "no empty rows": {"ROWS_GUARANTEED_SAFE": True, "PRESCALE_QK": True},
+    "tensor memory accelerator": {"USE_TMA": True},
+}
+"""Options of flex_attention that may be faster on Hopper than torch's own choice, which for our
+heads is 128 x 128 forward with 4 warps and 64 x 128 backward with 8. The blocks of the mask stay
+128 x 128: torch's backward kernel for sm_90 has only configurations of 128 keys, and skips them for
+smaller blocks whatever the options say."""
 
 
 def attention_kinds(config: ModelConfig, device: str) -> dict[str, Callable[..., Tensor]]:
@@ -46,31 +64,58 @@ def attention_kinds(config: ModelConfig, device: str) -> dict[str, Callable[...,
         return kinds  # flex_attention has no backward pass there
     for pattern in Pattern:
         kinds[f"flex, {pattern.value}"] = block_sparse.BlockSparseAttention(config, pattern)
-    for pattern in (Pattern.ROW, Pattern.COLUMN, Pattern.CONVOLUTION):
-        kinds[f"flex, {pattern.value}, blocks of 64 keys"] = _with_smaller_blocks(config, pattern)
+    for pattern in (Pattern.ROW, Pattern.CONVOLUTION):
+        for name, options in KERNEL_OPTIONS.items():
+            kinds[f"flex, {pattern.value}, {name}"] = with_options(config, pattern, options)
     return kinds
 
 
-def _with_smaller_blocks(config: ModelConfig, pattern: Pattern) -> Callable[..., Tensor]:
-    attention = block_sparse.BlockSparseAttention(config, pattern)
+def with_options(
+    config: ModelConfig, pattern: Pattern, options: dict[str, Any], backend: str = "inductor"
+) -> Callable[..., Tensor]:
+    """Return sparse attention compiled with options of flex_attention's kernel.
+
+    Args:
+        config: the model's shape.
+        pattern: the mask's pattern.
+        options: `kernel_options` of flex_attention; empty leaves torch's choice.
+        backend: compiler, as torch.compile names it.
+    """
+    attention = block_sparse.BlockSparseAttention(config, pattern, compiled=False)
+    compiled = torch.compile(attention, dynamic=False, fullgraph=True, backend=backend)
+    theirs = block_sparse.flex_attention
+    masks: list[object] = []
+
+    def chosen(*arguments: Any, **words: Any) -> Any:
+        return theirs(*arguments, **words, kernel_options=options)
 
     def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if attention._masks is None:
-            block_sparse.block_masks.cache_clear()
-            usual = block_sparse.BLOCK_SIZE
-            block_sparse.BLOCK_SIZE = (128, 64)  # queries, keys
-            attention.build(query.device)
-            block_sparse.BLOCK_SIZE = usual
-            block_sparse.block_masks.cache_clear()
-        return attention(query, key, value)
+        if not masks:
+            masks.append(attention.build(query.device))
+        block_sparse.flex_attention = chosen
+        try:
+            attended: Tensor = compiled(query, key, value)
+            return attended
+        finally:
+            block_sparse.flex_attention = theirs
 
     return run
 
 
-def measure_attention(config: ModelConfig, pairs: int) -> Iterator[Result]:
-    """Yield the time and memory of each way to attend, forward and backward, in bf16."""
+def measure_attention(config: ModelConfig, pairs: int, only: str = "") -> Iterator[Result]:
+    """Yield the time and memory of each way to attend, forward and backward, in bf16.
+
+    Args:
+        config: the model's shape.
+        pairs: sequences per direction.
+        only: beginning of the names of the ways to measure; empty measures all.
+    """
     device = machine()
-    for name, attention in attention_kinds(config, device).items():
+    kinds = attention_kinds(config, device)
+    for name, attention in kinds.items():
+        if not name.startswith(only):
+            continue
+        torch._dynamo.reset()  # each way compiles for itself
         try:
             yield {"kind": name, **_one_attention(config, attention, pairs, device)}
         except Exception as error:  # a kind that fails ends its row, not the table

@@ -14,7 +14,7 @@ def main() -> None:
         torch.set_num_threads(1)
     for task in tasks():
         if task["section"] == "attention":
-            rows = measure_attention(model_shape(machine()), task["pairs"])
+            rows = measure_attention(model_shape(machine()), task["pairs"], task.get("only", ""))
         else:
             rows = measure_step(task)
         for row in rows:

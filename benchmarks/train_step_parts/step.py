@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from benchmarks.train_step_parts.device import (
     reset_peak,
     wait,
 )
+from benchmarks.train_step_parts.profile import profile_step
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
@@ -26,10 +28,17 @@ from ernie_vilg.model.flops import training_flops_per_pair
 
 PEAK_FLOPS = 989e12
 """Dense bf16 peak of an H100 or H200, from the data sheet."""
+SETTINGS = ("linear_precision",)
+"""Settings of `PretrainConfig` that a row may have."""
 
 
 def measure_step(options: Result) -> Iterator[Result]:
-    """Yield the speed of one configuration through the real engine."""
+    """Yield the speed of one configuration through the real engine.
+
+    Args:
+        options: a row of the table; with `trace`, the path of a gzipped trace of one step, also
+            yields the kernels that take most of it.
+    """
     started = time.monotonic()
     config, device = pretrain_config(options), machine()
     step, precision = _prepare(config, is_dense=options["attention"] == "dense")
@@ -38,8 +47,8 @@ def measure_step(options: Result) -> Iterator[Result]:
     wait(device)
     reset_peak(device)
     compiled = time.monotonic() - started
-    repeats, runs = (5, 2) if device == "cuda" else (options["repeats"], 1)
-    seconds = median_seconds(step, repeats, runs, device)
+    runs = 2 if device == "cuda" else 1
+    seconds = median_seconds(step, options["repeats"], runs, device)
     pairs_per_second = config.parallelism.global_batch_size / seconds
     flops = pairs_per_second * training_flops_per_pair(config.model)
     yield {
@@ -51,6 +60,8 @@ def measure_step(options: Result) -> Iterator[Result]:
         "start_seconds": compiled,
         "precision": str(precision).removeprefix("torch."),
     }
+    if "trace" in options:
+        yield {"kernels": profile_step(step, Path(options["trace"]))}
     torch.distributed.destroy_process_group()
 
 
@@ -79,9 +90,10 @@ def pretrain_config(options: Result) -> PretrainConfig:
         micro_batch_size=micro_batch,
         global_batch_size=micro_batch * options["accumulation"],
     )
+    settings = {key: options[key] for key in SETTINGS if key in options}
     attention = "sparse" if options["attention"] == "sparse" else "full"
     shape = replace(model_shape(machine()), num_layers=options["layers"], attention=attention)
-    return random_run(shape, layout, compile_blocks=options["compile"])
+    return random_run(shape, layout, compile_blocks=options["compile"], **settings)
 
 
 def _start_quickly(build: Any, device: torch.device) -> None:

@@ -30,8 +30,8 @@ class EvaluateConfig(Settings):
     device: Device = "auto"
     """Device: cpu, cuda, cuda:1 for the second GPU, or auto: a GPU if there is one."""
     precision: DrawingPrecision = "auto"
-    """Number format of the transformer: fp32, bf16, or auto: bf16 on a GPU that computes in it, else
-    fp32. The image tokenizer always computes in fp32."""
+    """Number format of the transformer: fp32, bf16, or auto: bf16 on a GPU that has it, fp32
+    elsewhere. The image tokenizer always computes in fp32."""
     overwrite: bool = False
     """Whether an evaluation already in `output_dir` is replaced."""
 

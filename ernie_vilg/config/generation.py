@@ -63,8 +63,8 @@ class GenerateConfig(Settings):
     device: Device = "auto"
     """Device: cpu, cuda, cuda:1 for the second GPU, or auto: a GPU if there is one."""
     precision: DrawingPrecision = "auto"
-    """Number format of the transformer: fp32, bf16, or auto: bf16 on a GPU that computes in it, else
-    fp32. The image tokenizer always computes in fp32."""
+    """Number format of the transformer: fp32, bf16, or auto: bf16 on a GPU that has it, fp32
+    elsewhere. The image tokenizer always computes in fp32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,5 +103,5 @@ class CaptionConfig(Settings):
     device: Device = "auto"
     """Device: cpu, cuda, cuda:1 for the second GPU, or auto: a GPU if there is one."""
     precision: DrawingPrecision = "auto"
-    """Number format of the transformer: fp32, bf16, or auto: bf16 on a GPU that computes in it, else
-    fp32. The image tokenizer always computes in fp32."""
+    """Number format of the transformer: fp32, bf16, or auto: bf16 on a GPU that has it, fp32
+    elsewhere. The image tokenizer always computes in fp32."""

@@ -60,7 +60,7 @@ class _CrossEntropy(torch.autograd.Function):
         context: Any, logits: Tensor, targets: Tensor, split: VocabularySplit | None
     ) -> tuple[Tensor, Tensor]:
         rows, columns = logits.flatten(0, -2), targets.flatten()
-        is_here = None
+        is_here: Any = None
         if split is not None:
             columns = columns - split.rank * rows.shape[1]
             is_here = (columns >= 0) & (columns < rows.shape[1])

@@ -64,8 +64,8 @@ def gradient_of_weight(gradient: Tensor, hidden: Tensor) -> Tensor:
     return product(*_weight_factors(gradient, hidden), gradient.dtype)
 
 
-def add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor, scale: float) -> None:
-    """Add `scale * gradient.T @ hidden` to the sums, in place.
+def add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor) -> None:
+    """Add `gradient.T @ hidden` to the sums, in place.
 
     The product is rounded to bfloat16 before it is added: its error is far below that of its 8-bit
     factors, and it moves 12 bytes per parameter instead of 16.
@@ -74,10 +74,9 @@ def add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor, scale: f
         sums: float32 [out, in].
         gradient: gradient of the layer's output, bfloat16 [tokens, out].
         hidden: the layer's input, bfloat16 [tokens, in].
-        scale: factor of the product.
     """
     left, right = _weight_factors(gradient, hidden)
-    torch.ops.ernie_vilg.add_fp8_weight_gradient(sums, *left, *right, scale)
+    torch.ops.ernie_vilg.add_fp8_weight_gradient(sums, *left, *right)
 
 
 def _weight_factors(gradient: Tensor, hidden: Tensor) -> tuple[Scaled, Scaled]:
@@ -147,17 +146,15 @@ def _add_product(
     gradient_scale: Tensor,
     hidden: Tensor,
     hidden_scale: Tensor,
-    scale: float,
 ) -> None:
-    found = product((gradient, gradient_scale), (hidden, hidden_scale), torch.bfloat16)
-    sums.add_(found, alpha=scale)
+    sums.add_(product((gradient, gradient_scale), (hidden, hidden_scale), torch.bfloat16))
 
 
 # An operator of its own, so that torch.compile keeps the addition in place.
 torch.library.define(
     "ernie_vilg::add_fp8_weight_gradient",
-    "(Tensor(a!) sums, Tensor gradient, Tensor gradient_scale, Tensor hidden, Tensor hidden_scale, "
-    "float scale) -> ()",
+    "(Tensor(a!) sums, Tensor gradient, Tensor gradient_scale, Tensor hidden, Tensor hidden_scale) "
+    "-> ()",
     tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides),
 )
 torch.library.impl("ernie_vilg::add_fp8_weight_gradient", "default", _add_product)

@@ -5,8 +5,8 @@ weight in the weight's own precision, for somebody to convert and add: 26 bytes 
 per parameter and micro-batch. If a weight has an attribute `gradient_sums`, the product that makes
 the gradient adds to it instead, which reads and writes 8 bytes, and autograd sees no gradient.
 
-The engine attaches the sums; without them the layers
-are torch's own. The addition is an operator of its own, so that torch.compile keeps it in place.
+The engine attaches the sums; without them the layers are torch's own. The addition is an operator
+of its own, so that torch.compile keeps it in place.
 
 Source: the fused weight gradient of Megatron-LM (gradient accumulation fusion).
 """
@@ -21,10 +21,6 @@ from ernie_vilg.model import fp8
 
 SUMS = "gradient_sums"
 """Name of a weight's attribute with the float32 sums of its gradient, of the weight's shape."""
-
-SCALE = "gradient_scale"
-"""Name of a weight's attribute with the factor of the products that are added to the sums; 1 if the
-weight has no such attribute."""
 
 IS_FP8 = "is_fp8"
 """Name of a weight's attribute that is true if its three products multiply 8-bit floats."""
@@ -43,16 +39,14 @@ def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
     Args:
         hidden: float [..., in].
-        weight: float [out, in]; its gradient, times its `gradient_scale`, goes to its
-            `gradient_sums` if it has any.
+        weight: float [out, in]; its gradient goes to its `gradient_sums` if it has any.
         bias: float [out].
     """
     sums: Tensor | None = getattr(weight, SUMS, None) if torch.is_grad_enabled() else None
     is_fp8: bool = getattr(weight, IS_FP8, False)
     if sums is None and not is_fp8:
         return F.linear(hidden, weight, bias)
-    scale = getattr(weight, SCALE, 1.0)
-    output: Tensor = _Linear.apply(hidden, weight, bias, sums, scale, is_fp8)
+    output: Tensor = _Linear.apply(hidden, weight, bias, sums, is_fp8)
     return output
 
 
@@ -66,26 +60,22 @@ class _Linear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         sums: Tensor | None,
-        scale: float,
         is_fp8: bool,
     ) -> Tensor:
         context.save_for_backward(hidden, weight)
-        context.sums, context.scale, context.is_fp8 = sums, scale, is_fp8
-        context.has_bias = bias is not None
+        context.sums, context.is_fp8, context.has_bias = sums, is_fp8, bias is not None
         return multiply(hidden, weight, bias, is_fp8=is_fp8)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = context.saved_tensors
         gradient, is_fp8 = gradients[0].flatten(0, -2), context.is_fp8
-        of_weight = gradient_of_weight(
-            gradient, hidden.flatten(0, -2), context.sums, context.scale, is_fp8=is_fp8
-        )
+        of_weight = gradient_of_weight(gradient, hidden.flatten(0, -2), context.sums, is_fp8=is_fp8)
         of_hidden = None
         if context.needs_input_grad[0]:
             of_hidden = gradient_of_input(gradient, weight, is_fp8=is_fp8).view(hidden.shape)
         of_bias = gradient.sum(dim=0) if context.has_bias else None
-        return of_hidden, of_weight, of_bias, None, None, None
+        return of_hidden, of_weight, of_bias, None, None
 
 
 def multiply(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, is_fp8: bool) -> Tensor:
@@ -99,7 +89,7 @@ def gradient_of_input(gradient: Tensor, weight: Tensor, *, is_fp8: bool) -> Tens
 
 
 def gradient_of_weight(
-    gradient: Tensor, hidden: Tensor, sums: Tensor | None, scale: float, *, is_fp8: bool
+    gradient: Tensor, hidden: Tensor, sums: Tensor | None, *, is_fp8: bool
 ) -> Tensor | None:
     """Return `gradient.T @ hidden`, float [out, in]; or add it to the sums, and return None.
 
@@ -107,47 +97,43 @@ def gradient_of_weight(
         gradient: gradient of the layer's output, float [tokens, out].
         hidden: the layer's input, float [tokens, in].
         sums: the weight's sums, float32 [out, in]; None if it has none.
-        scale: factor of what is added to the sums.
         is_fp8: whether the product is 8-bit.
     """
     if sums is None:
         return fp8.gradient_of_weight(gradient, hidden) if is_fp8 else gradient.t() @ hidden
     if is_fp8:
-        fp8.add_weight_gradient(sums, gradient, hidden, scale)
+        fp8.add_weight_gradient(sums, gradient, hidden)
     else:
-        add_weight_gradient(sums, gradient, hidden, scale)
+        add_weight_gradient(sums, gradient, hidden)
     return None
 
 
-def _add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor, scale: float) -> None:
+def _add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor) -> None:
     if gradient.dtype == sums.dtype:
-        sums.addmm_(gradient.t(), hidden, alpha=scale)
+        sums.addmm_(gradient.t(), hidden)
     elif gradient.device.type == "cuda":
         # cuBLAS reads and writes float32 sums in one product of bf16 factors, of any shape.
-        torch.ops.aten.addmm.dtype_out(
-            sums, gradient.t(), hidden, sums.dtype, alpha=scale, out=sums
-        )
+        torch.ops.aten.addmm.dtype_out(sums, gradient.t(), hidden, sums.dtype, out=sums)
     else:  # a CPU has no product with a float32 result of narrower factors
-        sums.add_(gradient.t() @ hidden, alpha=scale)
+        sums.add_(gradient.t() @ hidden)
 
 
 # torch.library.custom_op would take 40 us a call, this takes 5.
 torch.library.define(
     "ernie_vilg::add_weight_gradient",
-    "(Tensor(a!) sums, Tensor gradient, Tensor hidden, float scale) -> ()",
+    "(Tensor(a!) sums, Tensor gradient, Tensor hidden) -> ()",
     tags=torch.Tag.pt2_compliant_tag,
 )
 torch.library.impl("ernie_vilg::add_weight_gradient", "default", _add_weight_gradient)
 torch.library.register_fake("ernie_vilg::add_weight_gradient", lambda *arguments: None)
 
 
-def add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor, scale: float = 1.0) -> None:
-    """Add `scale * gradient.T @ hidden` to the sums, in place.
+def add_weight_gradient(sums: Tensor, gradient: Tensor, hidden: Tensor) -> None:
+    """Add `gradient.T @ hidden` to the sums, in place.
 
     Args:
         sums: float32 [out, in].
         gradient: gradient of the layer's output, float [tokens, out].
         hidden: the layer's input, float [tokens, in], of the same type as `gradient`.
-        scale: factor of the product.
     """
-    torch.ops.ernie_vilg.add_weight_gradient(sums, gradient, hidden, scale)
+    torch.ops.ernie_vilg.add_weight_gradient(sums, gradient, hidden)

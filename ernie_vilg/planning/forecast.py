@@ -9,7 +9,7 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory
 from ernie_vilg.planning.plan import saving
 from ernie_vilg.planning.step_time import StepTime, step_time
-from ernie_vilg.planning.workload import spread_of_layout, workload_of_model
+from ernie_vilg.planning.workload import spread_of_layout, workload_of_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,7 @@ def forecast(config: PretrainConfig, world_size: int, precision: torch.dtype) ->
         return Forecast(memory=memory, step=None, excess=None)
     readers = config.data.loader.num_workers
     step = step_time(
-        workload_of_model(
-            config.model, fused=config.compile_blocks, linear_precision=config.linear_precision
-        ),
+        workload_of_run(config),
         spread_of_layout(config.parallelism, world_size, readers),
         config.gpu,
     )

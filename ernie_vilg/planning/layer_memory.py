@@ -5,9 +5,11 @@ The plain attention of a CPU is traced directly. A GPU's kernel cannot run here;
 the tensors that it keeps: its inputs, its result, and one float32 per query.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,10 +17,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
+from ernie_vilg.model import cross_entropy
 from ernie_vilg.model.attention import PLAIN_ATTENTION_MAX_SEQ, Attention
 from ernie_vilg.model.attention_mask import Direction, Pattern, both_masks, pattern_of_block
 from ernie_vilg.model.block import Block
 from ernie_vilg.model.block_sparse import transpose_grid
+from ernie_vilg.model.cross_entropy import CHUNK_ELEMENTS
 from ernie_vilg.model.embedding import Embedding
 from ernie_vilg.model.head import Head
 from ernie_vilg.model.initialization import Uninitialized
@@ -74,7 +78,16 @@ def block_memory(variant: Variant, block_index: int, micro_batch_size: int) -> L
 @lru_cache(maxsize=1024)
 def head_memory(variant: Variant, micro_batch_size: int) -> LayerMemory:
     """Return the memory of the last layer and the loss."""
-    return _head_trace(replace(variant, checkpointing="none")).at(micro_batch_size)
+    model = variant.model
+    in_one_chunk = frozenset(
+        vocab
+        for vocab, num_slots in (
+            (model.codebook_size // variant.tensor_size, model.num_image_tokens),
+            (model.text_vocab_size // variant.tensor_size, model.text_length),
+        )
+        if micro_batch_size * num_slots * vocab <= CHUNK_ELEMENTS
+    )
+    return _head_trace(replace(variant, checkpointing="none"), in_one_chunk).at(micro_batch_size)
 
 
 def hidden_bytes(variant: Variant, micro_batch_size: int) -> int:
@@ -128,7 +141,9 @@ def _block_trace(variant: Variant, ordered: bool) -> LayerTrace:
 
 
 @lru_cache(maxsize=256)
-def _head_trace(variant: Variant) -> LayerTrace:
+def _head_trace(variant: Variant, in_one_chunk: frozenset[int]) -> LayerTrace:
+    """Trace the head and its loss, which takes the logits of these vocabularies in one chunk."""
+
     def run(size: int) -> Run:
         layer = _built(variant, Head, size)
         objective = Objective(variant.objective, _layers(variant, size))
@@ -143,7 +158,27 @@ def _head_trace(variant: Variant) -> LayerTrace:
 
         return [*_state(layer), hidden, *targets], forward
 
-    return _trace(variant, run)
+    with _first_chunks(in_one_chunk):
+        return _trace(variant, run)
+
+
+@contextmanager
+def _first_chunks(whole: Collection[int]) -> Iterator[None]:
+    """Let the loss take one chunk, as large as any other: the traced micro-batch has thousands.
+
+    Args:
+        whole: vocabularies whose chunk has all rows.
+    """
+    chunks = cross_entropy._chunks
+
+    def first(rows: Tensor) -> Iterator[slice]:
+        return iter([slice(None)]) if rows.shape[1] in whole else islice(chunks(rows), 1)
+
+    cross_entropy._chunks = first
+    try:
+        yield
+    finally:
+        cross_entropy._chunks = chunks
 
 
 def _trace(variant: Variant, run: Callable[[int], Run]) -> LayerTrace:

@@ -7,11 +7,14 @@ settings, and their error is the reason of the refusal.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from ernie_vilg.config.plan import PlanConfig
-from ernie_vilg.config.pretrain import ParallelismConfig
+from ernie_vilg.config.gpu import GpuConfig
+from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.errors import InputError
+from ernie_vilg.planning.workload import can_compile
+
+Run = TypeVar("Run", bound=PretrainConfig)
 
 _TENSOR_SIZES = (1, 2, 4, 8)
 _ZERO_STAGES = (1, 2, 3)
@@ -32,15 +35,20 @@ class Refusal:
 
 
 def candidate_layouts(
-    config: PlanConfig, num_gpus: int
+    config: PretrainConfig, gpu: GpuConfig, num_gpus: int
 ) -> tuple[list[ParallelismConfig], list[Refusal]]:
     """Return the layouts that are legal by themselves on a number of GPUs, and the refusals.
 
     The checks of the whole run are slow, so the planner applies them to fast layouts only.
+
+    Args:
+        config: the run.
+        gpu: kind of GPU.
+        num_gpus: number of GPUs.
     """
     legal: list[ParallelismConfig] = []
     refused: list[Refusal] = []
-    for values in _candidates(config, num_gpus):
+    for values in _candidates(config, gpu, num_gpus):
         try:
             layout = replace(config.parallelism, **values)
             layout.num_micro_batches(num_gpus)
@@ -57,8 +65,18 @@ def refusal_of(layout: str, error: InputError) -> Refusal:
     return Refusal(layout=layout, reason=_kind(str(error)), fix=str(error))
 
 
-def override_line(layout: ParallelismConfig) -> str:
-    """Return the overrides that select a layout on a command line."""
+def with_layout(config: Run, layout: ParallelismConfig) -> Run:
+    """Return a run with another layout, whose blocks are compiled only where they can be.
+
+    Raises:
+        InputError: the run is not legal with this layout.
+    """
+    compiled = config.compile_blocks and can_compile(layout)
+    return replace(config, parallelism=layout, compile_blocks=compiled)
+
+
+def override_line(config: PretrainConfig) -> str:
+    """Return the overrides that select a run's layout on a command line."""
     names = (
         "tensor_parallel_size",
         "pipeline_parallel_size",
@@ -71,18 +89,18 @@ def override_line(layout: ParallelismConfig) -> str:
     )
     words = []
     for name in names:
-        value = getattr(layout, name)
+        value = getattr(config.parallelism, name)
         text = str(value).lower() if isinstance(value, bool) else str(value)
         words.append(f"parallelism.{name}={text}")
-    return " ".join(words)
+    return " ".join([*words, f"compile_blocks={str(config.compile_blocks).lower()}"])
 
 
-def _candidates(config: PlanConfig, num_gpus: int) -> Iterator[dict[str, Any]]:
+def _candidates(config: PretrainConfig, gpu: GpuConfig, num_gpus: int) -> Iterator[dict[str, Any]]:
     """Yield the settings of layouts that use all GPUs, legal or not."""
     limit = min(_MAX_MICRO_BATCH, config.parallelism.global_batch_size)
     micro_batches = [2**power for power in range(limit.bit_length())]
     for tensor in _TENSOR_SIZES:
-        if tensor > config.gpu.gpus_per_node or num_gpus % tensor:
+        if tensor > gpu.gpus_per_node or num_gpus % tensor:
             continue  # tensor ranks communicate at every layer: within a machine only
         deepest = min(num_gpus // tensor, config.model.num_layers)
         for pipeline in range(1, deepest + 1):

@@ -11,7 +11,7 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.planning.calibration import Correction, PastRun, errors, learn
 from ernie_vilg.planning.history import DecidingSettings, RunRecord, read_record
 from ernie_vilg.planning.plan import worst_memory
-from ernie_vilg.planning.workload import spread_of_layout, workload_of_model
+from ernie_vilg.planning.workload import spread_of_layout, workload_of_run
 from ernie_vilg.runs.run_folder import RunFolder
 
 
@@ -64,9 +64,7 @@ def _past_run(record: RunRecord, config: PlanConfig) -> PastRun:
     precision: torch.dtype = getattr(torch, settings.precision)
     memory = worst_memory(run, record.world_size, precision, Correction())
     return PastRun(
-        workload=workload_of_model(
-            run.model, fused=run.compile_blocks, linear_precision=run.linear_precision
-        ),
+        workload=workload_of_run(run),
         spread=spread_of_layout(run.parallelism, record.world_size, settings.num_workers),
         gpu=config.gpu,
         measured_seconds=record.seconds_per_step,

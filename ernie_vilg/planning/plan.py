@@ -5,6 +5,7 @@ first, and their memory is estimated in order of speed until enough of them fit.
 """
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,10 +17,15 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.planning.calibration import Correction
 from ernie_vilg.planning.goodput import Goodput, goodput
-from ernie_vilg.planning.layouts import Refusal, candidate_layouts, refusal_of
+from ernie_vilg.planning.layouts import Refusal, candidate_layouts, refusal_of, with_layout
 from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory
 from ernie_vilg.planning.step_time import StepTime, step_time
-from ernie_vilg.planning.workload import Workload, spread_of_layout, workload_of_model
+from ernie_vilg.planning.workload import (
+    Workload,
+    can_compile,
+    spread_of_layout,
+    workload_of_run,
+)
 
 _NO_MEMORY = "does not fit the GPU's memory"
 _NO_HOST_MEMORY = "does not fit the host's memory"
@@ -86,11 +92,11 @@ def plan(
         top: number of layouts to find, instead of the one in `config`.
     """
     gpus = num_gpus or config.num_gpus
-    legal, refused = candidate_layouts(config, gpus)
-    workload = workload_of_model(
-        config.model, fused=config.compile_blocks, linear_precision=config.linear_precision
-    )
-    timed = [(_ranked(layout, gpus, workload, config, correction), layout) for layout in legal]
+    legal, refused = candidate_layouts(config, config.gpu, gpus)
+    timed = [
+        (_timing(step, gpus, workload, config), layout)
+        for layout, workload, step in timed_layouts(config, config.gpu, legal, gpus, correction)
+    ]
     timed.sort(key=lambda pair: pair[0][0])
     best: list[PlannedLayout] = []
     for timing, layout in timed:
@@ -102,6 +108,24 @@ def plan(
         else:
             best.append(_planned(*found, gpus, timing, config))
     return Plan(best=tuple(best), refused=tuple(refused), num_legal=len(legal))
+
+
+def timed_layouts(
+    config: PretrainConfig,
+    gpu: GpuConfig,
+    layouts: Sequence[ParallelismConfig],
+    num_gpus: int,
+    correction: Correction,
+) -> Iterator[tuple[ParallelismConfig, Workload, StepTime]]:
+    """Yield each layout with the workload and the predicted step of the run with it."""
+    workloads = {
+        compiled: workload_of_run(replace(config, compile_blocks=compiled))
+        for compiled in {False, config.compile_blocks}
+    }
+    for layout in layouts:
+        workload = workloads[config.compile_blocks and can_compile(layout)]
+        spread = spread_of_layout(layout, num_gpus, config.data.loader.num_workers)
+        yield layout, workload, step_time(workload, spread, gpu, correction.efficiencies)
 
 
 def planned_precision(setting: str, gpu: GpuConfig) -> torch.dtype:
@@ -141,7 +165,7 @@ def fits(config: PlanConfig, correction: Correction, num_gpus: int) -> bool:
 
     It tries the layouts that need least memory: micro-batches of one pair, full recomputation.
     """
-    legal, _ = candidate_layouts(config, num_gpus)
+    legal, _ = candidate_layouts(config, config.gpu, num_gpus)
     smallest = (
         layout
         for layout in legal
@@ -156,7 +180,7 @@ def _examined(
 ) -> tuple[PretrainConfig, MemoryEstimate] | Refusal:
     """Return the run with a layout and its memory, or the refusal."""
     try:
-        run = replace(config, parallelism=layout)
+        run = with_layout(config, layout)
     except InputError as error:
         return refusal_of(layout.describe(num_gpus), error)
     precision = planned_precision(config.precision, config.gpu)
@@ -164,19 +188,12 @@ def _examined(
     return _refusal(run, num_gpus, memory, config) or (run, memory)
 
 
-def _ranked(
-    layout: ParallelismConfig,
-    num_gpus: int,
-    workload: Workload,
-    config: PlanConfig,
-    correction: Correction,
+def _timing(
+    step: StepTime, num_gpus: int, workload: Workload, config: PlanConfig
 ) -> tuple[float, StepTime, Goodput]:
     """Return the seconds per step including stops, by which layouts are ranked, and its parts."""
-    spread = spread_of_layout(layout, num_gpus, config.data.loader.num_workers)
-    step = step_time(workload, spread, config.gpu, correction.efficiencies)
     kept = goodput(config, workload, step.total, num_gpus)
-    seconds = step.total / kept.share if kept.share else float("inf")
-    return seconds, step, kept
+    return step.total / kept.share if kept.share else float("inf"), step, kept
 
 
 def _planned(

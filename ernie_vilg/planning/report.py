@@ -7,6 +7,7 @@ from ernie_vilg.planning.plan import Plan, PlannedLayout
 
 _HEADER = (
     f"{'TP':>3}{'PP':>4}{'DP':>5}{'ZeRO':>5}{'SP':>3}{'micro':>6} {'recompute':<10}{'offload':<8}"
+    f"{'compiled':<8}"
     f"{'memory':>8}{'step':>9}{'bubble':>7}{'MFU':>5}{'tokens/s':>10}{'hours':>8}{'dollars':>12}"
 )
 
@@ -45,14 +46,22 @@ def line_of_layout(layout: PlannedLayout) -> str:
     data = split.data_parallel_size(layout.num_gpus)
     flag = "yes" if split.sequence_parallel else "-"
     offload = "yes" if split.offload_optimizer else "-"
+    compiled = "yes" if layout.run.compile_blocks else "-"
     return (
         f"{split.tensor_parallel_size:>3}{split.pipeline_parallel_size:>4}{data:>5}"
         f"{split.zero_stage:>5}{flag:>4}{split.micro_batch_size:>5} "
-        f"{split.activation_checkpointing:<10}{offload:<8}{layout.memory.total / 1e9:>5.0f} GB"
+        f"{split.activation_checkpointing:<10}{offload:<8}{compiled:<8}"
+        f"{layout.memory.total / 1e9:>5.0f} GB"
         f"{layout.step.total:>7.2f} s{layout.step.bubble / layout.step.total:>7.0%}"
         f"{layout.flops_utilization:>5.0%}{layout.tokens_per_second:>10,.0f}{layout.hours:>8,.0f}"
         f"{layout.dollars:>12,.0f}"
     )
+
+
+def layout_words(layout: PlannedLayout) -> str:
+    """Return a layout in words, with whether its blocks are compiled."""
+    words = layout.run.parallelism.describe(layout.num_gpus)
+    return words if layout.run.compile_blocks else f"{words}, not compiled"
 
 
 def scaling_table(curve: Mapping[int, PlannedLayout]) -> Sequence[str]:
@@ -63,7 +72,7 @@ def scaling_table(curve: Mapping[int, PlannedLayout]) -> Sequence[str]:
     rows.append("|---|---|---|---|---|---|---|---|---|---|")
     for num_gpus, best in curve.items():
         rows.append(
-            f"| {num_gpus:,} | {best.run.parallelism.describe(num_gpus)} | "
+            f"| {num_gpus:,} | {layout_words(best)} | "
             f"{best.run.parallelism.micro_batch_size} | {best.memory.total / 1e9:.0f} | "
             f"{best.step.total:.2f} | {best.flops_utilization:.0%} | "
             f"{best.tokens_per_second:,.0f} | {best.hours:,.0f} | {best.hours * num_gpus:,.0f} | "

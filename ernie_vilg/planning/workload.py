@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.config.pretrain import ParallelismConfig
+from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.model.attention_mask import Direction, Pattern, both_masks, pattern_of_block
 from ernie_vilg.model.block_sparse import BLOCK_SIZE, transpose_grid
 from ernie_vilg.model.flops import attention_flops, layer_flops, product_flops
@@ -144,8 +144,10 @@ SUMMED = GradientTraffic(pass_bytes=6, step_bytes=4, update_bytes=38, step_waits
 """ZeRO 1: products add to float32 sums, 8 bytes instead of the 2 of a 16-bit gradient. The sums are
 zeroed. One pass for the norm, AdamW in float32 (28), weights to 16 bit (6)."""
 PARTITIONED = GradientTraffic(pass_bytes=10, step_bytes=4, update_bytes=38, step_waits=2)
-"""ZeRO 2 and 3, assumed: each gradient is copied into DeepSpeed's bucket and out of it, and its part
-is added to float32 sums."""
+"""ZeRO 2, and 1 with an offloaded optimizer; assumed: each gradient is copied into DeepSpeed's
+bucket and out of it, and its part is added to float32 sums."""
+GATHERED = replace(PARTITIONED, pass_bytes=18)
+"""ZeRO 3, assumed: weights are also copied out of the buffer of their all-gather, twice."""
 COPIED = GradientTraffic(
     pass_bytes=26,
     step_bytes=48,
@@ -154,10 +156,10 @@ COPIED = GradientTraffic(
     keeps_gradients=True,
     copies_sums=True,
 )
-"""DeepSpeed's BF16_Optimizer. In a pass it zeroes 16-bit gradients (2), adds to them (6), and adds a
-float32 copy of them (6) to the sums (12). At the end it copies the sums into one tensor and back for
-the reduction (32), takes their norm (4), clips (8) and zeroes (4) them. The host waits for the GPU
-twice for a timer and five times for the tensors of a micro-batch."""
+"""DeepSpeed's BF16_Optimizer. In a pass it zeroes 16-bit gradients (2), adds to them (6), and adds
+a float32 copy of them (6) to the sums (12). At the end it copies the sums into one tensor and back
+for the reduction (32), takes their norm (4), clips (8) and zeroes (4) them. The host waits for the
+GPU twice for a timer and five times for the tensors of a micro-batch."""
 COPIED_AT_ONCE = replace(COPIED, pass_bytes=22, pass_waits=5, keeps_gradients=False)
 """The same with `immediate_grad_update` and without the timer: a gradient is written once (4)
 instead of zeroed and added to."""
@@ -253,10 +255,11 @@ def workload_of_model(
         block_parameters=block_parameters,
         outer_parameters=whole.num_parameters - len(blocks) * block_parameters,
         elementwise_bytes=COMPILED_BYTES if fused else EAGER_BYTES,
-        computed_attention_flops=sum(computed_flops(model, index) for index in blocks) / len(blocks),
+        computed_attention_flops=sum(computed_flops(model, index) for index in blocks)
+        / len(blocks),
         attention_rate=FLEX_RATE,
         # All blocks but the first and the last.
-        fp8_share=1 - 2 / len(blocks) if linear_precision == "fp8" else 0.0,
+        fp8_share=max(1 - 2 / len(blocks), 0.0) if linear_precision == "fp8" else 0.0,
         samples_per_reader=(
             PICTURES_PER_SECOND
             if model.reconstructor.is_end_to_end  # trains on pixels too
@@ -286,11 +289,29 @@ def spread_of_layout(layout: ParallelismConfig, num_gpus: int, readers: int) -> 
         sequence_parallel=layout.sequence_parallel,
         recomputation=RECOMPUTATION[layout.activation_checkpointing],
         offload=layout.offload_optimizer,
-        gradients=SUMMED if layout.zero_stage == 1 else PARTITIONED,
+        gradients=_traffic_of(layout),
         gradient_bytes=4 if layout.zero_stage == 1 else 2,
         reduces_early=True,
-        # Of the two collectives of a column layer and the row layer behind it, the former's overlaps
-        # with the product of its weight's gradient; without sequence parallelism it is the only one.
+        # The collective of a column layer overlaps with the product of its weight's gradient. That
+        # of a row layer does not; without sequence parallelism it has none.
         hidden_tensor_share=0.5 if layout.sequence_parallel else 1.0,
         readers=readers,
+    )
+
+
+def _traffic_of(layout: ParallelismConfig) -> GradientTraffic:
+    if layout.zero_stage == 1 and not layout.offload_optimizer:
+        return SUMMED
+    return GATHERED if layout.zero_stage == 3 else PARTITIONED
+
+
+def can_compile(layout: ParallelismConfig) -> bool:
+    """Return whether blocks can be compiled: under ZeRO 3 they cannot."""
+    return layout.zero_stage < 3
+
+
+def workload_of_run(config: PretrainConfig) -> Workload:
+    """Return the workload of a run."""
+    return workload_of_model(
+        config.model, fused=config.compile_blocks, linear_precision=config.linear_precision
     )

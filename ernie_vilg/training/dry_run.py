@@ -1,4 +1,4 @@
-"""The dry run: sizes, work, data and DeepSpeed settings of a run, without starting it.
+"""The dry run: sizes, work, messages, data and DeepSpeed settings of a run, without starting it.
 
 Every stage of the layout is built on the meta device, which takes no memory, no process group and
 no GPU. The ranks are assumed to be GPUs: precision=auto is bf16.
@@ -21,7 +21,9 @@ from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_t
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.engine import EngineSettings, deepspeed_config
 from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.planning.collectives import collective_lines
 from ernie_vilg.planning.forecast import Forecast, forecast
+from ernie_vilg.planning.layout_rank import rank_of_layout
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 from ernie_vilg.training.data_order import mixture_segments
 from ernie_vilg.training.lineage import Lineage, check_lineage
@@ -75,7 +77,8 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
     sections = [
         [_layout_line(config, world_size, precision)],
         [*_stage_table(config, world_size, predicted, stages), *_TABLE_NOTE],
-        *_on_gpu(config, predicted),
+        *_on_gpu(config, world_size, precision, predicted),
+        collective_lines(config, world_size, precision),
         [f"{name:<17}{value}" for name, value in totals],
         data,
         [
@@ -128,8 +131,10 @@ def _stage_table(
     return list(_aligned([_COLUMNS, *rows]))
 
 
-def _on_gpu(config: PretrainConfig, predicted: Forecast) -> Iterator[list[str]]:
-    """Yield the predicted time and the check of memory, if the kind of GPU is set."""
+def _on_gpu(
+    config: PretrainConfig, world_size: int, precision: torch.dtype, predicted: Forecast
+) -> Iterator[list[str]]:
+    """Yield predicted time, check of memory and rank of the layout, if the kind of GPU is set."""
     if config.gpu is None or predicted.step is None:
         return
     step = predicted.step
@@ -140,7 +145,14 @@ def _on_gpu(config: PretrainConfig, predicted: Forecast) -> Iterator[list[str]]:
         f"predicted on {config.gpu.name}: {step.total:.2f} s per step ({words}), "
         f"{hours:,.0f} hours for {config.training.steps:,} steps",
         predicted.excess or "memory is enough",
+        *_rank_line(config, world_size, precision),
     ]
+
+
+def _rank_line(config: PretrainConfig, world_size: int, precision: torch.dtype) -> list[str]:
+    """Return a line about the layout's rank, if some other layout is possible."""
+    rank = rank_of_layout(config, world_size, precision)
+    return [] if rank is None or not rank.num_legal else [rank.words(world_size)]
 
 
 def _totals(

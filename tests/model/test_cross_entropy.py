@@ -17,7 +17,7 @@ from tests.distributed import run_distributed
 
 ROWS, VOCABULARY = 12, 40
 WEIGHTS = torch.linspace(-1, 2, ROWS).view(3, 4)
-Z_WEIGHT = 0.1
+Z_WEIGHT = 1e-3
 
 Result = tuple[Tensor, Tensor, Tensor]
 """Losses, log partitions, and the gradient of the logits."""
@@ -27,7 +27,7 @@ def logits_and_targets(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(3, 4, VOCABULARY, generator=generator)
     targets = torch.randint(0, VOCABULARY, (3, 4), generator=generator)
-    targets[0, 0], logits[0, 0, targets[0, 0]] = 7, 30.0  # a target that is all but certain
+    targets[0, 0], logits[0, 0] = 7, 10.0 * (torch.arange(VOCABULARY) == 7)  # all but certain
     return logits.to(dtype), targets
 
 
@@ -37,7 +37,7 @@ def differentiated(
     """Differentiate a weighted sum of the losses and squared log partitions, as a z-loss does."""
     logits = logits.clone().requires_grad_()
     losses, partitions = function(logits, targets)
-    weights = WEIGHTS.to(losses.dtype)
+    weights = WEIGHTS.to(losses)
     (losses * weights + Z_WEIGHT * partitions.square()).sum().backward()
     assert logits.grad is not None
     return losses.detach(), partitions.detach(), logits.grad
@@ -129,6 +129,24 @@ def peak_bytes(function: Callable[[], Any]) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return peak
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_computes_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, targets = logits_and_targets(dtype)
+    expected = differentiated(vocab_cross_entropy, logits, targets)
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 5 * VOCABULARY)
+    torch.use_deterministic_algorithms(True)
+
+    try:
+        found = differentiated(vocab_cross_entropy, logits.cuda(), targets.cuda())
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+    for one, other in zip(found, expected, strict=True):
+        rtol = 2 * torch.finfo(one.dtype).eps
+        torch.testing.assert_close(one.cpu(), other, rtol=max(rtol, 1e-6), atol=1e-6)
 
 
 def split_result(launch: Launch, dtype: torch.dtype) -> tuple[Result, int]:

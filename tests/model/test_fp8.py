@@ -17,6 +17,7 @@ from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.engine.build import mark_fp8_weights
 from tests.model.tiny import tiny_config, tiny_pairs
 
+CPU = torch.device("cpu")
 E4M3_ERROR, E5M2_ERROR = 2.0**-4, 2.0**-3
 """Largest relative errors of rounding to 3 and 2 bits of mantissa. Errors of the factors of a long
 sum are independent, so a product's relative error is at most the root of their squares' sum."""
@@ -78,6 +79,18 @@ def test_the_gradient_of_the_input_has_the_error_of_e5m2() -> None:
     assert hidden.grad is not None
     exact = gradient.double() @ layer.weight.double()
     assert SMALLEST_ERROR < relative_error(hidden.grad, exact) < BACKWARD_ERROR
+
+
+def test_gradients_keep_a_range_that_e4m3_would_flush_to_zero() -> None:
+    layer, hidden = fp8_layer(), inputs()
+    gradient = torch.full((2, 4, 16, 48), 2.0**-20, dtype=torch.bfloat16)
+    gradient[0, 0, 0] = 1.0  # e4m3 spans 2 ** 18, e5m2 2 ** 32
+
+    layer(hidden).backward(gradient)
+
+    assert hidden.grad is not None
+    small = hidden.grad[1].double(), gradient[1].double() @ layer.weight.double()
+    assert relative_error(*small) < BACKWARD_ERROR
 
 
 @pytest.mark.parametrize("has_sums", [False, True])
@@ -157,24 +170,25 @@ def test_only_matrices_of_inner_blocks_are_marked() -> None:
     assert marked == {f"{index}.{matrix}.weight" for index in (2, 3) for matrix in matrices}
 
 
-def blocks(checkpointing: str) -> nn.Sequential:
-    """Return the four blocks of a model in bfloat16, the inner two with 8-bit products and sums."""
+def blocks(checkpointing: str, device: torch.device = CPU) -> nn.Sequential:
+    """Return a model of four blocks in bfloat16, the inner two with 8-bit products and sums."""
     config = tiny_config(num_layers=4)
     layers = ParallelLayers(**{**vars(SINGLE_DEVICE), "activation_checkpointing": checkpointing})
     model = build_transformer(config, layers)
     initialize(model.named_parameters(), config, seed=1)
-    model.bfloat16()
+    model.to(device, torch.bfloat16)
     mark_fp8_weights(model, config)
     for weight in model.parameters():
         if getattr(weight, IS_FP8, False):
-            setattr(weight, SUMS, torch.zeros(weight.shape))
+            setattr(weight, SUMS, torch.zeros(weight.shape, device=device))
     return model
 
 
 def gradients_of(model: nn.Sequential) -> list[Tensor]:
     config = tiny_config(num_layers=4)
     text, codes = tiny_pairs(config)
-    output = model((text.repeat(8, 1), codes.repeat(8, 1)))
+    device = next(model.parameters()).device
+    output = model((text.repeat(8, 1).to(device), codes.repeat(8, 1).to(device)))
     (output.image_logits.float().square().mean() + output.text_logits.float().mean()).backward()
     found = [getattr(weight, SUMS, weight.grad) for weight in model.parameters()]
     return [gradient for gradient in found if gradient is not None]
@@ -203,3 +217,45 @@ def test_a_compiled_block_has_one_graph_and_adds_to_the_sums(checkpointing: str)
 
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] == 2  # one of the outer blocks, one of the inner
+
+
+@pytest.fixture
+def fp8_gpu() -> torch.device:
+    """A GPU that multiplies 8-bit floats."""
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("needs a GPU of compute capability 8.9 or above")
+    return torch.device("cuda")
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_the_three_products_of_the_cpu(fp8_gpu: torch.device) -> None:
+    results = []
+    for device in (torch.device("cpu"), fp8_gpu):
+        layer, sums = fp8_layer().to(device), torch.zeros(48, 64, device=device)
+        setattr(layer.weight, IS_FP8, True)  # a moved layer may have another parameter
+        setattr(layer.weight, SUMS, sums)
+        hidden = inputs().detach().to(device).requires_grad_()
+        output = layer(hidden)
+        output.backward(gradient_of_outputs().to(device))
+        assert hidden.grad is not None
+        results.append([output.detach(), hidden.grad, sums])
+
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        # Results are rounded to 2 ** -8, and fast sums of the forward product to about as much.
+        assert relative_error(on_gpu.cpu(), on_cpu.double()) < 2.0**-6
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_compiled_blocks_on_a_gpu_have_the_gradients_of_plain_ones(
+    fp8_gpu: torch.device, checkpointing: str
+) -> None:
+    plain, compiled = (blocks(checkpointing, fp8_gpu) for _ in range(2))
+    for layer in compiled:
+        if isinstance(layer, Block):
+            layer.attention.block_sparse.build(fp8_gpu)
+            layer.compile(fullgraph=True, dynamic=False)
+
+    for one, other in zip(gradients_of(plain), gradients_of(compiled), strict=True):
+        # Both round bfloat16 in another order, so their 8-bit errors differ, block after block.
+        assert relative_error(other, one.double()) < 3 * BACKWARD_ERROR

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from ernie_vilg.model.block import Block
-from ernie_vilg.model.linear import SCALE, SUMS, Linear, add_weight_gradient
+from ernie_vilg.model.linear import SUMS, Linear, add_weight_gradient
 from tests.model.test_reference import sparse_config
 from tests.model.tiny import tiny_model, tiny_pairs
 
@@ -70,18 +70,6 @@ def test_bfloat16_gradients_are_summed_in_float32() -> None:
     assert getattr(summed.weight, SUMS).equal(sums)
 
 
-def test_products_are_scaled() -> None:
-    plain, summed = layer_of(), layer_of()
-    setattr(summed.weight, SUMS, torch.zeros(10, 6))
-    setattr(summed.weight, SCALE, 0.25)
-
-    passes(plain)
-    passes(summed)
-
-    assert plain.weight.grad is not None
-    torch.testing.assert_close(getattr(summed.weight, SUMS), plain.weight.grad / 4)
-
-
 def test_an_input_without_a_gradient_gets_none() -> None:
     layer = layer_of()
     setattr(layer.weight, SUMS, torch.zeros(10, 6))
@@ -138,12 +126,12 @@ def test_a_gpu_adds_bfloat16_products_to_float32_sums(
     sums = flat[1:].view(outputs, inputs)
     gradient = torch.randn(tokens, outputs, device="cuda").bfloat16()
     hidden = torch.randn(tokens, inputs, device="cuda").bfloat16()
-    expected = sums.double() + 0.5 * (gradient.double().t() @ hidden.double())
+    expected = sums.double() + gradient.double().t() @ hidden.double()
     address = sums.data_ptr()
 
     for factor in (gradient, gradient.t().contiguous().t()):
         before = sums.clone()
-        add_weight_gradient(sums, factor, hidden, 0.5)
+        add_weight_gradient(sums, factor, hidden)
         # bfloat16 factors are exact in float32; only the order of additions differs.
         torch.testing.assert_close(sums.double(), expected, rtol=1e-5, atol=1e-4)
         sums.copy_(before)

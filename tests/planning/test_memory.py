@@ -14,6 +14,7 @@ from benchmarks.plan_memory_parts.rank import awaited_sums, measure
 from benchmarks.plan_memory_parts.rows import GPU_ROWS, MODEL, ROWS, Row
 from ernie_vilg.planning.engine_memory import StageState, moments
 from ernie_vilg.planning.memory import estimate_memory
+from ernie_vilg.planning.workload import COPIED, COPIED_AT_ONCE
 from tests.distributed import run_distributed
 
 SMALL = replace(MODEL, num_layers=2, text_vocab_size=512, codebook_size=256)
@@ -38,12 +39,14 @@ def state(num_parameters: int = 100, **changes: Any) -> StageState:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        pytest.param({}, (200, 600, 300), id="ZeRO 1 shares the optimizer; bf16 has two gradients"),
+        pytest.param({}, (200, 400, 300), id="ZeRO 1 shares the optimizer; sums are float32"),
+        pytest.param({"gradients": COPIED}, (200, 600, 300), id="DeepSpeed keeps 16-bit gradients"),
+        pytest.param({"gradients": COPIED_AT_ONCE}, (200, 400, 300), id="and frees them at once"),
         pytest.param({"zero_stage": 2}, (200, 100, 300), id="2 gradients"),
         pytest.param({"zero_stage": 3}, (50, 100, 300), id="3 weights"),
         pytest.param({"precision": torch.float16}, (200, 200, 300), id="fp16 gradients are fp16"),
         pytest.param({"precision": torch.float32}, (400, 400, 300), id="fp32 has two copies"),
-        pytest.param({"has_average": True}, (200, 600, 400), id="an average is one more"),
+        pytest.param({"has_average": True}, (200, 400, 400), id="an average is one more"),
         pytest.param(
             {"is_offloaded": True, "zero_stage": 2},
             (200, 100, 0),

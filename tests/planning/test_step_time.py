@@ -13,6 +13,7 @@ from ernie_vilg.planning.communication import replica_seconds
 from ernie_vilg.planning.step_time import Efficiencies, step_time
 from ernie_vilg.planning.workload import (
     RECOMPUTATION,
+    GradientTraffic,
     Spread,
     spread_of_layout,
     workload_of_model,
@@ -55,8 +56,9 @@ def test_bubble_of_four_stages_is_three_micro_batches() -> None:
 
     step = step_time(_WORKLOAD, spread, read_gpu("h100-80gb"))
 
-    # Without replicas and optimizer: 4 passes and a bubble of 3.
-    assert step.bubble / (step.total - step.replicas - step.optimizer) == pytest.approx(3 / 7)
+    # 4 passes and a bubble of 3.
+    in_passes = step.total - step.replicas - step.optimizer - step.waits
+    assert step.bubble / in_passes == pytest.approx(3 / 7)
 
 
 def test_reading_ahead_is_free_until_it_is_slower_than_computing() -> None:
@@ -106,7 +108,8 @@ def test_an_offloaded_optimizer_sends_gradients_of_every_pass_over_the_host_wire
     workload = replace(
         _WORKLOAD, num_layers=2, block_parameters=400_000_000, outer_parameters=200_000_000
     )
-    spread = replace(_SPREAD, data=2, gradient_bytes=2, num_micro_batches=4)
+    traffic = GradientTraffic(pass_bytes=0, step_bytes=0, update_bytes=30)
+    spread = replace(_SPREAD, data=2, gradient_bytes=2, num_micro_batches=4, gradients=traffic)
     rates = Efficiencies(memory=0.5)
 
     there = step_time(workload, replace(spread, offload=True), gpu, rates)
@@ -132,3 +135,52 @@ def test_8_bit_products_save_time_and_cost_casts() -> None:
     assert 1.1 < plain.total / narrow.total < 4 / 3
     assert narrow.matrix < plain.matrix / 1.5
     assert narrow.elementwise > plain.elementwise
+
+
+def test_gradients_cost_bytes_per_parameter_and_pass() -> None:
+    gpu = replace(read_gpu("h100-80gb"), memory_bandwidth=1e12)
+    traffic = GradientTraffic(pass_bytes=26, step_bytes=48, update_bytes=38, pass_waits=7)
+    workload = replace(_WORKLOAD, num_layers=2, block_parameters=10**9, outer_parameters=0)
+    rates = Efficiencies(memory=0.5)
+
+    step = step_time(workload, replace(_SPREAD, gradients=traffic), gpu, rates)
+    whole = step_time(workload, replace(_SPREAD, gradients=traffic, data=4), gpu, rates)
+
+    assert step.gradients == pytest.approx(4 * 26 * 2e9 / 0.5e12)
+    assert step.optimizer == pytest.approx((48 + 38) * 2e9 / 0.5e12)
+    assert whole.optimizer == pytest.approx((48 + 38 / 4) * 2e9 / 0.5e12)
+    assert step.waits == pytest.approx(4 * 7 * 2.6e-3)
+
+
+def test_what_overlaps_with_products_is_hidden_in_the_backward_pass() -> None:
+    gpu = read_gpu("h100-80gb")
+    spread = replace(_SPREAD, tensor=2)
+
+    waiting = step_time(_WORKLOAD, spread, gpu).tensor
+    hiding = step_time(_WORKLOAD, replace(spread, hidden_tensor_share=1.0), gpu).tensor
+
+    assert hiding / waiting == pytest.approx((1 + 0.3) / 2)
+
+
+def test_a_ring_between_machines_sends_over_the_ports_of_its_ranks() -> None:
+    gpu = replace(
+        read_gpu("h100-80gb"), gpus_per_node=8, node_bandwidth=1e15, network_bandwidth=1e9
+    )
+
+    alone, neighbours = (
+        replica_seconds(1e9, replace(_SPREAD, data=32 // tensor, tensor=tensor), gpu)
+        for tensor in (8, 2)
+    )
+
+    assert alone == pytest.approx(3 / 4 / 0.8, rel=1e-3)
+    assert neighbours == pytest.approx(15 / 16 / (4 * 0.8), rel=1e-3)
+
+
+def test_masked_pairs_of_a_computed_block_count_for_its_kernel() -> None:
+    model = read_model("ernie_vilg_10b")
+
+    workload = workload_of_model(model)
+
+    # Of all blocks of 128 x 128, a sparse model of 48 layers computes 24.7 % (docs/benchmarks.md).
+    whole = 4.0 * model.hidden_size * 2 * (9 * 128) ** 2
+    assert workload.scored_flops / whole == pytest.approx(0.247, abs=0.0005)

@@ -264,6 +264,7 @@ def test_a_known_gpu_adds_seconds_and_the_check_of_memory() -> None:
     assert "predicted on" not in unknown
     assert "predicted on NVIDIA H100 80GB HBM3: " in fitting
     assert "memory is enough" in fitting
+    assert "layout is " in fitting
     assert "does not fit: " in too_small
     assert "GB of gpu.memory_bytes=0.0 GB: set parallelism." in too_small
 
@@ -280,3 +281,30 @@ def test_8_bit_products_are_named() -> None:
     text = dry_run(replace(run, linear_precision="fp8"), 1)
 
     assert "bfloat16 (precision=auto, GPUs assumed), inner blocks multiply in fp8" in text
+
+
+def test_collectives_are_listed_by_stage() -> None:
+    layout = {"tensor_parallel_size": 2, "pipeline_parallel_size": 4}
+
+    report = dry_run(run_of(None, **layout), world_size=16)
+
+    first, middle, last = (
+        report.partition(f"  stage {numbers}:\n")[2].partition("  stage ")[0].partition("\n\n")[0]
+        for numbers in ("0", "1 to 2", "3")
+    )
+    # 6 micro-batches of a block with four sums of 2 pairs x 2 x 28 slots x 16 in bf16.
+    assert "24 x all-reduce            0.004 MB  tensor ranks          blocks" in middle
+    assert "6 x send                  0.002 MB  next stage            pipeline" in first
+    assert "previous stage" not in first
+    assert "next stage" not in last
+    assert "1 x all-gather            0.000 MB  all ranks             update guard" in last
+
+
+def test_a_single_rank_communicates_with_nobody() -> None:
+    assert "collectives of a step: none" in dry_run(run_of(None), world_size=1)
+
+
+def test_what_deepspeed_sends_by_itself_is_not_listed_in_silence() -> None:
+    report = dry_run(run_of(None, zero_stage=3), world_size=2)
+
+    assert "and those of DeepSpeed among replicas" in report

@@ -20,7 +20,7 @@ from ernie_vilg.model.initialization import (
     split_dimension,
 )
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
-from ernie_vilg.model.linear import IS_FP8, SCALE
+from ernie_vilg.model.linear import IS_FP8
 from ernie_vilg.model.loss import Objective
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.engine.engine import (
@@ -135,8 +135,7 @@ def mark_fp8_weights(module: nn.Module, config: ModelConfig) -> None:
 def _undo_gradient_scaling(model: nn.Module, scale: float) -> None:
     for name, parameter in model.named_parameters():
         if scale != 1 and is_in_block(name):
-            setattr(parameter, SCALE, 1 / scale)
-            parameter.register_hook(partial(_scaled, scale=1 / scale))
+            parameter.register_hook(partial(torch.mul, other=1 / scale))
 
 
 def _sum_partial_gradients(model: nn.Module, config: PretrainConfig, groups: Groups) -> None:
@@ -146,10 +145,6 @@ def _sum_partial_gradients(model: nn.Module, config: PretrainConfig, groups: Gro
     """
     for parameter in partial_parameters(dict(model.named_parameters()), config, groups):
         parameter.register_hook(partial(_summed, group=groups.tensor_group))
-
-
-def _scaled(gradient: Tensor | None, scale: float) -> Tensor | None:
-    return None if gradient is None else gradient * scale  # none: a linear layer's sums have it
 
 
 def _summed(gradient: Tensor, group: dist.ProcessGroup) -> Tensor:

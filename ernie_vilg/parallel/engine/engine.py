@@ -99,7 +99,6 @@ class Engine(ABC):
             torch.manual_seed(self._dropout_seed())
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        self._guard.begin_step()
         mean_text_targets = self._mean_text_targets(batches)
         micro_batches = [self._micro_batch(batch, mean_text_targets) for batch in batches]
         if self._staging is not None:
@@ -231,9 +230,11 @@ class PlainEngine(Engine):
 
     def _step(self, micro_batches: list[MicroBatch]) -> Tensor:
         self._losses.zero_()
-        for inputs, targets in micro_batches:
+        for index, (inputs, targets) in enumerate(micro_batches):
             output = self._engine(inputs)
             losses = self._objective(output, targets)
+            if index == 0:
+                self._guard.begin_step()
             self._losses += losses.detached()  # the guard reads them in the step
             self._engine.backward(losses.total)
             self._engine.step()
@@ -254,6 +255,7 @@ class PipelineEngine(Engine):
         self._loss = loss
 
     def _step(self, micro_batches: list[MicroBatch]) -> Tensor:
+        self._guard.begin_step()
         self._engine.train_batch(iter(micro_batches))
         return self._loss.collect()
 

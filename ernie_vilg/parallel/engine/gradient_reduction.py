@@ -7,13 +7,13 @@ its owner; small ones are reduce-scattered whole after the backward pass. Both w
 move half the bytes of an all-reduce.
 
 Backward passes complete layers from the last to the first: once a parameter of a layer gets its
-gradient of the last micro-batch, all later layers are complete, and their ranges can go. All
+gradient of the last micro-batch, all later layers are complete, and their ranges can start. All
 replicas start the reductions in one fixed order, whatever the order of their gradients. Three kinds
 of gradients wait for the end of the pass: those of the first layer, those of tied weights, which a
 pipeline sums over its ends first, and partial ones, which tensor ranks sum first, all of them in
 one all-reduce.
 
-The totals are sums over replicas; whoever uses them divides by the number of replicas.
+The totals are sums over replicas; the update divides them by the number of replicas.
 
 Source: partitions of ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054); reducing during the backward
 pass as PyTorch DDP does (Li et al. 2020, arXiv:2006.15704).

@@ -115,9 +115,7 @@ def one_optimizer_of_zero1() -> Iterator[None]:
         settings = {"enabled": True, "immediate_grad_update": True}  # it accepts no others
         config = engine._config.bfloat16_config.model_copy(update=settings)
         with replaced(engine._config, bfloat16_config=config, grad_accum_dtype="fp32"):
-            wrapped = configure(engine, optimizer)
-        wrapped.fp16_groups = wrapped.bf16_groups  # saving looks for them if bf16 is off
-        return wrapped
+            return configure(engine, optimizer)
 
     with replaced(
         DeepSpeedEngine, _do_optimizer_sanity_check=chosen, _configure_bf16_optimizer=configured

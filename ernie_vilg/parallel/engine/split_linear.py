@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ernie_vilg.model.linear import (
     IS_FP8,
-    SCALE,
     SUMS,
     Linear,
     gradient_of_input,
@@ -56,8 +55,10 @@ class ColumnLinear(Linear):
     def forward(self, hidden: Tensor) -> Tensor:
         """Map the input, which all ranks hold alike unless tokens are split."""
         sums = getattr(self.weight, SUMS, None) if torch.is_grad_enabled() else None
-        how = getattr(self.weight, SCALE, 1.0), getattr(self.weight, IS_FP8, False)
-        output: Tensor = _ColumnLinear.apply(hidden, self.weight, self.bias, sums, self.ranks, *how)
+        is_fp8 = getattr(self.weight, IS_FP8, False)
+        output: Tensor = _ColumnLinear.apply(
+            hidden, self.weight, self.bias, sums, self.ranks, is_fp8
+        )
         return output
 
 
@@ -89,12 +90,11 @@ class _ColumnLinear(torch.autograd.Function):
         bias: Tensor,
         sums: Tensor | None,
         ranks: Ranks,
-        scale: float,
         is_fp8: bool,
     ) -> Tensor:
         # Split tokens are kept as they came, and gathered again: 1 / size of the memory.
         context.save_for_backward(hidden, weight)
-        context.sums, context.ranks, context.scale, context.is_fp8 = sums, ranks, scale, is_fp8
+        context.sums, context.ranks, context.is_fp8 = sums, ranks, is_fp8
         return multiply(_start_gathering(hidden, ranks)(), weight, bias, is_fp8=is_fp8)
 
     @staticmethod
@@ -105,10 +105,10 @@ class _ColumnLinear(torch.autograd.Function):
         gathered = _start_gathering(_after(hidden, gradient, ranks), ranks)
         of_hidden = _start_summing(gradient_of_input(gradient, weight, is_fp8=is_fp8), ranks)
         of_weight = gradient_of_weight(
-            gradient, gathered().flatten(0, -2), context.sums, context.scale, is_fp8=is_fp8
+            gradient, gathered().flatten(0, -2), context.sums, is_fp8=is_fp8
         )
         of_bias = gradient.sum(dim=0)
-        return of_hidden().view(hidden.shape), of_weight, of_bias, None, None, None, None
+        return of_hidden().view(hidden.shape), of_weight, of_bias, None, None, None
 
 
 class _Sum(torch.autograd.Function):

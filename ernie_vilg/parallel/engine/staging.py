@@ -69,7 +69,7 @@ class Staging:
         host = buffer.content[: sum(sizes)]
         for place, tensor in zip(host.split(sizes), tensors, strict=True):
             _as(place, tensor).copy_(tensor)
-        device = torch.empty_like(host, device=self._device)
+        device = torch.empty(len(host), dtype=torch.uint8, device=self._device)
         device.copy_(host, non_blocking=True)
         buffer.is_copied.record()
         return [_as(place, each) for place, each in zip(device.split(sizes), tensors, strict=True)]

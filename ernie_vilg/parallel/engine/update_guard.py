@@ -2,15 +2,15 @@
 
 Each rank computes the norm of the gradients that it is about to use, and its part of the loss. One
 small all-gather shows both of every rank to every rank, so all decide alike, before any weight
-changes. The decision is a tensor on the device, which the fused optimizer obeys (`found_inf`, the
-protocol of torch's GradScaler): weights, moments, the count of steps and the average of the weights
-stay as they are, bit for bit.
+changes; it also carries the squares that `updates` clips by. The decision is a tensor on the
+device, which the fused optimizer obeys (`found_inf`, the protocol of torch's GradScaler): weights,
+moments, the count of steps and the average of the weights stay as they are, bit for bit.
 
-DeepSpeed also skips updates, by the norm of the whole gradient. Its norm counts a replicated tensor
-on one rank only, so it misses a non-finite value on another replica; this guard checks every rank.
-If both find one, DeepSpeed returns before the optimizer runs, and the decision is the same. In
-float16 DeepSpeed handles overflows itself, by lowering the loss scale; they are no fault, and the
-guard does not check gradients then.
+Where DeepSpeed makes the update, it also skips some, by the norm of the whole gradient. That norm
+counts a replicated tensor on one rank only, so it misses a non-finite value on another replica;
+this guard checks every rank. If both find one, DeepSpeed returns before the optimizer runs, and the
+decision is the same. In float16 DeepSpeed handles overflows itself, by lowering the loss scale;
+they are no fault, and the guard does not check gradients then.
 
 A loss x is a spike if, after at least `spike_window` accepted steps,
 

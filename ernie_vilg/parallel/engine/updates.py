@@ -153,7 +153,7 @@ class Zero1Update(Update):
             optimizer.step()
         finally:
             optimizer.found_inf = optimizer.grad_scale = None
-        self._shards.show_update(torch.where(norm.isfinite(), norm, torch.inf).float())
+        self._shards.show_update(norm.masked_fill(~norm.isfinite(), torch.inf).float())
         return norm
 
     def _divisor(self, norm: Tensor) -> Tensor | None:
@@ -180,12 +180,14 @@ def zero1_update(
         run: settings of the run.
         num_micro_batches: number of backward passes per step.
     """
-    if not isinstance(shards, Bf16Shards):
+    flat_groups = shards.flat_groups()
+    if not flat_groups:
         return None
+    assert isinstance(shards, Bf16Shards), "no other optimizer has flat sums"
     tied: Any = getattr(module, "get_tied_weights_and_groups", list)
     named = dict(module.named_parameters())
     reduction = GradientReduction(
-        shards.flat_groups(),
+        flat_groups,
         {parameter: int(name.partition(".")[0]) for name, parameter in named.items()},
         data_group=shards.data_group,
         tensor_group=groups.tensor_group,

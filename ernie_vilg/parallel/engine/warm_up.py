@@ -89,8 +89,8 @@ def warm_up(engine: Engine, group: ProcessGroup) -> None:
 
 def _connect(engine: Engine) -> None:
     """Make one small collective in each group of a step."""
-    groups = engine.groups
-    for group in (dist.group.WORLD, groups.tensor_group, groups.data_group):
+    groups, replicas = engine.groups, engine.shards.data_group
+    for group in (dist.group.WORLD, groups.tensor_group, groups.data_group, replicas):
         if dist.get_world_size(group) > 1:
             dist.all_reduce(torch.zeros(1, device=groups.device), group=group)
 

@@ -75,6 +75,12 @@ class ZeroShards:
         return bool(self._zero.overflow)
 
     @property
+    def data_group(self) -> ProcessGroup:
+        """DeepSpeed's group of the ranks that hold the same parameters."""
+        group: ProcessGroup = self._zero.dp_process_group
+        return group
+
+    @property
     def gradient_norm(self) -> Tensor | float:
         """Norm of the last step's whole gradient, before clipping."""
         norm: Tensor | float = self._zero._global_grad_norm
@@ -118,12 +124,10 @@ class ZeroShards:
         return []
 
     def summed_parameters(self) -> dict[nn.Parameter, Tensor]:
-        """Return the float32 sums of each parameter's gradient that this rank's passes add to.
+        """Return the float32 sums of each parameter's gradient, if the optimizer keeps such sums.
 
-        Whoever adds to them adds everything; DeepSpeed adds what autograd leaves in a parameter.
-
-        Returns:
-            sums of the parameter's shape; none for an optimizer that has no such sums.
+        A layer may add to them instead of returning a gradient; gradients that autograd leaves in
+        parameters are added by a hook.
         """
         return {}
 
@@ -157,7 +161,7 @@ class ZeroShards:
 
 
 class Bf16Shards(ZeroShards):
-    """Shards of ZeRO 1 in bfloat16, whose gradients are summed in float32."""
+    """Shards of ZeRO 1 in bfloat16 and float32, whose gradients are summed in float32."""
 
     _shards, _parameters = "fp32_groups_flat_partition", "bf16_groups"
 
@@ -176,6 +180,7 @@ class Bf16Shards(ZeroShards):
                 self._sums[parameter] = sums.view(parameter.shape)
                 parameter._hp_grad = sums  # a pipeline sums those of tied weights
             optimizer.fp32_groups_has_gradients[index] = [True] * len(parameters)
+        optimizer.fp16_groups = optimizer.bf16_groups  # a save in float32 looks for them
         optimizer.clear_hp_grads = self._clear_sums
         optimizer.accumulate_hp_grads_and_remove_lp = self._take_gradient
 
@@ -208,12 +213,6 @@ class Bf16Shards(ZeroShards):
                 )
             )
         return groups
-
-    @property
-    def data_group(self) -> ProcessGroup:
-        """DeepSpeed's group of the ranks that hold the same parameters."""
-        group: ProcessGroup = self._zero.dp_process_group
-        return group
 
     def replace_reduction(self, reduce: Callable[[], None]) -> None:
         """Make the engine call `reduce` after the last backward pass and reduce nothing itself.

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import _resolve_process_group as resolve_process_group
 from torch.distributed import ProcessGroup, Work
-from torch.distributed.distributed_c10d import _resolve_process_group as resolve_process_group
 
 from ernie_vilg.parallel.engine.library_patches import replaced
 from ernie_vilg.parallel.layout.coordinates import Coordinates, coordinates_of

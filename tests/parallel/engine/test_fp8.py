@@ -85,22 +85,30 @@ def test_20_steps_have_nearly_the_losses_of_bfloat16(tmp_path: Path) -> None:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    "layout",
+    "layouts",
     [
-        pytest.param({}, id="ZeRO 1"),
-        pytest.param({"zero_stage": 2}, id="ZeRO 2"),
-        pytest.param({"zero_stage": 3}, id="ZeRO 3"),
-        pytest.param({"pipeline_parallel_size": 2}, id="pipeline 2"),
+        pytest.param([{"zero_stage": stage} for stage in (1, 2, 3)], id="ZeRO 1, 2, 3"),
+        pytest.param([{"pipeline_parallel_size": 2}], id="pipeline 2"),
+        pytest.param(
+            [
+                {"tensor_parallel_size": 2, "sequence_parallel": is_split}
+                for is_split in (False, True)
+            ],
+            id="tensor 2, with and without sequence parallelism",
+        ),
     ],
 )
-def test_every_layout_multiplies_8_bits(tmp_path: Path, layout: dict[str, Any]) -> None:
-    ranks = run_distributed(train_all, 2, configs_of(tmp_path, **layout), 3)
+def test_every_layout_multiplies_8_bits(tmp_path: Path, layouts: list[dict[str, Any]]) -> None:
+    configs = [config for layout in layouts for config in configs_of(tmp_path, **layout)]
 
-    expected = PRODUCTS_OF_INNER_BLOCKS // layout.get("pipeline_parallel_size", 1)
-    for (plain, none), (rounded, count) in ranks:
-        assert (none, count) == (0, expected)
-        assert rounded != plain
-        assert rounded == pytest.approx(plain, rel=LARGEST_DIFFERENCE)
+    ranks = run_distributed(train_all, 2, configs, 3)
+
+    expected = PRODUCTS_OF_INNER_BLOCKS // layouts[0].get("pipeline_parallel_size", 1)
+    for results in ranks:
+        for (plain, none), (rounded, count) in zip(results[::2], results[1::2], strict=True):
+            assert (none, count) == (0, expected)
+            assert rounded != plain
+            assert rounded == pytest.approx(plain, rel=LARGEST_DIFFERENCE)
 
 
 def test_a_run_on_a_cpu_is_refused_before_it_starts(

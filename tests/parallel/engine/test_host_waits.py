@@ -46,6 +46,8 @@ def waits_of_a_step(launch: Launch, config: PretrainConfig) -> dict[str, list[st
                     losses = engine.train_batch(batches, learning_rate=1e-2)
                     meter.add(losses, engine.last_skip)
                     guard.after_step(step)
+        # A wait that a CPU does not show: the mean of the loss for DeepSpeed's own log.
+        assert getattr(engine.deepspeed_engine, "agg_train_loss", None) is None
         found[str(precision)] = [str(wait) for wait in waits]
     return found
 

@@ -294,7 +294,12 @@ def both(*layouts: dict[str, Any]) -> list[tuple[dict[str, Any], torch.dtype]]:
     "runs",
     [
         pytest.param(
-            [({"zero_stage": 2}, BF16), ({"zero_stage": 3}, FP32), ({OFFLOAD: True}, BF16)],
+            [
+                ({"zero_stage": 1}, BF16),
+                ({"zero_stage": 2}, BF16),
+                ({"zero_stage": 3}, FP32),
+                ({OFFLOAD: True}, BF16),
+            ],
             id="two replicas",
         ),
         pytest.param([({PIPELINE: 2}, BF16)], id="two stages"),
