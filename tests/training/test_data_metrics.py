@@ -1,4 +1,4 @@
-"""Damaged and quarantined samples are counted in a run's metrics."""
+"""A run's metrics count damaged and quarantined samples, and report its first step apart."""
 
 import json
 from dataclasses import replace
@@ -35,3 +35,6 @@ def test_damaged_and_quarantined_samples_are_logged(tmp_path: Path) -> None:
     assert [line["quarantined_samples"] for line in lines] == [2.0, 2.0, 2.0]
     # All shards are one block of the order: the damaged one is met in the first steps.
     assert lines[-1]["damaged_samples"] == first.samples
+    start, *others = lines
+    assert start["first_step_seconds"] == start["seconds_per_step"] < start["start_seconds"]
+    assert not any("first_step_seconds" in line or "start_seconds" in line for line in others)

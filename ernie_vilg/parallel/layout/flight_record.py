@@ -2,7 +2,8 @@
 
 torch itself writes the record when a collective on GPUs times out. The watchdog ends a hanging
 process before that, and writes the record of every rank first. `torchfrtrace --prefix
-collectives-rank_ RUN_DIR/reports` compares the records of all ranks.
+collectives-rank_ RUN_DIR/reports` compares NCCL's records of all ranks; gloo's lack the groups that
+it needs.
 
 Source: torch.distributed.flight_recorder.
 """

@@ -59,6 +59,7 @@ def engine_of(run: PretrainConfig, blocks: nn.Module, precision: torch.dtype) ->
     return SimpleNamespace(
         settings=SimpleNamespace(run=run, precision=precision),
         groups=groups,
+        shards=SimpleNamespace(data_group=dist.group.WORLD),
         deepspeed_engine=SimpleNamespace(module=blocks),
     )
 
