@@ -190,9 +190,9 @@ class _Rank:
                 count = self._passes * (2 if group == NEXT else 1)
                 yield _exchange("all-gather", TENSOR, self._hidden_bytes, count, "pipeline")
         if self._model.tied_embeddings and (self._is_first or self._is_last):
-            for name, shape in self._stage.shapes.items():
+            for name, table in self._stage.shapes.items():
                 if _is_tied(name):
-                    yield _exchange("all-reduce", ENDS, 4 * shape.numel(), 1, "tied embeddings")
+                    yield _exchange("all-reduce", ENDS, 4 * table.numel(), 1, "tied embeddings")
 
     def _of_replicas(self) -> Iterator[Exchange]:
         if self._data_size == 1:

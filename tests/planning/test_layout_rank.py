@@ -11,7 +11,7 @@ from ernie_vilg.planning.layout_rank import rank_of_layout
 from launch.support.composition import compose_program
 
 _GPU = read_gpu("h100-80gb")
-_MODEL = read_model("quickstart")
+_MODEL = read_model("base_300m", num_layers=4)  # larger ones do not wait for samples
 
 
 def run_of(**layout: int) -> PretrainConfig:
