@@ -157,8 +157,8 @@ _CORRECTNESS = [
             is_optional=value < 70,
         )
         for value, part, seconds in (
-            (76, "parity", 50),
-            (74, "the rest", 50),
+            (76, "parity", 45),
+            (74, "the rest", 60),
             (66, "memory", 60),
             (65, "other kernels", 90),
         )
