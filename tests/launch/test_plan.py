@@ -173,7 +173,7 @@ def test_too_few_gpus_say_how_many_are_enough(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["experiment=base_300m", "gpu=h100-80gb", "gpu.host_memory_bytes=1e9"]
-    words.append("gpu.memory_bytes=4.5e9")
+    words.append("gpu.memory_bytes=3.6e9")
 
     _, errors, code = run(monkeypatch, capsys, "num_gpus=1", *words)
 
