@@ -13,7 +13,7 @@ def test_seconds_are_within_five_percent(row: MeasuredStep) -> None:
 
 
 @pytest.mark.parametrize("row", MEASURED, ids=lambda row: row.step.name)
-def test_memory_is_within_one_percent(row: MeasuredStep) -> None:
+def test_memory_is_within_1_2_percent(row: MeasuredStep) -> None:
     # The loss of that code had a float32 copy of all logits: 0.35 GiB more at 8 pairs.
     assert row.step.predicted_gib == pytest.approx(row.gib, rel=0.012)
 
