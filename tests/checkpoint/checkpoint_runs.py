@@ -21,7 +21,7 @@ class FakeEngine:
     """An engine whose state is one number, which fills two files per rank."""
 
     def __init__(self, rank: int = 0, world_size: int = 1, size: int = 8) -> None:
-        self.groups = SimpleNamespace(rank=rank, world_size=world_size)
+        self.groups = SimpleNamespace(rank=rank, world_size=world_size, device=torch.device("cpu"))
         self.weights = torch.zeros(size)
         self.moments = torch.zeros(size)
 

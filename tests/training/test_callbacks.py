@@ -91,7 +91,7 @@ def test_a_callback_runs_in_its_phase_at_its_interval(
 
     assert often.calls == [(2, Phase.HEALTH), (4, Phase.HEALTH)]
     assert never.calls == []
-    assert tracker.calls == [(2, {}, {}), (2, {"figure": 1.0})]  # step 4 had no result
+    assert tracker.calls == [(2, {"figure": 1.0})]  # no pictures; step 4 had no result
     assert barriers == [GROUP, GROUP]
 
 

@@ -16,10 +16,10 @@ from tests.parallel.optimizer_runs import HALFWAY, STEPS, run_config, take_steps
 @pytest.mark.parametrize(
     ("precision", "layout"),
     [
-        pytest.param(torch.bfloat16, {}, id="data 2, ZeRO 1, bf16"),
+        pytest.param(torch.float32, {}, id="data 2, ZeRO 1, fp32"),
         pytest.param(torch.bfloat16, {"zero_stage": 2}, id="data 2, ZeRO 2, bf16"),
         pytest.param(torch.float32, {"zero_stage": 3}, id="data 2, ZeRO 3, fp32"),
-        pytest.param(torch.bfloat16, {"pipeline_parallel_size": 2}, id="pipeline 2, bf16"),
+        pytest.param(torch.float32, {"pipeline_parallel_size": 2}, id="pipeline 2, fp32"),
     ],
 )
 def test_offload_changes_neither_steps_nor_checkpoint(
@@ -50,10 +50,13 @@ def test_offload_changes_neither_steps_nor_checkpoint(
 
 @pytest.mark.distributed
 def test_a_run_may_be_resumed_with_its_optimizer_offloaded(tmp_path: Path) -> None:
-    """In bf16 under ZeRO 1, DeepSpeed uses another optimizer class when offloading."""
+    """In bf16 under ZeRO 1, offloading takes another optimizer class of DeepSpeed's, which rounds
+    the sums of gradients to bf16 before it reduces them. Without offloading they are float32.
+    """
     before, after = (run_config(tmp_path, offload_optimizer=offload) for offload in (False, True))
 
     whole = run_distributed(take_steps, 2, before, torch.bfloat16, tmp_path)[0]
     resumed = run_distributed(take_steps, 2, after, torch.bfloat16, tmp_path, HALFWAY)[0]
 
-    assert resumed.losses == [pytest.approx(losses, rel=1e-6) for losses in whole.losses[HALFWAY:]]
+    assert resumed.losses == [pytest.approx(losses, rel=1e-4) for losses in whole.losses[HALFWAY:]]
+    assert resumed.gradient_norms == pytest.approx(whole.gradient_norms[HALFWAY:], rel=1e-2)
