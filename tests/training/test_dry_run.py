@@ -293,11 +293,11 @@ def test_collectives_are_listed_by_stage() -> None:
         for numbers in ("0", "1 to 2", "3")
     )
     # 6 micro-batches of a block with four sums of 2 pairs x 2 x 28 slots x 16 in bf16.
-    assert "24 x all-reduce            0.004 MB  tensor ranks          blocks" in middle
-    assert "6 x send                  0.002 MB  next stage            pipeline" in first
+    assert "24 x all-reduce       3.58 kB  tensor ranks          blocks" in middle
+    assert "6 x send             1.79 kB  next stage            pipeline" in first
     assert "previous stage" not in first
     assert "next stage" not in last
-    assert "1 x all-gather            0.000 MB  all ranks             update guard" in last
+    assert "1 x all-gather         384 B  all ranks             update guard" in last
 
 
 def test_a_single_rank_communicates_with_nobody() -> None:
