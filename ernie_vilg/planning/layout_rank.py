@@ -49,9 +49,10 @@ class LayoutRank:
             return self._words_of_none(among)
         layout = self.fastest.parallelism
         compiled = "compiled" if self.fastest.compile_blocks else "not compiled"
+        size = f"{abs(self.gain):.1%}" if abs(self.gain) >= 0.001 else "less than 0.1%"
         fastest = (
             f"{layout.describe(num_gpus)}, micro-batch {layout.micro_batch_size}, {compiled}: "
-            f"{abs(self.gain):.1%} {'slower' if self.gain < 0 else 'faster'}"
+            f"{size} {'slower' if self.gain < 0 else 'faster'}"
         )
         if not self.fits:
             return f"the fastest {among} that fits, as predicted: {fastest}"

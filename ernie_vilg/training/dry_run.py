@@ -25,6 +25,7 @@ from ernie_vilg.planning.collectives import collective_lines
 from ernie_vilg.planning.forecast import Forecast, forecast
 from ernie_vilg.planning.layout_rank import rank_of_layout
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
+from ernie_vilg.system.progress import duration
 from ernie_vilg.training.data_order import mixture_segments
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.pretrain import with_decoder
@@ -45,6 +46,8 @@ _COLUMNS = (
     "on device",
     "on host",
 )
+_LONG_SECONDS = 36_000
+"""Seconds above which a whole run is given in hours."""
 _TABLE_NOTE = (
     "Parameters and bytes are per rank; layer 0 is the embedding, the last the head.",
     "Bytes are those at the peak of a step; activations may be freed by then.",
@@ -140,10 +143,11 @@ def _on_gpu(
     step = predicted.step
     parts = sorted(asdict(step).items(), key=lambda part: -part[1])
     words = ", ".join(f"{name} {seconds / step.total:.0%}" for name, seconds in parts[:4])
-    hours = config.training.steps * step.total / 3600
+    seconds = config.training.steps * step.total
+    whole = f"{seconds / 3600:,.0f} hours" if seconds > _LONG_SECONDS else duration(seconds)
     yield [
-        f"predicted on {config.gpu.name}: {step.total:.2f} s per step ({words}), "
-        f"{hours:,.0f} hours for {config.training.steps:,} steps",
+        f"predicted on {config.gpu.name}: {step.total:#.3g} s per step ({words}), "
+        f"{whole} for {config.training.steps:,} steps",
         predicted.excess or "memory is enough",
         *_rank_line(config, world_size, precision),
     ]

@@ -34,6 +34,7 @@ def test_the_fastest_of_a_slow_layout_is_the_fastest() -> None:
     assert slow.num_faster > 0
     assert slow.gain > 0
     assert "layout is the fastest of " in best.words(2)
+    assert replace(slow, gain=0.0004).words(2).endswith(": less than 0.1% faster")
     assert f"micro-batch {slow.fastest.parallelism.micro_batch_size}, " in slow.words(2)
 
 

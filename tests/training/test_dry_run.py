@@ -1,5 +1,6 @@
 """A dry run describes a run, and refuses the settings that the run would refuse."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,9 @@ def test_a_known_gpu_adds_seconds_and_the_check_of_memory() -> None:
     too_small = dry_run(replace(run_of(None), gpu=small), 2)
 
     assert "predicted on" not in unknown
-    assert "predicted on NVIDIA H100 80GB HBM3: " in fitting
+    assert re.search(
+        r"predicted on NVIDIA H100 80GB HBM3: 0\.00\d{3} s per step .*, 0s for 10 steps", fitting
+    )
     assert "memory is enough" in fitting
     assert "layout is " in fitting
     assert "does not fit: " in too_small
