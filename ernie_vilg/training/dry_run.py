@@ -28,7 +28,7 @@ from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 from ernie_vilg.system.progress import duration
 from ernie_vilg.training.data_order import mixture_segments
 from ernie_vilg.training.lineage import Lineage, check_lineage
-from ernie_vilg.training.pretrain import with_decoder
+from ernie_vilg.training.pretrain import options_in_words, with_decoder
 from ernie_vilg.training.truncation import check_truncation
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
@@ -97,9 +97,8 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
 def _layout_line(config: PretrainConfig, world_size: int, precision: torch.dtype) -> str:
     name = str(precision).removeprefix("torch.")
     assumed = " (precision=auto, GPUs assumed)" if config.precision == "auto" else ""
-    assumed += ", inner blocks multiply in fp8" if config.linear_precision == "fp8" else ""
-    layout = config.parallelism.describe(world_size)
-    return f"{config.run_dir} on {world_size} rank(s): {layout}, {name}{assumed}"
+    layout, options = config.parallelism.describe(world_size), options_in_words(config)
+    return f"{config.run_dir} on {world_size} rank(s): {layout}, {name}{assumed}{options}"
 
 
 def _stage_table(

@@ -272,7 +272,7 @@ def test_a_known_gpu_adds_seconds_and_the_check_of_memory() -> None:
     assert "GB of gpu.memory_bytes=0.0 GB: set parallelism." in too_small
 
 
-def test_8_bit_products_are_named() -> None:
+def test_8_bit_products_and_compiled_blocks_are_named() -> None:
     run = run_of(None)
     run = replace(
         run,
@@ -282,8 +282,11 @@ def test_8_bit_products_are_named() -> None:
     )
 
     text = dry_run(replace(run, linear_precision="fp8"), 1)
+    compiled = dry_run(replace(run, linear_precision="fp8", compile_blocks=True), 1)
 
-    assert "bfloat16 (precision=auto, GPUs assumed), inner blocks multiply in fp8" in text
+    options = "bfloat16 (precision=auto, GPUs assumed), inner blocks multiply in fp8"
+    assert text.splitlines()[0].endswith(options)
+    assert compiled.splitlines()[0].endswith(f"{options}, compiled blocks")
 
 
 def test_collectives_are_listed_by_stage() -> None:
