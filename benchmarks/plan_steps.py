@@ -49,7 +49,7 @@ class Step:
     compiled: bool = True
     """Whether torch.compile compiles the blocks."""
     gradients: GradientTraffic = SUMMED
-    """How gradients get into the sums."""
+    """Handling of gradients on their way into the sums."""
     fp8_blocks: int = 0
     """Number of blocks whose products are 8-bit."""
     num_layers: int = NUM_LAYERS

@@ -1,4 +1,4 @@
-"""What the stages share: folders, the card, and the measuring processes."""
+"""Things that the stages share: folders, the card, and the measuring processes."""
 
 import threading
 from collections.abc import Callable

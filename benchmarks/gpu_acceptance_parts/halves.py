@@ -131,7 +131,7 @@ _CORRECTNESS = [
     _mode(
         78,
         "ZeRO 3, offload, full",
-        seconds=40,  # DeepSpeed compiles its optimizer of the host
+        seconds=40,
         parallelism={
             "zero_stage": 3,
             "offload_optimizer": True,

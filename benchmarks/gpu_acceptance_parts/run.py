@@ -12,7 +12,13 @@ from benchmarks.gpu_acceptance_parts.programs import INPUTS
 from benchmarks.gpu_acceptance_parts.runner import Runner, to_do
 from benchmarks.gpu_acceptance_parts.stages import Record, Stage
 from benchmarks.gpu_acceptance_parts.state import STATE_NAME, State, fingerprint
-from benchmarks.gpu_acceptance_parts.summary import is_green, line, publish, text_of
+from benchmarks.gpu_acceptance_parts.summary import (
+    is_green,
+    line,
+    publish,
+    text_of,
+    verdict,
+)
 from benchmarks.support.measurer import Result
 
 _VERSIONS_SECONDS = 120.0
@@ -64,7 +70,7 @@ def run(
     if large:
         print(f"left out, too large to be given back: {', '.join(large)}")
     green = is_green(asked, state, goals, has_gpu=context.has_gpu)
-    print("ALL GREEN" if green else "NOT GREEN")
+    print(verdict(asked, state, green=green))
     return 0 if green else 1
 
 

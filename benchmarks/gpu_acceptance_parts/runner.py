@@ -68,7 +68,7 @@ class Runner:
     context: Context
     """Folders and processes of the stages."""
     state: State
-    """How stages ended; written after each."""
+    """Ends of the stages; written after each."""
     seconds: float
     """Time budget of one call of `run`."""
     report: Callable[[Stage, Record], None]

@@ -9,7 +9,7 @@ from benchmarks.support.measurer import Result
 
 
 class Status(StrEnum):
-    """How a stage ended."""
+    """End of a stage, in a word."""
 
     PASSED = "passed"
     FAILED = "FAILED"

@@ -1,4 +1,4 @@
-"""What passed, what failed, and the ratio to each goal; and the files to take home."""
+"""The summary (passed, failed, ratio to each goal), and the files to take home."""
 
 import shutil
 import tarfile
@@ -135,10 +135,25 @@ def counts(stages: Sequence[Stage], state: State) -> list[str]:
         if stage.is_optional and status_of[stage.name] in {Status.SKIPPED, Status.CUT}
     ]
     lines += [f"Optional, and not run to the end: {'; '.join(left)}."] if left else []
-    older = [name for name, record in ends.items() if record and record.code != state.code]
+    older = of_other_code(stages, state)
     if older:
         lines.append(f"Measured with other code than {state.code}: {'; '.join(older)}.")
     return lines
+
+
+def of_other_code(stages: Sequence[Stage], state: State) -> list[str]:
+    """Return the names of stages that ended with other code than that of now."""
+    records = {stage.name: state.record(stage.name) for stage in stages}
+    return [name for name, record in records.items() if record and record.code != state.code]
+
+
+def verdict(stages: Sequence[Stage], state: State, *, green: bool) -> str:
+    """Return the last line of a call."""
+    if not green:
+        return "NOT GREEN"
+    if of_other_code(stages, state):
+        return "ALL GREEN, in part with other code than this: FRESH=1 repeats everything"
+    return "ALL GREEN"
 
 
 def publish(context: Context, text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the machine has: Python, libraries, the card, and the time that imports take."""
+"""Equipment of the machine: Python, libraries, the card, and the time that imports take."""
 
 import platform
 import time

@@ -15,7 +15,8 @@ from ernie_vilg.config.schema import (
 from ernie_vilg.errors import InputError
 
 Device = Annotated[
-    str, Matching(pattern=r"auto|cpu|cuda(:\d{1,3})?", words="auto, cpu, cuda or cuda:INDEX")
+    str,
+    Matching(pattern=r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", words="auto, cpu, cuda or cuda:INDEX"),
 ]
 """Device of a program that uses a trained model."""
 DrawingPrecision = Literal["auto", "bf16", "fp32"]

@@ -281,5 +281,14 @@ def _merged(exchanges: list[Exchange]) -> list[Exchange]:
 
 
 def _line(each: Exchange) -> str:
-    size = f"{each.num_bytes / 1e6:,.3f} MB"
-    return f"  {each.count:>6} x {each.kind:<14}{size:>16}  {each.group:<20}  {each.purpose}"
+    size = _size(each.num_bytes)
+    return f"  {each.count:>6} x {each.kind:<14}{size:>10}  {each.group:<20}  {each.purpose}"
+
+
+def _size(num_bytes: int) -> str:
+    """Return bytes in the largest unit of which there is at least one."""
+    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+    for size, name in units:
+        if num_bytes >= size:
+            return f"{num_bytes / size:.2f} {name}"
+    return f"{num_bytes} B"

@@ -47,7 +47,7 @@ class StageState:
     is_offloaded: bool
     """Whether the optimizer's state is in host memory."""
     gradients: GradientTraffic = SUMMED
-    """How the gradients of micro-batches get into float32 sums."""
+    """Handling of micro-batches' gradients on their way into float32 sums."""
 
     @classmethod
     def of_run(

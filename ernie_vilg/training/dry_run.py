@@ -25,9 +25,10 @@ from ernie_vilg.planning.collectives import collective_lines
 from ernie_vilg.planning.forecast import Forecast, forecast
 from ernie_vilg.planning.layout_rank import rank_of_layout
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
+from ernie_vilg.system.progress import duration
 from ernie_vilg.training.data_order import mixture_segments
 from ernie_vilg.training.lineage import Lineage, check_lineage
-from ernie_vilg.training.pretrain import with_decoder
+from ernie_vilg.training.pretrain import options_in_words, with_decoder
 from ernie_vilg.training.truncation import check_truncation
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
@@ -45,6 +46,8 @@ _COLUMNS = (
     "on device",
     "on host",
 )
+_LONG_SECONDS = 36_000
+"""Seconds above which a whole run is given in hours."""
 _TABLE_NOTE = (
     "Parameters and bytes are per rank; layer 0 is the embedding, the last the head.",
     "Bytes are those at the peak of a step; activations may be freed by then.",
@@ -94,9 +97,8 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
 def _layout_line(config: PretrainConfig, world_size: int, precision: torch.dtype) -> str:
     name = str(precision).removeprefix("torch.")
     assumed = " (precision=auto, GPUs assumed)" if config.precision == "auto" else ""
-    assumed += ", inner blocks multiply in fp8" if config.linear_precision == "fp8" else ""
-    layout = config.parallelism.describe(world_size)
-    return f"{config.run_dir} on {world_size} rank(s): {layout}, {name}{assumed}"
+    layout, options = config.parallelism.describe(world_size), options_in_words(config)
+    return f"{config.run_dir} on {world_size} rank(s): {layout}, {name}{assumed}{options}"
 
 
 def _stage_table(
@@ -140,10 +142,11 @@ def _on_gpu(
     step = predicted.step
     parts = sorted(asdict(step).items(), key=lambda part: -part[1])
     words = ", ".join(f"{name} {seconds / step.total:.0%}" for name, seconds in parts[:4])
-    hours = config.training.steps * step.total / 3600
+    seconds = config.training.steps * step.total
+    whole = f"{seconds / 3600:,.0f} hours" if seconds > _LONG_SECONDS else duration(seconds)
     yield [
-        f"predicted on {config.gpu.name}: {step.total:.2f} s per step ({words}), "
-        f"{hours:,.0f} hours for {config.training.steps:,} steps",
+        f"predicted on {config.gpu.name}: {step.total:#.3g} s per step ({words}), "
+        f"{whole} for {config.training.steps:,} steps",
         predicted.excess or "memory is enough",
         *_rank_line(config, world_size, precision),
     ]

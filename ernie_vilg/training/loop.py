@@ -166,7 +166,7 @@ class Trainer:
             "start_seconds": seconds,
         }
         logger.info(
-            "first step, %d, took %.1f s and ended %.1f s after the start of the process",
+            "step %d, the first, took %.1f s and ended %.1f s after the start of the process",
             step,
             self._meter.first_step_seconds,
             seconds,

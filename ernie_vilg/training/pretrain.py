@@ -182,6 +182,12 @@ def with_decoder(config: PretrainConfig, tokenizer: ImageTokenizerConfig) -> Pre
     return replace(config, model=replace(config.model, reconstructor=reconstructor))
 
 
+def options_in_words(config: PretrainConfig) -> str:
+    """Return how blocks are computed, if not as usual, to follow the words of a layout."""
+    fp8 = ", inner blocks multiply in fp8" if config.linear_precision == "fp8" else ""
+    return f"{fp8}, compiled blocks" if config.compile_blocks else fp8
+
+
 def _start(config: PretrainConfig, launch: Launch) -> Groups:
     """Connect to the other ranks; return this rank's position."""
     layout, cluster = config.parallelism, config.cluster
@@ -358,10 +364,11 @@ def _log_start(rank: _Rank, truncation: Mapping[str, str]) -> None:
     for name, sentence in truncation.items():
         logger.info("data set %s: %s", name, sentence)
     logger.info(
-        "%.1f M parameters, %s, on %d rank(s): %s; %.2f GFLOP per pair",
+        "%.1f M parameters, %s, on %d rank(s): %s%s; %.2f GFLOP per pair",
         num_parameters(config.model) / 1e6,
         str(rank.precision).removeprefix("torch."),
         world_size,
         config.parallelism.describe(world_size),
+        options_in_words(config),
         training_flops_per_pair(config.model) / 1e9,
     )

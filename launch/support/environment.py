@@ -159,7 +159,7 @@ def _check_own_folder(name: str, folder: Path) -> None:
     except OSError as error:
         raise InputError(
             f"{name}={folder}: no folder can be made there ({error.strerror}): set it to one on "
-            f"the node's own disk, as in +cluster.environment.{name}=/tmp/kernels"
+            f"the node's own disk, as in ++cluster.environment.{name}=/tmp/kernels-$USER"
         ) from error
     if state.st_uid != os.getuid() or state.st_mode & 0o022:
         raise InputError(

@@ -30,7 +30,13 @@ from benchmarks.gpu_acceptance_parts.stages import (
     figure,
 )
 from benchmarks.gpu_acceptance_parts.state import STATE_NAME, State
-from benchmarks.gpu_acceptance_parts.summary import drop_large, is_green, publish, text_of
+from benchmarks.gpu_acceptance_parts.summary import (
+    drop_large,
+    is_green,
+    publish,
+    text_of,
+    verdict,
+)
 from benchmarks.support.measurer import Result
 from benchmarks.support.results import ROOT
 from ernie_vilg.errors import InputError
@@ -299,6 +305,10 @@ def test_the_summary_says_what_passed_what_failed_and_the_ratio_to_each_goal(
     assert "1 passed, 1 FAILED, 1 not run." in text
     assert "Failed: bad." in text
     assert "Measured with other code than two: good; bad." in text
+    state = state_of(context, "two")
+    assert verdict(stages, state, green=True).startswith("ALL GREEN, in part with other code")
+    assert verdict(stages[:0], state, green=True) == "ALL GREEN"
+    assert verdict(stages, state, green=False) == "NOT GREEN"
 
 
 def test_at_most_eight_files_go_home_and_none_above_the_limit(

@@ -26,7 +26,9 @@ def test_a_device_is_accepted(program: type, settings: dict[str, str], device: s
 
 
 @pytest.mark.parametrize(("program", "settings"), PROGRAMS)
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "cuda1", "cuda:0\n", ""])
+@pytest.mark.parametrize(
+    "device", ["gpu", "cuda:", "cuda:-1", "cuda1", "cuda:0\n", "cuda:01", "cuda:256", ""]
+)
 def test_no_other_device_is_accepted(program: type, settings: dict[str, str], device: str) -> None:
     with pytest.raises(InputError, match="choose auto, cpu, cuda or cuda:INDEX"):
         program(**settings, device=device)

@@ -11,8 +11,6 @@ Inductor's cache.
 
 It leaves no trace. Inputs and gradients are zero, gradients are returned instead of accumulated, so
 that no hook of DeepSpeed's sees one, and the random generators are restored.
-
-Source: ours.
 """
 
 import logging

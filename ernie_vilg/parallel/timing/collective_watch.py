@@ -238,7 +238,7 @@ class Communication:
 
 
 class _WatchedOperator:
-    """What an operator calls while a record is open; it changes nothing while a compiler traces."""
+    """Function of an operator while a record is open; unchanged while a compiler traces it."""
 
     def __init__(self, original: Callable[..., Tensor], call: Callable[..., Tensor]) -> None:
         self._original = original
