@@ -49,7 +49,7 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
     config.parallelism.num_micro_batches(launch.world_size)
     config.check_paths()
     add_variables(config.cluster.environment)
-    prepare_gpu()
+    prepare_gpu(tensor_parallel_size=config.parallelism.tensor_parallel_size)
     launchers = find_launchers(sys.argv[0], is_launched=is_launched())
     stop_with_launchers(launchers, config.stopping.grace_seconds)
     launch = replace(launch, launchers=launchers)

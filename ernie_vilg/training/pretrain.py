@@ -1,7 +1,6 @@
 """One pretraining run, from settings to the last checkpoint."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
@@ -191,10 +190,6 @@ def options_in_words(config: PretrainConfig) -> str:
 def _start(config: PretrainConfig, launch: Launch) -> Groups:
     """Connect to the other ranks; return this rank's position."""
     layout, cluster = config.parallelism, config.cluster
-    if layout.tensor_parallel_size > 1:
-        # With one queue into the GPU, collectives start before the products that hide them. CUDA
-        # reads it at its first use.
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = start_processes(
         launch,
         cluster.collective_timeout_seconds,

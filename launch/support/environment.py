@@ -129,8 +129,14 @@ def add_variables(
         environment.setdefault(name, value.replace("$USER", _user()) if "$USER" in value else value)
 
 
-def prepare_gpu(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set what torch reads before it uses a GPU, and check the folder of compiled kernels.
+def prepare_gpu(
+    environment: MutableMapping[str, str] = os.environ, *, tensor_parallel_size: int = 1
+) -> None:
+    """Set what torch and CUDA read before they use a GPU; check the folder of compiled kernels.
+
+    Args:
+        environment: variables of this process.
+        tensor_parallel_size: number of ranks that share each layer.
 
     Raises:
         InputError: other users can write into the folder of compiled kernels.
@@ -140,6 +146,10 @@ def prepare_gpu(environment: MutableMapping[str, str] = os.environ) -> None:
     # Equal sums in every start: cuBLAS may choose by the size of its workspace. 8 buffers of 4 MiB
     # are torch's own choice on a Hopper.
     environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if tensor_parallel_size > 1:
+        # With one queue into the GPU, collectives start before the products that hide them. CUDA
+        # reads it once, and DeepSpeed's import already counts GPUs.
+        environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if _KERNELS in environment:
         _check_own_folder(_KERNELS, Path(environment[_KERNELS]))
 

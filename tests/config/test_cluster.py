@@ -98,6 +98,19 @@ def test_the_allocator_grows_its_segments_unless_it_is_set(name: str) -> None:
     assert chosen == {name: "max_split_size_mb:512", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
+def test_split_layers_get_one_queue_into_the_gpu_unless_it_is_set() -> None:
+    whole: dict[str, str] = {}
+    split: dict[str, str] = {}
+    chosen = {"CUDA_DEVICE_MAX_CONNECTIONS": "8"}
+
+    prepare_gpu(whole)
+    prepare_gpu(split, tensor_parallel_size=2)
+    prepare_gpu(chosen, tensor_parallel_size=2)
+
+    name = "CUDA_DEVICE_MAX_CONNECTIONS"
+    assert [each.get(name) for each in (whole, split, chosen)] == [None, "1", "8"]
+
+
 def test_the_folder_of_compiled_kernels_is_made_for_this_user_alone(tmp_path: Path) -> None:
     folder = tmp_path / "of mine" / "kernels"
 
