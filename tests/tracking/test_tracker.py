@@ -137,6 +137,7 @@ def test_no_path_is_sent(tmp_path: Path) -> None:
         "data",
         "gpu",
         "guards",
+        "linear_precision",
         "model",
         "objective",
         "optimizer",
