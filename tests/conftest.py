@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ernie_vilg.data.batches import workers
+from tests import compiler
 from tests.distributed import one_process
 
 workers.PRELOADED_MODULES = ["tests.rank_imports"]
@@ -25,4 +26,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def alone() -> Iterator[None]:
     """Make this process the only rank of a group."""
     with one_process():
+        yield
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Forget what torch has compiled before and after a test."""
+    with compiler.fresh_compiler():
         yield

@@ -14,7 +14,7 @@ from tests.distributed import run_distributed, without_gpus
 ROOT = Path(__file__).parents[1]
 
 VISIBLE_AT_IMPORT = os.environ.get("CUDA_VISIBLE_DEVICES")
-"""What a rank sees when it unpickles its function, which is when it imports torch and DeepSpeed."""
+"""GPUs visible to this process when it imported this module, and so torch and DeepSpeed."""
 
 
 def visible_at_import(_launch: Any) -> str | None:

@@ -1,6 +1,5 @@
 """Block-sparse attention equals dense attention under the same mask."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,15 +25,10 @@ from ernie_vilg.model.initialization import initialize
 from ernie_vilg.model.layers import SINGLE_DEVICE
 from tests.model.tiny import DECODER, tiny_config
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 CPU = torch.device("cpu")
 END_TO_END = ReconstructorConfig(kind="end_to_end", decoder=DECODER)  # one image slot more
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def sparse_config(**changes: Any) -> ModelConfig:

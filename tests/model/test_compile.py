@@ -1,6 +1,5 @@
 """Blocks compile once, to one graph without breaks."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,15 +14,9 @@ from ernie_vilg.model.transformer import build_transformer
 from tests.model.test_reference import sparse_config
 from tests.model.tiny import tiny_model, tiny_pairs
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 CONFIG = sparse_config(image_grid_size=2, qk_norm=True, sandwich_norm=True)
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 def compiled_model(checkpointing: str) -> nn.Sequential:

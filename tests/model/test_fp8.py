@@ -1,7 +1,5 @@
 """Linear layers of 8-bit products: their error, their sums, what stays as it is."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch._dynamo
@@ -17,6 +15,8 @@ from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.engine.build import mark_fp8_weights
 from tests.model.tiny import tiny_config, tiny_pairs
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 CPU = torch.device("cpu")
 E4M3_ERROR, E5M2_ERROR = 2.0**-4, 2.0**-3
 """Largest relative errors of rounding to 3 and 2 bits of mantissa. Errors of the factors of a long
@@ -25,14 +25,6 @@ FORWARD_ERROR = (E4M3_ERROR**2 + E4M3_ERROR**2) ** 0.5
 BACKWARD_ERROR = (E5M2_ERROR**2 + E4M3_ERROR**2) ** 0.5
 SMALLEST_ERROR = 0.01
 """A smaller error than any product of 8-bit factors has; bfloat16 has at most 2 ** -8."""
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 def fp8_layer(num_inputs: int = 64, num_outputs: int = 48) -> Linear:

@@ -1,7 +1,5 @@
 """A linear layer adds its weight's gradient to float32 sums, and everything else is torch's."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch._dynamo
@@ -77,14 +75,6 @@ def test_an_input_without_a_gradient_gets_none() -> None:
     layer(torch.ones(2, 6)).sum().backward()
 
     assert getattr(layer.weight, SUMS).equal(torch.full((10, 6), 2.0))
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.mark.usefixtures("fresh_compiler")

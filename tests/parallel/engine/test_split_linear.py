@@ -1,8 +1,6 @@
 """Split linear layers equal megatron-core's, and compiled ones equal those in eager mode."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +22,7 @@ from ernie_vilg.parallel.engine.library_patches import replaced
 from ernie_vilg.parallel.engine.split_linear import ColumnLinear, RowLinear
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
+from tests.compiler import fresh_compiler
 from tests.distributed import run_distributed
 from tests.model.test_reference import sparse_config
 from tests.parallel import parity
@@ -186,14 +185,6 @@ def fresh_blocks(layers: Any, has_sums: bool) -> list[Block]:
         if has_sums and isinstance(module, nn.Linear):
             setattr(module.weight, SUMS, torch.zeros(module.weight.shape))
     return blocks
-
-
-@contextmanager
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 def compile_blocks(

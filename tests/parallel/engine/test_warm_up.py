@@ -1,7 +1,6 @@
 """The warm-up compiles all that a step compiles, and leaves no trace."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,16 +33,10 @@ from tests.model.tiny import tiny_model
 from tests.parallel.timing.test_step_times import batches
 from tests.training.runs import start, tiny_run
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 CPU = torch.device("cpu")
 PAIRS = 2
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture
