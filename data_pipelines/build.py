@@ -23,11 +23,11 @@ from data_pipelines.images import (
     load_image,
 )
 from data_pipelines.outputs import output_folder
+from data_pipelines.rejections import RejectedError
 from data_pipelines.shard_writer import shard_name, write_shard
-from data_pipelines.sources import (
+from data_pipelines.sources.captions_file import (
     CAPTIONS_FILE,
     RawPair,
-    RejectedError,
     Rejection,
     count_lines,
     count_reasons,
@@ -131,7 +131,7 @@ def _write_shards(config: BuildShardsConfig, folder: Path, num_lines: int) -> li
     for result in progress(results, total=expected, what="build image shards", unit="shards"):
         done.append(result)
         num_rejected += len(result.rejections)
-        if num_rejected > config.max_rejected_fraction * num_lines:
+        if num_rejected > config.max_faulty_fraction * num_lines:
             break
     return done
 
@@ -190,7 +190,7 @@ def _samples(
         try:
             image = load_image(pair.image, max_pixels=task.config.max_image_pixels)
         except RejectedError as error:
-            rejections.append(error.at(pair.line))
+            rejections.append(Rejection(line=pair.line, reason=error.reason, detail=error.detail))
             continue
         if min(image.size) < task.config.image_size:
             enlarged.append(pair)
@@ -209,7 +209,7 @@ def _check_rejections(
     """Raise an error if too many lines were rejected, or all of them."""
     if num_lines == 0:
         raise InputError(f"source={config.source}: its {CAPTIONS_FILE} is empty; add lines to it")
-    too_many = len(rejections) > config.max_rejected_fraction * num_lines
+    too_many = len(rejections) > config.max_faulty_fraction * num_lines
     if not too_many and num_read != num_lines:
         raise InputError(
             f"source={config.source}: its {CAPTIONS_FILE} had {num_lines} lines and then "
@@ -221,9 +221,7 @@ def _check_rejections(
     listing = output_dir.with_name(f"{output_dir.name}.{REJECTED_FILE}")
     _write_rejections(listing, rejections)
     counts = ", ".join(f"{reason}: {count}" for reason, count in count_reasons(rejections).items())
-    rule = (
-        f"max_rejected_fraction={config.max_rejected_fraction}" if too_many else "one sample left"
-    )
+    rule = f"max_faulty_fraction={config.max_faulty_fraction}" if too_many else "one sample left"
     lines = f"{num_lines} lines" if num_read == num_lines else f"the first {num_read} lines"
     raise InputError(
         f"source={config.source}: {len(rejections)} of {lines} rejected ({counts}), "

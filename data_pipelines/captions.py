@@ -1,13 +1,22 @@
-"""Captions of image shards, for the training of a text tokenizer."""
+"""Captions: cleaning of raw ones, and reading of those in image shards.
 
+White space of any kind, line breaks included, becomes one space, and so does U+2581,
+SentencePiece's space. Control and format characters, such as zero-width ones and those that reverse
+the direction of writing, are removed, except the two joiners that some scripts and emoji need.
+"""
+
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipelines.sources import RejectedError, clean_caption
+from data_pipelines.rejections import Reason, RejectedError
 from ernie_vilg.data.shards.damage import DamagedSampleError
 from ernie_vilg.data.shards.open_shards import KEY, Sample, read_shard
 from ernie_vilg.storage.shard_manifest import Manifest
 from ernie_vilg.system.progress import progress
+
+_JOINERS = "\u200c\u200d"
+_SPACE_OF_PIECES = "\u2581"
 
 
 def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None) -> Iterator[str]:
@@ -60,3 +69,30 @@ def is_taken(position: int, *, wanted: int, total: int) -> bool:
     """Return true if a position is one of `wanted` positions at even distances out of `total`."""
     wanted = min(wanted, total)
     return (position + 1) * wanted // total > position * wanted // total
+
+
+def clean_caption(caption: str, *, max_characters: int) -> str:
+    """Return the caption on one line and without control characters.
+
+    Raises:
+        RejectedError: the cleaned caption is empty, or has more than `max_characters`.
+    """
+    spaced = caption.replace(_SPACE_OF_PIECES, " ")
+    visible = "".join(
+        " " if character.isspace() else character
+        for character in spaced
+        if character.isspace() or _is_kept(character)
+    )
+    cleaned = " ".join(visible.split()).strip(" " + _JOINERS)
+    if not cleaned:
+        raise RejectedError(Reason.EMPTY_CAPTION, f"{caption!r:.100}")
+    if len(cleaned) > max_characters:
+        raise RejectedError(
+            Reason.CAPTION_TOO_LONG, f"{len(cleaned)} characters, at most {max_characters}"
+        )
+    return cleaned
+
+
+def _is_kept(character: str) -> bool:
+    # Cc: control characters. Cf: format characters, such as those that reverse the direction.
+    return character in _JOINERS or unicodedata.category(character) not in ("Cc", "Cf")

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from data_pipelines.sources import Reason, RejectedError
+from data_pipelines.rejections import Reason, RejectedError
 from ernie_vilg.data.batches.pictures import PictureSizeError, open_picture
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.json_files import open_regular

@@ -38,7 +38,7 @@ def _caption(config: CaptionConfig, files: Sequence[str], output: RecordOutput) 
     """Caption pictures batch by batch; return the names and problems of unreadable ones."""
     # Imported here so that a bad setting is reported before torch is loaded.
     from data_pipelines.images import load_image
-    from data_pipelines.sources import RejectedError
+    from data_pipelines.rejections import RejectedError
     from ernie_vilg.generation.pipeline import ErnieVilg
 
     model = ErnieVilg.from_pretrained(Path(config.weights), config.device, config.precision)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_pipelines.sources import clean_caption
+from data_pipelines.captions import clean_caption
 from ernie_vilg.shapes.scenes import all_scenes, caption_of
 from ernie_vilg.text_tokenizer import TextTokenizer, train_text_tokenizer
 from launch.support.composition import compose_program, settings_of

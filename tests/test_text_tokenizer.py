@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from data_pipelines.sources import clean_caption
+from data_pipelines.captions import clean_caption
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.shapes.scenes import all_scenes, caption_of

@@ -31,6 +31,7 @@ Setting = TypeVar("Setting")
 FORMER_NAMES = {
     "max_lost_fraction": "max_damaged_fraction",
     "max_consecutive_losses": "max_consecutive_damaged",
+    "max_rejected_fraction": "max_faulty_fraction",
 }
 """Names that settings had in older versions, and their names now. Files of older runs are read by
 either; a command line is refused, with the new name."""

@@ -1,12 +1,16 @@
 """Settings of the programs that write image shards and token shards."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
+from ernie_vilg.config.curation import CurationConfig
 from ernie_vilg.config.generation import Device
 from ernie_vilg.config.schema import (
     Fraction,
+    FractionBelowOne,
     LocalInput,
+    LocalOrRemote,
     LocalOutput,
     NaturalInt,
     NumWorkers,
@@ -15,31 +19,126 @@ from ernie_vilg.config.schema import (
 )
 from ernie_vilg.errors import InputError
 
+Layout = Literal[
+    "auto",
+    "captions",
+    "csv",
+    "tsv",
+    "jsonl",
+    "parquet",
+    "img2dataset",
+    "coco",
+    "caption_lists",
+    "image_folder",
+    "scenes",
+    "image_shards",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(Settings):
+    """One source of raw pairs."""
+
+    location: LocalOrRemote
+    """Folder, file or URL (s3, gs, https) of the pairs; `scenes` draws the built-in scenes."""
+    layout: Layout = "auto"
+    """Layout of the pairs; auto recognises it. docs/data.md describes each."""
+    image_key: str | None = None
+    """Column or key of the picture's path; null takes the layout's own."""
+    caption_key: str | None = None
+    """Column or key of the caption; null takes the layout's own."""
+    images_root: LocalOrRemote | None = None
+    """Folder or URL that the pictures' paths start from, where it is not the location's folder.
+    Links may lead to it."""
+    rules: str | None = None
+    """Name of its rules in curation.rules; null takes its own name, else default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildShardsConfig(Settings):
     """Settings of launch/build_shards.py."""
 
-    source: LocalInput
-    """Folder of raw pairs: `captions.jsonl` and its images."""
+    source: LocalOrRemote | None = None
+    """Folder, file or URL of the only source of raw pairs; `sources` names several."""
+    layout: Layout = "auto"
+    """Layout of `source`; auto recognises it. docs/data.md describes each."""
+    image_key: str | None = None
+    """Column or key of the picture's path in `source`; null takes the layout's own."""
+    caption_key: str | None = None
+    """Column or key of the caption in `source`; null takes the layout's own."""
+    images_root: LocalOrRemote | None = None
+    """Folder or URL that the paths of the pictures of `source` start from, where it is not the
+    folder of `source`. Links may lead to it."""
+    rules: str | None = None
+    """Name in curation.rules of the rules of `source`; null takes default."""
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """Several sources by name, in order, instead of `source`."""
     output_dir: LocalOutput
-    """Folder for image shards, `manifest.json` and `rejected.jsonl`."""
+    """Folder for image shards, `manifest.json`, `metadata/` and `rejected.jsonl`; and for
+    `held_out/`, where a part is held out."""
     image_size: PositiveInt
     """Width and height of every image in the shards, pixels."""
     samples_per_shard: PositiveInt = 4096
-    """Pairs per shard, rejected images included."""
+    """Samples of every shard but the last."""
     image_format: Literal["png", "jpeg"] = "png"
     """png (exact) or jpeg (quality 95, about a fifth of the size for photographs)."""
-    max_rejected_fraction: Fraction = 0.05
-    """Largest fraction of rejected lines; with more the program stops."""
+    captions: Literal["all", "first", "separate"] = "all"
+    """What becomes of several captions of one picture: all stay with it, and training chooses one
+    at each visit; the first stays; or each becomes a sample of its own."""
+    curation: CurationConfig = field(default_factory=CurationConfig)
+    """Rules for what is kept, a file of conf/curation/."""
+    hold_out_fraction: FractionBelowOne = 0.0
+    """Fraction of the near-duplicate clusters that goes to `held_out/`, chosen by a hash."""
+    seed: NaturalInt = 0
+    """Seed of the choice of what is held out."""
+    max_faulty_fraction: Fraction = 0.05
+    """Largest fraction of rows that cannot be read; with more the program stops. Rows that a rule
+    rejects do not count."""
     max_caption_characters: PositiveInt = 1000
     """Longest accepted caption."""
     max_image_pixels: PositiveInt = 64_000_000
     """Largest accepted image, width times height."""
+    rows_per_part: PositiveInt = 4096
+    """Rows of the input that one task reads, where the layout allows a choice."""
+    executor: Literal["processes", "ray"] = "processes"
+    """What runs the tasks: processes of this machine, or a Ray cluster."""
+    ray_address: str | None = None
+    """Address of the Ray cluster, auto for the one that this machine belongs to; null starts one on
+    this machine."""
     num_workers: NumWorkers = 1
-    """Number of processes; 0 and 1 work in the program's own. The shards do not depend on it."""
+    """Number of tasks at once; 0 and 1 work in the program's own process. With Ray, 0 takes every
+    CPU of the cluster. The shards do not depend on it."""
+    num_parts: PositiveInt = 1
+    """Number of parts of the input, such as tasks of a Slurm array."""
+    part_index: NaturalInt | None = None
+    """Part to read and filter, from 0, without the shards; null does the rest of all parts, and
+    the shards."""
     overwrite: bool = False
     """Whether image shards already in `output_dir` are replaced."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_part(self.part_index, self.num_parts)
+        if (self.source is None) == (not self.sources):
+            raise InputError(
+                f"source={self.source} and sources={sorted(self.sources)}: set source to the only "
+                "source of raw pairs, or name several, such as sources.web.location=FOLDER"
+            )
+
+    @property
+    def all_sources(self) -> Mapping[str, SourceConfig]:
+        """Every source by its name; the only one is called `source`."""
+        if self.source is None:
+            return self.sources
+        only = SourceConfig(
+            location=self.source,
+            layout=self.layout,
+            image_key=self.image_key,
+            caption_key=self.caption_key,
+            images_root=self.images_root,
+            rules=self.rules,
+        )
+        return {"source": only}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +174,12 @@ class EncodeShardsConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.part_index is not None and self.part_index >= self.num_parts:
-            raise InputError(
-                f"part_index={self.part_index} with num_parts={self.num_parts}: set it from 0 to "
-                f"{self.num_parts - 1}, or to null for all parts and the manifest"
-            )
+        _check_part(self.part_index, self.num_parts)
+
+
+def _check_part(part_index: int | None, num_parts: int) -> None:
+    if part_index is not None and part_index >= num_parts:
+        raise InputError(
+            f"part_index={part_index} with num_parts={num_parts}: set it from 0 to "
+            f"{num_parts - 1}, or to null for all parts and the rest"
+        )

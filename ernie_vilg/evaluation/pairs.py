@@ -21,8 +21,9 @@ from typing import Any, Protocol
 from PIL import Image
 
 from data_pipelines.images import crop_and_resize, load_image
-from data_pipelines.sources import RejectedError, Rejection, count_reasons
-from data_pipelines.sources import read_pairs as read_raw_pairs
+from data_pipelines.rejections import RejectedError
+from data_pipelines.sources.captions_file import Rejection, count_reasons
+from data_pipelines.sources.captions_file import read_pairs as read_raw_pairs
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.grid import before_and_after
 from ernie_vilg.evaluation.reconstruction import (
@@ -137,7 +138,7 @@ def read_pairs(folder: Path, *, count: int, image_size: int) -> list[Pair]:
         try:
             image = crop_and_resize(load_image(raw.image, max_pixels=_MAX_PIXELS), image_size)
         except RejectedError as error:
-            skipped.append(error.at(raw.line))
+            skipped.append(Rejection(line=raw.line, reason=error.reason, detail=error.detail))
             continue
         pairs.append(Pair(image=image, caption=raw.caption, file=str(raw.record["image"])))
     told = _told(skipped) if skipped else ""

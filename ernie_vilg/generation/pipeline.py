@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from data_pipelines.captions import clean_caption
 from data_pipelines.images import crop_and_resize
-from data_pipelines.sources import RejectedError, clean_caption
+from data_pipelines.rejections import RejectedError
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches.pictures import upright_on_white
 from ernie_vilg.errors import InputError

@@ -112,7 +112,7 @@ def test_bad_lines_are_counted_listed_and_left_out(source: Path) -> None:
     (source / "images" / "12.png").unlink()
     write_lines(source, lines)
 
-    report = build_image_shards(config(source, max_rejected_fraction=0.25))
+    report = build_image_shards(config(source, max_faulty_fraction=0.25))
 
     folder = source.parent / "shards"
     assert report.rejected == {
@@ -146,7 +146,7 @@ def test_too_many_bad_lines_stop_with_the_counts(source: Path, num_workers: int)
 
     with pytest.raises(
         ValueError,
-        match=r"2 of the first 8 lines rejected \(not_json: 2\), where max_rejected_fraction=0.05",
+        match=r"2 of the first 8 lines rejected \(not_json: 2\), where max_faulty_fraction=0.05",
     ):
         build_image_shards(config(source, num_workers=num_workers))
 
@@ -166,7 +166,7 @@ def test_lines_are_kept_rejected_or_blank(source: Path) -> None:
     lines[4:4] = ["", "  "]
     (source / "captions.jsonl").write_text("\ufeff" + "\n".join(lines) + "\n\n")
 
-    report = build_image_shards(config(source, max_rejected_fraction=0.1))
+    report = build_image_shards(config(source, max_faulty_fraction=0.1))
 
     assert report.rejected == {"missing_field": 1, "not_json": 1}
     assert report.manifest.num_samples == NUM_PAIRS - 2
@@ -221,7 +221,7 @@ def test_a_shard_of_rejected_images_alone_is_left_out(source: Path) -> None:
     for number in range(6, 12):
         (source / "images" / f"{number}.png").write_bytes(b"no image")
 
-    report = build_image_shards(config(source, max_rejected_fraction=0.5))
+    report = build_image_shards(config(source, max_faulty_fraction=0.5))
 
     assert [shard.file for shard in report.manifest.shards] == [
         "images-00000.tar",
@@ -235,7 +235,7 @@ def test_no_sample_left_is_an_error(source: Path) -> None:
     write_lines(source, ["no JSON"])
 
     with pytest.raises(ValueError, match=r"1 of 1 lines rejected .* where one sample left is"):
-        build_image_shards(config(source, max_rejected_fraction=1.0))
+        build_image_shards(config(source, max_faulty_fraction=1.0))
 
 
 def test_an_empty_source_is_an_error(source: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_name_that_is_not_utf_8_is_one_rejected_line(source: Path) -> None:
     captions = source / "captions.jsonl"
     captions.write_bytes(b"".join(line + b"\n" for line in lines) + captions.read_bytes())
 
-    report = build_image_shards(config(source, max_rejected_fraction=0.5, num_workers=2))
+    report = build_image_shards(config(source, max_faulty_fraction=0.5, num_workers=2))
 
     assert report.manifest.num_samples == NUM_PAIRS
     rejected = (source.parent / "shards" / "rejected.jsonl").read_text().splitlines()

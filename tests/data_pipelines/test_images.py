@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.images import crop_and_resize, image_bytes, load_image
-from data_pipelines.sources import Reason, RejectedError
+from data_pipelines.rejections import Reason, RejectedError
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

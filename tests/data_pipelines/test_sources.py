@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.sources import (
+from data_pipelines.captions import clean_caption
+from data_pipelines.rejections import Reason, RejectedError
+from data_pipelines.sources.captions_file import (
     MAX_LINE_BYTES,
     RawPair,
-    Reason,
-    RejectedError,
     Rejection,
-    clean_caption,
     count_lines,
     read_pairs,
 )

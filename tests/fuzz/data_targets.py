@@ -19,7 +19,7 @@ from PIL import Image
 from data_pipelines.build import build_image_shards
 from data_pipelines.captions import read_captions
 from data_pipelines.images import crop_and_resize, load_image
-from data_pipelines.sources import RejectedError
+from data_pipelines.rejections import RejectedError
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.data.batches.token_batches import Batch
@@ -245,7 +245,7 @@ def _build_config(folder: Path) -> BuildShardsConfig:
         output_dir=str(folder / "out"),
         image_size=_SIDE,
         samples_per_shard=3,
-        max_rejected_fraction=1.0,
+        max_faulty_fraction=1.0,
         num_workers=0,
     )
 

@@ -208,7 +208,7 @@ _WORDS: dict[str, list[str]] = {
         "source=raw",
         "output_dir=o",
         "image_size=64",
-        "max_rejected_fraction=0.1",
+        "max_faulty_fraction=0.1",
         "num_workers=2",
         "image_format=png",
     ],

@@ -11,14 +11,14 @@ need.
 
 import os
 import stat
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data_pipelines.captions import clean_caption
+from data_pipelines.rejections import Reason, RejectedError
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.json_files import kind_of
 from ernie_vilg.storage.jsonl import Line, read_lines, read_raw_lines
@@ -26,32 +26,6 @@ from ernie_vilg.storage.jsonl import Line, read_lines, read_raw_lines
 CAPTIONS_FILE = "captions.jsonl"
 MAX_LINE_BYTES = 1 << 20
 """Length of the longest line of `captions.jsonl` that is read."""
-
-_JOINERS = "\u200c\u200d"
-_SPACE_OF_PIECES = "\u2581"
-
-
-class Reason(StrEnum):
-    """Reason of a rejection."""
-
-    NOT_JSON = "not_json"
-    """The line is not a JSON object, or too long to be read."""
-    MISSING_FIELD = "missing_field"
-    """"image" or "caption" is missing or is not a string."""
-    EMPTY_CAPTION = "empty_caption"
-    """The caption is empty after cleaning."""
-    CAPTION_TOO_LONG = "caption_too_long"
-    """The caption has more characters than allowed."""
-    UNSAFE_PATH = "unsafe_path"
-    """The image's path is absolute or leaves the source folder."""
-    DUPLICATE_KEY = "duplicate_key"
-    """An earlier line names the same image."""
-    MISSING_IMAGE = "missing_image"
-    """There is no such file."""
-    UNREADABLE_IMAGE = "unreadable_image"
-    """The file is not a JPEG, PNG or WebP, or it is damaged."""
-    IMAGE_TOO_LARGE = "image_too_large"
-    """The image has more pixels than allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +37,6 @@ class Rejection:
     reason: Reason
     detail: str
     """Wrong value, for people."""
-
-
-class RejectedError(Exception):
-    """A pair cannot be used; the reader of lines turns the error into a `Rejection`."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def at(self, line: int) -> Rejection:
-        """Return the rejection of a line."""
-        return Rejection(line=line, reason=self.reason, detail=self.detail)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +95,7 @@ def read_pairs(source: Path, *, max_caption_characters: int) -> Iterator[RawPair
                     Reason.DUPLICATE_KEY, f"{record['image']!r} is the image of line {earlier}"
                 )
         except RejectedError as error:
-            yield error.at(number)
+            yield Rejection(line=number, reason=error.reason, detail=error.detail)
             continue
         yield RawPair(
             line=number,
@@ -163,28 +124,6 @@ def record_of(line: Line) -> dict[str, Any]:
                 Reason.MISSING_FIELD, f"{field!r} is {kind_of(value)} where a string is required"
             )
     return line.record
-
-
-def clean_caption(caption: str, *, max_characters: int) -> str:
-    """Return the caption on one line and without control characters.
-
-    Raises:
-        RejectedError: the cleaned caption is empty, or has more than `max_characters`.
-    """
-    spaced = caption.replace(_SPACE_OF_PIECES, " ")
-    visible = "".join(
-        " " if character.isspace() else character
-        for character in spaced
-        if character.isspace() or _is_kept(character)
-    )
-    cleaned = " ".join(visible.split()).strip(" " + _JOINERS)
-    if not cleaned:
-        raise RejectedError(Reason.EMPTY_CAPTION, f"{caption!r:.100}")
-    if len(cleaned) > max_characters:
-        raise RejectedError(
-            Reason.CAPTION_TOO_LONG, f"{len(cleaned)} characters, at most {max_characters}"
-        )
-    return cleaned
 
 
 def find_image(root: str, name: str) -> str:
@@ -221,8 +160,3 @@ def _captions_file(source: Path) -> Path:
             'line, such as {"image": "images/0.png", "caption": "..."}'
         )
     return path
-
-
-def _is_kept(character: str) -> bool:
-    # Cc: control characters. Cf: format characters, such as those that reverse the direction.
-    return character in _JOINERS or unicodedata.category(character) not in ("Cc", "Cf")

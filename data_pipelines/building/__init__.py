@@ -1,0 +1,1 @@
+"""Image shards from raw pairs: inspect every row, relate rows, write shards."""

@@ -1,0 +1,1 @@
+"""Rules that keep or reject a pair, and the models that score it."""

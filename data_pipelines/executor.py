@@ -1,0 +1,52 @@
+"""Tasks of a pipeline, run by processes of this machine or by a Ray cluster."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from ernie_vilg.system.worker_pool import map_in_order
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executor:
+    """What runs tasks, and how many at once."""
+
+    kind: Literal["processes", "ray"] = "processes"
+    num_workers: int = 1
+    """Tasks at once; 0 and 1 work in the caller's process. With Ray, 0 takes every CPU."""
+    ray_address: str | None = None
+    gpus_per_task: float = 0.0
+    """GPUs that Ray reserves for each task."""
+
+    def map_in_order(
+        self,
+        function: Callable[[Task], Result],
+        tasks: Iterable[Task],
+        *,
+        initializer: Callable[..., None] | None = None,
+        initializer_arguments: tuple[Any, ...] = (),
+    ) -> Iterator[Result]:
+        """Yield `function(task)` for every task, in the order of the tasks.
+
+        A task may run again after a worker was lost: it writes files whole, or not at all.
+
+        Args:
+            function: defined at the top level of a module.
+            tasks: values that can be pickled; few of them are in progress at once.
+            initializer: runs once in every process before its first task.
+            initializer_arguments: arguments of `initializer`.
+
+        Raises:
+            InputError: a worker process of this machine was killed, or Ray cannot be reached.
+        """
+        assert self.kind == "processes", "ray comes with data_pipelines/ray_executor.py"
+        yield from map_in_order(
+            function,
+            tasks,
+            num_workers=self.num_workers,
+            initializer=initializer,
+            initializer_arguments=initializer_arguments,
+        )

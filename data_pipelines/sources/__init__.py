@@ -1,0 +1,1 @@
+"""Readers of raw pairs, one layout per file."""
