@@ -6,7 +6,7 @@ Then the largest centred square is cropped and resized.
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -16,8 +16,12 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.storage.json_files import open_regular
 
 JPEG_QUALITY = 95
+EXTENSIONS = {"png": "png", "jpeg": "jpg"}
+"""Extension of a sample's picture by the image format."""
 NUM_ENLARGED = "enlarged_pictures"
 """Name in the manifest's settings of the number of pictures smaller than `image_size`."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def image_settings(*, image_size: int, image_format: str) -> dict[str, Any]:
@@ -49,13 +53,46 @@ def load_image(path: Path, *, max_pixels: int) -> Image.Image:
     """
     try:
         with open_regular(path) as file:
-            return open_picture(file, lambda width, height: width * height <= max_pixels)
-    except PictureSizeError as error:
-        raise RejectedError(
-            Reason.IMAGE_TOO_LARGE, f"{path.name!r} has {error}, at most {max_pixels} in all"
-        ) from error
+            return _decode(file, path.name, max_pixels)
     except (OSError, InputError) as error:
         raise RejectedError(Reason.UNREADABLE_IMAGE, f"{path.name!r} ({error})") from error
+
+
+def decode_image(content: bytes, *, name: str, max_pixels: int) -> Image.Image:
+    """Decode the content of a file as `load_image` does.
+
+    Args:
+        content: bytes of the file.
+        name: name of the file, for messages.
+        max_pixels: largest width times height that is decoded.
+
+    Raises:
+        RejectedError: it is not a JPEG, PNG or WebP, is damaged, or has too many pixels.
+    """
+    return _decode(io.BytesIO(content), name, max_pixels)
+
+
+def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+    try:
+        return open_picture(file, lambda width, height: width * height <= max_pixels)
+    except PictureSizeError as error:
+        raise RejectedError(
+            Reason.IMAGE_TOO_LARGE, f"{name!r} has {error}, at most {max_pixels} in all"
+        ) from error
+    except InputError as error:
+        raise RejectedError(Reason.UNREADABLE_IMAGE, f"{name!r} ({error})") from error
+
+
+def is_animated(content: bytes) -> bool:
+    """Return whether a file is an animated PNG or WebP.
+
+    Source: the acTL chunk of APNG precedes the pixels (https://wiki.mozilla.org/APNG_Specification);
+    bit 1 of the flags in WebP's extended header (RFC 9649, section 2.7).
+    """
+    if content.startswith(_PNG):
+        return b"acTL" in content[: content.find(b"IDAT")]
+    is_extended_webp = content[:4] == b"RIFF" and content[8:16] == b"WEBPVP8X"
+    return is_extended_webp and bool(content[20:21] > b"" and content[20] & 2)
 
 
 def crop_and_resize(image: Image.Image, image_size: int) -> Image.Image:
