@@ -49,13 +49,34 @@ def load_image(path: Path, *, max_pixels: int) -> Image.Image:
     """
     try:
         with open_regular(path) as file:
-            return open_picture(file, lambda width, height: width * height <= max_pixels)
-    except PictureSizeError as error:
-        raise RejectedError(
-            Reason.IMAGE_TOO_LARGE, f"{path.name!r} has {error}, at most {max_pixels} in all"
-        ) from error
+            content = file.read()
     except (OSError, InputError) as error:
         raise RejectedError(Reason.UNREADABLE_IMAGE, f"{path.name!r} ({error})") from error
+    return decode_image(content, path.name, max_pixels=max_pixels)
+
+
+def decode_image(content: bytes, name: str, *, max_pixels: int) -> Image.Image:
+    """Decode the content of a file as an opaque image that stands upright.
+
+    Args:
+        content: the file's content.
+        name: its name, for messages.
+        max_pixels: largest width times height that is decoded.
+
+    Returns:
+        an RGB image of the file's size.
+
+    Raises:
+        RejectedError: it is not a JPEG, PNG or WebP, is damaged, or has too many pixels.
+    """
+    try:
+        return open_picture(io.BytesIO(content), lambda width, height: width * height <= max_pixels)
+    except PictureSizeError as error:
+        raise RejectedError(
+            Reason.IMAGE_TOO_LARGE, f"{name!r} has {error}, at most {max_pixels} in all"
+        ) from error
+    except InputError as error:
+        raise RejectedError(Reason.UNREADABLE_IMAGE, f"{name!r} ({error})") from error
 
 
 def crop_and_resize(image: Image.Image, image_size: int) -> Image.Image:
