@@ -6,7 +6,7 @@ Then the largest centred square is cropped and resized.
 
 import io
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import Image
 
@@ -53,28 +53,28 @@ def load_image(path: Path, *, max_pixels: int) -> Image.Image:
     """
     try:
         with open_regular(path) as file:
-            return _decode(file, path.name, max_pixels)
+            content = file.read()
     except (OSError, InputError) as error:
         raise RejectedError(Reason.UNREADABLE_IMAGE, f"{path.name!r} ({error})") from error
+    return decode_image(content, path.name, max_pixels=max_pixels)
 
 
-def decode_image(content: bytes, *, name: str, max_pixels: int) -> Image.Image:
-    """Decode the content of a file as `load_image` does.
+def decode_image(content: bytes, name: str, *, max_pixels: int) -> Image.Image:
+    """Decode the content of a file as an opaque image that stands upright.
 
     Args:
-        content: bytes of the file.
-        name: name of the file, for messages.
+        content: the file's content.
+        name: its name, for messages.
         max_pixels: largest width times height that is decoded.
+
+    Returns:
+        an RGB image of the file's size.
 
     Raises:
         RejectedError: it is not a JPEG, PNG or WebP, is damaged, or has too many pixels.
     """
-    return _decode(io.BytesIO(content), name, max_pixels)
-
-
-def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     try:
-        return open_picture(file, lambda width, height: width * height <= max_pixels)
+        return open_picture(io.BytesIO(content), lambda width, height: width * height <= max_pixels)
     except PictureSizeError as error:
         raise RejectedError(
             Reason.IMAGE_TOO_LARGE, f"{name!r} has {error}, at most {max_pixels} in all"
@@ -86,13 +86,13 @@ def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
 def is_animated(content: bytes) -> bool:
     """Return whether a file is an animated PNG or WebP.
 
-    Source: the acTL chunk of APNG precedes the pixels (https://wiki.mozilla.org/APNG_Specification);
-    bit 1 of the flags in WebP's extended header (RFC 9649, section 2.7).
+    Source: the acTL chunk of APNG precedes the pixels (PNG, third edition, section 11.3.5); bit 1
+    of the flags in WebP's extended header (RFC 9649, section 2.7).
     """
     if content.startswith(_PNG):
         return b"acTL" in content[: content.find(b"IDAT")]
     is_extended_webp = content[:4] == b"RIFF" and content[8:16] == b"WEBPVP8X"
-    return is_extended_webp and bool(content[20:21] > b"" and content[20] & 2)
+    return is_extended_webp and len(content) > 20 and bool(content[20] & 2)
 
 
 def crop_and_resize(image: Image.Image, image_size: int) -> Image.Image:

@@ -66,7 +66,7 @@ class PartPictures:
     def _prepare(self, pair: RawPair, picture: PreparedPicture) -> None:
         content = pair.picture.read()
         image = picture.image = decode_image(
-            content, name=pair.picture.name, max_pixels=self._config.max_image_pixels
+            content, pair.picture.name, max_pixels=self._config.max_image_pixels
         )
         animated, size = is_animated(content), self._config.image_size
         picture.columns.update(width=image.width, height=image.height, is_animated=animated)
