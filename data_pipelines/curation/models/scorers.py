@@ -14,9 +14,7 @@ from PIL import Image
 class PairScorer(Protocol):
     """A model that says how well captions fit pictures."""
 
-    def score(
-        self, images: Sequence[Image.Image], captions: Sequence[str]
-    ) -> NDArray[np.float32]:
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> NDArray[np.float32]:
         """Return one score per pair, float32 [pairs].
 
         Args:
