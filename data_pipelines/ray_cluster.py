@@ -95,8 +95,8 @@ def _join(ray: Any, address: str) -> None:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise InputError(
             f"ray_address={address}: no cluster that this program can join "
-            f"({_first_line(error)}): start the program on one of its nodes, with the same versions "
-            "of Python and Ray, or set ray_address=null for a cluster of this machine alone"
+            f"({_first_line(error)}): start the program on one of its nodes, with the same "
+            "versions of Python and Ray, or set ray_address=null for a cluster of this machine alone"
         ) from error
     if context.dashboard_url:
         logger.info("Ray's page for this cluster: http://%s", context.dashboard_url)

@@ -92,8 +92,11 @@ class _Window:
         self._waiting: deque[tuple[Any, Any]] = deque()
         self._unfinished: set[Any] = set()
         # Of a task that reserves a GPU, Ray would end the process, and with it a loaded model.
-        options = {"num_gpus": settings.gpus_per_task, "max_retries": _MOST_LOSSES, "max_calls": 0}
-        self._run: Any = ray.remote(**options)(lambda task: run_task(work, task))
+        remote = ray.remote(
+            num_cpus=1, num_gpus=settings.gpus_per_task, max_retries=_MOST_LOSSES, max_calls=0
+        )
+        name = getattr(work.function, "__qualname__", "task")  # on Ray's page
+        self._run: Any = remote(lambda task: run_task(work, task)).options(name=name)
 
     def submit(self, task: Any) -> None:
         """Hand a task to Ray."""

@@ -7,6 +7,7 @@ repeated as if a worker had been lost, and the log reaches the program's own, in
 import copy
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.errors import InputError
+from ernie_vilg.system.processes import signal_at_parents_end
 
 _PACKAGES = ("ernie_vilg", "data_pipelines")
 """Folders of our own code that tasks run."""
@@ -130,6 +132,9 @@ def _prepare(work: Work) -> None:
             f"node {node} of the Ray cluster has no folder {work.working_folder}, in which the "
             "program was started: start it in a folder that all nodes have"
         ) from error
+    # The process that started this one is the node's: Ray itself notices its end a second later,
+    # in which a task would write into the files of a restarted program.
+    signal_at_parents_end(signal.SIGKILL)
     if work.initializer is not None:
         work.initializer(*work.initializer_arguments)
 
