@@ -6,8 +6,9 @@ rejected. Nothing is kept of a row but its line in the metadata; pictures wait f
 batch at a time.
 """
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from data_pipelines.building.records import Finished, Work, once
 from data_pipelines.building.thumbnails import Thumbnails
 from data_pipelines.captions import clean_caption
 from data_pipelines.curation.curator import Curator
-from data_pipelines.duplicates.hashes import sha256_of_text
+from data_pipelines.duplicates.content_hashes import sha256_of_text
 from data_pipelines.metadata import COLUMNS, write_rows
 from data_pipelines.rejections import RejectedError, Rejection
 from data_pipelines.sources.rows import Part, RawPair, Source
@@ -91,7 +92,8 @@ def inspect_part(task: InspectTask) -> Finished:
     """Inspect a part unless that is done.
 
     Returns:
-        its record: `rows`, and `reasons`, the number of rejected rows by reason.
+        its record: `rows`, `kept`, and `rejected` by reason; and `sha256`, the hash of what was
+        read.
 
     Raises:
         InputError: the source changed, or another process inspects the part.
@@ -117,12 +119,28 @@ def _inspect(task: InspectTask) -> Work:
     temporary.replace(pictures_file)
     write_rows(rows_file, rows, COLUMNS)
     thumbnails.write(thumbnails_file)
-    reasons = Counter(row["reason"] for row in rows if row.get("reason") is not None)
     return Work(
         files=(rows_file, thumbnails_file),
         large_files=(pictures_file,),
-        content={"rows": len(rows), "reasons": dict(sorted(reasons.items()))},
+        content=_content(rows),
     )
+
+
+def _content(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the record of a part."""
+    rejected = Counter(row["reason"] for row in rows if "reason" in row)
+    digest = hashlib.sha256()
+    for row in rows:
+        read = {
+            name: row.get(name) for name in ("picture_id", "caption", "pixels_sha256", "reason")
+        }
+        digest.update(line_of(read))
+    return {
+        "rows": len(rows),
+        "kept": len(rows) - rejected.total(),
+        "rejected": dict(sorted(rejected.items())),
+        "sha256": digest.hexdigest(),
+    }
 
 
 class _PartRows:
