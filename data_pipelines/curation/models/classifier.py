@@ -23,9 +23,7 @@ from ernie_vilg.errors import InputError
 class ClassifierScorer:
     """Scores pictures by the probability of one label: a `PictureScorer`."""
 
-    def __init__(
-        self, folder: ModelFolder, *, labels: Sequence[str], device: str = "auto"
-    ) -> None:
+    def __init__(self, folder: ModelFolder, *, labels: Sequence[str], device: str = "auto") -> None:
         """Load the model.
 
         Args:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data_pipelines.curation.extras import import_extra
 from data_pipelines.curation.models.folder import ModelFolder
+from data_pipelines.curation.models.scorers import without_repeats
 from data_pipelines.curation.models.transformers_models import (
     EXTRA,
     LoadedModel,
@@ -79,16 +80,12 @@ class ClipScorer:
         positions = self._model.config.text_config.max_position_embeddings
         self._max_length = min(kind.context_length, positions)
 
-    def score(
-        self, images: Sequence[Image.Image], captions: Sequence[str]
-    ) -> NDArray[np.float32]:
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> NDArray[np.float32]:
         """Return the cosine of each picture's and caption's embeddings, float32 [pairs].
 
         The same picture object several times is embedded once.
         """
-        numbers: dict[int, int] = {}
-        places = [numbers.setdefault(id(image), len(numbers)) for image in images]
-        different = list({id(image): image for image in images}.values())
+        different, places = without_repeats(images)
         step = self._model.batch_size
         with inference():
             pictures = [
