@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from ernie_vilg.config.generation import Device
 from ernie_vilg.config.schema import (
     Fraction,
     LocalInput,
@@ -159,6 +160,12 @@ class CurationConfig(Settings, section="curation"):
     """Folder of a ctranslate2 model."""
     translation_file: LocalInput | None = None
     """File of translations, one JSON object per line: {"text": ..., "translation": ...}."""
+    translation_prefix: str | None = None
+    """Token before each caption that names the language of the translation, such as
+    ">>cmn_Hans<<"; null for models of one language."""
+    device: Device = "auto"
+    """Device of the models but for the detector of text: cpu, cuda, cuda:1, or auto, a GPU if there
+    is one. Scores of different kinds of device differ in their last digits."""
     deduplication: DeduplicationConfig = field(default_factory=DeduplicationConfig)
     """Rules about pairs that resemble each other."""
 
