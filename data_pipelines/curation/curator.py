@@ -55,33 +55,35 @@ class Curator:
         return self.check_captions([caption])[0]
 
     def check_captions(self, captions: Sequence[str]) -> list[CaptionVerdict]:
-        """Transform and judge cleaned captions, which are translated a batch at a time."""
-        transformed = [self._transform(caption) for caption in captions]
+        """Transform and judge cleaned captions; they are translated together, which is faster."""
         if self._translator is None:
-            return [self._judge(caption, names) for caption, names in transformed]
-        translations = self._translator.translate([caption for caption, _ in transformed])
+            return [self._judge(caption) for caption in captions]
+        rejection = RejectedError(Reason.NOT_TRANSLATED, self._translator.why_none)
+        translations = self._translator.translate(captions)
         return [
-            _not_translated(caption, names)
+            CaptionVerdict(caption=caption, rejection=rejection)
             if translation is None
-            else self._judge(translation, [*names, TRANSLATED])
-            for (caption, names), translation in zip(transformed, translations, strict=True)
+            else self._judge(translation, TRANSLATED)
+            for caption, translation in zip(captions, translations, strict=True)
         ]
 
-    def _transform(self, caption: str) -> tuple[str, list[str]]:
-        """Return the caption after the transforms but translation, and the names of those."""
-        names = []
+    def _judge(self, caption: str, *names: str) -> CaptionVerdict:
+        """Apply the transforms but translation, and the rules.
+
+        Args:
+            caption: clean caption.
+            names: transforms that were applied before.
+        """
+        applied = [*names]
         for name, transform in self._transforms:
             transformed = transform(caption)
             if transformed != caption:
                 caption = transformed
-                names.append(name)
-        return caption, names
-
-    def _judge(self, caption: str, transforms: Sequence[str]) -> CaptionVerdict:
+                applied.append(name)
         verdict = first_broken(self._caption_rules, caption)
         return CaptionVerdict(
             caption=caption,
-            transforms=tuple(transforms),
+            transforms=tuple(applied),
             measures={"characters": len(caption), **verdict.measures},
             rejection=verdict.rejection,
         )
@@ -101,12 +103,3 @@ class Curator:
             captions: their captions.
         """
         return judge_pairs(self._pair_rules, images, captions)
-
-
-def _not_translated(caption: str, transforms: Sequence[str]) -> CaptionVerdict:
-    detail = "no translation, or one of several hundred words"
-    return CaptionVerdict(
-        caption=caption,
-        transforms=tuple(transforms),
-        rejection=RejectedError(Reason.NOT_TRANSLATED, detail),
-    )

@@ -182,6 +182,11 @@ class CurationConfig(Settings, section="curation"):
                 f"curation.translation_model={self.translation_model} and translation_file="
                 f"{self.translation_file}: set one of them to null"
             )
+        if self.translation_prefix is not None and self.translation_model is None:
+            raise InputError(
+                f"curation.translation_prefix={self.translation_prefix} without translation_model: "
+                "it has no effect; name the model's folder, or leave the prefix out"
+            )
 
     def rules_of(self, sources: Mapping[str, str | None]) -> Mapping[str, str | None]:
         """Return the name of each source's rules, and check what these rules need.
