@@ -91,7 +91,7 @@ def build_image_shards(config: BuildShardsConfig) -> BuildReport:
         marker=FILE_NAME,
         inputs={"source": config.source},
     ) as folder:
-        num_lines = sum(1 for _ in read_captions_file(Path(config.source)))
+        num_lines = len(list(read_captions_file(Path(str(config.source)))))
         results = _write_shards(config, folder, num_lines)
         rejections = [rejection for result in results for rejection in result.rejections]
         shards = tuple(result.shard for result in results if result.shard is not None)
@@ -132,7 +132,7 @@ def _write_shards(config: BuildShardsConfig, folder: Path, num_lines: int) -> li
 
 
 def _shard_tasks(config: BuildShardsConfig, folder: Path) -> Iterator[_ShardTask]:
-    lines = read_captions_file(Path(config.source))
+    lines = read_captions_file(Path(str(config.source)))
     for index in itertools.count():
         pairs, rejections = _take_pairs(lines, config.samples_per_shard)
         if not pairs and not rejections:
