@@ -213,7 +213,7 @@ def main(source: Path, out: Path) -> None:
     """Write every layout and print its location."""
     rows = read_rows(source)
     for name, write in LAYOUTS.items():
-        print(f"{name}: source={write(source, rows, out / name)}")
+        sys.stdout.write(f"{name}: source={write(source, rows, out / name)}\n")
 
 
 if __name__ == "__main__":
