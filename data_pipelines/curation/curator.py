@@ -15,9 +15,9 @@ from data_pipelines.curation.models.rules import judge_pairs, pair_rules, text_r
 from data_pipelines.curation.pictures import LoadedPicture, picture_rules
 from data_pipelines.curation.text import character_rules
 from data_pipelines.curation.transforms import transforms
-from data_pipelines.curation.verdicts import CaptionVerdict, Verdict, first_broken
+from data_pipelines.curation.verdicts import CaptionVerdict, Verdict, broken, first_broken
 from data_pipelines.curation.words import word_rules
-from data_pipelines.rejections import Reason, RejectedError
+from data_pipelines.rejections import Reason
 from ernie_vilg.config.curation import CurationConfig, Rules
 
 VIEW_SIDE = 960
@@ -55,33 +55,33 @@ class Curator:
         return self.check_captions([caption])[0]
 
     def check_captions(self, captions: Sequence[str]) -> list[CaptionVerdict]:
-        """Transform and judge cleaned captions, which are translated a batch at a time."""
-        transformed = [self._transform(caption) for caption in captions]
+        """Translate, transform and judge cleaned captions; they are translated in batches."""
         if self._translator is None:
-            return [self._judge(caption, names) for caption, names in transformed]
-        translations = self._translator.translate([caption for caption, _ in transformed])
+            return [self._transform_and_judge(caption, ()) for caption in captions]
         return [
-            _not_translated(caption, names)
+            _not_translated(caption)
             if translation is None
-            else self._judge(translation, [*names, TRANSLATED])
-            for (caption, names), translation in zip(transformed, translations, strict=True)
+            else self._transform_and_judge(translation, (TRANSLATED,))
+            for caption, translation in zip(
+                captions, self._translator.translate(captions), strict=True
+            )
         ]
 
-    def _transform(self, caption: str) -> tuple[str, list[str]]:
-        """Return the caption after the transforms but translation, and the names of those."""
-        names = []
+    def _transform_and_judge(self, caption: str, names: tuple[str, ...]) -> CaptionVerdict:
+        """Judge a caption after the other transforms.
+
+        Args:
+            caption: the caption, translated if translations are on.
+            names: names of the transforms so far.
+        """
         for name, transform in self._transforms:
             transformed = transform(caption)
             if transformed != caption:
-                caption = transformed
-                names.append(name)
-        return caption, names
-
-    def _judge(self, caption: str, transforms: Sequence[str]) -> CaptionVerdict:
+                caption, names = transformed, (*names, name)
         verdict = first_broken(self._caption_rules, caption)
         return CaptionVerdict(
             caption=caption,
-            transforms=tuple(transforms),
+            transforms=names,
             measures={"characters": len(caption), **verdict.measures},
             rejection=verdict.rejection,
         )
@@ -103,10 +103,7 @@ class Curator:
         return judge_pairs(self._pair_rules, images, captions)
 
 
-def _not_translated(caption: str, transforms: Sequence[str]) -> CaptionVerdict:
+def _not_translated(caption: str) -> CaptionVerdict:
     detail = "no translation, or one of several hundred words"
-    return CaptionVerdict(
-        caption=caption,
-        transforms=tuple(transforms),
-        rejection=RejectedError(Reason.NOT_TRANSLATED, detail),
-    )
+    rejection = broken(Reason.NOT_TRANSLATED, detail)
+    return CaptionVerdict(caption=caption, rejection=rejection)
