@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.curation.models import text_in_pictures
-from data_pipelines.curation.models.text_in_pictures import TextDetector, text_detector_sha256
 from data_pipelines.curation.models.rules import check_text
+from data_pipelines.curation.models.text_in_pictures import TextDetector, text_detector_sha256
 from data_pipelines.curation.pictures import LoadedPicture
 from data_pipelines.rejections import Reason
 from ernie_vilg.errors import InputError
@@ -33,9 +33,7 @@ def with_text(image: Image.Image, text: str, size: int, opacity: int = 200) -> I
     layer = Image.new("RGBA", image.size)
     font = ImageFont.truetype(str(FONT), size)
     place = (image.width // 2, image.height - size)
-    ImageDraw.Draw(layer).text(
-        place, text, font=font, fill=(255, 255, 255, opacity), anchor="mm"
-    )
+    ImageDraw.Draw(layer).text(place, text, font=font, fill=(255, 255, 255, opacity), anchor="mm")
     return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
 
 
@@ -53,7 +51,12 @@ def test_photograph_has_no_text(detector: TextDetector, photograph: Image.Image)
     ],
 )
 def test_watermark_is_found(
-    detector: TextDetector, photograph: Image.Image, size: int, opacity: int, low: float, high: float
+    detector: TextDetector,
+    photograph: Image.Image,
+    size: int,
+    opacity: int,
+    low: float,
+    high: float,
 ) -> None:
     area = detector.area(with_text(photograph, "www.example.com", size, opacity))
     assert low < area < high

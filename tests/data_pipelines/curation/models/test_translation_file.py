@@ -55,7 +55,9 @@ def test_database_is_made_once_for_the_same_file(tmp_path: Path) -> None:
             "lines 1 and 3 translate the same text in two ways",
             id="two translations",
         ),
-        pytest.param([pair("a" * (1 << 20), "甲")], "line 1 has more than 1,048,576 bytes", id="long"),
+        pytest.param(
+            [pair("a" * (1 << 20), "甲")], "line 1 has more than 1,048,576 bytes", id="long"
+        ),
     ],
 )
 def test_unusable_line_is_refused(tmp_path: Path, lines: list[object], message: str) -> None:
