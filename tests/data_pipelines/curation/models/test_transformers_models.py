@@ -252,5 +252,5 @@ def test_classifier_without_the_label_is_refused(classifier: Path) -> None:
 
 
 def test_pair_model_is_no_classifier(chinese_clip: Path) -> None:
-    with pytest.raises(InputError, match="'chinese_clip', which is none of .*, vit,"):
+    with pytest.raises(InputError, match=r"'chinese_clip', which is none of .*, vit,"):
         ClassifierScorer(named(chinese_clip, "curation.nsfw_model"), labels=("nsfw",))
