@@ -58,8 +58,9 @@ class Curator:
         """Translate, transform and judge cleaned captions; they are translated in batches."""
         if self._translator is None:
             return [self._transform_and_judge(caption, ()) for caption in captions]
+        rejection = broken(Reason.NOT_TRANSLATED, self._translator.why_none)
         return [
-            _not_translated(caption)
+            CaptionVerdict(caption=caption, rejection=rejection)
             if translation is None
             else self._transform_and_judge(translation, (TRANSLATED,))
             for caption, translation in zip(
@@ -101,9 +102,3 @@ class Curator:
             captions: their captions.
         """
         return judge_pairs(self._pair_rules, images, captions)
-
-
-def _not_translated(caption: str) -> CaptionVerdict:
-    detail = "no translation, or one of several hundred words"
-    rejection = broken(Reason.NOT_TRANSLATED, detail)
-    return CaptionVerdict(caption=caption, rejection=rejection)

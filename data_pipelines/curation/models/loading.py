@@ -1,5 +1,6 @@
 """Which models the rules of a source need, and their hashes."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from ernie_vilg.config.curation import CurationConfig, Rules
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_file
 
-_LABELS: Mapping[str, Sequence[str]] = {
+_LABELS: Mapping[str, tuple[str, ...]] = {
     "nsfw_model": ("nsfw",),
     "watermark_model": ("watermark", "watermarked"),
 }
@@ -26,6 +27,11 @@ _RULES: Mapping[str, str] = {
 
 class Translator(Protocol):
     """What translates captions."""
+
+    @property
+    def why_none(self) -> str:
+        """Reason for a caption without a translation, for people."""
+        ...
 
     def translate(self, captions: Sequence[str]) -> list[str | None]:
         """Return translations of clean captions, clean as well; None where there is none."""
@@ -47,11 +53,7 @@ def load_pair_scorer(config: CurationConfig, rules: Rules) -> PairScorer | None:
         InputError: the model or its package is missing.
     """
     folder = _folder(config, rules, "min_similarity")
-    if folder is None:
-        return None
-    from data_pipelines.curation.models.clip import ClipScorer
-
-    return ClipScorer(folder, device=config.device)
+    return None if folder is None else _pair_scorer(folder, config.device)
 
 
 def load_picture_scorer(config: CurationConfig, rules: Rules, rule: str) -> PictureScorer | None:
@@ -60,12 +62,8 @@ def load_picture_scorer(config: CurationConfig, rules: Rules, rule: str) -> Pict
     Raises:
         InputError: the model or its package is missing.
     """
-    folder = _folder(config, rules, rule)
-    if folder is None:
-        return None
-    from data_pipelines.curation.models.classifier import ClassifierScorer
-
-    return ClassifierScorer(folder, labels=_LABELS[_RULES[rule]], device=config.device)
+    folder, labels = _folder(config, rules, rule), _LABELS[_RULES[rule]]
+    return None if folder is None else _picture_scorer(folder, labels, config.device)
 
 
 def load_text_detector(rules: Rules) -> Detector | None:
@@ -74,31 +72,26 @@ def load_text_detector(rules: Rules) -> Detector | None:
     Raises:
         InputError: its package is missing.
     """
-    if rules.max_text_area is None:
-        return None
-    from data_pipelines.curation.models.text_in_pictures import TextDetector
-
-    return TextDetector()
+    return None if rules.max_text_area is None else _text_detector()
 
 
 def load_translator(config: CurationConfig, rules: Rules) -> Translator | None:
     """Return what translates captions; None where `translate` is off.
 
     Raises:
-        InputError: neither or both of the model and the file are set, or the package is missing.
+        InputError: the model or its package is missing.
     """
     if not rules.translate:
         return None
-    _require_one_translator(config)
     if config.translation_file is not None:
         from data_pipelines.curation.models.translation_file import FileTranslator
 
         return FileTranslator(Path(config.translation_file))
-    from data_pipelines.curation.models.translation import ModelTranslator
-
-    assert config.translation_model is not None
-    folder = _model_folder("translation_model", config.translation_model)
-    return ModelTranslator(folder, prefix=config.translation_prefix, device=config.device)
+    return _model_translator(
+        _model_folder("translation_model", config.translation_model),
+        config.translation_prefix,
+        config.device,
+    )
 
 
 def model_hashes(config: CurationConfig, rules: Iterable[Rules]) -> dict[str, str]:
@@ -122,7 +115,6 @@ def model_hashes(config: CurationConfig, rules: Iterable[Rules]) -> dict[str, st
 
             hashes["text_detector"] = text_detector_sha256()
         if one.translate:
-            _require_one_translator(config)
             hashes.update(_translation_hash(config))
     _check_required(config, hashes)
     return hashes
@@ -130,8 +122,7 @@ def model_hashes(config: CurationConfig, rules: Iterable[Rules]) -> dict[str, st
 
 def _translation_hash(config: CurationConfig) -> dict[str, str]:
     if config.translation_file is not None:
-        return {"translation_file": sha256_of_file(Path(config.translation_file))}
-    assert config.translation_model is not None
+        return {"translation_file": sha256_of_file(_file(config.translation_file))}
     folder = _model_folder("translation_model", config.translation_model)
     return {"translation_model": folder.sha256()}
 
@@ -147,31 +138,52 @@ def _check_required(config: CurationConfig, hashes: Mapping[str, str]) -> None:
 
 
 def _folder(config: CurationConfig, rules: Rules, rule: str) -> ModelFolder | None:
-    value, setting = getattr(rules, rule), _RULES[rule]
-    if value is None:
-        return None
-    location = getattr(config, setting)
-    if location is None:
-        raise InputError(
-            f"{rule}={value} but curation.{setting}=null: set it to the folder of the model, or "
-            f"{rule}=null"
-        )
-    return _model_folder(setting, location)
+    setting = _RULES[rule]
+    return (
+        None if getattr(rules, rule) is None else _model_folder(setting, getattr(config, setting))
+    )
 
 
-def _model_folder(setting: str, location: str) -> ModelFolder:
+def _model_folder(setting: str, location: str | None) -> ModelFolder:
+    assert location is not None, "CurationConfig.rules_of refuses rules without their model"
     folder = ModelFolder(path=Path(location), setting=f"curation.{setting}")
     if not folder.path.is_dir():
         raise InputError(f"{folder} is no folder: name the folder of the model")
     return folder
 
 
-def _require_one_translator(config: CurationConfig) -> None:
-    model, file = config.translation_model, config.translation_file
-    if (model is None) == (file is None):
-        raise InputError(
-            f"translate=true with curation.translation_model={model} and "
-            f"curation.translation_file={file}: set one of them"
-        )
-    if file is not None and not Path(file).is_file():
-        raise InputError(f"curation.translation_file={file} is no file: name a JSON Lines file")
+def _file(location: str) -> Path:
+    if not Path(location).is_file():
+        raise InputError(f"curation.translation_file={location} is no file: name one")
+    return Path(location)
+
+
+# The rules of several sources share the models of a process.
+
+
+@functools.cache
+def _pair_scorer(folder: ModelFolder, device: str) -> PairScorer:
+    from data_pipelines.curation.models.clip import ClipScorer
+
+    return ClipScorer(folder, device=device)
+
+
+@functools.cache
+def _picture_scorer(folder: ModelFolder, labels: Sequence[str], device: str) -> PictureScorer:
+    from data_pipelines.curation.models.classifier import ClassifierScorer
+
+    return ClassifierScorer(folder, labels=labels, device=device)
+
+
+@functools.cache
+def _text_detector() -> Detector:
+    from data_pipelines.curation.models.text_in_pictures import TextDetector
+
+    return TextDetector()
+
+
+@functools.cache
+def _model_translator(folder: ModelFolder, prefix: str | None, device: str) -> Translator:
+    from data_pipelines.curation.models.translation import ModelTranslator
+
+    return ModelTranslator(folder, prefix=prefix, device=device)

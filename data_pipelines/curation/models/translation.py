@@ -24,6 +24,8 @@ _MOST_TOKENS = 500
 class ModelTranslator:
     """Translates captions by a Marian model: a `Translator`."""
 
+    why_none = f"it has more than {_MOST_TOKENS} tokens, or its translation is empty"
+
     def __init__(self, folder: ModelFolder, *, prefix: str | None, device: str = "auto") -> None:
         """Load the model.
 

@@ -22,6 +22,8 @@ _MOST_LINE_BYTES = 1 << 20
 class FileTranslator:
     """Looks translations up: a `Translator`."""
 
+    why_none = "curation.translation_file does not translate it"
+
     def __init__(self, lookup: Path) -> None:
         """Open a database of `write_lookup`."""
         with lookup.open("rb") as file:
