@@ -132,8 +132,8 @@ class DeduplicationConfig(Settings, section="curation.deduplication"):
     near_texts: Annotated[float, Range(above=0, at_most=1)] | None = None
     """Smallest Jaccard similarity of near-duplicate captions, of which one is kept."""
     keep: Literal["largest", "first"] = "largest"
-    """The one of several near-duplicate pictures that is kept: the one with most pixels, or the
-    first of the input."""
+    """Which of several near-duplicate pictures is kept: the one with most pixels, or the first of
+    the input."""
     against: tuple[LocalInput, ...] = ()
     """Evaluation sets whose pairs must not be trained on: lists of hashes or ids, or folders of
     shards with metadata."""
@@ -143,7 +143,7 @@ class DeduplicationConfig(Settings, section="curation.deduplication"):
 
 @dataclass(frozen=True, kw_only=True)
 class CurationConfig(Settings, section="curation"):
-    """Rules for what is kept of the raw pairs. `conf/curation/` has presets."""
+    """What is kept of the raw pairs. `conf/curation/` has presets."""
 
     rules: dict[str, Rules] = field(default_factory=dict)
     """Rules by name. A source takes the rules that it names, else those of its own name, else
@@ -176,6 +176,11 @@ class CurationConfig(Settings, section="curation"):
         if self.similarity_sha256 is not None and self.similarity_model is None:
             raise InputError(
                 "curation.similarity_sha256 without similarity_model: name the model's folder"
+            )
+        if self.translation_prefix is not None and self.translation_model is None:
+            raise InputError(
+                f"curation.translation_prefix={self.translation_prefix} without translation_model: "
+                "name the model's folder, or leave the prefix out"
             )
         if self.translation_model is not None and self.translation_file is not None:
             raise InputError(
