@@ -1,9 +1,9 @@
 """PDQ, a hash of 256 bits that changes little when a picture is resized or recompressed.
 
 The grey picture is blurred by two passes of a box filter along rows and columns (a tent filter),
-sampled at 64 x 64 points, and transformed by a discrete cosine transform (DCT), of which 16 x 16 low
-frequencies stay, without the constant one. A bit says whether its frequency lies above the median
-of all.
+sampled at 64 x 64 points, and transformed by a discrete cosine transform (DCT), of which 16 x 16
+low frequencies stay, without the constant one. A bit says whether its frequency lies above the
+median of all; half of the bits are set, so that distances are even numbers.
 
 Blur and sampling are linear and separable: a sample is a weighted sum of a few rows and columns, so
 only 64 rows are ever blurred along the other side. The weights are whole numbers, and sums of rows
