@@ -324,7 +324,7 @@ def test_a_shard_that_another_process_encodes_is_left_to_it(
 
         with pytest.raises(InputError, match=r"tokens-00000\.tar is being encoded by another"):
             run("encode_shards", *words, "part_index=0")
-        with pytest.raises(InputError, match="out is being encoded by another process"):
+        with pytest.raises(InputError, match="out is being written by another process"):
             run("encode_shards", *words)
     finally:
         go_on.set()
