@@ -35,6 +35,8 @@ class ImageShard:
     shard: Shard
     split: str
     """train or held_out."""
+    position: int
+    """Number of the shard in its manifest, from 0."""
     image_size: int
 
 
@@ -168,13 +170,14 @@ def _read_images(task: PassTask, opened: OpenShard | None, tallies: Tallies) -> 
     if opened is None or task.images is None:
         return []
     captions, entries = [], []
+    where = {"split": task.images.split, "shard": task.images.position}
     for at in range(opened.shard.samples):
         problems: list[str] = []
         lines = _captions_of(opened, at, problems)
         tallies["captions"].add(problems)
         captions.append(lines)
         text = "\n".join(lines) if not problems else None
-        entry = {"split": task.images.split, "shard": opened.shard.file, "key": opened.key(at)}
+        entry = {**where, "key": opened.key(at)}
         entries.append(json.dumps({**entry, "captions": text}, ensure_ascii=False) + "\n")
     task.samples_file.write_text("".join(entries), encoding="utf-8")
     for at in chosen_samples(opened.index.keys, task.num_samples):
