@@ -26,6 +26,13 @@ from ernie_vilg.storage.remote import DEFAULT_LIMITS, RemoteFolder, TransferLimi
 FILE_NAME = "manifest.json"
 CAPTION_LENGTHS = "caption_lengths"
 """Setting of token shards: number of captions by their length in ids, end of text included."""
+NUM_CAPTIONS = "num_captions"
+"""Setting of token shards: number of captions of all pictures; older shards have one of each."""
+MAX_CAPTIONS = "max_captions_per_picture"
+"""Setting of token shards: most captions of a picture."""
+MAX_TEXT_IDS = "max_text_ids_per_picture"
+"""Setting of token shards: most ids of a picture's captions, the separators between them
+included."""
 _LENGTH = re.compile(r"[1-9][0-9]{0,8}")
 FORMAT_VERSION = 2
 MAX_INDEX_BYTES = 64 << 20
@@ -48,6 +55,9 @@ _MAX_SETTINGS = {
     "text_vocab_size": 1 << 24,
     "max_text_tokens": 1 << 31,
     "num_text_tokens": 1 << 62,
+    NUM_CAPTIONS: 1 << 62,
+    MAX_CAPTIONS: 1 << 20,
+    MAX_TEXT_IDS: 1 << 31,
 }
 """Largest values of the settings that determine memory."""
 

@@ -11,7 +11,7 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.locations import shown
-from ernie_vilg.storage.shard_manifest import CAPTION_LENGTHS, caption_lengths_of
+from ernie_vilg.storage.shard_manifest import CAPTION_LENGTHS, NUM_CAPTIONS, Manifest, caption_lengths_of
 from ernie_vilg.training.lineage import Lineage
 
 
@@ -39,7 +39,7 @@ def check_truncation(config: PretrainConfig, lineage: Lineage) -> dict[str, str]
                 f"manifest has no {CAPTION_LENGTHS}; encode the shards again to know"
             )
             continue
-        num_cut, num_captions = _num_longer(lengths, slots), data_set.manifest.num_samples
+        num_cut, num_captions = _num_longer(lengths, slots), _num_captions(data_set.manifest)
         found[data_set.name] = (
             f"{num_cut:,} of {num_captions:,} captions ({num_cut / num_captions:.2%}) are longer "
             f"than model.text_length={slots} and cut"
@@ -58,10 +58,14 @@ def _caption_lengths(data_set: DataSource, config: PretrainConfig) -> dict[int, 
     if recorded is None:
         return None
     try:
-        return caption_lengths_of(recorded, data_set.manifest.num_samples)
+        return caption_lengths_of(recorded, _num_captions(data_set.manifest))
     except InputError as error:
         setting = config.data.setting_of(data_set.name)
         raise InputError(f"{setting}={shown(data_set.location)}: {error}") from error
+
+
+def _num_captions(manifest: Manifest) -> int:
+    return int(manifest.settings.get(NUM_CAPTIONS, manifest.num_samples))
 
 
 def _num_longer(lengths: Mapping[int, int], slots: int) -> int:

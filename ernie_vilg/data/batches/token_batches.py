@@ -4,6 +4,8 @@ Each member is read into its row of one buffer, and all rows are decoded togethe
 array of a known shape always behind the same header, so comparing headers replaces parsing them.
 An array that is written in another way is parsed alone, and refused where it does not fit the
 model. So a core reads tens of thousands of pairs per second.
+
+Of a picture with several captions the batch gets the one that `data.batches.captions` chooses.
 """
 
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.data.batches.captions import MOST_IDS_AT_ONCE, CaptionChoice, caption_choice
 from ernie_vilg.data.batches.npy import npy_header, parse_npy
 from ernie_vilg.data.batches.pictures import EncodedPicture, fetch_picture
 from ernie_vilg.data.sequence.sample_sequence import NewRows, SampleSequence
@@ -30,8 +33,6 @@ from ernie_vilg.vocabulary import (
 
 _CODES = "codes.npy"
 _TEXT = "text.npy"
-_MAX_USUAL_IDS = 1024
-"""Longest caption whose header is compared; longer ones are parsed alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,8 @@ class TokenSequence(SampleSequence[Batch]):
     def row_maker(self) -> NewRows[Batch]:
         """Return the constructor of a reader's rows."""
         headers, image_size = _Headers(self.model), self.image_size
-        return lambda positions: TokenRows(self.model, headers, len(positions), image_size)
+        captions = caption_choice([source.manifest for source in self.sources], self.seed)
+        return lambda positions: TokenRows(self.model, headers, positions, image_size, captions)
 
 
 def keeps_pixels(manifest: Manifest) -> bool:
@@ -119,36 +121,46 @@ class _Headers:
         self.codes = npy_header(np.empty((grid, grid), np.uint16))
         """Header of codes, uint8 [bytes]."""
         self.text = np.stack(
-            [npy_header(np.empty(count, np.int32)) for count in range(_MAX_USUAL_IDS + 1)]
+            [npy_header(np.empty(count, np.int32)) for count in range(MOST_IDS_AT_ONCE + 1)]
         )
-        """Header by number of text ids, uint8 [ids, bytes]."""
+        """Header by number of text ids, uint8 [ids, bytes]; longer texts are parsed alone."""
 
 
 class TokenRows:
     """The codes, text and pictures of some positions, while samples are decoded into them."""
 
     def __init__(
-        self, model: ModelConfig, headers: _Headers, count: int, image_size: int | None
+        self,
+        model: ModelConfig,
+        headers: _Headers,
+        positions: np.ndarray,
+        image_size: int | None,
+        captions: CaptionChoice,
     ) -> None:
         """Allocate the arrays.
 
         Args:
             model: model that gives the number of slots and the sizes of the vocabularies.
             headers: headers of the model's arrays.
-            count: number of rows.
+            positions: positions of the rows, which choose among several captions, int64 [rows].
             image_size: pixels per side of the pictures; None reads none.
+            captions: choice among the captions of a picture.
         """
+        count = len(positions)
         self._model = model
         self._headers = headers
+        self._captions = captions
+        self._positions = positions
+        self._max_captions = np.ones(count, np.int64)
         self._text = np.full((count, model.text_length), PADDING_ID, np.int64)
         self._codes = np.zeros((count, model.num_image_tokens), np.int64)
         self._codes_bytes = np.zeros(
             (count, len(headers.codes) + 2 * model.num_image_tokens), np.uint8
         )
-        # Ids beyond the slots reach no model: they are neither read nor checked.
-        self._text_bytes = np.zeros(
-            (count, headers.text.shape[1] + 4 * model.text_length), np.uint8
-        )
+        # Of a picture's only caption, ids beyond the slots reach no model: they are neither read
+        # nor checked. Several captions are read whole.
+        max_ids = max(model.text_length, captions.max_ids)
+        self._text_bytes = np.zeros((count, headers.text.shape[1] + 4 * max_ids), np.uint8)
         self._codes_view = self._codes_bytes.reshape(-1).data
         self._text_view = self._text_bytes.reshape(-1).data
         self._codes_sizes = np.zeros(count, np.int64)
@@ -165,6 +177,11 @@ class TokenRows:
         codes_sizes, codes_records = opened.index.sizes[_CODES], opened.index.records[_CODES]
         text_sizes, text_records = opened.index.sizes[_TEXT], opened.index.records[_TEXT]
         codes_width, text_width = self._codes_bytes.shape[1], self._text_bytes.shape[1]
+        text_bytes, max_captions = text_width, self._captions.max_captions[data_set]
+        if max_captions == 1:
+            text_bytes = self._headers.text.shape[1] + 4 * self._model.text_length
+        else:
+            self._max_captions[rows] = max_captions
         for index, row in zip(indices, rows, strict=True):
             self._samples[row] = opened, index
             size = self._codes_sizes[row] = codes_sizes.item(index)
@@ -173,7 +190,7 @@ class TokenRows:
             opened.read_into(self._codes_view[start:end], codes_records.item(index))
             size = self._text_sizes[row] = text_sizes.item(index)
             start = row * text_width
-            end = start + min(size, text_width)
+            end = start + min(size, text_bytes)
             opened.read_into(self._text_view[start:end], text_records.item(index))
             if self._pixels is not None:
                 self._pictures[row] = fetch_picture(opened, index)
@@ -257,27 +274,58 @@ class TokenRows:
     def _decode_text(
         self, rows: slice | np.ndarray, numbers: np.ndarray
     ) -> dict[int, DamagedSampleError]:
-        headers = self._headers.text
+        headers, length = self._headers.text, self._model.text_length
         header_bytes = headers.shape[1]
         content, sizes = self._text_bytes[rows], self._text_sizes[rows]
         counts = (sizes - header_bytes) // 4
         is_usual = (counts >= 0) & (counts < len(headers)) & (sizes == header_bytes + 4 * counts)
         expected = headers[np.where(is_usual, counts, 0)]
         is_usual &= (content[:, :header_bytes] == expected).all(axis=1)
-        ids = content[:, header_bytes:].view("<i4")
-        is_legal = self._are_legal(ids) | (np.arange(ids.shape[1]) >= counts[:, None])
+        all_ids = content[:, header_bytes:].view("<i4")
+        ids = all_ids[:, :length]
+        is_legal = self._are_legal(ids) | (np.arange(length) >= counts[:, None])
+        is_sound = is_legal.all(axis=1)
+        several = np.flatnonzero(self._max_captions[rows] > 1)
+        if len(several):
+            is_usual[several] &= counts[several] <= all_ids.shape[1]
+            chosen = self._choose(all_ids[several], counts[several], numbers[several])
+            ids[several], counts[several], is_sound[several] = chosen
         self._text[rows] = _slots(ids, counts)
         failed = {}
-        for place in np.flatnonzero(~is_usual | ~is_legal.all(axis=1)).tolist():
+        for place in np.flatnonzero(~is_usual | ~is_sound).tolist():
             row = int(numbers[place])
             try:
-                self._text[row] = self._text_alone(*self._sample(row))
+                self._text[row] = self._text_alone(row)
             except DamagedSampleError as error:
                 failed[row] = error
         return failed
 
-    def _text_alone(self, opened: OpenShard, index: int) -> np.ndarray:
-        """Decode and check one caption, whatever integer type its ids have."""
+    def _choose(
+        self, ids: np.ndarray, counts: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Choose one of the several captions of each row.
+
+        Args:
+            ids: ids of all captions of each row, integer [rows, ids].
+            counts: number of ids of each row, int64 [rows].
+            rows: numbers of the rows, int64 [rows].
+
+        Returns:
+            the first ids of each caption, integer [rows, slots], the caption's number of ids, and
+            whether all ids of the row are legal and in the right shape.
+        """
+        counts = counts.clip(0, ids.shape[1])  # other counts are of rows that are parsed alone
+        chosen = self._captions.choose(
+            ids, counts, self._positions[rows], num_ids=self._model.text_length
+        )
+        is_legal = self._are_legal(ids) | chosen.is_end
+        is_legal |= np.arange(ids.shape[1]) >= counts[:, None]
+        is_sound = is_legal.all(axis=1) & chosen.has_shape(self._max_captions[rows])
+        return chosen.ids, chosen.counts, is_sound
+
+    def _text_alone(self, row: int) -> np.ndarray:
+        """Decode and check one row's text, whatever integer type its ids have."""
+        opened, index = self._sample(row)
         ids = _load_array(opened, _TEXT, index)
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise DamagedSampleError(
@@ -285,13 +333,20 @@ class TokenRows:
                 f"{opened.describe(index)} has text ids of shape {ids.shape} in {ids.dtype} where "
                 "one row of integers is needed: encode the shards again",
             )
-        if not self._are_legal(ids).all():
+        is_legal = self._are_legal(ids)
+        max_captions = int(self._max_captions[row])
+        if max_captions > 1:
+            is_legal |= ids == END_OF_TEXT_ID
+        if not is_legal.all():
             raise DamagedSampleError(
                 "text_range",
                 f"{opened.describe(index)} has text ids from {ids.min()} to {ids.max()} where "
                 f"{NUM_SPECIAL_IDS} to model.text_vocab_size - 1 = "
                 f"{self._model.text_vocab_size - 1} are legal: encode the shards again",
             )
+        if max_captions > 1:
+            position = int(self._positions[row])
+            ids = self._captions.choose_one(ids, position, max_captions, opened.describe(index))
         return np.array(text_slots(ids.tolist(), self._model.text_length))
 
     def _are_legal(self, ids: np.ndarray) -> np.ndarray:
