@@ -179,8 +179,13 @@ def _thresholds(
         Threshold(label=f"{name}.{limit}", value=float(rules[name][limit]))
         for name in sorted(rules)
         for limit in limits
-        if rules[name].get(limit)  # null and 0 limit nothing
+        if _is_limit(limit, rules[name].get(limit))
     )
+
+
+def _is_limit(limit: str, value: Any) -> bool:
+    """Return whether a rule is on; 0 is a limit of the similarity alone."""
+    return value is not None and (value != 0 or limit == "min_similarity")
 
 
 def _histogram(
