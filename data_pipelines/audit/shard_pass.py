@@ -79,6 +79,8 @@ class PassResult:
     """Findings in a shard."""
 
     tallies: Tallies = field(default_factory=Tallies)
+    has_images: bool = False
+    """Whether there is an image shard that can be read."""
     tokens: TokenFindings | None = None
     """Counts of a token shard; None without one, or if it cannot be read."""
     pictures: list[RecodedPicture] = field(default_factory=list)
@@ -90,6 +92,7 @@ def read_shards(task: PassTask) -> PassResult:
     result = PassResult()
     images = _opened(task.images, "image", result.tallies)
     tokens = _opened(task.tokens, "token", result.tallies)
+    result.has_images = images is not None
     try:
         captions = _read_images(task, images, result.tallies)
         if tokens is not None and task.tokens is not None:
