@@ -12,7 +12,12 @@ from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.caption_lengths import num_longer, slots_that_fit
 from ernie_vilg.storage.locations import shown
-from ernie_vilg.storage.shard_manifest import CAPTION_LENGTHS, NUM_CAPTIONS, Manifest, caption_lengths_of
+from ernie_vilg.storage.shard_manifest import (
+    CAPTION_LENGTHS,
+    NUM_CAPTIONS,
+    Manifest,
+    caption_lengths_of,
+)
 from ernie_vilg.training.lineage import Lineage
 
 
