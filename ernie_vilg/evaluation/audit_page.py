@@ -16,11 +16,12 @@ from ernie_vilg.system.progress import duration
 
 _MOST_CHARACTERS = 40
 _MARKS = {
-    Outcome.PASSED: "right",
     Outcome.FAILED: "wrong",
     Outcome.LOOK: "look",
     Outcome.NOT_CHECKED: "skipped",
+    Outcome.PASSED: "right",
 }
+"""Style of every outcome, in the order in which the page lists the checks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ def audit_html(audit: Audit, heading: AuditHeading) -> str:
         audit=audit,
         verdict=_verdict(audit),
         marks=_MARKS,
+        checks=sorted(audit.checks, key=lambda check: list(_MARKS).index(check.outcome)),
         figures=_figures(audit, heading),
         table=_table(audit.rows.sources) if audit.rows is not None else None,
         charts=caption_charts(audit.captions, audit.tokens, heading.text_length),

@@ -50,6 +50,8 @@ def histogram_chart(
             axes.axvline(value, color=_LIMIT_COLOUR, linewidth=1.4, label=label)
         axes.set_ylabel(unit)
         axes.set_ylim(bottom=0)
+        if width >= 1:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         if rejected or limits:
