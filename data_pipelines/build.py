@@ -15,24 +15,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data_pipelines.captions import clean_caption
 from data_pipelines.images import (
     NUM_ENLARGED,
     crop_and_resize,
+    decode_image,
     image_bytes,
     image_settings,
-    load_image,
 )
 from data_pipelines.outputs import output_folder
-from data_pipelines.rejections import RejectedError
+from data_pipelines.rejections import RejectedError, Rejection, count_reasons
 from data_pipelines.shard_writer import shard_name, write_shard
-from data_pipelines.sources.captions_file import (
-    CAPTIONS_FILE,
-    RawPair,
-    Rejection,
-    count_lines,
-    count_reasons,
-    read_pairs,
-)
+from data_pipelines.sources.captions_file import CAPTIONS_FILE, read_captions_file
+from data_pipelines.sources.rows import RawPair
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.data.shards.open_shards import KEY, Sample
 from ernie_vilg.errors import InputError
@@ -96,7 +91,7 @@ def build_image_shards(config: BuildShardsConfig) -> BuildReport:
         marker=FILE_NAME,
         inputs={"source": config.source},
     ) as folder:
-        num_lines = count_lines(Path(config.source))
+        num_lines = sum(1 for _ in read_captions_file(Path(config.source)))
         results = _write_shards(config, folder, num_lines)
         rejections = [rejection for result in results for rejection in result.rejections]
         shards = tuple(result.shard for result in results if result.shard is not None)
@@ -137,7 +132,7 @@ def _write_shards(config: BuildShardsConfig, folder: Path, num_lines: int) -> li
 
 
 def _shard_tasks(config: BuildShardsConfig, folder: Path) -> Iterator[_ShardTask]:
-    lines = read_pairs(Path(config.source), max_caption_characters=config.max_caption_characters)
+    lines = read_captions_file(Path(config.source))
     for index in itertools.count():
         pairs, rejections = _take_pairs(lines, config.samples_per_shard)
         if not pairs and not rejections:
@@ -174,7 +169,7 @@ def _build_shard(task: _ShardTask) -> _ShardResult:
         _samples(task, extension, rejections, enlarged),
         members=("json", "txt", extension),
     )
-    rejections.sort(key=lambda rejection: rejection.line)
+    rejections.sort(key=lambda rejection: rejection.row)
     return _ShardResult(shard=shard, rejections=tuple(rejections), num_enlarged=len(enlarged))
 
 
@@ -188,18 +183,24 @@ def _samples(
     """
     for pair in task.pairs:
         try:
-            image = load_image(pair.image, max_pixels=task.config.max_image_pixels)
+            longest = task.config.max_caption_characters
+            caption = clean_caption(pair.caption, max_characters=longest)
+            image = decode_image(
+                pair.picture.read(), pair.picture.name, max_pixels=task.config.max_image_pixels
+            )
         except RejectedError as error:
-            rejections.append(Rejection(line=pair.line, reason=error.reason, detail=error.detail))
+            rejections.append(
+                Rejection(row=pair.row, place=pair.place, reason=error.reason, detail=error.detail)
+            )
             continue
         if min(image.size) < task.config.image_size:
             enlarged.append(pair)
         square = crop_and_resize(image, task.config.image_size)
         yield {
-            KEY: pair.key.encode(),
+            KEY: f"{pair.row:08d}".encode(),
             extension: image_bytes(square, task.config.image_format),
-            "txt": pair.caption.encode(),
-            "json": json.dumps(pair.record, ensure_ascii=False).encode(),
+            "txt": caption.encode(),
+            "json": json.dumps({**pair.record, "caption": caption}, ensure_ascii=False).encode(),
         }
 
 

@@ -23,7 +23,7 @@ COLUMNS: Mapping[str, str] = {
     "place": "VARCHAR",
     "picture_id": "VARCHAR",
     "caption": "VARCHAR",  # cleaned and transformed
-    "original_caption": "VARCHAR",  # as in the source, where that differs
+    "original_caption": "VARCHAR",  # as in the source, where that differs; its beginning, if long
     "transforms": "VARCHAR",  # names joined by commas
     "record": "VARCHAR",  # JSON object
     # Why it was rejected; null where it was not
@@ -129,8 +129,8 @@ _TYPES: Mapping[str, Any] = {
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
     """Write rows as a Parquet file, whole or not at all.
 
-    Text that UTF-8 cannot encode, such as the name of a file that is not UTF-8, gets question
-    marks.
+    Text that UTF-8 cannot encode, such as the name of a file that is not UTF-8, gets
+    backslashes and digits.
 
     Args:
         path: file to write; its folder exists.
@@ -219,5 +219,5 @@ def _arrays_of(values: list[Any], kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _encodable(value: Any) -> Any:
     if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "replace").decode()
+        return value.encode("utf-8", "backslashreplace").decode()
     return value

@@ -1,11 +1,24 @@
-"""The rules of one source, ready to be applied."""
+"""The rules of one source, ready to be applied.
+
+Rules are applied in the order of `ernie_vilg.config.curation.Rules`: for captions before pictures,
+and cheap ones first. The first broken rule ends it. Measures are taken for the rules that are on,
+and those that cost nothing (characters, width, height, animation) always.
+"""
 
 from collections.abc import Sequence
 
 from PIL import Image
 
-from data_pipelines.curation.verdicts import CaptionVerdict, Verdict
+from data_pipelines.curation.language import language_rules
+from data_pipelines.curation.pictures import LoadedPicture, picture_rules
+from data_pipelines.curation.text import character_rules
+from data_pipelines.curation.transforms import transforms
+from data_pipelines.curation.verdicts import CaptionVerdict, Verdict, first_broken
+from data_pipelines.curation.words import word_rules
 from ernie_vilg.config.curation import CurationConfig, Rules
+
+VIEW_SIDE = 960
+"""Longest side of the pictures that models see, pixels."""
 
 
 class Curator:
@@ -20,14 +33,36 @@ class Curator:
         """
         self._config = config
         self._rules = rules
+        self._transforms = tuple(transforms(rules))
+        self._caption_rules = (
+            *character_rules(rules),
+            *language_rules(rules),
+            *word_rules(rules),
+        )
+        self._picture_rules = tuple(picture_rules(rules))
 
     def check_caption(self, caption: str) -> CaptionVerdict:
         """Transform and judge a cleaned caption."""
-        return CaptionVerdict(caption=caption)
+        names = []
+        for name, transform in self._transforms:
+            transformed = transform(caption)
+            if transformed != caption:
+                caption = transformed
+                names.append(name)
+        verdict = first_broken(self._caption_rules, caption)
+        return CaptionVerdict(
+            caption=caption,
+            transforms=tuple(names),
+            measures={"characters": len(caption), **verdict.measures},
+            rejection=verdict.rejection,
+        )
 
     def check_picture(self, image: Image.Image, *, is_animated: bool) -> Verdict:
         """Judge a picture: RGB, upright, of its own size."""
-        return Verdict()
+        picture = LoadedPicture(image=image, is_animated=is_animated)
+        verdict = first_broken(self._picture_rules, picture)
+        free = {"width": image.width, "height": image.height, "is_animated": is_animated}
+        return Verdict(measures={**free, **verdict.measures}, rejection=verdict.rejection)
 
     def check_pairs(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[Verdict]:
         """Judge pairs by models, a batch at a time.
@@ -37,7 +72,3 @@ class Curator:
             captions: their captions.
         """
         return [Verdict() for _ in captions]
-
-
-VIEW_SIDE = 960
-"""Longest side of the pictures that models see, pixels."""

@@ -1,0 +1,1 @@
+"""Models that judge pictures and pairs, or translate captions; all are loaded from local folders."""
