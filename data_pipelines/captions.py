@@ -11,7 +11,13 @@ from pathlib import Path
 
 from data_pipelines.rejections import Reason, RejectedError
 from ernie_vilg.data.shards.damage import DamagedSampleError
-from ernie_vilg.data.shards.open_shards import KEY, Sample, read_shard
+from ernie_vilg.data.shards.open_shards import (
+    KEY,
+    LocalFolder,
+    OpenShard,
+    Sample,
+    open_shard,
+)
 from ernie_vilg.storage.shard_manifest import Manifest
 from ernie_vilg.system.progress import progress
 
@@ -20,7 +26,7 @@ _SPACE_OF_PIECES = "\u2581"
 
 
 def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None) -> Iterator[str]:
-    """Yield the captions of a folder of image shards in order.
+    """Yield the captions of a folder of image shards in order, all of a picture one after another.
 
     Args:
         folder: folder of the shards.
@@ -30,38 +36,72 @@ def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None)
     Raises:
         InputError: a shard differs from the manifest, or a sample has no caption.
     """
-    wanted = manifest.num_samples if max_captions is None else max_captions
-    position = 0
-    shards = progress(
-        manifest.shards, total=len(manifest.shards), what="read captions", unit="shards"
-    )
+    if max_captions is None:
+        yield from _all_captions(folder, manifest, "read captions")
+        return
+    total = manifest.num_samples
+    if has_caption_lines(manifest):
+        total = sum(1 for _ in _all_captions(folder, manifest, "count captions"))
+    for position, caption in enumerate(_all_captions(folder, manifest, "read captions")):
+        if is_taken(position, wanted=max_captions, total=total):
+            yield caption
+
+
+def _all_captions(folder: Path, manifest: Manifest, what: str) -> Iterator[str]:
+    is_several = has_caption_lines(manifest)
+    shards = progress(manifest.shards, total=len(manifest.shards), what=what, unit="shards")
     for shard in shards:
-        for sample in read_shard(folder, shard):
-            if is_taken(position, wanted=wanted, total=manifest.num_samples):
-                yield caption_of(sample, str(folder / shard.file))
-            position += 1
+        opened = open_shard(LocalFolder(str(folder)), shard)
+        with opened.file:
+            for index in range(shard.samples):
+                yield from captions_at(opened, index, is_several=is_several)
 
 
-def caption_of(sample: Sample, location: str) -> str:
-    """Return the caption of an image shard's sample, cleaned.
+def has_caption_lines(manifest: Manifest) -> bool:
+    """Return whether each line of a sample's txt is a caption of its own.
+
+    So it is in shards of `launch/build_shards.py captions=all`; in other shards the whole txt is
+    one caption.
+    """
+    return manifest.settings.get("captions") == "all"
+
+
+def captions_at(opened: OpenShard, index: int, *, is_several: bool) -> list[str]:
+    """Return the captions of a sample of an open shard, cleaned; no other member is read.
+
+    Raises:
+        DamagedSampleError: as for `captions_of`; or the sample cannot be used.
+    """
+    if (problem := opened.problem(index)) is not None:
+        raise problem
+    sample = {KEY: opened.key(index).encode()}
+    if "txt" in opened.shard.members:
+        sample["txt"] = opened.member("txt", index)
+    return captions_of(sample, opened.location, is_several=is_several)
+
+
+def captions_of(sample: Sample, location: str, *, is_several: bool) -> list[str]:
+    """Return the captions of an image shard's sample, cleaned.
 
     Shards of `launch/build_shards.py` hold clean captions; others may not.
 
     Args:
         sample: the sample.
         location: name of its shard for messages.
+        is_several: whether each line is a caption, as `has_caption_lines` says.
 
     Raises:
-        DamagedSampleError: the caption is missing, not UTF-8, or empty after cleaning.
+        DamagedSampleError: the captions are missing or not UTF-8, or one is empty after cleaning.
     """
     try:
         text = sample["txt"]
-        return clean_caption(text.decode(), max_characters=len(text))
+        parts = text.split(b"\n") if is_several else [text]
+        return [clean_caption(part.decode(), max_characters=len(part)) for part in parts]
     except (KeyError, UnicodeDecodeError, RejectedError) as error:
         raise DamagedSampleError(
             "caption",
-            f"sample {sample[KEY].decode()!r} of {location} has no caption in UTF-8 in its txt: "
-            "build the image shards again",
+            f"sample {sample[KEY].decode()!r} of {location} has no caption in UTF-8 in its txt"
+            f"{', or an empty line' if is_several else ''}: build the image shards again",
         ) from error
 
 

@@ -8,7 +8,7 @@ from launch.support.program import program
 def main(config: EncodeShardsConfig) -> None:
     """Encode the shards; after a kill the same command encodes the remaining ones."""
     # Imported here so that a bad setting is reported before torch is loaded.
-    from data_pipelines.encode import encode_image_shards, encode_part
+    from data_pipelines.encoding.encode import encode_image_shards, encode_part
 
     if config.part_index is not None:
         num_shards = encode_part(config)

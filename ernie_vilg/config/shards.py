@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ernie_vilg.config.curation import CurationConfig
-from ernie_vilg.config.generation import Device
+from ernie_vilg.config.generation import Device, DrawingPrecision
 from ernie_vilg.config.schema import (
     Fraction,
     FractionBelowOne,
@@ -153,17 +153,48 @@ class EncodeShardsConfig(Settings):
     """Folder of the image tokenizer: the `weights/` of its run. (The name image_tokenizer would
     choose from conf/image_tokenizer/.)"""
     output_dir: LocalOutput
-    """Folder for token shards and `manifest.json`."""
+    """Folder for token shards, `manifest.json` and `codes.json`; and for `held_out/`, where the
+    image shards have one."""
+    codes_from: LocalInput | None = None
+    """Folder of token shards of the same image shards and image tokenizer, whose codes are taken
+    over: only captions are encoded, and no picture is read. null encodes the pictures."""
     keep_pixels: bool = False
-    """Whether token shards also hold each picture's file, unchanged, for
-    model.reconstructor.kind=end_to_end."""
+    """Whether token shards also hold each picture's file, for
+    model.reconstructor.kind=end_to_end: unchanged, or as PNG where a part was cut out or mirrored.
+    """
+    views: PositiveInt = 1
+    """Number of times that each picture is encoded, each in token shards of its own. Of pictures
+    larger than the tokenizer's, the first view is the centre, and the others are cut at random
+    places. `held_out/` has one view."""
+    horizontal_flip: bool = False
+    """Whether every other view is mirrored, which makes captions with left and right, and writing
+    in pictures, wrong."""
+    seed: NaturalInt = 0
+    """Seed of the places where views after the first are cut."""
     batch_size: PositiveInt = 64
     """Number of images encoded at once, per process."""
     device: Device = "auto"
-    """Device of the image tokenizer: cpu, cuda, cuda:1 for the second GPU, or auto: a GPU if there
-    is one. Codes are computed in fp32 on each; near ties may differ between kinds of device."""
-    num_workers: NumWorkers = 1
-    """Number of processes; 0 and 1 work in the program's own."""
+    """Device of the image tokenizer: cpu, cuda, cuda:1 for the second GPU, or auto: every GPU of
+    the machine, the CPU where there is none. Near ties between codes may differ between kinds of
+    device."""
+    precision: DrawingPrecision = "fp32"
+    """Number format of the encoder: fp32; bf16, whose codes are compared with those of fp32 in the
+    first batch of every shard; or auto: bf16 on a GPU that has it, fp32 elsewhere."""
+    max_differing_codes: Fraction = 0.05
+    """Largest fraction of a shard's compared codes that bf16 may change; with more the program
+    stops."""
+    executor: Literal["processes", "ray"] = "processes"
+    """What runs the tasks: processes of this machine, or a Ray cluster."""
+    ray_address: str | None = None
+    """Address of the Ray cluster, auto for the one that this machine belongs to; null starts one on
+    this machine."""
+    num_workers: NumWorkers | None = None
+    """Number of shards encoded at once; 0 and 1 work in the program's own process. null is one per
+    GPU, or 1 without one; with Ray as many as the cluster's GPUs or CPUs allow. Several processes
+    share the GPUs or the cores."""
+    decode_threads: PositiveInt | None = None
+    """Number of threads per process that decode the next pictures while the encoder runs; null is 1
+    on a CPU, and a worker's share of the cores on a GPU."""
     overwrite: bool = False
     """Whether token shards already in `output_dir` are replaced."""
     num_parts: PositiveInt = 1

@@ -95,7 +95,7 @@ class ExplainedSample:
     key: str
     """Key of the sample."""
     caption: str
-    """Caption in the data set."""
+    """Caption in the data set; of several, the one that this visit read."""
     text: str
     """Text ids that the model was given, decoded."""
     left_out: LeftOut | None
@@ -245,7 +245,7 @@ def _describe(
                 shard=source.manifest.shards[place.shard_index].file,
                 index=place.index,
                 key=members[KEY].decode("utf-8", "replace"),
-                caption=_caption(members),
+                caption=_caption(members, batch.caption_index(row)),
                 text=_decode(tokenizer, batch.rows.content.text[row].numpy()),
                 left_out=batch.left_out(row),
                 doubt=batch.doubt(row),
@@ -300,13 +300,17 @@ def _doubts_about_samples(samples: Sequence[ExplainedSample]) -> tuple[str, ...]
     return (f"{count} of its {len(samples)} samples may have been others; they say why",)
 
 
-def _caption(members: Sample) -> str:
-    """Return the caption from a sample's JSON, which training does not read."""
+def _caption(members: Sample, caption_index: int) -> str:
+    """Return the caption that was read from a sample's JSON, which training does not read."""
     try:
         content = parse_json(members["json"], "its JSON")
     except (InputError, KeyError):
         return ""
-    caption = content.get("caption") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        return ""
+    several = content.get("captions")
+    captions = several if isinstance(several, list) else [content.get("caption")]
+    caption = captions[caption_index] if caption_index < len(captions) else None
     return caption if isinstance(caption, str) else ""
 
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.batches.captions import chosen_captions, max_captions_of
+from ernie_vilg.data.batches.npy import parse_npy
 from ernie_vilg.data.batches.token_batches import Batch, TokenSequence
 from ernie_vilg.data.records.damage_log import DamageSummary
 from ernie_vilg.data.records.ledger import (
@@ -37,6 +39,7 @@ from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.storage.remote import TransferLimits
 from ernie_vilg.storage.shard_manifest import read_manifest_at
+from ernie_vilg.vocabulary import END_OF_TEXT_ID
 
 _MOST_ROUNDS = 64
 
@@ -121,6 +124,18 @@ class PastBatch:
         """Read all members of a sample of the batch."""
         place = self.place(row)
         return self._reader.sample(self._data_set(row), place.shard_index, place.index)
+
+    def caption_index(self, row: int) -> int:
+        """Return which of its captions a sample of the batch was read with; 0 for the only one.
+
+        Raises:
+            InputError: the sample's text is no array.
+        """
+        if max_captions_of(self.source(row).manifest) == 1:
+            return 0
+        num_captions = np.count_nonzero(parse_npy(self.members(row)["text.npy"]) == END_OF_TEXT_ID)
+        position = self.positions[row : row + 1]
+        return int(chosen_captions(self._sequence.seed, position, np.array([num_captions + 1]))[0])
 
     def left_out(self, row: int) -> LeftOut | None:
         """Return the sample that a sample of the batch replaces; None if it replaces none."""

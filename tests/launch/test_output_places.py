@@ -256,7 +256,7 @@ def hold_at(
         "draw_shapes": ("data_pipelines.shapes_data_set", "map_in_order"),
         "build_shards": ("data_pipelines.build", "map_in_order"),
         "train_text_tokenizer": ("data_pipelines.captions", "read_captions"),
-        "encode_shards": ("data_pipelines.encode", "map_in_order"),
+        "encode_shards": ("data_pipelines.encoding.encode", "_encode_missing"),
     }[program]
     module = import_module(module_name)
     original = getattr(module, name)
@@ -304,17 +304,17 @@ def test_encoding_works_beside_the_real_folder(place: str, made: Path, tmp_path:
 def test_a_shard_that_another_process_encodes_is_left_to_it(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data_pipelines import encode
+    from data_pipelines.encoding import token_shard
 
     begun, go_on = threading.Event(), threading.Event()
-    original = encode.write_shard
+    original = token_shard.write_shard
 
     def wait(*arguments: object, **settings: object) -> object:
         begun.set()
         assert go_on.wait(60)
         return original(*arguments, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(encode, "write_shard", wait)
+    monkeypatch.setattr(token_shard, "write_shard", wait)
     words = [*inputs("encode_shards", made), f"output_dir={tmp_path}/out", "num_parts=1"]
     first = threading.Thread(target=run, args=("encode_shards", *words, "part_index=0"))
     first.start()

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from PIL import Image
 
 from data_pipelines.build import build_image_shards
-from data_pipelines.encode import encode_image_shards
+from data_pipelines.encoding.encode import encode_image_shards
 from data_pipelines.outputs import output_folder
 from ernie_vilg.checkpoint import export
 from ernie_vilg.checkpoint.folder import PRETRAIN_PARTS, write_checkpoint_manifest

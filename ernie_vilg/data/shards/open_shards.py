@@ -156,15 +156,21 @@ class OpenShard:
         return {KEY: self.key(index).encode(), **members}
 
 
-def open_shard(folder: ShardFolder, shard: Shard) -> OpenShard:
+def open_shard(folder: ShardFolder, shard: Shard, *, with_content: bool = True) -> OpenShard:
     """Open a shard and check every byte of it and of its index.
+
+    Args:
+        folder: the folder of the shards.
+        shard: the shard's entry in the manifest.
+        with_content: false checks the size and the index alone, for a caller who checks what it
+            reads; the shard must have an index.
 
     Raises:
         DamagedShardError: it is missing or differs from the manifest.
         OSError: it cannot be read.
     """
     location = f"{folder.location}/{shard.file}"
-    file = _open_checked(folder, shard)
+    file = _open_checked(folder, shard, with_content=with_content)
     try:
         if shard.index is None:
             index = index_tar(file, shard.members, location)
@@ -179,12 +185,14 @@ def open_shard(folder: ShardFolder, shard: Shard) -> OpenShard:
     return OpenShard(file=file, index=index, shard=shard, location=location)
 
 
-def _open_checked(folder: ShardFolder, stored: StoredFile) -> BinaryIO:
-    """Open a file and check its size and hash against the manifest."""
+def _open_checked(
+    folder: ShardFolder, stored: StoredFile, *, with_content: bool = True
+) -> BinaryIO:
+    """Open a file and check its size and, with its content, its hash against the manifest."""
     while True:
         file = folder.open(stored)
         try:
-            _check(file, stored, f"{folder.location}/{stored.file}")
+            _check(file, stored, f"{folder.location}/{stored.file}", with_content=with_content)
         except DamagedShardError:
             file.close()
             # The copy on this node may be damaged, and the next copy undamaged.
@@ -197,7 +205,7 @@ def _open_checked(folder: ShardFolder, stored: StoredFile) -> BinaryIO:
             return file
 
 
-def _check(file: BinaryIO, stored: StoredFile, location: str) -> None:
+def _check(file: BinaryIO, stored: StoredFile, location: str, *, with_content: bool) -> None:
     size = file.seek(0, io.SEEK_END)
     if size != stored.bytes:
         raise DamagedShardError(
@@ -206,6 +214,8 @@ def _check(file: BinaryIO, stored: StoredFile, location: str) -> None:
             "again",
         )
     file.seek(0)
+    if not with_content:
+        return
     if hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest() != stored.sha256:
         raise DamagedShardError(
             "sha256",

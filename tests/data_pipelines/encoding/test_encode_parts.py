@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.encode import encode_image_shards, encode_part
+from data_pipelines.encoding.encode import encode_image_shards, encode_part
 from data_pipelines.work_folder import work_folder
 from ernie_vilg.config.shards import EncodeShardsConfig
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.vqgan.weights import save_image_tokenizer
-from tests.data_pipelines.test_encode import config, encode_until, folder, tiny_vqgan
+from tests.data_pipelines.encoding.test_encode import config, encode_until, folder, tiny_vqgan
 
 __all__ = ["folder"]  # a fixture
 

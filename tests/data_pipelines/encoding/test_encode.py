@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipelines import encode
 from data_pipelines.build import build_image_shards
-from data_pipelines.encode import encode_image_shards
+from data_pipelines.encoding import encode
+from data_pipelines.encoding.encode import encode_image_shards
+from data_pipelines.encoding.task import EncodingTask
 from data_pipelines.shard_writer import write_shard
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
@@ -152,7 +153,14 @@ def test_the_manifest_records_lineage_and_settings(folder: Path) -> None:
         "caption_lengths": {  # with the end of text
             str(length + 1): text_lengths.count(length) for length in sorted(set(text_lengths))
         },
+        "num_captions": 7,
+        "max_captions_per_picture": 1,
+        "max_text_ids_per_picture": max(text_lengths),
         "pixels": False,
+        "precision": "fp32",
+        "views": 1,
+        "cuts": None,
+        "codes": {"file": "codes.json", "sha256": sha256_of_file(folder / "tokens" / "codes.json")},
     }
     # The work folder is gone.
     assert {path.name for path in folder.iterdir()} == {
@@ -209,16 +217,16 @@ def encode_until(
 ) -> list[str]:
     """Encode, stop with an error after some shards, and return the shards that were encoded."""
     encoded: list[str] = []
-    original = encode._encode_shard
+    original = encode.encode_shard
 
-    def counted(task: encode._EncodingTask) -> None:
+    def counted(task: EncodingTask) -> None:
         if len(encoded) == stop_after:
             raise KeyboardInterrupt
         original(task)
         encoded.append(task.shard.file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(encode, "_encode_shard", counted)
+        patch.setattr(encode, "encode_shard", counted)
         try:
             encode_image_shards(config(folder, **settings))
         except KeyboardInterrupt:

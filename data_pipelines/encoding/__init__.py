@@ -1,0 +1,1 @@
+"""Image shards to token shards: codes and text ids of frozen tokenizers."""
