@@ -28,7 +28,7 @@ from data_pipelines.audit.curation_file import check_curation, rules_of
 from data_pipelines.audit.examples import Examples, read_examples
 from data_pipelines.audit.inputs import TRAIN, Inputs, check_lineage, pass_tasks, read_inputs
 from data_pipelines.audit.samples import RecodedStatistics
-from data_pipelines.audit.shard_pass import PassTask, read_shards
+from data_pipelines.audit.shard_pass import PassResult, PassTask, read_shards
 from data_pipelines.audit.statistics import (
     CaptionStatistics,
     RowStatistics,
@@ -37,6 +37,8 @@ from data_pipelines.audit.statistics import (
 )
 from data_pipelines.audit.token_counts import check_counts, check_truncation
 from data_pipelines.audit.tokens import TokenFindings
+from data_pipelines.encoding.encode import BFLOAT16_CODES
+from data_pipelines.encoding.task import TokenCounts, new_counts
 from data_pipelines.executor import Executor
 from data_pipelines.metadata import CURATION_FILE, METADATA_FOLDER
 from ernie_vilg.config.audit import AuditShardsConfig
@@ -53,7 +55,7 @@ class DataSet:
     """Size of a folder of shards."""
 
     name: str
-    """train, held_out or tokens."""
+    """Kind and split, such as "tokens, train"."""
     location: str
     num_samples: int
     num_shards: int
@@ -87,7 +89,10 @@ class _Progress:
     tallies: Tallies = field(default_factory=Tallies)
     unread_images: list[tuple[str, int]] = field(default_factory=list)
     """Split and position of the image shards that cannot be read."""
-    has_unread_tokens: bool = False
+    unread_tokens: set[str] = field(default_factory=set)
+    """Splits with token shards that cannot be read."""
+    counts: dict[str, TokenCounts] = field(default_factory=dict)
+    """Counts of the token shards by split."""
     histograms: list[tuple[str, Path, int]] = field(default_factory=list)
     """Name, file of the codes' histogram and number of pictures, by token shard."""
     not_checked: dict[str, str] = field(default_factory=dict)
@@ -130,7 +135,10 @@ def _read_all(
 ) -> None:
     """Read every shard, and add up the findings in the order of the shards."""
     executor = Executor(
-        kind=config.executor, num_workers=config.num_workers, ray_address=config.ray_address
+        kind=config.executor,
+        num_workers=config.num_workers,
+        ray_address=config.ray_address,
+        shared_folder=Path(config.output_dir).parent,
     )
     recoded = RecodedStatistics(most=config.examples)
     results = executor.map_in_order(read_shards, tasks)
@@ -140,46 +148,66 @@ def _read_all(
         recoded.add(result.pictures)
         if task.images is not None and not result.has_images:
             state.unread_images.append((task.images.split, task.images.position))
-        if task.tokens is None:
-            continue
-        if result.tokens is None:
-            state.has_unread_tokens = True
-            continue
-        name, found = task.tokens.shard.file, result.tokens
-        state.histograms.append((name, task.histogram_file, found.num_pictures))
-        if audit.tokens is None:
-            audit.tokens = found
-        else:
-            audit.tokens.merge(found)
+        _add_tokens(task, result, state, audit)
     audit.recoded = recoded if recoded.num_pictures else None
+
+
+def _add_tokens(task: PassTask, result: PassResult, state: _Progress, audit: Audit) -> None:
+    """Add the counts of a task's token shards to those of their split and of all."""
+    for number, (part, found) in enumerate(zip(task.tokens, result.tokens, strict=True)):
+        if found is None:
+            state.unread_tokens.add(part.split)
+            continue
+        histogram = task.histogram_file(number)
+        state.histograms.append((part.shard.file, histogram, found.num_pictures))
+        codebook_size = part.settings.codebook_size
+        counts = state.counts.setdefault(part.split, new_counts(codebook_size))
+        counts.merge(found.counts)
+        if audit.tokens is None:
+            audit.tokens = TokenFindings(counts=new_counts(codebook_size))
+        audit.tokens.merge(found)
+
+
+def _check_equal_codes(
+    config: AuditShardsConfig, inputs: Inputs, tallies: Tallies, recoded: RecodedStatistics
+) -> None:
+    """Check that enough of all sampled codes come out again, in fp32."""
+    required = config.min_equal_codes
+    if TRAIN in inputs.tokens:
+        compared = inputs.tokens[TRAIN][1].settings.get(BFLOAT16_CODES)
+        if isinstance(compared, dict) and compared.get("compared"):
+            required -= compared["differing"] / compared["compared"]
+    problems = []
+    if recoded.equal_share < required:
+        problems = [
+            f"{recoded.equal_share:.2%} of the sampled codes are equal, where min_equal_codes="
+            f"{config.min_equal_codes} and the codes' precision require {required:.2%}"
+        ]
+    tallies["recoding"].add(problems, checked=0)
 
 
 def _judge_codes(config: AuditShardsConfig, inputs: Inputs, state: _Progress, audit: Audit) -> None:
     """Check what concerns all token shards together."""
     tallies, found = state.tallies, audit.tokens
-    if audit.recoded is not None and audit.recoded.equal_share < config.min_equal_codes:
-        tallies["recoding"].add(
-            [
-                f"{audit.recoded.equal_share:.2%} of the sampled codes are equal, fewer than "
-                f"min_equal_codes={config.min_equal_codes}"
-            ],
-            checked=0,
-        )
-    if found is None or inputs.tokens is None:
+    if audit.recoded is not None:
+        _check_equal_codes(config, inputs, tallies, audit.recoded)
+    if found is None:
         return
-    if state.has_unread_tokens:
-        state.not_checked["counts"] = "some token shards cannot be read"
-    else:
-        check_counts(inputs.tokens[1], found, tallies)
-    check_truncation(config, found, tallies)
+    for split, counts in state.counts.items():
+        if split in state.unread_tokens:
+            state.not_checked["counts"] = "some token shards cannot be read"
+        else:
+            check_counts(*inputs.tokens[split], counts, tallies)
+    check_truncation(config, found.counts, tallies)
+    histogram = found.counts.code_counts
     counted = [each for each in state.histograms if each[2]]
-    divergences = [divergence(np.load(path), found.histogram) for _, path, _ in counted]
+    divergences = [divergence(np.load(path), histogram) for _, path, _ in counted]
     if len(counted) >= MIN_SHARDS:
         unlike = set(unlike_shards(divergences, [count for _, _, count in counted]))
         for at, (name, _, _) in enumerate(counted):
             text = f"{name} uses other codes than the rest: {divergences[at]:.3f} bits of 1"
             tallies["drift"].add([text] if at in unlike else [])
-    audit.codes = code_statistics(found.histogram, divergences)
+    audit.codes = code_statistics(histogram, divergences)
 
 
 def _judge_rows(
@@ -210,7 +238,8 @@ def _judge_rows(
     tables.check_kept_rows(connection, tallies, state.unread_images)
     tables.check_hold_out(connection, tallies)
     audit.rows = row_statistics(connection, rules_of(folder))
-    check_curation(folder, audit.rows.sources, tallies)
+    num_samples = {split: manifest.num_samples for split, (_, manifest) in inputs.images.items()}
+    check_curation(folder, audit.rows.sources, num_samples, tallies)
 
 
 def _has_metadata(folder: Path) -> bool:
@@ -219,9 +248,8 @@ def _has_metadata(folder: Path) -> bool:
 
 
 def _data_sets(inputs: Inputs) -> tuple[DataSet, ...]:
-    sets = dict(inputs.images)
-    if inputs.tokens is not None:
-        sets["tokens"] = inputs.tokens
+    sets = {f"images, {split}": found for split, found in inputs.images.items()}
+    sets |= {f"tokens, {split}": found for split, found in inputs.tokens.items()}
     return tuple(
         DataSet(
             name=name,

@@ -20,7 +20,7 @@ def audit_content(audit: Audit) -> dict[str, Any]:
         content[name] = None if found is None else asdict(found)
     content["text"] = None
     if (tokens := audit.tokens) is not None:
-        lengths = tokens.caption_lengths
+        lengths = tokens.counts.caption_lengths
         content["text"] = {
             "caption_lengths": {str(length): lengths[length] for length in sorted(lengths)},
             "num_ids": tokens.num_ids,

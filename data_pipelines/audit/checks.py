@@ -104,7 +104,7 @@ CLAIMS: Mapping[str, Claim] = {
         unit="samples",
     ),
     "keys": Claim(sentence="No two samples have the same key", unit="samples"),
-    "captions": Claim(sentence="Every sample has clean captions in UTF-8", unit="samples"),
+    "captions": Claim(sentence="Every sample has captions in UTF-8, cleaned", unit="samples"),
     "pictures": Claim(
         sentence="Pictures decode and have the manifest's size", unit="sampled pictures"
     ),
@@ -116,7 +116,7 @@ CLAIMS: Mapping[str, Claim] = {
         sentence="Every row that was read is kept, or rejected for one reason", unit="rows"
     ),
     "curation": Claim(
-        sentence="The counts of curation.json and of the manifest are those of the metadata",
+        sentence="The counts of curation.json are those of the metadata and manifests",
         unit="counts",
     ),
     "kept_rows": Claim(

@@ -8,6 +8,8 @@ from data_pipelines.audit.checks import Tallies
 from data_pipelines.audit.recoding import Tokenizers
 from data_pipelines.audit.shard_pass import ImageShard, PassTask, TokenShard
 from data_pipelines.audit.tokens import TokenSettings
+from data_pipelines.captions import has_caption_lines
+from data_pipelines.encoding.views import ViewSettings
 from data_pipelines.metadata import HELD_OUT_FOLDER
 from ernie_vilg.config.audit import AuditShardsConfig
 from ernie_vilg.errors import InputError
@@ -18,7 +20,7 @@ from ernie_vilg.vqgan.weights import load_image_tokenizer
 TRAIN, HELD_OUT = "train", "held_out"
 
 _IMAGE_SETTINGS = ("image_size",)
-_TOKEN_SETTINGS = ("grid_size", "codebook_size", "text_vocab_size")
+_TOKEN_SETTINGS = ("image_size", "grid_size", "codebook_size", "text_vocab_size")
 
 
 @dataclass(kw_only=True)
@@ -27,7 +29,8 @@ class Inputs:
 
     images: dict[str, tuple[Path, Manifest]] = field(default_factory=dict)
     """Folder and manifest of the image shards by split."""
-    tokens: tuple[Path, Manifest] | None = None
+    tokens: dict[str, tuple[Path, Manifest]] = field(default_factory=dict)
+    """The same of the token shards."""
     tokenizer_hashes: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the tokenizers by their name in the lineage."""
 
@@ -52,18 +55,24 @@ def read_inputs(config: AuditShardsConfig, tallies: Tallies) -> Inputs:
         _, sha256 = load_image_tokenizer(Path(config.image_tokenizer_dir))
         found.tokenizer_hashes["image_tokenizer"] = sha256
     if config.image_shards is not None:
-        folders = {TRAIN: Path(config.image_shards)}
-        if Path(config.image_shards, HELD_OUT_FOLDER).is_dir():
-            folders[HELD_OUT] = Path(config.image_shards, HELD_OUT_FOLDER)
-        for split, folder in folders.items():
-            manifest = _manifest(folder, "image", _IMAGE_SETTINGS, tallies)
-            if manifest is not None:
-                found.images[split] = folder, manifest
+        found.images = _manifests(Path(config.image_shards), "image", _IMAGE_SETTINGS, tallies)
     if config.token_shards is not None:
-        folder = Path(config.token_shards)
-        manifest = _manifest(folder, "token", _TOKEN_SETTINGS, tallies)
+        found.tokens = _manifests(Path(config.token_shards), "token", _TOKEN_SETTINGS, tallies)
+    return found
+
+
+def _manifests(
+    folder: Path, kind: ShardKind, needed: tuple[str, ...], tallies: Tallies
+) -> dict[str, tuple[Path, Manifest]]:
+    """Return the manifests of a folder and of the held-out one within it, as far as they are."""
+    folders = {TRAIN: folder}
+    if (folder / HELD_OUT_FOLDER).is_dir():
+        folders[HELD_OUT] = folder / HELD_OUT_FOLDER
+    found = {}
+    for split, place in folders.items():
+        manifest = _manifest(place, kind, needed, tallies)
         if manifest is not None:
-            found.tokens = folder, manifest
+            found[split] = place, manifest
     return found
 
 
@@ -88,21 +97,20 @@ def _manifest(
 
 def check_lineage(inputs: Inputs, tallies: Tallies) -> None:
     """Compare the hashes that the token shards record with those of their sources."""
-    if inputs.tokens is None:
-        return
-    folder, manifest = inputs.tokens
-    wanted = dict(inputs.tokenizer_hashes)
-    if TRAIN in inputs.images:
-        wanted["image_shards"] = inputs.images[TRAIN][1].digest()
-    for name, sha256 in wanted.items():
-        recorded = manifest.lineage.get(name)
-        problems = []
-        if recorded != sha256:
-            problems = [
-                f"{folder} was made with {name} {recorded!s:.16}..., the given one is "
-                f"{sha256:.16}...: name the one that it was made with, or encode the shards again"
-            ]
-        tallies["lineage"].add(problems)
+    for split, (folder, manifest) in inputs.tokens.items():
+        wanted = dict(inputs.tokenizer_hashes)
+        if split in inputs.images:
+            wanted["image_shards"] = inputs.images[split][1].digest()
+        for name, sha256 in wanted.items():
+            recorded = manifest.lineage.get(name)
+            problems = []
+            if recorded != sha256:
+                problems = [
+                    f"{folder} was made with {name} {recorded!s:.16}..., the given one is "
+                    f"{sha256:.16}...: name the one that it was made with, or encode the shards "
+                    "again"
+                ]
+            tallies["lineage"].add(problems)
 
 
 def pass_tasks(
@@ -114,16 +122,17 @@ def pass_tasks(
         image=_path(config.image_tokenizer_dir),
         device=config.device,
     )
-    images = {split: _image_shards(split, inputs) for split in (TRAIN, HELD_OUT)}
-    tokens = _token_shards(inputs)
-    if inputs.tokens is not None and inputs.images and len(tokens) != len(images[TRAIN]):
-        tallies["token_keys"].add(
-            [
-                f"{inputs.tokens[0]} has {len(tokens)} shards where its image shards are "
-                f"{len(images[TRAIN])}: encode the shards again"
-            ]
-        )
-    pairs = [*zip_longest(images[TRAIN], tokens), *((shard, None) for shard in images[HELD_OUT])]
+    pairs: list[tuple[ImageShard | None, tuple[TokenShard, ...]]] = []
+    for split in (TRAIN, HELD_OUT):
+        images, tokens = _image_shards(split, inputs), _token_shards(split, inputs)
+        if images and tokens and len(images) != len(tokens):
+            tallies["token_keys"].add(
+                [
+                    f"{inputs.tokens[split][0]} has token shards of {len(tokens)} image shards, "
+                    f"{inputs.images[split][0]} has {len(images)}: encode the shards again"
+                ]
+            )
+        pairs += [(image, views or ()) for image, views in zip_longest(images, tokens)]
     return [
         PassTask(
             number=number,
@@ -148,21 +157,43 @@ def _image_shards(split: str, inputs: Inputs) -> list[ImageShard]:
             split=split,
             position=position,
             image_size=manifest.settings["image_size"],
+            has_caption_lines=has_caption_lines(manifest),
+            is_ours="captions" in manifest.settings,
         )
         for position, shard in enumerate(manifest.shards)
     ]
 
 
-def _token_shards(inputs: Inputs) -> list[TokenShard]:
-    if inputs.tokens is None:
+def _token_shards(split: str, inputs: Inputs) -> list[tuple[TokenShard, ...]]:
+    """Return the token shards of every image shard: one per view, which follow one another."""
+    if split not in inputs.tokens:
         return []
-    folder, manifest = inputs.tokens
+    folder, manifest = inputs.tokens[split]
     settings = TokenSettings(
         grid_size=manifest.settings["grid_size"],
         codebook_size=manifest.settings["codebook_size"],
         vocab_size=manifest.settings["text_vocab_size"],
+        views=_views(manifest),
     )
-    return [TokenShard(folder=folder, shard=shard, settings=settings) for shard in manifest.shards]
+    count = settings.views.count
+    shards = [
+        TokenShard(folder=folder, shard=shard, settings=settings, split=split, view=number % count)
+        for number, shard in enumerate(manifest.shards)
+    ]
+    return [tuple(shards[first : first + count]) for first in range(0, len(shards), count)]
+
+
+def _views(manifest: Manifest) -> ViewSettings:
+    """Return the views that token shards say they hold; older ones hold whole pictures."""
+    settings = manifest.settings
+    cuts = settings.get("cuts") or {}
+    return ViewSettings(
+        count=settings.get("views", 1),
+        horizontal_flip=cuts.get("horizontal_flip", False),
+        seed=cuts.get("seed", 0),
+        source_size=cuts.get("from", settings["image_size"]),
+        image_size=settings["image_size"],
+    )
 
 
 def _path(place: str | None) -> Path | None:

@@ -60,27 +60,32 @@ class RecodedPicture:
     """Number of codes that encoding the picture again gives."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecodingPair:
+    """An image shard and one of its token shards."""
+
+    images: OpenShard
+    tokens: OpenShard
+    captions: Sequence[Sequence[str]]
+    """Captions of every sample of the image shard."""
+    settings: TokenSettings
+    """Form of the codes and ids."""
+    view: int
+    """Number of the view of the pictures."""
+
+
 def recode(
     tokenizers: Tokenizers,
-    images: OpenShard,
-    tokens: OpenShard,
+    pair: RecodingPair,
     chosen: Sequence[tuple[int, int]],
-    *,
-    captions: Sequence[Sequence[str]],
-    image_size: int,
-    settings: TokenSettings,
     tallies: Tallies,
 ) -> list[RecodedPicture]:
     """Encode sampled pictures and captions again, and decode their stored codes.
 
     Args:
         tokenizers: what encodes; a missing one leaves its part out.
-        images: image shard.
-        tokens: its token shard.
+        pair: the shards.
         chosen: index of each sample in both shards.
-        captions: captions of every sample of the image shard.
-        image_size: pixels per side.
-        settings: form of the codes and ids.
         tallies: takes the problems.
 
     Returns:
@@ -89,32 +94,38 @@ def recode(
     if tokenizers.text is not None:
         text_tokenizer = _text_tokenizer(tokenizers.text)
         for image_at, token_at in chosen:
-            ids, _ = text_of(tokens, token_at, settings)
+            ids, _ = text_of(pair.tokens, token_at, pair.settings)
             if ids is not None:
-                where = tokens.describe(token_at)
-                _compare_text(text_tokenizer, ids, captions[image_at], where, tallies)
+                where = pair.tokens.describe(token_at)
+                _compare_text(text_tokenizer, ids, pair.captions[image_at], where, tallies)
     if tokenizers.image is None:
         return []
-    readable = []
-    for image_at, token_at in chosen:
-        codes, _ = codes_of(tokens, token_at, settings)
-        try:
-            picture = fetch_picture(images, image_at).open(image_size)
-        except DamagedSampleError:
-            continue  # the check of pictures counts it
-        if codes is not None:
-            readable.append((image_at, picture, codes))
+    readable = [
+        (image_at, view, codes)
+        for image_at, token_at in chosen
+        if (view := _view(pair, image_at)) is not None
+        and (codes := codes_of(pair.tokens, token_at, pair.settings)[0]) is not None
+    ]
     if not readable:
         return []
     vqgan = _image_tokenizer(tokenizers.image, tokenizers.device)
-    return _recoded(vqgan, images, readable, captions, tallies)
+    return _recoded(vqgan, pair, readable, tallies)
+
+
+def _view(pair: RecodingPair, at: int) -> Image.Image | None:
+    """Return the part of a picture that was encoded; None for one that cannot be read."""
+    views = pair.settings.views
+    try:
+        picture = fetch_picture(pair.images, at).open(views.source_size)
+    except DamagedSampleError:
+        return None  # the check of pictures counts it
+    return views.cut(picture, pair.images.key(at), pair.view)
 
 
 def _recoded(
     vqgan: VQGAN,
-    images: OpenShard,
+    pair: RecodingPair,
     readable: Sequence[tuple[int, Image.Image, np.ndarray]],
-    captions: Sequence[Sequence[str]],
     tallies: Tallies,
 ) -> list[RecodedPicture]:
     device = next(vqgan.parameters()).device
@@ -129,15 +140,15 @@ def _recoded(
         problems = []
         if num_equal < MIN_EQUAL_OF_PICTURE * one.numel():
             problems.append(
-                f"{num_equal} of {one.numel()} codes of {images.describe(at)} are those of its "
-                "picture: encode the shards again"
+                f"{num_equal} of {one.numel()} codes of {pair.images.describe(at)} are those of "
+                "its picture: encode the shards again"
             )
         tallies["recoding"].add(problems)
         found.append(
             RecodedPicture(
-                key=images.key(at),
-                shard=images.shard.file,
-                caption=next(iter(captions[at]), ""),
+                key=pair.images.key(at),
+                shard=pair.tokens.shard.file,
+                caption=next(iter(pair.captions[at]), ""),
                 original=_png(picture),
                 decoded=_png(drawn),
                 psnr=psnr_of_pictures([picture], [drawn]),

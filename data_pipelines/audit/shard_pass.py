@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.audit.checks import Tallies
-from data_pipelines.audit.recoding import RecodedPicture, Tokenizers, recode
+from data_pipelines.audit.recoding import RecodedPicture, RecodingPair, Tokenizers, recode
 from data_pipelines.audit.tokens import TokenFindings, TokenSettings, read_tokens
-from data_pipelines.captions import clean_caption
-from data_pipelines.rejections import RejectedError
+from data_pipelines.captions import captions_at
 from ernie_vilg.data.batches.pictures import fetch_picture
 from ernie_vilg.data.shards.damage import DamageError
 from ernie_vilg.data.shards.open_shards import LocalFolder, OpenShard, open_shard
@@ -38,6 +37,10 @@ class ImageShard:
     position: int
     """Number of the shard in its manifest, from 0."""
     image_size: int
+    has_caption_lines: bool
+    """Whether each line of a sample's txt is a caption of its own."""
+    is_ours: bool
+    """Whether build_shards wrote it, which cleans captions; they are also cleaned when read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +50,19 @@ class TokenShard:
     folder: Path
     shard: Shard
     settings: TokenSettings
+    split: str
+    view: int
+    """Number of the view of its pictures, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PassTask:
-    """A shard to read: images, tokens, or both of the same samples."""
+    """An image shard to read, and its token shards, one per view; or only one of the two."""
 
     number: int
     """Position among all tasks."""
     images: ImageShard | None
-    tokens: TokenShard | None
+    tokens: tuple[TokenShard, ...]
     tokenizers: Tokenizers
     num_samples: int
     """Number of samples that are decoded and encoded again."""
@@ -68,10 +74,9 @@ class PassTask:
         """File of the samples' keys and captions, one JSON object per line."""
         return self.scratch / "samples" / f"{self.number:06d}.jsonl"
 
-    @property
-    def histogram_file(self) -> Path:
-        """File of the number of uses per code, int64 [codebook]."""
-        return self.scratch / "histograms" / f"{self.number:06d}.npy"
+    def histogram_file(self, token_shard: int) -> Path:
+        """Return the file of the number of uses per code of a token shard, int64 [codebook]."""
+        return self.scratch / "histograms" / f"{self.number:06d}-{token_shard:03d}.npy"
 
 
 @dataclass(kw_only=True)
@@ -81,8 +86,8 @@ class PassResult:
     tallies: Tallies = field(default_factory=Tallies)
     has_images: bool = False
     """Whether there is an image shard that can be read."""
-    tokens: TokenFindings | None = None
-    """Counts of a token shard; None without one, or if it cannot be read."""
+    tokens: list[TokenFindings | None] = field(default_factory=list)
+    """Counts of every token shard; None for one that cannot be read."""
     pictures: list[RecodedPicture] = field(default_factory=list)
     """The sampled pictures."""
 
@@ -91,20 +96,31 @@ def read_shards(task: PassTask) -> PassResult:
     """Read the shards of a task and check everything that needs no other shard."""
     result = PassResult()
     images = _opened(task.images, "image", result.tallies)
-    tokens = _opened(task.tokens, "token", result.tallies)
     result.has_images = images is not None
     try:
         captions = _read_images(task, images, result.tallies)
-        if tokens is not None and task.tokens is not None:
-            result.tokens = read_tokens(tokens, task.tokens.settings, result.tallies)
-            np.save(task.histogram_file, result.tokens.histogram)
-        if images is not None and tokens is not None:
-            _compare_keys(images, tokens, result.tallies)
-            result.pictures = _recode(task, images, tokens, captions, result.tallies)
+        for number, part in enumerate(task.tokens):
+            tokens = _opened(part, "token", result.tallies)
+            if tokens is None:
+                result.tokens.append(None)
+                continue
+            with tokens.file:
+                found = read_tokens(tokens, part.settings, result.tallies)
+                result.tokens.append(found)
+                np.save(task.histogram_file(number), found.counts.code_counts)
+                if images is not None:
+                    _compare_keys(images, tokens, result.tallies)
+                    pair = RecodingPair(
+                        images=images,
+                        tokens=tokens,
+                        captions=captions,
+                        settings=part.settings,
+                        view=part.view,
+                    )
+                    result.pictures += _recode(task, pair, result.tallies)
     finally:
-        for opened in (images, tokens):
-            if opened is not None:
-                opened.file.close()
+        if images is not None:
+            images.file.close()
     return result
 
 
@@ -175,39 +191,29 @@ def _read_images(task: PassTask, opened: OpenShard | None, tallies: Tallies) -> 
     captions, entries = [], []
     where = {"split": task.images.split, "shard": task.images.position}
     for at in range(opened.shard.samples):
-        problems: list[str] = []
-        lines = _captions_of(opened, at, problems)
-        tallies["captions"].add(problems)
+        lines, problem = _captions_of(opened, at, task.images)
+        tallies["captions"].add([problem] if problem else [])
         captions.append(lines)
-        text = "\n".join(lines) if not problems else None
-        entry = {**where, "key": opened.key(at)}
-        entries.append(json.dumps({**entry, "captions": text}, ensure_ascii=False) + "\n")
+        text = "\n".join(lines) if lines else None
+        entry = {**where, "key": opened.key(at), "captions": text}
+        entries.append(json.dumps(entry, ensure_ascii=False) + "\n")
     task.samples_file.write_text("".join(entries), encoding="utf-8")
     for at in chosen_samples(opened.index.keys, task.num_samples):
         tallies["pictures"].add(_picture_problems(opened, at, task.images.image_size))
-        tallies["records"].add(_record_problems(opened, at, captions[at]))
+        if task.images.is_ours:
+            tallies["records"].add(_record_problems(opened, at, captions[at]))
     return captions
 
 
-def _captions_of(opened: OpenShard, at: int, problems: list[str]) -> list[str]:
-    """Return a sample's captions, one per line of its txt."""
-    if "txt" not in opened.shard.members:
-        problems.append(f"{opened.describe(at)} has no txt: build the shards again")
-        return []
-    content = opened.member("txt", at)
+def _captions_of(opened: OpenShard, at: int, images: ImageShard) -> tuple[list[str], str]:
+    """Return a sample's captions, and why they are wrong, or an empty text."""
     try:
-        lines = content.decode().split("\n")
-    except UnicodeDecodeError as error:
-        problems.append(f"the txt of {opened.describe(at)} is not UTF-8 ({error})")
-        return []
-    for line in lines:
-        try:
-            is_clean = clean_caption(line, max_characters=len(line)) == line
-        except RejectedError:
-            is_clean = False
-        if not is_clean:
-            problems.append(f"{opened.describe(at)} has the caption {line[:80]!r}, not cleaned")
-    return lines
+        lines = captions_at(opened, at, is_several=images.has_caption_lines)
+    except DamageError as error:
+        return [], str(error)
+    if images.is_ours and opened.member("txt", at).decode() != "\n".join(lines):
+        return lines, f"the captions of {opened.describe(at)} were not cleaned: {lines!r:.120}"
+    return lines, ""
 
 
 def _picture_problems(opened: OpenShard, at: int, image_size: int) -> Iterator[str]:
@@ -243,29 +249,13 @@ def _compare_keys(images: OpenShard, tokens: OpenShard, tallies: Tallies) -> Non
     tallies["token_keys"].add(problems)
 
 
-def _recode(
-    task: PassTask,
-    images: OpenShard,
-    tokens: OpenShard,
-    captions: list[list[str]],
-    tallies: Tallies,
-) -> list[RecodedPicture]:
+def _recode(task: PassTask, pair: RecodingPair, tallies: Tallies) -> list[RecodedPicture]:
     """Compare sampled pictures and captions with their codes and ids."""
-    places = {key: at for at, key in enumerate(tokens.index.keys.tolist())}
+    keys = pair.images.index.keys
+    places = {key: at for at, key in enumerate(pair.tokens.index.keys.tolist())}
     chosen = [
-        (at, places[images.index.keys[at]])
-        for at in chosen_samples(images.index.keys, task.num_samples)
-        if images.index.keys[at] in places
+        (at, places[keys[at]])
+        for at in chosen_samples(keys, task.num_samples)
+        if keys[at] in places
     ]
-    assert task.images is not None
-    assert task.tokens is not None
-    return recode(
-        task.tokenizers,
-        images,
-        tokens,
-        chosen,
-        captions=captions,
-        image_size=task.images.image_size,
-        settings=task.tokens.settings,
-        tallies=tallies,
-    )
+    return recode(task.tokenizers, pair, chosen, tallies)

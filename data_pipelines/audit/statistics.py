@@ -21,7 +21,7 @@ class SourceCounts:
     """Kept rows, the held-out ones included."""
     held_out: int
     enlarged: int
-    """Kept rows whose picture was smaller than image_size."""
+    """Samples whose picture was smaller than image_size."""
     rejected: Mapping[str, int]
     """Rejected rows by reason."""
 
@@ -151,7 +151,8 @@ def source_counts(connection: Database) -> tuple[SourceCounts, ...]:
     counts = connection.execute(
         "SELECT coalesce(source, ''), count(*), count(*) FILTER (verdict = 'kept'), "
         "count(*) FILTER (verdict = 'kept' AND split = 'held_out'), "
-        "count(*) FILTER (verdict = 'kept' AND is_enlarged) FROM rows GROUP BY 1 ORDER BY 1"
+        "count(DISTINCT (split, key)) FILTER (verdict = 'kept' AND is_enlarged) FROM rows "
+        "GROUP BY 1 ORDER BY 1"
     ).fetchall()
     rejected: dict[str, dict[str, int]] = {}
     for source, reason, count in connection.execute(

@@ -1,44 +1,57 @@
-"""Counts of a token set's captions: against its manifest, and against a model's text slots."""
+"""Counts of a token set's captions and codes: against its manifest, and a model's text slots."""
 
-from collections.abc import Mapping
+from pathlib import Path
 
 from data_pipelines.audit.checks import Tallies
-from data_pipelines.audit.tokens import TokenFindings
+from data_pipelines.encoding.task import CODES_FILE, TokenCounts
 from ernie_vilg.config.audit import AuditShardsConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.storage.caption_lengths import num_longer, slots_that_fit
-from ernie_vilg.storage.shard_manifest import CAPTION_LENGTHS, NUM_CAPTIONS, Manifest
+from ernie_vilg.storage.files import sha256_of_file
+from ernie_vilg.storage.json_files import read_object
+from ernie_vilg.storage.shard_manifest import Manifest
 
 
-def check_counts(manifest: Manifest, found: TokenFindings, tallies: Tallies) -> None:
-    """Compare the counts that the manifest records with those of its shards.
+def check_counts(folder: Path, manifest: Manifest, counts: TokenCounts, tallies: Tallies) -> None:
+    """Compare the counts that encoding recorded with those of the shards.
 
     Args:
-        manifest: manifest of the token shards.
-        found: counts of all of them.
+        folder: folder of the token shards.
+        manifest: its manifest; of an older version, it does not record all of them.
+        counts: counts of all its shards.
         tallies: takes the problems.
     """
-    lengths = found.caption_lengths
-    counted: Mapping[str, object] = {
-        "max_text_tokens": max(lengths, default=1) - 1,
-        "num_text_tokens": sum((length - 1) * count for length, count in lengths.items()),
-        CAPTION_LENGTHS: {str(length): lengths[length] for length in sorted(lengths)},
-        NUM_CAPTIONS: sum(lengths.values()),
-    }
-    for name, value in counted.items():
-        recorded = manifest.settings.get(name, value)  # older shards do not record everything
-        problems = []
-        if recorded != value:
-            problems = [
-                f"{name} is {recorded!r:.120} in the manifest, {value!r:.120} in the shards"
-            ]
-        tallies["counts"].add(problems, checked=int(name in manifest.settings))
+    for name, value in counts.text_settings().items():
+        if name in manifest.settings:
+            recorded, problems = manifest.settings[name], []
+            if recorded != value:
+                problems = [
+                    f"{name} of {folder} is {recorded!r:.120}, of its shards {value!r:.120}"
+                ]
+            tallies["counts"].add(problems)
+    codes = manifest.settings.get("codes")
+    if isinstance(codes, dict):
+        tallies["counts"].add(_code_problems(folder / CODES_FILE, codes, counts))
 
 
-def check_truncation(config: AuditShardsConfig, found: TokenFindings, tallies: Tallies) -> None:
+def _code_problems(path: Path, recorded: dict[str, object], counts: TokenCounts) -> list[str]:
+    try:
+        found = read_object(path).get("counts")
+        sha256 = sha256_of_file(path)
+    except (InputError, OSError) as error:
+        return [f"{path} cannot be read ({error}): copy it again"]
+    if sha256 != recorded.get("sha256"):
+        return [f"{path} differs from the manifest's SHA-256: copy it again"]
+    if found != counts.code_counts.tolist():
+        return [f"{path} counts other codes than the shards hold"]
+    return []
+
+
+def check_truncation(config: AuditShardsConfig, counts: TokenCounts, tallies: Tallies) -> None:
     """Check that few enough captions are longer than the model's text slots."""
-    if config.text_length is None:
+    if config.text_length is None or not counts.caption_lengths:
         return
-    lengths = found.caption_lengths
+    lengths = counts.caption_lengths
     num_captions, num_cut = sum(lengths.values()), num_longer(lengths, config.text_length)
     problems = []
     if num_cut > config.max_truncated_fraction * num_captions:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data_pipelines.audit.checks import Tallies
+from data_pipelines.encoding.task import TokenCounts, new_counts
+from data_pipelines.encoding.token_shard import CODES, TEXT
+from data_pipelines.encoding.views import ViewSettings
 from ernie_vilg.data.batches.npy import parse_npy
 from ernie_vilg.data.shards.open_shards import OpenShard
 from ernie_vilg.errors import InputError
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, FIRST_BYTE_ID, NUM_BYTES, NUM_SPECIAL_IDS
-
-CODES = "codes.npy"
-TEXT = "text.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +23,18 @@ class TokenSettings:
     grid_size: int
     codebook_size: int
     vocab_size: int
+    views: ViewSettings
+    """Parts of the pictures that were encoded."""
 
 
 @dataclass(kw_only=True)
 class TokenFindings:
     """Counts of the codes and ids of token shards."""
 
-    histogram: np.ndarray
-    """Number of uses per code, int64 [codebook]."""
+    counts: TokenCounts
+    """Counts that encoding records too."""
     num_pictures: int = 0
     """Number of samples whose codes were counted."""
-    caption_lengths: Counter[int] = field(default_factory=Counter)
-    """Number of captions by their number of ids, end of text included."""
     num_ids: int = 0
     """Number of text ids, without special ones."""
     num_byte_ids: int = 0
@@ -46,9 +46,8 @@ class TokenFindings:
 
     def merge(self, other: "TokenFindings") -> None:
         """Add the counts of another shard."""
-        self.histogram += other.histogram
+        self.counts.merge(other.counts)
         self.num_pictures += other.num_pictures
-        self.caption_lengths.update(other.caption_lengths)
         self.num_ids += other.num_ids
         self.num_byte_ids += other.num_byte_ids
         self.num_captions_with_bytes += other.num_captions_with_bytes
@@ -57,19 +56,19 @@ class TokenFindings:
 
 def read_tokens(opened: OpenShard, settings: TokenSettings, tallies: Tallies) -> TokenFindings:
     """Check and count the codes and ids of every sample."""
-    found = TokenFindings(histogram=np.zeros(settings.codebook_size, np.int64))
+    found = TokenFindings(counts=new_counts(settings.codebook_size))
     grids = []
     for at in range(opened.shard.samples):
         codes, problem = codes_of(opened, at, settings)
         tallies["codes"].add([problem] if problem else [])
         if codes is not None:
-            grids.append(codes.ravel())
+            grids.append(codes)
         ids, problem = text_of(opened, at, settings)
         tallies["text_ids"].add([problem] if problem else [])
         if ids is not None:
             _count_text(found, ids)
     if grids:
-        found.histogram += np.bincount(np.concatenate(grids), minlength=settings.codebook_size)
+        found.counts.add_codes(np.stack(grids))
     found.num_pictures = len(grids)
     return found
 
@@ -109,8 +108,9 @@ def text_of(opened: OpenShard, at: int, settings: TokenSettings) -> tuple[np.nda
             f"the text ids of {opened.describe(at)} go from {found}, the vocabulary from "
             f"{NUM_SPECIAL_IDS} to {settings.vocab_size - 1}"
         )
-    if any(not caption.size for caption in split_captions(ids)):
-        return None, f"{opened.describe(at)} has a caption without ids"
+    captions = split_captions(ids)
+    if len(captions) > 1 and not all(caption.size for caption in captions):
+        return None, f"{opened.describe(at)} has a caption without ids among others"
     return ids, ""
 
 
@@ -125,8 +125,9 @@ def split_captions(ids: np.ndarray) -> list[np.ndarray]:
 
 
 def _count_text(found: TokenFindings, ids: np.ndarray) -> None:
-    for caption in split_captions(ids):
-        found.caption_lengths[len(caption) + 1] += 1  # one more for the end of text
+    captions = split_captions(ids)
+    found.counts.add_captions([caption.tolist() for caption in captions])
+    for caption in captions:
         found.num_ids += len(caption)
         is_byte = caption < FIRST_BYTE_ID + NUM_BYTES
         if is_byte.any():

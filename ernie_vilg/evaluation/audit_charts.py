@@ -23,8 +23,8 @@ def caption_charts(
     charts = []
     if captions is not None:
         charts.append(_chart(captions.characters, "Captions by characters", unit="captions"))
-    if tokens is not None and tokens.caption_lengths:
-        lengths = tokens.caption_lengths
+    if tokens is not None and tokens.counts.caption_lengths:
+        lengths = tokens.counts.caption_lengths
         low, high = min(lengths), max(lengths) + 1
         width = math.ceil((high - low) / MOST_BARS)
         counts = [0] * math.ceil((high - low) / width)

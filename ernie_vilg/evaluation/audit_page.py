@@ -81,9 +81,7 @@ def _figures(audit: Audit, heading: AuditHeading) -> list[tuple[str, str, str]]:
     """Return the cards: name, figure and meaning of each."""
     cards = [
         (
-            {"train": "Training samples", "held_out": "Held out", "tokens": "Token samples"}[
-                each.name
-            ],
+            each.name.capitalize(),
             f"{each.num_samples:,}",
             f"in {each.num_shards:,} shards, {_bytes(each.num_bytes)}",
         )
@@ -132,10 +130,10 @@ def _unknown_characters(tokens: TokenFindings | None) -> list[tuple[str, int]]:
 
 def _cut(tokens: TokenFindings | None, text_length: int | None) -> tuple[int, float] | None:
     """Return the number and the fraction of captions that are longer than the text slots."""
-    if tokens is None or text_length is None or not tokens.caption_lengths:
+    if tokens is None or text_length is None or not tokens.counts.caption_lengths:
         return None
-    cut = num_longer(tokens.caption_lengths, text_length)
-    return cut, cut / sum(tokens.caption_lengths.values())
+    cut = num_longer(tokens.counts.caption_lengths, text_length)
+    return cut, cut / sum(tokens.counts.caption_lengths.values())
 
 
 def _reconstructions(audit: Audit) -> list[tuple[str, Sequence[RecodedPicture]]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data_pipelines.encode import encode_image_shards
+from data_pipelines.encoding.encode import encode_image_shards
 from data_pipelines.metadata import (
     CURATION_FILE,
     EXAMPLE_COLUMNS,
@@ -35,12 +35,12 @@ CAPTIONS: Mapping[str, Sequence[str]] = {
     "00000000": ["红色的圆"],
     "00000001": ["绿色的圆"],
     "00000002": ["蓝色的大正方形"],
-    "00000003": ["黄色"],
+    "00000003": ["黄色", "黄色的圆"],
     "00000005": ["灰色的三角形"],
     "00000006": ["黑色"],
     "00000008": ["黄色"],
 }
-"""Captions of every sample by its key; the last one is held out."""
+"""Captions of every sample by its key; one has two of them, and the last one is held out."""
 TRAIN_SHARDS = (("00000000", "00000001", "00000002"), ("00000003", "00000005", "00000006"))
 HELD_OUT_SHARDS = (("00000008",),)
 REJECTED = {4: ("too_few_nouns", "0 nouns"), 7: ("near_duplicate_picture", "distance 12")}
@@ -155,7 +155,11 @@ def write_curation(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         counts["kept"] += row["verdict"] == "kept"
         if row["verdict"] == "rejected":
             counts["rejected"][row["reason"]] = counts["rejected"].get(row["reason"], 0) + 1
-    write_json(folder / CURATION_FILE, {"sources": sources, "curation": {"rules": RULES}})
+    samples = {
+        "train": sum(map(len, TRAIN_SHARDS)), "held_out": sum(map(len, HELD_OUT_SHARDS)),
+    }  # fmt: skip
+    content = {"sources": sources, "samples": samples, "settings": {"rules": RULES}}
+    write_json(folder / CURATION_FILE, content)
 
 
 def write_examples(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
