@@ -6,12 +6,14 @@ Chart text is ASCII, because matplotlib's own font has no Chinese.
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ernie_vilg.storage.jsonl import read_lines
@@ -93,18 +95,7 @@ def line_chart(
     Returns:
         an SVG document; the same curves give the same text.
     """
-    settings = {
-        "svg.hashsalt": title,
-        "font.family": "DejaVu Sans",
-        "font.size": 9,
-        "text.color": _TEXT_COLOUR,
-        "axes.labelcolor": _TEXT_COLOUR,
-        "xtick.color": _TEXT_COLOUR,
-        "ytick.color": _TEXT_COLOUR,
-    }
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=_INCHES, layout="constrained")
-        axes = figure.subplots()
+    with svg_chart(title, inches=_INCHES) as (axes, content):
         for line, colour in zip(lines, COLOURS, strict=False):
             marker = "o" if len(line.steps) == 1 else ""  # a lone point has no line
             axes.plot(
@@ -116,16 +107,40 @@ def line_chart(
                 marker=marker,
                 markersize=4,
             )
-        axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
         axes.set_xlabel("step")
         axes.set_ylabel(y_label)
         if logarithmic:
             axes.set_yscale("log")
-        axes.grid(color=_GRID_COLOUR, linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_GRID_COLOUR)
         if len(lines) > 1:
             axes.legend(frameon=False)
-        content = io.StringIO()
-        figure.savefig(content, format="svg", metadata={"Date": None})
     return content.getvalue()
+
+
+@contextmanager
+def svg_chart(title: str, *, inches: tuple[float, float]) -> Iterator[tuple[Axes, io.StringIO]]:
+    """Yield the axes of a chart in this project's style, and the text that the SVG is written to.
+
+    Args:
+        title: ASCII; it also names the parts of the SVG, so equal charts are equal texts.
+        inches: width and height.
+    """
+    settings = {
+        "svg.hashsalt": title,
+        "font.family": "DejaVu Sans",
+        "font.size": 9,
+        "text.color": _TEXT_COLOUR,
+        "axes.labelcolor": _TEXT_COLOUR,
+        "xtick.color": _TEXT_COLOUR,
+        "ytick.color": _TEXT_COLOUR,
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=inches, layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(title, fontsize=10, loc="left", fontweight="bold")
+        axes.grid(color=_GRID_COLOUR, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_GRID_COLOUR)
+        content = io.StringIO()
+        yield axes, content
+        figure.savefig(content, format="svg", metadata={"Date": None})

@@ -4,13 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
-
-from ernie_vilg.vqgan.loss import psnr
-
-_LARGEST_PSNR = 99.0  # JSON knows no infinity
 
 
 class ImageCoder(Protocol):
@@ -44,22 +39,3 @@ def reconstruct(
         used.update(codes.unique().tolist())
         decoded.extend(coder.decode_images(codes))
     return Reconstruction(images=tuple(decoded), num_codes=len(used))
-
-
-def psnr_of_pictures(originals: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
-    """Return the peak signal-to-noise ratio in dB over all pixels of all pictures, at most 99.
-
-    Args:
-        originals: pictures.
-        others: as many, each of its original's size.
-    """
-    errors = [
-        np.square(_pixels(original) - _pixels(other))
-        for original, other in zip(originals, others, strict=True)
-    ]
-    mean = float(np.mean(np.concatenate([error.ravel() for error in errors])))
-    return min(psnr(mean, peak=255.0), _LARGEST_PSNR)
-
-
-def _pixels(image: Image.Image) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
-    return np.asarray(image.convert("RGB"), np.float32)

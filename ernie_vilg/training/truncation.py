@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.errors import InputError
+from ernie_vilg.storage.caption_lengths import num_longer, slots_that_fit
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.storage.shard_manifest import (
     CAPTION_LENGTHS,
@@ -44,7 +45,7 @@ def check_truncation(config: PretrainConfig, lineage: Lineage) -> dict[str, str]
                 f"manifest has no {CAPTION_LENGTHS}; encode the shards again to know"
             )
             continue
-        num_cut, num_captions = _num_longer(lengths, slots), _num_captions(data_set.manifest)
+        num_cut, num_captions = num_longer(lengths, slots), _num_captions(data_set.manifest)
         found[data_set.name] = (
             f"{num_cut:,} of {num_captions:,} captions ({num_cut / num_captions:.2%}) are longer "
             f"than model.text_length={slots} and cut"
@@ -73,10 +74,6 @@ def _num_captions(manifest: Manifest) -> int:
     return int(manifest.settings.get(NUM_CAPTIONS, manifest.num_samples))
 
 
-def _num_longer(lengths: Mapping[int, int], slots: int) -> int:
-    return sum(count for length, count in lengths.items() if length > slots)
-
-
 def _refusal(
     config: PretrainConfig,
     lineage: Lineage,
@@ -89,19 +86,13 @@ def _refusal(
         for data_set in lineage.data_sets
     }
     heading = "; ".join(f"{places[name]}: {found[name]}" for name in excesses)
-    enough = max(_slots_that_fit(part, data.max_truncated_fraction) for part in excesses.values())
+    enough = max(slots_that_fit(part, data.max_truncated_fraction) for part in excesses.values())
     all_fit = max(max(lengths) for lengths in excesses.values())
     none_cut = f" ({all_fit} cuts none)" if all_fit > enough else ""
-    worst = max(_num_longer(part, slots) / sum(part.values()) for part in excesses.values())
+    worst = max(num_longer(part, slots) / sum(part.values()) for part in excesses.values())
     return (
         f"{heading}, more than data.max_truncated_fraction={data.max_truncated_fraction}: set "
         f"model.text_length={enough}{none_cut}; or encode the shards again with a text tokenizer "
         "of a larger vocab_size or of captions like these, which needs fewer ids; or allow it "
         f"with data.max_truncated_fraction={math.ceil(100 * worst) / 100}"
     )
-
-
-def _slots_that_fit(lengths: Mapping[int, int], max_fraction: float) -> int:
-    """Return the fewest slots that truncate no more than a fraction of the captions."""
-    allowed = max_fraction * sum(lengths.values())
-    return min(length for length in lengths if _num_longer(lengths, length) <= allowed)

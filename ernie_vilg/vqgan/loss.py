@@ -9,11 +9,16 @@ arXiv:1711.00937); the absolute error is VQGAN's (Esser et al. 2021, arXiv:2012.
 """
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from ernie_vilg.vqgan.quantizer import Quantized
+
+_LARGEST_PSNR = 99.0  # JSON knows no infinity
 
 
 def reconstruction_loss(
@@ -52,3 +57,22 @@ def psnr(mean_squared_error: float, *, peak: float = 2.0) -> float:
     if mean_squared_error == 0:
         return math.inf
     return 10 * math.log10(peak**2 / mean_squared_error)
+
+
+def psnr_of_pictures(originals: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
+    """Return the peak signal-to-noise ratio in dB over all pixels of all pictures, at most 99.
+
+    Args:
+        originals: pictures.
+        others: as many, each of its original's size.
+    """
+    errors = [
+        np.square(_pixels(original) - _pixels(other))
+        for original, other in zip(originals, others, strict=True)
+    ]
+    mean = float(np.mean(np.concatenate([error.ravel() for error in errors])))
+    return min(psnr(mean, peak=255.0), _LARGEST_PSNR)
+
+
+def _pixels(image: Image.Image) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    return np.asarray(image.convert("RGB"), np.float32)

@@ -7,22 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ernie_vilg.evaluation.reconstruction import psnr_of_pictures, reconstruct
+from ernie_vilg.evaluation.reconstruction import reconstruct
 
 
 def flat(value: int) -> Image.Image:
     return Image.new("RGB", (8, 8), (value, value, value))
-
-
-def test_psnr_of_a_known_error() -> None:
-    # Every value is off by 25.5, a tenth of the range: 10 log10(100) = 20 dB; here 26 and 25.
-    assert psnr_of_pictures([flat(0), flat(0)], [flat(26), flat(25)]) == pytest.approx(
-        20.0, abs=0.01
-    )
-
-
-def test_equal_pictures_have_the_largest_psnr() -> None:
-    assert psnr_of_pictures([flat(7)], [flat(7)]) == 99.0
 
 
 class OneCodePerGrey:

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 
-from ernie_vilg.vqgan.loss import psnr, quantization_loss, reconstruction_loss
+from ernie_vilg.vqgan.loss import psnr, psnr_of_pictures, quantization_loss, reconstruction_loss
 from ernie_vilg.vqgan.quantizer import Quantized
 
 
@@ -38,3 +39,18 @@ def test_quantization_loss_weighs_its_two_parts() -> None:
 )
 def test_psnr_of_pixels_from_minus_one_to_one(error: float, expected: float) -> None:
     assert psnr(error) == pytest.approx(expected)
+
+
+def flat(value: int) -> Image.Image:
+    return Image.new("RGB", (8, 8), (value, value, value))
+
+
+def test_psnr_of_a_known_error() -> None:
+    # Every value is off by 25.5, a tenth of the range: 10 log10(100) = 20 dB; here 26 and 25.
+    assert psnr_of_pictures([flat(0), flat(0)], [flat(26), flat(25)]) == pytest.approx(
+        20.0, abs=0.01
+    )
+
+
+def test_equal_pictures_have_the_largest_psnr() -> None:
+    assert psnr_of_pictures([flat(7)], [flat(7)]) == 99.0
