@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from data_pipelines.ray_executor import RaySettings, map_with_ray
 from ernie_vilg.system.worker_pool import map_in_order
 
 Task = TypeVar("Task")
@@ -20,6 +22,10 @@ class Executor:
     ray_address: str | None = None
     gpus_per_task: float = 0.0
     """GPUs that Ray reserves for each task."""
+    shared_folder: Path | None = None
+    """Folder of the program's files, which every node of a Ray cluster must see."""
+    ray_dashboard: bool = True
+    """Whether a Ray that is started on this machine shows its page."""
 
     def map_in_order(
         self,
@@ -40,13 +46,32 @@ class Executor:
             initializer_arguments: arguments of `initializer`.
 
         Raises:
-            InputError: a worker process of this machine was killed, or Ray cannot be reached.
+            InputError: a worker process of this machine was killed, a task ends every worker of
+                Ray, Ray cannot be reached, or its nodes differ from this machine.
         """
-        assert self.kind == "processes", "ray comes with data_pipelines/ray_executor.py"
+        if self.kind == "ray":
+            yield from map_with_ray(
+                function,
+                tasks,
+                self._ray_settings,
+                initializer=initializer,
+                initializer_arguments=initializer_arguments,
+            )
+            return
         yield from map_in_order(
             function,
             tasks,
             num_workers=self.num_workers,
             initializer=initializer,
             initializer_arguments=initializer_arguments,
+        )
+
+    @property
+    def _ray_settings(self) -> RaySettings:
+        return RaySettings(
+            address=self.ray_address,
+            num_workers=self.num_workers,
+            gpus_per_task=self.gpus_per_task,
+            shared_folder=self.shared_folder,
+            dashboard=self.ray_dashboard,
         )
