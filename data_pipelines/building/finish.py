@@ -84,6 +84,7 @@ def _manifest(job: BuildingJob, written: Written, split: str) -> Manifest:
         },
         lineage={
             **{f"source.{name}": digest for name, digest in written.sources.items()},
+            **job.model_hashes,
             "curation": sha256_of_json(_rules(config)),
         },
     )
@@ -110,7 +111,8 @@ def _curation(job: BuildingJob, written: Written, *, num_listed: int) -> dict[st
 
 
 def _rules(config: BuildShardsConfig) -> dict[str, Any]:
-    """Return the settings of curation that decide what is kept."""
-    settings = asdict(config.curation)
-    del settings["deduplication"]["memory"]
-    return settings
+    """Return the settings of curation that decide what is kept; models stand in the lineage."""
+    rules = asdict(config.curation)["rules"]
+    deduplication = asdict(config.curation.deduplication)
+    del deduplication["memory"]
+    return {"rules": rules, "deduplication": deduplication}

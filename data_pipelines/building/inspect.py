@@ -9,8 +9,10 @@ batch at a time.
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from data_pipelines.building.records import Finished, Work, once
 from data_pipelines.building.thumbnails import Thumbnails
 from data_pipelines.captions import clean_caption
 from data_pipelines.curation.curator import Curator
+from data_pipelines.curation.verdicts import CaptionVerdict
 from data_pipelines.duplicates.content_hashes import sha256_of_text
 from data_pipelines.metadata import COLUMNS, write_rows
 from data_pipelines.rejections import RejectedError, Rejection
@@ -37,6 +40,7 @@ THUMBNAILS_FOLDER = "thumbnails"
 """Folders of the work folder."""
 
 _PAIRS_PER_BATCH = 32
+_CAPTIONS_PER_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +157,13 @@ class _PartRows:
         self._pictures = pictures
         self._thumbnails = thumbnails
         self._waiting: list[tuple[dict[str, Any], PreparedPicture, Image.Image]] = []
+        self._verdicts: dict[int, CaptionVerdict] = {}
+        """Verdicts about captions by row, where they were judged together."""
 
     def read(self) -> list[dict[str, Any]]:
         """Return the metadata of all rows."""
+        if self._task.plan.rules.translate:
+            self._judge_captions()
         rows = list(self._rows())
         self._judge_waiting()
         return rows
@@ -197,16 +205,35 @@ class _PartRows:
     def _inspect_caption(self, pair: RawPair, row: dict[str, Any]) -> None:
         most = self._task.config.max_caption_characters
         row["caption"] = pair.caption[:most]  # that of a rejected row, until there is a clean one
-        caption = clean_caption(pair.caption, max_characters=most)
-        verdict = self._curator.check_caption(caption)
+        caption = self._clean(pair)
+        verdict = self._verdicts.pop(pair.row, None) or self._curator.check_caption(caption)
         row.update(verdict.measures)
         row["caption"] = verdict.caption
+        if verdict.transforms:  # a model may write what no source may
+            row["caption"] = clean_caption(verdict.caption, max_characters=most)
         if verdict.caption != pair.caption:
             row["original_caption"] = pair.caption[: 4 * most]
         if verdict.transforms:
             row["transforms"] = ",".join(verdict.transforms)
         if verdict.rejection is not None:
             raise verdict.rejection
+
+    def _judge_captions(self) -> None:
+        """Judge all captions of the part a batch at a time, which translates them faster."""
+        pairs = (
+            pair for pair in self._task.source.rows(self._task.part) if isinstance(pair, RawPair)
+        )
+        while batch := list(islice(pairs, _CAPTIONS_PER_BATCH)):
+            clean = {}
+            for pair in batch:
+                with suppress(RejectedError):  # it is rejected in its turn
+                    clean[pair.row] = self._clean(pair)
+            verdicts = self._curator.check_captions(list(clean.values()))
+            self._verdicts.update(zip(clean, verdicts, strict=True))
+
+    def _clean(self, pair: RawPair) -> str:
+        most = self._task.config.max_caption_characters
+        return clean_caption(pair.caption, max_characters=most)
 
     def _judge_waiting(self) -> None:
         """Judge the pairs of a batch by models, and store the pictures of those that are kept."""

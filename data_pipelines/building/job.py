@@ -1,7 +1,7 @@
 """What one output folder needs: its work folder, its sources, and the tasks of the first stage."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -14,9 +14,9 @@ from data_pipelines.building.inspect import (
     THUMBNAILS_FOLDER,
     CurationPlan,
     InspectTask,
-    curator_of,
 )
 from data_pipelines.building.records import RECORDS_FOLDER
+from data_pipelines.curation.preparation import PreparedCuration, prepare_curation
 from data_pipelines.executor import Executor
 from data_pipelines.outputs import check_output_folder
 from data_pipelines.sources.open import open_sources
@@ -29,10 +29,9 @@ from ernie_vilg.storage.files import remove, sha256_of_file, sha256_of_json, wri
 from ernie_vilg.storage.json_files import read_json, read_object
 from ernie_vilg.storage.shard_manifest import FILE_NAME
 
-SOURCES_FOLDER = "sources"
-"""Folder of the work folder with the listings of the sources."""
+SOURCES_FOLDER, CURATION_FOLDER = "sources", "curation"
+"""Folders of the work folder with the listings of the sources, and with what curation prepared."""
 _FINGERPRINTS = "fingerprints.json"
-_DEFAULT_RULES = "default"
 _WITHOUT_EFFECT = (
     "output_dir",
     "executor",
@@ -58,6 +57,8 @@ class BuildingJob:
     tasks: list[InspectTask]
     """Parts of all sources in order."""
     executor: Executor
+    model_hashes: Mapping[str, str]
+    """SHA-256 of every model of curation, by setting."""
 
     @property
     def num_rows(self) -> int | None:
@@ -82,7 +83,7 @@ def started_job(config: BuildShardsConfig) -> Iterator[BuildingJob]:
     Raises:
         InputError: a source, a rule or `output_dir` is wrong, or another process works on it.
     """
-    plans = _plans(config)
+    rules = _rules(config)  # wrong names are refused before anything is read
     output_dir = check_output_folder(
         config.output_dir,
         overwrite=config.overwrite,
@@ -94,14 +95,18 @@ def started_job(config: BuildShardsConfig) -> Iterator[BuildingJob]:
         output_dir, job_settings(config), kind="building", is_shared=is_shared
     ) as folder:
         sources = open_sources(config, folder / SOURCES_FOLDER)
-        _keep_or_clear(folder, {source.name: source.fingerprint() for source in sources}, is_shared)
+        (folder / CURATION_FOLDER).mkdir(exist_ok=True)
+        prepared = prepare_curation(config.curation, rules, folder / CURATION_FOLDER)
+        fingerprints = {f"source {source.name}": source.fingerprint() for source in sources}
+        _keep_or_clear(folder, {**fingerprints, **prepared.model_hashes}, is_shared)
         for name in (PICTURES_FOLDER, ROWS_FOLDER, THUMBNAILS_FOLDER, RECORDS_FOLDER):
             (folder / name).mkdir(exist_ok=True)
         yield BuildingJob(
             config=config,
             output_dir=output_dir,
             folder=folder,
-            tasks=list(_tasks(config, sources, plans, folder)),
+            tasks=list(_tasks(config, sources, _plans(config, prepared), folder)),
+            model_hashes=prepared.model_hashes,
             executor=Executor(
                 kind=config.executor,
                 num_workers=config.num_workers,
@@ -140,7 +145,7 @@ def _inputs(config: BuildShardsConfig) -> dict[str, str | None]:
 
 
 def _keep_or_clear(folder: Path, fingerprints: Mapping[str, str], is_shared: bool) -> None:
-    """Remove finished work if a source has changed since.
+    """Remove finished work if a source or a model has changed since.
 
     Raises:
         InputError: other processes may be using it.
@@ -149,14 +154,14 @@ def _keep_or_clear(folder: Path, fingerprints: Mapping[str, str], is_shared: boo
     if file.is_file() and read_json(file) != fingerprints:
         if is_shared:
             raise InputError(
-                f"{folder} holds work on an earlier state of the sources: end the processes that "
-                "work there and remove it, or name another output_dir"
+                f"{folder} holds work on an earlier state of the sources or models: end the "
+                "processes that work there and remove it, or name another output_dir"
             )
         file.unlink()
     if not file.is_file():
         if not is_shared:
             for path in folder.iterdir():
-                if path.is_dir() and path.name != SOURCES_FOLDER:
+                if path.is_dir() and path.name not in (SOURCES_FOLDER, CURATION_FOLDER):
                     remove(path)
         write_json(file, dict(fingerprints))
     (folder / "shards").mkdir(exist_ok=True)
@@ -181,40 +186,29 @@ def _tasks(
             )
 
 
-def _plans(config: BuildShardsConfig) -> dict[str, CurationPlan]:
-    """Return the rules of every source, after loading what they need once.
+def _plans(config: BuildShardsConfig, prepared: PreparedCuration) -> dict[str, CurationPlan]:
+    """Return the rules of every source."""
+    curation = prepared.config
+    sha256 = sha256_of_json([asdict(curation), dict(prepared.model_hashes)])
+    return {
+        name: CurationPlan(sha256=sha256, name=rules or "", config=curation, rules=found)
+        for (name, rules), found in zip(_names_of_rules(config), _rules(config), strict=True)
+    }
+
+
+def _names_of_rules(config: BuildShardsConfig) -> Iterable[tuple[str, str | None]]:
+    """Return the sources and the names of their rules.
 
     Raises:
-        InputError: a source names rules that do not exist, no source uses some rules, or a model
-            or package is missing.
+        InputError: as for `CurationConfig.rules_of`.
     """
-    curation, used = config.curation, set()
-    sha256, plans = sha256_of_json(asdict(curation)), {}
-    for name, source in config.all_sources.items():
-        candidates = (source.rules,) if source.rules else (name, _DEFAULT_RULES)
-        found = next((rules for rules in candidates if rules in curation.rules), None)
-        if found is None and curation.rules:
-            raise InputError(
-                f"the source {name!r} needs rules named {' or '.join(map(repr, candidates))}, and "
-                f"curation.rules has {', '.join(sorted(curation.rules))}: name one of them as its "
-                "rules, or add them"
-            )
-        if found is None and source.rules:
-            raise InputError(
-                f"rules={source.rules} of the source {name!r}: curation.rules is empty; choose "
-                "curation=ernie_vilg or a file of your own"
-            )
-        used.add(found)
-        rules = Rules() if found is None else curation.rules[found]
-        plans[name] = CurationPlan(sha256=sha256, name=found or "", config=curation, rules=rules)
-    if unused := sorted(curation.rules.keys() - used):
-        raise InputError(
-            f"curation.rules has {', '.join(unused)}, which no source uses: name them as the rules "
-            "of a source, or remove them"
-        )
-    for plan in plans.values():
-        curator_of(plan)
-    return plans
+    wanted = {name: source.rules for name, source in config.all_sources.items()}
+    return config.curation.rules_of(wanted).items()
+
+
+def _rules(config: BuildShardsConfig) -> list[Rules]:
+    rules = config.curation.rules
+    return [Rules() if name is None else rules[name] for _, name in _names_of_rules(config)]
 
 
 def record_commit(work: Path, folder: Path) -> None:
