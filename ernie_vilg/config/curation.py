@@ -132,8 +132,8 @@ class DeduplicationConfig(Settings, section="curation.deduplication"):
     near_texts: Annotated[float, Range(above=0, at_most=1)] | None = None
     """Smallest Jaccard similarity of near-duplicate captions, of which one is kept."""
     keep: Literal["largest", "first"] = "largest"
-    """Which of several near-duplicate pictures is kept: the one with most pixels, or the first of
-    the input."""
+    """The one of several near-duplicate pictures that is kept: the one with most pixels, or the
+    first of the input."""
     against: tuple[LocalInput, ...] = ()
     """Evaluation sets whose pairs must not be trained on: lists of hashes or ids, or folders of
     shards with metadata."""
@@ -143,7 +143,7 @@ class DeduplicationConfig(Settings, section="curation.deduplication"):
 
 @dataclass(frozen=True, kw_only=True)
 class CurationConfig(Settings, section="curation"):
-    """What is kept of the raw pairs. `conf/curation/` has presets."""
+    """Rules for what is kept of the raw pairs. `conf/curation/` has presets."""
 
     rules: dict[str, Rules] = field(default_factory=dict)
     """Rules by name. A source takes the rules that it names, else those of its own name, else
