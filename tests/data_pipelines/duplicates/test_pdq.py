@@ -43,7 +43,7 @@ def test_resized_picture_is_near_and_another_one_is_far() -> None:
     resized, _ = pdq_hash(all_pictures["blocks-640x480"].resize((200, 150)))
     other, _ = pdq_hash(all_pictures["grain-640x480"])
 
-    assert hamming_distances(original, resized) <= 10
+    assert hamming_distances(original, resized) <= 31
     assert hamming_distances(original, other) > 80
 
 
