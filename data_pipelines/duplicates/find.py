@@ -53,6 +53,7 @@ def find_duplicates(
     with database(memory=config.memory, scratch=folder, threads=threads) as connection:
         # Order is asked for where it matters; keeping it elsewhere takes memory.
         connection.execute("set preserve_insertion_order = false")
+        connection.execute("set enable_progress_bar = false")
         make_rows(connection, rows)
         sets = read_evaluation_sets(connection, config.against, min_quality=MIN_QUALITY)
         reject_listed_texts(connection, sets)

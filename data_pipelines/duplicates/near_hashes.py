@@ -71,7 +71,10 @@ def connect_near_hashes(
     """
 
     def is_near(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return hamming_distances(hashes[left], hashes[right]) <= threshold
+        # take is four times as fast as indexing.
+        return hamming_distances(hashes.take(left, axis=0), hashes.take(right, axis=0)) <= threshold
+
+    hashes = np.asarray(hashes)  # of a memory map
 
     if len(hashes) <= MAX_COMPARED_BY_PAIR:
         one_key = np.arange(len(hashes), dtype=np.uint64)

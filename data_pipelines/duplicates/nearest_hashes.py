@@ -39,7 +39,9 @@ def nearest_of_few(
     """
     found: list[NDArray[np.int64]] = [np.zeros((0, 3), dtype=np.int64)]
     for left, right in _candidates(hashes, few, threshold):
-        distances = hamming_distances(hashes[left], few[right]).astype(np.int64)
+        distances = hamming_distances(hashes.take(left, axis=0), few.take(right, axis=0)).astype(
+            np.int64
+        )
         near = distances <= threshold
         if near.any():
             found.append(np.stack([left[near], distances[near], right[near]], axis=1))
