@@ -133,7 +133,7 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
         )
         write_manifest(job.folder / "shards", manifest)
         commit_folder(job.folder / "shards", job.output_dir)
-        remove_work_folder(job.output_dir)
+        remove_work_folder(job.output_dir, "encoding")
     return manifest
 
 
@@ -191,7 +191,8 @@ def _started_job(config: EncodeShardsConfig) -> Iterator[_EncodingJob]:
         "image_shards": images.digest(),
     }
     job = {"lineage": lineage, "keep_pixels": config.keep_pixels}
-    with work_folder(output_dir, job, is_shared=config.part_index is not None) as folder:
+    is_shared = config.part_index is not None
+    with work_folder(output_dir, job, kind="encoding", is_shared=is_shared) as folder:
         yield _EncodingJob(
             output_dir=output_dir,
             folder=folder,

@@ -1,4 +1,4 @@
-"""The work folder of an encoding, which keeps finished shards until all are done.
+"""The work folder of a program that writes shards, which keeps finished work until all is done.
 
 Its `job.json` records everything that the shards depend on, so that shards of another job are not
 used. The folder appears under its name together with that file: if several processes start at the
@@ -13,18 +13,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Literal
 
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import REMOVING_PREFIX, remove, without_name, write_json
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.json_files import read_json, read_object
 from ernie_vilg.storage.locks import locked
 
 _JOB_FILE = "job.json"
 
+Kind = Literal["building", "encoding"]
+
 
 @contextmanager
-def work_folder(output_dir: Path, job: Mapping[str, Any], *, is_shared: bool) -> Iterator[Path]:
+def work_folder(
+    output_dir: Path, job: Mapping[str, Any], *, kind: Kind, is_shared: bool
+) -> Iterator[Path]:
     """Yield the work folder, with `shards/` and `records/` of this job only.
 
     While the block runs, only processes that share the folder can use it.
@@ -32,17 +36,18 @@ def work_folder(output_dir: Path, job: Mapping[str, Any], *, is_shared: bool) ->
     Args:
         output_dir: folder that the finished shards become, with links resolved.
         job: everything that the bytes of the shards depend on, as JSON.
+        kind: what the program does, the beginning of the folder's name.
         is_shared: true if other processes may be working in it; then nothing in it is removed.
 
     Raises:
         InputError: it is shared and belongs to another job, or another process works in it.
     """
-    work = _work_folder(output_dir)
-    if work.exists() and not _is_of(work, job):
+    work = work_path(output_dir, kind)
+    if work.exists() and not is_work_of(work, job):
         if is_shared:
             raise InputError(
-                f"{work} belongs to another job (other shards, tokenizers or keep_pixels): end the "
-                "processes that work there and remove it, or name another output_dir"
+                f"{work} belongs to another job ({_changed(work, job)}): end the processes that "
+                "work there and remove it, or name another output_dir"
             )
         _remove_other_job(work, output_dir)
     if not work.exists():
@@ -65,15 +70,15 @@ def _held(work: Path, output_dir: Path, *, shared: bool = False) -> Iterator[Non
     with locked(work / _JOB_FILE, shared=shared) as is_locked:
         if is_locked is False:
             raise InputError(
-                f"output_dir={output_dir} is being encoded by another process: wait for its end, "
-                "or name another folder"
+                f"output_dir={output_dir} is being written by another process, which works in "
+                f"{work}: wait for its end, or name another folder"
             )
         yield
 
 
-def remove_work_folder(output_dir: Path) -> None:
+def remove_work_folder(output_dir: Path, kind: Kind) -> None:
     """Remove the work folder of a finished job, and leftovers of killed starts."""
-    work = _work_folder(output_dir)
+    work = work_path(output_dir, kind)
     unnamed = re.compile(rf"{re.escape(work.name)}-\w{{8}}|{REMOVING_PREFIX}{re.escape(work.name)}")
     if work.exists():
         remove(without_name(work))  # renamed first: a half-removed folder looks like another job
@@ -82,11 +87,24 @@ def remove_work_folder(output_dir: Path) -> None:
             remove(path)
 
 
-def _work_folder(output_dir: Path) -> Path:
-    return output_dir.with_name(f".encoding-{output_dir.name}")
+def work_path(output_dir: Path, kind: Kind) -> Path:
+    """Return the path of the work folder of an output folder."""
+    return output_dir.with_name(f".{kind}-{output_dir.name}")
 
 
-def _is_of(work: Path, job: Mapping[str, Any]) -> bool:
+def _changed(work: Path, job: Mapping[str, Any]) -> str:
+    """Name what differs from the job that the folder belongs to."""
+    if not (work / _JOB_FILE).is_file():
+        return f"it has no {_JOB_FILE}"
+    earlier = read_object(work / _JOB_FILE)
+    names = sorted(
+        name for name in job.keys() | earlier.keys() if job.get(name) != earlier.get(name)
+    )
+    return f"with another {', '.join(names)}"
+
+
+def is_work_of(work: Path, job: Mapping[str, Any]) -> bool:
+    """Return whether a work folder is there and belongs to a job."""
     job_file = work / _JOB_FILE
     return job_file.is_file() and bool(read_json(job_file) == job)
 
@@ -101,5 +119,5 @@ def _make(work: Path, job: Mapping[str, Any]) -> None:
         os.rename(unnamed, work)
     except OSError:
         shutil.rmtree(unnamed)
-        if not _is_of(work, job):
+        if not is_work_of(work, job):
             raise

@@ -39,7 +39,7 @@ def test_a_part_removes_nothing_of_another_job(folder: Path) -> None:
 
 def test_processes_that_begin_together_work_in_one_folder(tmp_path: Path) -> None:
     def work(_: int) -> Path:
-        with work_folder(tmp_path / "out", {"a": 1}, is_shared=True) as folder:
+        with work_folder(tmp_path / "out", {"a": 1}, kind="encoding", is_shared=True) as folder:
             return folder
 
     with ThreadPoolExecutor(8) as pool:

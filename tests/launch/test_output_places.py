@@ -254,7 +254,7 @@ def hold_at(
     """Make a program wait in the middle of its work."""
     module_name, name = {
         "draw_shapes": ("data_pipelines.shapes_data_set", "map_in_order"),
-        "build_shards": ("data_pipelines.build", "map_in_order"),
+        "build_shards": ("data_pipelines.building.build", "inspect_part"),
         "train_text_tokenizer": ("data_pipelines.captions", "read_captions"),
         "encode_shards": ("data_pipelines.encode", "map_in_order"),
     }[program]
@@ -324,7 +324,7 @@ def test_a_shard_that_another_process_encodes_is_left_to_it(
 
         with pytest.raises(InputError, match=r"tokens-00000\.tar is being encoded by another"):
             run("encode_shards", *words, "part_index=0")
-        with pytest.raises(InputError, match="out is being encoded by another process"):
+        with pytest.raises(InputError, match="out is being written by another process"):
             run("encode_shards", *words)
     finally:
         go_on.set()
