@@ -17,7 +17,13 @@ from data_pipelines.building.final_metadata import metadata_folder
 from data_pipelines.building.inspect import ROWS_FOLDER, THUMBNAILS_FOLDER, part_name
 from data_pipelines.building.thumbnails import EXAMPLE_RANK_SQL, jpeg_of
 from data_pipelines.building.write import stored_picture
-from data_pipelines.metadata import EXAMPLE_COLUMNS, METADATA_FILES, parquet, parquet_files, write_rows
+from data_pipelines.metadata import (
+    EXAMPLE_COLUMNS,
+    METADATA_FILES,
+    parquet,
+    parquet_files,
+    write_rows,
+)
 
 _PER_REASON = 24
 _CLUSTERS = 24
