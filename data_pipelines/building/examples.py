@@ -59,7 +59,8 @@ def _rejected(connection: DuckDBPyConnection, table: str, work_folder: Path) -> 
     """Return rejected rows by reason, those that have thumbnails first."""
     thumbnails = parquet_files(work_folder / THUMBNAILS_FOLDER, "part-*.parquet")
     found = connection.execute(f"""
-        select reason, unnest(min_by([part, row, has_none], [has_none::varchar, rank], {_PER_REASON}))
+        select reason, unnest(
+            min_by([part, row, has_none], concat(has_none, rank), {_PER_REASON}))
         from (
             select part, row, reason, {EXAMPLE_RANK_SQL} as rank,
                 (thumbnail is null)::integer as has_none
