@@ -161,9 +161,8 @@ def _tally(
     connection: Database, tallies: Tallies, name: str, problems: str, *, checked: int
 ) -> None:
     """Count the rows of a query of sentences; keep the first ones of the alphabet."""
-    (count,) = one_row(connection, f"SELECT count(*) FROM ({problems}) AS p(sentence)")
-    first = connection.execute(
-        f"SELECT * FROM ({problems}) AS p(sentence) ORDER BY sentence LIMIT {MOST_PROBLEMS}"
-    ).fetchall()
-    tallies[name].add([sentence for (sentence,) in first], checked=checked)
-    tallies[name].num_problems += count - len(first)
+    count, first = one_row(
+        connection, f"SELECT count(*), min(p, {MOST_PROBLEMS}) FROM ({problems}) AS problems(p)"
+    )
+    tallies[name].add(first or [], checked=checked)
+    tallies[name].num_problems += count - len(first or [])

@@ -24,7 +24,8 @@ class Example:
     place: str
     caption: str
     detail: str
-    """Wrong value of a rejected row, or distance within a cluster; empty elsewhere."""
+    """Wrong value of a rejected row; within a cluster the distance from the row that is kept, or
+    "kept"; empty elsewhere."""
     jpeg: bytes | None
     """Thumbnail; None where the picture was never read, or is too large to be shown."""
 
@@ -37,7 +38,7 @@ class Examples:
     rejected: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)
     """Rejected rows by reason."""
     clusters: tuple[tuple[Example, ...], ...] = ()
-    """Near-duplicate pictures that were found, cluster by cluster."""
+    """Near-duplicate pictures that were found, cluster by cluster, kept ones first."""
 
 
 def read_examples(connection: Database, folder: Path, most: int) -> Examples:
@@ -59,15 +60,18 @@ def read_examples(connection: Database, folder: Path, most: int) -> Examples:
     columns = ", ".join(EXAMPLE_COLUMNS)
     ranked = (
         f"SELECT {columns}, row_number() OVER (PARTITION BY kind, CASE kind WHEN 'rejected' THEN "
-        "reason END, CASE kind WHEN 'cluster' THEN cluster END ORDER BY part, row) AS place_of "
+        "reason END, CASE kind WHEN 'cluster' THEN cluster END "
+        "ORDER BY reason IS NOT NULL, part, row) AS place_of "
         f"FROM {parquet(path)}"
     )
     try:
         rows = connection.execute(
             "SELECT kind, coalesce(reason, ''), coalesce(cluster, -1), coalesce(place, ''), "
-            "coalesce(caption, ''), coalesce(detail, ''), CASE WHEN octet_length(jpeg) <= "
+            "coalesce(caption, ''), CASE WHEN kind = 'cluster' AND reason IS NULL THEN 'kept' ELSE "
+            "coalesce(detail, '') END, CASE WHEN octet_length(jpeg) <= "
             f"{MAX_PICTURE_BYTES} THEN jpeg END FROM ({ranked}) WHERE place_of <= "
-            f"{max(limits.values())} ORDER BY kind, reason, cluster, part, row"
+            f"{max(limits.values())} ORDER BY kind, CASE kind WHEN 'rejected' THEN "
+            "reason END, cluster, place_of"
         )
         while row := rows.fetchone():
             kind, reason, cluster, place, caption, detail, jpeg = row

@@ -1,7 +1,8 @@
 """Counts of rows and captions, and histograms of what the rules measured."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from data_pipelines.audit.database import Database, one_row
@@ -72,7 +73,7 @@ class RowStatistics:
     sources: tuple[SourceCounts, ...]
     languages: tuple[tuple[str, int], ...]
     """Kept rows by language; empty where no rule measured it."""
-    histograms: tuple[Histogram, ...] = field(default=())
+    histograms: tuple[Histogram, ...]
 
 
 MEASURES: Sequence[tuple[str, str, tuple[str, ...]]] = (
@@ -107,9 +108,11 @@ def caption_statistics(connection: Database) -> CaptionStatistics | None:
         "SELECT count(*), count(DISTINCT md5(caption)), avg(length(caption)), max(length(caption)) "
         "FROM captions",
     )
-    characters = _histogram(connection, "captions", "characters", "length(caption)", ())
-    if characters is None:
+    if not count:
         return None
+    (span,) = _ranges(connection, "captions", ["length(caption)"])
+    assert span is not None
+    characters = _histogram(connection, "captions", "characters", "length(caption)", span, ())
     frequent = connection.execute(
         "SELECT caption, count(*) AS times FROM captions GROUP BY caption HAVING times > 1 "
         f"ORDER BY times DESC, caption LIMIT {MOST_FREQUENT}"
@@ -135,14 +138,16 @@ def row_statistics(connection: Database, rules: Mapping[str, Mapping[str, Any]])
         "SELECT language, count(*) AS times FROM rows WHERE verdict = 'kept' AND language IS NOT "
         f"NULL GROUP BY language ORDER BY times DESC, language LIMIT {MOST_LANGUAGES}"
     ).fetchall()
-    histograms = (
-        _histogram(connection, "rows", name, expression, _thresholds(rules, limits))
-        for name, expression, limits in MEASURES
-    )
+    spans = _ranges(connection, "rows", [expression for _, expression, _ in MEASURES])
+    histograms = [
+        _histogram(connection, "rows", name, expression, span, _thresholds(rules, limits))
+        for (name, expression, limits), span in zip(MEASURES, list(spans), strict=True)
+        if span is not None
+    ]
     return RowStatistics(
         sources=source_counts(connection),
         languages=tuple(languages),
-        histograms=tuple(each for each in histograms if each is not None),
+        histograms=tuple(histograms),
     )
 
 
@@ -189,30 +194,51 @@ def _is_limit(limit: str, value: Any) -> bool:
     return value is not None and (value != 0 or limit == "min_similarity")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Range:
+    """Smallest and largest value of an expression, and whether all are whole numbers."""
+
+    low: float
+    high: float
+    is_whole: bool
+
+    def bins(self) -> tuple[int, float]:
+        """Return the number of bins, and the right edge of the last."""
+        if not self.is_whole:
+            return NUM_BINS, self.high if self.high > self.low else self.low + 1
+        # Each bin has as many whole numbers.
+        width = ceil((self.high - self.low + 1) / NUM_BINS)
+        num_bins = int(self.high - self.low) // width + 1
+        return num_bins, self.low + width * num_bins
+
+
+def _ranges(
+    connection: Database, table: str, expressions: Sequence[str]
+) -> Iterator[_Range | None]:
+    """Yield the range of every expression; None for one that is null everywhere."""
+    columns = [
+        column
+        for value in expressions
+        for column in (f"min({value})", f"max({value})", f"bool_and({value} = round({value}))")
+    ]
+    found = one_row(connection, f"SELECT {', '.join(columns)} FROM {table}")
+    for at in range(0, len(found), 3):
+        low, high, is_whole = found[at : at + 3]
+        yield None if low is None else _Range(low=float(low), high=float(high), is_whole=is_whole)
+
+
 def _histogram(
     connection: Database,
     table: str,
     name: str,
     expression: str,
+    span: _Range,
     thresholds: tuple[Threshold, ...],
-) -> Histogram | None:
-    """Return the histogram of an expression; None if it is null everywhere."""
-    low, high, is_whole = one_row(
-        connection,
-        f"SELECT min({expression}), max({expression}), "
-        f"bool_and({expression} = round({expression})) FROM {table}",
-    )
-    if low is None:
-        return None
-    low, high, num_bins = float(low), float(high), NUM_BINS
-    if is_whole:  # bins of whole numbers, as many in each
-        width = max(1, -(-int(high - low + 1) // NUM_BINS))
-        num_bins = int(high - low) // width + 1
-        high = low + width * num_bins
-    high = high if high > low else low + 1
+) -> Histogram:
+    num_bins, high = span.bins()
     kept, rejected = [0] * num_bins, [0] * num_bins
     for at, count_kept, count_rejected in connection.execute(
-        f"SELECT least(floor(({expression} - {low!r}) / {(high - low)!r} * {num_bins}), "
+        f"SELECT least(floor(({expression} - {span.low!r}) / {high - span.low!r} * {num_bins}), "
         f"{num_bins - 1})::INTEGER AS bin, count(*) FILTER (verdict = 'kept'), "
         f"count(*) FILTER (verdict = 'rejected') FROM {table} WHERE ({expression}) IS NOT NULL "
         "GROUP BY bin"
@@ -220,7 +246,7 @@ def _histogram(
         kept[at], rejected[at] = count_kept, count_rejected
     return Histogram(
         name=name,
-        low=low,
+        low=span.low,
         high=high,
         kept=tuple(kept),
         rejected=tuple(rejected) if any(rejected) else (),

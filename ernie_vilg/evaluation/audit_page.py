@@ -1,11 +1,13 @@
 """The report of an audit: one page from which a person trusts the data, or knows why not."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from data_pipelines.audit.audit import Audit
 from data_pipelines.audit.checks import Outcome
+from data_pipelines.audit.examples import Example
 from data_pipelines.audit.recoding import RecodedPicture
 from data_pipelines.audit.statistics import SourceCounts
 from data_pipelines.audit.tokens import TokenFindings
@@ -50,6 +52,7 @@ def audit_html(audit: Audit, heading: AuditHeading) -> str:
         checks=sorted(audit.checks, key=lambda check: list(_MARKS).index(check.outcome)),
         figures=_figures(audit, heading),
         table=_table(audit.rows.sources) if audit.rows is not None else None,
+        rejected=_rejected(audit),
         charts=caption_charts(audit.captions, audit.tokens, heading.text_length),
         code_charts=code_charts(audit.codes),
         measures=measure_charts(audit.rows),
@@ -121,6 +124,15 @@ def _table(sources: Sequence[SourceCounts]) -> dict[str, Any]:
         "enlarged": [each.enlarged for each in sources],
         "adds_up": all(each.read == each.kept + sum(each.rejected.values()) for each in sources),
     }
+
+
+def _rejected(audit: Audit) -> list[tuple[str, int, Sequence[Example]]]:
+    """Return the examples of rejected rows with their reason and its count, most frequent first."""
+    counts: Counter[str] = Counter()
+    for each in audit.rows.sources if audit.rows is not None else ():
+        counts.update(each.rejected)
+    found = [(reason, counts[reason], rows) for reason, rows in audit.examples.rejected.items()]
+    return sorted(found, key=lambda group: (-group[1], group[0]))
 
 
 def _unknown_characters(tokens: TokenFindings | None) -> list[tuple[str, int]]:
