@@ -52,7 +52,7 @@ def test_captions_out_and_translations_in(tmp_path: Path) -> None:
             rules={"default": Rules(translate=True)}, translation_file=str(translations)
         ),
     )
-    with pytest.raises(InputError, match="4 of 4 rows are rejected .not_translated: 4"):
+    with pytest.raises(InputError, match=r"4 of 4 rows are rejected .not_translated: 4"):
         build_image_shards(config)
 
     out = tmp_path / "captions.jsonl"
