@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -221,7 +222,7 @@ def test_unusable_folder_is_refused(copy: Path, damage: object, message: str) ->
 def test_missing_package_names_its_extra(
     chinese_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"similarity_model needs.*'ernie-vilg\[scorers\]'"):
         ClipScorer(named(chinese_clip))
 
