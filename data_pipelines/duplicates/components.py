@@ -31,7 +31,7 @@ class Components:
             file: file to create for the array, which the kernel may move out of memory.
         """
         assert 0 < size < 1 << POSITION_BITS, size
-        self.smallest = np.memmap(file, dtype=np.int64, mode="w+", shape=(size,))
+        self.smallest = np.asarray(np.memmap(file, dtype=np.int64, mode="w+", shape=(size,)))
         self.smallest[:] = np.arange(size)
         self.num_compared = 0
         """Pairs that were compared."""
@@ -72,7 +72,7 @@ class Components:
         return members[order], smallest[order]
 
     def _connect(self, left: Positions, right: Positions, is_near: IsNear) -> None:
-        apart = self.smallest[left] != self.smallest[right]
+        apart = self.smallest.take(left) != self.smallest.take(right)
         left, right = left[apart], right[apart]
         self.num_compared += len(left)
         near = is_near(left, right)
