@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.captions import caption_of, is_taken, read_captions
+from data_pipelines.captions import captions_of, is_taken, read_captions
 from data_pipelines.shard_writer import write_shard
 from ernie_vilg.data.shards.damage import DamagedSampleError
 from ernie_vilg.storage.shard_manifest import Manifest
@@ -48,4 +48,4 @@ def test_a_sample_without_a_caption_is_named(members: dict[str, bytes]) -> None:
     with pytest.raises(
         DamagedSampleError, match=r"sample 'a' of b\.tar has no caption in UTF-8 in its txt"
     ):
-        caption_of({"__key__": b"a", **members}, "b.tar")
+        captions_of({"__key__": b"a", **members}, "b.tar", is_several=False)
