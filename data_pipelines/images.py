@@ -16,8 +16,12 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.storage.json_files import open_regular
 
 JPEG_QUALITY = 95
+EXTENSIONS = {"png": "png", "jpeg": "jpg"}
+"""Extension of a sample's picture by the image format."""
 NUM_ENLARGED = "enlarged_pictures"
 """Name in the manifest's settings of the number of pictures smaller than `image_size`."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def image_settings(*, image_size: int, image_format: str) -> dict[str, Any]:
@@ -49,13 +53,46 @@ def load_image(path: Path, *, max_pixels: int) -> Image.Image:
     """
     try:
         with open_regular(path) as file:
-            return open_picture(file, lambda width, height: width * height <= max_pixels)
-    except PictureSizeError as error:
-        raise RejectedError(
-            Reason.IMAGE_TOO_LARGE, f"{path.name!r} has {error}, at most {max_pixels} in all"
-        ) from error
+            content = file.read()
     except (OSError, InputError) as error:
         raise RejectedError(Reason.UNREADABLE_IMAGE, f"{path.name!r} ({error})") from error
+    return decode_image(content, path.name, max_pixels=max_pixels)
+
+
+def decode_image(content: bytes, name: str, *, max_pixels: int) -> Image.Image:
+    """Decode the content of a file as an opaque image that stands upright.
+
+    Args:
+        content: the file's content.
+        name: its name, for messages.
+        max_pixels: largest width times height that is decoded.
+
+    Returns:
+        an RGB image of the file's size.
+
+    Raises:
+        RejectedError: it is not a JPEG, PNG or WebP, is damaged, or has too many pixels.
+    """
+    try:
+        return open_picture(io.BytesIO(content), lambda width, height: width * height <= max_pixels)
+    except PictureSizeError as error:
+        raise RejectedError(
+            Reason.IMAGE_TOO_LARGE, f"{name!r} has {error}, at most {max_pixels} in all"
+        ) from error
+    except InputError as error:
+        raise RejectedError(Reason.UNREADABLE_IMAGE, f"{name!r} ({error})") from error
+
+
+def is_animated(content: bytes) -> bool:
+    """Return whether a file is an animated PNG or WebP.
+
+    Source: the acTL chunk of APNG precedes the pixels (PNG, third edition, section 11.3.5); bit 1
+    of the flags in WebP's extended header (RFC 9649, section 2.7).
+    """
+    if content.startswith(_PNG):
+        return b"acTL" in content[: content.find(b"IDAT")]
+    is_extended_webp = content[:4] == b"RIFF" and content[8:16] == b"WEBPVP8X"
+    return is_extended_webp and len(content) > 20 and bool(content[20] & 2)
 
 
 def crop_and_resize(image: Image.Image, image_size: int) -> Image.Image:

@@ -6,6 +6,7 @@ DuckDB writes and reads them. The same rows give the same bytes.
 import glob
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ COLUMNS: Mapping[str, str] = {
     "place": "VARCHAR",
     "picture_id": "VARCHAR",
     "caption": "VARCHAR",  # cleaned and transformed
-    "original_caption": "VARCHAR",  # as in the source, where that differs
+    "original_caption": "VARCHAR",  # as in the source, where that differs; its beginning, if long
     "transforms": "VARCHAR",  # names joined by commas
     "record": "VARCHAR",  # JSON object
     # Why it was rejected; null where it was not
@@ -129,8 +130,8 @@ _TYPES: Mapping[str, Any] = {
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
     """Write rows as a Parquet file, whole or not at all.
 
-    Text that UTF-8 cannot encode, such as the name of a file that is not UTF-8, gets question
-    marks.
+    Text that UTF-8 cannot encode, such as the name of a file that is not UTF-8, gets
+    backslashes and digits.
 
     Args:
         path: file to write; its folder exists.
@@ -163,6 +164,17 @@ def database(
         scratch: folder for what does not fit into memory; without one nothing is written.
         threads: number of threads. Only one gives Parquet files the same bytes on every machine.
     """
+    if memory is None and scratch is None and threads == 1:
+        return _small_database().cursor()  # with tables of its own
+    return _open_database(memory=memory, scratch=scratch, threads=threads)
+
+
+@cache  # opening one takes longer than most queries
+def _small_database() -> DuckDBPyConnection:
+    return _open_database(memory=None, scratch=None, threads=1)
+
+
+def _open_database(*, memory: str | None, scratch: Path | None, threads: int) -> DuckDBPyConnection:
     connection = duckdb.connect(
         config={
             "threads": threads,
@@ -219,5 +231,5 @@ def _arrays_of(values: list[Any], kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _encodable(value: Any) -> Any:
     if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "replace").decode()
+        return value.encode("utf-8", "backslashreplace").decode()
     return value

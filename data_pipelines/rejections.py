@@ -1,5 +1,7 @@
 """Reasons why a row of raw pairs gives no sample."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -102,3 +104,8 @@ class Rejection:
     reason: Reason
     detail: str
     """Wrong value, for people."""
+
+
+def count_reasons(rejections: Iterable[Rejection]) -> dict[str, int]:
+    """Return the number of rejections by reason, most frequent first."""
+    return dict(Counter(str(rejection.reason) for rejection in rejections).most_common())

@@ -1,11 +1,29 @@
-"""The rules of one source, ready to be applied."""
+"""The rules of one source, ready to be applied.
+
+Rules are applied in the order of `ernie_vilg.config.curation.Rules`: for captions before pictures,
+and cheap ones first. The first broken rule ends it. Measures are taken for the rules that are on,
+and those that cost nothing (characters, width, height, animation) always.
+"""
 
 from collections.abc import Sequence
 
 from PIL import Image
 
-from data_pipelines.curation.verdicts import CaptionVerdict, Verdict
+from data_pipelines.curation.language import language_rules
+from data_pipelines.curation.models.loading import load_translator
+from data_pipelines.curation.models.rules import judge_pairs, pair_rules, text_rules
+from data_pipelines.curation.pictures import LoadedPicture, picture_rules
+from data_pipelines.curation.text import character_rules
+from data_pipelines.curation.transforms import transforms
+from data_pipelines.curation.verdicts import CaptionVerdict, Verdict, first_broken
+from data_pipelines.curation.words import word_rules
+from data_pipelines.rejections import Reason, RejectedError
 from ernie_vilg.config.curation import CurationConfig, Rules
+
+VIEW_SIDE = 960
+"""Longest side of the pictures that models see, pixels."""
+TRANSLATED = "translated"
+"""Name of the translation among the transforms in the metadata."""
 
 
 class Curator:
@@ -14,20 +32,68 @@ class Curator:
     def __init__(self, config: CurationConfig, rules: Rules) -> None:
         """Load what the rules need.
 
+        Args:
+            config: settings as `prepare_curation` returns them.
+            rules: rules of the source.
+
         Raises:
             InputError: a package or model that a rule needs is missing; the message names the
                 extra or the setting.
         """
-        self._config = config
-        self._rules = rules
+        self._transforms = tuple(transforms(rules))
+        self._caption_rules = (
+            *character_rules(rules),
+            *language_rules(rules),
+            *word_rules(rules),
+        )
+        self._translator = load_translator(config, rules)
+        self._picture_rules = (*picture_rules(rules), *text_rules(rules))
+        self._pair_rules = tuple(pair_rules(config, rules))
 
     def check_caption(self, caption: str) -> CaptionVerdict:
         """Transform and judge a cleaned caption."""
-        return CaptionVerdict(caption=caption)
+        return self.check_captions([caption])[0]
+
+    def check_captions(self, captions: Sequence[str]) -> list[CaptionVerdict]:
+        """Transform and judge cleaned captions; they are translated together, which is faster."""
+        if self._translator is None:
+            return [self._judge(caption) for caption in captions]
+        rejection = RejectedError(Reason.NOT_TRANSLATED, self._translator.why_none)
+        translations = self._translator.translate(captions)
+        return [
+            CaptionVerdict(caption=caption, rejection=rejection)
+            if translation is None
+            else self._judge(translation, TRANSLATED)
+            for caption, translation in zip(captions, translations, strict=True)
+        ]
+
+    def _judge(self, caption: str, *names: str) -> CaptionVerdict:
+        """Apply the transforms but translation, and the rules.
+
+        Args:
+            caption: clean caption.
+            names: transforms that were applied before.
+        """
+        applied = [*names]
+        for name, transform in self._transforms:
+            transformed = transform(caption)
+            if transformed != caption:
+                caption = transformed
+                applied.append(name)
+        verdict = first_broken(self._caption_rules, caption)
+        return CaptionVerdict(
+            caption=caption,
+            transforms=tuple(applied),
+            measures={"characters": len(caption), **verdict.measures},
+            rejection=verdict.rejection,
+        )
 
     def check_picture(self, image: Image.Image, *, is_animated: bool) -> Verdict:
         """Judge a picture: RGB, upright, of its own size."""
-        return Verdict()
+        picture = LoadedPicture(image=image, is_animated=is_animated)
+        verdict = first_broken(self._picture_rules, picture)
+        free = {"width": image.width, "height": image.height, "is_animated": is_animated}
+        return Verdict(measures={**free, **verdict.measures}, rejection=verdict.rejection)
 
     def check_pairs(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[Verdict]:
         """Judge pairs by models, a batch at a time.
@@ -36,8 +102,4 @@ class Curator:
             images: RGB pictures, reduced to at most `VIEW_SIDE` pixels a side by the caller.
             captions: their captions.
         """
-        return [Verdict() for _ in captions]
-
-
-VIEW_SIDE = 960
-"""Longest side of the pictures that models see, pixels."""
+        return judge_pairs(self._pair_rules, images, captions)

@@ -23,10 +23,11 @@ class Picture(Protocol):
         ...
 
     def read(self) -> bytes:
-        """Return the content of the file.
+        """Return the content of the file; call it before the iterator of its rows ends.
 
         Raises:
             RejectedError: it is missing, no regular file, or larger than MAX_PICTURE_BYTES.
+            RemoteError: an object store or web server does not answer.
         """
         ...
 
@@ -59,6 +60,10 @@ class Part:
     """File that holds the rows: a name within the source, or a path."""
     start: int = 0
     """Where the rows begin: a byte of a text file, a row of a table; 0 for a whole file."""
+    end: int | None = None
+    """Where the rows end, in the same unit; None for the end of the file."""
+    line: int = 1
+    """Number of the first line of a text file, for messages."""
     first_row: int | None = None
     """Number of rows before this part, where the reader knows it."""
     rows: int | None = None
@@ -74,7 +79,10 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return a hash that changes when the list of rows changes."""
+        """Return a hash that changes when the list of rows changes.
+
+        It may depend on modification times: use it for restarts, not in the output.
+        """
         ...
 
     def parts(self) -> Iterator[Part]:

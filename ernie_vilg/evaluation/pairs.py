@@ -20,10 +20,10 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from data_pipelines.images import crop_and_resize, load_image
-from data_pipelines.rejections import RejectedError
-from data_pipelines.sources.captions_file import Rejection, count_reasons
-from data_pipelines.sources.captions_file import read_pairs as read_raw_pairs
+from data_pipelines.captions import clean_caption
+from data_pipelines.images import crop_and_resize, decode_image
+from data_pipelines.rejections import RejectedError, Rejection, count_reasons
+from data_pipelines.sources.captions_file import IMAGE, read_captions_file
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.grid import before_and_after
 from ernie_vilg.evaluation.reconstruction import (
@@ -129,18 +129,23 @@ def read_pairs(folder: Path, *, count: int, image_size: int) -> list[Pair]:
     """
     pairs: list[Pair] = []
     skipped: list[Rejection] = []
-    for raw in read_raw_pairs(folder, max_caption_characters=_MAX_CAPTION_CHARACTERS):
+    for raw in read_captions_file(folder):
         if len(pairs) == count:
             break
         if isinstance(raw, Rejection):
             skipped.append(raw)
             continue
         try:
-            image = crop_and_resize(load_image(raw.image, max_pixels=_MAX_PIXELS), image_size)
+            caption = clean_caption(raw.caption, max_characters=_MAX_CAPTION_CHARACTERS)
+            content = raw.picture.read()
+            picture = decode_image(content, raw.picture.name, max_pixels=_MAX_PIXELS)
+            image = crop_and_resize(picture, image_size)
         except RejectedError as error:
-            skipped.append(Rejection(line=raw.line, reason=error.reason, detail=error.detail))
+            skipped.append(
+                Rejection(row=raw.row, place=raw.place, reason=error.reason, detail=error.detail)
+            )
             continue
-        pairs.append(Pair(image=image, caption=raw.caption, file=str(raw.record["image"])))
+        pairs.append(Pair(image=image, caption=caption, file=str(raw.record[IMAGE])))
     told = _told(skipped) if skipped else ""
     if len(pairs) < count:
         also = f" ({told})" if told else ""
@@ -154,7 +159,7 @@ def _told(skipped: list[Rejection]) -> str:
     reasons = ", ".join(f"{reason}: {count}" for reason, count in count_reasons(skipped).items())
     first = skipped[0]
     return (
-        f"unusable lines skipped: {len(skipped)} ({reasons}), the first is line {first.line}: "
+        f"unusable pairs skipped: {len(skipped)} ({reasons}), the first is {first.place}: "
         f"{first.reason} {first.detail}"
     )
 

@@ -27,7 +27,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.locks import is_at, lock, open_to_lock, warn_of_no_locks
@@ -70,6 +70,28 @@ def write_bytes(path: Path, content: bytes) -> None:
     fsync_folder(path.parent)
     for leftover in _leftovers_of(path):
         _remove_unless_locked(leftover)
+
+
+@contextmanager
+def written_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary file that becomes `path` when the block ends without an error.
+
+    Several processes may write the same file at the same time; one of their contents stays.
+
+    Args:
+        path: the file's final name, in an existing folder.
+    """
+    temporary = _with_token(path)
+    with temporary.open("xb") as file:
+        try:
+            lock(file.fileno())  # until the rename: no other writer removes it as a leftover
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -255,17 +277,8 @@ def _skip_missing(_function: Any, _path: str, error: Any) -> None:
 
 
 def _write_once(path: Path, content: bytes) -> None:
-    temporary = _with_token(path)
-    with temporary.open("xb") as file:
-        try:
-            lock(file.fileno())  # until the rename: no other writer removes it as a leftover
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with written_file(path) as file:
+        file.write(content)
 
 
 def _with_token(path: Path) -> Path:

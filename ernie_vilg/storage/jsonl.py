@@ -61,8 +61,27 @@ class Line:
         return self.record
 
 
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Consecutive lines of a file."""
+
+    start: int = 0
+    """Byte where the first line begins."""
+    end: int | None = None
+    """Byte where the lines end; None for the end of the file."""
+    line: int = 1
+    """Number of the first line."""
+
+
+WHOLE_FILE = Span()
+
+
 def read_lines(
-    path: Path, *, most_bytes: int = MOST_LINE_BYTES, is_finite: bool = False
+    path: Path,
+    *,
+    most_bytes: int = MOST_LINE_BYTES,
+    is_finite: bool = False,
+    span: Span = WHOLE_FILE,
 ) -> Iterator[Line]:
     """Yield the lines of a JSON Lines file; faulty ones carry their problem.
 
@@ -70,12 +89,13 @@ def read_lines(
         path: a regular file.
         most_bytes: limit of one line; the rest of a longer one is skipped.
         is_finite: whether NaN and infinite numbers are faults.
+        span: lines to read.
 
     Raises:
         InputError: it is no regular file.
         OSError: it cannot be opened or read.
     """
-    for number, text, is_whole in read_raw_lines(path, most_bytes=most_bytes):
+    for number, text, is_whole in read_raw_lines(path, most_bytes=most_bytes, span=span):
         if not text.strip():
             continue
         name, record, problem = f"{path} line {number}", None, None
@@ -135,7 +155,7 @@ def warn_of_unusable(path: Path, problems: Sequence[str]) -> None:
 
 
 def read_raw_lines(
-    path: Path, *, most_bytes: int = MOST_LINE_BYTES
+    path: Path, *, most_bytes: int = MOST_LINE_BYTES, span: Span = WHOLE_FILE
 ) -> Iterator[tuple[int, bytes, bool]]:
     """Yield each line of a regular file: its number, its content, and whether a line feed ends it.
 
@@ -147,8 +167,12 @@ def read_raw_lines(
         OSError: it cannot be opened or read.
     """
     with open_regular(path) as file:
-        number = 0
-        while text := file.readline(most_bytes + 1):
+        file.seek(span.start)
+        number = span.line - 1
+        while span.end is None or file.tell() < span.end:
+            text = file.readline(most_bytes + 1)
+            if not text:
+                return
             number += 1
             is_whole = text.endswith(b"\n")
             if len(text) > most_bytes and not is_whole:

@@ -10,11 +10,13 @@ from an error's own text too, and its chain of causes is cut for the same reason
 Source: ours, on fsspec (https://filesystem-spec.readthedocs.io), s3fs, gcsfs and aiohttp.
 """
 
+import copy
 import hashlib
 import logging
 import random
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, BinaryIO, Protocol
@@ -124,6 +126,62 @@ class RemoteFolder:
         path = f"{parts.path.rstrip('/')}/{quote(name)}"
         return RemoteFile(self._filesystem, urlunsplit(parts._replace(path=path)))
 
+    def inner(self, name: str) -> "RemoteFolder":
+        """Return one of its folders, which shares its connections.
+
+        Raises:
+            InputError: the name leads out of the folder.
+        """
+        folder = copy.copy(self)
+        file = self.file(name)
+        folder._location, folder.name = file.url, file.name
+        return folder
+
+    def names(self) -> list[str]:
+        """Return the names of the files in the folder, sorted.
+
+        Raises:
+            InputError: it is on a web server, which lists nothing.
+            FileNotFoundError: there is no such folder.
+            RemoteError: it cannot be read.
+        """
+        if self._location.startswith("https:"):
+            raise InputError(f"{self.name} is on a web server, which lists no files: name a file")
+        retries = _Retries(self.name, self.limits)
+        while True:
+            try:
+                entries = self._filesystem.ls(self._location, detail=True, refresh=True)
+            except Exception as error:
+                retries.after(error)
+                continue
+            names = {
+                entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "file"
+            }
+            return sorted(names - {""})
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """Yield the content of a file of unknown size, `block_bytes` at a time.
+
+        Raises:
+            FileNotFoundError: there is none.
+            RemoteError: it cannot be read.
+        """
+        file, size = self.file(name), self.limits.block_bytes
+        retries = _Retries(file.name, self.limits)
+        start = 0
+        while start % size == 0:  # a shorter block is the last
+            try:
+                block = file.read(start, start + size, self.limits.block_seconds)
+                if len(block) > size:
+                    raise too_long(size)
+            except Exception as error:
+                retries.after(error)
+                continue
+            if not block:
+                return
+            yield block
+            start += len(block)
+
     def read(self, name: str, *, most_bytes: int) -> bytes:
         """Return the whole content of a small file.
 
@@ -160,14 +218,14 @@ class RemoteFile:
             url: URL of the file.
         """
         self.name = shown(url)
+        self.url = url
         self._filesystem = filesystem
-        self._url = url
 
     def read(self, start: int, end: int, timeout_seconds: float) -> bytes:
         """Return the bytes from `start` up to `end`, fewer where the file ends before."""
         try:
             content: bytes = self._filesystem.cat_file(
-                self._url, start=start, end=end, timeout=timeout_seconds
+                self.url, start=start, end=end, timeout=timeout_seconds
             )
         except Exception as error:
             if _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:

@@ -132,8 +132,8 @@ def test_pairs_that_cannot_be_used_are_skipped_and_counted(
 
     assert pair.file == "images/1.png"
     (line,) = caplog.messages
-    assert "unusable lines skipped: 1 (unreadable_image: 1)" in line
-    assert "the first is line 1: unreadable_image '0.png'" in line
+    assert "unusable pairs skipped: 1 (unreadable_image: 1)" in line
+    assert "the first is captions.jsonl line 1: unreadable_image '0.png'" in line
 
 
 def test_missing_picture_is_named(raw_pairs: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipelines.build import build_image_shards
+from data_pipelines.building.build import build_image_shards
 from data_pipelines.encoding import encode
 from data_pipelines.encoding.encode import encode_image_shards
 from data_pipelines.encoding.task import EncodingTask

@@ -1,0 +1,1 @@
+"""Models that judge pictures and pairs or translate captions, loaded from local folders."""
