@@ -2,6 +2,7 @@
 
     python benchmarks/duplicates.py                 # 1 million rows: pictures, then captions
     python benchmarks/duplicates.py --rows 10000000 --only pictures
+    python benchmarks/duplicates.py --pictures ../shared/data/noto-emoji   # alters them, too
     python benchmarks/duplicates.py --quick         # shows that it works
 
 A hundredth of the rows are copies: a quarter have equal pixels, the others a hash at a Hamming
@@ -26,6 +27,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this folder is not installed
 
+from benchmarks.duplicates_parts.alterations import Altered, measure_alterations
 from benchmarks.duplicates_parts.planted import Plan, compare, plan, write_rows
 from benchmarks.support.results import OUTPUTS, Requirement, print_requirements, write_results
 from benchmarks.support.tables import header, row
@@ -39,6 +41,7 @@ SEARCHES = {
     "captions": DeduplicationConfig(max_pairs_per_text=1, near_texts=0.8, memory="2GB"),
 }
 _SIZES = ((128, 128), (640, 480), (2000, 1500))
+_MOST_ALTERED = 1000
 _REQUIRED_SECONDS = {1_000_000: 180.0, 10_000_000: 900.0}
 _PARTS = {"pictures": ("exact", "at_threshold", "nearer"), "captions": ("texts",)}
 
@@ -49,6 +52,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20,000 rows")
     parser.add_argument("--rows", type=int, default=1_000_000, help="number of rows")
     parser.add_argument("--only", choices=sorted(SEARCHES), help="one search alone")
+    parser.add_argument("--pictures", type=Path, help="folder of pictures to alter")
     options = parser.parse_args()
     rows = 20_000 if options.quick else options.rows
     planned, folder = plan(rows), OUTPUTS / f"duplicates/rows-{rows}"
@@ -59,11 +63,14 @@ def main() -> None:
     print(header(["picture", "hashes per second of a core"]))
     for name, rate in rates.items():
         print(row([name, f"{rate:,.0f}"]))
+    altered = measure_alterations(options.pictures, _MOST_ALTERED) if options.pictures else {}
+    _print_alterations(altered)
     names = [options.only] if options.only else list(SEARCHES)
     results = {name: _search(folder, planned, name) for name in names}
     _print_searches(rows, results)
     print_requirements(_requirements(rows, results), quick=options.quick or rows < 1_000_000)
     content = {"rows": rows, "searches": results, "hashes_per_second": rates}
+    content["altered"] = {name: asdict(one) for name, one in altered.items()}
     write_results("duplicates", content, quick=options.quick)
 
 
@@ -103,6 +110,14 @@ def _print_searches(rows: int, results: dict[str, dict[str, Any]]) -> None:
                 ]
             )
         )
+
+
+def _print_alterations(altered: dict[str, Altered]) -> None:
+    if altered:
+        print(f"\n{header(['alteration', 'median distance', 'at most 31', 'of these found'])}")
+    for name, one in altered.items():
+        shares = (f"{100 * share:.1f} %" for share in (one.near, one.found))
+        print(row([name, f"{one.median_distance:.0f}", *shares]))
 
 
 def _requirements(rows: int, results: dict[str, dict[str, Any]]) -> list[Requirement]:

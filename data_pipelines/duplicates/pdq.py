@@ -31,8 +31,9 @@ _STEPS = 1 << 20
 """Steps per grey level that coefficients are rounded to: coarse beside errors of float64, fine
 beside what tells two coefficients apart."""
 _MAX_QUALITY, _GRADIENTS_PER_QUALITY = 100, 90
+_PIXELS_AT_ONCE = 1 << 22
+"""Most pixels that are copied at once; larger pictures are read in strips."""
 _SAMPLES_PER_STRIP = 8
-"""Rows of samples whose pixels are in memory at once."""
 
 
 def pdq_hash(image: Image.Image) -> tuple[NDArray[np.uint64], int]:
@@ -147,8 +148,10 @@ def _sums_of_rows(image: Image.Image, rows: _Blur) -> NDArray[np.float64]:
     exact = np.float32 if rows.total * 255 < 1 << 24 else np.float64
     weights = rows.weights.astype(exact)
     sums = np.empty((_SAMPLES, image.width * 4))
-    for first in range(0, _SAMPLES, _SAMPLES_PER_STRIP):
-        last = first + _SAMPLES_PER_STRIP - 1
+    is_small = image.width * image.height <= _PIXELS_AT_ONCE
+    step = _SAMPLES if is_small else _SAMPLES_PER_STRIP
+    for first in range(0, _SAMPLES, step):
+        last = first + step - 1
         top = int(rows.starts[first])
         bottom = min(int(rows.starts[last]) + weights.shape[1], image.height)
         strip = _pixels(image, top, bottom).reshape(bottom - top, -1)

@@ -1,6 +1,7 @@
 """Small tables of inspected rows."""
 
 import hashlib
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ def row(part: int, number: int, **values: Any) -> dict[str, Any]:
     return {**given, **{f"pdq_{place}": word for place, word in enumerate(words)}}
 
 
+def hash_of(values: Mapping[str, Any]) -> list[int]:
+    """Return the PDQ hash of a row."""
+    return [values[f"pdq_{place}"] for place in range(4)]
+
+
 def flipped(words: Iterable[int], bits: Iterable[int]) -> list[int]:
     """Return a hash with some bits flipped; bit 0 is the most significant one."""
     found = list(words)
@@ -52,7 +58,8 @@ def write_parts(folder: Path, rows: Iterable[Mapping[str, Any]]) -> str:
     by_part: dict[int, list[Mapping[str, Any]]] = {}
     for one in rows:
         by_part.setdefault(one["part"], []).append(one)
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     for part, of_part in by_part.items():
         write_rows(folder / f"part-{part:05d}.parquet", of_part, COLUMNS)
     return f"{folder}/part-*.parquet"
