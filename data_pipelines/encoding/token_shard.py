@@ -1,6 +1,5 @@
 """One image shard to one token shard: its pictures' codes, its captions' ids, and a record."""
 
-import io
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from data_pipelines.encoding.reuse import OldCodes, open_captions
 from data_pipelines.encoding.task import EncodingTask, TokenCounts, new_counts, read_record
 from data_pipelines.images import image_bytes
 from data_pipelines.shard_writer import write_shard
+from ernie_vilg.data.batches.npy import npy_header
 from ernie_vilg.data.batches.pictures import PICTURE_MEMBERS, EncodedPicture, fetch_picture
 from ernie_vilg.data.shards.damage import DamagedSampleError
 from ernie_vilg.data.shards.open_shards import (
@@ -234,6 +234,10 @@ def _replaced(folder: Path) -> InputError:
 
 def npy_bytes(array: np.ndarray) -> bytes:
     """Return an array as numpy writes it to a file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+    return _npy_header(array.shape, array.dtype.str) + array.tobytes()
+
+
+# numpy takes longer for the header of a small array than for its values.
+@lru_cache(maxsize=4096)
+def _npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
+    return npy_header(np.empty(shape, dtype)).tobytes()
