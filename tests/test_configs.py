@@ -15,6 +15,7 @@ from launch.support.program import CONF_FOLDER
 
 # Required settings of each program.
 REQUIRED_SETTINGS = {
+    "audit_shards": ["image_shards=i", "output_dir=o"],
     "build_shards": ["source=s", "output_dir=o", "image_size=64"],
     "caption": ["weights=w", "images=i", "output=o"],
     "draw_shapes": ["output_dir=o"],

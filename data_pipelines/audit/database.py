@@ -39,6 +39,7 @@ def open_database(scratch: Path, *, memory: str, num_threads: int) -> Iterator[D
         num_threads: number of threads.
     """
     files = scratch / "samples" / "*.jsonl"
+    (scratch / "samples").mkdir(exist_ok=True)
     (scratch / "samples" / "none.jsonl").touch()  # without any file there would be no table
     with database(memory=memory, scratch=scratch, threads=max(1, num_threads)) as connection:
         found = (

@@ -31,8 +31,8 @@ def caption_charts(
         for length, count in lengths.items():
             counts[(length - low) // width] += count
         limits = []
-        if text_length is not None:  # longer ones begin at the next whole number
-            limits = [(f"text_length = {text_length}", text_length + 1)]
+        if text_length is not None:  # between the longest that fits and the next
+            limits = [(f"text_length = {text_length}", text_length + 0.5)]
         title = "Captions by text ids, end of text included"
         high = low + width * len(counts)
         svg = histogram_chart(
@@ -49,7 +49,13 @@ def measure_charts(rows: RowStatistics | None) -> list[Chart]:
     return [
         _chart(each, f"{each.name[0].upper()}{each.name[1:]}", unit="rows")
         for each in rows.histograms
+        if not is_constant(each)
     ]
+
+
+def is_constant(histogram: Histogram) -> bool:
+    """Return whether all rows have the same value, which needs no chart."""
+    return sum(map(bool, histogram.kept)) <= 1 and not any(histogram.rejected[1:])
 
 
 def code_charts(codes: CodeStatistics | None) -> list[Chart]:

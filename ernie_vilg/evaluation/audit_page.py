@@ -9,14 +9,20 @@ from data_pipelines.audit.audit import Audit
 from data_pipelines.audit.checks import Outcome
 from data_pipelines.audit.examples import Example
 from data_pipelines.audit.recoding import RecodedPicture
-from data_pipelines.audit.statistics import SourceCounts
+from data_pipelines.audit.statistics import RowStatistics, SourceCounts
 from data_pipelines.audit.tokens import TokenFindings
-from ernie_vilg.evaluation.audit_charts import caption_charts, code_charts, measure_charts
+from ernie_vilg.evaluation.audit_charts import (
+    caption_charts,
+    code_charts,
+    is_constant,
+    measure_charts,
+)
 from ernie_vilg.evaluation.page import render
 from ernie_vilg.storage.caption_lengths import num_longer
 from ernie_vilg.system.progress import duration
 
 _MOST_CHARACTERS = 40
+_MOST_PAIRS = 8
 _MARKS = {
     Outcome.FAILED: "wrong",
     Outcome.LOOK: "look",
@@ -56,6 +62,7 @@ def audit_html(audit: Audit, heading: AuditHeading) -> str:
         charts=caption_charts(audit.captions, audit.tokens, heading.text_length),
         code_charts=code_charts(audit.codes),
         measures=measure_charts(audit.rows),
+        constants=_constants(audit.rows),
         unknown=_unknown_characters(audit.tokens),
         cut=_cut(audit.tokens, heading.text_length),
         groups=_reconstructions(audit),
@@ -135,6 +142,12 @@ def _rejected(audit: Audit) -> list[tuple[str, int, Sequence[Example]]]:
     return sorted(found, key=lambda group: (-group[1], group[0]))
 
 
+def _constants(rows: RowStatistics | None) -> list[tuple[str, str]]:
+    """Return the measures that are the same in all rows, with the value."""
+    histograms = rows.histograms if rows is not None else ()
+    return [(each.name, f"{each.low:g}") for each in histograms if is_constant(each)]
+
+
 def _unknown_characters(tokens: TokenFindings | None) -> list[tuple[str, int]]:
     """Return the most frequent characters without a piece, with their counts."""
     return tokens.unknown_characters.most_common(_MOST_CHARACTERS) if tokens is not None else []
@@ -152,9 +165,9 @@ def _reconstructions(audit: Audit) -> list[tuple[str, Sequence[RecodedPicture]]]
     if audit.recoded is None:
         return []
     return [
-        ("Worst", audit.recoded.worst),
-        ("Chosen by a hash", audit.recoded.typical),
-        ("Best", audit.recoded.best),
+        ("Worst", audit.recoded.worst[:_MOST_PAIRS]),
+        ("Chosen by a hash", audit.recoded.typical[:_MOST_PAIRS]),
+        ("Best", audit.recoded.best[:_MOST_PAIRS]),
     ]
 
 

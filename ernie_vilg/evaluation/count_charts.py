@@ -39,7 +39,8 @@ def histogram_chart(
         an SVG document.
     """
     width = (high - low) / len(kept)
-    edges = [low + width * number for number in range(len(kept))]
+    shift = 0.5 if width == 1 else 0.0  # a bar of one whole number stands above it
+    edges = [low + width * number - shift for number in range(len(kept))]
     style = {"width": width * 0.9, "align": "edge"}
     with svg_chart(title, inches=_INCHES) as (axes, content):
         axes.bar(edges, kept, color=COLOURS[1], label="kept" if rejected else "", **style)
