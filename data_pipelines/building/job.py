@@ -8,13 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.building.inspect import (
-    PICTURES_FOLDER,
-    ROWS_FOLDER,
-    THUMBNAILS_FOLDER,
-    CurationPlan,
-    InspectTask,
-)
+from data_pipelines.building.folders import PICTURES_FOLDER, ROWS_FOLDER, THUMBNAILS_FOLDER
+from data_pipelines.building.inspect import CurationPlan, InspectTask
 from data_pipelines.building.records import RECORDS_FOLDER
 from data_pipelines.curation.preparation import PreparedCuration, prepare_curation
 from data_pipelines.executor import Executor

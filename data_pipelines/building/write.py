@@ -11,11 +11,11 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection
 
-from data_pipelines.building.inspect import PICTURES_FOLDER, ROWS_FOLDER, part_name
+from data_pipelines.building.folders import PICTURES_FOLDER, ROWS_FOLDER, part_name, split_folder
 from data_pipelines.building.records import Finished, Work, once
-from data_pipelines.building.select import HELD_OUT, SAMPLES_FILE
+from data_pipelines.building.select import SAMPLES_FILE
 from data_pipelines.images import EXTENSIONS
-from data_pipelines.metadata import HELD_OUT_FOLDER, database, parquet
+from data_pipelines.metadata import database, parquet
 from data_pipelines.shard_writer import shard_name, write_shard
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.data.shards.open_shards import KEY, Sample
@@ -23,9 +23,6 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.storage.shard_manifest import index_path
 
 SHARD_PREFIX = "images"
-SHARDS_FOLDER = "shards"
-"""Folder of the work folder that becomes the output folder."""
-
 _ROWS_AT_ONCE = 256
 
 
@@ -42,12 +39,6 @@ class ShardTask:
     def path(self) -> Path:
         """File of the shard in the work folder."""
         return split_folder(self.work_folder, self.split) / shard_name(SHARD_PREFIX, self.index)
-
-
-def split_folder(work_folder: Path, split: str) -> Path:
-    """Return the folder of the shards of a split."""
-    folder = work_folder / SHARDS_FOLDER
-    return folder / HELD_OUT_FOLDER if split == HELD_OUT else folder
 
 
 def write_image_shard(task: ShardTask) -> Finished:
