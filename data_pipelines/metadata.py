@@ -6,6 +6,7 @@ DuckDB writes and reads them. The same rows give the same bytes.
 import glob
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,17 @@ def database(
         scratch: folder for what does not fit into memory; without one nothing is written.
         threads: number of threads. Only one gives Parquet files the same bytes on every machine.
     """
+    if memory is None and scratch is None and threads == 1:
+        return _small_database().cursor()  # with tables of its own
+    return _open_database(memory=memory, scratch=scratch, threads=threads)
+
+
+@cache  # opening one takes longer than most queries
+def _small_database() -> DuckDBPyConnection:
+    return _open_database(memory=None, scratch=None, threads=1)
+
+
+def _open_database(*, memory: str | None, scratch: Path | None, threads: int) -> DuckDBPyConnection:
     connection = duckdb.connect(
         config={
             "threads": threads,

@@ -43,7 +43,7 @@ def work_folder(
         InputError: it is shared and belongs to another job, or another process works in it.
     """
     work = work_path(output_dir, kind)
-    if work.exists() and not _is_of(work, job):
+    if work.exists() and not is_work_of(work, job):
         if is_shared:
             raise InputError(
                 f"{work} belongs to another job ({_changed(work, job)}): end the processes that "
@@ -103,7 +103,8 @@ def _changed(work: Path, job: Mapping[str, Any]) -> str:
     return f"with another {', '.join(names)}"
 
 
-def _is_of(work: Path, job: Mapping[str, Any]) -> bool:
+def is_work_of(work: Path, job: Mapping[str, Any]) -> bool:
+    """Return whether a work folder is there and belongs to a job."""
     job_file = work / _JOB_FILE
     return job_file.is_file() and bool(read_json(job_file) == job)
 
@@ -118,5 +119,5 @@ def _make(work: Path, job: Mapping[str, Any]) -> None:
         os.rename(unnamed, work)
     except OSError:
         shutil.rmtree(unnamed)
-        if not _is_of(work, job):
+        if not is_work_of(work, job):
             raise

@@ -17,7 +17,13 @@ from data_pipelines.building.final_metadata import metadata_folder
 from data_pipelines.building.inspect import ROWS_FOLDER, THUMBNAILS_FOLDER, part_name
 from data_pipelines.building.thumbnails import EXAMPLE_RANK_SQL, jpeg_of
 from data_pipelines.building.write import stored_picture
-from data_pipelines.metadata import EXAMPLE_COLUMNS, METADATA_FILES, parquet, parquet_files, write_rows
+from data_pipelines.metadata import (
+    EXAMPLE_COLUMNS,
+    METADATA_FILES,
+    parquet,
+    parquet_files,
+    write_rows,
+)
 
 _PER_REASON = 24
 _CLUSTERS = 24
@@ -53,7 +59,8 @@ def _rejected(connection: DuckDBPyConnection, table: str, work_folder: Path) -> 
     """Return rejected rows by reason, those that have thumbnails first."""
     thumbnails = parquet_files(work_folder / THUMBNAILS_FOLDER, "part-*.parquet")
     found = connection.execute(f"""
-        select reason, unnest(min_by([part, row, has_none], [has_none::varchar, rank], {_PER_REASON}))
+        select reason, unnest(
+            min_by([part, row, has_none], concat(has_none, rank), {_PER_REASON}))
         from (
             select part, row, reason, {EXAMPLE_RANK_SQL} as rank,
                 (thumbnail is null)::integer as has_none

@@ -4,9 +4,8 @@ One task per part of the input writes them, so that no process holds all rows. W
 compared with what the readers counted.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,31 +50,6 @@ class MetadataTask:
     work_folder: Path
 
 
-@dataclass(kw_only=True)
-class Counts:
-    """Number of rows of one source."""
-
-    rows: int = 0
-    kept: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    """Number of rejected rows by reason."""
-
-    def add(self, other: "Counts") -> None:
-        """Add other rows."""
-        self.rows += other.rows
-        self.kept += other.kept
-        self.rejected.update(other.rejected)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the counts as JSON, the most frequent reason first."""
-        return {"rows": self.rows, "kept": self.kept, "rejected": by_number(self.rejected)}
-
-
-def by_number(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return counts by reason, the most frequent first, equal ones by name."""
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
 def write_metadata(task: MetadataTask) -> Finished:
     """Write the metadata of a part unless that is done.
 
@@ -102,21 +76,20 @@ def _write(task: MetadataTask) -> Work:
             path,
         )
         counts = _counts_of(connection, path)
-    return Work(files=(path,), content=counts.as_json())
+    return Work(files=(path,), content=counts)
 
 
-def _counts_of(connection: DuckDBPyConnection, path: Path) -> Counts:
-    counts = Counts()
+def _counts_of(connection: DuckDBPyConnection, path: Path) -> dict[str, Any]:
+    """Return the counts of a part from its metadata, as JSON."""
     grouped = connection.execute(
         f"select verdict, reason, count(*) from {parquet(path)} group by verdict, reason"
-    )
-    for verdict, reason, number in grouped.fetchall():
-        counts.rows += number
-        if verdict == "kept":
-            counts.kept += number
-        else:
-            counts.rejected[reason] += number
-    return counts
+    ).fetchall()
+    rejected = {reason: number for verdict, reason, number in grouped if verdict != "kept"}
+    return {
+        "rows": sum(number for _, _, number in grouped),
+        "kept": sum(number for verdict, _, number in grouped if verdict == "kept"),
+        "rejected": dict(sorted(rejected.items())),
+    }
 
 
 def metadata_folder(work_folder: Path) -> Path:
@@ -125,7 +98,7 @@ def metadata_folder(work_folder: Path) -> Path:
 
 
 def list_rejected(connection: DuckDBPyConnection, table: str) -> list[dict[str, Any]]:
-    """Return the rejected rows for people, in order; a hash chooses MAX_LISTED where there are more.
+    """Return the rejected rows for people, in order; a hash chooses MAX_LISTED if there are more.
 
     Args:
         connection: the database.

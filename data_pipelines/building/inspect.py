@@ -6,10 +6,13 @@ rejected. Nothing is kept of a row but its line in the metadata; pictures wait f
 batch at a time.
 """
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,8 @@ from data_pipelines.building.records import Finished, Work, once
 from data_pipelines.building.thumbnails import Thumbnails
 from data_pipelines.captions import clean_caption
 from data_pipelines.curation.curator import Curator
-from data_pipelines.duplicates.hashes import sha256_of_text
+from data_pipelines.curation.verdicts import CaptionVerdict
+from data_pipelines.duplicates.content_hashes import sha256_of_text
 from data_pipelines.metadata import COLUMNS, write_rows
 from data_pipelines.rejections import RejectedError, Rejection
 from data_pipelines.sources.rows import Part, RawPair, Source
@@ -36,6 +40,7 @@ THUMBNAILS_FOLDER = "thumbnails"
 """Folders of the work folder."""
 
 _PAIRS_PER_BATCH = 32
+_CAPTIONS_PER_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +96,8 @@ def inspect_part(task: InspectTask) -> Finished:
     """Inspect a part unless that is done.
 
     Returns:
-        its record: `rows`, and `reasons`, the number of rejected rows by reason.
+        its record: `rows`, `kept`, and `rejected` by reason; and `sha256`, the hash of what was
+        read.
 
     Raises:
         InputError: the source changed, or another process inspects the part.
@@ -117,12 +123,28 @@ def _inspect(task: InspectTask) -> Work:
     temporary.replace(pictures_file)
     write_rows(rows_file, rows, COLUMNS)
     thumbnails.write(thumbnails_file)
-    reasons = Counter(row["reason"] for row in rows if row.get("reason") is not None)
     return Work(
         files=(rows_file, thumbnails_file),
         large_files=(pictures_file,),
-        content={"rows": len(rows), "reasons": dict(sorted(reasons.items()))},
+        content=_content(rows),
     )
+
+
+def _content(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the record of a part."""
+    rejected = Counter(row["reason"] for row in rows if "reason" in row)
+    digest = hashlib.sha256()
+    for row in rows:
+        read = {
+            name: row.get(name) for name in ("picture_id", "caption", "pixels_sha256", "reason")
+        }
+        digest.update(line_of(read))
+    return {
+        "rows": len(rows),
+        "kept": len(rows) - rejected.total(),
+        "rejected": dict(sorted(rejected.items())),
+        "sha256": digest.hexdigest(),
+    }
 
 
 class _PartRows:
@@ -135,9 +157,13 @@ class _PartRows:
         self._pictures = pictures
         self._thumbnails = thumbnails
         self._waiting: list[tuple[dict[str, Any], PreparedPicture, Image.Image]] = []
+        self._verdicts: dict[int, CaptionVerdict] = {}
+        """Verdicts about captions by row, where they were judged together."""
 
     def read(self) -> list[dict[str, Any]]:
         """Return the metadata of all rows."""
+        if self._task.plan.rules.translate:
+            self._judge_captions()
         rows = list(self._rows())
         self._judge_waiting()
         return rows
@@ -179,16 +205,35 @@ class _PartRows:
     def _inspect_caption(self, pair: RawPair, row: dict[str, Any]) -> None:
         most = self._task.config.max_caption_characters
         row["caption"] = pair.caption[:most]  # that of a rejected row, until there is a clean one
-        caption = clean_caption(pair.caption, max_characters=most)
-        verdict = self._curator.check_caption(caption)
+        caption = self._clean(pair)
+        verdict = self._verdicts.pop(pair.row, None) or self._curator.check_caption(caption)
         row.update(verdict.measures)
         row["caption"] = verdict.caption
+        if verdict.transforms:  # a model may write what no source may
+            row["caption"] = clean_caption(verdict.caption, max_characters=most)
         if verdict.caption != pair.caption:
             row["original_caption"] = pair.caption[: 4 * most]
         if verdict.transforms:
             row["transforms"] = ",".join(verdict.transforms)
         if verdict.rejection is not None:
             raise verdict.rejection
+
+    def _judge_captions(self) -> None:
+        """Judge all captions of the part a batch at a time, which translates them faster."""
+        pairs = (
+            pair for pair in self._task.source.rows(self._task.part) if isinstance(pair, RawPair)
+        )
+        while batch := list(islice(pairs, _CAPTIONS_PER_BATCH)):
+            clean = {}
+            for pair in batch:
+                with suppress(RejectedError):  # it is rejected in its turn
+                    clean[pair.row] = self._clean(pair)
+            verdicts = self._curator.check_captions(list(clean.values()))
+            self._verdicts.update(zip(clean, verdicts, strict=True))
+
+    def _clean(self, pair: RawPair) -> str:
+        most = self._task.config.max_caption_characters
+        return clean_caption(pair.caption, max_characters=most)
 
     def _judge_waiting(self) -> None:
         """Judge the pairs of a batch by models, and store the pictures of those that are kept."""

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from data_pipelines.curation.curator import VIEW_SIDE, Curator
-from data_pipelines.duplicates.hashes import pdq_hash, sha256_of_pixels
+from data_pipelines.duplicates.content_hashes import sha256_of_pixels
+from data_pipelines.duplicates.pdq import pdq_hash
 from data_pipelines.images import crop_and_resize, decode_image, image_bytes, is_animated
 from data_pipelines.rejections import RejectedError
 from data_pipelines.sources.rows import RawPair

@@ -69,20 +69,9 @@ def once(work_folder: Path, name: str, task: Callable[[], Work]) -> Finished:
             return Finished(content=content, is_earlier=True)
         done = task()
         files = [_described(work_folder, path) for path in done.files]
-        sizes = [{**_sized(work_folder, path)} for path in done.large_files]
+        sizes = [_sized(work_folder, path) for path in done.large_files]
         write_json(record, {"files": files + sizes, "content": done.content})
-    return Finished(content=done.content, is_earlier=False)
-
-
-def read_finished(work_folder: Path, name: str) -> dict[str, Any]:
-    """Return the content of a finished task's record.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    content = read_object(work_folder / RECORDS_FOLDER / f"{name}.json")["content"]
-    assert isinstance(content, dict)
-    return content
+        return Finished(content=read_object(record)["content"], is_earlier=False)
 
 
 def _read(work_folder: Path, record: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The third stage: one task writes the samples of one shard, from the pictures that are prepared."""
+"""The third stage: one task writes the samples of one shard, from prepared pictures."""
 
 import json
 import zlib

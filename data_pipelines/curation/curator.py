@@ -10,15 +10,20 @@ from collections.abc import Sequence
 from PIL import Image
 
 from data_pipelines.curation.language import language_rules
+from data_pipelines.curation.models.loading import load_translator
+from data_pipelines.curation.models.rules import judge_pairs, pair_rules, text_rules
 from data_pipelines.curation.pictures import LoadedPicture, picture_rules
 from data_pipelines.curation.text import character_rules
 from data_pipelines.curation.transforms import transforms
-from data_pipelines.curation.verdicts import CaptionVerdict, Verdict, first_broken
+from data_pipelines.curation.verdicts import CaptionVerdict, Verdict, broken, first_broken
 from data_pipelines.curation.words import word_rules
+from data_pipelines.rejections import Reason
 from ernie_vilg.config.curation import CurationConfig, Rules
 
 VIEW_SIDE = 960
 """Longest side of the pictures that models see, pixels."""
+TRANSLATED = "translated"
+"""Name of the translation among the transforms in the metadata."""
 
 
 class Curator:
@@ -27,32 +32,57 @@ class Curator:
     def __init__(self, config: CurationConfig, rules: Rules) -> None:
         """Load what the rules need.
 
+        Args:
+            config: settings as `prepare_curation` returns them.
+            rules: rules of the source.
+
         Raises:
             InputError: a package or model that a rule needs is missing; the message names the
                 extra or the setting.
         """
-        self._config = config
-        self._rules = rules
         self._transforms = tuple(transforms(rules))
         self._caption_rules = (
             *character_rules(rules),
             *language_rules(rules),
             *word_rules(rules),
         )
-        self._picture_rules = tuple(picture_rules(rules))
+        self._translator = load_translator(config, rules)
+        self._picture_rules = (*picture_rules(rules), *text_rules(rules))
+        self._pair_rules = tuple(pair_rules(config, rules))
 
     def check_caption(self, caption: str) -> CaptionVerdict:
         """Transform and judge a cleaned caption."""
-        names = []
+        return self.check_captions([caption])[0]
+
+    def check_captions(self, captions: Sequence[str]) -> list[CaptionVerdict]:
+        """Translate, transform and judge cleaned captions; they are translated in batches."""
+        if self._translator is None:
+            return [self._transform_and_judge(caption, ()) for caption in captions]
+        rejection = broken(Reason.NOT_TRANSLATED, self._translator.why_none)
+        return [
+            CaptionVerdict(caption=caption, rejection=rejection)
+            if translation is None
+            else self._transform_and_judge(translation, (TRANSLATED,))
+            for caption, translation in zip(
+                captions, self._translator.translate(captions), strict=True
+            )
+        ]
+
+    def _transform_and_judge(self, caption: str, names: tuple[str, ...]) -> CaptionVerdict:
+        """Judge a caption after the other transforms.
+
+        Args:
+            caption: the caption, translated if translations are on.
+            names: names of the transforms so far.
+        """
         for name, transform in self._transforms:
             transformed = transform(caption)
             if transformed != caption:
-                caption = transformed
-                names.append(name)
+                caption, names = transformed, (*names, name)
         verdict = first_broken(self._caption_rules, caption)
         return CaptionVerdict(
             caption=caption,
-            transforms=tuple(names),
+            transforms=names,
             measures={"characters": len(caption), **verdict.measures},
             rejection=verdict.rejection,
         )
@@ -71,4 +101,4 @@ class Curator:
             images: RGB pictures, reduced to at most `VIEW_SIDE` pixels a side by the caller.
             captions: their captions.
         """
-        return [Verdict() for _ in captions]
+        return judge_pairs(self._pair_rules, images, captions)

@@ -32,7 +32,7 @@ UNDETERMINED = "und"
 _HAN = re.compile(f"[{HAN}]")
 _KANA = re.compile(f"[{KANA}]")
 _HANGUL = re.compile(f"[{HANGUL}]")
-_OTHER_WORD = re.compile(rf"[^\W\d_{HAN}{KANA}{HANGUL}]+")
+_OTHER_WORD = re.compile(rf"[^\W\d_ー{HAN}{KANA}{HANGUL}]+")
 
 
 def language_rules(rules: Rules) -> Iterator[CaptionRule]:

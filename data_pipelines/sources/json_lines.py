@@ -1,6 +1,7 @@
 """Reader of JSON Lines: one JSON object per line, as `captions.jsonl` has them."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from data_pipelines.rejections import Reason, RejectedError
@@ -14,6 +15,7 @@ MAX_LINE_BYTES = 1 << 20
 """Length of the longest line that is read."""
 
 _BLOCK_BYTES = 1 << 20
+_LINES_TRIED = 100
 
 
 class JsonLines:
@@ -80,3 +82,15 @@ def line_bounds(path: Path, lines_per_part: int) -> Iterator[Span]:
             position += len(block)
     if start < position:
         yield Span(start=start, end=position, line=line)
+
+
+def first_columns(path: Path) -> list[str]:
+    """Return the keys of the first object of a file; none if no line of the first hundred is one.
+
+    Raises:
+        InputError: it is no regular file.
+    """
+    for _, content in islice(read_records(path, Span()), _LINES_TRIED):
+        if not isinstance(content, RejectedError):
+            return list(content)
+    return []

@@ -1,14 +1,78 @@
 """Opening of the sources of raw pairs that the settings name."""
 
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.sources.captions_file import CAPTION, CAPTIONS_FILE, IMAGE
-from data_pipelines.sources.json_lines import JsonLines
-from data_pipelines.sources.listed import ListedSource
+from data_pipelines.sources import scenes
+from data_pipelines.sources.caption_lists import IMAGE_ID, read_caption_lists
+from data_pipelines.sources.captions_file import CAPTION, IMAGE
+from data_pipelines.sources.coco import coco_pictures, read_coco
+from data_pipelines.sources.csv_table import CsvTable
+from data_pipelines.sources.image_shards import open_image_shards
+from data_pipelines.sources.img2dataset import Img2Dataset
+from data_pipelines.sources.json_lines import JsonLines, first_columns
+from data_pipelines.sources.listed import ListedSource, Table
+from data_pipelines.sources.parquet_table import ParquetTable, columns_of
 from data_pipelines.sources.pictures import PictureFolder
+from data_pipelines.sources.places import Place, place_of
+from data_pipelines.sources.prepared import prepare
+from data_pipelines.sources.recognise import TABLES, files_of, recognise
 from data_pipelines.sources.rows import Source
-from ernie_vilg.config.shards import BuildShardsConfig, SourceConfig
+from ernie_vilg.config.shards import BuildShardsConfig, Layout, SourceConfig
 from ernie_vilg.errors import InputError
+from ernie_vilg.storage.locations import check_folders, is_remote, shown
+
+_IMAGE_NAMES = (IMAGE, "file_name", "image_path", "path", "filename", "filepath", "file", "img")
+_CAPTION_NAMES = (CAPTION, "text", "captions", "title", "description")
+"""Usual names of the two columns, the first that a table has is taken."""
+
+_SEPARATORS = {"csv": ",", "tsv": "\t"}
+_UNUSED: Mapping[str, tuple[str, ...]] = {
+    "img2dataset": ("image_key", "images_root"),
+    "coco": ("image_key", "caption_key"),
+    "scenes": ("image_key", "caption_key", "images_root"),
+    "image_shards": ("image_key", "caption_key", "images_root"),
+}
+"""Settings that a layout has no use for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """A source to be opened."""
+
+    name: str
+    config: SourceConfig
+    place: Place
+    files: tuple[str, ...]
+    """Names of the files that hold the rows."""
+    layout: Layout
+    work: Path
+    rows_per_part: int
+
+    @property
+    def pictures(self) -> PictureFolder:
+        """Folders of the pictures."""
+        root = self.config.images_root
+        if root is None and self.layout == "coco":
+            root = coco_pictures(self.place.folder, self.files[0])
+        elif root is not None and not is_remote(root):
+            root = str(Path(root).absolute())
+        return PictureFolder(folder=self.place.folder, images_root=root)
+
+    def path(self) -> Path:
+        """Return the local path of the only file.
+
+        Raises:
+            InputError: there are several.
+        """
+        if len(self.files) > 1:
+            raise InputError(
+                f"source={shown(self.config.location)} has several files of layout={self.layout}, "
+                f"such as {self.files[0]} and {self.files[1]}: name one of them, or several sources"
+            )
+        return self.place.fetch(self.files[0], self.work)
 
 
 def open_sources(config: BuildShardsConfig, folder: Path) -> list[Source]:
@@ -22,6 +86,7 @@ def open_sources(config: BuildShardsConfig, folder: Path) -> list[Source]:
     Raises:
         InputError: a source is missing or of no known layout, or lacks a column; the message says
             what was found and which layout or setting fits.
+        OSError: a source cannot be read.
     """
     return [
         _open(name, source, folder / f"{index:03d}", config.rows_per_part)
@@ -29,14 +94,188 @@ def open_sources(config: BuildShardsConfig, folder: Path) -> list[Source]:
     ]
 
 
-def _open(name: str, source: SourceConfig, folder: Path, rows_per_part: int) -> Source:
-    path = Path(source.location) / CAPTIONS_FILE
-    if not path.is_file():
-        raise InputError(f"source={source.location} has no {CAPTIONS_FILE}")
-    return ListedSource(
+def _open(name: str, config: SourceConfig, work: Path, rows_per_part: int) -> Source:
+    if config.location == scenes.LOCATION and config.layout in ("auto", "scenes"):
+        _check_scenes(config)
+        return scenes.ScenesSource(name=name, rows_per_part=rows_per_part)
+    place = place_of(config.location)
+    if config.images_root is not None and not is_remote(config.images_root):
+        check_folders({"images_root": config.images_root})
+    layout, files = _layout_of(config, place, work)
+    _check_settings(config, layout)
+    request = _Request(
         name=name,
-        table=JsonLines(path, listing=folder / "parts.jsonl", rows_per_part=rows_per_part),
-        pictures=PictureFolder(folder=source.location, images_root=source.images_root),
-        image_key=source.image_key or IMAGE,
-        caption_key=source.caption_key or CAPTION,
+        config=config,
+        place=place,
+        files=files,
+        layout=layout,
+        work=work,
+        rows_per_part=rows_per_part,
     )
+    return _READERS[layout](request)
+
+
+def _check_scenes(config: SourceConfig) -> None:
+    _check_settings(config, "scenes")
+    if config.layout == "auto" and Path(config.location).exists():
+        raise InputError(
+            f"source={config.location} means the built-in pictures, and there is such a file or "
+            f"folder: set layout=scenes, or name ./{config.location}"
+        )
+
+
+def _layout_of(config: SourceConfig, place: Place, work: Path) -> tuple[Layout, tuple[str, ...]]:
+    if config.layout == "auto":
+        return recognise(place, work)
+    if config.layout == "scenes":
+        raise InputError(
+            f"layout=scenes with source={shown(config.location)}: set source={scenes.LOCATION}"
+        )
+    files = place.files or files_of(config.layout, place.names())
+    if not files:
+        layout, _ = recognise(place, work)  # says what there is, if it is nothing known
+        raise InputError(
+            f"layout={config.layout} with source={shown(config.location)}, which has no file of "
+            f"this layout: set layout={layout}, or name another source"
+        )
+    return config.layout, files
+
+
+def _check_settings(config: SourceConfig, layout: str) -> None:
+    """Refuse settings that would do nothing."""
+    for setting in _UNUSED.get(layout, ()):
+        if getattr(config, setting) is not None:
+            raise InputError(
+                f"{setting}={getattr(config, setting)} has no meaning for layout={layout} "
+                f"(source={shown(config.location)}): leave it out"
+            )
+
+
+def _open_table(request: _Request) -> Source:
+    """Open a source of one table, or of Parquet files."""
+    layout = request.layout
+    if layout in ("captions", "image_folder"):
+        layout = TABLES[Path(request.files[0]).suffix]
+    if layout == "parquet":
+        return _open_parquet(request)
+    path = request.path()
+    listing = request.work / "parts.jsonl"
+    table: Table
+    if layout == "jsonl":
+        columns = first_columns(path)
+        table = JsonLines(path, listing=listing, rows_per_part=request.rows_per_part)
+    else:
+        csv_table = CsvTable(
+            path,
+            separator=_SEPARATORS[layout],
+            listing=listing,
+            rows_per_part=request.rows_per_part,
+        )
+        columns, table = csv_table.columns, csv_table
+    image_key, caption_key = _keys_of(request, columns, path.name)
+    return _listed(request, table, image_key, caption_key)
+
+
+def _open_parquet(request: _Request) -> Source:
+    paths = tuple(request.place.fetch(file, request.work) for file in request.files)
+    image_key, caption_key = _keys_of(request, list(columns_of(paths[0])), paths[0].name)
+    table = ParquetTable(
+        paths=paths,
+        listing=request.work / "parts.jsonl",
+        rows_per_part=request.rows_per_part,
+        image_key=image_key,
+        caption_key=caption_key,
+    )
+    return _listed(request, table, image_key, caption_key)
+
+
+def _listed(request: _Request, table: Table, image_key: str, caption_key: str) -> Source:
+    return ListedSource(
+        name=request.name,
+        table=table,
+        pictures=request.pictures,
+        image_key=image_key,
+        caption_key=caption_key,
+    )
+
+
+def _keys_of(request: _Request, columns: list[str], file: str) -> tuple[str, str]:
+    """Return the columns of picture and caption.
+
+    Raises:
+        InputError: the table has none.
+    """
+    config = request.config
+    if request.layout == "captions":
+        return config.image_key or IMAGE, config.caption_key or CAPTION
+    return (
+        _key_of(config.image_key, "image_key", _IMAGE_NAMES, columns, file),
+        _key_of(config.caption_key, "caption_key", _CAPTION_NAMES, columns, file),
+    )
+
+
+def _key_of(
+    given: str | None, setting: str, usual: tuple[str, ...], columns: list[str], file: str
+) -> str:
+    key = given or next((name for name in usual if name in columns), None)
+    if key is None or (columns and key not in columns):
+        problem = "no such column" if given else f"none of the usual columns ({', '.join(usual)})"
+        raise InputError(
+            f"{setting}={given or 'null'}: {file} has {problem}, only {', '.join(columns)[:500]}: "
+            f"set {setting} to one of them"
+        )
+    return key
+
+
+def _open_coco(request: _Request) -> Source:
+    path = request.path()
+    table = prepare(
+        path,
+        functools.partial(read_coco, path),
+        work=request.work,
+        settings={"layout": request.layout},
+        rows_per_part=request.rows_per_part,
+    )
+    return _listed(request, table, IMAGE, CAPTION)
+
+
+def _open_caption_lists(request: _Request) -> Source:
+    path = request.path()
+    image_key = request.config.image_key or IMAGE_ID
+    table = prepare(
+        path,
+        functools.partial(read_caption_lists, path, request.pictures, image_key),
+        work=request.work,
+        settings={"image_key": image_key, "folders": list(request.pictures.folders)},
+        rows_per_part=request.rows_per_part,
+    )
+    return _listed(request, table, IMAGE, request.config.caption_key or CAPTION)
+
+
+def _open_img2dataset(request: _Request) -> Source:
+    return Img2Dataset(
+        name=request.name,
+        place=request.place,
+        files=request.files,
+        caption_key=request.config.caption_key,
+        work=request.work,
+    )
+
+
+def _open_image_shards(request: _Request) -> Source:
+    return open_image_shards(request.name, request.place, request.work)
+
+
+_READERS: Mapping[str, Callable[[_Request], Source]] = {
+    "captions": _open_table,
+    "csv": _open_table,
+    "tsv": _open_table,
+    "jsonl": _open_table,
+    "parquet": _open_table,
+    "image_folder": _open_table,
+    "coco": _open_coco,
+    "caption_lists": _open_caption_lists,
+    "img2dataset": _open_img2dataset,
+    "image_shards": _open_image_shards,
+}
+"""Opens a source, by its layout."""

@@ -41,7 +41,7 @@ class LocalPicture:
         try:
             with open_regular(Path(self.path)) as file:
                 if os.fstat(file.fileno()).st_size > MAX_PICTURE_BYTES:
-                    raise _too_large(self.name)
+                    raise too_large(self.name)
                 content = file.read(MAX_PICTURE_BYTES + 1)
         except (OSError, InputError) as error:
             problem = error.strerror if isinstance(error, OSError) else "it is no regular file"
@@ -72,7 +72,7 @@ class RemotePicture:
             for block in folder.blocks(file):
                 content += block
                 if len(content) > MAX_PICTURE_BYTES:
-                    raise _too_large(self.name)
+                    raise too_large(self.name)
         except FileNotFoundError as error:
             raise RejectedError(Reason.MISSING_IMAGE, f"{self.name!r:.300} (no file)") from error
         return bytes(content)
@@ -96,7 +96,8 @@ class DeferredPicture:
         return _bounded(self.get(), self.name)
 
 
-def _too_large(name: str) -> RejectedError:
+def too_large(name: str) -> RejectedError:
+    """Return the rejection of a file of more than MAX_PICTURE_BYTES bytes."""
     return RejectedError(
         Reason.IMAGE_TOO_LARGE, f"{name!r:.300} has more than {MAX_PICTURE_BYTES:,} bytes"
     )
@@ -104,7 +105,7 @@ def _too_large(name: str) -> RejectedError:
 
 def _bounded(content: bytes, name: str) -> bytes:
     if len(content) > MAX_PICTURE_BYTES:
-        raise _too_large(name)
+        raise too_large(name)
     return content
 
 

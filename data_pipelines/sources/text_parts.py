@@ -7,14 +7,13 @@ so that a restart scans nothing again and a changed file is noticed; each furthe
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.sources.rows import Part
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_json, written_file
-from ernie_vilg.storage.jsonl import Span, line_of, read_lines
+from ernie_vilg.storage.jsonl import WHOLE_FILE, Span, line_of, read_lines
 
 _HEAD = "listing_of"
 
@@ -84,14 +83,14 @@ def is_listing(path: Path, head: Mapping[str, Any]) -> bool:
     return first is not None and first.record == {_HEAD: head}
 
 
-def read_listing(path: Path, span: Span | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the content of a listing, or of some lines of it.
+def read_listing(path: Path, span: Span = WHOLE_FILE) -> Iterator[dict[str, Any]]:
+    """Yield the content of a listing without its first line, or of some lines of it.
 
     Raises:
         InputError: the listing is damaged.
     """
-    lines = read_lines(path) if span is None else read_lines(path, span=span)
-    for line in islice(lines, 1, None) if span is None else lines:
+    for line in read_lines(path, span=span):
         if line.record is None or not line.is_whole:
             raise InputError(f"{path} line {line.number} is damaged: remove {path.parent}")
-        yield line.record
+        if line.number > 1:
+            yield line.record

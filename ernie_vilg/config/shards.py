@@ -36,7 +36,7 @@ Layout = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig(Settings):
+class SourceConfig:
     """One source of raw pairs."""
 
     location: LocalOrRemote
@@ -124,6 +124,7 @@ class BuildShardsConfig(Settings):
                 f"source={self.source} and sources={sorted(self.sources)}: set source to the only "
                 "source of raw pairs, or name several, such as sources.web.location=FOLDER"
             )
+        self.curation.rules_of({name: source.rules for name, source in self.all_sources.items()})
 
     @property
     def all_sources(self) -> Mapping[str, SourceConfig]:

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -15,7 +15,14 @@ _LOG_EVERY_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-def progress(items: Iterable[Item], *, total: int, what: str, unit: str) -> Iterator[Item]:
+def progress(
+    items: Iterable[Item],
+    *,
+    total: int,
+    what: str,
+    unit: str,
+    status: Callable[[], str] | None = None,
+) -> Iterator[Item]:
     """Yield the items, and show how many are done, the rate, and the time left.
 
     Args:
@@ -23,9 +30,10 @@ def progress(items: Iterable[Item], *, total: int, what: str, unit: str) -> Iter
         total: number of items.
         what: the work in a few words, such as "encode shards".
         unit: plural name of the items, such as "shards".
+        status: describes the items so far, such as "12 rejected".
     """
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=what, unit=f" {unit}")
+        yield from _bar(items, total=total, what=what, unit=unit, status=status)
         return
     start = last = time.monotonic()
     done = 0
@@ -35,8 +43,27 @@ def progress(items: Iterable[Item], *, total: int, what: str, unit: str) -> Iter
         now = time.monotonic()
         if now - last >= _LOG_EVERY_SECONDS:
             last = now
-            logger.info("%s: %s", what, rate_line(done, total, now - start, unit))
-    logger.info("%s: %d %s in %.1f s", what, done, unit, time.monotonic() - start)
+            logger.info("%s: %s%s", what, rate_line(done, total, now - start, unit), _added(status))
+    logger.info("%s: %d %s in %.1f s%s", what, done, unit, time.monotonic() - start, _added(status))
+
+
+def _bar(
+    items: Iterable[Item],
+    *,
+    total: int,
+    what: str,
+    unit: str,
+    status: Callable[[], str] | None,
+) -> Iterator[Item]:
+    with tqdm(items, total=total, desc=what, unit=f" {unit}") as bar:
+        for item in bar:
+            yield item
+            if status is not None:
+                bar.set_postfix_str(status(), refresh=False)
+
+
+def _added(status: Callable[[], str] | None) -> str:
+    return "" if status is None else f"; {status()}"
 
 
 def rate_line(done: int, total: int, elapsed_seconds: float, unit: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from data_pipelines.build import build_image_shards
+from data_pipelines.building.build import build_image_shards
 from data_pipelines.encode import encode_image_shards
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig

@@ -57,6 +57,10 @@ def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, str,
             yield prefix + field.name, declared(schema)[field.name], _default(field), docstring
         if is_section:
             yield from settings_of(typing.cast(type, part), f"{prefix}{field.name}.")
+        elif typing.get_origin(part) is dict and dataclasses.is_dataclass(
+            section := typing.get_args(part)[1]
+        ):
+            yield from settings_of(typing.cast(type, section), f"{prefix}{field.name}.NAME.")
 
 
 @functools.cache

@@ -54,6 +54,12 @@ def in_optional_sections(options: Sequence[str], schema: type) -> list[str]:
     ]
 
 
+def known_settings(schema: type) -> str:
+    """Return the names of a section's settings, for the message about another name."""
+    names = dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ()
+    return f"it has {', '.join(field.name for field in names)}" if names else ""
+
+
 def _override(option: str, schema: type) -> str:
     match = _OPTION.fullmatch(option)
     if match is None or option.startswith("-"):
@@ -70,7 +76,26 @@ def _override(option: str, schema: type) -> str:
         return _removal(option, key, schema)
     if not equals:
         raise InputError(f"{key} has no value: write {key}=VALUE; --help lists the settings")
-    return f"{sign}{key}={_value(key, value, hint)}"
+    written = _value(key, value, hint)
+    mapping = _mapping_of_sections(key, schema)
+    if mapping:
+        # Hydra makes new entries, and keeps the others, only where it merges into the mapping.
+        sign, inner = "++", key[len(mapping) + 1 :].split(".")
+        key, written = mapping, written or _quoted("")
+        for name in reversed(inner):
+            written = f"{{{name}:{written}}}"
+    return f"{sign}{key}={written}"
+
+
+def _mapping_of_sections(key: str, schema: type) -> str | None:
+    """Return the mapping of sections that has a key, `sources` for `sources.web.location`."""
+    parts = key.split(".")
+    for count in range(1, len(parts)):
+        mapping = ".".join(parts[:count])
+        hint = non_null(_type_of(mapping, schema))
+        if _is_mapping(hint) and dataclasses.is_dataclass(typing.get_args(hint)[1]):
+            return mapping
+    return None
 
 
 def _removal(option: str, key: str, schema: type) -> str:
@@ -90,10 +115,10 @@ def _type_of(key: str, schema: type) -> Any:
         if dataclasses.is_dataclass(section):
             hint = typing.get_type_hints(section).get(part.partition("[")[0])
             if hint is None:
-                name = typing.cast(type, section).__name__
+                kind = typing.cast(type, section)
                 renamed = f"it is now {FORMER_NAMES[part]}; " if part in FORMER_NAMES else ""
                 raise InputError(
-                    f"Key '{part}' not in '{name}': {renamed}--help lists the settings"
+                    f"Key '{part}' not in '{kind.__name__}': {renamed}{known_settings(kind)}"
                 )
         elif _is_mapping(section):
             hint = typing.get_args(section)[1]

@@ -24,7 +24,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ernie_vilg.config.exit_codes import ExitCode, write_ending
 from ernie_vilg.config.launch import DeviceError, Launch, RendezvousError
@@ -36,7 +36,7 @@ from launch.support.environment import (
     require_one_process,
 )
 from launch.support.help import help_text
-from launch.support.overrides import hydra_overrides, in_optional_sections
+from launch.support.overrides import hydra_overrides, in_optional_sections, known_settings
 
 CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
 
@@ -172,6 +172,10 @@ def _message(error: BaseException) -> str:
         line.strip() for each in (error, error.__cause__) if each for line in f"{each}".split("\n")
     ]
     lines = [line for line in lines if not _ADVICE.match(line)]
+    for each in (error, error.__cause__, error.__context__):
+        section = getattr(each, "object_type", None)
+        if isinstance(each, ConfigKeyError | ConfigAttributeError) and isinstance(section, type):
+            lines.append(known_settings(section))
     return "; ".join(dict.fromkeys(line for line in lines if line))
 
 

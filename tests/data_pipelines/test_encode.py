@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from data_pipelines import encode
-from data_pipelines.build import build_image_shards
+from data_pipelines.building.build import build_image_shards
 from data_pipelines.encode import encode_image_shards
 from data_pipelines.shard_writer import write_shard
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig

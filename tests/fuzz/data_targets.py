@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipelines.build import build_image_shards
+from data_pipelines.building.build import build_image_shards
 from data_pipelines.captions import read_captions
 from data_pipelines.images import crop_and_resize, load_image
 from data_pipelines.rejections import RejectedError

@@ -254,7 +254,7 @@ def hold_at(
     """Make a program wait in the middle of its work."""
     module_name, name = {
         "draw_shapes": ("data_pipelines.shapes_data_set", "map_in_order"),
-        "build_shards": ("data_pipelines.build", "map_in_order"),
+        "build_shards": ("data_pipelines.building.build", "inspect_part"),
         "train_text_tokenizer": ("data_pipelines.captions", "read_captions"),
         "encode_shards": ("data_pipelines.encode", "map_in_order"),
     }[program]

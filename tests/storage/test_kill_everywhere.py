@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from data_pipelines.build import build_image_shards
+from data_pipelines.building.build import build_image_shards
 from data_pipelines.encode import encode_image_shards
 from data_pipelines.outputs import output_folder
 from ernie_vilg.checkpoint import export

@@ -1,1 +1,1 @@
-"""Models that judge pictures and pairs, or translate captions; all are loaded from local folders."""
+"""Models that judge pictures and pairs or translate captions, loaded from local folders."""

@@ -34,3 +34,10 @@ class PictureScorer(Protocol):
             images: RGB pictures of any size.
         """
         ...
+
+
+def without_repeats(images: Sequence[Image.Image]) -> tuple[list[Image.Image], list[int]]:
+    """Return every picture object once, and the position among them of each given one."""
+    numbers: dict[int, int] = {}
+    places = [numbers.setdefault(id(image), len(numbers)) for image in images]
+    return list({id(image): image for image in images}.values()), places

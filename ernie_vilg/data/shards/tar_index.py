@@ -73,14 +73,7 @@ def index_tar(file: BinaryIO, members: tuple[str, ...], location: str) -> ShardI
     Raises:
         DamagedShardError: it is no tar file of regular members, or is cut.
     """
-    found: list[_Member] = []
-    try:
-        found.extend(_members(file, location))
-    except (DamagedShardError, OSError, MemoryError):
-        raise
-    except Exception as error:  # tarfile raises errors of any kind for a damaged header
-        raise _not_a_tar(location, error) from error
-    groups = _groups(found)
+    groups = _groups(list(_members(file, location)))
     problems = {
         place: problem
         for place, group in enumerate(groups)
@@ -127,6 +120,34 @@ class _Headers:
 def _members(file: BinaryIO, location: str) -> Iterator[_Member]:
     """Yield the members of a tar file, or of several archives in one file, in order."""
     end = file.seek(0, io.SEEK_END)
+    for member in walk_tar(file, location):
+        if not member.isdir():
+            yield _checked(member, end, location)
+
+
+def walk_tar(file: BinaryIO, location: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of a tar file, or of several archives in one file, in order.
+
+    Only headers are read, each of a bounded size.
+
+    Args:
+        file: the tar file, seekable.
+        location: its name for messages.
+
+    Raises:
+        DamagedShardError: it is no tar file, or is cut in a header or damaged from here on. A
+            member that is longer than the rest of the file is yielded.
+    """
+    try:
+        yield from _headers(file, location)
+    except (DamagedShardError, OSError, MemoryError):
+        raise
+    except Exception as error:  # tarfile raises errors of any kind for a damaged header
+        raise _not_a_tar(location, error) from error
+
+
+def _headers(file: BinaryIO, location: str) -> Iterator[tarfile.TarInfo]:
+    end = file.seek(0, io.SEEK_END)
     start = _after_zeros(file, 0)
     if start == end:
         raise _not_a_tar(location, "it is empty")
@@ -138,8 +159,7 @@ def _members(file: BinaryIO, location: str) -> Iterator[_Member]:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # it would keep them all
                 is_first = False
-                if not member.isdir():
-                    yield _checked(member, end, location)
+                yield member
             if is_first and end - start < RECORD_BYTES:
                 raise _cut(location, f"in a header, at byte {end}")
             if is_first:

@@ -12,13 +12,13 @@ import webdataset
 from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from data_pipelines.build import build_image_shards
+from data_pipelines.building.build import build_image_shards
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.data.shards.open_shards import read_shard
 from ernie_vilg.storage.shard_manifest import read_manifest
 
 NUM_PAIRS = 20
-EMOJI = Path(__file__).parents[3] / "shared" / "data" / "noto-emoji"
+EMOJI = Path(__file__).parents[4] / "shared" / "data" / "noto-emoji"
 
 
 @pytest.fixture

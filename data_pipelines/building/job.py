@@ -1,0 +1,238 @@
+"""What one output folder needs: its work folder, its sources, and the tasks of the first stage."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.building.inspect import (
+    PICTURES_FOLDER,
+    ROWS_FOLDER,
+    THUMBNAILS_FOLDER,
+    CurationPlan,
+    InspectTask,
+)
+from data_pipelines.building.records import RECORDS_FOLDER
+from data_pipelines.curation.preparation import PreparedCuration, prepare_curation
+from data_pipelines.executor import Executor
+from data_pipelines.outputs import check_output_folder
+from data_pipelines.sources.open import open_sources
+from data_pipelines.sources.rows import Source
+from data_pipelines.work_folder import is_work_of, remove_work_folder, work_folder, work_path
+from ernie_vilg.config.curation import Rules
+from ernie_vilg.config.shards import BuildShardsConfig
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import remove, sha256_of_file, sha256_of_json, write_json
+from ernie_vilg.storage.json_files import read_json, read_object
+from ernie_vilg.storage.shard_manifest import FILE_NAME
+
+SOURCES_FOLDER, CURATION_FOLDER = "sources", "curation"
+"""Folders of the work folder with the listings of the sources, and with what curation prepared."""
+_FINGERPRINTS = "fingerprints.json"
+_WITHOUT_EFFECT = (
+    "output_dir",
+    "executor",
+    "ray_address",
+    "num_workers",
+    "num_parts",
+    "part_index",
+    "overwrite",
+    "max_faulty_fraction",
+)
+"""Settings that no byte of the shards depends on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildingJob:
+    """All work for one output folder."""
+
+    config: BuildShardsConfig
+    output_dir: Path
+    """Output folder, with links resolved."""
+    folder: Path
+    """Work folder beside it."""
+    tasks: list[InspectTask]
+    """Parts of all sources in order."""
+    executor: Executor
+    model_hashes: Mapping[str, str]
+    """SHA-256 of every model of curation, by setting."""
+
+    @property
+    def num_rows(self) -> int | None:
+        """Number of rows of all parts; None where a reader does not know it."""
+        rows = [task.part.rows for task in self.tasks]
+        return None if None in rows else sum(number for number in rows if number is not None)
+
+    @property
+    def where(self) -> str:
+        """The sources, for messages."""
+        names = self.config.all_sources
+        return ", ".join(
+            f"source={source.location}" if self.config.source else f"sources.{name}"
+            for name, source in names.items()
+        )
+
+
+@contextmanager
+def started_job(config: BuildShardsConfig) -> Iterator[BuildingJob]:
+    """Yield the job of some settings, in a work folder that only it uses.
+
+    Raises:
+        InputError: a source, a rule or `output_dir` is wrong, or another process works on it.
+    """
+    rules = _rules(config)  # wrong names are refused before anything is read
+    output_dir = check_output_folder(
+        config.output_dir,
+        overwrite=config.overwrite,
+        marker=FILE_NAME,
+        inputs=_inputs(config),
+    )
+    is_shared = config.part_index is not None
+    with work_folder(
+        output_dir, job_settings(config), kind="building", is_shared=is_shared
+    ) as folder:
+        sources = open_sources(config, folder / SOURCES_FOLDER)
+        (folder / CURATION_FOLDER).mkdir(exist_ok=True)
+        prepared = prepare_curation(config.curation, rules, folder / CURATION_FOLDER)
+        fingerprints = {f"source {source.name}": source.fingerprint() for source in sources}
+        _keep_or_clear(folder, {**fingerprints, **prepared.model_hashes}, is_shared)
+        for name in (PICTURES_FOLDER, ROWS_FOLDER, THUMBNAILS_FOLDER, RECORDS_FOLDER):
+            (folder / name).mkdir(exist_ok=True)
+        yield BuildingJob(
+            config=config,
+            output_dir=output_dir,
+            folder=folder,
+            tasks=list(_tasks(config, sources, _plans(config, prepared), folder)),
+            model_hashes=prepared.model_hashes,
+            executor=Executor(
+                kind=config.executor,
+                num_workers=config.num_workers,
+                ray_address=config.ray_address,
+                shared_folder=folder,
+            ),
+        )
+
+
+def job_settings(config: BuildShardsConfig) -> dict[str, Any]:
+    """Return what the bytes of the shards depend on, besides the content of the sources."""
+    settings = {
+        name: value for name, value in asdict(config).items() if name not in _WITHOUT_EFFECT
+    }
+    for source in settings["sources"].values():
+        source["location"] = _absolute(source["location"])
+    return {**settings, "source": _absolute(config.source)}
+
+
+def _absolute(location: str | None) -> str | None:
+    is_folder = location is not None and os.path.exists(location)
+    return os.path.realpath(location) if is_folder and location is not None else location
+
+
+def _inputs(config: BuildShardsConfig) -> dict[str, str | None]:
+    """Return the places that are read, by their settings."""
+    inputs: dict[str, str | None] = {}
+    for name, source in config.all_sources.items():
+        prefix = "" if config.source else f"sources.{name}."
+        is_place = source.layout != "scenes" and os.path.exists(source.location)
+        inputs["source" if config.source else f"{prefix}location"] = (
+            source.location if is_place else None
+        )
+        inputs[f"{prefix}images_root"] = source.images_root
+    return inputs
+
+
+def _keep_or_clear(folder: Path, fingerprints: Mapping[str, str], is_shared: bool) -> None:
+    """Remove finished work if a source or a model has changed since.
+
+    Raises:
+        InputError: other processes may be using it.
+    """
+    file = folder / _FINGERPRINTS
+    if file.is_file() and read_json(file) != fingerprints:
+        if is_shared:
+            raise InputError(
+                f"{folder} holds work on an earlier state of the sources or models: end the "
+                "processes that work there and remove it, or name another output_dir"
+            )
+        file.unlink()
+    if not file.is_file():
+        if not is_shared:
+            for path in folder.iterdir():
+                if path.is_dir() and path.name not in (SOURCES_FOLDER, CURATION_FOLDER):
+                    remove(path)
+        write_json(file, dict(fingerprints))
+    (folder / "shards").mkdir(exist_ok=True)
+
+
+def _tasks(
+    config: BuildShardsConfig,
+    sources: list[Source],
+    plans: Mapping[str, CurationPlan],
+    folder: Path,
+) -> Iterator[InspectTask]:
+    numbers = count()
+    for source in sources:
+        for part in source.parts():
+            yield InspectTask(
+                number=next(numbers),
+                source=source,
+                part=part,
+                plan=plans[source.name],
+                config=config,
+                work_folder=folder,
+            )
+
+
+def _plans(config: BuildShardsConfig, prepared: PreparedCuration) -> dict[str, CurationPlan]:
+    """Return the rules of every source."""
+    curation = prepared.config
+    sha256 = sha256_of_json([asdict(curation), dict(prepared.model_hashes)])
+    return {
+        name: CurationPlan(sha256=sha256, name=rules or "", config=curation, rules=found)
+        for (name, rules), found in zip(_names_of_rules(config), _rules(config), strict=True)
+    }
+
+
+def _names_of_rules(config: BuildShardsConfig) -> Iterable[tuple[str, str | None]]:
+    """Return the sources and the names of their rules.
+
+    Raises:
+        InputError: as for `CurationConfig.rules_of`.
+    """
+    wanted = {name: source.rules for name, source in config.all_sources.items()}
+    return config.curation.rules_of(wanted).items()
+
+
+def _rules(config: BuildShardsConfig) -> list[Rules]:
+    rules = config.curation.rules
+    return [Rules() if name is None else rules[name] for _, name in _names_of_rules(config)]
+
+
+def record_commit(work: Path, folder: Path) -> None:
+    """Record that a finished folder gets its name now, so that a restart after that knows it."""
+    write_json(_commit_record(work), {"manifest": sha256_of_file(folder / FILE_NAME)})
+
+
+def finished_folder(config: BuildShardsConfig) -> Path | None:
+    """Return the output folder if the same command was killed after it got its name.
+
+    What the command left is removed.
+    """
+    output_dir = Path(os.path.realpath(config.output_dir))
+    work, manifest = work_path(output_dir, "building"), output_dir / FILE_NAME
+    record = _commit_record(work)
+    if config.overwrite or config.part_index is not None or not record.is_file():
+        return None
+    is_it = manifest.is_file() and read_object(record).get("manifest") == sha256_of_file(manifest)
+    if not is_it or not is_work_of(work, job_settings(config)):
+        return None
+    with work_folder(output_dir, job_settings(config), kind="building", is_shared=False):
+        remove_work_folder(output_dir, "building")
+    return output_dir
+
+
+def _commit_record(work: Path) -> Path:
+    return work / RECORDS_FOLDER / "commit.json"
