@@ -34,7 +34,7 @@ _KEY_BITS = np.uint64(((1 << 32) - 1) << POSITION_BITS)
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """How many tables there are, and how many bits each takes."""
+    """Number of tables, and of the bits that each takes."""
 
     number: int
     bits: int
