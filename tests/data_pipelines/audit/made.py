@@ -201,7 +201,7 @@ def write_tokenizers(folder: Path) -> None:
     save_image_tokenizer(vqgan, folder / "vqgan")
 
 
-def encode(folder: Path) -> None:
+def encode(folder: Path, **settings: Any) -> None:
     encode_image_shards(
         EncodeShardsConfig(
             shards=str(folder / "images"),
@@ -209,6 +209,7 @@ def encode(folder: Path) -> None:
             image_tokenizer_dir=str(folder / "vqgan"),
             output_dir=str(folder / "tokens"),
             overwrite=True,
+            **settings,
         )
     )
 

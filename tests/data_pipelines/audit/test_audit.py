@@ -19,9 +19,10 @@ from ernie_vilg.data.shards.open_shards import Sample, read_shard
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_file, write_json
 from ernie_vilg.storage.json_files import read_json
-from ernie_vilg.storage.shard_manifest import describe_file, read_manifest, write_manifest
+from ernie_vilg.storage.shard_manifest import Manifest, describe_file, read_manifest, write_manifest
 from tests.data_pipelines.audit.made import (
     CAPTIONS,
+    encode,
     metadata_rows,
     picture,
     sample,
@@ -479,3 +480,72 @@ def test_captions_that_would_be_cut_fail(folder: Path) -> None:
 def test_a_folder_without_a_manifest_is_a_wrong_setting(folder: Path) -> None:
     with pytest.raises(InputError, match=r"token_shards=\S+ has no manifest.json: name a folder"):
         audit(folder, token_shards=str(folder / "text"))
+
+
+def test_every_view_is_compared_with_its_part_of_the_picture(folder: Path) -> None:
+    encode(folder, views=2, horizontal_flip=True)
+
+    found = audit(folder)
+
+    assert found.failed == []
+    assert found.recoded is not None
+    assert found.recoded.num_pictures == 2 * 6 + 1  # held-out pictures have one view
+    assert found.tokens is not None
+    assert found.tokens.num_pictures == 13
+
+
+def set_codes(folder: Path, changed: int) -> None:
+    """Change one code of each of some pictures of the first token shard."""
+
+    def change(samples: list[Sample]) -> None:
+        for each in samples[:changed]:
+            content = bytearray(each["codes.npy"])
+            content[-2] = (content[-2] + 1) % 16  # the last code's lower byte
+            each["codes.npy"] = bytes(content)
+
+    rewrite(folder / "tokens", change)
+
+
+def test_near_ties_may_differ_in_few_codes_and_in_more_of_bfloat16(folder: Path) -> None:
+    set_codes(folder, 2)  # 2 of 112
+    manifest = folder / "tokens" / "manifest.json"
+
+    assert "98.21% of the sampled codes are equal" in failed(audit(folder))["recoding"]
+    assert "recoding" not in failed(audit(folder, min_equal_codes=0.98))
+    compared = {"compared": 100, "differing": 5}
+    edit_json(manifest, lambda content: content["settings"].update(bfloat16_codes=compared))
+    assert "recoding" not in failed(audit(folder))
+
+
+def test_a_shard_of_other_codes_is_worth_a_look_and_fails_nothing(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    (tmp_path / "tokens").mkdir()
+    shards = []
+    for number in range(9):
+        codes = noise.integers(0, 16, (8, 4, 4)) if number != 4 else np.full((8, 4, 4), 3)
+        samples: list[Sample] = [
+            {
+                "__key__": f"{number:04d}{at:04d}".encode(),
+                "codes.npy": npy(grid, np.uint16),
+                "text.npy": npy([9], np.int32),
+                "json": b"{}",
+            }
+            for at, grid in enumerate(codes)
+        ]
+        path = tmp_path / "tokens" / f"tokens-{number:05d}.tar"
+        shard = write_shard(path, samples, members=("codes.npy", "json", "text.npy"))
+        assert shard is not None
+        shards.append(shard)
+    settings = {"image_size": 8, "grid_size": 4, "codebook_size": 16, "text_vocab_size": 300}
+    write_manifest(
+        tmp_path / "tokens",
+        Manifest(kind="token", shards=tuple(shards), settings=settings, lineage={}),
+    )
+
+    found = audit(tmp_path, image_shards=None, text_tokenizer_dir=None, image_tokenizer_dir=None)
+
+    assert found.failed == []
+    (drift,) = [each for each in found.checks if each.outcome == Outcome.LOOK]
+    assert drift.name == "drift"
+    assert len(drift.problems) == 1
+    assert drift.problems[0].startswith("tokens-00004.tar uses other codes than the rest")
