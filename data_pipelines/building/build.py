@@ -144,10 +144,12 @@ def _inspect_all(job: BuildingJob, tasks: Sequence[InspectTask]) -> _Read:
     """Inspect parts; stop early when too many rows are faulty."""
     read = _Read()
     status = _Status(read.counts)
+    table = parquet_files(job.folder / ROWS_FOLDER, PARTS)
     done = _run(job, inspect_part, tasks, what="inspect pairs", unit="parts", status=status)
     for task, finished in zip(tasks, done, strict=True):
         read.add(task, finished.content)
-        check_faults(job, total_of(read.counts), parquet_files(job.folder / ROWS_FOLDER, PARTS))
+        is_all = len(read.rows_of_part) == len(job.tasks)
+        check_faults(job, total_of(read.counts), table, is_all=is_all)
     return read
 
 

@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -69,20 +70,19 @@ def _samples(
     task: ShardTask, connection: DuckDBPyConnection, counts: dict[str, int]
 ) -> Iterator[Sample]:
     """Yield the samples of a shard; add up their captions and enlarged pictures in `counts`."""
-    pictures = _StoredPictures(task.work_folder)
-    for _, group in groupby(_kept_rows(task, connection), key=itemgetter("position")):
-        rows = list(group)
-        first = rows[0]
-        captions = [row["caption"] for row in rows]
-        counts["captions"] += len(captions)
-        counts["enlarged"] += first["is_enlarged"]
-        yield {
-            KEY: f"{first['number']:08d}".encode(),
-            EXTENSIONS[task.config.image_format]: pictures.read(first),
-            "txt": "\n".join(captions).encode(),
-            "json": json.dumps(_record(first, captions), ensure_ascii=False).encode(),
-        }
-    pictures.close()
+    with closing(_StoredPictures(task.work_folder)) as pictures:
+        for _, group in groupby(_kept_rows(task, connection), key=itemgetter("position")):
+            rows = list(group)
+            first = rows[0]
+            captions = [row["caption"] for row in rows]
+            counts["captions"] += len(captions)
+            counts["enlarged"] += first["is_enlarged"]
+            yield {
+                KEY: f"{first['number']:08d}".encode(),
+                EXTENSIONS[task.config.image_format]: pictures.read(first),
+                "txt": "\n".join(captions).encode(),
+                "json": json.dumps(_record(first, captions), ensure_ascii=False).encode(),
+            }
 
 
 def _record(first: dict[str, Any], captions: list[str]) -> dict[str, Any]:
@@ -151,8 +151,5 @@ class _StoredPictures:
 
 def stored_picture(work_folder: Path, row: dict[str, Any]) -> bytes:
     """Return the prepared picture of a row of the metadata in the work folder."""
-    pictures = _StoredPictures(work_folder)
-    try:
+    with closing(_StoredPictures(work_folder)) as pictures:
         return pictures.read(row)
-    finally:
-        pictures.close()

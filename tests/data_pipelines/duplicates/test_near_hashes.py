@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from data_pipelines.duplicates import components as components_module
 from data_pipelines.duplicates import near_hashes, nearest_hashes
 from data_pipelines.duplicates.components import Components
 from data_pipelines.duplicates.near_hashes import Table, choose_tables, connect_near_hashes
@@ -91,7 +92,8 @@ def test_tables_in_pieces_connect_the_same(tmp_path: Path, monkeypatch: pytest.M
     hashes = np.concatenate([originals, altered(originals, 20)])
     whole = connected(hashes, 31, tmp_path)
 
-    monkeypatch.setattr(near_hashes, "_ENTRIES_AT_ONCE", 300)
+    monkeypatch.setattr(components_module, "_ENTRIES_AT_ONCE", 300)
+    monkeypatch.setattr(components_module, "_ROWS_AT_ONCE", 64)
 
     assert connected(hashes, 31, tmp_path) == whole
     assert len(set(whole)) < 510
