@@ -102,7 +102,7 @@ class _Status:
 
 
 class _Read:
-    """What the first stage has found so far."""
+    """Counts and hashes of the parts that are inspected so far."""
 
     def __init__(self) -> None:
         self.counts: dict[str, Counts] = {}
