@@ -6,10 +6,16 @@ from typing import Any
 
 from data_pipelines.building.accounting import Counts, check_written, total_of
 from data_pipelines.building.examples import write_examples
-from data_pipelines.building.final_metadata import list_rejected, metadata_folder, rejected_lines
+from data_pipelines.building.final_metadata import list_rejected, rejected_lines
+from data_pipelines.building.folders import (
+    HELD_OUT,
+    SHARDS_FOLDER,
+    TRAIN,
+    metadata_folder,
+    split_folder,
+)
 from data_pipelines.building.job import BuildingJob, record_commit
-from data_pipelines.building.select import HELD_OUT, TRAIN
-from data_pipelines.building.write import SHARDS_FOLDER, ShardTask, split_folder
+from data_pipelines.building.write import ShardTask
 from data_pipelines.images import NUM_ENLARGED, image_settings
 from data_pipelines.metadata import (
     CURATION_FILE,

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.captions import caption_of, is_taken, read_captions
+from data_pipelines.captions import caption_of, clean_caption, is_taken, read_captions
+from data_pipelines.rejections import RejectedError
 from data_pipelines.shard_writer import write_shard
 from ernie_vilg.data.shards.damage import DamagedSampleError
 from ernie_vilg.storage.shard_manifest import Manifest
@@ -49,3 +50,26 @@ def test_a_sample_without_a_caption_is_named(members: dict[str, bytes]) -> None:
         DamagedSampleError, match=r"sample 'a' of b\.tar has no caption in UTF-8 in its txt"
     ):
         caption_of({"__key__": b"a", **members}, "b.tar")
+
+
+@pytest.mark.parametrize(
+    ("caption", "cleaned"),
+    [
+        pytest.param("a\tb\r\nc", "a b c", id="white space becomes one space"),
+        pytest.param("a \u200b b", "a b", id="zero-width space between spaces"),
+        pytest.param("\u202eabc\u202c", "abc", id="direction overrides are removed"),
+        pytest.param("a\x00\x1b[31mb", "a[31mb", id="control characters are removed"),
+        pytest.param("\u3000红\u3000", "红", id="ideographic space"),
+        pytest.param("👩\u200d🚀", "👩\u200d🚀", id="a joiner within an emoji stays"),
+        pytest.param("红，(辣)：椒", "红，(辣)：椒", id="marks stay"),
+        pytest.param("a\u2581b", "a b", id="the space of SentencePiece"),
+        pytest.param("a\u2585b", "a\u2585b", id="another block"),
+    ],
+)
+def test_captions_are_cleaned(caption: str, cleaned: str) -> None:
+    assert clean_caption(caption, max_characters=100) == cleaned
+
+
+def test_a_caption_of_joiners_alone_is_empty() -> None:
+    with pytest.raises(RejectedError):
+        clean_caption("\u200d \u200c", max_characters=100)
