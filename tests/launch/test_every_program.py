@@ -103,14 +103,18 @@ def test_help_names_type_range_choices_and_default() -> None:
 
 
 def wrong_words(schema: type) -> list[str]:
-    """Return options that are wrong for every schema."""
+    """Return options that are wrong for every schema, and for one field of each type."""
     words = ["nothing=1", "+nothing=1", "~nothing", "nothing", "", "=1", "-x", "a..b=1", "a/b=1"]
     words += ["hydra.run.dir=x", "hydra/launcher=x", "+hydra.callbacks.a=x"]
     inherited = typing.get_type_hints(schema.__base__)  # tested with the base's own program
+    seen = []
     for field in dataclasses.fields(schema):
         if field.name in inherited:
             continue
         hint: Any = typing.get_type_hints(schema)[field.name]
+        if hint in seen and not dataclasses.is_dataclass(hint):
+            continue  # the same code reads every field of a type
+        seen.append(hint)
         name, part = field.name, non_null(hint)
         words += [f"~{name}", f"{name}.x.y=1", f"{name}[0]=1", name]
         words += [f"{name}={{a:"] if part is not str else []
