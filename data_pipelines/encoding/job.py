@@ -1,4 +1,4 @@
-"""What an encoding makes: the sets of token shards, their lineage, and a task per shard."""
+"""The work of an encoding: the sets of token shards, their lineage, and a task per shard."""
 
 import logging
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from data_pipelines.encoding.views import ViewSettings
 from data_pipelines.encoding.workers import Workers
 from data_pipelines.images import image_settings
 from data_pipelines.shard_writer import shard_name
+from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import EncodeShardsConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_json
@@ -129,13 +130,34 @@ def _set_of(
     if config.codes_from is not None:
         old_folder = Path(config.codes_from, name)
         old = check_reusable(old_folder, lineage, manifest_settings, images)
-    settings = EncodingSettings(
+    settings = _encoding_settings(
+        config, workers, images, views=views, lineage=lineage, network=tokenizers.image.config
+    )
+    return EncodingSet(
+        name=name,
+        tasks=_tasks(source, images, settings, old_folder, old),
+        settings=manifest_settings,
+        lineage=lineage,
+        old=old,
+    )
+
+
+def _encoding_settings(
+    config: EncodeShardsConfig,
+    workers: Workers,
+    images: Manifest,
+    *,
+    views: ViewSettings,
+    lineage: Mapping[str, str],
+    network: ImageTokenizerConfig,
+) -> EncodingSettings:
+    return EncodingSettings(
         text_tokenizer=Path(config.text_tokenizer_dir),
         image_tokenizer=Path(config.image_tokenizer_dir),
         lineage=lineage,
         views=views,
-        grid_size=tokenizers.image.config.grid_size,
-        codebook_size=tokenizers.image.config.codebook_size,
+        grid_size=network.grid_size,
+        codebook_size=network.codebook_size,
         has_caption_lines=has_caption_lines(images),
         has_captions_twice=captions_stand_twice(images),
         keep_pixels=config.keep_pixels,
@@ -144,13 +166,6 @@ def _set_of(
         device=workers.device,
         batch_size=config.batch_size,
         decode_threads=workers.decode_threads,
-    )
-    return EncodingSet(
-        name=name,
-        tasks=_tasks(source, images, settings, old_folder, old),
-        settings=manifest_settings,
-        lineage=lineage,
-        old=old,
     )
 
 
