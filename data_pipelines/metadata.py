@@ -49,7 +49,7 @@ COLUMNS: Mapping[str, str] = {
     # Hashes
     "pixels_sha256": "VARCHAR",  # hexadecimal; of the upright RGB picture, size included
     "text_sha256": "VARCHAR",  # hexadecimal; of the normalised caption
-    "pdq_0": "UBIGINT",  # PDQ hash, 256 bits: the most significant 64
+    "pdq_0": "UBIGINT",  # PDQ hash, 256 bits: the most significant 64; only where it is compared
     "pdq_1": "UBIGINT",
     "pdq_2": "UBIGINT",
     "pdq_3": "UBIGINT",

@@ -100,7 +100,7 @@ class Rejection:
     row: int
     """Position among the rows of its part, from 0."""
     place: str
-    """Where the row is, for people, such as "captions.jsonl line 12"."""
+    """Place of the row for people, such as "captions.jsonl line 12"."""
     reason: Reason
     detail: str
     """Wrong value, for people."""

@@ -26,7 +26,7 @@ class PreparedPicture:
 
     picture_id: str
     columns: dict[str, Any] = field(default_factory=dict)
-    """What is known of the picture, by column of the metadata."""
+    """Values of the picture's columns in the metadata."""
     image: Image.Image | None = None
     """Picture of its own size, RGB; None where it was not decoded."""
     square: Image.Image | None = None
@@ -50,6 +50,9 @@ class PartPictures:
         self._file = file
         self._curator = curator
         self._config = config
+        deduplication = config.curation.deduplication
+        # It takes as long as decoding the picture.
+        self._has_pdq = deduplication.near_pictures is not None or bool(deduplication.against)
         self._offset = 0
         self._last: PreparedPicture | None = None
 
@@ -76,7 +79,11 @@ class PartPictures:
         if verdict.rejection is not None:
             raise verdict.rejection
         picture.square = crop_and_resize(image, size)
-        picture.columns.update(_hashes(image), is_enlarged=min(image.size) < size)
+        picture.columns.update(
+            pixels_sha256=sha256_of_pixels(image), is_enlarged=min(image.size) < size
+        )
+        if self._has_pdq:
+            picture.columns.update(_pdq_columns(image))
 
     def store(self, picture: PreparedPicture) -> Mapping[str, Any]:
         """Store a prepared picture, once; return its columns."""
@@ -103,10 +110,6 @@ def reduced(image: Image.Image, side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
-def _hashes(image: Image.Image) -> dict[str, Any]:
+def _pdq_columns(image: Image.Image) -> dict[str, Any]:
     parts, quality = pdq_hash(image)
-    return {
-        "pixels_sha256": sha256_of_pixels(image),
-        **{f"pdq_{place}": part for place, part in enumerate(parts)},
-        "pdq_quality": quality,
-    }
+    return {**{f"pdq_{place}": part for place, part in enumerate(parts)}, "pdq_quality": quality}

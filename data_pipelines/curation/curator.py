@@ -15,9 +15,9 @@ from data_pipelines.curation.models.rules import judge_pairs, pair_rules, text_r
 from data_pipelines.curation.pictures import LoadedPicture, picture_rules
 from data_pipelines.curation.text import character_rules
 from data_pipelines.curation.transforms import transforms
-from data_pipelines.curation.verdicts import CaptionVerdict, Verdict, first_broken
+from data_pipelines.curation.verdicts import CaptionVerdict, Verdict, broken, first_broken
 from data_pipelines.curation.words import word_rules
-from data_pipelines.rejections import Reason, RejectedError
+from data_pipelines.rejections import Reason
 from ernie_vilg.config.curation import CurationConfig, Rules
 
 VIEW_SIDE = 960
@@ -55,35 +55,34 @@ class Curator:
         return self.check_captions([caption])[0]
 
     def check_captions(self, captions: Sequence[str]) -> list[CaptionVerdict]:
-        """Transform and judge cleaned captions; they are translated together, which is faster."""
+        """Translate, transform and judge cleaned captions; they are translated in batches."""
         if self._translator is None:
-            return [self._judge(caption) for caption in captions]
-        rejection = RejectedError(Reason.NOT_TRANSLATED, self._translator.why_none)
-        translations = self._translator.translate(captions)
+            return [self._transform_and_judge(caption, ()) for caption in captions]
+        rejection = broken(Reason.NOT_TRANSLATED, self._translator.why_none)
         return [
             CaptionVerdict(caption=caption, rejection=rejection)
             if translation is None
-            else self._judge(translation, TRANSLATED)
-            for caption, translation in zip(captions, translations, strict=True)
+            else self._transform_and_judge(translation, (TRANSLATED,))
+            for caption, translation in zip(
+                captions, self._translator.translate(captions), strict=True
+            )
         ]
 
-    def _judge(self, caption: str, *names: str) -> CaptionVerdict:
-        """Apply the transforms but translation, and the rules.
+    def _transform_and_judge(self, caption: str, names: tuple[str, ...]) -> CaptionVerdict:
+        """Judge a caption after the other transforms.
 
         Args:
-            caption: clean caption.
-            names: transforms that were applied before.
+            caption: the caption, translated if translations are on.
+            names: names of the transforms so far.
         """
-        applied = [*names]
         for name, transform in self._transforms:
             transformed = transform(caption)
             if transformed != caption:
-                caption = transformed
-                applied.append(name)
+                caption, names = transformed, (*names, name)
         verdict = first_broken(self._caption_rules, caption)
         return CaptionVerdict(
             caption=caption,
-            transforms=tuple(applied),
+            transforms=names,
             measures={"characters": len(caption), **verdict.measures},
             rejection=verdict.rejection,
         )

@@ -5,6 +5,7 @@ Source: ours; the paper states no rule for pictures.
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from ernie_vilg.config.curation import Rules
 
 MAX_SIDE_OF_CONTRAST = 512
 """Most pixels a side whose grey values are measured; a larger picture gives every n-th."""
+
+_VALUES = tuple(range(256))
+_SQUARES = tuple(value * value for value in _VALUES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +90,12 @@ def contrast(image: Image.Image) -> float:
     Args:
         image: RGB, any size; a large one is sampled on an even grid.
     """
-    width, height = (min(side, MAX_SIDE_OF_CONTRAST) for side in image.size)
-    counts = image.resize((width, height), Image.Resampling.NEAREST).convert("L").histogram()
+    size = tuple(min(side, MAX_SIDE_OF_CONTRAST) for side in image.size)
+    if size != image.size:
+        image = image.resize((size[0], size[1]), Image.Resampling.NEAREST)
+    counts = image.convert("L").histogram()
     # Sums of whole numbers are exact, so the value is the same on every machine.
     total = sum(counts)
-    mean = sum(value * count for value, count in enumerate(counts)) / total
-    squares = sum(value * value * count for value, count in enumerate(counts)) / total
+    mean = sum(map(operator.mul, counts, _VALUES)) / total
+    squares = sum(map(operator.mul, counts, _SQUARES)) / total
     return math.sqrt(max(0.0, squares - mean * mean))

@@ -1,4 +1,4 @@
-"""What the rules say about a caption, a picture, or a pair."""
+"""Results of the rules for a caption, a picture, or a pair."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ Subject = TypeVar("Subject")
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What was measured, and the first rule that was broken."""
+    """Measured values, and the first rule that was broken."""
 
     measures: Mapping[str, Any] = field(default_factory=dict)
     """Measured values by their column in the metadata (`data_pipelines.metadata.COLUMNS`)."""

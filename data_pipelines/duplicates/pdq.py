@@ -1,9 +1,9 @@
 """PDQ, a hash of 256 bits that changes little when a picture is resized or recompressed.
 
 The grey picture is blurred by two passes of a box filter along rows and columns (a tent filter),
-sampled at 64 x 64 points, and transformed by a discrete cosine transform (DCT), of which 16 x 16 low
-frequencies stay, without the constant one. A bit says whether its frequency lies above the median
-of all.
+sampled at 64 x 64 points, and transformed by a discrete cosine transform (DCT), of which 16 x 16
+low frequencies stay, without the constant one. A bit says whether its frequency lies above the
+median of all; half of the bits are set, so that distances are even numbers.
 
 Blur and sampling are linear and separable: a sample is a weighted sum of a few rows and columns, so
 only 64 rows are ever blurred along the other side. The weights are whole numbers, and sums of rows
@@ -31,8 +31,9 @@ _STEPS = 1 << 20
 """Steps per grey level that coefficients are rounded to: coarse beside errors of float64, fine
 beside what tells two coefficients apart."""
 _MAX_QUALITY, _GRADIENTS_PER_QUALITY = 100, 90
+_PIXELS_AT_ONCE = 1 << 19
+"""Most pixels that are copied at once; larger pictures are read in strips."""
 _SAMPLES_PER_STRIP = 8
-"""Rows of samples whose pixels are in memory at once."""
 
 
 def pdq_hash(image: Image.Image) -> tuple[NDArray[np.uint64], int]:
@@ -57,7 +58,11 @@ def pdq_hash(image: Image.Image) -> tuple[NDArray[np.uint64], int]:
 
 def hamming_distances(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint16]:
     """Return how many bits differ, uint16 [...], between hashes, uint64 [..., 4]."""
-    return np.bitwise_count(left ^ right).sum(axis=-1, dtype=np.uint16)
+    counts = np.bitwise_count(left ^ right)  # uint8; a sum over an axis of 4 is slow
+    total = counts[..., 0].astype(np.uint16)
+    for word in range(1, 4):
+        total += counts[..., word]
+    return total
 
 
 def hex_of_hash(words: NDArray[np.uint64]) -> str:
@@ -143,15 +148,17 @@ def _sums_of_rows(image: Image.Image, rows: _Blur) -> NDArray[np.float64]:
     exact = np.float32 if rows.total * 255 < 1 << 24 else np.float64
     weights = rows.weights.astype(exact)
     sums = np.empty((_SAMPLES, image.width * 4))
-    for first in range(0, _SAMPLES, _SAMPLES_PER_STRIP):
-        last = first + _SAMPLES_PER_STRIP - 1
+    is_small = image.width * image.height <= _PIXELS_AT_ONCE
+    step = _SAMPLES if is_small else _SAMPLES_PER_STRIP
+    for first in range(0, _SAMPLES, step):
+        last = first + step - 1
         top = int(rows.starts[first])
         bottom = min(int(rows.starts[last]) + weights.shape[1], image.height)
         strip = _pixels(image, top, bottom).reshape(bottom - top, -1)
         for sample in range(first, last + 1):
             start = rows.starts[sample] - top
             block = strip[start : start + weights.shape[1]].astype(exact)
-            sums[sample] = weights[sample, : len(block)] @ block
+            sums[sample] = np.dot(weights[sample, : len(block)], block)
     return sums.reshape(_SAMPLES, image.width, 4)
 
 

@@ -12,6 +12,7 @@ from data_pipelines.encoding.task import EncodingSettings, EncodingTask
 from data_pipelines.encoding.views import ViewSettings
 from data_pipelines.encoding.workers import Workers
 from data_pipelines.images import image_settings
+from data_pipelines.metadata import HELD_OUT_FOLDER
 from data_pipelines.shard_writer import shard_name
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import EncodeShardsConfig
@@ -23,9 +24,6 @@ from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 SHARD_PREFIX = "tokens"
-HELD_OUT = "held_out"
-"""Folder within image shards, and within token shards, of the samples that are held out."""
-
 _CROP_SETTINGS = {
     name for kind in ("png", "jpeg") for name in image_settings(image_size=1, image_format=kind)
 }
@@ -80,11 +78,11 @@ def sets_to_encode(config: EncodeShardsConfig, workers: Workers) -> tuple[Encodi
     """
     tokenizers = _Tokenizers.load(config)
     made = [_set_of(config, "", tokenizers, workers)]
-    held_out = Path(config.shards, HELD_OUT)
+    held_out = Path(config.shards, HELD_OUT_FOLDER)
     if (held_out / FILE_NAME).is_file():
         if read_manifest(held_out, "image").shards:
-            logger.info("%s is encoded too, to %s", held_out, Path(config.output_dir, HELD_OUT))
-            made.append(_set_of(config, HELD_OUT, tokenizers, workers))
+            logger.info("%s is encoded too, to %s", held_out, Path(config.output_dir, HELD_OUT_FOLDER))
+            made.append(_set_of(config, HELD_OUT_FOLDER, tokenizers, workers))
         else:
             logger.warning("%s holds no samples, and gives no token shards", held_out)
     return tuple(made)

@@ -14,10 +14,11 @@ from data_pipelines.sources.listed import Entry, Pair, numbered
 from data_pipelines.sources.pictures import DeferredPicture
 from data_pipelines.sources.places import Place
 from data_pipelines.sources.rows import Part, RawPair
-from data_pipelines.sources.tar_samples import first_member
+from data_pipelines.sources.tar_samples import first_member, read_at
 from ernie_vilg.data.batches.pictures import PICTURE_MEMBERS
 from ernie_vilg.data.shards.damage import DamagedSampleError, DamagedShardError
 from ernie_vilg.data.shards.open_shards import LocalFolder, OpenShard, open_shard
+from ernie_vilg.data.shards.shard_index import RECORD_BYTES
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.json_files import object_of, parse_json
 from ernie_vilg.storage.shard_manifest import Manifest, Shard, read_manifest_at
@@ -70,8 +71,8 @@ class ImageShards:
             try:
                 for stored in shard.files:
                     self.place.fetch(stored.file, copies)
-                folder = str(copies) if self.place.is_remote else self.place.folder
-                opened = open_shard(LocalFolder(folder), shard)
+                path = self.place.fetch(shard.file, copies)
+                opened = open_shard(LocalFolder(str(path.parent)), shard)
             except (DamagedShardError, FileNotFoundError) as error:
                 rejection = RejectedError(Reason.DAMAGED_SHARD, f"{error!s:.300}")
                 for number in range(shard.samples):
@@ -79,9 +80,9 @@ class ImageShards:
                 return
             with opened.file:
                 for number in range(shard.samples):
-                    yield from self._entries_of(opened, number)
+                    yield from self._entries_of(opened, path, number)
 
-    def _entries_of(self, opened: OpenShard, number: int) -> Iterator[Entry]:
+    def _entries_of(self, opened: OpenShard, path: Path, number: int) -> Iterator[Entry]:
         key, shard = opened.key(number), opened.shard
         place = f"{shard.file} {key}"
         try:
@@ -95,7 +96,9 @@ class ImageShards:
             return
         member = first_member(dict.fromkeys(shard.members), PICTURE_MEMBERS)
         assert member is not None  # as `open_image_shards` checks
-        get = functools.partial(opened.member, member, number)
+        offset = int(opened.index.records[member][number]) * RECORD_BYTES
+        span = (offset, int(opened.index.sizes[member][number]))
+        get = functools.partial(read_at, path, span)
         picture = DeferredPicture(name=f"{key}.{member}", get=get)
         for caption in [captions] if self._has_one_caption else captions.split("\n"):
             record = {**record, "caption": caption}

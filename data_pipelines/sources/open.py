@@ -112,7 +112,10 @@ def _open(name: str, config: SourceConfig, work: Path, rows_per_part: int) -> So
         work=work,
         rows_per_part=rows_per_part,
     )
-    return _READERS[layout](request)
+    try:
+        return _READERS[layout](request)
+    except FileNotFoundError as error:
+        raise InputError(f"source={shown(config.location)}: {error}: name another") from error
 
 
 def _check_scenes(config: SourceConfig) -> None:

@@ -60,19 +60,21 @@ class ParquetTable:
 
     def _find_parts(self) -> Iterator[dict[str, Any]]:
         first_row = 0
+        is_known = True  # a list of captions is several rows
         for path in self.paths:
             columns = columns_of(path)
             for key, setting in ((self.image_key, "image_key"), (self.caption_key, "caption_key")):
                 check_column(key, setting, list(columns), path.name)
             num_rows = _num_rows(path)
+            is_known = is_known and not columns[self.caption_key].endswith("]")
             for start in range(0, num_rows, self.rows_per_part):
                 end = min(start + self.rows_per_part, num_rows)
                 yield {
                     "file": path.name,
                     "start": start,
                     "end": end,
-                    "first_row": first_row + start,
-                    "rows": end - start,
+                    "first_row": first_row + start if is_known else None,
+                    "rows": end - start if is_known else None,
                 }
             first_row += num_rows
 

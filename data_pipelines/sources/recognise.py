@@ -25,13 +25,7 @@ TABLES: dict[str, Layout] = {
 }
 """Layouts of tables by the file's extension."""
 
-_OF_FOLDERS: tuple[Layout, ...] = (
-    "image_shards",
-    "captions",
-    "image_folder",
-    "img2dataset",
-    "parquet",
-)
+_OF_FOLDERS: tuple[Layout, ...] = ("captions", "image_folder", "img2dataset", "parquet")
 _TEXTS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 _MAX_SHOWN = 8
 _FIRST_BYTES = 4096
@@ -54,6 +48,8 @@ def recognise(place: Place, work: Path) -> tuple[Layout, tuple[str, ...]]:
         InputError: it is of no known layout, or of several; the message says what was found.
     """
     names = list(place.files) if place.files else place.names()
+    if MANIFEST in names:  # its shards are tar files
+        return "image_shards", (MANIFEST,)
     found: dict[Layout, tuple[str, ...]] = {
         layout: files for layout in _OF_FOLDERS if (files := files_of(layout, names))
     }

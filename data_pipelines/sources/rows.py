@@ -1,4 +1,4 @@
-"""What every reader of raw pairs gives: parts of a source, and the rows of each.
+"""The interface of readers of raw pairs: parts of a source, and the rows of each.
 
 A row is one picture and one caption; a picture with five captions is five rows one after another.
 A row that cannot be read is a `Rejection`, so that rows = pairs + rejections holds for every part.
@@ -39,7 +39,7 @@ class RawPair:
     row: int
     """Position among the rows of its part, from 0."""
     place: str
-    """Where the row is, for people, such as "captions.jsonl line 12"."""
+    """Place of the row, for people, such as "captions.jsonl line 12"."""
     picture_id: str
     """Name of the picture in its source: rows with the same name have the same picture."""
     picture: Picture
@@ -59,9 +59,9 @@ class Part:
     file: str
     """File that holds the rows: a name within the source, or a path."""
     start: int = 0
-    """Where the rows begin: a byte of a text file, a row of a table; 0 for a whole file."""
+    """Beginning of the rows: a byte of a text file, a row of a table; 0 for a whole file."""
     end: int | None = None
-    """Where the rows end, in the same unit; None for the end of the file."""
+    """End of the rows, in the same unit; None for the end of the file."""
     line: int = 1
     """Number of the first line of a text file, for messages."""
     first_row: int | None = None

@@ -39,11 +39,11 @@ class Rules:
     order. `CurationConfig` checks the values.
     """
 
-    to_simplified: bool = False
-    """Whether traditional characters become simplified ones; the metadata say where."""
     translate: bool = False
     """Whether captions are replaced by their translation: `curation.translation_model` or
     `curation.translation_file`."""
+    to_simplified: bool = False
+    """Whether traditional characters become simplified ones; the metadata say where."""
     min_characters: NaturalInt = 0
     """Fewest characters of a caption, spaces included; 0 allows any number."""
     max_characters: PositiveInt | None = None
@@ -130,10 +130,11 @@ class DeduplicationConfig(Settings, section="curation.deduplication"):
     max_pairs_per_text: PositiveInt | None = None
     """Most pairs with the same caption after normalisation."""
     near_texts: Annotated[float, Range(above=0, at_most=1)] | None = None
-    """Smallest Jaccard similarity of near-duplicate captions, of which one is kept."""
+    """Smallest Jaccard similarity of different captions that are near-duplicates, of which one is
+    kept."""
     keep: Literal["largest", "first"] = "largest"
-    """Which of several near-duplicate pictures is kept: the one with most pixels, or the first of
-    the input."""
+    """The one of several near-duplicate pictures that is kept: the one with most pixels, or the
+    first of the input."""
     against: tuple[LocalInput, ...] = ()
     """Evaluation sets whose pairs must not be trained on: lists of hashes or ids, or folders of
     shards with metadata."""
@@ -143,7 +144,7 @@ class DeduplicationConfig(Settings, section="curation.deduplication"):
 
 @dataclass(frozen=True, kw_only=True)
 class CurationConfig(Settings, section="curation"):
-    """What is kept of the raw pairs. `conf/curation/` has presets."""
+    """Rules for what is kept of the raw pairs. `conf/curation/` has presets."""
 
     rules: dict[str, Rules] = field(default_factory=dict)
     """Rules by name. A source takes the rules that it names, else those of its own name, else
@@ -177,15 +178,15 @@ class CurationConfig(Settings, section="curation"):
             raise InputError(
                 "curation.similarity_sha256 without similarity_model: name the model's folder"
             )
+        if self.translation_prefix is not None and self.translation_model is None:
+            raise InputError(
+                f"curation.translation_prefix={self.translation_prefix} without translation_model: "
+                "name the model's folder, or leave the prefix out"
+            )
         if self.translation_model is not None and self.translation_file is not None:
             raise InputError(
                 f"curation.translation_model={self.translation_model} and translation_file="
                 f"{self.translation_file}: set one of them to null"
-            )
-        if self.translation_prefix is not None and self.translation_model is None:
-            raise InputError(
-                f"curation.translation_prefix={self.translation_prefix} without translation_model: "
-                "it has no effect; name the model's folder, or leave the prefix out"
             )
 
     def rules_of(self, sources: Mapping[str, str | None]) -> Mapping[str, str | None]:
@@ -209,17 +210,15 @@ class CurationConfig(Settings, section="curation"):
         known = f"curation.rules has {', '.join(self.rules) or 'no entry'}"
         if wanted is not None:
             if wanted not in self.rules:
-                raise InputError(
-                    f"rules={wanted} of the source {source}: {known}; name one of them"
-                )
+                raise InputError(f"rules={wanted} of source {source!r}: {known}; name one of them")
             return wanted
         for name in (source, "default"):
             if name in self.rules:
                 return name
         if self.rules:
             raise InputError(
-                f"source {source!r}: {known}, and none of them is for it; name one by rules=NAME, or "
-                "set curation.rules.default={} to accept every pair"
+                f"source {source!r}: {known}, and none of them is for it; name one by "
+                "rules=NAME, or set curation.rules.default={} to accept every pair"
             )
         return None
 

@@ -14,7 +14,6 @@ import copy
 import hashlib
 import logging
 import random
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,20 +25,13 @@ import fsspec
 
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.locations import is_remote, shown
+from ernie_vilg.storage.remote_errors import describe, is_temporary, status_of
 from ernie_vilg.storage.web_files import too_long, web_filesystem
 
 logger = logging.getLogger(__name__)
 
 EXTRA = "pip install 'ernie-vilg[remote]'"
 
-_URL = re.compile(r"(\w+://)(?:[^\s/'\"]*@)?([^\s'\"?#]*)[^\s'\"]*")
-_TEMPORARY_STATUSES = (408, 425, 429)
-_TEMPORARY_ERRORS = frozenset(
-    {"aiohttp.ClientError", "botocore.HTTPClientError", "botocore.ConnectionError"}
-)
-"""Names of base classes of lost connections that are no OSError; the libraries are optional."""
-
-_MAX_CAUSE_CHARACTERS = 300
 _JITTER = random.SystemRandom()  # separate from every seeded generator
 
 
@@ -228,7 +220,7 @@ class RemoteFile:
                 self.url, start=start, end=end, timeout=timeout_seconds
             )
         except Exception as error:
-            if _status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if status_of(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return b""
             raise
         return content
@@ -304,10 +296,13 @@ class _Retries:
             RemoteError: another attempt would not help, or this was the last.
         """
         self._failures += 1
-        cause = _describe(error, self._limits)
-        if isinstance(error, FileNotFoundError) or _status(error) == HTTPStatus.NOT_FOUND:
+        if isinstance(error, ContentDiffersError):
+            cause = str(error)
+        else:
+            cause = describe(error, self._limits.block_seconds)
+        if isinstance(error, FileNotFoundError) or status_of(error) == HTTPStatus.NOT_FOUND:
             raise FileNotFoundError(f"{self._name} does not exist") from None
-        if not _is_temporary(error):
+        if not is_temporary(error):
             raise RemoteError(
                 f"{self._name} cannot be read: {cause}. Another attempt would not help: check the "
                 "location, the credentials and the certificate"
@@ -354,55 +349,3 @@ def _filesystem(scheme: str, limits: TransferLimits) -> Any:
         return fsspec.filesystem(scheme)
     except ImportError as error:
         raise ImportError(f"{scheme}:// cannot be read ({error}): {EXTRA}") from error
-
-
-def _status(error: BaseException) -> int | None:
-    """Return the HTTP status of an error, None without one.
-
-    aiohttp's errors have a `status`, gcsfs's a `code`; those of s3fs are caused by botocore's,
-    which have a `response`. For an answer that is not HTTP, aiohttp invents status 400.
-    """
-    if _is_garbled(error):
-        return None
-    if isinstance(error, OSError) and str(error).startswith("Forbidden:"):  # gcsfs
-        return HTTPStatus.FORBIDDEN
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    if isinstance(response, dict):
-        value = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    else:
-        value = getattr(error, "status", None) or getattr(error, "code", None)
-    return int(str(value)) if str(value).isdecimal() else None
-
-
-def _is_garbled(error: BaseException) -> bool:
-    """Return whether the server's answer was not HTTP."""
-    return type(error.__cause__).__module__ == "aiohttp.http_exceptions"
-
-
-def _is_temporary(error: Exception) -> bool:
-    """Return whether another attempt may succeed."""
-    status = _status(error)
-    if status is not None:
-        return status >= 500 or status in _TEMPORARY_STATUSES
-    # An untrusted certificate is a ValueError too.
-    if isinstance(error, ValueError | PermissionError | IsADirectoryError | NotADirectoryError):
-        return False
-    names = {
-        f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}" for kind in type(error).__mro__
-    }
-    return isinstance(error, OSError) or not _TEMPORARY_ERRORS.isdisjoint(names)
-
-
-def _describe(error: Exception, limits: TransferLimits) -> str:
-    status = _status(error)
-    if status is not None:
-        phrase = next((known.phrase for known in HTTPStatus if known == status), "")
-        return f"HTTP {status} {phrase}".rstrip()
-    if isinstance(error, TimeoutError):
-        return f"no answer within {limits.block_seconds:g} s"
-    if _is_garbled(error):
-        return "an answer that is not HTTP"
-    text = _URL.sub(r"\1\2", str(error))[:_MAX_CAUSE_CHARACTERS]
-    if isinstance(error, ContentDiffersError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -20,7 +20,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import s3fs
@@ -162,9 +162,24 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer, or fail."""
         server = cast(ShardServer, self.server)
         parts = urlsplit(self.path)
+        if "list-type=2" in parts.query:
+            self._list(parts.path.strip("/"), parse_qs(parts.query).get("prefix", [""])[0])
+            return
         path = unquote(_GOOGLE.sub(r"/\1/\2", parts.path))
         with server.answering(path, parts.query):
             self._answer(path, self._fault(path))
+
+    def _list(self, bucket: str, prefix: str) -> None:
+        """Answer S3's ListObjectsV2 with the files of one folder."""
+        start = f"/{bucket}/{prefix}"
+        names = [name for name in cast(ShardServer, self.server).files if name.startswith(start)]
+        contents = "".join(
+            f"<Contents><Key>{name.removeprefix(f'/{bucket}/')}</Key><Size>1</Size></Contents>"
+            for name in names
+            if "/" not in name.removeprefix(start)
+        )
+        body = f"<ListBucketResult><KeyCount>1</KeyCount>{contents}</ListBucketResult>"
+        self._send(HTTPStatus.OK, body.encode(), ("Content-Type", "application/xml"))
 
     def _answer(self, path: str, fault: str) -> None:
         if fault == "reset":

@@ -64,6 +64,27 @@ def copied(location: str, limits: TransferLimits = LIMITS) -> bytes:
     return target.getvalue()
 
 
+@pytest.mark.parametrize("block_bytes", [1000, 4352, 5000])
+def test_a_file_of_unknown_size_is_read_in_blocks(
+    place: tuple[ShardServer, str], block_bytes: int
+) -> None:
+    server, location = place
+    server.fail(PATH, "503")
+    folder = RemoteFolder(
+        location.removesuffix("/shards"), replace(LIMITS, block_bytes=block_bytes)
+    )
+
+    blocks = list(folder.inner("shards").blocks("a.tar"))
+
+    assert b"".join(blocks) == CONTENT
+    assert max(map(len, blocks)) <= block_bytes
+
+
+def test_a_file_that_is_not_there_has_no_blocks(place: tuple[ShardServer, str]) -> None:
+    with pytest.raises(FileNotFoundError, match=r"b\.tar does not exist"):
+        list(RemoteFolder(place[1], LIMITS).blocks("b.tar"))
+
+
 @pytest.mark.parametrize(
     "location", ["s3://bucket/shards", "gs://bucket", "https://host:80/shards?token=x"]
 )

@@ -94,9 +94,10 @@ def load_model(
                 config=config,
                 state_dict=dict(weights),
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
                 dtype=precision,
             )
-        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        except Exception as error:  # the library raises errors of its dependencies for bad settings
             raise InputError(
                 f"{folder}: its settings and weights make no {model_class.__name__} ({error}): "
                 "copy the whole folder again"

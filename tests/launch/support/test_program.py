@@ -4,14 +4,16 @@ import os
 import pickle
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from ernie_vilg.config.curation import CurationConfig, Rules
 from ernie_vilg.config.data import MixtureChangeConfig, MixtureDataSetConfig, PretrainDataConfig
 from ernie_vilg.config.generation import CaptionConfig
 from ernie_vilg.config.launch import Launch, RendezvousError
+from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.runs.run_lock import RunLock
 from launch.support.composition import compose_program
@@ -255,3 +257,87 @@ def test_a_dict_of_settings_travels_to_other_processes_and_to_json() -> None:
         "cc": {"token_shards": "a", "weight": 2.0},
         "wukong": {"token_shards": "b", "weight": 1.0},
     }
+
+
+def curation_of(*options: str) -> CurationConfig:
+    given = ["source=raw", "output_dir=shards", "image_size=64", *options]
+    config: BuildShardsConfig = compose_program("build_shards", given)
+    return config.curation
+
+
+def test_one_key_of_a_new_entry_makes_the_entry() -> None:
+    curation = curation_of(
+        "curation.rules.default.max_words=20",
+        "curation.rules.default.languages=[zh,en]",
+        "curation.rules.books.min_nouns=2",
+        "curation.rules.empty={}",
+    )
+
+    assert curation.rules == {
+        "default": Rules(max_words=20, languages=("zh", "en")),
+        "books": Rules(min_nouns=2),
+        "empty": Rules(),
+    }
+
+
+def test_one_key_of_an_entry_in_a_file_keeps_its_others() -> None:
+    preset = curation_of("curation=ernie_vilg", "rules=search")
+
+    changed = curation_of(
+        "curation=ernie_vilg",
+        "rules=search",
+        "curation.rules.search.max_characters=32",
+        "curation.rules.search.min_side=null",
+        "curation.deduplication.near_pictures=20",
+    )
+
+    search = replace(preset.rules["search"], max_characters=32, min_side=None)
+    assert changed.rules == {**preset.rules, "search": search}
+    assert changed.deduplication == replace(preset.deduplication, near_pictures=20)
+
+
+def test_texts_in_new_entries_are_what_was_typed() -> None:
+    typed = [
+        "a,b",
+        "a b",
+        "x[1]",
+        "{a",
+        "it's",
+        'say "a"',
+        "a}b",
+        "a:b",
+        "红",
+        "1e-4",
+        "\\",
+        "${a}",
+    ]
+    options = [f"sources.s{n}.image_key={text}" for n, text in enumerate(typed)]
+    options += [f"sources.s{n}.location=raw" for n in range(len(typed))]
+
+    config: BuildShardsConfig = compose_program(
+        "build_shards", ["output_dir=shards", "image_size=64", *options]
+    )
+
+    assert [source.image_key for source in config.sources.values()] == typed
+
+
+def test_a_misspelt_rule_is_refused_with_the_names_of_all(tmp_path: Path) -> None:
+    (tmp_path / "curation").mkdir()
+    (tmp_path / "curation" / "own.yaml").write_text("rules: {default: {maxwords: 20}}")
+
+    for options in (
+        ["curation.rules.default.maxwords=20"],
+        ["curation.rules={default:{maxwords:20}}"],
+        [f"hydra.searchpath=[{tmp_path}]", "curation=own"],
+    ):
+        with pytest.raises(InputError, match=r"'maxwords' not in 'Rules'.*it has .*, max_words, "):
+            curation_of(*options)
+
+
+def test_own_rules_are_a_file_in_a_folder_on_the_search_path(tmp_path: Path) -> None:
+    (tmp_path / "curation").mkdir()
+    (tmp_path / "curation" / "own.yaml").write_text("rules: {default: {max_words: 20}}")
+
+    curation = curation_of(f"hydra.searchpath=[{tmp_path}]", "curation=own")
+
+    assert curation.rules == {"default": Rules(max_words=20)}
