@@ -308,10 +308,11 @@ def _caption(members: Sample, caption_index: int) -> str:
         return ""
     if not isinstance(content, dict):
         return ""
-    caption, several = content.get("caption"), content.get("captions")
+    caption = content.get("caption")
     if caption_index > 0:
-        is_there = isinstance(several, list) and caption_index < len(several)
-        caption = several[caption_index] if is_there else None
+        several = content.get("captions")
+        captions = several if isinstance(several, list) else []
+        caption = captions[caption_index] if caption_index < len(captions) else None
     return caption if isinstance(caption, str) else ""
 
 
