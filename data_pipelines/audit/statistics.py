@@ -16,7 +16,7 @@ MOST_LANGUAGES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class SourceCounts:
-    """What became of the rows of one source."""
+    """Rows of one source: read, kept, and rejected by reason."""
 
     source: str
     read: int
