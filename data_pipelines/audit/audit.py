@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from duckdb import DuckDBPyConnection
 
 from data_pipelines.audit import database as tables
 from data_pipelines.audit.checks import CLAIMS, Check, Outcome, Tallies, conclude
@@ -213,7 +214,7 @@ def _judge_codes(config: AuditShardsConfig, inputs: Inputs, state: _Progress, au
 def _judge_rows(
     config: AuditShardsConfig,
     inputs: Inputs,
-    connection: tables.Database,
+    connection: DuckDBPyConnection,
     state: _Progress,
     audit: Audit,
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from duckdb import DuckDBPyConnection
 
 from data_pipelines.audit.checks import MOST_PROBLEMS, Tallies
 from data_pipelines.metadata import (
@@ -23,14 +24,12 @@ from data_pipelines.metadata import (
     quoted,
 )
 
-Database = duckdb.DuckDBPyConnection
-
 SAMPLE_COLUMNS = "{split: 'VARCHAR', shard: 'INTEGER', key: 'VARCHAR', captions: 'VARCHAR'}"
 """Columns of the samples, in DuckDB's form: where each is, and its captions, one per line."""
 
 
 @contextmanager
-def open_database(scratch: Path, *, memory: str, num_threads: int) -> Iterator[Database]:
+def open_database(scratch: Path, *, memory: str, num_threads: int) -> Iterator[DuckDBPyConnection]:
     """Yield a database with a view of the samples.
 
     Args:
@@ -52,7 +51,7 @@ def open_database(scratch: Path, *, memory: str, num_threads: int) -> Iterator[D
         yield connection
 
 
-def add_metadata(connection: Database, folder: Path, tallies: Tallies) -> bool:
+def add_metadata(connection: DuckDBPyConnection, folder: Path, tallies: Tallies) -> bool:
     """Add a view `rows` of a folder's metadata.
 
     Returns:
@@ -78,14 +77,14 @@ def add_metadata(connection: Database, folder: Path, tallies: Tallies) -> bool:
     return True
 
 
-def one_row(connection: Database, query: str) -> tuple[Any, ...]:
+def one_row(connection: DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     """Return the only row of a query's result."""
     row = connection.execute(query).fetchone()
     assert row is not None
     return tuple(row)
 
 
-def check_keys(connection: Database, tallies: Tallies) -> None:
+def check_keys(connection: DuckDBPyConnection, tallies: Tallies) -> None:
     """Check that no two samples of a split have the same key."""
     (count,) = one_row(connection, "SELECT count(*) FROM samples")
     twice = (
@@ -95,7 +94,7 @@ def check_keys(connection: Database, tallies: Tallies) -> None:
     _tally(connection, tallies, "keys", twice, checked=count)
 
 
-def check_rows(connection: Database, tallies: Tallies) -> None:
+def check_rows(connection: DuckDBPyConnection, tallies: Tallies) -> None:
     """Check that every row is there once and has one verdict, and a reason if it is rejected."""
     (count,) = one_row(connection, "SELECT count(*) FROM rows")
     wrong = (
@@ -114,7 +113,9 @@ def check_rows(connection: Database, tallies: Tallies) -> None:
     _tally(connection, tallies, "rows", twice, checked=0)
 
 
-def check_kept_rows(connection: Database, tallies: Tallies, unread: list[tuple[str, int]]) -> None:
+def check_kept_rows(
+    connection: DuckDBPyConnection, tallies: Tallies, unread: list[tuple[str, int]]
+) -> None:
     """Compare kept rows and samples, both ways, and their captions.
 
     Args:
@@ -146,7 +147,7 @@ def check_kept_rows(connection: Database, tallies: Tallies, unread: list[tuple[s
     _tally(connection, tallies, "row_captions", other, checked=count)
 
 
-def check_hold_out(connection: Database, tallies: Tallies) -> None:
+def check_hold_out(connection: DuckDBPyConnection, tallies: Tallies) -> None:
     """Check that train and held-out rows share neither a picture nor a cluster."""
     (count,) = one_row(connection, "SELECT count(*) FROM rows WHERE verdict = 'kept'")
     for column, what in (("cluster", "cluster"), ("pixels_sha256", "the picture with pixels")):
@@ -159,7 +160,7 @@ def check_hold_out(connection: Database, tallies: Tallies) -> None:
 
 
 def _tally(
-    connection: Database, tallies: Tallies, name: str, problems: str, *, checked: int
+    connection: DuckDBPyConnection, tallies: Tallies, name: str, problems: str, *, checked: int
 ) -> None:
     """Count the rows of a query of sentences; keep the first ones of the alphabet."""
     count, first = one_row(

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
+from duckdb import DuckDBPyConnection
 
-from data_pipelines.audit.database import Database
 from data_pipelines.metadata import EXAMPLE_COLUMNS, EXAMPLES_FILE, parquet
 from ernie_vilg.errors import InputError
 
@@ -41,7 +41,7 @@ class Examples:
     """Near-duplicate pictures that were found, cluster by cluster, kept ones first."""
 
 
-def read_examples(connection: Database, folder: Path, most: int) -> Examples:
+def read_examples(connection: DuckDBPyConnection, folder: Path, most: int) -> Examples:
     """Read the examples that a build left.
 
     Args:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from data_pipelines.audit.database import Database, one_row
+from duckdb import DuckDBPyConnection
+
+from data_pipelines.audit.database import one_row
 
 NUM_BINS = 40
 MOST_FREQUENT = 12
@@ -14,7 +16,7 @@ MOST_LANGUAGES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class SourceCounts:
-    """What became of the rows of one source."""
+    """Rows of one source: read, kept, and rejected by reason."""
 
     source: str
     read: int
@@ -97,7 +99,7 @@ MEASURES: Sequence[tuple[str, str, tuple[str, ...]]] = (
 """Measure in words, expression over the metadata, and the rules that limit it."""
 
 
-def caption_statistics(connection: Database) -> CaptionStatistics | None:
+def caption_statistics(connection: DuckDBPyConnection) -> CaptionStatistics | None:
     """Return the statistics of the samples' captions; None if there is none."""
     connection.execute(
         "CREATE OR REPLACE TEMP VIEW captions AS SELECT unnest(string_split(captions, chr(10))) AS "
@@ -127,7 +129,9 @@ def caption_statistics(connection: Database) -> CaptionStatistics | None:
     )
 
 
-def row_statistics(connection: Database, rules: Mapping[str, Mapping[str, Any]]) -> RowStatistics:
+def row_statistics(
+    connection: DuckDBPyConnection, rules: Mapping[str, Mapping[str, Any]]
+) -> RowStatistics:
     """Return the statistics of the metadata.
 
     Args:
@@ -151,7 +155,7 @@ def row_statistics(connection: Database, rules: Mapping[str, Mapping[str, Any]])
     )
 
 
-def source_counts(connection: Database) -> tuple[SourceCounts, ...]:
+def source_counts(connection: DuckDBPyConnection) -> tuple[SourceCounts, ...]:
     """Return the counts of every source, in the order of the alphabet."""
     counts = connection.execute(
         "SELECT coalesce(source, ''), count(*), count(*) FILTER (verdict = 'kept'), "
@@ -213,7 +217,7 @@ class _Range:
 
 
 def _ranges(
-    connection: Database, table: str, expressions: Sequence[str]
+    connection: DuckDBPyConnection, table: str, expressions: Sequence[str]
 ) -> Iterator[_Range | None]:
     """Yield the range of every expression; None for one that is null everywhere."""
     columns = [
@@ -228,7 +232,7 @@ def _ranges(
 
 
 def _histogram(
-    connection: Database,
+    connection: DuckDBPyConnection,
     table: str,
     name: str,
     expression: str,

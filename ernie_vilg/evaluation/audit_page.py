@@ -23,6 +23,8 @@ from ernie_vilg.system.progress import duration
 
 _MOST_CHARACTERS = 40
 _MOST_PAIRS = 8
+_OF_SHARDS = {"image_files", "image_members", "token_files", "token_members"}
+"""Checks that leave a shard out of all others if they fail."""
 _MARKS = {
     Outcome.FAILED: "wrong",
     Outcome.LOOK: "look",
@@ -54,6 +56,7 @@ def audit_html(audit: Audit, heading: AuditHeading) -> str:
         took=duration(heading.seconds),
         audit=audit,
         verdict=_verdict(audit),
+        is_partial=any(check.name in _OF_SHARDS for check in audit.failed),
         marks=_MARKS,
         checks=sorted(audit.checks, key=lambda check: list(_MARKS).index(check.outcome)),
         figures=_figures(audit, heading),

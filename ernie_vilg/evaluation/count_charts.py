@@ -41,12 +41,14 @@ def histogram_chart(
     width = (high - low) / len(kept)
     shift = 0.5 if width == 1 else 0.0  # a bar of one whole number stands above it
     edges = [low + width * number - shift for number in range(len(kept))]
-    style = {"width": width * 0.9, "align": "edge"}
     with svg_chart(title, inches=_INCHES) as (axes, content):
-        axes.bar(edges, kept, color=COLOURS[1], label="kept" if rejected else "", **style)
-        if rejected:
-            colour = _REJECTED_COLOUR
-            axes.bar(edges, rejected, bottom=kept, color=colour, label="rejected", **style)
+        blue, grey = COLOURS[1], _REJECTED_COLOUR
+        layers: list[tuple[Sequence[int], Sequence[int], str, str]] = [
+            (kept, [0] * len(kept), blue, "kept" if rejected else ""),
+            *([(rejected, kept, grey, "rejected")] if rejected else []),
+        ]
+        for counts, below, colour, label in layers:
+            axes.bar(edges, counts, 0.9 * width, below, align="edge", color=colour, label=label)
         for label, value in limits:
             axes.axvline(value, color=_LIMIT_COLOUR, linewidth=1.4, label=label)
         axes.set_ylabel(unit)

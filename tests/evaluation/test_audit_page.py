@@ -121,6 +121,8 @@ def test_the_verdict_comes_first_and_failed_checks_lead_the_list() -> None:
 
     assert "1 of 26 checks passed, none failed, 25 not made" in sound
     assert "1 of 26 checks failed, 0 passed, 25 not made" in damaged
+    assert "leave their samples out" in damaged
+    assert "leave their samples out" not in sound
     first = next(row for row in cells(damaged) if len(row) == 3)
     assert "failed" in first[0]
     assert "shard x is missing" in first[1]
