@@ -313,6 +313,7 @@ def test_a_name_that_is_not_utf_8_is_one_rejected_line(source: Path) -> None:
     gbk = os.fsdecode("红.png".encode("gbk"))
     (source / "images" / gbk).write_bytes(b"no picture")
     (source / "images" / "link.png").symlink_to(gbk)
+    (source.parent / gbk).write_bytes(b"no picture")
     (source / "escaping.png").symlink_to(source.parent / gbk)
     lines = [
         json.dumps({"image": f"images/{gbk}", "caption": "a"}).encode(),
