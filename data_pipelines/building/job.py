@@ -1,6 +1,7 @@
 """The job of one output folder: its work folder, its sources, the tasks of the first stage."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ _WITHOUT_EFFECT = (
     "max_faulty_fraction",
 )
 """Settings that no byte of the shards depends on."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,7 @@ def started_job(config: BuildShardsConfig) -> Iterator[BuildingJob]:
         InputError: a source, a rule or `output_dir` is wrong, or another process works on it.
     """
     rules = _rules(config)  # wrong names are refused before anything is read
+    _log_rules(config)
     output_dir = check_output_folder(
         config.output_dir,
         overwrite=config.overwrite,
@@ -202,6 +206,15 @@ def _names_of_rules(config: BuildShardsConfig) -> Iterable[tuple[str, str | None
     """
     wanted = {name: source.rules for name, source in config.all_sources.items()}
     return config.curation.rules_of(wanted).items()
+
+
+def _log_rules(config: BuildShardsConfig) -> None:
+    """Say which rules each source has, and which rules no source has: a name may be misspelt."""
+    names = dict(_names_of_rules(config))
+    for source, name in names.items():
+        logger.info("source %s: %s", source, f"curation.rules.{name}" if name else "no rules")
+    if unused := sorted(set(config.curation.rules).difference(names.values())):
+        logger.warning("no source has these rules: curation.rules.%s", ", ".join(unused))
 
 
 def _rules(config: BuildShardsConfig) -> list[Rules]:

@@ -89,6 +89,7 @@ def _load_model() -> Model:
 
     def model(text: str) -> tuple[str, float]:
         (found,) = detector.detect(text, model="lite", k=1)
-        return str(found["lang"]), float(found["score"])
+        # Other processors may differ in the last digits.
+        return str(found["lang"]), round(float(found["score"]), 4)
 
     return model

@@ -54,6 +54,7 @@ def strict() -> Curator:
         ("A red wall", Reason.HAN_SHARE),
         ("20230817", Reason.HAN_SHARE),
         ("美しい富士山", Reason.LANGUAGE),
+        ("走走の", Reason.LANGUAGE),  # also without a noun
         ("红 黄 蓝 绿 黑 白 紫 灰 粉 橙", None),
         ("我你他她它的了吗呢吧啊哦呀嘛哈", Reason.TOO_MANY_WORDS),
         ("加载中...", Reason.TOO_FEW_NOUNS),

@@ -21,7 +21,7 @@ from tests.data_pipelines.curation.verdicts import reason_and_detail
         "【正品】耐克运动鞋，男款——42码",
         "iPhone 15 Pro手机壳",
         "二〇二一年的雪，气温－3℃",
-        "A dog's bone, 50% off (new) & shiny",
+        "A dog's bone, 50% off (new) & shiny + clean, #3",
         "臺灣風景",
         "富士山の桜",
         "Café à Paris",
