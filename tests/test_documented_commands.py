@@ -21,6 +21,7 @@ _KNOWN_TOOLS = {
     "ls", "open", "pip", "ray", "scancel", "squeue", "wandb", "xdg-open",
 }  # fmt: skip
 _LAUNCHERS = {"python", "python3", "deepspeed", "torchrun", "srun"}
+_SEPARATOR = re.compile(r"""\s*(?:&&|;)\s*(?=(?:[^"]*"[^"]*")*[^"]*$)""")  # outside quotes
 _BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -35,9 +36,9 @@ def commands_of(text: str) -> Iterator[str]:
 
 def check(command: str) -> None:
     """Raise where a command could not run as it is written."""
-    words = [word for part in re.split(r"\s*(?:&&|;)\s*", command) for word in [part] if word]
-    for part in words:
-        _check_simple(part)
+    for part in _SEPARATOR.split(command):
+        if part:
+            _check_simple(part)
 
 
 def _check_simple(command: str) -> None:

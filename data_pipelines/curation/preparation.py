@@ -1,4 +1,4 @@
-"""What a program does about curation once, before its tasks begin."""
+"""Preparation of curation, once per program, before its tasks begin."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which models the rules of a source need, and their hashes."""
+"""Loading of the models that the rules of a source need, and their hashes."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ _RULES: Mapping[str, str] = {
 
 
 class Translator(Protocol):
-    """What translates captions."""
+    """Translation of captions, by a model or a file."""
 
     @property
     def why_none(self) -> str:
@@ -39,7 +39,7 @@ class Translator(Protocol):
 
 
 class Detector(Protocol):
-    """What finds text in pictures."""
+    """Search for text in pictures."""
 
     def area(self, image: Any) -> float:
         """Return the share of a picture that lies within lines of text, 0 to 1."""

@@ -119,8 +119,6 @@ def judge_pairs(
     verdicts = [Verdict() for _ in captions]
     for rule in rules:
         left = [place for place, verdict in enumerate(verdicts) if verdict.rejection is None]
-        if not left:
-            break
         scores = rule.score([images[place] for place in left], [captions[place] for place in left])
         for place, score in zip(left, scores, strict=True):
             judged = rule.judge(float(score))

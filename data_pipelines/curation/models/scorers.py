@@ -1,6 +1,6 @@
-"""What a scorer of pairs or of pictures is, and which one a folder of a model needs.
+"""Scorers of pairs and of pictures: the forms that a further kind of model takes.
 
-To add a kind of model, write a class with one of these forms and name its `model_type` here.
+`loading.py` chooses the class for each setting; `clip.py` names the kinds of `model_type` it knows.
 """
 
 from collections.abc import Sequence
