@@ -15,9 +15,14 @@ GPU ?=
 FRESH ?=
 
 BIN := .venv/bin
+# What programs need; and all that the suite runs, the optional packages included.
 ENVIRONMENT := .venv/.installed
+CHECKS_ENVIRONMENT := .venv/.installed-checks
+EXTRAS := checks,curation,scorers,ocr,translation,ray
 # DeepSpeed builds from source: no operator is compiled, so no compiler is needed.
 PIP := DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(PIP_FLAGS)
+# --build-constraint pins what the packages that come as source are built with.
+INSTALL := $(PIP) -c constraints.txt --build-constraint constraints.txt
 
 # The Python of the acceptance run: the one that is named, else that of .venv, else python3. It needs
 # torch and pip, so a rented machine needs no environment.
@@ -29,16 +34,19 @@ ACCEPTANCE_PYTHON = $(if $(filter command,$(origin PYTHON)),$(PYTHON),$(if $(wil
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
-environment: $(ENVIRONMENT)  ## make .venv with the packages of constraints.txt
+environment: $(ENVIRONMENT)  ## make .venv with the packages that programs need, in constraints.txt
 
 # torch comes first and exactly: a range would pull the newest CUDA build, several GB.
-# --build-constraint pins what the packages that come as source are built with.
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, not " + sys.version.split()[0] + ": name one, as in make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv || { echo "make: the venv module is missing: apt-get install python3-venv" >&2; exit 1; }
 	$(PIP) -c constraints.txt pip setuptools wheel
 	$(PIP) torch==$$(sed -n 's/^torch==//p' constraints.txt)
-	$(PIP) -c constraints.txt --build-constraint constraints.txt --editable '.[checks]'
+	$(INSTALL) --editable .
+	touch $@
+
+$(CHECKS_ENVIRONMENT): $(ENVIRONMENT)
+	$(INSTALL) --editable '.[$(EXTRAS)]'
 	touch $@
 
 quickstart: $(ENVIRONMENT)  ## run the whole main job on the built-in data: outputs/quickstart/report.html
@@ -53,29 +61,29 @@ drill: $(ENVIRONMENT)  ## inject every fault into the quickstart's run: outputs/
 soak: $(ENVIRONMENT)  ## inject random faults into the quickstart's run for 20 minutes: outputs/soak/soak.json
 	$(BIN)/python launch/soak.py experiment=quickstart minutes=20
 
-fuzz: $(ENVIRONMENT)  ## damage every kind of input file for 10 minutes: outputs/fuzz/fuzz.json
+fuzz: $(CHECKS_ENVIRONMENT)  ## damage every kind of input file for 10 minutes: outputs/fuzz/fuzz.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ)
 
 test: checks  ## run the checks and the CPU suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
-checks: $(ENVIRONMENT)  ## run linters, formatter, types and import contracts
+checks: $(CHECKS_ENVIRONMENT)  ## run linters, formatter, types and import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck --external-sources .ci/run docker/entrypoint.sh launch/slurm/*
 
-test-slow: $(ENVIRONMENT)  ## run the tests of over half a minute each
+test-slow: $(CHECKS_ENVIRONMENT)  ## run the tests of over half a minute each
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-test-parallel: $(ENVIRONMENT)  ## run every layout against one process and print the table
+test-parallel: $(CHECKS_ENVIRONMENT)  ## run every layout against one process and print the table
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "distributed and not gpu" tests/parallel
 
-test-slurm: $(ENVIRONMENT)  ## run jobs on a two-node Slurm of this machine, and inject faults
+test-slurm: $(CHECKS_ENVIRONMENT)  ## run jobs on a two-node Slurm of this machine, and inject faults
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests/slurm
 
-test-gpu: $(ENVIRONMENT)  ## run the tests that need a CUDA device
+test-gpu: $(CHECKS_ENVIRONMENT)  ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
 gpu-acceptance:  ## run everything on one GPU and hold it against the goals: PART=1, PART=2; GPU=0 rehearses

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 _EXTRA = "pip install 'ernie-vilg[ray]'"
 _OBJECT_STORE_BYTES = 80 * 1024**2
 """Shared memory of Ray, about its minimum: tasks exchange paths and counts, not pictures."""
+_CONNECT_SECONDS = 10.0
 _HERE_ONLY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's own way to keep all its ports on 127.0.0.1, meant for systems with a firewall dialog.
@@ -49,6 +51,7 @@ def connect(address: str | None, *, num_workers: int, dashboard: bool) -> Any:
             "cluster, such as with `ray job submit`. The tasks of a ray:// program that was killed "
             "would go on writing for half a minute"
         )
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a late call must not start another cluster
     if address is None:
         os.environ.update(_HERE_ONLY)
     try:
@@ -91,15 +94,25 @@ def _start(ray: Any, num_cpus: int, *, dashboard: bool) -> None:
 
 def _join(ray: Any, address: str) -> None:
     try:
+        if address != "auto":
+            _check_port(address)
         context = ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise InputError(
             f"ray_address={address}: no cluster that this program can join "
             f"({_first_line(error)}): start the program on one of its nodes, with the same "
-            "versions of Python and Ray, or set ray_address=null for a cluster of this machine alone"
+            "versions of Python and Ray, or set ray_address=null for one of this machine alone"
         ) from error
     if context.dashboard_url:
         logger.info("Ray's page for this cluster: http://%s", context.dashboard_url)
+
+
+def _check_port(address: str) -> None:
+    """Try the port, of which Ray itself would say after two minutes that nobody listens."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("it must be auto or host:port")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _make_token() -> None:

@@ -95,8 +95,12 @@ class _Window:
         remote = ray.remote(
             num_cpus=1, num_gpus=settings.gpus_per_task, max_retries=_MOST_LOSSES, max_calls=0
         )
-        name = getattr(work.function, "__qualname__", "task")  # on Ray's page
-        self._run: Any = remote(lambda task: run_task(work, task)).options(name=name)
+
+        def run(task: Any) -> Outcome:
+            return run_task(work, task)
+
+        run.__qualname__ = getattr(work.function, "__qualname__", "task")  # for Ray's page
+        self._run: Any = remote(run)
 
     def submit(self, task: Any) -> None:
         """Hand a task to Ray."""
@@ -119,6 +123,8 @@ class _Window:
 
     def cancel(self) -> None:
         """Stop what was submitted: nobody takes its result."""
+        if not self._ray.is_initialized():
+            return  # the connection has ended, and the tasks with it
         for reference in self._unfinished:
             self._ray.cancel(reference, force=True)
 

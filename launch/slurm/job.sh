@@ -74,6 +74,18 @@ choose_runner() {
     fi
 }
 
+# Set `part` to the share of the work of this task of an array; without an array it is empty.
+choose_part() {
+    part=()
+    [[ -n ${SLURM_ARRAY_TASK_ID:-} ]] || return 0
+    # shellcheck disable=SC2153  # MIN and MAX are Slurm's, as ID is
+    ((SLURM_ARRAY_TASK_MAX - SLURM_ARRAY_TASK_MIN + 1 == SLURM_ARRAY_TASK_COUNT)) ||
+        fail "--array: give one range without gaps, such as 0-15; finished work is kept"
+    # shellcheck disable=SC2034  # for the script that sources this file
+    part=("num_parts=$SLURM_ARRAY_TASK_COUNT"
+        "part_index=$((SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN))")
+}
+
 # Run the health check on every node; an unhealthy node is named and ends the job.
 check_nodes() {
     local code=0

@@ -152,15 +152,18 @@ def test_a_script_submitted_from_elsewhere_says_where_to_submit_it(job: Job) -> 
     assert f"run sbatch in the folder of the repository, not in {job.programs}" in done.stderr
 
 
-def test_an_arrays_last_task_puts_itself_back_and_not_the_others(job: Job) -> None:
+@pytest.mark.parametrize("program", ["build_shards", "encode_shards"])
+def test_an_arrays_last_task_puts_itself_back_and_not_the_others(job: Job, program: str) -> None:
     task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "4",
             "SLURM_ARRAY_TASK_MAX": "5", "SLURM_ARRAY_TASK_COUNT": "2"}  # fmt: skip
 
-    job.run("encode_shards", python(job), RANKS_CODE="137", REQUEUE_CODE="0", **task)
+    job.run(program, python(job), RANKS_CODE="137", REQUEUE_CODE="0", **task)
 
     assert job.calls("scontrol")[-1] == ["requeue", "7_5"]
     assert job.calls("squeue") == [["--noheader", "--jobs=7_5", "--format=%T"]]
-    assert job.calls("srun")[-1][-3:] == ["num_workers=4", "num_parts=2", "part_index=1"]
+    assert job.calls("srun")[-1][-4:] == [
+        f"launch/{program}.py", "num_workers=4", "num_parts=2", "part_index=1",
+    ]  # fmt: skip
 
 
 def test_an_array_with_gaps_is_refused(job: Job) -> None:
