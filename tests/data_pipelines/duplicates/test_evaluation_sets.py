@@ -133,3 +133,11 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             find(tmp_path, [row(0, 0)], against=(str(tmp_path / name),))
+
+
+def test_a_folder_without_pdq_hashes_is_refused(tmp_path: Path) -> None:
+    without = {name: value for name, value in row(0, 0).items() if not name.startswith("pdq")}
+    write_rows(tmp_path / "rows-00000.parquet", [row(0, 1), without], FINAL_COLUMNS)
+
+    with pytest.raises(InputError, match=r"against: 1 pictures .* have no PDQ hash.*near_pictures"):
+        find(tmp_path / "found", [row(0, 0)], against=(str(tmp_path),))
