@@ -12,6 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Any, TypeVar
 
@@ -102,7 +103,7 @@ class _Status:
 
 
 class _Read:
-    """What the first stage has found so far."""
+    """Counts and hashes of the parts that are inspected so far."""
 
     def __init__(self) -> None:
         self.counts: dict[str, Counts] = {}
@@ -190,7 +191,10 @@ def _run(
 ) -> Iterator[Finished]:
     """Yield the records of tasks in order; say how many an earlier run has done."""
     num_earlier = 0
-    done = job.executor.map_in_order(function, tasks)
+    executor = job.executor
+    if len(tasks) == 1 and executor.kind == "processes":
+        executor = replace(executor, num_workers=1)  # a process would start for nothing
+    done = executor.map_in_order(function, tasks)
     for finished in progress(done, total=len(tasks), what=what, unit=unit, status=status):
         num_earlier += finished.is_earlier
         yield finished

@@ -33,12 +33,12 @@ from ernie_vilg.storage.shard_manifest import Manifest, shard_of, write_manifest
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What all tasks have done."""
+    """Results of all tasks."""
 
     counts: Mapping[str, Counts]
     """Rows by source, as the final metadata have them."""
     shards: Sequence[tuple[ShardTask, Mapping[str, Any]]]
-    """Every shard's task, and what its record says."""
+    """Task of every shard, and its record."""
     sources: Mapping[str, str]
     """Hash of what was read of every source."""
     duplicates: Mapping[str, int]

@@ -1,4 +1,4 @@
-"""What one output folder needs: its work folder, its sources, and the tasks of the first stage."""
+"""The job of one output folder: its work folder, its sources, the tasks of the first stage."""
 
 import json
 import os

@@ -25,7 +25,7 @@ SAMPLES_FILE = "samples.parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What the second stage needs to know besides the rows."""
+    """Inputs of the second stage."""
 
     work_folder: Path
     relations: Path | None

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,8 +49,8 @@ def write_lines(source: Path, lines: list[str]) -> None:
     (source / "captions.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
-def config(source: Path, name: str = "shards", **settings: object) -> BuildShardsConfig:
-    defaults = {"image_size": 4, "samples_per_shard": 6}
+def config(source: Path, name: str = "shards", **settings: Any) -> BuildShardsConfig:
+    defaults: dict[str, Any] = {"image_size": 4, "samples_per_shard": 6}
     return BuildShardsConfig(
         source=str(source), output_dir=str(source.parent / name), **{**defaults, **settings}
     )
@@ -312,6 +313,7 @@ def test_a_name_that_is_not_utf_8_is_one_rejected_line(source: Path) -> None:
     gbk = os.fsdecode("红.png".encode("gbk"))
     (source / "images" / gbk).write_bytes(b"no picture")
     (source / "images" / "link.png").symlink_to(gbk)
+    (source.parent / gbk).write_bytes(b"no picture")
     (source / "escaping.png").symlink_to(source.parent / gbk)
     lines = [
         json.dumps({"image": f"images/{gbk}", "caption": "a"}).encode(),

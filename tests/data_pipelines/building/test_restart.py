@@ -35,8 +35,8 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def config(source: Path, name: str, **settings: object) -> BuildShardsConfig:
-    defaults = {
+def config(source: Path, name: str, **settings: Any) -> BuildShardsConfig:
+    defaults: dict[str, Any] = {
         "image_size": 4,
         "samples_per_shard": 4,
         "rows_per_part": 4,

@@ -142,7 +142,7 @@ def test_copies_of_a_picture_are_held_out_together(tmp_path: Path, seed: int) ->
         splits = connection.execute(
             f"select part, row, split from {parquet(tmp_path / VERDICTS_FILE)}"
         ).fetchall()
-    found = {PARTS[part][row][0]: split for part, row, split in splits if split}  # type: ignore[index]
+    found = {PARTS[part][row][0]: split for part, row, split in splits if split}
     assert {name: split == "held_out" for name, split in found.items()} == expected
     assert sum(counts.values()) == 4
     assert json.dumps(counts)  # plain numbers, for the record
