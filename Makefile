@@ -64,8 +64,9 @@ soak: $(ENVIRONMENT)  ## inject random faults into the quickstart's run for 20 m
 fuzz: $(CHECKS_ENVIRONMENT)  ## damage every kind of input file for 10 minutes: outputs/fuzz/fuzz.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ)
 
+# An empty PYTHONDONTWRITEBYTECODE: hundreds of programs that tests start compile our modules once.
 test: checks  ## run the checks and the CPU suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
 checks: $(CHECKS_ENVIRONMENT)  ## run linters, formatter, types and import contracts
 	$(BIN)/ruff check

@@ -41,17 +41,26 @@ def prompts_of(word: str) -> tuple[str, ...]:
     ],
 )
 def test_a_text_is_what_was_typed(typed: str) -> None:
-    if typed.isprintable():  # a location has no control characters
-        assert pretrain(f"run_dir={typed}").run_dir == typed
-    assert pretrain(f"+cluster.environment.A={typed}").cluster.environment["A"] == typed
-    assert pretrain(f"tracking.name={typed}").tracking.name == typed  # a setting that may be null
+    config = pretrain(
+        f"run_dir={typed}", f"+cluster.environment.A={typed}", f"tracking.name={typed}"
+    )
+
+    assert config.run_dir == typed
+    assert config.cluster.environment["A"] == typed
+    assert config.tracking.name == typed  # a setting that may be null
 
 
 def test_any_text_is_what_was_typed() -> None:
     chosen = random.Random(0)
-    for _ in range(40):
-        typed = "x" + "".join(chosen.choices("\\\"'${}[]=,# a红\n%:", k=8))
-        assert pretrain(f"tracking.name={typed}").tracking.name == typed
+    for _ in range(10):
+        several = ["x" + "".join(chosen.choices("\\\"'${}[]=,# a红\n%:", k=8)) for _ in range(4)]
+        variables = [
+            f"+cluster.environment.A{index}={typed}" for index, typed in enumerate(several)
+        ]
+        config = pretrain(f"tracking.name={several[0]}", *variables)
+        assert config.tracking.name == several[0]
+        assert list(config.cluster.environment.values()) == several
+        typed = several[0]
         assert prompts_of(f"prompts=[{typed.replace(',', '')}]") == (
             typed.replace(",", "").strip(),
         )
