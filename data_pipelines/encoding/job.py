@@ -81,7 +81,9 @@ def sets_to_encode(config: EncodeShardsConfig, workers: Workers) -> tuple[Encodi
     held_out = Path(config.shards, HELD_OUT_FOLDER)
     if (held_out / FILE_NAME).is_file():
         if read_manifest(held_out, "image").shards:
-            logger.info("%s is encoded too, to %s", held_out, Path(config.output_dir, HELD_OUT_FOLDER))
+            logger.info(
+                "%s is encoded too, to %s", held_out, Path(config.output_dir, HELD_OUT_FOLDER)
+            )
             made.append(_set_of(config, HELD_OUT_FOLDER, tokenizers, workers))
         else:
             logger.warning("%s holds no samples, and gives no token shards", held_out)
