@@ -3,14 +3,16 @@
 Source: the layout of members is WebDataset's (https://github.com/webdataset/webdataset).
 """
 
+import os
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
-
-from webdataset.writer import TarWriter
+from typing import BinaryIO
 
 from ernie_vilg.data.shards.open_shards import KEY, Sample
 from ernie_vilg.data.shards.shard_index import SAFE_KEY
 from ernie_vilg.data.shards.tar_index import describe_shard
+from ernie_vilg.storage.files import writing_path
 from ernie_vilg.storage.shard_manifest import Shard
 
 _OWNER = "ernie_vilg"
@@ -22,7 +24,7 @@ def shard_name(prefix: str, index: int) -> str:
 
 
 def write_shard(path: Path, samples: Iterable[Sample], *, members: tuple[str, ...]) -> Shard | None:
-    """Write samples as one tar file, and its index beside it.
+    """Write samples as one tar file, whole or not at all, and its index beside it.
 
     Owner, mode and time of every member are fixed, so the file depends only on the samples.
 
@@ -35,18 +37,30 @@ def write_shard(path: Path, samples: Iterable[Sample], *, members: tuple[str, ..
         the manifest's entry, or None, without a file, if there is no sample.
     """
     count = 0
-    with path.open("wb") as file, _open_tar(file) as tar:
+    temporary = writing_path(path)
+    with temporary.open("wb") as file:
         for sample in samples:
             key = sample[KEY]
             assert SAFE_KEY.fullmatch(key), key
             assert set(sample) == {KEY, *members}, sorted(sample)
-            tar.write({**sample, KEY: key.decode()})
+            for member in sorted(members):
+                _write_member(file, f"{key.decode()}.{member}", sample[member])
             count += 1
+        end = file.tell() + 2 * tarfile.BLOCKSIZE  # two empty records end an archive
+        file.write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
+        file.flush()
+        os.fsync(file.fileno())
     if count == 0:
-        path.unlink()
+        temporary.unlink()
         return None
+    temporary.replace(path)
     return describe_shard(path, samples=count, members=members)
 
 
-def _open_tar(file: object) -> TarWriter:
-    return TarWriter(file, encoder=False, mtime=0, user=_OWNER, group=_OWNER)
+def _write_member(file: BinaryIO, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), 0o444
+    member.uname = member.gname = _OWNER
+    file.write(member.tobuf(tarfile.PAX_FORMAT))
+    file.write(content)
+    file.write(bytes(-len(content) % tarfile.BLOCKSIZE))

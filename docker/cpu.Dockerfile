@@ -7,6 +7,8 @@ ARG BASE=python:3.11.14-slim-bookworm
 FROM ${BASE}
 # CPU builds of torch. PyPI's builds are for CUDA, and several GB larger.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Optional packages; all are: remote,curation,scorers,ocr,translation,ray
+ARG EXTRAS=remote,curation
 
 ENV DS_BUILD_OPS=0 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -21,7 +23,7 @@ WORKDIR /ernie_vilg
 COPY . .
 RUN pip install --constraint constraints.txt pip setuptools wheel && \
     pip install --index-url "${TORCH_INDEX}" "torch==$(sed -n 's/^torch==//p' constraints.txt)" && \
-    pip install --constraint constraints.txt --build-constraint constraints.txt --editable '.[remote]'
+    pip install --constraint constraints.txt --build-constraint constraints.txt --editable ".[${EXTRAS}]"
 
 USER 10001
 # A run that hangs ends itself (docs/watching.md), so this only checks that Python works.

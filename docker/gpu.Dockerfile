@@ -7,6 +7,8 @@
 #   --build-arg BASE=nvcr.io/nvidia/pytorch:26.05-py3@sha256:...
 ARG BASE=nvcr.io/nvidia/pytorch:26.05-py3
 FROM ${BASE}
+# Optional packages, such as remote,ray for encoding on a Ray cluster.
+ARG EXTRAS=remote
 
 ENV DS_BUILD_OPS=0 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -23,7 +25,7 @@ COPY . .
 # packages that decide a run's layout. The last lines fail if torch was replaced.
 RUN python -c 'import torch; print(torch.__version__)' > /tmp/torch && \
     grep -E '^(deepspeed|megatron-core|webdataset)==' constraints.txt > /tmp/constraints.txt && \
-    pip install --constraint /tmp/constraints.txt --editable '.[remote]' && \
+    pip install --constraint /tmp/constraints.txt --editable ".[${EXTRAS}]" && \
     python -c 'import torch; print(torch.__version__)' > /tmp/torch_after && \
     diff /tmp/torch /tmp/torch_after
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -63,7 +64,10 @@ def write_rows(folder: Path, planned: Plan, *, seed: int = 1) -> None:
     texts[planned.copies] = planned.originals
     for part in range(math.ceil(planned.rows / _ROWS_PER_PART)):
         rows = slice(part * _ROWS_PER_PART, (part + 1) * _ROWS_PER_PART)
-        given = {"number": np.arange(planned.rows)[rows], "pixels": pixels[rows]}
+        given: dict[str, NDArray[Any]] = {
+            "number": np.arange(planned.rows)[rows],
+            "pixels": pixels[rows],
+        }
         given.update({f"pdq_{word}": hashes[rows, word].copy() for word in range(4)})
         given["caption"] = _captions(given["number"], texts[rows])
         with database() as connection:

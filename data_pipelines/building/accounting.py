@@ -52,13 +52,24 @@ def total_of(counts: Mapping[str, Counts]) -> Counts:
     return total
 
 
-def check_faults(job: BuildingJob, counts: Counts, table: str) -> None:
+def check_not_empty(job: BuildingJob, counts: Counts) -> None:
+    """Raise an error if there is no row at all.
+
+    Raises:
+        InputError: there is none.
+    """
+    if counts.rows == 0:
+        raise InputError(f"{job.where}: it is empty; add rows to it")
+
+
+def check_faults(job: BuildingJob, counts: Counts, table: str, *, is_all: bool) -> None:
     """Raise an error if too many rows are faulty.
 
     Args:
         job: the job, and the allowed fraction.
         counts: all rows that were read so far.
         table: SQL table of their metadata, for the list of rejected rows.
+        is_all: whether these are all rows.
 
     Raises:
         InputError: more are faulty than the fraction of all rows; where their number is not known
@@ -68,7 +79,7 @@ def check_faults(job: BuildingJob, counts: Counts, table: str) -> None:
     if counts.faults > allowed * (job.num_rows or counts.rows):
         faulty = Counter({key: n for key, n in counts.rejected.items() if key in FAULTS})
         raise _too_few(
-            job, table, f"{counts.faults} of {_rows(job, counts)} faulty", faulty,
+            job, table, f"{counts.faults} of {_rows(counts, is_all)} faulty", faulty,
             f"max_faulty_fraction={allowed} is allowed", "allow a larger fraction",
         )  # fmt: skip
 
@@ -85,8 +96,6 @@ def check_accounts(job: BuildingJob, read: Counts, final: Counts, table: str) ->
     Raises:
         InputError: the numbers differ, or no row is kept.
     """
-    if read.rows == 0:
-        raise InputError(f"{job.where}: it is empty; add rows to it")
     if final.rows != read.rows or final.kept + final.rejected.total() != final.rows:
         raise InputError(
             f"{job.where}: {read.rows} rows were read, and the metadata have {final.rows}, "
@@ -95,7 +104,7 @@ def check_accounts(job: BuildingJob, read: Counts, final: Counts, table: str) ->
         )
     if final.kept == 0:
         raise _too_few(
-            job, table, f"{final.rejected.total()} of {_rows(job, final)} rejected",
+            job, table, f"{final.rejected.total()} of {_rows(final, True)} rejected",
             final.rejected, "one sample left is required", "relax the rules that reject them",
         )  # fmt: skip
 
@@ -113,8 +122,7 @@ def check_written(job: BuildingJob, counts: Counts, num_captions: int) -> None:
         )
 
 
-def _rows(job: BuildingJob, counts: Counts) -> str:
-    is_all = job.num_rows in (None, counts.rows)
+def _rows(counts: Counts, is_all: bool) -> str:
     return f"{counts.rows} rows are" if is_all else f"the first {counts.rows} rows are"
 
 

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Any, TypeVar
 
@@ -19,17 +20,19 @@ from data_pipelines.building.accounting import (
     Counts,
     check_accounts,
     check_faults,
+    check_not_empty,
     counts_of,
     total_of,
 )
-from data_pipelines.building.final_metadata import MetadataTask, metadata_folder, write_metadata
+from data_pipelines.building.final_metadata import MetadataTask, write_metadata
 from data_pipelines.building.finish import Written, finish
-from data_pipelines.building.inspect import ROWS_FOLDER, InspectTask, inspect_part
+from data_pipelines.building.folders import PARTS, ROWS_FOLDER, metadata_folder, split_folder
+from data_pipelines.building.inspect import InspectTask, inspect_part
 from data_pipelines.building.job import BuildingJob, finished_folder, started_job
 from data_pipelines.building.records import Finished
 from data_pipelines.building.relate import relate_and_select
 from data_pipelines.building.report import BuildReport, read_report
-from data_pipelines.building.write import ShardTask, split_folder, write_image_shard
+from data_pipelines.building.write import ShardTask, write_image_shard
 from data_pipelines.metadata import METADATA_FILES, parquet_files
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.storage.files import sha256_of_json
@@ -100,7 +103,7 @@ class _Status:
 
 
 class _Read:
-    """What the first stage has found so far."""
+    """Counts and hashes of the parts that are inspected so far."""
 
     def __init__(self) -> None:
         self.counts: dict[str, Counts] = {}
@@ -121,11 +124,12 @@ class _Read:
 
 def _build(job: BuildingJob) -> None:
     read = _inspect_all(job, job.tasks)
+    check_not_empty(job, total_of(read.counts))
     related = relate_and_select(job, read.rows_of_part)
     counts = _write_metadata(job)
     table = parquet_files(metadata_folder(job.folder), METADATA_FILES)
     check_accounts(job, total_of(read.counts), total_of(counts), table)
-    check_faults(job, total_of(counts), table)
+    check_faults(job, total_of(counts), table, is_all=True)
     finish(
         job,
         Written(
@@ -141,12 +145,12 @@ def _inspect_all(job: BuildingJob, tasks: Sequence[InspectTask]) -> _Read:
     """Inspect parts; stop early when too many rows are faulty."""
     read = _Read()
     status = _Status(read.counts)
+    table = parquet_files(job.folder / ROWS_FOLDER, PARTS)
     done = _run(job, inspect_part, tasks, what="inspect pairs", unit="parts", status=status)
     for task, finished in zip(tasks, done, strict=True):
         read.add(task, finished.content)
-        check_faults(
-            job, total_of(read.counts), parquet_files(job.folder / ROWS_FOLDER, "part-*.parquet")
-        )
+        is_all = len(read.rows_of_part) == len(job.tasks)
+        check_faults(job, total_of(read.counts), table, is_all=is_all)
     return read
 
 
@@ -187,7 +191,10 @@ def _run(
 ) -> Iterator[Finished]:
     """Yield the records of tasks in order; say how many an earlier run has done."""
     num_earlier = 0
-    done = job.executor.map_in_order(function, tasks)
+    executor = job.executor
+    if len(tasks) == 1 and executor.kind == "processes":
+        executor = replace(executor, num_workers=1)  # a process would start for nothing
+    done = executor.map_in_order(function, tasks)
     for finished in progress(done, total=len(tasks), what=what, unit=unit, status=status):
         num_earlier += finished.is_earlier
         yield finished

@@ -13,8 +13,13 @@ from typing import Any
 from duckdb import DuckDBPyConnection
 from PIL import Image
 
-from data_pipelines.building.final_metadata import metadata_folder
-from data_pipelines.building.inspect import ROWS_FOLDER, THUMBNAILS_FOLDER, part_name
+from data_pipelines.building.folders import (
+    PARTS,
+    ROWS_FOLDER,
+    THUMBNAILS_FOLDER,
+    metadata_folder,
+    part_name,
+)
 from data_pipelines.building.thumbnails import EXAMPLE_RANK_SQL, jpeg_of
 from data_pipelines.building.write import stored_picture
 from data_pipelines.metadata import (
@@ -57,7 +62,7 @@ def _kept(connection: DuckDBPyConnection, table: str) -> list[_Place]:
 
 def _rejected(connection: DuckDBPyConnection, table: str, work_folder: Path) -> list[_Place]:
     """Return rejected rows by reason, those that have thumbnails first."""
-    thumbnails = parquet_files(work_folder / THUMBNAILS_FOLDER, "part-*.parquet")
+    thumbnails = parquet_files(work_folder / THUMBNAILS_FOLDER, PARTS)
     found = connection.execute(f"""
         select reason, unnest(
             min_by([part, row, has_none], concat(has_none, rank), {_PER_REASON}))

@@ -11,13 +11,11 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection
 
-from data_pipelines.building.inspect import ROWS_FOLDER, part_name
+from data_pipelines.building.folders import ROWS_FOLDER, metadata_folder, part_name
 from data_pipelines.building.records import Finished, Work, once
 from data_pipelines.building.select import VERDICTS_FILE
-from data_pipelines.building.write import SHARDS_FOLDER
 from data_pipelines.metadata import (
     FINAL_COLUMNS,
-    METADATA_FOLDER,
     copy_to_parquet,
     database,
     parquet,
@@ -90,11 +88,6 @@ def _counts_of(connection: DuckDBPyConnection, path: Path) -> dict[str, Any]:
         "kept": sum(number for verdict, _, number in grouped if verdict == "kept"),
         "rejected": dict(sorted(rejected.items())),
     }
-
-
-def metadata_folder(work_folder: Path) -> Path:
-    """Return the folder of the final metadata within the work folder."""
-    return work_folder / SHARDS_FOLDER / METADATA_FOLDER
 
 
 def list_rejected(connection: DuckDBPyConnection, table: str) -> list[dict[str, Any]]:

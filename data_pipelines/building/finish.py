@@ -6,10 +6,16 @@ from typing import Any
 
 from data_pipelines.building.accounting import Counts, check_written, total_of
 from data_pipelines.building.examples import write_examples
-from data_pipelines.building.final_metadata import list_rejected, metadata_folder, rejected_lines
+from data_pipelines.building.final_metadata import list_rejected, rejected_lines
+from data_pipelines.building.folders import (
+    HELD_OUT,
+    SHARDS_FOLDER,
+    TRAIN,
+    metadata_folder,
+    split_folder,
+)
 from data_pipelines.building.job import BuildingJob, record_commit
-from data_pipelines.building.select import HELD_OUT, TRAIN
-from data_pipelines.building.write import SHARDS_FOLDER, ShardTask, split_folder
+from data_pipelines.building.write import ShardTask
 from data_pipelines.images import NUM_ENLARGED, image_settings
 from data_pipelines.metadata import (
     CURATION_FILE,
@@ -27,12 +33,12 @@ from ernie_vilg.storage.shard_manifest import Manifest, shard_of, write_manifest
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What all tasks have done."""
+    """Results of all tasks."""
 
     counts: Mapping[str, Counts]
     """Rows by source, as the final metadata have them."""
     shards: Sequence[tuple[ShardTask, Mapping[str, Any]]]
-    """Every shard's task, and what its record says."""
+    """Task of every shard, and its record."""
     sources: Mapping[str, str]
     """Hash of what was read of every source."""
     duplicates: Mapping[str, int]

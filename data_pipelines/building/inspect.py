@@ -18,6 +18,12 @@ from typing import Any
 
 from PIL import Image
 
+from data_pipelines.building.folders import (
+    PICTURES_FOLDER,
+    ROWS_FOLDER,
+    THUMBNAILS_FOLDER,
+    part_name,
+)
 from data_pipelines.building.pictures import PartPictures, PreparedPicture
 from data_pipelines.building.records import Finished, Work, once
 from data_pipelines.building.thumbnails import Thumbnails
@@ -33,11 +39,6 @@ from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import writing_path
 from ernie_vilg.storage.jsonl import line_of
-
-ROWS_FOLDER = "rows"
-PICTURES_FOLDER = "pictures"
-THUMBNAILS_FOLDER = "thumbnails"
-"""Folders of the work folder."""
 
 _PAIRS_PER_BATCH = 32
 _CAPTIONS_PER_BATCH = 256
@@ -85,11 +86,6 @@ class InspectTask:
     def name(self) -> str:
         """Name of the part's files."""
         return part_name(self.number)
-
-
-def part_name(number: int) -> str:
-    """Return the name of a part's files and record."""
-    return f"part-{number:05d}"
 
 
 def inspect_part(task: InspectTask) -> Finished:

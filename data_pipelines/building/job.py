@@ -1,5 +1,6 @@
-"""What one output folder needs: its work folder, its sources, and the tasks of the first stage."""
+"""The job of one output folder: its work folder, its sources, the tasks of the first stage."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,13 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.building.inspect import (
-    PICTURES_FOLDER,
-    ROWS_FOLDER,
-    THUMBNAILS_FOLDER,
-    CurationPlan,
-    InspectTask,
-)
+from data_pipelines.building.folders import PICTURES_FOLDER, ROWS_FOLDER, THUMBNAILS_FOLDER
+from data_pipelines.building.inspect import CurationPlan, InspectTask
 from data_pipelines.building.records import RECORDS_FOLDER
 from data_pipelines.curation.preparation import PreparedCuration, prepare_curation
 from data_pipelines.executor import Executor
@@ -123,7 +119,9 @@ def job_settings(config: BuildShardsConfig) -> dict[str, Any]:
     }
     for source in settings["sources"].values():
         source["location"] = _absolute(source["location"])
-    return {**settings, "source": _absolute(config.source)}
+    settings["source"] = _absolute(config.source)
+    as_json: dict[str, Any] = json.loads(json.dumps(settings))  # tuples become lists
+    return as_json
 
 
 def _absolute(location: str | None) -> str | None:

@@ -26,7 +26,7 @@ class PreparedPicture:
 
     picture_id: str
     columns: dict[str, Any] = field(default_factory=dict)
-    """What is known of the picture, by column of the metadata."""
+    """Values of the picture's columns in the metadata."""
     image: Image.Image | None = None
     """Picture of its own size, RGB; None where it was not decoded."""
     square: Image.Image | None = None

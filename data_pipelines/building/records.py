@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one task wrote."""
+    """Files and findings of one task."""
 
     files: Sequence[Path]
     """Small files, which a restart compares with their hashes."""

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.building.inspect import ROWS_FOLDER
+from data_pipelines.building.folders import PARTS, ROWS_FOLDER
 from data_pipelines.building.job import BuildingJob
 from data_pipelines.building.records import Work, once
 from data_pipelines.building.select import SAMPLES_FILE, VERDICTS_FILE, Selection, select
@@ -46,7 +46,7 @@ def _work(job: BuildingJob, rows_of_part: list[int]) -> Work:
         logger.info("look for duplicates")
         duplicates = dict(
             find_duplicates(
-                str(job.folder / ROWS_FOLDER / "part-*.parquet"),
+                str(job.folder / ROWS_FOLDER / PARTS),
                 config.curation.deduplication,
                 output=relations,
                 folder=scratch,

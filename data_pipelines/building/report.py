@@ -1,4 +1,4 @@
-"""What a finished folder of image shards says about its building."""
+"""The report of a finished folder of image shards: what became of every row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,23 +52,24 @@ class BuildReport:
     def table(self) -> str:
         """Return the number of rows by source and reason for people; each column adds up."""
         columns = {**self.sources, **({"all": self.counts} if len(self.sources) > 1 else {})}
-        lines = [
-            ("", *columns),
-            ("rows", *(counts.rows for counts in columns.values())),
-            ("kept", *(counts.kept for counts in columns.values())),
-            *(
-                (reason, *(counts.rejected[reason] for counts in columns.values()))
+        numbers = {
+            "rows": [counts.rows for counts in columns.values()],
+            "kept": [counts.kept for counts in columns.values()],
+            **{
+                reason: [counts.rejected[reason] for counts in columns.values()]
                 for reason in self.rejected
-            ),
-        ]
-        cells = [
-            [f"{cell:,}" if isinstance(cell, int) else cell for cell in line] for line in lines
-        ]
+            },
+        }
+        cells = [["", *columns], *([name, *map(_shown, row)] for name, row in numbers.items())]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         return "\n".join(
-            _INDENT.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-            for line in cells
+            _INDENT.join([name.ljust(widths[0]), *map(str.rjust, row, widths[1:])])
+            for name, *row in cells
         )
+
+
+def _shown(number: int) -> str:
+    return f"{number:,}"
 
 
 def read_report(folder: Path) -> BuildReport:

@@ -12,13 +12,10 @@ from pathlib import Path
 import numpy as np
 from duckdb import DuckDBPyConnection
 
-from data_pipelines.building.inspect import ROWS_FOLDER
+from data_pipelines.building.folders import HELD_OUT, PARTS, ROWS_FOLDER, TRAIN
 from data_pipelines.metadata import copy_to_parquet, parquet, parquet_files
 from data_pipelines.rejections import Reason
 from ernie_vilg.config.shards import BuildShardsConfig
-
-TRAIN, HELD_OUT = "train", "held_out"
-"""Splits: the shards of the output folder, and those of the folder `held_out` in it."""
 
 VERDICTS_FILE = "verdicts.parquet"
 """One row for every row that inspection kept, in order: reason, of_part, of_row, split, shard."""
@@ -28,7 +25,7 @@ SAMPLES_FILE = "samples.parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What the second stage needs to know besides the rows."""
+    """Inputs of the second stage."""
 
     work_folder: Path
     relations: Path | None
@@ -81,7 +78,7 @@ def _judge(connection: DuckDBPyConnection, selection: Selection) -> None:
     """
     connection.execute(
         _RELATED.format(
-            rows=parquet_files(selection.work_folder / ROWS_FOLDER, "part-*.parquet"),
+            rows=parquet_files(selection.work_folder / ROWS_FOLDER, PARTS),
             relations=_relations(selection.relations),
             repeated=Reason.DUPLICATE_KEY,
         )

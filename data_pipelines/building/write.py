@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -11,11 +12,11 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection
 
-from data_pipelines.building.inspect import PICTURES_FOLDER, ROWS_FOLDER, part_name
+from data_pipelines.building.folders import PICTURES_FOLDER, ROWS_FOLDER, part_name, split_folder
 from data_pipelines.building.records import Finished, Work, once
-from data_pipelines.building.select import HELD_OUT, SAMPLES_FILE
+from data_pipelines.building.select import SAMPLES_FILE
 from data_pipelines.images import EXTENSIONS
-from data_pipelines.metadata import HELD_OUT_FOLDER, database, parquet
+from data_pipelines.metadata import database, parquet
 from data_pipelines.shard_writer import shard_name, write_shard
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.data.shards.open_shards import KEY, Sample
@@ -23,9 +24,6 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.storage.shard_manifest import index_path
 
 SHARD_PREFIX = "images"
-SHARDS_FOLDER = "shards"
-"""Folder of the work folder that becomes the output folder."""
-
 _ROWS_AT_ONCE = 256
 
 
@@ -42,12 +40,6 @@ class ShardTask:
     def path(self) -> Path:
         """File of the shard in the work folder."""
         return split_folder(self.work_folder, self.split) / shard_name(SHARD_PREFIX, self.index)
-
-
-def split_folder(work_folder: Path, split: str) -> Path:
-    """Return the folder of the shards of a split."""
-    folder = work_folder / SHARDS_FOLDER
-    return folder / HELD_OUT_FOLDER if split == HELD_OUT else folder
 
 
 def write_image_shard(task: ShardTask) -> Finished:
@@ -78,20 +70,19 @@ def _samples(
     task: ShardTask, connection: DuckDBPyConnection, counts: dict[str, int]
 ) -> Iterator[Sample]:
     """Yield the samples of a shard; add up their captions and enlarged pictures in `counts`."""
-    pictures = _StoredPictures(task.work_folder)
-    for _, group in groupby(_kept_rows(task, connection), key=itemgetter("position")):
-        rows = list(group)
-        first = rows[0]
-        captions = [row["caption"] for row in rows]
-        counts["captions"] += len(captions)
-        counts["enlarged"] += first["is_enlarged"]
-        yield {
-            KEY: f"{first['number']:08d}".encode(),
-            EXTENSIONS[task.config.image_format]: pictures.read(first),
-            "txt": "\n".join(captions).encode(),
-            "json": json.dumps(_record(first, captions), ensure_ascii=False).encode(),
-        }
-    pictures.close()
+    with closing(_StoredPictures(task.work_folder)) as pictures:
+        for _, group in groupby(_kept_rows(task, connection), key=itemgetter("position")):
+            rows = list(group)
+            first = rows[0]
+            captions = [row["caption"] for row in rows]
+            counts["captions"] += len(captions)
+            counts["enlarged"] += first["is_enlarged"]
+            yield {
+                KEY: f"{first['number']:08d}".encode(),
+                EXTENSIONS[task.config.image_format]: pictures.read(first),
+                "txt": "\n".join(captions).encode(),
+                "json": json.dumps(_record(first, captions), ensure_ascii=False).encode(),
+            }
 
 
 def _record(first: dict[str, Any], captions: list[str]) -> dict[str, Any]:
@@ -160,8 +151,5 @@ class _StoredPictures:
 
 def stored_picture(work_folder: Path, row: dict[str, Any]) -> bytes:
     """Return the prepared picture of a row of the metadata in the work folder."""
-    pictures = _StoredPictures(work_folder)
-    try:
+    with closing(_StoredPictures(work_folder)) as pictures:
         return pictures.read(row)
-    finally:
-        pictures.close()

@@ -1,6 +1,7 @@
 """Packages that only some rules need, imported when such a rule is on."""
 
 import importlib
+import importlib.util
 from typing import Any
 
 from ernie_vilg.errors import InputError
@@ -20,7 +21,21 @@ def import_extra(module: str, *, extra: str, setting: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"{setting} needs the package {module.partition('.')[0]} ({error}): "
-            f"pip install 'ernie-vilg[{extra}]', or leave the setting out"
-        ) from error
+        raise _missing(module, extra, setting, f" ({error})") from error
+
+
+def require_extra(module: str, *, extra: str, setting: str) -> None:
+    """Check that an optional package is installed, without the time that its import takes.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise _missing(module, extra, setting, "")
+
+
+def _missing(module: str, extra: str, setting: str, why: str) -> InputError:
+    return InputError(
+        f"{setting} needs the package {module.partition('.')[0]}{why}: "
+        f"pip install 'ernie-vilg[{extra}]', or leave the setting out"
+    )

@@ -5,7 +5,8 @@ keys are compared unless they are connected already, and connected where they ar
 are compared first changes nothing, since only the components are kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,10 @@ IsNear = Callable[[Positions, Positions], NDArray[np.bool_]]
 POSITION_BITS = 32
 _POSITION_MASK = np.uint64((1 << POSITION_BITS) - 1)
 _PAIRS_AT_ONCE = 1 << 20
+_ENTRIES_AT_ONCE = 1 << 24
+"""Entries of a table that are sorted at once; 128 MiB."""
+_ROWS_AT_ONCE = 1 << 16
+_SHIFT = np.uint64(POSITION_BITS)
 
 
 class Components:
@@ -45,7 +50,7 @@ class Components:
             entries: key in the upper 32 bits, position in the lower, uint64 [n], sorted.
             is_near: compares.
         """
-        keys = entries >> np.uint64(POSITION_BITS)
+        keys = entries >> _SHIFT
         positions = (entries & _POSITION_MASK).astype(np.int64)
         distance = 1  # between the two members of a pair in the sorted order
         first = np.flatnonzero(keys[1:] == keys[:-1])
@@ -65,9 +70,14 @@ class Components:
         Returns:
             two arrays, int64 [members], in order of the component, then of the member.
         """
-        sizes = np.bincount(self.smallest, minlength=len(self.smallest))
-        members = np.flatnonzero(sizes[self.smallest] > 1)
-        smallest = np.asarray(self.smallest[members])
+        others = [np.zeros(0, dtype=np.int64)]
+        for start, end in blocks(len(self.smallest)):
+            is_other = self.smallest[start:end] != np.arange(start, end)
+            others.append(np.flatnonzero(is_other) + start)
+        members = np.concatenate(others)
+        smallest = self.smallest.take(members)
+        members = np.concatenate([members, np.unique(smallest)])
+        smallest = self.smallest.take(members)
         order = np.lexsort((members, smallest))
         return members[order], smallest[order]
 
@@ -88,8 +98,15 @@ class Components:
         return position
 
     def _flatten(self) -> None:
-        while not np.array_equal(roots := self.smallest[self.smallest], self.smallest):
-            self.smallest[:] = roots
+        is_flat = False
+        while not is_flat:
+            is_flat = True
+            for start, end in blocks(len(self.smallest)):
+                block = self.smallest[start:end]
+                roots = self.smallest.take(block)
+                moved = np.flatnonzero(roots != block)
+                block[moved] = roots[moved]  # writes no page that does not change
+                is_flat = is_flat and not len(moved)
 
     def _open_groups(
         self, first: Positions, keys: NDArray[np.uint64], positions: Positions
@@ -101,3 +118,43 @@ class Components:
         component = self.smallest[positions[first]]
         whole = np.minimum.reduceat(component, starts) == np.maximum.reduceat(component, starts)
         return first[~np.repeat(whole, sizes)]
+
+
+def sorted_entries(
+    size: int, make: Callable[[int, int], NDArray[np.uint64]], folder: Path
+) -> Iterator[NDArray[np.uint64]]:
+    """Yield the entries of a table in pieces: each sorted, and no key in two of them.
+
+    Args:
+        size: number of entries.
+        make: returns the entries of the positions from a first to a last one, exclusive, each with
+            its key in the upper 32 bits and its position in the lower, uint64 [positions].
+        folder: scratch folder, for tables that are larger than memory should be.
+    """
+    num_pieces = -(-size // _ENTRIES_AT_ONCE)
+    if num_pieces == 1:
+        entries = np.empty(size, dtype=np.uint64)
+        for start, end in blocks(size):
+            entries[start:end] = make(start, end)
+        entries.sort()
+        yield entries
+        return
+    paths = [folder / f"table-{piece}.bin" for piece in range(num_pieces)]
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("wb")) for path in paths]
+        for start, end in blocks(size):
+            entries = make(start, end)
+            piece_of = (entries >> _SHIFT) * np.uint64(num_pieces) >> _SHIFT
+            for piece, file in enumerate(files):
+                file.write(entries[piece_of == piece].tobytes())
+    for path in paths:
+        entries = np.fromfile(path, dtype=np.uint64)
+        path.unlink()
+        entries.sort()
+        yield entries
+
+
+def blocks(size: int) -> Iterator[tuple[int, int]]:
+    """Yield the beginnings and ends of consecutive positions."""
+    for start in range(0, size, _ROWS_AT_ONCE):
+        yield start, min(start + _ROWS_AT_ONCE, size)

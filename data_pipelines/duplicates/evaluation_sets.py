@@ -26,7 +26,7 @@ _MAX_LINE_CHARACTERS = 4096
 
 @dataclass(kw_only=True)
 class EvaluationSets:
-    """What the sets list; a set is known by its position in the settings."""
+    """Hashes of all sets; a set is known by its position in the settings."""
 
     names: tuple[str, ...]
     hashes: NDArray[np.uint64]

@@ -10,31 +10,27 @@ Source: Indyk and Motwani 1998, "Approximate Nearest Neighbors"; the arrangement
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.duplicates.components import POSITION_BITS, Components
+from data_pipelines.duplicates.components import POSITION_BITS, Components, sorted_entries
 from data_pipelines.duplicates.pdq import NUM_BITS, hamming_distances
 
 RECALL = 0.995
 """Probability of finding two hashes at the threshold that differ in random bits."""
 MAX_COMPARED_BY_PAIR = 8192
 """Most hashes that are compared pair by pair."""
-_ENTRIES_AT_ONCE = 1 << 24
-"""Entries of a table that are sorted at once; 128 MiB."""
-_ROWS_AT_ONCE = 1 << 16
 _SEED = 31
-_SHIFT = np.uint64(POSITION_BITS)
 _KEY_BITS = np.uint64(((1 << 32) - 1) << POSITION_BITS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """How many tables there are, and how many bits each takes."""
+    """Number of tables, and of the bits that each takes."""
 
     number: int
     bits: int
@@ -81,7 +77,8 @@ def connect_near_hashes(
         components.connect_equal_keys(one_key, is_near)
         return
     for table in make_tables(choose_tables(len(hashes), len(hashes) ** 2 // 2, threshold)):
-        for entries in _sorted_entries(hashes, table, folder):
+        make = partial(table.entries, hashes)
+        for entries in sorted_entries(len(hashes), make, folder):
             components.connect_equal_keys(entries, is_near)
 
 
@@ -115,36 +112,3 @@ def _tables_of(bits: int, threshold: int) -> Tables:
     meets = math.comb(NUM_BITS - threshold, bits) / math.comb(NUM_BITS, bits)
     number = 1 if meets == 1 else math.ceil(math.log(1 - RECALL) / math.log1p(-meets))
     return Tables(number=number, bits=bits)
-
-
-def _sorted_entries(
-    hashes: NDArray[np.uint64], table: Table, folder: Path
-) -> Iterator[NDArray[np.uint64]]:
-    """Yield the entries of a table in pieces: each sorted, and no key in two of them."""
-    num_pieces = -(-len(hashes) // _ENTRIES_AT_ONCE)
-    if num_pieces == 1:
-        entries = np.empty(len(hashes), dtype=np.uint64)
-        for start, end in blocks(len(hashes)):
-            entries[start:end] = table.entries(hashes, start, end)
-        entries.sort()
-        yield entries
-        return
-    paths = [folder / f"table-{piece}.bin" for piece in range(num_pieces)]
-    with ExitStack() as stack:
-        files = [stack.enter_context(path.open("wb")) for path in paths]
-        for start, end in blocks(len(hashes)):
-            entries = table.entries(hashes, start, end)
-            piece_of = (entries >> _SHIFT) * np.uint64(num_pieces) >> _SHIFT
-            for piece, file in enumerate(files):
-                file.write(entries[piece_of == piece].tobytes())
-    for path in paths:
-        entries = np.fromfile(path, dtype=np.uint64)
-        path.unlink()
-        entries.sort()
-        yield entries
-
-
-def blocks(size: int) -> Iterator[tuple[int, int]]:
-    """Yield the beginnings and ends of consecutive rows."""
-    for start in range(0, size, _ROWS_AT_ONCE):
-        yield start, min(start + _ROWS_AT_ONCE, size)

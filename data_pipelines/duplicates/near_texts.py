@@ -9,6 +9,7 @@ Source: Broder 1997, "On the resemblance and containment of documents"; MinHash 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from duckdb import DuckDBPyConnection
 from numpy.typing import NDArray
 
 from data_pipelines.curation.extras import import_extra
-from data_pipelines.duplicates.components import POSITION_BITS, Components
+from data_pipelines.duplicates.components import POSITION_BITS, Components, sorted_entries
 from data_pipelines.duplicates.content_hashes import normalise_text
 from data_pipelines.duplicates.near_hashes import RECALL
 from data_pipelines.duplicates.rows import count_of
@@ -67,11 +68,9 @@ def find_near_texts(connection: DuckDBPyConnection, similarity: float, folder: P
     def is_near(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:
         return texts.similarities(left, right) >= similarity
 
-    for band in texts.bands:
-        key = np.asarray(band).astype(np.uint64) << np.uint64(POSITION_BITS)
-        key |= np.arange(size, dtype=np.uint64)
-        key.sort()
-        components.connect_equal_keys(key, is_near)
+    for band in range(len(texts.bands)):
+        for entries in sorted_entries(size, partial(texts.entries, band), folder):
+            components.connect_equal_keys(entries, is_near)
     members, first = components.groups()
     others = members != first
     members, first = members[others], first[others]
@@ -122,6 +121,11 @@ class _Texts:
                 start, end = block.stop, end + len(shingles)
         assert start == size, (start, size)
         self._shingles = np.memmap(shingles_file, np.uint64, "r")
+
+    def entries(self, band: int, start: int, end: int) -> NDArray[np.uint64]:
+        """Return a band and the position of texts, uint64 [end - start]."""
+        key = self.bands[band, start:end].astype(np.uint64) << np.uint64(POSITION_BITS)
+        return np.asarray(key | np.arange(start, end, dtype=np.uint64))
 
     def similarities(
         self, left: NDArray[np.int64], right: NDArray[np.int64]

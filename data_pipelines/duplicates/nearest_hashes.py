@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.duplicates.components import POSITION_BITS
-from data_pipelines.duplicates.near_hashes import Table, blocks, choose_tables, make_tables
+from data_pipelines.duplicates.components import POSITION_BITS, blocks
+from data_pipelines.duplicates.near_hashes import Table, choose_tables, make_tables
 from data_pipelines.duplicates.pdq import hamming_distances
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]

@@ -31,7 +31,7 @@ _STEPS = 1 << 20
 """Steps per grey level that coefficients are rounded to: coarse beside errors of float64, fine
 beside what tells two coefficients apart."""
 _MAX_QUALITY, _GRADIENTS_PER_QUALITY = 100, 90
-_PIXELS_AT_ONCE = 1 << 22
+_PIXELS_AT_ONCE = 1 << 19
 """Most pixels that are copied at once; larger pictures are read in strips."""
 _SAMPLES_PER_STRIP = 8
 
@@ -158,7 +158,7 @@ def _sums_of_rows(image: Image.Image, rows: _Blur) -> NDArray[np.float64]:
         for sample in range(first, last + 1):
             start = rows.starts[sample] - top
             block = strip[start : start + weights.shape[1]].astype(exact)
-            sums[sample] = weights[sample, : len(block)] @ block
+            sums[sample] = np.dot(weights[sample, : len(block)], block)
     return sums.reshape(_SAMPLES, image.width, 4)
 
 

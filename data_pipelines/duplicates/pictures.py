@@ -14,7 +14,7 @@ from data_pipelines.duplicates.evaluation_sets import EvaluationSets
 from data_pipelines.duplicates.near_hashes import connect_near_hashes
 from data_pipelines.duplicates.nearest_hashes import nearest_of_few
 from data_pipelines.duplicates.rows import HASH_COLUMNS, count_of, place_of
-from data_pipelines.duplicates.stored_hashes import register_hashes, store_hashes
+from data_pipelines.duplicates.stored_hashes import first_numbers, register_hashes, store_hashes
 from data_pipelines.rejections import Reason
 from ernie_vilg.config.curation import DeduplicationConfig
 
@@ -152,9 +152,8 @@ def _find_near(
     components = Components(size, folder / "components.bin")
     connect_near_hashes(hashes, distance, components, folder)
     members, component_of = components.groups()
-    first = np.full(size, np.iinfo(np.int64).max) if len(members) else np.zeros(0, np.int64)
-    np.minimum.at(first, component_of, numbers[members])
-    register_hashes(connection, "given", np.asarray(hashes[members]), cluster=first[component_of])
+    first = first_numbers(numbers[members], component_of)
+    register_hashes(connection, "given", np.asarray(hashes[members]), cluster=first)
     order = "(-area, number)" if config.keep == "largest" else "number"
     connection.execute(
         _NEAR.format(

@@ -49,3 +49,17 @@ def register_hashes(
     """Make a view of hashes, uint64 [n, 4], and further columns, int64 [n]."""
     words = {f"pdq_{word}": np.ascontiguousarray(hashes[:, word]) for word in range(4)}
     connection.register(name, {**words, **columns})
+
+
+def first_numbers(numbers: NDArray[np.int64], component_of: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the smallest number in the component of each, int64 [n].
+
+    Args:
+        numbers: numbers, int64 [n].
+        component_of: component of each, in order, int64 [n].
+    """
+    if not len(numbers):
+        return np.zeros(0, dtype=np.int64)
+    starts = np.flatnonzero(np.diff(component_of, prepend=-1))
+    smallest = np.minimum.reduceat(numbers, starts)
+    return np.repeat(smallest, np.diff(np.append(starts, len(numbers))))

@@ -6,7 +6,6 @@ A name is a path below the source's folder, or below `images_root`. It may reach
 
 import functools
 import os
-import posixpath
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ class PictureFolder:
         if is_remote(self.folders[0]):
             path = _relative(name)
             return path, RemotePicture(location=self.folders[0], name=path)
-        roots = [os.path.realpath(folder) for folder in self.folders if not is_remote(folder)]
+        roots = [_real_folder(folder) for folder in self.folders if not is_remote(folder)]
         if name.startswith("/") and self.images_root is not None:
             return _found(name, name, roots[:1])
         relative = _relative(name)
@@ -183,20 +182,28 @@ def _found(path: str, name: str, roots: list[str]) -> tuple[str, LocalPicture]:
     if ".." in PurePosixPath(name).parts or "\0" in name:
         raise RejectedError(Reason.UNSAFE_PATH, f"{name!r:.300}")
     try:
-        real = os.path.realpath(path)
-        root = next((root for root in roots if _is_within(real, root)), None)
-        if root is None:
-            raise RejectedError(
-                Reason.UNSAFE_PATH,
-                f"{name!r:.300} leads to {real!r:.300}: set images_root to a folder that may be "
-                "read",
-            )
-        is_file = stat.S_ISREG(os.stat(real).st_mode)  # a pipe would wait for a writer forever
+        real = os.path.join(_real_folder(os.path.dirname(path)), os.path.basename(path))
+        mode = os.lstat(real).st_mode
+        if stat.S_ISLNK(mode):
+            real = os.path.realpath(real)
+            mode = os.stat(real).st_mode
     except OSError as error:
         raise RejectedError(Reason.MISSING_IMAGE, f"{name!r:.300} ({error.strerror})") from error
-    if not is_file:
+    root = next((root for root in roots if _is_within(real, root)), None)
+    if root is None:
+        raise RejectedError(
+            Reason.UNSAFE_PATH,
+            f"{name!r:.300} leads to {real!r:.300}: set images_root to a folder that may be read",
+        )
+    if not stat.S_ISREG(mode):  # a pipe would wait for a writer forever
         raise RejectedError(Reason.MISSING_IMAGE, f"{name!r:.300} is not a regular file")
-    return posixpath.relpath(real, root), LocalPicture(path=real)
+    return real[len(root) :].lstrip("/"), LocalPicture(path=real)
+
+
+@functools.lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    """Return the real path of a folder; a source has many pictures in each."""
+    return os.path.realpath(folder)
 
 
 def _is_within(path: str, root: str) -> bool:

@@ -130,7 +130,8 @@ class DeduplicationConfig(Settings, section="curation.deduplication"):
     max_pairs_per_text: PositiveInt | None = None
     """Most pairs with the same caption after normalisation."""
     near_texts: Annotated[float, Range(above=0, at_most=1)] | None = None
-    """Smallest Jaccard similarity of near-duplicate captions, of which one is kept."""
+    """Smallest Jaccard similarity of different captions that are near-duplicates, of which one is
+    kept."""
     keep: Literal["largest", "first"] = "largest"
     """The one of several near-duplicate pictures that is kept: the one with most pixels, or the
     first of the input."""

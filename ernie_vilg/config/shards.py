@@ -83,8 +83,8 @@ class BuildShardsConfig(Settings):
     image_format: Literal["png", "jpeg"] = "png"
     """png (exact) or jpeg (quality 95, about a fifth of the size for photographs)."""
     captions: Literal["all", "first", "separate"] = "all"
-    """What becomes of several captions of one picture: all stay with it, and training chooses one
-    at each visit; the first stays; or each becomes a sample of its own."""
+    """Treatment of several captions of one picture: all stay with it, and training chooses one at
+    each visit; the first stays; or each becomes a sample of its own."""
     curation: CurationConfig = field(default_factory=CurationConfig)
     """Rules for what is kept, a file of conf/curation/."""
     hold_out_fraction: FractionBelowOne = 0.0
@@ -101,7 +101,7 @@ class BuildShardsConfig(Settings):
     rows_per_part: PositiveInt = 4096
     """Rows of the input that one task reads, where the layout allows a choice."""
     executor: Literal["processes", "ray"] = "processes"
-    """What runs the tasks: processes of this machine, or a Ray cluster."""
+    """Runner of the tasks: processes of this machine, or a Ray cluster."""
     ray_address: str | None = None
     """Address of the Ray cluster, auto for the one that this machine belongs to; null starts one on
     this machine."""

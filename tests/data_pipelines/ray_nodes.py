@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,3 +60,12 @@ def ray_nodes() -> Iterator[RayNodes]:
             ray.shutdown()
             nodes.cluster.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of all files below a folder, by their path in it."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

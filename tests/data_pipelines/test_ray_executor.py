@@ -1,6 +1,7 @@
 """Tasks on a Ray of two nodes, both on this machine, and what is lost while they work."""
 
 import itertools
+import json
 import logging
 import os
 import shutil
@@ -14,14 +15,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 
 from data_pipelines import ray_executor
+from data_pipelines.building.build import build_image_shards
 from data_pipelines.executor import Executor
+from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
-from tests.data_pipelines.ray_nodes import RayNodes, ray_nodes
+from tests.data_pipelines.ray_nodes import RayNodes, content_of, ray_nodes
 
 _WAIT_SECONDS = 60.0
 
@@ -346,3 +351,43 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
     with pytest.raises(InputError, match=r"pip install 'ernie-vilg\[ray\]'"):
         list(Executor(kind="ray").map_in_order(square, [1]))
+
+
+def write_pairs(folder: Path) -> None:
+    """Write twelve grey pictures, two of them equal, and a line that is rejected."""
+    folder.mkdir()
+    lines = [{"image": f"{number}.png", "caption": f"第{number}张"} for number in range(13)]
+    for number in range(12):
+        Image.new("L", (8, 8), max(1, number)).save(folder / f"{number}.png")
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (folder / "captions.jsonl").write_text(text, encoding="utf-8")
+
+
+def test_shards_are_those_of_processes(nodes: RayNodes, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs")
+    settings: dict[str, Any] = {
+        "source": str(tmp_path / "pairs"),
+        "image_size": 4,
+        "samples_per_shard": 5,
+        "rows_per_part": 3,
+        "max_faulty_fraction": 0.2,
+        "ray_address": nodes.address,
+    }
+    for name, executor, num_workers in (
+        ("processes", "processes", 1),
+        ("one", "ray", 1),
+        ("two", "ray", 2),
+    ):
+        build_image_shards(
+            BuildShardsConfig(
+                output_dir=str(tmp_path / name),
+                executor=executor,
+                num_workers=num_workers,
+                **settings,
+            )
+        )
+
+    wanted = content_of(tmp_path / "processes")
+    assert "images-00002.tar" in wanted
+    assert content_of(tmp_path / "one") == wanted
+    assert content_of(tmp_path / "two") == wanted

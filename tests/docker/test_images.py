@@ -121,6 +121,9 @@ def test_what_the_cpu_image_installs_works(tmp_path: Path) -> None:
     for word in " ".join(rest for keyword, rest in steps if keyword == "ENV").split():
         name, _, value = word.partition("=")
         environment[name] = value
+    environment["EXTRAS"] = next(
+        rest.partition("=")[2] for _, rest in steps if rest.startswith("EXTRAS=")
+    )
 
     def run(*words: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(

@@ -88,7 +88,7 @@ def test_from_scenes_to_token_shards(tmp_path: Path) -> None:
         pytest.param(
             "build_shards",
             ["source=/nonexistent", "output_dir={tmp}/y", "image_size=64"],
-            "source=/nonexistent has no captions.jsonl",
+            "source=/nonexistent does not exist",
             id="no source",
         ),
         pytest.param(
@@ -166,4 +166,10 @@ def test_rejected_lines_are_told(tmp_path: Path) -> None:
     )
 
     assert "39 samples in 1 shards" in told
-    assert "missing_image: 1" in told
+    assert told.splitlines()[1:] == [
+        "               source",
+        "rows               40",
+        "kept               39",
+        "missing_image       1",
+        f"rejected rows are listed in {tmp_path}/images/rejected.jsonl",
+    ]

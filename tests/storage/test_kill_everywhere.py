@@ -178,7 +178,7 @@ def write_export(folder: Path, value: float = 1.0) -> None:
 WRITERS = {
     "a run's saves": (nothing, save_three, 6),
     "a save of step 0 again": (begun_under_another_layout, save_three, 12),
-    "image shards": (raw_pairs, build, 5),
+    "image shards": (raw_pairs, build, 50),
     "tokenizers": (older_tokenizers, save_tokenizers, 4),
     "token shards": (image_shards_and_tokenizers, encode, 8),
     "an export": (trained_run, write_export, 5),

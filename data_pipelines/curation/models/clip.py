@@ -108,7 +108,7 @@ class ClipScorer:
     def _embed_captions(self, captions: Sequence[str]) -> Tensor:
         tokens = self._tokenizer(
             list(captions),
-            padding="max_length",
+            padding=True,
             truncation=True,
             max_length=self._max_length,
             return_tensors="pt",

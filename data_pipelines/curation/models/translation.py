@@ -18,13 +18,13 @@ _EXTRA = "translation"
 _BEAM_SIZE = 4
 _BATCH_SIZE = 32
 _MOST_TOKENS = 500
-"""Most tokens of a caption and of its translation; Marian's models know 512 positions."""
+"""Tokens that a caption or a translation must stay below; Marian's models know 512 positions."""
 
 
 class ModelTranslator:
     """Translates captions by a Marian model: a `Translator`."""
 
-    why_none = f"it has more than {_MOST_TOKENS} tokens, or its translation is empty"
+    why_none = f"it or its translation has {_MOST_TOKENS} tokens or more, or there is none"
 
     def __init__(self, folder: ModelFolder, *, prefix: str | None, device: str = "auto") -> None:
         """Load the model.
@@ -69,7 +69,7 @@ class ModelTranslator:
             [*self._prefix, *self._source.encode(caption, out_type=str), *self._suffix]
             for caption in captions
         ]
-        short = [number for number, line in enumerate(tokens) if len(line) <= _MOST_TOKENS]
+        short = [number for number, line in enumerate(tokens) if len(line) < _MOST_TOKENS]
         answers: list[str | None] = [None] * len(captions)
         results = self._translator.translate_batch(
             [tokens[number] for number in short],
@@ -78,7 +78,9 @@ class ModelTranslator:
             max_decoding_length=_MOST_TOKENS,
         )
         for number, result in zip(short, results, strict=True):
-            answers[number] = clean_or_none(self._target.decode(result.hypotheses[0]))
+            words = result.hypotheses[0]
+            if len(words) < _MOST_TOKENS:  # else it was cut, mostly out of a loop
+                answers[number] = clean_or_none(self._target.decode(words))
         return answers
 
 

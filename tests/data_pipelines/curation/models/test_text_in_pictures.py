@@ -1,5 +1,6 @@
 """Text in pictures, by the real detector; one file, because its import takes a second."""
 
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -106,7 +107,7 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"max_text_area needs.*'ernie-vilg\[ocr\]'"):
         TextDetector()
 

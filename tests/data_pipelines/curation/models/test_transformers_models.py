@@ -2,16 +2,21 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from data_pipelines.building.build import build_image_shards
 from data_pipelines.curation.models.classifier import ClassifierScorer
 from data_pipelines.curation.models.clip import ClipScorer
 from data_pipelines.curation.models.folder import ModelFolder
+from ernie_vilg.config.curation import CurationConfig, Rules
+from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
 from tests.data_pipelines.curation.models.tiny_models import (
     CHINESE_TOKENS,
@@ -152,6 +157,20 @@ def test_files_may_be_links(chinese_clip: Path, tmp_path: Path) -> None:
     assert named(tmp_path).sha256() == named(chinese_clip).sha256()
 
 
+def test_folder_of_an_older_library_is_read(chinese_clip: Path, copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    edit(
+        copy / "config.json", text_config_dict=None, vision_config_dict=None, torch_dtype="float16"
+    )
+    edit(copy / "preprocessor_config.json", feature_extractor_type="ChineseCLIPFeatureExtractor")
+    weights = load_file(copy / "model.safetensors")
+    weights["text_model.embeddings.position_ids"] = torch.arange(64)[None]
+    save_file(weights, copy / "model.safetensors")
+    expected = ClipScorer(named(chinese_clip)).score(pictures(1), ["红色"])
+    assert ClipScorer(named(copy)).score(pictures(1), ["红色"]) == expected
+
+
 def _drop_tensor(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -221,7 +240,7 @@ def test_unusable_folder_is_refused(copy: Path, damage: object, message: str) ->
 def test_missing_package_names_its_extra(
     chinese_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"similarity_model needs.*'ernie-vilg\[scorers\]'"):
         ClipScorer(named(chinese_clip))
 
@@ -254,3 +273,43 @@ def test_classifier_without_the_label_is_refused(classifier: Path) -> None:
 def test_pair_model_is_no_classifier(chinese_clip: Path) -> None:
     with pytest.raises(InputError, match=r"'chinese_clip', which is none of .*, vit,"):
         ClassifierScorer(named(chinese_clip, "curation.nsfw_model"), labels=("nsfw",))
+
+
+def test_shards_hold_the_pairs_that_models_accept(
+    chinese_clip: Path, classifier: Path, tmp_path: Path
+) -> None:
+    captions = ["一个红色的圆形", "蓝方", "红红红", "圆"]
+    images = pictures(4)
+    similarities = ClipScorer(named(chinese_clip)).score(images, captions)
+    least = float(np.sort(similarities)[1] + np.sort(similarities)[0]) / 2  # rejects one pair
+    order = [number for number in range(4) if similarities[number] >= least]
+    probabilities = ClassifierScorer(named(classifier), labels=("nsfw",)).score(
+        [images[number] for number in order]
+    )
+    most = float(np.sort(probabilities)[1] + np.sort(probabilities)[2]) / 2  # rejects one more
+    lines = []
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        image.save(tmp_path / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "caption": caption}))
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    config = BuildShardsConfig(
+        source=str(tmp_path),
+        output_dir=str(tmp_path.parent / "shards"),
+        image_size=SIDE,
+        curation=CurationConfig(
+            rules={"default": Rules(min_similarity=least, max_nsfw=most)},
+            similarity_model=str(chinese_clip),
+            nsfw_model=str(classifier),
+        ),
+    )
+    report = build_image_shards(config)
+    table = f"'{config.output_dir}/metadata/*.parquet'"
+    rows = duckdb.sql(f"SELECT similarity, nsfw, reason FROM {table} ORDER BY row").fetchall()
+    assert [row[0] for row in rows] == pytest.approx(similarities.tolist(), abs=1e-6)
+    reasons = {row[2]: number for number, row in enumerate(rows)}
+    assert reasons["similarity"] == int(similarities.argmin())
+    assert reasons["nsfw"] == order[int(probabilities.argmax())]
+    assert rows[reasons["similarity"]][1] is None
+    assert report.manifest.num_samples == 2
+    assert report.manifest.lineage["similarity_model"] == named(chinese_clip).sha256()
+    assert report.manifest.lineage["nsfw_model"] == named(classifier).sha256()

@@ -1,7 +1,9 @@
+import sys
 from pathlib import Path
 
 import pytest
 
+from data_pipelines.curation.models import translation
 from data_pipelines.curation.models.folder import ModelFolder
 from data_pipelines.curation.models.translation import ModelTranslator
 from ernie_vilg.errors import InputError
@@ -26,11 +28,21 @@ def test_captions_are_translated_by_the_model(model: Path) -> None:
     assert translator.translate([]) == []
 
 
-def test_caption_of_more_than_500_tokens_is_not_translated(model: Path) -> None:
+def test_caption_of_500_tokens_is_not_translated(model: Path) -> None:
     translator = ModelTranslator(named(model), prefix=None)
     # The pieces are characters; one more marks the beginning of a word, one the end of the text.
-    answers = translator.translate(["a" * 499, "a" * 498, "a"])
+    answers = translator.translate(["a" * 498, "a" * 497, "a"])
     assert answers == [None, TRANSLATION, TRANSLATION]
+
+
+def test_translation_that_does_not_end_is_none(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translator = ModelTranslator(named(model), prefix=None)
+    monkeypatch.setattr(translation, "_MOST_TOKENS", 1 + len(TRANSLATION))  # and the space before
+    assert translator.translate(["a"]) == [None]
+    monkeypatch.setattr(translation, "_MOST_TOKENS", 2 + len(TRANSLATION))
+    assert translator.translate(["a"]) == [TRANSLATION]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +101,6 @@ def test_unusable_folder_is_refused(
 
 
 def test_missing_package_names_its_extra(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ctranslate2", None)
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
     with pytest.raises(InputError, match=r"translation_model needs.*'ernie-vilg\[translation\]'"):
         ModelTranslator(named(model), prefix=None)

@@ -1,0 +1,177 @@
+"""A program that is killed goes on where it was, and its shards are the same bytes."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from data_pipelines.building.build import build_image_shards, inspect_share
+from data_pipelines.building.finish import finish
+from ernie_vilg.config.shards import BuildShardsConfig
+from ernie_vilg.errors import InputError
+
+NUM_PAIRS = 12
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return 12 pairs, of which one is faulty, in a folder of their own."""
+    folder = tmp_path / "source"
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for number in range(NUM_PAIRS):
+        name = f"images/{number}.png"
+        Image.new("RGB", (8, 8), (20 * number,) * 3).save(folder / name)
+        lines.append(json.dumps({"image": name, "caption": f"第{number}张"}))
+    lines[5] = "no JSON"
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def config(source: Path, name: str, **settings: Any) -> BuildShardsConfig:
+    defaults: dict[str, Any] = {
+        "image_size": 4,
+        "samples_per_shard": 4,
+        "rows_per_part": 4,
+        "max_faulty_fraction": 0.3,
+        "hold_out_fraction": 0.3,
+    }
+    return BuildShardsConfig(
+        source=str(source), output_dir=str(source.parent / name), **{**defaults, **settings}
+    )
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from data_pipelines.building import records
+from ernie_vilg.config.shards import BuildShardsConfig
+import json
+
+original, name = records.write_json, sys.argv[2]
+def write_or_die(path, value):
+    if path.name == f"{name}.json":
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(path, value)
+records.write_json = write_or_die
+from data_pipelines.building.build import build_image_shards
+build_image_shards(BuildShardsConfig(**json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "finished"),
+    [
+        pytest.param("part-00001", {"part-00000"}, id="while it inspects"),
+        pytest.param("train-00001", {"part-00000", "part-00002", "select"}, id="while it writes"),
+    ],
+)
+def test_a_killed_program_goes_on_to_the_same_bytes(
+    source: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str, finished: set[str]
+) -> None:
+    build_image_shards(config(source, "undisturbed"))
+    settings = config(source, "killed")
+    words = {
+        name: getattr(settings, name)
+        for name in ("source", "output_dir", "image_size", "samples_per_shard", "rows_per_part",
+                     "max_faulty_fraction", "hold_out_fraction")
+    }  # fmt: skip
+
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, json.dumps(words), killed_at],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+    assert done.returncode == -signal.SIGKILL
+    records = source.parent / ".building-killed" / "records"
+    assert finished <= {path.stem for path in records.glob("*.json")}
+    times = {name: (records / f"{name}.json").stat().st_mtime_ns for name in finished}
+    rewritten: list[str] = []
+
+    def compare(*arguments: Any) -> None:
+        now = {name: (records / f"{name}.json").stat().st_mtime_ns for name in finished}
+        rewritten.extend(name for name in finished if now[name] != times[name])
+        finish(*arguments)
+
+    monkeypatch.setattr("data_pipelines.building.build.finish", compare)
+    build_image_shards(settings)
+    assert rewritten == []
+    assert hashes(source.parent / "killed") == hashes(source.parent / "undisturbed")
+    assert not (source.parent / ".building-killed").exists()
+
+
+def test_shares_of_the_parts_are_inspected_apart_and_the_rest_follows(source: Path) -> None:
+    build_image_shards(config(source, "whole"))
+
+    shares = [
+        inspect_share(config(source, "shared", num_parts=2, part_index=index)) for index in (0, 1)
+    ]
+    assert [(share.rows, dict(share.rejected)) for share in shares] == [
+        (8, {}),
+        (4, {"not_json": 1}),
+    ]
+    assert not (source.parent / "shared").exists()
+
+    build_image_shards(config(source, "shared"))
+    assert hashes(source.parent / "shared") == hashes(source.parent / "whole")
+
+
+def test_a_changed_source_or_setting_uses_nothing_of_the_earlier_work(source: Path) -> None:
+    inspect_share(config(source, "out", part_index=0))
+    with pytest.raises(InputError, match=r"another job \(with another image_size\): end the"):
+        inspect_share(config(source, "out", part_index=0, image_size=2))
+    captions = source / "captions.jsonl"
+    captions.write_text(captions.read_text().replace(json.dumps("第0张"), '"a"'))
+    with pytest.raises(InputError, match="work on an earlier state of the sources"):
+        inspect_share(config(source, "out", part_index=0))
+
+    build_image_shards(config(source, "out"))
+
+    build_image_shards(config(source, "undisturbed"))
+    assert hashes(source.parent / "out") == hashes(source.parent / "undisturbed")
+
+
+def test_a_program_killed_after_the_folder_has_its_name_says_what_it_did(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data_pipelines.building.finish.remove_work_folder", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_image_shards(config(source, "out"))
+    monkeypatch.undo()
+    before = hashes(source.parent / "out")
+    assert (source.parent / ".building-out").is_dir()
+
+    report = build_image_shards(config(source, "out"))
+
+    assert (report.counts.rows, report.counts.kept) == (12, 11)
+    assert hashes(source.parent / "out") == before
+    assert not (source.parent / ".building-out").exists()
+
+
+def test_a_prepared_picture_that_changed_is_refused(source: Path) -> None:
+    inspect_share(config(source, "out", part_index=0))
+    pictures = source.parent / ".building-out" / "pictures" / "part-00000.bin"
+    content = bytearray(pictures.read_bytes())
+    content[40] ^= 1
+    pictures.write_bytes(content)
+
+    with pytest.raises(InputError, match=r"part-00000\.bin changed after it was written"):
+        build_image_shards(config(source, "out"))
