@@ -98,7 +98,7 @@ class StartedCodes:
     codes: Tensor
     """Codes, int64 [batch, grid, grid], on the CPU."""
     event: torch.cuda.Event | None
-    """What the codes wait for; None on a CPU."""
+    """Event that the codes wait for; None on a CPU."""
 
     def result(self) -> np.ndarray:
         """Return the codes, uint16 [batch, grid, grid], once they are there."""

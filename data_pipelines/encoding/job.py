@@ -1,4 +1,4 @@
-"""What an encoding makes: the sets of token shards, their lineage, and a task per shard."""
+"""The work of an encoding: the sets of token shards, their lineage, and a task per shard."""
 
 import logging
 from collections.abc import Mapping
@@ -12,7 +12,9 @@ from data_pipelines.encoding.task import EncodingSettings, EncodingTask
 from data_pipelines.encoding.views import ViewSettings
 from data_pipelines.encoding.workers import Workers
 from data_pipelines.images import image_settings
+from data_pipelines.metadata import HELD_OUT_FOLDER
 from data_pipelines.shard_writer import shard_name
+from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import EncodeShardsConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_json
@@ -22,9 +24,6 @@ from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 SHARD_PREFIX = "tokens"
-HELD_OUT = "held_out"
-"""Folder within image shards, and within token shards, of the samples that are held out."""
-
 _CROP_SETTINGS = {
     name for kind in ("png", "jpeg") for name in image_settings(image_size=1, image_format=kind)
 }
@@ -79,11 +78,13 @@ def sets_to_encode(config: EncodeShardsConfig, workers: Workers) -> tuple[Encodi
     """
     tokenizers = _Tokenizers.load(config)
     made = [_set_of(config, "", tokenizers, workers)]
-    held_out = Path(config.shards, HELD_OUT)
+    held_out = Path(config.shards, HELD_OUT_FOLDER)
     if (held_out / FILE_NAME).is_file():
         if read_manifest(held_out, "image").shards:
-            logger.info("%s is encoded too, to %s", held_out, Path(config.output_dir, HELD_OUT))
-            made.append(_set_of(config, HELD_OUT, tokenizers, workers))
+            logger.info(
+                "%s is encoded too, to %s", held_out, Path(config.output_dir, HELD_OUT_FOLDER)
+            )
+            made.append(_set_of(config, HELD_OUT_FOLDER, tokenizers, workers))
         else:
             logger.warning("%s holds no samples, and gives no token shards", held_out)
     return tuple(made)
@@ -129,13 +130,34 @@ def _set_of(
     if config.codes_from is not None:
         old_folder = Path(config.codes_from, name)
         old = check_reusable(old_folder, lineage, manifest_settings, images)
-    settings = EncodingSettings(
+    settings = _encoding_settings(
+        config, workers, images, views=views, lineage=lineage, network=tokenizers.image.config
+    )
+    return EncodingSet(
+        name=name,
+        tasks=_tasks(source, images, settings, old_folder, old),
+        settings=manifest_settings,
+        lineage=lineage,
+        old=old,
+    )
+
+
+def _encoding_settings(
+    config: EncodeShardsConfig,
+    workers: Workers,
+    images: Manifest,
+    *,
+    views: ViewSettings,
+    lineage: Mapping[str, str],
+    network: ImageTokenizerConfig,
+) -> EncodingSettings:
+    return EncodingSettings(
         text_tokenizer=Path(config.text_tokenizer_dir),
         image_tokenizer=Path(config.image_tokenizer_dir),
         lineage=lineage,
         views=views,
-        grid_size=tokenizers.image.config.grid_size,
-        codebook_size=tokenizers.image.config.codebook_size,
+        grid_size=network.grid_size,
+        codebook_size=network.codebook_size,
         has_caption_lines=has_caption_lines(images),
         has_captions_twice=captions_stand_twice(images),
         keep_pixels=config.keep_pixels,
@@ -144,13 +166,6 @@ def _set_of(
         device=workers.device,
         batch_size=config.batch_size,
         decode_threads=workers.decode_threads,
-    )
-    return EncodingSet(
-        name=name,
-        tasks=_tasks(source, images, settings, old_folder, old),
-        settings=manifest_settings,
-        lineage=lineage,
-        old=old,
     )
 
 

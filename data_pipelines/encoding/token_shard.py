@@ -144,8 +144,8 @@ def _encoded_pictures(
         view = views.cut(_open(encoded, task), opened.key(index), task.view)
         pixels[:] = np.asarray(view)
         if kept:
-            is_whole = views.is_whole(task.view) and encoded.content is not None
-            kept_bytes[index] = encoded.content if is_whole else image_bytes(view, "png")
+            whole = encoded.content if views.is_whole(task.view) else None
+            kept_bytes[index] = image_bytes(view, "png") if whole is None else whole
 
     batches = decode_ahead(
         decode,

@@ -69,7 +69,7 @@ def workers_of(config: EncodeShardsConfig, shared_folder: Path) -> Workers:
     num_workers = config.num_workers
     if num_workers is None:
         num_workers = 0 if is_ray else max(1, len(gpus))
-    precision = "bf16" if choose_precision(config.precision, device) == torch.bfloat16 else "fp32"
+    is_bfloat16 = choose_precision(config.precision, device) == torch.bfloat16
     num_here = 1 if is_ray else max(1, num_workers)
     cores = max(1, len(os.sched_getaffinity(0)) // num_here)
     return Workers(
@@ -82,7 +82,7 @@ def workers_of(config: EncodeShardsConfig, shared_folder: Path) -> Workers:
         ),
         device="cuda" if gpus else "cpu",
         gpus=() if is_ray else gpus_of_processes(gpus, num_here),
-        precision=precision,
+        precision="bf16" if is_bfloat16 else "fp32",
         decode_threads=config.decode_threads or (cores if gpus else 1),
         # Ray gives a task one core.
         torch_threads=1 if is_ray else max(1, torch.get_num_threads() // num_here),

@@ -185,7 +185,7 @@ class EncodeShardsConfig(Settings):
     """Largest fraction of a shard's compared codes that bf16 may change; with more the program
     stops."""
     executor: Literal["processes", "ray"] = "processes"
-    """What runs the tasks: processes of this machine, or a Ray cluster."""
+    """Place of the tasks: processes of this machine, or a Ray cluster."""
     ray_address: str | None = None
     """Address of the Ray cluster, auto for the one that this machine belongs to; null starts one on
     this machine."""

@@ -308,9 +308,11 @@ def _caption(members: Sample, caption_index: int) -> str:
         return ""
     if not isinstance(content, dict):
         return ""
-    several = content.get("captions")
-    captions = several if isinstance(several, list) else [content.get("caption")]
-    caption = captions[caption_index] if caption_index < len(captions) else None
+    caption = content.get("caption")
+    if caption_index > 0:
+        several = content.get("captions")
+        captions = several if isinstance(several, list) else []
+        caption = captions[caption_index] if caption_index < len(captions) else None
     return caption if isinstance(caption, str) else ""
 
 

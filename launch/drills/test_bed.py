@@ -18,7 +18,12 @@ from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig, Sample
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.locations import is_remote
-from ernie_vilg.storage.shard_manifest import CAPTION_LENGTHS, read_manifest, write_manifest
+from ernie_vilg.storage.shard_manifest import (
+    CAPTION_LENGTHS,
+    NUM_CAPTIONS,
+    read_manifest,
+    write_manifest,
+)
 from launch.drills.data_set import (
     CODEBOOK_SIZE,
     GRID_SIZE,
@@ -113,7 +118,8 @@ def _copy_own(config: DrillConfig, folder: Path) -> Data:
         shutil.copyfile(source / stored.file, target / stored.file)
     settings = dict(manifest.settings)
     if len(shards) < len(manifest.shards):
-        settings.pop(CAPTION_LENGTHS, None)  # they count the captions of all shards
+        for name in (CAPTION_LENGTHS, NUM_CAPTIONS):
+            settings.pop(name, None)  # they count the captions of all shards
     write_manifest(target, replace(manifest, shards=shards, settings=settings))
     pairs = Path(config.samples.pairs or "")
     if not config.samples.pairs or not pairs.is_dir():

@@ -72,6 +72,7 @@ INPUTS = (
     ("encode_shards", "shards"),
     ("encode_shards", "text_tokenizer_dir"),
     ("encode_shards", "image_tokenizer_dir"),
+    ("encode_shards", "codes_from"),
     ("evaluate", "weights"),
     ("evaluate", "pairs"),
     ("explain_step", "run"),

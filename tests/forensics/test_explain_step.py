@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipelines.encoding.token_shard import npy_bytes, text_of
+from data_pipelines.shard_writer import write_shard
 from ernie_vilg.config.data import MixtureChangeConfig, MixtureDataSetConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.shards.open_shards import read_shard
 from ernie_vilg.forensics.explain_step import (
     ExplainedSample,
     MeasureLosses,
@@ -23,7 +26,9 @@ from ernie_vilg.forensics.explain_step import (
 )
 from ernie_vilg.forensics.past_batch import Moved
 from ernie_vilg.forensics.sample_losses import measure_sample_losses, nearest_checkpoint
+from ernie_vilg.storage.shard_manifest import read_manifest, write_manifest
 from ernie_vilg.text_tokenizer import TextTokenizer
+from ernie_vilg.vocabulary import caption_ids, text_slots
 from launch.drills.data_set import DataSet, make_data_set
 from tests.distributed import run_distributed
 from tests.forensics.past_run import consume, run_config
@@ -98,6 +103,47 @@ def test_the_samples_are_those_that_the_step_was_trained_on(data: DataSet, tmp_p
         captions = [sample.caption for sample in samples]
         assert [sample.text for sample in samples] == captions
         assert {sample.epoch for sample in samples} == {0 if step <= 3 else 1}
+
+
+def with_second_captions(data: DataSet) -> None:
+    """Give every sample a second caption: the first caption of the sample before it."""
+    tokenizer = TextTokenizer.load(data.text_tokenizer)
+    manifest = read_manifest(data.token_shards, "token")
+    shards = []
+    for shard in manifest.shards:
+        samples = read_shard(data.token_shards, shard)
+        captions = [json.loads(sample["json"])["caption"] for sample in samples]
+        for index, sample in enumerate(samples):
+            both = [captions[index], captions[index - 1]]
+            ids = [tokenizer.encode(caption) for caption in both]
+            sample["json"] = json.dumps({"caption": both[0], "captions": both}).encode()
+            sample["text.npy"] = npy_bytes(text_of(ids))
+        path = data.token_shards / shard.file
+        written = write_shard(path, iter(samples), members=shard.members)
+        assert written is not None
+        shards.append(written)
+    settings = {**manifest.settings, "max_captions_per_picture": 2, "num_captions": 48}
+    settings["caption_lengths"] = {"3": 48}
+    write_manifest(data.token_shards, replace(manifest, shards=tuple(shards), settings=settings))
+
+
+def test_of_several_captions_the_one_that_was_read_is_shown(data: DataSet, tmp_path: Path) -> None:
+    with_second_captions(data)
+    config = run_config(tmp_path, data)
+    consume(config, range(1, 4))
+
+    samples = [sample for step in (1, 2, 3) for sample in explain(config.run_dir, step).samples]
+
+    tokenizer = TextTokenizer.load(data.text_tokenizer)
+    number = 0
+    for sample in samples:
+        shown = caption_ids(text_slots(tokenizer.encode(sample.caption), 12))
+        assert sample.text == tokenizer.decode(shown)
+        with tarfile.open(data.token_shards / sample.shard) as archive:
+            record = archive.extractfile(f"{sample.key}.json")
+            assert record is not None
+            number += json.loads(record.read())["captions"].index(sample.caption)
+    assert 4 < number < 20  # about half of 24 are second captions
 
 
 def test_rank_and_pass_are_those_of_the_layout(data: DataSet, tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_a_second_program_in_the_same_folder_is_refused_and_disturbs_nothing(
         assert begun.wait(60)
         monkeypatch.undo()
 
-        with pytest.raises(InputError, match="by another process.*: wait for its end"):
+        with pytest.raises(InputError, match=r"by another process.*: wait for its end"):
             run(program, *words)
     finally:
         go_on.set()

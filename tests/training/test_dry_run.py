@@ -135,6 +135,7 @@ def with_lengths(config: PretrainConfig, folder: Path, lengths: object) -> Pretr
     """Return a run on 100 captions with these lengths, end of text included; None: unrecorded."""
     manifest = read_manifest(Path(str(config.data.token_shards)), "token")
     settings = {name: value for name, value in manifest.settings.items() if "lengths" not in name}
+    settings["num_captions"] = 100
     if lengths is not None:
         settings["caption_lengths"] = lengths
     shard = replace(manifest.shards[0], samples=100)
@@ -166,6 +167,16 @@ def test_too_many_cut_captions_are_refused_with_the_fix(data_set: DataSet, tmp_p
         r"set model\.text_length=20 \(52 cuts none\); .* data\.max_truncated_fraction=0\.32$",
     ):
         dry_run(with_lengths(run_of(data_set), tmp_path, lengths), world_size=1)
+
+
+def test_every_caption_of_a_picture_counts(data_set: DataSet, tmp_path: Path) -> None:
+    config = with_lengths(run_of(data_set), tmp_path, {"3": 100})
+    manifest = read_manifest(tmp_path, "token")
+    lengths = {"3": 198, "13": 2}
+    settings = {**manifest.settings, "num_captions": 200, "caption_lengths": lengths}
+    write_manifest(tmp_path, replace(manifest, settings=settings))
+
+    assert "2 of 200 captions (1.00%) are longer" in dry_run(config, world_size=1)
 
 
 def test_more_cut_captions_can_be_allowed(data_set: DataSet, tmp_path: Path) -> None:

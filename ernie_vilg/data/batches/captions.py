@@ -5,8 +5,8 @@ text. The position of a visit and the seed choose one of them, each with the sam
 resumed run and every layout choose the same, and a picture's visits in later epochs, which stand at
 other positions, choose anew.
 
-Source: the mix of SplitMix64 (Steele, Lea and Flood, Fast splittable pseudorandom number generators,
-OOPSLA 2014); numbers below a bound by multiplication (Lemire 2019, arXiv:1805.10941).
+Source: the mix of SplitMix64 (Steele, Lea and Flood, Fast splittable pseudorandom number
+generators, OOPSLA 2014); numbers below a bound by multiplication (Lemire 2019, arXiv:1805.10941).
 """
 
 from collections.abc import Sequence

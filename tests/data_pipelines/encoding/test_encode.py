@@ -153,6 +153,7 @@ def test_the_manifest_records_lineage_and_settings(folder: Path) -> None:
         "caption_lengths": {  # with the end of text
             str(length + 1): text_lengths.count(length) for length in sorted(set(text_lengths))
         },
+        "captions": "all",
         "num_captions": 7,
         "max_captions_per_picture": 1,
         "max_text_ids_per_picture": max(text_lengths),
@@ -304,7 +305,8 @@ def write_image_shard(folder: Path, captions: list[bytes]) -> None:
     changed = [{**samples[i], "txt": caption} for i, caption in enumerate(captions)]
     shard = write_shard(path, iter(changed), members=("json", "png", "txt"))
     assert shard is not None
-    write_manifest(folder / "images", replace(images, shards=(shard,)))
+    settings = {name: value for name, value in images.settings.items() if name != "captions"}
+    write_manifest(folder / "images", replace(images, shards=(shard,), settings=settings))
 
 
 def test_captions_of_others_are_cleaned_as_ours_are(folder: Path) -> None:

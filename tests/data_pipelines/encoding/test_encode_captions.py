@@ -72,7 +72,7 @@ def test_an_empty_line_is_no_caption(folder: Path) -> None:
     write_images(folder / "images", [["红色", " "]])
 
     with pytest.raises(
-        InputError, match="'00000000' of .* has no caption in UTF-8 in its txt, or an"
+        InputError, match=r"'00000000' of .* has no caption in UTF-8 in its txt, or an"
     ):
         encode_image_shards(config(folder))
 
