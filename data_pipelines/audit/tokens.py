@@ -121,6 +121,8 @@ def split_captions(ids: np.ndarray) -> list[np.ndarray]:
         ids: int32 [ids], captions separated by END_OF_TEXT_ID.
     """
     ends = np.flatnonzero(ids == END_OF_TEXT_ID)
+    if not ends.size:
+        return [ids]
     return [part[part != END_OF_TEXT_ID] for part in np.split(ids, ends)]
 
 

@@ -11,6 +11,7 @@ EVALUATE = ("weights=w", "pairs=p", "output_dir=o")
 RUN = ("experiment=quickstart",)
 PLAN = (*RUN, "num_gpus=8", "gpu=h100-80gb")
 REQUIRED = {
+    "audit_shards": ("image_shards=i", "token_shards=t", "output_dir=o"),
     "build_shards": BUILD,
     "caption": ("weights=w", "images=i", "output=o"),
     "draw_shapes": ("output_dir=o",),
@@ -36,6 +37,7 @@ REQUIRED = {
 """Required options of each program."""
 
 OUTPUTS = (
+    ("audit_shards", "output_dir"),
     ("build_shards", "output_dir"),
     ("caption", "output"),
     ("draw_shapes", "output_dir"),
@@ -60,6 +62,10 @@ OUTPUTS = (
     ("train_text_tokenizer", "output_dir"),
 )
 INPUTS = (
+    ("audit_shards", "image_shards"),
+    ("audit_shards", "token_shards"),
+    ("audit_shards", "text_tokenizer_dir"),
+    ("audit_shards", "image_tokenizer_dir"),
     ("build_shards", "source"),
     ("caption", "weights"),
     ("caption", "images"),
