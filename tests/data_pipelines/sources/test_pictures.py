@@ -1,5 +1,6 @@
 """A picture is found below the named folders, and nowhere else."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -93,10 +94,14 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(MAX_PICTURE_BYTES + 1)
 
+    tracemalloc.start()
     with pytest.raises(RejectedError) as caught:
         LocalPicture(path=str(path)).read()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
 
     assert caught.value.reason == Reason.IMAGE_TOO_LARGE
+    assert peak < 1 << 20
 
 
 def test_a_file_that_is_gone_is_missing(tmp_path: Path) -> None:
