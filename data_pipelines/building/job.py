@@ -235,7 +235,7 @@ def finished_folder(config: BuildShardsConfig) -> Path | None:
     output_dir = Path(os.path.realpath(config.output_dir))
     work, manifest = work_path(output_dir, "building"), output_dir / FILE_NAME
     record = _commit_record(work)
-    if config.overwrite or config.part_index is not None or not record.is_file():
+    if config.overwrite or config.part_index is not None or not os.path.isfile(record):
         return None
     is_it = manifest.is_file() and read_object(record).get("manifest") == sha256_of_file(manifest)
     if not is_it or not is_work_of(work, job_settings(config)):
