@@ -1,4 +1,4 @@
-"""Programs start without the packages of the extras: only the function that needs one imports it."""
+"""Programs start without the packages of the extras: functions import what they alone need."""
 
 import ast
 import tomllib
