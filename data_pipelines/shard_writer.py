@@ -3,6 +3,7 @@
 Source: the layout of members is WebDataset's (https://github.com/webdataset/webdataset).
 """
 
+import hashlib
 import os
 import tarfile
 from collections.abc import Iterable
@@ -10,11 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from ernie_vilg.data.shards.open_shards import KEY, Sample
-from ernie_vilg.data.shards.shard_index import SAFE_KEY
-from ernie_vilg.data.shards.tar_index import describe_shard
-from ernie_vilg.storage.files import writing_path
-from ernie_vilg.storage.shard_manifest import Shard
+from ernie_vilg.data.shards.shard_index import (
+    MAX_MEMBER_BYTES,
+    SAFE_KEY,
+    ShardIndex,
+    index_bytes,
+)
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import write_bytes, writing_path
+from ernie_vilg.storage.shard_manifest import Shard, describe_file, index_path
 
 _OWNER = "ernie_vilg"
 
@@ -31,37 +39,102 @@ def write_shard(path: Path, samples: Iterable[Sample], *, members: tuple[str, ..
 
     Args:
         path: file to write.
-        samples: samples with a key and exactly these members.
+        samples: samples with a key of their own and exactly these members.
         members: extensions, such as ("json", "png", "txt").
 
     Returns:
         the manifest's entry, or None, without a file, if there is no sample.
+
+    Raises:
+        InputError: a member is larger than readers accept.
     """
-    count = 0
     temporary = writing_path(path)
     with temporary.open("wb") as file:
+        tar = _Tar(file, tuple(sorted(members)))
         for sample in samples:
-            key = sample[KEY]
-            assert SAFE_KEY.fullmatch(key), key
-            assert set(sample) == {KEY, *members}, sorted(sample)
-            for member in sorted(members):
-                _write_member(file, f"{key.decode()}.{member}", sample[member])
-            count += 1
-        end = file.tell() + 2 * tarfile.BLOCKSIZE  # two empty records end an archive
-        file.write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
+            tar.write(sample)
+        tar.end()
         file.flush()
         os.fsync(file.fileno())
-    if count == 0:
+    if not tar.keys:
         temporary.unlink()
         return None
+    index = index_bytes(tar.index())
+    write_bytes(index_path(path), index)
     temporary.replace(path)
-    return describe_shard(path, samples=count, members=members)
+    return Shard(
+        file=path.name,
+        bytes=tar.size,
+        sha256=tar.digest.hexdigest(),
+        samples=len(tar.keys),
+        members=tar.members,
+        index=describe_file(index_path(path)),
+    )
 
 
-def _write_member(file: BinaryIO, name: str, content: bytes) -> None:
-    file.write(_header(name, len(content)))
-    file.write(content)
-    file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+class _Tar:
+    """A tar file while it is written: its hash, and where everything is."""
+
+    def __init__(self, file: BinaryIO, members: tuple[str, ...]) -> None:
+        """Write to an empty file.
+
+        Args:
+            file: the file.
+            members: extensions, sorted.
+        """
+        self._file = file
+        self.members = members
+        self.keys: dict[bytes, None] = {}
+        """Keys of the samples in order."""
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self._records: list[int] = []
+        self._sizes: list[int] = []
+
+    def write(self, sample: Sample) -> None:
+        """Write a sample."""
+        key = sample[KEY]
+        assert SAFE_KEY.fullmatch(key), key
+        assert key not in self.keys, key
+        assert sample.keys() == {KEY, *self.members}, sorted(sample)
+        parts = []
+        for member in self.members:
+            name, content = f"{key.decode()}.{member}", sample[member]
+            if len(content) > MAX_MEMBER_BYTES:
+                raise InputError(
+                    f"{name} has {len(content):,} bytes, at most {MAX_MEMBER_BYTES:,} are read: "
+                    "set a smaller image_size, or image_format=jpeg"
+                )
+            header = _header(name, len(content))
+            parts += [header, content, bytes(-len(content) % tarfile.BLOCKSIZE)]
+            self._records.append((self.size + len(header)) // tarfile.BLOCKSIZE)
+            self._sizes.append(len(content))
+            self.size += sum(map(len, parts[-3:]))
+        self.keys[key] = None
+        self._append(b"".join(parts))
+
+    def end(self) -> None:
+        """Write the end of the archive: two empty records, and more to fill the last block."""
+        end = bytes(2 * tarfile.BLOCKSIZE)
+        end += bytes(-(self.size + len(end)) % tarfile.RECORDSIZE)
+        self.size += len(end)
+        self._append(end)
+
+    def index(self) -> ShardIndex:
+        """Return the index of the samples."""
+        shape = (len(self.keys), len(self.members))
+        records = np.array(self._records, np.uint32).reshape(shape)
+        sizes = np.array(self._sizes, np.uint32).reshape(shape)
+        return ShardIndex(
+            keys=np.array(list(self.keys)),
+            records={name: records[:, place] for place, name in enumerate(self.members)},
+            sizes={name: sizes[:, place] for place, name in enumerate(self.members)},
+            problems={},
+        )
+
+    def _append(self, content: bytes) -> None:
+        self._file.write(content)
+        self.digest.update(content)
 
 
 def _header(name: str, size: int) -> bytes:

@@ -98,7 +98,7 @@ class BuildShardsConfig(Settings):
     """Longest accepted caption."""
     max_image_pixels: PositiveInt = 64_000_000
     """Largest accepted image, width times height."""
-    rows_per_part: PositiveInt = 4096
+    rows_per_part: PositiveInt = 1024
     """Rows of the input that one task reads, where the layout allows a choice."""
     executor: Literal["processes", "ray"] = "processes"
     """Runner of the tasks: processes of this machine, or a Ray cluster."""

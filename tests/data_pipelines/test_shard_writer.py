@@ -8,6 +8,7 @@ import pytest
 
 from data_pipelines.shard_writer import write_shard
 from ernie_vilg.data.shards.open_shards import KEY
+from ernie_vilg.data.shards.tar_index import describe_shard
 
 
 @pytest.mark.parametrize("key", ["00000000", "a" * 94, "folder/" + "b" * 120])
@@ -27,4 +28,7 @@ def test_a_shard_is_what_tarfile_writes(tmp_path: Path, key: str) -> None:
 
     assert shard is not None
     assert (tmp_path / "s.tar").read_bytes() == expected.getvalue()
+    index = (tmp_path / "s.tar.index").read_bytes()
+    assert shard == describe_shard(tmp_path / "s.tar", samples=1, members=("txt", "png", "json"))
+    assert (tmp_path / "s.tar.index").read_bytes() == index
     assert {path.name for path in tmp_path.iterdir()} == {"s.tar", "s.tar.index"}
