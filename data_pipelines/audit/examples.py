@@ -55,43 +55,52 @@ def read_examples(connection: DuckDBPyConnection, folder: Path, most: int) -> Ex
     path = folder / EXAMPLES_FILE
     if not path.is_file():
         return Examples()
-    found: dict[tuple[str, str, int], list[Example]] = {}
     limits = {"kept": most, "rejected": most, "cluster": MOST_OF_CLUSTER}
-    columns = ", ".join(EXAMPLE_COLUMNS)
-    ranked = (
-        f"SELECT {columns}, row_number() OVER (PARTITION BY kind, CASE kind WHEN 'rejected' THEN "
-        "reason END, CASE kind WHEN 'cluster' THEN cluster END "
-        "ORDER BY reason IS NOT NULL, part, row) AS place_of "
-        f"FROM {parquet(path)}"
-    )
+    found: dict[tuple[str, str, int], list[Example]] = {}
     try:
         rows = connection.execute(
-            "SELECT kind, coalesce(reason, ''), coalesce(cluster, -1), coalesce(place, ''), "
-            "coalesce(caption, ''), CASE WHEN kind = 'cluster' AND reason IS NULL THEN 'kept' ELSE "
-            "coalesce(detail, '') END, CASE WHEN octet_length(jpeg) <= "
-            f"{MAX_PICTURE_BYTES} THEN jpeg END FROM ({ranked}) WHERE place_of <= "
-            f"{max(limits.values())} ORDER BY kind, CASE kind WHEN 'rejected' THEN "
-            "reason END, cluster, place_of"
+            _EXAMPLES.format(
+                columns=", ".join(EXAMPLE_COLUMNS),
+                table=parquet(path),
+                most=max(limits.values()),
+                most_bytes=MAX_PICTURE_BYTES,
+            )
         )
         while row := rows.fetchone():
             kind, reason, cluster, place, caption, detail, jpeg = row
-            key = kind, reason if kind == "rejected" else "", cluster if kind == "cluster" else -1
-            group = found.setdefault(key, [])
+            group = found.setdefault((kind, reason, cluster), [])
             if len(group) < limits.get(kind, 0):
                 group.append(Example(place=place, caption=caption, detail=detail, jpeg=jpeg))
     except duckdb.Error as error:
         raise InputError(
             f"{path} cannot be read ({str(error).splitlines()[0]}): copy it again"
         ) from error
-    groups = {key: tuple(group) for key, group in found.items()}
+    return _grouped({key: tuple(group) for key, group in found.items()})
+
+
+_EXAMPLES = """
+SELECT kind, group_reason, group_cluster, coalesce(place, ''), coalesce(caption, ''),
+    CASE WHEN kind = 'cluster' AND reason IS NULL THEN 'kept' ELSE coalesce(detail, '') END,
+    CASE WHEN octet_length(jpeg) <= {most_bytes} THEN jpeg END
+FROM (
+    SELECT *, row_number() OVER (PARTITION BY kind, group_reason, group_cluster
+        ORDER BY reason IS NOT NULL, part, row) AS nth
+    FROM (
+        SELECT {columns},
+            CASE kind WHEN 'rejected' THEN coalesce(reason, '') ELSE '' END AS group_reason,
+            CASE kind WHEN 'cluster' THEN coalesce(cluster, -1) ELSE -1 END AS group_cluster
+        FROM {table}
+    )
+) WHERE nth <= {most} ORDER BY kind, group_reason, group_cluster, nth
+"""
+
+
+def _grouped(groups: Mapping[tuple[str, str, int], tuple[Example, ...]]) -> Examples:
+    """Return the examples by kind; groups are named by kind, reason and cluster."""
+    rejected = [(name, rows) for (kind, name, _), rows in groups.items() if kind == "rejected"]
+    clusters = [rows for (kind, _, _), rows in groups.items() if kind == "cluster"]
     return Examples(
         kept=groups.get(("kept", "", -1), ()),
-        rejected=dict(
-            [(reason, group) for (kind, reason, _), group in groups.items() if kind == "rejected"][
-                :MOST_REASONS
-            ]
-        ),
-        clusters=tuple(
-            [group for (kind, _, _), group in groups.items() if kind == "cluster"][:MOST_CLUSTERS]
-        ),
+        rejected=dict(rejected[:MOST_REASONS]),
+        clusters=tuple(clusters[:MOST_CLUSTERS]),
     )
