@@ -39,6 +39,9 @@ REQUIRED_SETTINGS = {
     "train_text_tokenizer": ["shards=s", "output_dir=o"],
 }  # fmt: skip
 
+FURTHER_SETTINGS = {"curation=ernie_vilg": ["rules=web", "curation.similarity_model=m"]}
+"""Settings without which an option of a group is refused."""
+
 PROGRAM_FILES = sorted(CONF_FOLDER.glob("*.yaml"))
 GROUP_FILES = sorted(CONF_FOLDER.glob("*/*.yaml"))
 
@@ -66,7 +69,8 @@ def test_option_of_a_group_composes_in_every_program_that_offers_it(path: Path) 
     assert programs, f"no program offers the group {group}"
     for program in programs:
         words = [word for word in REQUIRED_SETTINGS[program] if not word.startswith(f"{group}=")]
-        compose_program(program, [*words, f"{group}={option}"])
+        further = FURTHER_SETTINGS.get(f"{group}={option}", [])
+        compose_program(program, [*words, f"{group}={option}", *further])
 
 
 @pytest.mark.parametrize("path", PROGRAM_FILES, ids=lambda path: path.stem)

@@ -107,8 +107,11 @@ def _removal(option: str, key: str, schema: type) -> str:
 def _type_of(key: str, schema: type) -> Any:
     """Return the type of a setting; None for a key that only Hydra knows, such as a group."""
     first, *parts = key.split(".")
-    hint: Any = typing.get_type_hints(schema).get(first.partition("[")[0])
+    hints = typing.get_type_hints(schema)
+    hint: Any = hints.get(first.partition("[")[0])
     if hint is None:
+        if FORMER_NAMES.get(first) in hints:
+            raise InputError(f"{first} is now {FORMER_NAMES[first]}: --help lists the settings")
         return None
     for part in parts:
         section = non_null(hint)

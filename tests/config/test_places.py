@@ -66,7 +66,6 @@ INPUTS = (
     ("audit_shards", "token_shards"),
     ("audit_shards", "text_tokenizer_dir"),
     ("audit_shards", "image_tokenizer_dir"),
-    ("build_shards", "source"),
     ("caption", "weights"),
     ("caption", "images"),
     ("encode_shards", "shards"),
