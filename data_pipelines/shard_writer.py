@@ -6,6 +6,7 @@ Source: the layout of members is WebDataset's (https://github.com/webdataset/web
 import os
 import tarfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,9 +59,33 @@ def write_shard(path: Path, samples: Iterable[Sample], *, members: tuple[str, ..
 
 
 def _write_member(file: BinaryIO, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(content), 0o444
-    member.uname = member.gname = _OWNER
-    file.write(member.tobuf(tarfile.PAX_FORMAT))
+    file.write(_header(name, len(content)))
     file.write(content)
     file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+
+
+def _header(name: str, size: int) -> bytes:
+    """Return the header of a member, as tarfile writes it.
+
+    Source: the ustar format of POSIX.1-2017 (pax, "ustar Interchange Format").
+    """
+    if len(name) > tarfile.LENGTH_NAME:
+        return _member(name, size).tobuf(tarfile.PAX_FORMAT)
+    header = bytearray(_empty_header())  # tarfile takes longer than all other writing of a sample
+    header[: len(name)] = name.encode()
+    header[124:136] = b"%011o\0" % size
+    header[148:156] = b" " * 8  # the checksum is computed with spaces in its place
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@cache
+def _empty_header() -> bytes:
+    return _member("", 0).tobuf(tarfile.PAX_FORMAT)
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = size, 0o444
+    member.uname = member.gname = _OWNER
+    return member

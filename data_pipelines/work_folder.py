@@ -70,8 +70,8 @@ def _held(work: Path, output_dir: Path, *, shared: bool = False) -> Iterator[Non
     with locked(work / _JOB_FILE, shared=shared) as is_locked:
         if is_locked is False:
             raise InputError(
-                f"output_dir={output_dir} is being written by another process, which works in "
-                f"{work}: wait for its end, or name another folder"
+                f"output_dir={output_dir} is being written by another process: wait for its end, "
+                f"or name another folder (it works in {work})"
             )
         yield
 

@@ -90,13 +90,12 @@ def started_job(config: BuildShardsConfig) -> Iterator[BuildingJob]:
     with work_folder(
         output_dir, job_settings(config), kind="building", is_shared=is_shared
     ) as folder:
-        sources = open_sources(config, folder / SOURCES_FOLDER)
-        (folder / CURATION_FOLDER).mkdir(exist_ok=True)
-        prepared = prepare_curation(config.curation, rules, folder / CURATION_FOLDER)
-        fingerprints = {f"source {source.name}": source.fingerprint() for source in sources}
-        _keep_or_clear(folder, {**fingerprints, **prepared.model_hashes}, is_shared)
-        for name in (PICTURES_FOLDER, ROWS_FOLDER, THUMBNAILS_FOLDER, RECORDS_FOLDER):
-            (folder / name).mkdir(exist_ok=True)
+        try:
+            sources, prepared = _prepared(config, rules, folder)
+        except InputError:
+            if not is_shared and not (folder / _FINGERPRINTS).is_file():
+                remove_work_folder(output_dir, "building")  # nothing is done in it
+            raise
         yield BuildingJob(
             config=config,
             output_dir=output_dir,
@@ -110,6 +109,25 @@ def started_job(config: BuildShardsConfig) -> Iterator[BuildingJob]:
                 shared_folder=folder,
             ),
         )
+
+
+def _prepared(
+    config: BuildShardsConfig, rules: list[Rules], folder: Path
+) -> tuple[list[Source], PreparedCuration]:
+    """Open the sources and the models, and make the work folder ready for their state.
+
+    Raises:
+        InputError: one of them is missing or wrong.
+    """
+    sources = open_sources(config, folder / SOURCES_FOLDER)
+    (folder / CURATION_FOLDER).mkdir(exist_ok=True)
+    prepared = prepare_curation(config.curation, rules, folder / CURATION_FOLDER)
+    fingerprints = {f"source {source.name}": source.fingerprint() for source in sources}
+    is_shared = config.part_index is not None
+    _keep_or_clear(folder, {**fingerprints, **prepared.model_hashes}, is_shared)
+    for name in (PICTURES_FOLDER, ROWS_FOLDER, THUMBNAILS_FOLDER, RECORDS_FOLDER):
+        (folder / name).mkdir(exist_ok=True)
+    return sources, prepared
 
 
 def job_settings(config: BuildShardsConfig) -> dict[str, Any]:
@@ -222,7 +240,7 @@ def finished_folder(config: BuildShardsConfig) -> Path | None:
     output_dir = Path(os.path.realpath(config.output_dir))
     work, manifest = work_path(output_dir, "building"), output_dir / FILE_NAME
     record = _commit_record(work)
-    if config.overwrite or config.part_index is not None or not record.is_file():
+    if config.overwrite or config.part_index is not None or not os.path.isfile(record):
         return None
     is_it = manifest.is_file() and read_object(record).get("manifest") == sha256_of_file(manifest)
     if not is_it or not is_work_of(work, job_settings(config)):

@@ -6,6 +6,7 @@ are compared first changes nothing, since only the components are kept.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -152,6 +153,15 @@ def sorted_entries(
         path.unlink()
         entries.sort()
         yield entries
+
+
+def one_ahead(tables: Iterator[NDArray[np.uint64]]) -> Iterator[NDArray[np.uint64]]:
+    """Yield the same in the same order; a thread makes the next one while one is used."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        following = pool.submit(next, tables, None)
+        while (entries := following.result()) is not None:
+            following = pool.submit(next, tables, None)
+            yield entries
 
 
 def blocks(size: int) -> Iterator[tuple[int, int]]:

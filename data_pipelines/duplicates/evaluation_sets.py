@@ -135,9 +135,19 @@ def _read_folder(
             f"select distinct pdq_0, pdq_1, pdq_2, pdq_3 from {files} "
             f"where pdq_quality >= {min_quality} order by all"
         ).fetchnumpy()
+        without = connection.execute(
+            f"select count(*) as number from {files} where pixels_sha256 is not null "
+            "and pdq_quality is null having number > 0"
+        ).fetchone()
     except duckdb.Error as error:
         raise InputError(
             f"curation.deduplication.against: {quoted(folder)} has no metadata of "
             f"launch/build_shards.py ({error}); build image shards of the evaluation set"
         ) from error
+    if without:
+        raise InputError(
+            f"curation.deduplication.against: {without[0]} pictures in the metadata of {folder} "
+            "have no PDQ hash, so that near ones would not be found: build its shards with "
+            "curation.deduplication.near_pictures=0"
+        )
     return np.stack([np.asarray(found[f"pdq_{word}"]) for word in range(4)], axis=1)

@@ -17,7 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipelines.duplicates.components import POSITION_BITS, Components, sorted_entries
+from data_pipelines.duplicates.components import (
+    POSITION_BITS,
+    Components,
+    one_ahead,
+    sorted_entries,
+)
 from data_pipelines.duplicates.pdq import NUM_BITS, hamming_distances
 
 RECALL = 0.995
@@ -48,8 +53,8 @@ def choose_tables(num_entries: int, num_pairs: int, threshold: int) -> Tables:
     """
 
     def work(tables: Tables) -> float:
-        # Making, sorting and reading an entry takes about as long as comparing two pairs.
-        return tables.number * (2 * num_entries + num_pairs / 2.0**tables.bits)
+        # Making and sorting an entry takes about as long as comparing a pair.
+        return tables.number * (num_entries + num_pairs / 2.0**tables.bits)
 
     return min((_tables_of(bits, threshold) for bits in range(8, 33)), key=work)
 
@@ -76,10 +81,13 @@ def connect_near_hashes(
         one_key = np.arange(len(hashes), dtype=np.uint64)
         components.connect_equal_keys(one_key, is_near)
         return
-    for table in make_tables(choose_tables(len(hashes), len(hashes) ** 2 // 2, threshold)):
-        make = partial(table.entries, hashes)
-        for entries in sorted_entries(len(hashes), make, folder):
-            components.connect_equal_keys(entries, is_near)
+    tables = make_tables(choose_tables(len(hashes), len(hashes) ** 2 // 2, threshold))
+    for entries in one_ahead(
+        entries
+        for table in tables
+        for entries in sorted_entries(len(hashes), partial(table.entries, hashes), folder)
+    ):
+        components.connect_equal_keys(entries, is_near)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ _Id = tuple[str, int | str] | None
 
 def _id_of(entry: Any, key: str) -> _Id:
     value = entry.get(key) if isinstance(entry, dict) else None
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+    if isinstance(value, str | int):
         return kind_of(value), value
     return None
 

@@ -96,7 +96,7 @@ def test_each_caption_becomes_a_sample(tmp_path: Path) -> None:
 
 
 def test_what_deduplication_rejects_is_in_no_sample(tmp_path: Path) -> None:
-    relations = [
+    relations: list[dict[str, Any]] = [
         {"part": 0, "row": 0, "reason": "near_duplicate_text", "of_part": 0, "of_row": 3,
          "detail": "0.9"},
         {"part": 0, "row": 3, "reason": None, "cluster": 3},

@@ -91,7 +91,12 @@ def test_a_picture_of_a_set_is_not_what_its_copies_give_way_to(tmp_path: Path) -
 
 def test_a_listed_caption_of_a_rejected_picture_counts_once(tmp_path: Path) -> None:
     same: dict[str, Any] = {"pixels_sha256": "ab" * 32}
-    rows = [row(0, 0, **same), row(0, 1, **same, caption="listed"), row(0, 2, **same)]
+    rows = [
+        row(0, 0, **same),
+        row(0, 1, **same, caption="listed"),
+        row(0, 2, **same),
+        row(0, 3, **same, picture_id="0-2", caption="LISTED!"),
+    ]
     listed = tmp_path / "set.txt"
     listed.write_text(f"text:{sha256_of_text('Listed')}\n")
 
@@ -100,8 +105,9 @@ def test_a_listed_caption_of_a_rejected_picture_counts_once(tmp_path: Path) -> N
     assert reasons(found) == {
         (0, 1): ("in_evaluation_set", (None, None)),
         (0, 2): ("duplicate_picture", (0, 0)),
+        (0, 3): ("in_evaluation_set", (None, None)),
     }
-    assert (counts["in_evaluation_set"], counts["duplicate_picture"]) == (1, 1)
+    assert (counts["in_evaluation_set"], counts["duplicate_picture"]) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +133,11 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             find(tmp_path, [row(0, 0)], against=(str(tmp_path / name),))
+
+
+def test_a_folder_without_pdq_hashes_is_refused(tmp_path: Path) -> None:
+    without = {name: value for name, value in row(0, 0).items() if not name.startswith("pdq")}
+    write_rows(tmp_path / "rows-00000.parquet", [row(0, 1), without], FINAL_COLUMNS)
+
+    with pytest.raises(InputError, match=r"against: 1 pictures .* have no PDQ hash.*near_pictures"):
+        find(tmp_path / "found", [row(0, 0)], against=(str(tmp_path),))

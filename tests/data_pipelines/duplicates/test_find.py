@@ -60,6 +60,20 @@ def test_one_of_a_chain_of_near_pictures_is_kept(
     assert counts["near_picture_clusters"] == 1
 
 
+def test_number_of_a_cluster_counts_all_rows_before_it(tmp_path: Path) -> None:
+    rows = [
+        row(0, 0, reason="nsfw"),
+        row(0, 1, reason="nsfw"),
+        row(2, 0),
+        row(2, 1, pdq=FAR),
+        row(5, 0, pdq=FAR),
+    ]
+
+    found, _ = find(tmp_path, rows, near_pictures=31)
+
+    assert {place: one["cluster"] for place, one in found.items()} == {(2, 1): 3, (5, 0): 3}
+
+
 def test_distance_of_the_threshold_is_near_and_one_more_is_not(tmp_path: Path) -> None:
     rows = [row(0, 0, pdq=FAR), row(0, 1, pdq=flipped(FAR, range(100, 112)))]
 

@@ -1,5 +1,6 @@
 """A record of a csv is a row or is rejected, and no fault hides the records after it."""
 
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -113,7 +114,13 @@ def test_parts_are_found_once(tmp_path: Path) -> None:
     again = list(source.parts())
     path.write_bytes(path.read_bytes() + b"c.png,z\n")
     changed = list(source.parts())
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"a.png,x", b"\n\n\n,x,y"))
+    os.utime(path, ns=(0, 1))
+    of_same_size = list(source.parts())
 
     assert [part.line for part in first] == [1, 3]
     assert [part.line for part in again] == [1, 30]
     assert [part.line for part in changed] == [1, 3, 4]
+    assert len(content) == path.stat().st_size
+    assert [part.line for part in of_same_size] == [1, 6, 7]

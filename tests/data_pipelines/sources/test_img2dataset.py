@@ -13,7 +13,7 @@ import pytest
 
 from data_pipelines.rejections import Reason, Rejection
 from data_pipelines.sources.rows import MAX_PICTURE_BYTES, RawPair
-from tests.data_pipelines.layouts import add_member, write_img2dataset
+from tests.data_pipelines.layouts import add_member, write_img2dataset, write_parquet
 from tests.data_pipelines.sources.reading import (
     captions_of,
     open_source,
@@ -268,6 +268,18 @@ def test_a_file_that_is_no_tar_is_one_row(tmp_path: Path, content: bytes) -> Non
 
     assert reasons_of(rows) == {Reason.DAMAGED_SHARD: 1}
     assert peak < 16 << 20
+
+
+def test_damage_is_told_where_no_row_is_known_to_be_lost(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "00000.tar").write_bytes(b"<html>404</html>")
+    columns = {"key": ["0", "1"], "status": ["failed_to_download"] * 2}
+    write_parquet(folder / "00000.parquet", columns, ["varchar"] * 2)
+
+    rows = read(folder, tmp_path / "work")
+
+    assert reasons_of(rows) == {Reason.FAILED_DOWNLOAD: 2, Reason.DAMAGED_SHARD: 1}
 
 
 def test_another_key_of_the_json_may_be_the_caption(tmp_path: Path) -> None:
