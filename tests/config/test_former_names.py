@@ -11,7 +11,6 @@ from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
 from launch.support.program import compose
 
-
 OF_THE_LOADER = {
     former: name for former, name in FORMER_NAMES.items() if name in asdict(LoaderConfig())
 }
