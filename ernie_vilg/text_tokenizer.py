@@ -13,6 +13,7 @@ marks is ours.
 """
 
 import io
+import re
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -180,13 +181,22 @@ def train_text_tokenizer(captions: Iterable[str], config: TrainTextTokenizerConf
     except RuntimeError as error:
         if sentences.error is not None:  # SentencePiece keeps only its message
             raise sentences.error from None
+        given = f"vocab_size={config.vocab_size}, character_coverage={config.character_coverage}"
+        if (needed := _TOO_SMALL.search(str(error))) is not None:
+            raise InputError(
+                f"{given}: the characters and bytes of these captions alone take {needed[1]} ids: "
+                f"set vocab_size to at least {needed[1]}, or a smaller character_coverage, which "
+                "writes the rarest characters as bytes (three ids each in Chinese)"
+            ) from error
         raise InputError(
-            f"vocab_size={config.vocab_size} with character_coverage="
-            f"{config.character_coverage}: SentencePiece cannot learn it from these captions "
-            f"({error}); set a larger vocab_size, a smaller character_coverage, or name shards "
-            "with more captions"
+            f"{given}: SentencePiece cannot learn it from these captions ({error}); set a larger "
+            "vocab_size, a smaller character_coverage, or name shards with more captions"
         ) from error
     return model.getvalue()
+
+
+_TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
+"""Message of SentencePiece, with the number of ids that are required."""
 
 
 class _Sentences:

@@ -22,7 +22,8 @@ def main(config: BuildShardsConfig) -> None:
     manifest = report.manifest
     print(f"{config.output_dir}: {manifest.num_samples} samples in {len(manifest.shards)} shards")
     if report.held_out is not None:
-        print(f"{config.output_dir}/{HELD_OUT_FOLDER}: {report.held_out.num_samples} samples")
+        few = "" if report.held_out.num_samples else ": raise hold_out_fraction"
+        print(f"{config.output_dir}/{HELD_OUT_FOLDER}: {report.held_out.num_samples} samples{few}")
     print(report.table())
     if report.num_enlarged:
         print(f"enlarged pictures, smaller than {config.image_size} pixels: {report.num_enlarged}")

@@ -32,7 +32,9 @@ def main(config: TrainTextTokenizerConfig) -> None:
         model = train_text_tokenizer(captions, config)
         made_from = {"image_shards": manifest.digest(), "settings": asdict(config)}
         tokenizer = write_text_tokenizer(folder, model, made_from)
-    print(f"{config.output_dir}: {tokenizer.vocab_size} ids, SHA-256 {tokenizer.sha256}")
+    fewer = tokenizer.vocab_size < config.vocab_size
+    asked = f" (vocab_size={config.vocab_size}: these captions give no more)" if fewer else ""
+    print(f"{config.output_dir}: {tokenizer.vocab_size} ids{asked}, SHA-256 {tokenizer.sha256}")
 
 
 if __name__ == "__main__":

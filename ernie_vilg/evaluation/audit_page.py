@@ -28,8 +28,8 @@ _OF_SHARDS = {"image_files", "image_members", "token_files", "token_members"}
 _MARKS = {
     Outcome.FAILED: "wrong",
     Outcome.LOOK: "look",
-    Outcome.NOT_CHECKED: "skipped",
     Outcome.PASSED: "right",
+    Outcome.NOT_CHECKED: "skipped",
 }
 """Style of every outcome, in the order in which the page lists the checks."""
 
@@ -58,7 +58,11 @@ def audit_html(audit: Audit, heading: AuditHeading) -> str:
         verdict=_verdict(audit),
         is_partial=any(check.name in _OF_SHARDS for check in audit.failed),
         marks=_MARKS,
-        checks=sorted(audit.checks, key=lambda check: list(_MARKS).index(check.outcome)),
+        checks=sorted(
+            (check for check in audit.checks if check.outcome != Outcome.NOT_CHECKED),
+            key=lambda check: list(_MARKS).index(check.outcome),
+        ),
+        not_made=_not_made(audit),
         figures=_figures(audit, heading),
         table=_table(audit.rows.sources) if audit.rows is not None else None,
         rejected=_rejected(audit),
@@ -88,6 +92,15 @@ def _verdict(audit: Audit) -> tuple[str, str]:
     if failed:
         return "failed", f"{failed} of {len(audit.checks)} checks failed, {passed} passed{rest}"
     return "passed", f"{passed} of {len(audit.checks)} checks passed, none failed{rest}"
+
+
+def _not_made(audit: Audit) -> dict[str, list[str]]:
+    """Return the claims that were not checked, by the reason."""
+    claims: dict[str, list[str]] = {}
+    for check in audit.checks:
+        if check.outcome == Outcome.NOT_CHECKED:
+            claims.setdefault(check.detail, []).append(check.claim)
+    return claims
 
 
 def _figures(audit: Audit, heading: AuditHeading) -> list[tuple[str, str, str]]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ernie_vilg.data.shards.damage import DamagedSampleError
 from ernie_vilg.data.shards.open_shards import KEY, OpenShard, Sample
@@ -48,6 +48,20 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """Turns that make a picture upright, by its EXIF orientation."""
+
+_SIGNATURES = (
+    (0, b"GIF8", "a GIF"),
+    (0, b"BM", "a BMP"),
+    (0, b"II*\0", "a TIFF"),
+    (0, b"MM\0*", "a TIFF"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"PK\3\4", "a zip file"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000"),
+    (4, b"ftypavi", "an AVIF"),
+    (4, b"ftyp", "a HEIC or another ISO media file"),
+)
+"""Offset and first bytes of the files that people take for pictures, and their names."""
 
 
 class UnreadablePictureError(InputError):
@@ -101,9 +115,27 @@ def _decode(file: BinaryIO, is_right_size: Callable[[int, int], bool]) -> Image.
         raise PictureSizeError(f"more pixels than Pillow opens ({error})") from error
     except MemoryError:  # the size is right, so the machine lacks memory
         raise
+    except UnidentifiedImageError as error:
+        # Pillow's own message has the address of the file object, another one at every run.
+        raise UnreadablePictureError(
+            f"it is {_kind(file)}; JPEG, PNG and WebP are read: convert it"
+        ) from error
     except Exception as error:  # Pillow raises errors of any kind for damaged bytes
         raise UnreadablePictureError(f"{type(error).__name__}: {error}") from error
     raise PictureSizeError(f"{width} x {height} pixels")
+
+
+def _kind(file: BinaryIO) -> str:
+    file.seek(0)
+    start = file.read(1024)
+    if not start:
+        return "empty"
+    for offset, signature, name in _SIGNATURES:
+        if start.startswith(signature, offset):
+            return name
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "HTML, SVG or other XML"
+    return f"no picture of a known format, and begins with the bytes {start[:8].hex(' ')}"
 
 
 def _without_metadata(file: BinaryIO) -> Iterator[bytes]:
