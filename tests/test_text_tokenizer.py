@@ -184,14 +184,14 @@ def test_what_is_said_alike_has_the_same_ids(tokenizer: TextTokenizer) -> None:
 
 
 def test_no_captions_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"vocab_size=315 .*: SentencePiece cannot learn it"):
+    with pytest.raises(ValueError, match=r"vocab_size=315, .*: SentencePiece cannot learn it"):
         train_text_tokenizer([], settings())
 
 
 def test_too_small_a_vocabulary_is_an_error() -> None:
     many_characters = "".join(chr(code) for code in range(0x4E00, 0x4E80))
 
-    with pytest.raises(ValueError, match="set a larger vocab_size"):
+    with pytest.raises(ValueError, match="take 388 ids: set vocab_size to at least 388"):
         train_text_tokenizer([many_characters], settings(vocab_size=300, character_coverage=1.0))
 
 

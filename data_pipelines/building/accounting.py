@@ -8,9 +8,18 @@ from typing import Any
 from data_pipelines.building.final_metadata import list_rejected, rejected_lines
 from data_pipelines.building.job import BuildingJob
 from data_pipelines.metadata import REJECTED_FILE, database
-from data_pipelines.rejections import FAULTS
+from data_pipelines.rejections import FAULTS, Reason
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_bytes
+
+_MOST_EXAMPLES = 3
+"""Reasons of which a message has an example."""
+_ADVICE: Mapping[str, str] = {
+    Reason.MISSING_IMAGE: "; images_root= names the folder where the paths begin",
+    Reason.UNSAFE_PATH: "; paths are relative, have / between folders, and stay within images_root",
+    Reason.NOT_A_ROW: "; a table is UTF-8, with a field for every column of its first line",
+}
+"""Remedies of faults that usually have one cause in all rows."""
 
 
 @dataclass(kw_only=True)
@@ -132,9 +141,16 @@ def _too_few(
     """Write the list of rejected rows beside the output folder; return the error."""
     listing = job.output_dir.with_name(f"{job.output_dir.name}.{REJECTED_FILE}")
     with database() as connection:
-        write_bytes(listing, rejected_lines(list_rejected(connection, table)))
+        rejected = list_rejected(connection, table)
+    write_bytes(listing, rejected_lines(rejected))
     counts = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
+    examples = "".join(
+        f" {reason}, first: {row['place']}: {row['detail']}{_ADVICE.get(reason, '')}."
+        for reason, _ in reasons.most_common(_MOST_EXAMPLES)
+        if (row := next((row for row in rejected if row["reason"] == reason), None)) is not None
+    )
     return InputError(
-        f"{job.where}: {what} ({counts}), where {rule}: no shards were written; {listing} lists "
-        f"rejected rows; fix these rows, or {remedy}. {job.folder} keeps the finished work"
+        f"{job.where}: {what} ({counts}), where {rule}: no shards were written.{examples} "
+        f"{listing} lists rejected rows; fix these rows, or {remedy}. {job.folder} keeps the "
+        "finished work"
     )

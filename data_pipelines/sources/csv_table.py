@@ -1,10 +1,12 @@
-"""Reader of tables in text: comma-separated (csv) or tab-separated (tsv) values with a header.
+"""Reader of tables in text: values separated by commas, semicolons or tabs, with a header.
 
 Quoting is that of RFC 4180: a field in quotes may hold separators, line breaks, and quotes written
 twice. A record that cannot be read is rejected, and reading goes on with the line after its first.
 """
 
+import codecs
 import csv
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from ernie_vilg.storage.jsonl import Span
 
 MAX_RECORD_BYTES = 1 << 20
 """Length of the longest record that is read."""
+
+logger = logging.getLogger(__name__)
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLOCK_BYTES = 1 << 20
@@ -92,6 +96,27 @@ class CsvTable:
             count += 1
         if count > 0:
             yield Span(start=start, end=path.stat().st_size, line=line)
+
+
+def separator_of(path: Path) -> str:
+    """Return the separator of a .csv: a semicolon where the first line has no comma.
+
+    Spreadsheets write semicolons where the comma is the decimal mark.
+
+    Raises:
+        InputError: the file is UTF-16.
+    """
+    with open_regular(path) as file:
+        first = file.readline(MAX_RECORD_BYTES)
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(
+            f"{path} is UTF-16: save it as UTF-8 (in Excel: CSV UTF-8), or run "
+            f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8.csv"
+        )
+    if b"," in first or b";" not in first:
+        return ","
+    logger.info("%s: its first line has semicolons and no comma: they separate the fields", path)
+    return ";"
 
 
 def header_of(path: Path, separator: str) -> list[str]:

@@ -9,7 +9,7 @@ from data_pipelines.sources import scenes
 from data_pipelines.sources.caption_lists import IMAGE_ID, read_caption_lists
 from data_pipelines.sources.captions_file import CAPTION, IMAGE
 from data_pipelines.sources.coco import coco_pictures, read_coco
-from data_pipelines.sources.csv_table import CsvTable
+from data_pipelines.sources.csv_table import CsvTable, separator_of
 from data_pipelines.sources.image_shards import open_image_shards
 from data_pipelines.sources.img2dataset import Img2Dataset
 from data_pipelines.sources.json_lines import JsonLines, first_columns
@@ -27,8 +27,9 @@ from ernie_vilg.storage.locations import check_folders, is_remote, shown
 _IMAGE_NAMES = (IMAGE, "file_name", "image_path", "path", "filename", "filepath", "file", "img")
 _CAPTION_NAMES = (CAPTION, "text", "captions", "title", "description")
 """Usual names of the two columns, the first that a table has is taken."""
+_URL_NAMES = ("url", "image_url", "img_url")
+"""Names of columns, in small letters, from which pictures must be downloaded first."""
 
-_SEPARATORS = {"csv": ",", "tsv": "\t"}
 _UNUSED: Mapping[str, tuple[str, ...]] = {
     "img2dataset": ("image_key", "images_root"),
     "coco": ("image_key", "caption_key"),
@@ -170,7 +171,7 @@ def _open_table(request: _Request) -> Source:
     else:
         csv_table = CsvTable(
             path,
-            separator=_SEPARATORS[layout],
+            separator=separator_of(path) if layout == "csv" else "\t",
             listing=listing,
             rows_per_part=request.rows_per_part,
         )
@@ -225,9 +226,24 @@ def _key_of(
         problem = "no such column" if given else f"none of the usual columns ({', '.join(usual)})"
         raise InputError(
             f"{setting}={given or 'null'}: {file} has {problem}, only {', '.join(columns)[:500]}: "
-            f"set {setting} to one of them"
+            f"{_remedy(setting, columns)}"
         )
     return key
+
+
+def _remedy(setting: str, columns: list[str]) -> str:
+    """Return what to do about a table without a column."""
+    if any("://" in column for column in columns):
+        return (
+            "its first line must name the columns, and holds a URL; URLs are downloaded with "
+            "img2dataset first (output_format=webdataset), whose folder is then the source"
+        )
+    if setting == "image_key" and any(column.lower() in _URL_NAMES for column in columns):
+        return (
+            f"set {setting} to the one with paths of files; URLs are downloaded with img2dataset "
+            "first (output_format=webdataset), whose folder is then the source"
+        )
+    return f"set {setting} to one of them"
 
 
 def _open_coco(request: _Request) -> Source:

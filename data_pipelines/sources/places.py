@@ -125,8 +125,19 @@ def place_of(location: str) -> Place:
     if os.path.isdir(location):
         return Place(folder=str(Path(location).absolute()))
     if not os.path.isfile(location):
-        raise InputError(f"source={location} does not exist: name a folder, a file or a URL")
+        raise InputError(
+            f"source={location} does not exist{_nearest(location)}: name a folder, a file or a URL"
+        )
     return Place(folder=folder, files=(name,))
+
+
+def _nearest(location: str) -> str:
+    """Return for people where a path leads to nothing."""
+    path = Path(location).absolute()
+    there = next((parent for parent in path.parents if parent.is_dir()), None)
+    if os.path.lexists(path) or there is None:
+        return " as a file or folder"
+    return f": {there} has no {path.relative_to(there).parts[0]!r}"
 
 
 def expand(name: str) -> list[str]:

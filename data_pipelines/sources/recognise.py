@@ -26,6 +26,9 @@ TABLES: dict[str, Layout] = {
 """Layouts of tables by the file's extension."""
 
 _OF_FOLDERS: tuple[Layout, ...] = ("captions", "image_folder", "img2dataset", "parquet")
+_ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+_MOST_FOLDERS = 100
 _TEXTS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 _MAX_SHOWN = 8
 _FIRST_BYTES = 4096
@@ -109,8 +112,9 @@ def _unknown(place: Place, names: list[str], fitting: Sequence[str], work: Path)
             f"source={where} fits the layouts {', '.join(fitting)}: set layout to one of them"
         )
     return InputError(
-        f"source={where} has no known layout: {_description(place, names, work)}. Name {_LAYOUTS}; "
-        f"or {scenes.LOCATION} for the built-in pictures"
+        f"source={where} has no known layout: {_description(place, names, work)}. "
+        f"{_advice(place, names)}Name {_LAYOUTS}; or {scenes.LOCATION} for the built-in "
+        "pictures"
     )
 
 
@@ -138,3 +142,39 @@ def _keys(line: str) -> str:
     if isinstance(record, dict):
         return f"the keys {', '.join(record)[:200]}"
     return repr(line[:100])
+
+
+def _advice(place: Place, names: list[str]) -> str:
+    """Return a sentence about what people often name instead of a source; empty if it is none."""
+    suffixes = {Path(name).suffix.lower() for name in names}
+    if place.files and suffixes <= {*_ARCHIVES}:
+        return "Unpack it, and name what comes out. "
+    inside = [] if place.is_remote or place.files else _sources_inside(Path(place.folder))
+    if inside:
+        return f"In it, {', '.join(inside[:_MAX_SHOWN])} may be meant: name one of them. "
+    if not suffixes & {*_PICTURES}:
+        return ""
+    texts = {Path(name).stem for name in names if name.endswith(".txt")}
+    if any(Path(name).stem in texts for name in names if not name.endswith(".txt")):
+        return (
+            "Each picture has a .txt of the same name: docs/your_data.md has the lines that write "
+            "captions.jsonl from them. "
+        )
+    return "There are pictures, and no list of their captions. "
+
+
+def _sources_inside(folder: Path) -> list[str]:
+    """Return the folders within a folder that have a known layout, and lists of captions."""
+    found = []
+    inner = sorted(path for path in folder.iterdir() if path.is_dir())[:_MOST_FOLDERS]
+    for path in (folder, *inner):
+        try:
+            names = Place(folder=str(path)).names()
+        except OSError:  # one that may not be read is none to name
+            continue
+        if path != folder and any(files_of(each, names) for each in ("image_shards", *_OF_FOLDERS)):
+            found.append(str(path))
+            continue
+        tables = (name for name in names if Path(name).suffix in (*TABLES, ".json"))
+        found += [str(path / name) for name in tables if path == folder or "caption" in name]
+    return found

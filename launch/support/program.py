@@ -8,6 +8,7 @@ Source: Hydra's structured configs (https://hydra.cc).
 """
 
 import dataclasses
+import errno
 import functools
 import logging
 import re
@@ -96,6 +97,10 @@ def _run(
             print(OmegaConf.to_yaml(compose(name, schema, settings)))
             return
         main(to_dataclass(compose(name, schema, options), schema))
+    except KeyboardInterrupt:
+        if not has_ranks:  # the interpreter then ends by the signal, as shells expect
+            sys.excepthook = lambda *_: print(f"{name}: interrupted", file=sys.stderr)
+        raise
     except Exception as error:
         sys.exit(_report(name, launch, error))
 
@@ -132,6 +137,8 @@ def _report(name: str, launch: Launch, error: Exception) -> ExitCode:
         write_ending(ending_file(), ExitCode.BAD_SETTINGS, message)
         return ExitCode.BAD_SETTINGS
     traceback.print_exception(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        print(f"{name}: {error}: free space, and type the same command again", file=sys.stderr)
     return ExitCode.FAILED
 
 

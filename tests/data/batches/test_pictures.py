@@ -230,6 +230,28 @@ def test_unusable_pictures_are_refused_with_a_reason(name: str) -> None:
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        pytest.param(encoded(left_half_red(), "GIF"), "a GIF", id="gif"),
+        pytest.param(encoded(left_half_red(), "BMP"), "a BMP", id="bmp"),
+        pytest.param(encoded(left_half_red(), "TIFF"), "a TIFF", id="tiff"),
+        pytest.param(b"\0\0\0\x1cftypavif", "an AVIF", id="avif"),
+        pytest.param(b"\0\0\0\x1cftypheic", "a HEIC or another", id="heic"),
+        pytest.param(b"\n<!doctype html>", "HTML, SVG or other XML", id="page of an error"),
+        pytest.param(b"", "empty", id="empty"),
+        pytest.param(b"abc", "no picture of a known format, and begins with the bytes 61 62 63",
+                     id="text"),
+    ],
+)  # fmt: skip
+def test_what_is_no_picture_is_named_alike_in_every_run(content: bytes, kind: str) -> None:
+    with pytest.raises(DamagedSampleError) as caught:
+        decoded(content)
+
+    assert f"(it is {kind}" in str(caught.value)
+    assert "object at 0x" not in str(caught.value)
+
+
 def test_every_pixel_is_where_it_was() -> None:
     image = noise()
 

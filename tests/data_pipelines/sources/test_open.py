@@ -55,7 +55,7 @@ def test_what_was_found_is_told(tmp_path: Path, names: list[str], message: str) 
 
 
 def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no does not exist: name a folder, a file or a URL"):
+    with pytest.raises(ValueError, match=r"no does not exist: .* has no 'no': name a folder, a file or a URL"):
         open_source(tmp_path / "no", tmp_path / "work")
 
 
