@@ -49,7 +49,7 @@ from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.pixels import from_bytes
 from ernie_vilg.vqgan.weights import load_image_tokenizer, save_image_tokenizer
 
-BATCH_SIZE = 64
+BATCH_SIZE = 16
 LEAST_SHARE = 0.9
 SHAPES = {
     "quickstart": ImageTokenizerConfig(
@@ -72,7 +72,7 @@ SHAPES = {
         normalization="group",
     ),
 }
-NUM_PICTURES = {"quickstart": 512, "vqgan_f8": 64}
+NUM_PICTURES = {"quickstart": 512, "vqgan_f8": 48}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few pictures, one repeat")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of both sides")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of both sides")
     parser.add_argument("--threads", type=int, default=None, help="threads of torch")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -118,11 +118,8 @@ def clean_caption(caption: str, *, max_characters: int) -> str:
         RejectedError: the cleaned caption is empty, or has more than `max_characters`.
     """
     spaced = caption.replace(_SPACE_OF_PIECES, " ")
-    visible = "".join(
-        " " if character.isspace() else character
-        for character in spaced
-        if character.isspace() or _is_kept(character)
-    )
+    # Printable characters are neither control nor format characters, nor space but " ".
+    visible = spaced if spaced.isprintable() else _without_controls(spaced)
     cleaned = " ".join(visible.split()).strip(" " + _JOINERS)
     if not cleaned:
         raise RejectedError(Reason.EMPTY_CAPTION, f"{caption!r:.100}")
@@ -131,6 +128,14 @@ def clean_caption(caption: str, *, max_characters: int) -> str:
             Reason.CAPTION_TOO_LONG, f"{len(cleaned)} characters, at most {max_characters}"
         )
     return cleaned
+
+
+def _without_controls(caption: str) -> str:
+    return "".join(
+        " " if character.isspace() else character
+        for character in caption
+        if character.isspace() or _is_kept(character)
+    )
 
 
 def _is_kept(character: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from data_pipelines.ray_executor import RaySettings, map_with_ray
-from ernie_vilg.system.worker_pool import map_in_order
+from ernie_vilg.system.worker_pool import WorkerPool, map_in_order
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -19,6 +19,8 @@ class Executor:
     kind: Literal["processes", "ray"] = "processes"
     num_workers: int = 1
     """Tasks at once; 0 and 1 work in the caller's process. With Ray, 0 takes every CPU."""
+    pool: WorkerPool | None = None
+    """Processes of this machine that stay for the next mapping; None starts them for each."""
     ray_address: str | None = None
     gpus_per_task: float = 0.0
     """GPUs that Ray reserves for each task."""
@@ -57,6 +59,10 @@ class Executor:
                 initializer=initializer,
                 initializer_arguments=initializer_arguments,
             )
+            return
+        if self.pool is not None and self.num_workers > 1:
+            assert initializer is None, "the pool has its own"
+            yield from self.pool.map_in_order(function, tasks)
             return
         yield from map_in_order(
             function,

@@ -145,16 +145,25 @@ def _header(name: str, size: int) -> bytes:
     if len(name) > tarfile.LENGTH_NAME:
         return _member(name, size).tobuf(tarfile.PAX_FORMAT)
     header = bytearray(_empty_header())  # tarfile takes longer than all other writing of a sample
-    header[: len(name)] = name.encode()
-    header[124:136] = b"%011o\0" % size
-    header[148:156] = b" " * 8  # the checksum is computed with spaces in its place
-    header[148:156] = b"%06o\0 " % sum(header)
+    encoded, digits = name.encode(), b"%011o\0" % size
+    header[: len(encoded)] = encoded
+    header[124:136] = digits
+    header[148:156] = b"%06o\0 " % (_sum_of_the_rest() + sum(encoded) + sum(digits))
     return bytes(header)
 
 
 @cache
 def _empty_header() -> bytes:
     return _member("", 0).tobuf(tarfile.PAX_FORMAT)
+
+
+@cache
+def _sum_of_the_rest() -> int:
+    """Return the sum of a header's bytes without name and size, and with spaces as checksum."""
+    header = bytearray(_empty_header())
+    header[124:136] = bytes(12)
+    header[148:156] = b" " * 8
+    return sum(header)
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:

@@ -39,6 +39,7 @@ from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import writing_path
 from ernie_vilg.storage.jsonl import line_of
+from ernie_vilg.system.memory import keep_freed_memory
 
 _PAIRS_PER_BATCH = 32
 _CAPTIONS_PER_BATCH = 256
@@ -98,6 +99,7 @@ def inspect_part(task: InspectTask) -> Finished:
     Raises:
         InputError: the source changed, or another process inspects the part.
     """
+    keep_freed_memory()
     return once(task.work_folder, task.name, lambda: _inspect(task))
 
 

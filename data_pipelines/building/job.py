@@ -25,6 +25,7 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import remove, sha256_of_file, sha256_of_json, write_json
 from ernie_vilg.storage.json_files import read_json, read_object
 from ernie_vilg.storage.shard_manifest import FILE_NAME
+from ernie_vilg.system.worker_pool import WorkerPool
 
 SOURCES_FOLDER, CURATION_FOLDER = "sources", "curation"
 """Folders of the work folder with the listings of the sources, and with what curation prepared."""
@@ -91,9 +92,12 @@ def started_job(config: BuildShardsConfig) -> Iterator[BuildingJob]:
         inputs=_inputs(config),
     )
     is_shared = config.part_index is not None
-    with work_folder(
-        output_dir, job_settings(config), kind="building", is_shared=is_shared
-    ) as folder:
+    with (
+        work_folder(
+            output_dir, job_settings(config), kind="building", is_shared=is_shared
+        ) as folder,
+        WorkerPool(config.num_workers) as pool,
+    ):
         try:
             sources, prepared = _prepared(config, rules, folder)
         except InputError:
@@ -109,6 +113,7 @@ def started_job(config: BuildShardsConfig) -> Iterator[BuildingJob]:
             executor=Executor(
                 kind=config.executor,
                 num_workers=config.num_workers,
+                pool=pool,
                 ray_address=config.ray_address,
                 shared_folder=folder,
             ),

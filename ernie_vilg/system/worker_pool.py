@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from ernie_vilg.errors import InputError
 from ernie_vilg.system.processes import signal_at_parents_end
@@ -49,21 +49,55 @@ def map_in_order(
             initializer(*initializer_arguments)
         yield from map(function, tasks)
         return
-    executor = ProcessPoolExecutor(
-        num_workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_process,
-        initargs=(initializer, initializer_arguments),
-    )
-    try:
-        yield from _sliding_window(executor, function, tasks, num_workers * _TASKS_PER_WORKER)
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"one of num_workers={num_workers} processes ended before its task was done: if "
-            "memory ran out, set a smaller num_workers; else look above for its error"
-        ) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
+    with WorkerPool(
+        num_workers, initializer=initializer, initializer_arguments=initializer_arguments
+    ) as pool:
+        yield from pool.map_in_order(function, tasks)
+
+
+class WorkerPool:
+    """Processes for several mappings: they start with the first one and end with the context."""
+
+    def __init__(
+        self,
+        num_workers: int,
+        *,
+        initializer: Callable[..., None] | None = None,
+        initializer_arguments: tuple[Any, ...] = (),
+    ) -> None:
+        """Choose the processes; arguments as for `map_in_order`, two or more workers."""
+        self._num_workers = num_workers
+        self._start_arguments = (initializer, initializer_arguments)
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        """Return the pool, which has no process yet."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the processes, after their tasks in progress."""
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def map_in_order(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task]
+    ) -> Iterator[Result]:
+        """Yield `function(task)` for every task; arguments and errors as for `map_in_order`."""
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(
+                self._num_workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_process,
+                initargs=self._start_arguments,
+            )
+        width = self._num_workers * _TASKS_PER_WORKER
+        try:
+            yield from _sliding_window(self._executor, function, tasks, width)
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"one of num_workers={self._num_workers} processes ended before its task was done: "
+                "if memory ran out, set a smaller num_workers; else look above for its error"
+            ) from error
 
 
 def _start_process(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_vilg.system.worker_pool import map_in_order
+from ernie_vilg.system.worker_pool import WorkerPool, map_in_order
 
 
 def square_slowly_at_first(number: int) -> int:
@@ -84,3 +84,17 @@ def test_processes_end_when_the_program_is_killed(tmp_path: Path) -> None:
     workers = [int(path.name) for path in folder.iterdir()]
 
     assert wait_until(lambda: not any(map(is_running, workers)), seconds=5)
+
+
+def process_id(_: int) -> int:
+    time.sleep(0.1)
+    return os.getpid()
+
+
+def test_a_pool_keeps_its_processes_for_the_next_mapping() -> None:
+    with WorkerPool(2) as pool:
+        first = set(pool.map_in_order(process_id, range(6)))
+        second = set(pool.map_in_order(process_id, range(6)))
+
+    assert first | second == first
+    assert os.getpid() not in first
