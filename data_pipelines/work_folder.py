@@ -20,6 +20,8 @@ from ernie_vilg.storage.files import REMOVING_PREFIX, remove, without_name, writ
 from ernie_vilg.storage.json_files import read_json, read_object
 from ernie_vilg.storage.locks import locked
 
+COMMIT_FILE = "commit.json"
+"""Written when all is done, just before the finished folder gets its name."""
 _JOB_FILE = "job.json"
 
 Kind = Literal["building", "encoding"]
@@ -77,8 +79,15 @@ def _held(work: Path, output_dir: Path, *, shared: bool = False) -> Iterator[Non
 
 
 def remove_work_folder(output_dir: Path, kind: Kind) -> None:
-    """Remove the work folder of a finished job, and leftovers of killed starts."""
+    """Remove the work folder of a finished job, and leftovers of killed starts.
+
+    COMMIT_FILE goes last, so that a start after a kill meanwhile still knows that all is done.
+    """
     work = work_path(output_dir, kind)
+    if (work / COMMIT_FILE).is_file():
+        for path in work.iterdir():
+            if path.name not in (_JOB_FILE, COMMIT_FILE):
+                remove(path)
     unnamed = re.compile(rf"{re.escape(work.name)}-\w{{8}}|{REMOVING_PREFIX}{re.escape(work.name)}")
     if work.exists():
         remove(without_name(work))  # renamed first: a half-removed folder looks like another job

@@ -65,7 +65,7 @@ def finish(job: BuildingJob, written: Written) -> None:
         write_examples(connection, job.folder, folder / EXAMPLES_FILE)
     write_bytes(folder / REJECTED_FILE, rejected_lines(rejected))
     write_json(folder / CURATION_FILE, _curation(job, written, num_listed=len(rejected)))
-    record_commit(job.folder, folder)
+    record_commit(job, folder)
     commit_folder(folder, job.output_dir)
     remove_work_folder(job.output_dir, "building")
 

@@ -18,12 +18,18 @@ from data_pipelines.executor import Executor
 from data_pipelines.outputs import check_output_folder
 from data_pipelines.sources.open import open_sources
 from data_pipelines.sources.rows import Source
-from data_pipelines.work_folder import is_work_of, remove_work_folder, work_folder, work_path
+from data_pipelines.work_folder import COMMIT_FILE, remove_work_folder, work_folder, work_path
 from ernie_vilg.config.curation import Rules
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import remove, sha256_of_file, sha256_of_json, write_json
-from ernie_vilg.storage.json_files import read_json, read_object
+from ernie_vilg.storage.files import (
+    remove,
+    removing_path,
+    sha256_of_file,
+    sha256_of_json,
+    write_json,
+)
+from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.storage.shard_manifest import FILE_NAME
 
 SOURCES_FOLDER, CURATION_FOLDER = "sources", "curation"
@@ -240,9 +246,9 @@ def _rules(config: BuildShardsConfig) -> list[Rules]:
     return [Rules() if name is None else rules[name] for _, name in _names_of_rules(config)]
 
 
-def record_commit(work: Path, folder: Path) -> None:
+def record_commit(job: BuildingJob, folder: Path) -> None:
     """Record that a finished folder gets its name now, so that a restart after that knows it."""
-    write_json(_commit_record(work), {"manifest": sha256_of_file(folder / FILE_NAME)})
+    write_json(job.folder / COMMIT_FILE, _commit_of(job.config, folder))
 
 
 def finished_folder(config: BuildShardsConfig) -> Path | None:
@@ -251,17 +257,22 @@ def finished_folder(config: BuildShardsConfig) -> Path | None:
     What the command left is removed.
     """
     output_dir = Path(os.path.realpath(config.output_dir))
-    work, manifest = work_path(output_dir, "building"), output_dir / FILE_NAME
-    record = _commit_record(work)
-    if config.overwrite or config.part_index is not None or not os.path.isfile(record):
+    work = work_path(output_dir, "building")
+    places = (work, removing_path(work))
+    records = [path / COMMIT_FILE for path in places if (path / COMMIT_FILE).is_file()]
+    if config.overwrite or config.part_index is not None or not records:
         return None
-    is_it = manifest.is_file() and read_object(record).get("manifest") == sha256_of_file(manifest)
-    if not is_it or not is_work_of(work, job_settings(config)):
+    if not (output_dir / FILE_NAME).is_file():
         return None
-    with work_folder(output_dir, job_settings(config), kind="building", is_shared=False):
-        remove_work_folder(output_dir, "building")
+    if read_json(records[0]) != _commit_of(config, output_dir):
+        return None
+    remove_work_folder(output_dir, "building")
     return output_dir
 
 
-def _commit_record(work: Path) -> Path:
-    return work / RECORDS_FOLDER / "commit.json"
+def _commit_of(config: BuildShardsConfig, folder: Path) -> dict[str, str]:
+    """Return what identifies a finished folder and its job."""
+    return {
+        "job": sha256_of_json(job_settings(config)),
+        "manifest": sha256_of_file(folder / FILE_NAME),
+    }

@@ -4,6 +4,7 @@ The picture's column holds a path, the file itself, or both as Hugging Face writ
 `bytes` and `path`. Columns of other binary data are not read.
 """
 
+import glob
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import duckdb
 
-from data_pipelines.metadata import database, parquet
+from data_pipelines.metadata import database, parquet, quoted
 from data_pipelines.rejections import Reason, RejectedError
 from data_pipelines.sources.listed import Content, EmbeddedPicture
 from data_pipelines.sources.rows import Part
@@ -133,8 +134,8 @@ def check_column(key: str, setting: str, columns: Sequence[str], file: str) -> N
 
 
 def _num_rows(path: Path) -> int:
-    table = parquet(path).replace("read_parquet", "parquet_file_metadata", 1)
-    ((count,),) = _query(path, f"select num_rows from {table}")
+    name = quoted(glob.escape(str(path)))
+    ((count,),) = _query(path, f"select num_rows from parquet_file_metadata({name})")
     return int(count)
 
 

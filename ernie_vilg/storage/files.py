@@ -230,9 +230,14 @@ def without_name(folder: Path) -> Path:
     Returns:
         its new path, for `remove`.
     """
-    nameless = folder.with_name(f"{REMOVING_PREFIX}{folder.name}")
+    nameless = removing_path(folder)
     remove(nameless)
     return folder.rename(nameless)
+
+
+def removing_path(folder: Path) -> Path:
+    """Return the name of a folder while it is removed."""
+    return folder.with_name(f"{REMOVING_PREFIX}{folder.name}")
 
 
 def clear_leftovers(parent: Path) -> None:

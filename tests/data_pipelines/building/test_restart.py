@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from data_pipelines.building.build import build_image_shards, inspect_share
 from data_pipelines.building.finish import finish
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import remove
 
 NUM_PAIRS = 12
 
@@ -146,24 +148,34 @@ def test_a_changed_source_or_setting_uses_nothing_of_the_earlier_work(source: Pa
     assert hashes(source.parent / "out") == hashes(source.parent / "undisturbed")
 
 
-def test_a_program_killed_after_the_folder_has_its_name_says_what_it_did(
-    source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*arguments: object) -> None:
-        raise KeyboardInterrupt
+class KilledError(BaseException):
+    """A kill in the middle of an operation."""
 
-    monkeypatch.setattr("data_pipelines.building.finish.remove_work_folder", killed)
-    with pytest.raises(KeyboardInterrupt):
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_program_killed_after_the_folder_has_its_name_says_what_it_did(
+    source: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    removed: list[Path] = []
+
+    def remove_or_die(path: Path) -> None:
+        removed.append(path)
+        if len(removed) == number:
+            raise KilledError
+        remove(path)
+
+    monkeypatch.setattr("data_pipelines.work_folder.remove", remove_or_die)
+    with suppress(KilledError):
         build_image_shards(config(source, "out"))
     monkeypatch.undo()
     before = hashes(source.parent / "out")
-    assert (source.parent / ".building-out").is_dir()
+    assert len(removed) == number  # of 7 folders beside job.json, then the work folder itself
 
     report = build_image_shards(config(source, "out"))
 
     assert (report.counts.rows, report.counts.kept) == (12, 11)
     assert hashes(source.parent / "out") == before
-    assert not (source.parent / ".building-out").exists()
+    assert sorted(path.name for path in source.parent.iterdir()) == ["out", "source"]
 
 
 def test_a_prepared_picture_that_changed_is_refused(source: Path) -> None:
