@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from data_pipelines.executor import Executor
 from data_pipelines.outputs import check_output_folder
 from data_pipelines.sources.open import open_sources
 from data_pipelines.sources.rows import Source
-from data_pipelines.work_folder import COMMIT_FILE, remove_work_folder, work_folder, work_path
+from data_pipelines.work_folder import (
+    COMMIT_FILE,
+    is_work_of,
+    remove_work_folder,
+    work_folder,
+    work_path,
+)
 from ernie_vilg.config.curation import Rules
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
@@ -65,7 +72,7 @@ class BuildingJob:
     model_hashes: Mapping[str, str]
     """SHA-256 of every model of curation, by setting."""
 
-    @property
+    @cached_property
     def num_rows(self) -> int | None:
         """Number of rows of all parts; None where a reader does not know it."""
         rows = [task.part.rows for task in self.tasks]
@@ -204,7 +211,7 @@ def _tasks(
         for part in source.parts():
             yield InspectTask(
                 number=next(numbers),
-                source=source,
+                source=source.of_part(part),
                 part=part,
                 plan=plans[source.name],
                 config=config,
@@ -266,7 +273,11 @@ def finished_folder(config: BuildShardsConfig) -> Path | None:
         return None
     if read_json(records[0]) != _commit_of(config, output_dir):
         return None
-    remove_work_folder(output_dir, "building")
+    if is_work_of(work, job_settings(config)):
+        with work_folder(output_dir, job_settings(config), kind="building", is_shared=False):
+            remove_work_folder(output_dir, "building")
+    else:  # it has lost its name already
+        remove_work_folder(output_dir, "building")
     return output_dir
 
 

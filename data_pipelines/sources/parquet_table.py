@@ -7,7 +7,7 @@ The picture's column holds a path, the file itself, or both as Hugging Face writ
 import glob
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,13 @@ class ParquetTable:
                 }
             first_row += num_rows
 
+    def of_part(self, part: Part) -> "ParquetTable":
+        """Return the table with one file."""
+        return replace(self, paths=tuple(path for path in self.paths if path.name == part.file))
+
     def records(self, part: Part) -> Iterator[tuple[str, Content]]:
         """Yield place and content of every row of a part; rows that are damaged are rejected."""
-        path = next(path for path in self.paths if path.name == part.file)
+        (path,) = self.of_part(part).paths
         assert part.end is not None
         columns = columns_of(path)
         at_once = _PICTURES_AT_ONCE if "BLOB" in columns[self.image_key] else _ROWS_AT_ONCE
@@ -96,6 +100,13 @@ class ParquetTable:
     ) -> Iterator[Content]:
         try:
             rows = _read(path, columns, start, end)
+        except duckdb.OutOfMemoryException:  # large pictures are no damage
+            if end - start == 1:
+                raise
+            middle = (start + end) // 2
+            yield from self._contents(path, columns, start, middle)
+            yield from self._contents(path, columns, middle, end)
+            return
         except duckdb.Error as error:
             detail = f"{path.name} cannot be read: {error!s:.200}"
             yield from [RejectedError(Reason.DAMAGED_SHARD, detail)] * (end - start)

@@ -152,7 +152,7 @@ class KilledError(BaseException):
     """A kill in the middle of an operation."""
 
 
-@pytest.mark.parametrize("number", range(1, 8))
+@pytest.mark.parametrize("number", [1, 6, 11])
 def test_a_program_killed_after_the_folder_has_its_name_says_what_it_did(
     source: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -169,7 +169,7 @@ def test_a_program_killed_after_the_folder_has_its_name_says_what_it_did(
         build_image_shards(config(source, "out"))
     monkeypatch.undo()
     before = hashes(source.parent / "out")
-    assert len(removed) == number  # of 7 folders beside job.json, then the work folder itself
+    assert len(removed) == number  # of 10 entries, and then of the rest of the work folder
 
     report = build_image_shards(config(source, "out"))
 
