@@ -6,6 +6,7 @@ same time, one creates the folder and the others use it, because rename(2) does 
 folder that is not empty.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Literal
 
+import duckdb
+
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import REMOVING_PREFIX, remove, without_name, write_json
 from ernie_vilg.storage.json_files import read_json, read_object
@@ -23,6 +26,7 @@ from ernie_vilg.storage.locks import locked
 COMMIT_FILE = "commit.json"
 """Written when all is done, just before the finished folder gets its name."""
 _JOB_FILE = "job.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Kind = Literal["building", "encoding"]
 
@@ -42,7 +46,8 @@ def work_folder(
         is_shared: true if other processes may be working in it; then nothing in it is removed.
 
     Raises:
-        InputError: it is shared and belongs to another job, or another process works in it.
+        InputError: it is shared and belongs to another job, another process works in it, or its
+            disk became full.
     """
     work = work_path(output_dir, kind)
     if work.exists() and not is_work_of(work, job):
@@ -55,8 +60,9 @@ def work_folder(
     if not work.exists():
         _make(work, job)
     with _held(work, output_dir, shared=is_shared):
-        (work / "shards").mkdir(exist_ok=True)  # missing after a kill at the end of a job
-        yield work
+        with _full_disk_told(work):
+            (work / "shards").mkdir(exist_ok=True)  # missing after a kill at the end of a job
+            yield work
 
 
 def _remove_other_job(work: Path, output_dir: Path) -> None:
@@ -76,6 +82,24 @@ def _held(work: Path, output_dir: Path, *, shared: bool = False) -> Iterator[Non
                 f"or name another folder (it works in {work})"
             )
         yield
+
+
+@contextmanager
+def _full_disk_told(work: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, duckdb.Error) as error:
+        # DuckDB has no class of its own for it, but its message has that of the system.
+        is_full = getattr(error, "errno", None) in _FULL or any(
+            os.strerror(number) in str(error) for number in _FULL
+        )
+        if not is_full:
+            raise
+        free = shutil.disk_usage(work).free
+        raise InputError(
+            f"the disk of {work} is full, or your share of it ({free:,} bytes are free; {error}): "
+            "make room, then start the same command again, which goes on with the finished work"
+        ) from error
 
 
 def remove_work_folder(output_dir: Path, kind: Kind) -> None:

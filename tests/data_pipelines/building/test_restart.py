@@ -1,5 +1,6 @@
 """A program that is killed goes on where it was, and its shards are the same bytes."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from PIL import Image
 
@@ -65,12 +67,12 @@ from data_pipelines.building import records
 from ernie_vilg.config.shards import BuildShardsConfig
 import json
 
-original, name = records.write_json, sys.argv[2]
-def write_or_die(path, value):
+original, name = records.write_bytes, sys.argv[2]
+def write_or_die(path, content, **settings):
     if path.name == f"{name}.json":
         os.kill(os.getpid(), signal.SIGKILL)
-    original(path, value)
-records.write_json = write_or_die
+    original(path, content, **settings)
+records.write_bytes = write_or_die
 from data_pipelines.building.build import build_image_shards
 build_image_shards(BuildShardsConfig(**json.loads(sys.argv[1])))
 """
@@ -187,3 +189,28 @@ def test_a_prepared_picture_that_changed_is_refused(source: Path) -> None:
 
     with pytest.raises(InputError, match=r"part-00000\.bin changed after it was written"):
         build_image_shards(config(source, "out"))
+
+
+@pytest.mark.parametrize("step", ["inspect.write_rows", "relate.select", "write.write_shard"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        duckdb.IOException("IO Error: Could not write all bytes: No space left on device"),
+    ],
+    ids=["system", "database"],
+)
+def test_a_full_disk_is_told_and_the_next_start_goes_on(
+    source: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"data_pipelines.building.{step}", fail)
+    with pytest.raises(InputError, match=r"the disk of .*\.building-out is full.*make room, then"):
+        build_image_shards(config(source, "out"))
+    monkeypatch.undo()
+
+    report = build_image_shards(config(source, "out"))
+
+    assert (report.counts.rows, report.counts.kept) == (12, 11)
