@@ -59,10 +59,9 @@ def work_folder(
         _remove_other_job(work, output_dir)
     if not work.exists():
         _make(work, job)
-    with _held(work, output_dir, shared=is_shared):
-        with _full_disk_told(work):
-            (work / "shards").mkdir(exist_ok=True)  # missing after a kill at the end of a job
-            yield work
+    with _held(work, output_dir, shared=is_shared), _full_disk_told(work):
+        (work / "shards").mkdir(exist_ok=True)  # missing after a kill at the end of a job
+        yield work
 
 
 def _remove_other_job(work: Path, output_dir: Path) -> None:

@@ -8,8 +8,8 @@ from PIL import Image
 
 from data_pipelines.audit.audit import audit_shards
 from data_pipelines.building.build import build_image_shards
-from ernie_vilg.config.curation import CurationConfig, DeduplicationConfig
 from ernie_vilg.config.audit import AuditShardsConfig
+from ernie_vilg.config.curation import CurationConfig, DeduplicationConfig
 from ernie_vilg.config.shards import BuildShardsConfig
 
 
