@@ -17,6 +17,7 @@ from data_pipelines.building.records import RECORDS_FOLDER
 from data_pipelines.curation.preparation import PreparedCuration, prepare_curation
 from data_pipelines.executor import Executor
 from data_pipelines.outputs import check_output_folder
+from data_pipelines.ray_tasks import software
 from data_pipelines.sources.open import open_sources
 from data_pipelines.sources.rows import Source
 from data_pipelines.work_folder import (
@@ -36,7 +37,7 @@ from ernie_vilg.storage.files import (
     sha256_of_json,
     write_json,
 )
-from ernie_vilg.storage.json_files import read_json
+from ernie_vilg.storage.json_files import read_json, read_object
 from ernie_vilg.storage.shard_manifest import FILE_NAME
 
 SOURCES_FOLDER, CURATION_FOLDER = "sources", "curation"
@@ -141,7 +142,10 @@ def _prepared(
     prepared = prepare_curation(config.curation, rules, folder / CURATION_FOLDER)
     fingerprints = {f"source {source.name}": source.fingerprint() for source in sources}
     is_shared = config.part_index is not None
-    _keep_or_clear(folder, {**fingerprints, **prepared.model_hashes}, is_shared)
+    packages = {
+        f"package {name}": version for name, version in software().items() if name != "code"
+    }
+    _keep_or_clear(folder, {**fingerprints, **prepared.model_hashes, **packages}, is_shared)
     for name in (PICTURES_FOLDER, ROWS_FOLDER, THUMBNAILS_FOLDER, RECORDS_FOLDER):
         (folder / name).mkdir(exist_ok=True)
     return sources, prepared
@@ -178,18 +182,25 @@ def _inputs(config: BuildShardsConfig) -> dict[str, str | None]:
 
 
 def _keep_or_clear(folder: Path, fingerprints: Mapping[str, str], is_shared: bool) -> None:
-    """Remove finished work if a source or a model has changed since.
+    """Remove finished work, and say so, if a source, a model or a package has changed since.
 
     Raises:
         InputError: other processes may be using it.
     """
     file = folder / _FINGERPRINTS
-    if file.is_file() and read_json(file) != fingerprints:
+    if file.is_file() and (earlier := read_object(file)) != fingerprints:
+        names = sorted(fingerprints.keys() | earlier.keys())
+        changed = ", ".join(n for n in names if fingerprints.get(n) != earlier.get(n))
         if is_shared:
             raise InputError(
-                f"{folder} holds work on an earlier state of the sources or models: end the "
-                "processes that work there and remove it, or name another output_dir"
+                f"{folder} holds work on an earlier state of the sources or models ({changed}): "
+                "end the processes that work there and remove it, or name another output_dir"
             )
+        logger.warning(
+            "begin again: %s changed since the work in %s, which could give other shards",
+            changed,
+            folder,
+        )
         file.unlink()
     if not file.is_file():
         if not is_shared:

@@ -22,7 +22,7 @@ MIN_QUALITY = 50
 """Least PDQ quality of a picture that is compared with near ones. The hash of a flatter picture
 says little about it; it takes part among equal pictures only."""
 USUAL_DISTANCE = 31
-"""Distance of near pictures where `near_pictures` is null: of those in evaluation sets, and of those
+"""Distance of near pictures where `near_pictures` is null: to evaluation sets, and of those
 that are held out together."""
 
 _SAME_PIXELS = "same pixels"

@@ -17,6 +17,7 @@ from PIL import Image
 
 from data_pipelines.building.build import build_image_shards, inspect_share
 from data_pipelines.building.finish import finish
+from data_pipelines.ray_tasks import software
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import remove
@@ -189,6 +190,21 @@ def test_a_prepared_picture_that_changed_is_refused(source: Path) -> None:
 
     with pytest.raises(InputError, match=r"part-00000\.bin changed after it was written"):
         build_image_shards(config(source, "out"))
+
+
+def test_work_of_another_package_is_not_mixed_with_new_work(
+    source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    inspect_share(config(source, "out", part_index=0))
+    versions = {**software(), "pillow": "1.0"}
+    monkeypatch.setattr("data_pipelines.building.job.software", lambda: versions)
+    with pytest.raises(InputError, match=r"sources or models \(package pillow\): end the"):
+        inspect_share(config(source, "out", part_index=0))
+
+    build_image_shards(config(source, "out"))
+
+    assert "begin again: package pillow changed since the work in" in caplog.text
+    assert "were done already" not in caplog.text
 
 
 @pytest.mark.parametrize("step", ["inspect.write_rows", "relate.select", "write.write_shard"])
