@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -19,9 +19,18 @@ from typing import Any, Literal
 import duckdb
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import REMOVING_PREFIX, remove, without_name, write_json
+from ernie_vilg.storage.files import (
+    REMOVING_PREFIX,
+    remove,
+    removing_path,
+    sha256_of_file,
+    sha256_of_json,
+    without_name,
+    write_json,
+)
 from ernie_vilg.storage.json_files import read_json, read_object
 from ernie_vilg.storage.locks import locked
+from ernie_vilg.storage.shard_manifest import FILE_NAME
 
 COMMIT_FILE = "commit.json"
 """Written when all is done, just before the finished folder gets its name."""
@@ -81,6 +90,50 @@ def _held(work: Path, output_dir: Path, *, shared: bool = False) -> Iterator[Non
                 f"or name another folder (it works in {work})"
             )
         yield
+
+
+def record_commit(work: Path) -> None:
+    """Record that the finished `shards/` gets its name now, so that a restart after that knows it.
+
+    Its manifest is written.
+    """
+    write_json(work / COMMIT_FILE, _commit_of(read_object(work / _JOB_FILE), work / "shards"))
+
+
+def clear_finished(output_dir: Path, job: Callable[[], Mapping[str, Any]], *, kind: Kind) -> bool:
+    """Remove what a command left that was killed after the finished folder got its name.
+
+    Args:
+        output_dir: finished folder, with links resolved.
+        job: returns everything that the bytes of the shards depend on, as for `work_folder`; called
+            only where a command was killed.
+        kind: what the program does.
+
+    Returns:
+        whether there is such a finished folder of this very job.
+
+    Raises:
+        InputError: the command is removing it at this moment.
+    """
+    work = work_path(output_dir, kind)
+    places = (work, removing_path(work))
+    records = [path / COMMIT_FILE for path in places if (path / COMMIT_FILE).is_file()]
+    if not records or not (output_dir / FILE_NAME).is_file():
+        return False
+    wanted = job()
+    if read_json(records[0]) != _commit_of(wanted, output_dir):
+        return False
+    if is_work_of(work, wanted):
+        with _held(work, output_dir):
+            remove_work_folder(output_dir, kind)
+    else:  # it has lost its name already
+        remove_work_folder(output_dir, kind)
+    return True
+
+
+def _commit_of(job: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Return what identifies a finished folder and its job."""
+    return {"job": sha256_of_json(job), "manifest": sha256_of_file(folder / FILE_NAME)}
 
 
 @contextmanager

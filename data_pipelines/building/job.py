@@ -20,24 +20,12 @@ from data_pipelines.outputs import check_output_folder
 from data_pipelines.ray_tasks import software
 from data_pipelines.sources.open import open_sources
 from data_pipelines.sources.rows import Source
-from data_pipelines.work_folder import (
-    COMMIT_FILE,
-    is_work_of,
-    remove_work_folder,
-    work_folder,
-    work_path,
-)
+from data_pipelines.work_folder import clear_finished, remove_work_folder, work_folder
 from ernie_vilg.config.curation import Rules
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import (
-    remove,
-    removing_path,
-    sha256_of_file,
-    sha256_of_json,
-    write_json,
-)
-from ernie_vilg.storage.json_files import read_json, read_object
+from ernie_vilg.storage.files import remove, sha256_of_json, write_json
+from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.shard_manifest import FILE_NAME
 
 SOURCES_FOLDER, CURATION_FOLDER = "sources", "curation"
@@ -264,37 +252,13 @@ def _rules(config: BuildShardsConfig) -> list[Rules]:
     return [Rules() if name is None else rules[name] for _, name in _names_of_rules(config)]
 
 
-def record_commit(job: BuildingJob, folder: Path) -> None:
-    """Record that a finished folder gets its name now, so that a restart after that knows it."""
-    write_json(job.folder / COMMIT_FILE, _commit_of(job.config, folder))
-
-
 def finished_folder(config: BuildShardsConfig) -> Path | None:
     """Return the output folder if the same command was killed after it got its name.
 
     What the command left is removed.
     """
+    if config.overwrite or config.part_index is not None:
+        return None
     output_dir = Path(os.path.realpath(config.output_dir))
-    work = work_path(output_dir, "building")
-    places = (work, removing_path(work))
-    records = [path / COMMIT_FILE for path in places if (path / COMMIT_FILE).is_file()]
-    if config.overwrite or config.part_index is not None or not records:
-        return None
-    if not (output_dir / FILE_NAME).is_file():
-        return None
-    if read_json(records[0]) != _commit_of(config, output_dir):
-        return None
-    if is_work_of(work, job_settings(config)):
-        with work_folder(output_dir, job_settings(config), kind="building", is_shared=False):
-            remove_work_folder(output_dir, "building")
-    else:  # it has lost its name already
-        remove_work_folder(output_dir, "building")
-    return output_dir
-
-
-def _commit_of(config: BuildShardsConfig, folder: Path) -> dict[str, str]:
-    """Return what identifies a finished folder and its job."""
-    return {
-        "job": sha256_of_json(job_settings(config)),
-        "manifest": sha256_of_file(folder / FILE_NAME),
-    }
+    is_finished = clear_finished(output_dir, lambda: job_settings(config), kind="building")
+    return output_dir if is_finished else None
