@@ -127,6 +127,10 @@ _TYPES: Mapping[str, Any] = {
 """Types of the arrays that DuckDB gets, which it then casts to the column's type."""
 
 
+_AS_STORED = "hive_partitioning = false"
+"""Option of every Parquet table: no column comes from a folder named like `source=web`."""
+
+
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
     """Write rows as a Parquet file, whole or not at all.
 
@@ -205,12 +209,23 @@ def copy_to_parquet(connection: DuckDBPyConnection, query: str, path: Path) -> N
 
 def parquet(*paths: Path) -> str:
     """Return the SQL table of Parquet files with the same columns."""
-    return f"read_parquet([{', '.join(quoted(glob.escape(str(path))) for path in paths)}])"
+    files = ", ".join(quoted(glob.escape(str(path))) for path in paths)
+    return f"read_parquet([{files}], {_AS_STORED})"
 
 
 def parquet_files(folder: Path, pattern: str) -> str:
     """Return the SQL table of all Parquet files in a folder whose names match a pattern."""
-    return f"read_parquet({quoted(f'{glob.escape(str(folder))}/{pattern}')})"
+    return parquet_at(pattern_in(folder, pattern))
+
+
+def pattern_in(folder: Path, pattern: str) -> str:
+    """Return the pattern of files in a folder, whose own name may hold `*` or `[`."""
+    return f"{glob.escape(str(folder))}/{pattern}"
+
+
+def parquet_at(pattern: str) -> str:
+    """Return the SQL table of all Parquet files whose paths match a pattern."""
+    return f"read_parquet({quoted(pattern)}, {_AS_STORED})"
 
 
 def quoted(value: object) -> str:

@@ -60,7 +60,7 @@ def write_shard(path: Path, samples: Iterable[Sample], *, members: tuple[str, ..
         temporary.unlink()
         return None
     index = index_bytes(tar.index())
-    write_bytes(index_path(path), index)
+    write_bytes(index_path(path), index, is_only_writer=True)
     temporary.replace(path)
     return Shard(
         file=path.name,

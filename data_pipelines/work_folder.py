@@ -6,21 +6,36 @@ same time, one creates the folder and the others use it, because rename(2) does 
 folder that is not empty.
 """
 
+import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Literal
 
+import duckdb
+
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import REMOVING_PREFIX, remove, without_name, write_json
+from ernie_vilg.storage.files import (
+    REMOVING_PREFIX,
+    remove,
+    removing_path,
+    sha256_of_file,
+    sha256_of_json,
+    without_name,
+    write_json,
+)
 from ernie_vilg.storage.json_files import read_json, read_object
 from ernie_vilg.storage.locks import locked
+from ernie_vilg.storage.shard_manifest import FILE_NAME
 
+COMMIT_FILE = "commit.json"
+"""Written when all is done, just before the finished folder gets its name."""
 _JOB_FILE = "job.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Kind = Literal["building", "encoding"]
 
@@ -40,7 +55,8 @@ def work_folder(
         is_shared: true if other processes may be working in it; then nothing in it is removed.
 
     Raises:
-        InputError: it is shared and belongs to another job, or another process works in it.
+        InputError: it is shared and belongs to another job, another process works in it, or its
+            disk became full.
     """
     work = work_path(output_dir, kind)
     if work.exists() and not is_work_of(work, job):
@@ -52,7 +68,7 @@ def work_folder(
         _remove_other_job(work, output_dir)
     if not work.exists():
         _make(work, job)
-    with _held(work, output_dir, shared=is_shared):
+    with _held(work, output_dir, shared=is_shared), _full_disk_told(work):
         (work / "shards").mkdir(exist_ok=True)  # missing after a kill at the end of a job
         yield work
 
@@ -76,9 +92,78 @@ def _held(work: Path, output_dir: Path, *, shared: bool = False) -> Iterator[Non
         yield
 
 
-def remove_work_folder(output_dir: Path, kind: Kind) -> None:
-    """Remove the work folder of a finished job, and leftovers of killed starts."""
+def record_commit(work: Path) -> None:
+    """Record that the finished `shards/` gets its name now, so that a restart after that knows it.
+
+    Its manifest is written.
+    """
+    write_json(work / COMMIT_FILE, _commit_of(read_object(work / _JOB_FILE), work / "shards"))
+
+
+def clear_finished(output_dir: Path, job: Callable[[], Mapping[str, Any]], *, kind: Kind) -> bool:
+    """Remove what a command left that was killed after the finished folder got its name.
+
+    Args:
+        output_dir: finished folder, with links resolved.
+        job: returns everything that the bytes of the shards depend on, as for `work_folder`; called
+            only where a command was killed.
+        kind: what the program does.
+
+    Returns:
+        whether there is such a finished folder of this very job.
+
+    Raises:
+        InputError: the command is removing it at this moment.
+    """
     work = work_path(output_dir, kind)
+    places = (work, removing_path(work))
+    records = [path / COMMIT_FILE for path in places if (path / COMMIT_FILE).is_file()]
+    if not records or not (output_dir / FILE_NAME).is_file():
+        return False
+    wanted = job()
+    if read_json(records[0]) != _commit_of(wanted, output_dir):
+        return False
+    if is_work_of(work, wanted):
+        with _held(work, output_dir):
+            remove_work_folder(output_dir, kind)
+    else:  # it has lost its name already
+        remove_work_folder(output_dir, kind)
+    return True
+
+
+def _commit_of(job: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Return what identifies a finished folder and its job."""
+    return {"job": sha256_of_json(job), "manifest": sha256_of_file(folder / FILE_NAME)}
+
+
+@contextmanager
+def _full_disk_told(work: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, duckdb.Error) as error:
+        # DuckDB has no class of its own for it, but its message has that of the system.
+        is_full = getattr(error, "errno", None) in _FULL or any(
+            os.strerror(number) in str(error) for number in _FULL
+        )
+        if not is_full:
+            raise
+        free = shutil.disk_usage(work).free
+        raise InputError(
+            f"the disk of {work} is full, or your share of it ({free:,} bytes are free; {error}): "
+            "make room, then start the same command again, which goes on with the finished work"
+        ) from error
+
+
+def remove_work_folder(output_dir: Path, kind: Kind) -> None:
+    """Remove the work folder of a finished job, and leftovers of killed starts.
+
+    COMMIT_FILE goes last, so that a start after a kill meanwhile still knows that all is done.
+    """
+    work = work_path(output_dir, kind)
+    if (work / COMMIT_FILE).is_file():
+        for path in work.iterdir():
+            if path.name not in (_JOB_FILE, COMMIT_FILE):
+                remove(path)
     unnamed = re.compile(rf"{re.escape(work.name)}-\w{{8}}|{REMOVING_PREFIX}{re.escape(work.name)}")
     if work.exists():
         remove(without_name(work))  # renamed first: a half-removed folder looks like another job

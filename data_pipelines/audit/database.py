@@ -21,6 +21,7 @@ from data_pipelines.metadata import (
     database,
     parquet,
     parquet_files,
+    pattern_in,
     quoted,
 )
 
@@ -37,7 +38,7 @@ def open_database(scratch: Path, *, memory: str, num_threads: int) -> Iterator[D
         memory: most memory, such as "2GB".
         num_threads: number of threads.
     """
-    files = scratch / "samples" / "*.jsonl"
+    files = pattern_in(scratch / "samples", "*.jsonl")
     (scratch / "samples").mkdir(exist_ok=True)
     (scratch / "samples" / "none.jsonl").touch()  # without any file there would be no table
     with database(memory=memory, scratch=scratch, threads=max(1, num_threads)) as connection:

@@ -14,7 +14,7 @@ from data_pipelines.building.folders import (
     metadata_folder,
     split_folder,
 )
-from data_pipelines.building.job import BuildingJob, record_commit
+from data_pipelines.building.job import BuildingJob
 from data_pipelines.building.write import ShardTask
 from data_pipelines.images import NUM_ENLARGED, image_settings
 from data_pipelines.metadata import (
@@ -25,7 +25,7 @@ from data_pipelines.metadata import (
     database,
     parquet_files,
 )
-from data_pipelines.work_folder import remove_work_folder
+from data_pipelines.work_folder import record_commit, remove_work_folder
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.storage.files import commit_folder, sha256_of_json, write_bytes, write_json
 from ernie_vilg.storage.shard_manifest import Manifest, shard_of, write_manifest
@@ -65,7 +65,7 @@ def finish(job: BuildingJob, written: Written) -> None:
         write_examples(connection, job.folder, folder / EXAMPLES_FILE)
     write_bytes(folder / REJECTED_FILE, rejected_lines(rejected))
     write_json(folder / CURATION_FILE, _curation(job, written, num_listed=len(rejected)))
-    record_commit(job.folder, folder)
+    record_commit(job.folder)
     commit_folder(folder, job.output_dir)
     remove_work_folder(job.output_dir, "building")
 

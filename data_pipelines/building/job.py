@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ from data_pipelines.building.records import RECORDS_FOLDER
 from data_pipelines.curation.preparation import PreparedCuration, prepare_curation
 from data_pipelines.executor import Executor
 from data_pipelines.outputs import check_output_folder
+from data_pipelines.ray_tasks import software
 from data_pipelines.sources.open import open_sources
 from data_pipelines.sources.rows import Source
-from data_pipelines.work_folder import is_work_of, remove_work_folder, work_folder, work_path
+from data_pipelines.work_folder import clear_finished, remove_work_folder, work_folder
 from ernie_vilg.config.curation import Rules
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import remove, sha256_of_file, sha256_of_json, write_json
-from ernie_vilg.storage.json_files import read_json, read_object
+from ernie_vilg.storage.files import remove, sha256_of_json, write_json
+from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.shard_manifest import FILE_NAME
 from ernie_vilg.system.worker_pool import WorkerPool
 
@@ -60,7 +62,7 @@ class BuildingJob:
     model_hashes: Mapping[str, str]
     """SHA-256 of every model of curation, by setting."""
 
-    @property
+    @cached_property
     def num_rows(self) -> int | None:
         """Number of rows of all parts; None where a reader does not know it."""
         rows = [task.part.rows for task in self.tasks]
@@ -133,7 +135,10 @@ def _prepared(
     prepared = prepare_curation(config.curation, rules, folder / CURATION_FOLDER)
     fingerprints = {f"source {source.name}": source.fingerprint() for source in sources}
     is_shared = config.part_index is not None
-    _keep_or_clear(folder, {**fingerprints, **prepared.model_hashes}, is_shared)
+    packages = {
+        f"package {name}": version for name, version in software().items() if name != "code"
+    }
+    _keep_or_clear(folder, {**fingerprints, **prepared.model_hashes, **packages}, is_shared)
     for name in (PICTURES_FOLDER, ROWS_FOLDER, THUMBNAILS_FOLDER, RECORDS_FOLDER):
         (folder / name).mkdir(exist_ok=True)
     return sources, prepared
@@ -170,18 +175,25 @@ def _inputs(config: BuildShardsConfig) -> dict[str, str | None]:
 
 
 def _keep_or_clear(folder: Path, fingerprints: Mapping[str, str], is_shared: bool) -> None:
-    """Remove finished work if a source or a model has changed since.
+    """Remove finished work, and say so, if a source, a model or a package has changed since.
 
     Raises:
         InputError: other processes may be using it.
     """
     file = folder / _FINGERPRINTS
-    if file.is_file() and read_json(file) != fingerprints:
+    if file.is_file() and (earlier := read_object(file)) != fingerprints:
+        names = sorted(fingerprints.keys() | earlier.keys())
+        changed = ", ".join(n for n in names if fingerprints.get(n) != earlier.get(n))
         if is_shared:
             raise InputError(
-                f"{folder} holds work on an earlier state of the sources or models: end the "
-                "processes that work there and remove it, or name another output_dir"
+                f"{folder} holds work on an earlier state of the sources or models ({changed}): "
+                "end the processes that work there and remove it, or name another output_dir"
             )
+        logger.warning(
+            "begin again: %s changed since the work in %s, which could give other shards",
+            changed,
+            folder,
+        )
         file.unlink()
     if not file.is_file():
         if not is_shared:
@@ -203,7 +215,7 @@ def _tasks(
         for part in source.parts():
             yield InspectTask(
                 number=next(numbers),
-                source=source,
+                source=source.of_part(part),
                 part=part,
                 plan=plans[source.name],
                 config=config,
@@ -245,28 +257,13 @@ def _rules(config: BuildShardsConfig) -> list[Rules]:
     return [Rules() if name is None else rules[name] for _, name in _names_of_rules(config)]
 
 
-def record_commit(work: Path, folder: Path) -> None:
-    """Record that a finished folder gets its name now, so that a restart after that knows it."""
-    write_json(_commit_record(work), {"manifest": sha256_of_file(folder / FILE_NAME)})
-
-
 def finished_folder(config: BuildShardsConfig) -> Path | None:
     """Return the output folder if the same command was killed after it got its name.
 
     What the command left is removed.
     """
+    if config.overwrite or config.part_index is not None:
+        return None
     output_dir = Path(os.path.realpath(config.output_dir))
-    work, manifest = work_path(output_dir, "building"), output_dir / FILE_NAME
-    record = _commit_record(work)
-    if config.overwrite or config.part_index is not None or not os.path.isfile(record):
-        return None
-    is_it = manifest.is_file() and read_object(record).get("manifest") == sha256_of_file(manifest)
-    if not is_it or not is_work_of(work, job_settings(config)):
-        return None
-    with work_folder(output_dir, job_settings(config), kind="building", is_shared=False):
-        remove_work_folder(output_dir, "building")
-    return output_dir
-
-
-def _commit_record(work: Path) -> Path:
-    return work / RECORDS_FOLDER / "commit.json"
+    is_finished = clear_finished(output_dir, lambda: job_settings(config), kind="building")
+    return output_dir if is_finished else None

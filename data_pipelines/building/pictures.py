@@ -52,7 +52,11 @@ class PartPictures:
         self._config = config
         deduplication = config.curation.deduplication
         # It takes as long as decoding the picture.
-        self._has_pdq = deduplication.near_pictures is not None or bool(deduplication.against)
+        self._has_pdq = (
+            deduplication.near_pictures is not None
+            or bool(deduplication.against)
+            or config.hold_out_fraction > 0
+        )
         self._offset = 0
         self._last: PreparedPicture | None = None
 

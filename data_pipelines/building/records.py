@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import sha256_of_file, write_json
+from ernie_vilg.storage.files import json_bytes, sha256_of_file, write_bytes
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.locks import locked
 from ernie_vilg.storage.shard_manifest import describe_file
@@ -70,7 +70,8 @@ def once(work_folder: Path, name: str, task: Callable[[], Work]) -> Finished:
         done = task()
         files = [_described(work_folder, path) for path in done.files]
         sizes = [_sized(work_folder, path) for path in done.large_files]
-        write_json(record, {"files": files + sizes, "content": done.content})
+        entry = {"files": files + sizes, "content": done.content}
+        write_bytes(record, json_bytes(entry), is_only_writer=True)
         return Finished(content=read_object(record)["content"], is_earlier=False)
 
 

@@ -9,7 +9,7 @@ from data_pipelines.building.job import BuildingJob
 from data_pipelines.building.records import Work, once
 from data_pipelines.building.select import SAMPLES_FILE, VERDICTS_FILE, Selection, select
 from data_pipelines.duplicates.find import find_duplicates
-from data_pipelines.metadata import database
+from data_pipelines.metadata import database, pattern_in
 from ernie_vilg.config.curation import DeduplicationConfig
 from ernie_vilg.storage.files import remove
 
@@ -41,22 +41,18 @@ def _work(job: BuildingJob, rows_of_part: list[int]) -> Work:
     remove(scratch)  # left by a kill
     scratch.mkdir()
     duplicates: dict[str, int] = {}
-    is_related = finds_something(config.curation.deduplication)
+    is_held_out = config.hold_out_fraction > 0  # clusters of near pictures stay together
+    is_related = is_held_out or finds_something(config.curation.deduplication)
     if is_related:
         logger.info("look for duplicates")
         duplicates = dict(
             find_duplicates(
-                str(job.folder / ROWS_FOLDER / PARTS),
+                pattern_in(job.folder / ROWS_FOLDER, PARTS),
                 config.curation.deduplication,
                 output=relations,
                 folder=scratch,
+                finds_clusters=is_held_out,
             )
-        )
-    elif config.hold_out_fraction > 0:
-        logger.warning(
-            "hold_out_fraction=%s without curation.deduplication.near_pictures: only pictures with "
-            "the same pixels stay on one side; near-duplicates may be trained on and held out",
-            config.hold_out_fraction,
         )
     selection = Selection(
         work_folder=job.folder,

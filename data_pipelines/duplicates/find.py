@@ -29,6 +29,7 @@ def find_duplicates(
     *,
     output: Path,
     folder: Path,
+    finds_clusters: bool = False,
     threads: int | None = None,
 ) -> Mapping[str, int]:
     """Write which rows resemble another row or an evaluation set.
@@ -38,6 +39,8 @@ def find_duplicates(
         config: what counts as a duplicate.
         output: Parquet file to write, with `metadata.RELATION_COLUMNS`, in order of (part, row).
         folder: scratch folder for what does not fit into memory; it exists.
+        finds_clusters: whether clusters of near pictures are found where `config.near_pictures` is
+            null, too: at the usual distance, and without rejecting any.
         threads: threads of the database, on which the result does not depend; None takes the
             processors of this process, at most 4.
 
@@ -59,7 +62,9 @@ def find_duplicates(
         reject_listed_texts(connection, sets)
         num_rows, num_pictures = make_pictures(connection)
         counts = {"rows": num_rows, "pictures": num_pictures}
-        counts.update(judge_pictures(connection, config, sets, folder))
+        counts.update(
+            judge_pictures(connection, config, sets, folder, finds_clusters=finds_clusters)
+        )
         counts.update(judge_texts(connection, config, folder))
         _write(connection, output)
         reasons = connection.execute(

@@ -22,7 +22,8 @@ MIN_QUALITY = 50
 """Least PDQ quality of a picture that is compared with near ones. The hash of a flatter picture
 says little about it; it takes part among equal pictures only."""
 USUAL_DISTANCE = 31
-"""Distance to pictures of evaluation sets where `near_pictures` is null."""
+"""Distance of near pictures where `near_pictures` is null: to evaluation sets, and of those
+that are held out together."""
 
 _SAME_PIXELS = "same pixels"
 _DISTANCE = " + ".join(f"bit_count(xor(one.pdq_{w}, kept.pdq_{w}))" for w in range(4))
@@ -33,6 +34,8 @@ def judge_pictures(
     config: DeduplicationConfig,
     sets: EvaluationSets,
     folder: Path,
+    *,
+    finds_clusters: bool,
 ) -> Mapping[str, int]:
     """Make the table `picture_verdicts`: picture, number, reason, of_number, detail, cluster.
 
@@ -41,6 +44,7 @@ def judge_pictures(
         config: what counts as a duplicate.
         sets: the evaluation sets.
         folder: scratch folder.
+        finds_clusters: whether clusters of near pictures are found although none is rejected.
 
     Returns:
         counts by name.
@@ -59,18 +63,21 @@ def judge_pictures(
         _find_in_sets(connection, config, sets, folder)
     if config.exact_pictures:
         _find_equal(connection)
-    if config.near_pictures is not None:
-        counts = _find_near(connection, config, config.near_pictures, folder)
+    if config.near_pictures is not None or finds_clusters:
+        counts = _find_near(connection, config, folder)
     return counts
+
+
+def _distance_of(config: DeduplicationConfig) -> int:
+    return USUAL_DISTANCE if config.near_pictures is None else config.near_pictures
 
 
 def _find_in_sets(
     connection: DuckDBPyConnection, config: DeduplicationConfig, sets: EvaluationSets, folder: Path
 ) -> None:
-    distance = USUAL_DISTANCE if config.near_pictures is None else config.near_pictures
     names = {"set_number": np.arange(len(sets.names)), "name": np.array(sets.names, dtype=object)}
     connection.register("set_names", names)
-    _find_near_sets(connection, sets, distance, folder)
+    _find_near_sets(connection, sets, _distance_of(config), folder)
     connection.execute(f"""
         create temp table in_sets as
             select picture, number, 0 as rank, 'name' as what, set_number
@@ -142,15 +149,16 @@ def _find_equal(connection: DuckDBPyConnection) -> None:
 
 
 def _find_near(
-    connection: DuckDBPyConnection, config: DeduplicationConfig, distance: int, folder: Path
+    connection: DuckDBPyConnection, config: DeduplicationConfig, folder: Path
 ) -> dict[str, int]:
+    """Find clusters of near pictures; reject all but one of each unless `near_pictures` is null."""
     flat = count_of(connection, f"pictures_left where pdq_quality < {MIN_QUALITY}")
     size = _make_hashes(connection)
     if size == 0:
         return {"pictures_too_flat": flat, "near_picture_clusters": 0}
     hashes, numbers = store_hashes(connection, "hashes", folder)
     components = Components(size, folder / "components.bin")
-    connect_near_hashes(hashes, distance, components, folder)
+    connect_near_hashes(hashes, _distance_of(config), components, folder)
     members, component_of = components.groups()
     first = first_numbers(numbers[members], component_of)
     register_hashes(connection, "given", np.asarray(hashes[members]), cluster=first)
@@ -161,6 +169,9 @@ def _find_near(
             order=order,
             distance=_DISTANCE,
             near=Reason.NEAR_DUPLICATE_PICTURE,
+            is_rejected="one.number <> kept.number"
+            if config.near_pictures is not None
+            else "false",
             min_quality=MIN_QUALITY,
         )
     )
@@ -194,9 +205,9 @@ from clustered group by cluster;
 
 insert into picture_verdicts by name
 select picture, one.number, cluster,
-    case when one.number <> kept.number then '{near}' end as reason,
-    case when one.number <> kept.number then kept.number end as of_number,
-    case when one.number <> kept.number then concat('distance ', {distance}) end as detail
+    case when {is_rejected} then '{near}' end as reason,
+    case when {is_rejected} then kept.number end as of_number,
+    case when {is_rejected} then concat('distance ', {distance}) end as detail
 from clustered as one join kept_of_clusters as kept using (cluster);
 """
 """Clusters of near pictures. A distance above the threshold goes over other pictures."""

@@ -7,7 +7,7 @@ row.
 
 from duckdb import DuckDBPyConnection
 
-from data_pipelines.metadata import quoted
+from data_pipelines.metadata import parquet_at
 
 PICTURE_KEY = "md5_number(concat(length(source), ' ', source, ' ', picture_id))"
 """SQL of a picture's identity."""
@@ -26,12 +26,12 @@ def make_rows(connection: DuckDBPyConnection, files: str) -> None:
         select (part::bigint << 32) + row as number, {PICTURE_KEY} as picture,
             picture_id, unhex(pixels_sha256) as pixels, unhex(text_sha256) as text, caption, part,
             width::bigint * height as area, {HASH_COLUMNS}, pdq_quality
-        from read_parquet({quoted(files)}) where reason is null
+        from {parquet_at(files)} where reason is null
     """)
     connection.execute(f"""
         create temp table part_offsets as
         select part, sum(size) over (order by part) - size as first_row
-        from (select part, max(row) + 1 as size from read_parquet({quoted(files)}) group by part)
+        from (select part, max(row) + 1 as size from {parquet_at(files)} group by part)
     """)
 
 

@@ -12,6 +12,7 @@ out, in `held_out/` within the folder, are encoded with the others into a folder
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,11 +31,23 @@ from data_pipelines.encoding.task import (
 from data_pipelines.encoding.token_shard import encode_shard
 from data_pipelines.encoding.workers import Workers, start_worker, workers_of
 from data_pipelines.outputs import check_output_folder
-from data_pipelines.work_folder import remove_work_folder, work_folder, work_path
+from data_pipelines.work_folder import (
+    clear_finished,
+    record_commit,
+    remove_work_folder,
+    work_folder,
+    work_path,
+)
 from ernie_vilg.config.shards import EncodeShardsConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import commit_folder, sha256_of_file, write_json
-from ernie_vilg.storage.shard_manifest import FILE_NAME, Manifest, Shard, write_manifest
+from ernie_vilg.storage.shard_manifest import (
+    FILE_NAME,
+    Manifest,
+    Shard,
+    read_manifest,
+    write_manifest,
+)
 from ernie_vilg.system.progress import progress
 
 BFLOAT16_CODES = "bfloat16_codes"
@@ -73,9 +86,15 @@ def encode_image_shards(config: EncodeShardsConfig) -> Manifest:
             `output_dir` must not be written, the device does not exist, or bfloat16 changes too
             many codes.
     """
+    output_dir = Path(os.path.realpath(config.output_dir))
+    if not config.overwrite and clear_finished(
+        output_dir, lambda: _identity_of(_sets(config, output_dir)[1]), kind="encoding"
+    ):
+        return read_manifest(output_dir, "token")
     with _started_job(config) as job:
         _encode_missing(job.tasks, job.workers)
         manifests = [_write_manifest(job.folder / "shards", part) for part in job.sets]
+        record_commit(job.folder)
         commit_folder(job.folder / "shards", job.output_dir)
         remove_work_folder(job.output_dir, "encoding")
     return manifests[0]
@@ -111,16 +130,26 @@ def _started_job(config: EncodeShardsConfig) -> Iterator[_EncodingJob]:
             name: location for name in inputs if (location := getattr(config, name)) is not None
         },
     )
-    # The device is checked before anything is read.
-    workers = workers_of(config, work_path(output_dir, "encoding"))
-    sets = sets_to_encode(config, workers)
-    job = {name: value for part in sets for name, value in part.identity.items()}
+    workers, sets = _sets(config, output_dir)
     is_shared = config.part_index is not None
-    with work_folder(output_dir, job, kind="encoding", is_shared=is_shared) as folder:
+    with work_folder(
+        output_dir, _identity_of(sets), kind="encoding", is_shared=is_shared
+    ) as folder:
         placed = tuple(part.in_folder(folder) for part in sets)
         for part in placed:
             (folder / "shards" / part.name).mkdir(exist_ok=True)
         yield _EncodingJob(output_dir=output_dir, folder=folder, sets=placed, workers=workers)
+
+
+def _sets(config: EncodeShardsConfig, output_dir: Path) -> tuple[Workers, tuple[EncodingSet, ...]]:
+    # The device is checked before anything is read.
+    workers = workers_of(config, work_path(output_dir, "encoding"))
+    return workers, sets_to_encode(config, workers)
+
+
+def _identity_of(sets: tuple[EncodingSet, ...]) -> dict[str, Any]:
+    """Return everything that the bytes of the token shards depend on, by name."""
+    return {name: value for part in sets for name, value in part.identity.items()}
 
 
 def _encode_missing(tasks: list[EncodingTask], workers: Workers) -> None:

@@ -32,7 +32,7 @@ from ernie_vilg.data.shards.open_shards import (
     open_shard,
 )
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import write_json
+from ernie_vilg.storage.files import json_bytes, write_bytes
 from ernie_vilg.storage.locks import locked
 from ernie_vilg.system.devices import choose_device
 from ernie_vilg.text_tokenizer import TextTokenizer
@@ -87,7 +87,8 @@ def _write_token_shard(task: EncodingTask) -> None:
         members = (*MEMBERS, *kept)
         shard = write_shard(task.output, _samples(task, opened, pictures, counts), members=members)
     assert shard is not None  # the manifest lists no shard without samples
-    write_json(task.record, {"shard": asdict(shard), **counts.as_json()})
+    content = json_bytes({"shard": asdict(shard), **counts.as_json()})
+    write_bytes(task.record, content, is_only_writer=True)
 
 
 def _samples(

@@ -70,6 +70,10 @@ class CsvTable:
         """Yield the parts in order."""
         return self._parts.parts(source)
 
+    def of_part(self, part: Part) -> "CsvTable":
+        """Return the table itself."""
+        return self
+
     def records(self, part: Part) -> Iterator[tuple[str, Content]]:
         """Yield place and content of every record of a part."""
         width = len(self.columns)

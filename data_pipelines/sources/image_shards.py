@@ -6,7 +6,7 @@ shard that differs are DAMAGED_SHARD.
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_pipelines.rejections import Reason, RejectedError, Rejection
@@ -57,10 +57,17 @@ class ImageShards:
             )
             first_row += shard.samples
 
+    def of_part(self, part: Part) -> "ImageShards":
+        """Return the source with one shard."""
+        return replace(self, manifest=replace(self.manifest, shards=(self._shards[part.file],)))
+
     def rows(self, part: Part) -> Iterator[RawPair | Rejection]:
         """Yield the rows of a shard."""
-        (shard,) = (shard for shard in self.manifest.shards if shard.file == part.file)
-        return numbered(self._entries(shard))
+        return numbered(self._entries(self._shards[part.file]))
+
+    @functools.cached_property
+    def _shards(self) -> dict[str, Shard]:
+        return {shard.file: shard for shard in self.manifest.shards}
 
     @property
     def _has_one_caption(self) -> bool:

@@ -15,7 +15,7 @@ Source: https://github.com/rom1504/img2dataset (layout of its output).
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,10 @@ class Img2Dataset:
         """Yield a part for every tar file."""
         for file in self.files:
             yield Part(source=self.name, file=file)
+
+    def of_part(self, part: Part) -> "Img2Dataset":
+        """Return the source with one tar file."""
+        return replace(self, files=(part.file,))
 
     def rows(self, part: Part) -> Iterator[RawPair | Rejection]:
         """Yield the rows of a tar file and of the Parquet file beside it."""

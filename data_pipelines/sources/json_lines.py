@@ -42,6 +42,10 @@ class JsonLines:
         """Yield the parts in order."""
         return self._parts.parts(source)
 
+    def of_part(self, part: Part) -> "JsonLines":
+        """Return the table itself."""
+        return self
+
     def records(self, part: Part) -> Iterator[tuple[str, Content]]:
         """Yield place and content of every line of a part that is not blank."""
         return read_records(self._path, span_of(part))

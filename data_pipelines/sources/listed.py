@@ -1,7 +1,7 @@
 """Sources whose rows stand in a table: one picture's name and its captions per record."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from data_pipelines.rejections import Reason, RejectedError, Rejection
@@ -26,6 +26,10 @@ class Table(Protocol):
         Args:
             source: name of the source, for the parts.
         """
+        ...
+
+    def of_part(self, part: Part) -> "Table":
+        """Return the table as the task of one part needs it."""
         ...
 
     def records(self, part: Part) -> Iterator[tuple[str, Content]]:
@@ -59,6 +63,10 @@ class ListedSource:
     def parts(self) -> Iterator[Part]:
         """Yield the parts in order."""
         return self.table.parts(self.name)
+
+    def of_part(self, part: Part) -> "ListedSource":
+        """Return the source with the table as one part needs it."""
+        return replace(self, table=self.table.of_part(part))
 
     def rows(self, part: Part) -> Iterator[RawPair | Rejection]:
         """Yield a row for every caption of every record of a part."""

@@ -4,15 +4,16 @@ The picture's column holds a path, the file itself, or both as Hugging Face writ
 `bytes` and `path`. Columns of other binary data are not read.
 """
 
+import glob
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from data_pipelines.metadata import database, parquet
+from data_pipelines.metadata import database, parquet, quoted
 from data_pipelines.rejections import Reason, RejectedError
 from data_pipelines.sources.listed import Content, EmbeddedPicture
 from data_pipelines.sources.rows import Part
@@ -78,9 +79,13 @@ class ParquetTable:
                 }
             first_row += num_rows
 
+    def of_part(self, part: Part) -> "ParquetTable":
+        """Return the table with one file."""
+        return replace(self, paths=tuple(path for path in self.paths if path.name == part.file))
+
     def records(self, part: Part) -> Iterator[tuple[str, Content]]:
         """Yield place and content of every row of a part; rows that are damaged are rejected."""
-        path = next(path for path in self.paths if path.name == part.file)
+        (path,) = self.of_part(part).paths
         assert part.end is not None
         columns = columns_of(path)
         at_once = _PICTURES_AT_ONCE if "BLOB" in columns[self.image_key] else _ROWS_AT_ONCE
@@ -95,6 +100,13 @@ class ParquetTable:
     ) -> Iterator[Content]:
         try:
             rows = _read(path, columns, start, end)
+        except duckdb.OutOfMemoryException:  # large pictures are no damage
+            if end - start == 1:
+                raise
+            middle = (start + end) // 2
+            yield from self._contents(path, columns, start, middle)
+            yield from self._contents(path, columns, middle, end)
+            return
         except duckdb.Error as error:
             detail = f"{path.name} cannot be read: {error!s:.200}"
             yield from [RejectedError(Reason.DAMAGED_SHARD, detail)] * (end - start)
@@ -133,8 +145,8 @@ def check_column(key: str, setting: str, columns: Sequence[str], file: str) -> N
 
 
 def _num_rows(path: Path) -> int:
-    table = parquet(path).replace("read_parquet", "parquet_file_metadata", 1)
-    ((count,),) = _query(path, f"select num_rows from {table}")
+    name = quoted(glob.escape(str(path)))
+    ((count,),) = _query(path, f"select num_rows from parquet_file_metadata({name})")
     return int(count)
 
 

@@ -4,6 +4,7 @@ A name is a path below the source's folder, or below `images_root`. It may reach
 `..`, by a link or as an absolute path.
 """
 
+import errno
 import functools
 import os
 import stat
@@ -17,6 +18,17 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.storage.json_files import open_regular
 from ernie_vilg.storage.locations import is_remote
 from ernie_vilg.storage.remote import RemoteFolder
+
+_PASSING = (
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+)
+"""Errors of the machine or of its network, not of a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +55,7 @@ class LocalPicture:
                     raise too_large(self.name)
                 content = file.read(MAX_PICTURE_BYTES + 1)
         except (OSError, InputError) as error:
+            _refuse_passing(error)
             problem = error.strerror if isinstance(error, OSError) else "it is no regular file"
             raise RejectedError(Reason.MISSING_IMAGE, f"{self.name!r} ({problem})") from error
         return _bounded(content, self.name)
@@ -93,6 +106,12 @@ class DeferredPicture:
             RejectedError: it is too large.
         """
         return _bounded(self.get(), self.name)
+
+
+def _refuse_passing(error: Exception) -> None:
+    """Raise an error again that says nothing about the file: on another day it could be read."""
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        raise error
 
 
 def too_large(name: str) -> RejectedError:
@@ -188,6 +207,7 @@ def _found(path: str, name: str, roots: list[str]) -> tuple[str, LocalPicture]:
             real = os.path.realpath(real)
             mode = os.stat(real).st_mode
     except OSError as error:
+        _refuse_passing(error)
         raise RejectedError(Reason.MISSING_IMAGE, f"{name!r:.300} ({error.strerror})") from error
     root = next((root for root in roots if _is_within(real, root)), None)
     if root is None:

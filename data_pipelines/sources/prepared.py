@@ -52,6 +52,10 @@ class PreparedTable:
         )
         return parts.parts(source)
 
+    def of_part(self, part: Part) -> "PreparedTable":
+        """Return the table itself."""
+        return self
+
     def records(self, part: Part) -> Iterator[tuple[str, Content]]:
         """Yield place and content of every record of a part."""
         for line in read_listing(self.listing, span_of(part)):

@@ -89,6 +89,13 @@ class Source(Protocol):
         """Yield the parts in order. They depend on the source and `rows_per_part` alone."""
         ...
 
+    def of_part(self, part: Part) -> "Source":
+        """Return the source as the task of one part needs it, which does not grow with the parts.
+
+        Every task is pickled with its source.
+        """
+        ...
+
     def rows(self, part: Part) -> Iterator[RawPair | Rejection]:
         """Yield the rows of a part in order; memory does not grow with their number."""
         ...

@@ -47,6 +47,10 @@ class ScenesSource:
                 rows=end - start,
             )
 
+    def of_part(self, part: Part) -> "ScenesSource":
+        """Return the source itself."""
+        return self
+
     def rows(self, part: Part) -> Iterator[RawPair | Rejection]:
         """Yield the scenes of a part."""
         for row, scene in enumerate(_scenes()[part.start : part.end]):

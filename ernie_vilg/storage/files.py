@@ -54,12 +54,27 @@ def sha256_of_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, is_only_writer: bool = False) -> None:
     """Write a file whole: a reader sees the old content or the new, never a mixture.
 
     Several processes may write the same file at the same time; one of their contents stays.
+
+    Args:
+        path: the file.
+        content: its content.
+        is_only_writer: whether no other process writes it. Then the folder is not searched for
+            leftovers, which takes long where it has a million files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if is_only_writer:
+        temporary = writing_path(path)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_folder(path.parent)
+        return
     for attempt in range(1, _MOST_ATTEMPTS + 1):
         try:
             _write_once(path, content)
@@ -230,9 +245,14 @@ def without_name(folder: Path) -> Path:
     Returns:
         its new path, for `remove`.
     """
-    nameless = folder.with_name(f"{REMOVING_PREFIX}{folder.name}")
+    nameless = removing_path(folder)
     remove(nameless)
     return folder.rename(nameless)
+
+
+def removing_path(folder: Path) -> Path:
+    """Return the name of a folder while it is removed."""
+    return folder.with_name(f"{REMOVING_PREFIX}{folder.name}")
 
 
 def clear_leftovers(parent: Path) -> None:

@@ -57,6 +57,9 @@ class ListedRows:
     def parts(self) -> Iterator[Part]:
         yield Part(source=self.name, file="list")
 
+    def of_part(self, part: Part) -> "ListedRows":
+        return self
+
     def rows(self, part: Part) -> Iterator[RawPair | Rejection]:
         for row, entry in enumerate(self.entries):
             if entry is None:

@@ -1,21 +1,26 @@
 """A program that is killed goes on where it was, and its shards are the same bytes."""
 
+import errno
 import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from PIL import Image
 
 from data_pipelines.building.build import build_image_shards, inspect_share
 from data_pipelines.building.finish import finish
+from data_pipelines.ray_tasks import software
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import remove
 
 NUM_PAIRS = 12
 
@@ -63,12 +68,12 @@ from data_pipelines.building import records
 from ernie_vilg.config.shards import BuildShardsConfig
 import json
 
-original, name = records.write_json, sys.argv[2]
-def write_or_die(path, value):
+original, name = records.write_bytes, sys.argv[2]
+def write_or_die(path, content, **settings):
     if path.name == f"{name}.json":
         os.kill(os.getpid(), signal.SIGKILL)
-    original(path, value)
-records.write_json = write_or_die
+    original(path, content, **settings)
+records.write_bytes = write_or_die
 from data_pipelines.building.build import build_image_shards
 build_image_shards(BuildShardsConfig(**json.loads(sys.argv[1])))
 """
@@ -146,24 +151,34 @@ def test_a_changed_source_or_setting_uses_nothing_of_the_earlier_work(source: Pa
     assert hashes(source.parent / "out") == hashes(source.parent / "undisturbed")
 
 
-def test_a_program_killed_after_the_folder_has_its_name_says_what_it_did(
-    source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*arguments: object) -> None:
-        raise KeyboardInterrupt
+class KilledError(BaseException):
+    """A kill in the middle of an operation."""
 
-    monkeypatch.setattr("data_pipelines.building.finish.remove_work_folder", killed)
-    with pytest.raises(KeyboardInterrupt):
+
+@pytest.mark.parametrize("number", [1, 6, 11])
+def test_a_program_killed_after_the_folder_has_its_name_says_what_it_did(
+    source: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    removed: list[Path] = []
+
+    def remove_or_die(path: Path) -> None:
+        removed.append(path)
+        if len(removed) == number:
+            raise KilledError
+        remove(path)
+
+    monkeypatch.setattr("data_pipelines.work_folder.remove", remove_or_die)
+    with suppress(KilledError):
         build_image_shards(config(source, "out"))
     monkeypatch.undo()
     before = hashes(source.parent / "out")
-    assert (source.parent / ".building-out").is_dir()
+    assert len(removed) == number  # of 10 entries, and then of the rest of the work folder
 
     report = build_image_shards(config(source, "out"))
 
     assert (report.counts.rows, report.counts.kept) == (12, 11)
     assert hashes(source.parent / "out") == before
-    assert not (source.parent / ".building-out").exists()
+    assert sorted(path.name for path in source.parent.iterdir()) == ["out", "source"]
 
 
 def test_a_prepared_picture_that_changed_is_refused(source: Path) -> None:
@@ -175,3 +190,43 @@ def test_a_prepared_picture_that_changed_is_refused(source: Path) -> None:
 
     with pytest.raises(InputError, match=r"part-00000\.bin changed after it was written"):
         build_image_shards(config(source, "out"))
+
+
+def test_work_of_another_package_is_not_mixed_with_new_work(
+    source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    inspect_share(config(source, "out", part_index=0))
+    versions = {**software(), "pillow": "1.0"}
+    monkeypatch.setattr("data_pipelines.building.job.software", lambda: versions)
+    with pytest.raises(InputError, match=r"sources or models \(package pillow\): end the"):
+        inspect_share(config(source, "out", part_index=0))
+
+    build_image_shards(config(source, "out"))
+
+    assert "begin again: package pillow changed since the work in" in caplog.text
+    assert "were done already" not in caplog.text
+
+
+@pytest.mark.parametrize("step", ["inspect.write_rows", "relate.select", "write.write_shard"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        duckdb.IOException("IO Error: Could not write all bytes: No space left on device"),
+    ],
+    ids=["system", "database"],
+)
+def test_a_full_disk_is_told_and_the_next_start_goes_on(
+    source: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"data_pipelines.building.{step}", fail)
+    with pytest.raises(InputError, match=r"the disk of .*\.building-out is full.*make room, then"):
+        build_image_shards(config(source, "out"))
+    monkeypatch.undo()
+
+    report = build_image_shards(config(source, "out"))
+
+    assert (report.counts.rows, report.counts.kept) == (12, 11)

@@ -1,6 +1,7 @@
 """Parts that separate processes encode make the same token shards."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from data_pipelines.encoding.encode import encode_image_shards, encode_part
 from data_pipelines.work_folder import work_folder
 from ernie_vilg.config.shards import EncodeShardsConfig
+from ernie_vilg.errors import InputError
+from ernie_vilg.storage.files import remove
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.vqgan.weights import save_image_tokenizer
 from tests.data_pipelines.encoding.test_encode import config, encode_until, folder, tiny_vqgan
@@ -25,6 +28,31 @@ def test_parts_and_then_the_rest_equal_one_process(
     assert encode_until(folder, monkeypatch, stop_after=9) == []
     whole = encode_image_shards(config(folder, "whole"))
     assert read_manifest(folder / "tokens", "token") == whole
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_program_killed_after_the_folder_has_its_name_says_what_it_did(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    removed: list[Path] = []
+
+    def remove_or_die(path: Path) -> None:
+        removed.append(path)
+        if len(removed) == number:
+            raise KeyboardInterrupt
+        remove(path)
+
+    monkeypatch.setattr("data_pipelines.work_folder.remove", remove_or_die)
+    with suppress(KeyboardInterrupt):
+        encode_image_shards(config(folder))
+    monkeypatch.undo()
+    assert len(removed) == number  # of records, and then of the rest of the work folder
+    manifest = read_manifest(folder / "tokens", "token")
+
+    assert encode_image_shards(config(folder)) == manifest
+    assert list(folder.glob(".*")) == []
+    with pytest.raises(InputError, match="already exists: set overwrite=true"):
+        encode_image_shards(config(folder))
 
 
 def test_a_part_removes_nothing_of_another_job(folder: Path) -> None:

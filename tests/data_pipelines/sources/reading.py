@@ -15,13 +15,12 @@ Rows = list[RawPair | Rejection]
 
 
 def open_source(location: Path | str, work: Path, **settings: Any) -> Source:
-    """Open one source as a task gets it, by pickling."""
+    """Open one source."""
     config = BuildShardsConfig(
         source=str(location), output_dir=str(work.parent / "out"), image_size=8, **settings
     )
     (source,) = open_sources(config, work)
-    copy: Source = pickle.loads(pickle.dumps(source))
-    return copy
+    return source
 
 
 def read(location: Path | str, work: Path, **settings: Any) -> Rows:
@@ -31,8 +30,9 @@ def read(location: Path | str, work: Path, **settings: Any) -> Rows:
 
 
 def rows_of(source: Source, part: Part) -> Rows:
-    """Return the rows of a part."""
-    rows = list(source.rows(part))
+    """Return the rows of a part, from the source as its task gets it."""
+    copy: Source = pickle.loads(pickle.dumps(source.of_part(part)))
+    rows = list(copy.rows(part))
     assert [row.row for row in rows] == list(range(len(rows)))
     assert part.rows in (None, len(rows))
     return rows

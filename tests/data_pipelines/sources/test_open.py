@@ -1,11 +1,13 @@
 """A source is recognised by its files, or the error says what was found and what fits."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data_pipelines.metadata import write_rows
 from data_pipelines.shapes_data_set import choose_scenes
 from data_pipelines.sources.open import open_sources
 from data_pipelines.sources.rows import RawPair
@@ -14,6 +16,8 @@ from ernie_vilg.config.shards import BuildShardsConfig, SourceConfig
 from ernie_vilg.shapes.scenes import caption_of
 from tests.data_pipelines.layouts import LAYOUTS
 from tests.data_pipelines.sources.reading import captions_of, open_source, read, rows_of
+
+_PAIR = {"image": "VARCHAR", "caption": "VARCHAR"}
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -147,3 +151,23 @@ def test_sources_keep_their_order_and_their_listings_apart(tmp_path: Path) -> No
     }
     assert rows == {"web": ["web"], "books": ["books"]}
     assert list(rows) == ["web", "books"]
+
+
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_a_task_does_not_grow_with_the_number_of_files(tmp_path: Path, ending: str) -> None:
+    sizes = set()
+    for count in (2, 200):
+        folder = tmp_path / f"{count:03d}"
+        folder.mkdir()
+        for number in range(count):
+            path = folder / f"{number:05d}.{ending}"
+            if ending == "tar":
+                path.touch()
+            else:
+                write_rows(path, [{"image": "a.png", "caption": "a"}], _PAIR)
+        work = tmp_path / f"work-{count:03d}"
+        work.mkdir()
+        source = open_source(folder, work)
+        sizes |= {len(pickle.dumps(source.of_part(part))) for part in source.parts()}
+
+    assert len(sizes) == 1

@@ -1,5 +1,6 @@
 """A picture is found below the named folders, and nowhere else."""
 
+import errno
 import tracemalloc
 from pathlib import Path
 
@@ -109,3 +110,21 @@ def test_a_file_that_is_gone_is_missing(tmp_path: Path) -> None:
         LocalPicture(path=str(tmp_path / "none.png")).read()
 
     assert caught.value.reason == Reason.MISSING_IMAGE
+
+
+def test_an_error_of_the_machine_rejects_no_picture(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, _ = folders
+    pictures = PictureFolder(folder=str(source))
+    _, picture = pictures.find("own.png")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("data_pipelines.sources.pictures.open_regular", fail)
+    with pytest.raises(OSError, match="Stale file handle"):
+        picture.read()
+    monkeypatch.setattr("os.lstat", fail)
+    with pytest.raises(OSError, match="Stale file handle"):
+        pictures.find("own.png")
