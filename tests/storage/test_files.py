@@ -131,3 +131,17 @@ def test_a_commit_that_fails_before_the_rename_keeps_the_old_folder(
         commit_folder(new, old)
 
     assert (old / "name").read_text() == "folder"
+
+
+def test_the_only_writer_of_a_file_does_not_list_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a folder with a million files would be listed")
+
+    monkeypatch.setattr("os.scandir", fail)
+    for content in (b"old", b"new"):
+        write_bytes(tmp_path / "record.json", content, is_only_writer=True)
+    monkeypatch.undo()
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"record.json": b"new"}

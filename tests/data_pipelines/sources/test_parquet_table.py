@@ -1,11 +1,16 @@
 """Rows of Parquet files, whole and damaged."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pytest
 
+from data_pipelines.metadata import write_rows
 from data_pipelines.rejections import Reason
-from data_pipelines.sources.rows import RawPair
+from data_pipelines.sources import parquet_table
+from data_pipelines.sources.rows import Part, RawPair
 from tests.data_pipelines.layouts import write_parquet
 from tests.data_pipelines.sources.reading import (
     captions_of,
@@ -117,3 +122,26 @@ def test_damaged_rows_are_counted_and_the_others_read(tmp_path: Path) -> None:
     assert pairs_of(whole)[0] == (picture["bytes"], "caption 0")
     assert len(rows) == len(whole) == 300
     assert set(reasons_of(rows)) == {Reason.DAMAGED_SHARD}
+
+
+def test_rows_too_large_to_be_read_at_once_are_read_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pairs.parquet"
+    rows = [{"image": f"{number}.png", "caption": f"{number}"} for number in range(7)]
+    write_rows(path, rows, {"image": "VARCHAR", "caption": "VARCHAR"})
+    read_some = parquet_table._read
+
+    def read_few(path: Path, columns: Sequence[str], start: int, end: int) -> list[tuple[Any, ...]]:
+        if end - start > 2:
+            raise duckdb.OutOfMemoryException("Out of Memory Error: failed to allocate data")
+        return read_some(path, columns, start, end)
+
+    monkeypatch.setattr(parquet_table, "_read", read_few)
+    table = parquet_table.ParquetTable(
+        paths=(path,), listing=tmp_path / "parts", rows_per_part=10, image_key="image",
+        caption_key="caption",
+    )  # fmt: skip
+    part = Part(source="web", file="pairs.parquet", start=0, end=7)
+
+    assert [content for _, content in table.records(part)] == rows
