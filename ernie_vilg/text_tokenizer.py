@@ -13,7 +13,6 @@ marks is ours.
 """
 
 import io
-import re
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -23,7 +23,7 @@ def main(config: AuditShardsConfig) -> None:
     # Imported here so that a bad setting is reported before torch is loaded.
     from data_pipelines.audit.audit import audit_shards
     from data_pipelines.audit.audit_file import audit_content
-    from ernie_vilg.evaluation.audit_page import AuditHeading, audit_html
+    from ernie_vilg.evaluation.audit_page import AuditHeading, audit_html, verdict_of
 
     start = time.monotonic()
     inputs = {name: getattr(config, name) for name in _INPUTS if getattr(config, name) is not None}
@@ -41,6 +41,7 @@ def main(config: AuditShardsConfig) -> None:
         write_bytes(folder / REPORT_FILE, audit_html(audit, heading).encode())
     for check in audit.failed:
         print(f"failed: {check.claim}: {check.num_problems} problems")
+    print(verdict_of(audit)[1])
     print(f"{config.output_dir}/{REPORT_FILE}: open it in a browser")
     if audit.failed:
         sys.exit(ExitCode.FAILED)

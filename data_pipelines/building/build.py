@@ -33,6 +33,7 @@ from data_pipelines.building.records import Finished
 from data_pipelines.building.relate import relate_and_select
 from data_pipelines.building.report import BuildReport, read_report
 from data_pipelines.building.write import ShardTask, write_image_shard
+from data_pipelines.duplicates.evaluation_sets import check_evaluation_sets
 from data_pipelines.metadata import METADATA_FILES, parquet_files
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.storage.files import sha256_of_json
@@ -53,6 +54,7 @@ def build_image_shards(config: BuildShardsConfig) -> BuildReport:
     """
     folder = finished_folder(config)
     if folder is None:
+        check_evaluation_sets(config.curation.deduplication.against)
         with started_job(config) as job:
             _build(job)
             folder = job.output_dir
@@ -81,6 +83,7 @@ def inspect_share(config: BuildShardsConfig) -> Counts:
         InputError: as for `build_image_shards`; or another job has started for `output_dir`.
     """
     assert config.part_index is not None
+    check_evaluation_sets(config.curation.deduplication.against)
     with started_job(config) as job:
         read = _inspect_all(job, job.tasks[config.part_index :: config.num_parts])
         return total_of(read.counts)

@@ -17,7 +17,13 @@ from duckdb import DuckDBPyConnection
 from numpy.typing import NDArray
 
 from data_pipelines.duplicates.pdq import hash_of_hex
-from data_pipelines.metadata import METADATA_FILES, METADATA_FOLDER, parquet_files, quoted
+from data_pipelines.metadata import (
+    METADATA_FILES,
+    METADATA_FOLDER,
+    database,
+    parquet_files,
+    quoted,
+)
 from ernie_vilg.errors import InputError
 
 _ENTRY = re.compile(r"(?:(pdq|sha256|text):([0-9a-fA-F]{64})|(id):(.+))")
@@ -62,8 +68,8 @@ def read_evaluation_sets(
         min_quality: least quality of hashes in metadata; that of hashes in a list is not known.
 
     Raises:
-        InputError: there is no such file or folder, a line is no entry, or a folder has no
-            metadata.
+        InputError: there is no such file or folder, a line is no entry, there is none, or a folder
+            has no metadata.
     """
     names = tuple(locations)
     for kind in ("sha256", "text", "id"):
@@ -89,6 +95,12 @@ def read_evaluation_sets(
     )
 
 
+def check_evaluation_sets(locations: Iterable[str]) -> None:
+    """Raise an error before the work if a set cannot be read; errors as `read_evaluation_sets`."""
+    with database() as connection:
+        read_evaluation_sets(connection, locations, min_quality=0)
+
+
 def _read_file(connection: DuckDBPyConnection, path: Path, number: int) -> NDArray[np.uint64]:
     entries = _Entries()
     try:
@@ -99,6 +111,10 @@ def _read_file(connection: DuckDBPyConnection, path: Path, number: int) -> NDArr
                     _add(entries, text, f"{path} line {line_number}")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a list of hashes or ids: {error}; write UTF-8") from error
+    if not any(vars(entries).values()):
+        raise InputError(
+            f"curation.deduplication.against: {path} holds no entry; add some, or leave it out"
+        )
     for kind in ("sha256", "text", "id"):
         connection.register("given_entries", entries.table(kind, number))
         connection.execute(f"insert into evaluation_{kind} select * from given_entries")

@@ -55,7 +55,7 @@ def audit_html(audit: Audit, heading: AuditHeading) -> str:
         heading=heading,
         took=duration(heading.seconds),
         audit=audit,
-        verdict=_verdict(audit),
+        verdict=verdict_of(audit),
         is_partial=any(check.name in _OF_SHARDS for check in audit.failed),
         marks=_MARKS,
         checks=sorted(
@@ -77,7 +77,7 @@ def audit_html(audit: Audit, heading: AuditHeading) -> str:
     )
 
 
-def _verdict(audit: Audit) -> tuple[str, str]:
+def verdict_of(audit: Audit) -> tuple[str, str]:
     """Return the class and the sentence of the verdict."""
     by_outcome = {
         outcome: [check for check in audit.checks if check.outcome == outcome]

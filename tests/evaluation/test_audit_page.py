@@ -121,6 +121,7 @@ def test_the_verdict_comes_first_and_failed_checks_lead_the_list() -> None:
 
     assert "1 of 26 checks passed, none failed, 25 not made" in sound
     assert "1 of 26 checks failed, 0 passed, 25 not made" in damaged
+    assert sound.index("passed</span>") < sound.index("25 claims, because ")
     assert "leave their samples out" in damaged
     assert "leave their samples out" not in sound
     first = next(row for row in cells(damaged) if len(row) == 3)

@@ -173,7 +173,8 @@ def test_too_many_bad_lines_stop_with_the_counts(source: Path, num_workers: int)
 
     with pytest.raises(
         InputError,
-        match=r"2 of the first 8 rows are faulty \(not_json: 2\), where max_faulty_fraction=0.05",
+        match=r"2 of the first 8 rows are faulty \(not_json: 2\), where max_faulty_fraction=0.05"
+        r".* not_json, first: captions\.jsonl line 1: ",
     ):
         build_image_shards(config(source, num_workers=num_workers, rows_per_part=8))
 

@@ -91,6 +91,9 @@ def test_other_columns_are_kept(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"image,image", "each by another name"),
+        (b"\xff\xfei\0m\0", "is UTF-16: save it as UTF-8"),
+        (b"SAMPLE_ID,URL,TEXT", "URLs are downloaded with img2dataset first"),
+        (b"a cat,http://example.org/1.jpg", "must name the columns, and holds a URL"),
         (b"a,b", r"pairs\.csv has none of the usual columns .* only a, b: set image_key"),
     ],
 )
@@ -124,3 +127,16 @@ def test_parts_are_found_once(tmp_path: Path) -> None:
     assert [part.line for part in changed] == [1, 3, 4]
     assert len(content) == path.stat().st_size
     assert [part.line for part in of_same_size] == [1, 6, 7]
+
+
+def test_semicolons_of_spreadsheets_separate_fields(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    path = table(tmp_path, b"\xef\xbb\xbfimage;caption\r", b'a.png;"one, two; three"\r')
+
+    (row,) = read(path, tmp_path / "work")
+
+    assert not isinstance(row, Rejection)
+    assert row.caption == "one, two; three"
+    assert "semicolons and no comma" in caplog.text

@@ -58,8 +58,35 @@ def test_what_was_found_is_told(tmp_path: Path, names: list[str], message: str) 
         open_source(folder, tmp_path / "work")
 
 
+@pytest.mark.parametrize(
+    ("names", "named", "message"),
+    [
+        pytest.param(
+            ["train/metadata.jsonl", "other/a.png"], "", "In it, .*raw/train may be", id="a split"
+        ),
+        pytest.param(
+            ["annotations/captions_val.json", "annotations/instances_val.json", "val/a.jpg"],
+            "",
+            r"In it, [^ ]*raw/annotations/captions_val\.json may be meant",
+            id="the folder of COCO",
+        ),
+        pytest.param(["a.csv", "b.csv"], "", r"a\.csv, .*b\.csv may be meant", id="tables"),
+        pytest.param(["a.jpg", "a.txt"], "", r"lines that write captions\.jsonl", id="a text each"),
+        pytest.param(["a.jpg"], "", "There are pictures, and no list", id="pictures alone"),
+        pytest.param(["pairs.zip"], "pairs.zip", "Unpack it, and name what", id="an archive"),
+    ],
+)
+def test_what_may_be_meant_is_told(
+    tmp_path: Path, names: list[str], named: str, message: str
+) -> None:
+    folder = fill(tmp_path / "raw", *names)
+
+    with pytest.raises(ValueError, match=message):
+        open_source(folder / named, tmp_path / "work")
+
+
 def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no does not exist: .* has no 'no': name a folder, a file or a URL"):
+    with pytest.raises(ValueError, match=r"does not exist: .* has no 'no': name a folder, a file"):
         open_source(tmp_path / "no", tmp_path / "work")
 
 

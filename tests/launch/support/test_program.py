@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -341,3 +342,48 @@ def test_own_rules_are_a_file_in_a_folder_on_the_search_path(tmp_path: Path) -> 
     curation = curation_of(f"hydra.searchpath=[{tmp_path}]", "curation=own")
 
     assert curation.rules == {"default": Rules(max_words=20)}
+
+
+_PROGRAM = """
+import sys
+from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
+from launch.support.program import program
+
+@program("train_text_tokenizer", TrainTextTokenizerConfig)
+def main(config):
+    raise {error}
+
+sys.argv[1:] = ["shards=a", "output_dir=b", "vocab_size=300"]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        pytest.param(
+            "KeyboardInterrupt", -2, r"^train_text_tokenizer: interrupted\n$", id="Ctrl-C"
+        ),
+        pytest.param(
+            "OSError(28, 'No space left', 'b/x')",
+            1,
+            r"No space left: 'b/x': free space, and type the same command again\n$",
+            id="full disk",
+        ),
+    ],
+)
+def test_what_stops_a_program_from_outside_is_said_in_a_line(
+    error: str, code: int, message: str
+) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", _PROGRAM.format(error=error)],
+        cwd=ROOT,
+        env={"PATH": "", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert run.returncode == code
+    assert re.search(message, run.stderr)
