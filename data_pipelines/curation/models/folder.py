@@ -65,7 +65,7 @@ class ModelFolder:
         if not (self.path / name).is_file():
             raise InputError(
                 f"{self} has no {name}, {why}: name a folder that holds it "
-                "(docs/data.md, Models, lists the files of each kind)"
+                "(docs/curation.md, Models, lists the files of each kind)"
             )
         return self.path / name
 
@@ -93,7 +93,7 @@ class ModelFolder:
         if not (self.path / WEIGHTS).is_file() and (self.path / "pytorch_model.bin").exists():
             raise InputError(
                 f"{self} has pytorch_model.bin, a pickle, which can run code and is not read: "
-                "convert it once, where you trust it, by the command in docs/data.md, Models"
+                "convert it once, where you trust it, by the command in docs/curation.md, Models"
             )
         path = self.require(WEIGHTS, "the weights in one file")
         try:

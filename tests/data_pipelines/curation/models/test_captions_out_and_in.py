@@ -16,7 +16,7 @@ from ernie_vilg.data.shards.open_shards import read_shard
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.shard_manifest import read_manifest
 
-DOCUMENT = Path(__file__).parents[4] / "docs" / "data.md"
+DOCUMENT = Path(__file__).parents[4] / "docs" / "curation.md"
 ENGLISH = ["a red circle", "a blue tile", "a red circle", " the\u200b 'green' ring "]
 CHINESE = {"a red circle": "红色的圆", "the 'green' ring": "绿色的环", "a blue tile": ""}
 
