@@ -117,6 +117,11 @@ def _open(name: str, config: SourceConfig, work: Path, rows_per_part: int) -> So
         return _READERS[layout](request)
     except FileNotFoundError as error:
         raise InputError(f"source={shown(config.location)}: {error}: name another") from error
+    except PermissionError as error:
+        raise InputError(
+            f"source={shown(config.location)} may not be read ({error}): change its permissions, "
+            "or name another"
+        ) from error
 
 
 def _check_scenes(config: SourceConfig) -> None:

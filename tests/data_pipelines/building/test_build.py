@@ -15,9 +15,10 @@ import webdataset
 from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from data_pipelines.building.build import build_image_shards
+from data_pipelines.building.build import build_image_shards, inspect_share
 from data_pipelines.sources.listed import ListedSource
 from data_pipelines.sources.rows import Part
+from ernie_vilg.config.curation import CurationConfig, DeduplicationConfig
 from ernie_vilg.config.shards import BuildShardsConfig
 from ernie_vilg.data.shards.open_shards import Sample, read_shard
 from ernie_vilg.errors import InputError
@@ -164,6 +165,19 @@ def test_bad_lines_are_counted_listed_and_left_out(source: Path) -> None:
         "kept                  15",
     ]
     assert (report.counts.rows, report.counts.kept) == (20, 15)
+
+
+def test_a_missing_evaluation_set_is_refused_before_any_row_is_read(source: Path) -> None:
+    curation = CurationConfig(
+        deduplication=DeduplicationConfig(against=(str(source / "missing.txt"),))
+    )
+
+    for part in ({}, {"num_parts": 2, "part_index": 0}):
+        settings = config(source, curation=curation, **part)
+        with pytest.raises(InputError, match=r"there is no file or folder .*missing\.txt"):
+            inspect_share(settings) if part else build_image_shards(settings)
+
+    assert [path.name for path in source.parent.iterdir()] == ["source"]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

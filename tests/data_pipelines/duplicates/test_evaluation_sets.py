@@ -124,11 +124,13 @@ def test_a_line_that_is_no_entry_is_refused_with_its_number(tmp_path: Path, line
 
 def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "comments.txt").write_text("# the evaluation set\n\n")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\xff\xfe\n")
 
     for name, message in (
         ("missing", "there is no file or folder .*missing"),
         ("empty", "has no metadata of launch/build_shards.py"),
+        ("comments.txt", "comments.txt holds no entry; add some, or leave it out"),
         ("picture.png", "is not a list of hashes or ids.*UTF-8"),
     ):
         with pytest.raises(InputError, match=message):

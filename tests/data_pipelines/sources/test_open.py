@@ -9,6 +9,7 @@ import pytest
 
 from data_pipelines.metadata import write_rows
 from data_pipelines.shapes_data_set import choose_scenes
+from data_pipelines.sources import csv_table
 from data_pipelines.sources.open import open_sources
 from data_pipelines.sources.rows import RawPair
 from ernie_vilg.config.shapes import DrawShapesConfig
@@ -88,6 +89,20 @@ def test_what_may_be_meant_is_told(
 def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"does not exist: .* has no 'no': name a folder, a file"):
         open_source(tmp_path / "no", tmp_path / "work")
+
+
+def test_a_source_that_may_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fill(tmp_path / "raw", "pairs.csv")
+
+    def refuse(path: Path) -> None:  # permissions do not bind root, who may run this
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(csv_table, "open_regular", refuse)
+
+    with pytest.raises(ValueError, match=r"may not be read .*pairs\.csv.*: change its permissions"):
+        open_source(folder / "pairs.csv", tmp_path / "work")
 
 
 def test_another_layout_than_the_files_have_is_refused(tmp_path: Path) -> None:
