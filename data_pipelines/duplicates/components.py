@@ -60,7 +60,7 @@ class Components:
                 block = first[start : start + _PAIRS_AT_ONCE]
                 self._connect(positions[block], positions[block + distance], is_near)
             if distance & (distance - 1) == 0:
-                first = self._open_groups(first, keys, positions)
+                first = self._open_groups(first, distance, keys, positions)
             distance += 1
             first = first[first + distance < len(keys)]
             first = first[keys[first] == keys[first + distance]]
@@ -110,15 +110,20 @@ class Components:
                 is_flat = is_flat and not len(moved)
 
     def _open_groups(
-        self, first: Positions, keys: NDArray[np.uint64], positions: Positions
+        self, first: Positions, distance: int, keys: NDArray[np.uint64], positions: Positions
     ) -> Positions:
-        """Return `first` without groups of equal keys that are connected throughout."""
+        """Return `first` without groups of equal keys in which no pair is left to compare.
+
+        Pairs that are farther apart have their members among `first` and those `distance` after.
+        """
         key = keys[first]
         starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
         sizes = np.diff(np.append(starts, len(first)))
-        component = self.smallest[positions[first]]
-        whole = np.minimum.reduceat(component, starts) == np.maximum.reduceat(component, starts)
-        return first[~np.repeat(whole, sizes)]
+        left = self.smallest.take(positions[first])
+        right = self.smallest.take(positions[first + distance])
+        lowest = np.minimum.reduceat(np.minimum(left, right), starts)
+        highest = np.maximum.reduceat(np.maximum(left, right), starts)
+        return first[~np.repeat(lowest == highest, sizes)]
 
 
 def sorted_entries(

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,14 @@ def test_few_hashes_are_connected_exactly_over_chains(tmp_path: Path) -> None:
 
     assert found[:9] == [0, 1, 2] * 3
     assert found == smallest_of_components(hashes, 31)
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(4))])
+def test_a_chain_in_any_order_is_one_component(tmp_path: Path, order: tuple[int, ...]) -> None:
+    lengths = np.array([0, 16, 32, 48])[list(order)]  # bits set: each near to the next one only
+    hashes = np.array([[(1 << int(length)) - 1, 0, 0, 0] for length in lengths], np.uint64)
+
+    assert connected(hashes, 17, tmp_path) == [0] * 4
 
 
 @pytest.mark.usefixtures("sampled")
