@@ -1,14 +1,15 @@
 """Throughput of encoding image shards, beside that of the encoder alone.
 
-    python benchmarks/encoding.py           # a minute
+    python benchmarks/encoding.py           # two minutes on a quiet machine
     python benchmarks/encoding.py --quick   # shows that it works; too short for the requirements
 
 The encoder alone gets tensors that lie ready. The whole encoding of the same pictures reads and
 checks image shards, decodes, encodes, and writes, hashes and checks token shards. Both take turns
 in one process with the same threads, so that other load on the machine hits both. Two shapes: the
 quickstart's tokenizer at 64 pixels, and the public f8 tokenizer's layers at 256 pixels with few
-channels. Reading, decoding and writing take half a millisecond of a core per small picture and 4
-per large one, so the cheaper the encoder, the smaller its share: the quickstart's takes 0.35 ms.
+channels. Reading, decoding and writing take a quarter of a millisecond of a core per small
+picture and 4 per large one, so the cheaper the encoder, the smaller its share: the quickstart's
+takes 0.3 ms.
 
 Prints the rates and writes outputs/benchmarks/encoding.json.
 """
