@@ -6,7 +6,7 @@ Then the largest centred square is cropped and resized.
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -53,10 +53,9 @@ def load_image(path: Path, *, max_pixels: int) -> Image.Image:
     """
     try:
         with open_regular(path) as file:
-            content = file.read()
+            return _decode(file, path.name, max_pixels)
     except (OSError, InputError) as error:
         raise RejectedError(Reason.UNREADABLE_IMAGE, f"{path.name!r} ({error})") from error
-    return decode_image(content, path.name, max_pixels=max_pixels)
 
 
 def decode_image(content: bytes, name: str, *, max_pixels: int) -> Image.Image:
@@ -73,8 +72,12 @@ def decode_image(content: bytes, name: str, *, max_pixels: int) -> Image.Image:
     Raises:
         RejectedError: it is not a JPEG, PNG or WebP, is damaged, or has too many pixels.
     """
+    return _decode(io.BytesIO(content), name, max_pixels)
+
+
+def _decode(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     try:
-        return open_picture(io.BytesIO(content), lambda width, height: width * height <= max_pixels)
+        return open_picture(file, lambda width, height: width * height <= max_pixels)
     except PictureSizeError as error:
         raise RejectedError(
             Reason.IMAGE_TOO_LARGE, f"{name!r} has {error}, at most {max_pixels} in all"

@@ -19,6 +19,7 @@ from tests.fuzz.runner import (
 )
 
 _ENDLESS = 10**9
+_FAST_SECONDS = 200
 _OUTPUT = Path("outputs/fuzz")
 
 
@@ -29,6 +30,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--target", help="one alone, as the table names it")
+    parser.add_argument(
+        "--fast", action="store_true", help="the suite's share of each"
+    )
     parser.add_argument("--replay", type=int, metavar="CASE", help="run one case of --target here")
     words = parser.parse_args()
     targets = [target for target in TARGETS if words.target in (None, target.name)]
@@ -42,7 +46,15 @@ def main() -> int:
     shutil.rmtree(findings, ignore_errors=True)
     started = time.monotonic()
     fuzzer = Fuzzer(targets, words.seed, findings)
-    fuzzer.run(seconds=60 * words.minutes, cases=_ENDLESS, workers=words.workers, slice_seconds=5.0)
+    if words.fast:
+        fuzzer.run(seconds=_FAST_SECONDS, workers=words.workers, slice_seconds=60)
+        short = [t.name for t in targets if fuzzer.rows[t.name].mutations != t.quick]
+        if short:
+            _say(f"too few cases of {', '.join(short)} in {_FAST_SECONDS} s")
+            return 1
+    else:
+        seconds = 60 * words.minutes
+        fuzzer.run(seconds=seconds, cases=_ENDLESS, workers=words.workers, slice_seconds=5.0)
     _say(table([*fuzzer.rows.values()]))
     if fuzzer.findings:
         _say(f"\nfindings, kept under {findings}:\n{findings_text(fuzzer)}")

@@ -324,7 +324,7 @@ def _pictures() -> dict[str, bytes]:
 
 WEIGHTS = Target(
     name="weights folders",
-    quick=60,
+    quick=30,
     files=made(_write_weights),
     read=_read_weights,
     repair=_repair_weights,

@@ -118,12 +118,12 @@ def _mutate_csv(rng: random.Random, content: bytes) -> bytes:
 
 
 TARGETS = [
-    Target(name="csv pairs", quick=80, files=_files("csv"), mutate={".csv": _mutate_csv},
+    Target(name="csv pairs", quick=40, files=_files("csv"), mutate={".csv": _mutate_csv},
            read=_read_table("pairs.csv", "csv")),
     Target(name="parquet pairs", quick=20, files=_files("parquet"),
            mutate={".parquet": mutate_bytes}, read=_read_table("pairs.parquet", "parquet")),
-    Target(name="coco pairs", quick=60, files=_files("coco"), mutate={".json": mutate_json},
+    Target(name="coco pairs", quick=30, files=_files("coco"), mutate={".json": mutate_json},
            read=_read_table("annotations/captions_train2017.json", "coco")),
-    Target(name="img2dataset tars", quick=50, files=_files("img2dataset"),
+    Target(name="img2dataset tars", quick=25, files=_files("img2dataset"),
            mutate={".tar": mutate_tar}, read=_read_tar),
 ]  # fmt: skip

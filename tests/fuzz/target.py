@@ -68,7 +68,7 @@ class Target:
     """Starts in a worker what all its readings need, such as a server."""
     specials: float = 0.03
     """Share of the cases in which a file's kind is swapped."""
-    quick: int = 125
+    quick: int = 60
     """Cases of the fast share, fewer where a case takes long."""
     originals: Mapping[str, bytes] = field(default_factory=dict)
     """The files, as `files` made them."""
