@@ -117,8 +117,9 @@ def clear_finished(output_dir: Path, job: Callable[[], Mapping[str, Any]], *, ki
     """
     work = work_path(output_dir, kind)
     places = (work, removing_path(work))
-    records = [path / COMMIT_FILE for path in places if (path / COMMIT_FILE).is_file()]
-    if not records or not (output_dir / FILE_NAME).is_file():
+    # os.path.isfile is false for names that are too long, which are refused later.
+    records = [path / COMMIT_FILE for path in places if os.path.isfile(path / COMMIT_FILE)]
+    if not records or not os.path.isfile(output_dir / FILE_NAME):
         return False
     wanted = job()
     if read_json(records[0]) != _commit_of(wanted, output_dir):

@@ -12,6 +12,7 @@ import errno
 import functools
 import logging
 import re
+import signal
 import sys
 import traceback
 import types
@@ -98,9 +99,11 @@ def _run(
             return
         main(to_dataclass(compose(name, schema, options), schema))
     except KeyboardInterrupt:
-        if not has_ranks:  # the interpreter then ends by the signal, as shells expect
-            sys.excepthook = lambda *_: print(f"{name}: interrupted", file=sys.stderr)
-        raise
+        if has_ranks:
+            raise
+        print(f"{name}: interrupted", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # to end by the signal, as shells expect
+        signal.raise_signal(signal.SIGINT)
     except Exception as error:
         sys.exit(_report(name, launch, error))
 
