@@ -30,9 +30,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--target", help="one alone, as the table names it")
-    parser.add_argument(
-        "--fast", action="store_true", help="the suite's share of each"
-    )
+    parser.add_argument("--fast", action="store_true", help="the suite's share of each")
     parser.add_argument("--replay", type=int, metavar="CASE", help="run one case of --target here")
     words = parser.parse_args()
     targets = [target for target in TARGETS if words.target in (None, target.name)]

@@ -3,7 +3,6 @@
 import os
 import pickle
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -388,16 +387,3 @@ def test_what_stops_a_program_from_outside_is_said_in_a_line(
 
     assert run.returncode == code
     assert re.search(message, run.stderr)
-
-
-def test_an_interrupted_program_ends_by_the_signal_with_one_line() -> None:
-    code = (
-        "import sys; from launch.support.program import program; "
-        "from ernie_vilg.config.shapes import DrawShapesConfig; sys.argv = ['x', 'output_dir=o']\n"
-        "def main(config): raise KeyboardInterrupt\n"
-        "program('draw_shapes', DrawShapesConfig)(main)()"
-    )
-
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-    assert (done.returncode, done.stderr) == (-signal.SIGINT, "draw_shapes: interrupted\n")
