@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Executor:
-    """What runs tasks, and how many at once."""
+    """Engine that runs tasks, and the number of tasks at once."""
 
     kind: Literal["processes", "ray"] = "processes"
     num_workers: int = 1
@@ -60,7 +60,7 @@ class Executor:
                 initializer_arguments=initializer_arguments,
             )
             return
-        if self.pool is not None and self.num_workers > 1:
+        if self.pool is not None:
             assert initializer is None, "the pool has its own"
             yield from self.pool.map_in_order(function, tasks)
             return

@@ -28,7 +28,7 @@ _PROOF = ".seen-by-all-nodes-"
 
 @dataclass(frozen=True, kw_only=True)
 class RaySettings:
-    """Which cluster runs tasks, and what each of them takes."""
+    """Cluster that runs tasks, and the resources that each of them takes."""
 
     address: str | None
     """`auto` or `host:port`; null starts a cluster on this machine."""

@@ -35,7 +35,7 @@ _MOST_RECORDS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What all tasks of one list have in common."""
+    """Facts that all tasks of one list share."""
 
     identity: str
     """Name of the list, unlike that of any other."""
@@ -52,7 +52,7 @@ class Work:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a task hands back."""
+    """Result of a task, or its error."""
 
     result: Any = None
     error: BaseException | None = None

@@ -5,6 +5,7 @@ process, which imports once what any of them needs. Whoever starts it must know 
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ import torch
 from ernie_vilg.data.batches import workers
 from tests import compiler
 from tests.distributed import one_process
+
+if TYPE_CHECKING:
+    from tests.data.shard_server import ShardServer
 
 workers.PRELOADED_MODULES = ["tests.rank_imports"]
 
@@ -34,3 +38,15 @@ def fresh_compiler() -> Iterator[None]:
     """Forget what torch has compiled before and after a test."""
     with compiler.fresh_compiler():
         yield
+
+
+@pytest.fixture(scope="module")
+def servers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> "Iterator[tuple[ShardServer, ShardServer]]":
+    """Serve files over https, and another server's as an object store."""
+    from tests.data.shard_server import make_certificate, serving
+
+    certificate = make_certificate(tmp_path_factory.mktemp("certificate"))
+    with serving(certificate) as web, serving() as store:
+        yield web, store

@@ -45,7 +45,7 @@ ALTERATIONS: Mapping[str, Callable[[Image.Image], Image.Image]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Altered:
-    """What one alteration does to the hashes."""
+    """Effect of one alteration on the hashes."""
 
     median_distance: float
     near: float

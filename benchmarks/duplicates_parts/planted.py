@@ -24,7 +24,7 @@ _HAN, _NUM_HAN = 0x4E00, 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which rows are copies of which, and how far from them."""
+    """Planted copies: their rows, their originals, and the distances."""
 
     rows: int
     copies: NDArray[np.int64]  # in order

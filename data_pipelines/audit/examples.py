@@ -13,7 +13,7 @@ from ernie_vilg.errors import InputError
 MOST_REASONS = 40
 MOST_CLUSTERS = 12
 MOST_OF_CLUSTER = 8
-MAX_PICTURE_BYTES = 64 << 10
+MAX_THUMBNAIL_BYTES = 64 << 10
 """Largest thumbnail that the report shows."""
 
 
@@ -63,7 +63,7 @@ def read_examples(connection: DuckDBPyConnection, folder: Path, most: int) -> Ex
                 columns=", ".join(EXAMPLE_COLUMNS),
                 table=parquet(path),
                 most=max(limits.values()),
-                most_bytes=MAX_PICTURE_BYTES,
+                most_bytes=MAX_THUMBNAIL_BYTES,
             )
         )
         while row := rows.fetchone():

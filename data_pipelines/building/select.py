@@ -13,6 +13,7 @@ import numpy as np
 from duckdb import DuckDBPyConnection
 
 from data_pipelines.building.folders import HELD_OUT, PARTS, ROWS_FOLDER, TRAIN
+from data_pipelines.duplicates.rows import PICTURE_KEY
 from data_pipelines.metadata import copy_to_parquet, parquet, parquet_files
 from data_pipelines.rejections import Reason
 from ernie_vilg.config.shards import BuildShardsConfig
@@ -80,6 +81,7 @@ def _judge(connection: DuckDBPyConnection, selection: Selection) -> None:
         _RELATED.format(
             rows=parquet_files(selection.work_folder / ROWS_FOLDER, PARTS),
             relations=_relations(selection.relations),
+            picture_key=PICTURE_KEY,
             repeated=Reason.DUPLICATE_KEY,
         )
     )
@@ -122,7 +124,7 @@ from (
         first_value(inspected.row) over same as same_row
     from (
         select part, row, pixels_sha256, md5_number(caption) as text,
-            md5_number(concat(length(source), ' ', source, ' ', picture_id)) as picture
+            {picture_key} as picture
         from {rows} where reason is null
     ) as inspected
     left join {relations} as found

@@ -36,7 +36,7 @@ _MARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class AuditHeading:
-    """What the page says of the audit itself."""
+    """Figures of the audit itself, for the page."""
 
     command: str
     """Command that repeats it."""

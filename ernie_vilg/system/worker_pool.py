@@ -44,11 +44,6 @@ def map_in_order(
     Raises:
         InputError: a process was killed.
     """
-    if num_workers <= 1:
-        if initializer is not None:
-            initializer(*initializer_arguments)
-        yield from map(function, tasks)
-        return
     with WorkerPool(
         num_workers, initializer=initializer, initializer_arguments=initializer_arguments
     ) as pool:
@@ -65,9 +60,10 @@ class WorkerPool:
         initializer: Callable[..., None] | None = None,
         initializer_arguments: tuple[Any, ...] = (),
     ) -> None:
-        """Choose the processes; arguments as for `map_in_order`, two or more workers."""
+        """Choose the processes; arguments as for `map_in_order`."""
         self._num_workers = num_workers
-        self._start_arguments = (initializer, initializer_arguments)
+        self._initializer = initializer
+        self._initializer_arguments = initializer_arguments
         self._executor: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -82,13 +78,22 @@ class WorkerPool:
     def map_in_order(
         self, function: Callable[[Task], Result], tasks: Iterable[Task]
     ) -> Iterator[Result]:
-        """Yield `function(task)` for every task; arguments and errors as for `map_in_order`."""
+        """Yield `function(task)` for every task; arguments and errors as for `map_in_order`.
+
+        In the caller's process, the initializer runs before the first mapping alone.
+        """
+        if self._num_workers <= 1:
+            if self._initializer is not None:
+                self._initializer(*self._initializer_arguments)
+                self._initializer = None
+            yield from map(function, tasks)
+            return
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
                 self._num_workers,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_start_process,
-                initargs=self._start_arguments,
+                initargs=(self._initializer, self._initializer_arguments),
             )
         width = self._num_workers * _TASKS_PER_WORKER
         try:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -20,20 +19,13 @@ from ernie_vilg.storage.remote import (
     TransferLimits,
     copy_blocks,
 )
-from tests.data.shard_server import STALL_SECONDS, ShardServer, make_certificate, serving, trust
+from tests.data.shard_server import STALL_SECONDS, ShardServer, trust
 
 CONTENT = bytes(range(256)) * 17  # 4,352 bytes: 5 blocks, the last one shorter
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 NUM_BLOCKS = 5
 LIMITS = TransferLimits(max_attempts=4, block_bytes=1000, block_seconds=20, wait_seconds=0.01)
 PATH = "/bucket/shards/a.tar"
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ShardServer, ShardServer]]:
-    certificate = make_certificate(tmp_path_factory.mktemp("certificate"))
-    with serving(certificate) as web, serving() as store:
-        yield web, store
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A folder of shards matches its manifest, or it is refused."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from ernie_vilg.storage.shard_manifest import (
     verify_shard,
     write_manifest,
 )
-from tests.data.shard_server import ShardServer, make_certificate, serving, trust
+from tests.data.shard_server import ShardServer, trust
 
 INDEX = StoredFile(file="a-00000.tar.index", bytes=100, sha256="3" * 64)
 SHARD = Shard(
@@ -257,13 +256,6 @@ def test_a_command_is_no_location(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         read_manifest_at("pipe:touch canary", "image")
 
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ShardServer, ShardServer]]:
-    certificate = make_certificate(tmp_path_factory.mktemp("certificate"))
-    with serving(certificate) as web, serving() as store:
-        yield web, store
 
 
 @pytest.fixture(params=["https", "s3"])

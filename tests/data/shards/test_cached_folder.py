@@ -19,7 +19,7 @@ from ernie_vilg.data.shards.damage import DamagedShardError
 from ernie_vilg.data.shards.open_shards import ShardFolder, open_shard
 from ernie_vilg.storage.remote import TransferLimits
 from ernie_vilg.storage.shard_manifest import Shard
-from tests.data.shard_server import ShardServer, make_certificate, serving, trust
+from tests.data.shard_server import ShardServer, trust
 from tests.data.token_shards import write_token_shards
 
 SHARD_BYTES = 4096
@@ -51,13 +51,6 @@ def shard_of(index: int) -> Shard:
 
 def path_of(index: int) -> str:
     return f"/shards/{index}.tar"
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ShardServer, ShardServer]]:
-    certificate = make_certificate(tmp_path_factory.mktemp("certificate"))
-    with serving(certificate) as web, serving() as store:
-        yield web, store
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 import json
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from data_pipelines.rejections import Reason
 from data_pipelines.sources import pictures
-from tests.data.shard_server import ShardServer, make_certificate, serving, trust
+from tests.data.shard_server import ShardServer, trust
 from tests.data_pipelines.layouts import add_member, write_img2dataset
 from tests.data_pipelines.sources.reading import (
     captions_of,
@@ -18,13 +17,6 @@ from tests.data_pipelines.sources.reading import (
     read,
     reasons_of,
 )
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ShardServer, ShardServer]]:
-    certificate = make_certificate(tmp_path_factory.mktemp("certificate"))
-    with serving(certificate) as web, serving() as store:
-        yield web, store
 
 
 @pytest.fixture(params=["https", "s3"])

@@ -12,7 +12,7 @@ SIDE = 32
 """Pixels a side that the models see."""
 CHINESE_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"一个红色的圆形蓝方"]
 TRANSLATION = "红色的圆"
-"""What the tiny translation model answers to everything."""
+"""Answer of the tiny translation model to every text."""
 
 _WIDTH = 16
 _TINY = {
