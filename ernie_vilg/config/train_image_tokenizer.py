@@ -14,6 +14,7 @@ from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.run import require_timeouts_in_order
 from ernie_vilg.config.schema import (
     FractionBelowOne,
     LocalOrRemote,
@@ -111,6 +112,7 @@ class TrainImageTokenizerConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_timeouts_in_order(self)
         if self.training.image_cache_bytes > 0 and self.loader.num_workers > 0:
             raise InputError(
                 f"training.image_cache_bytes={self.training.image_cache_bytes} with "
@@ -123,6 +125,11 @@ class TrainImageTokenizerConfig(Settings):
                 f"shards={shown(self.shards)} is remote and loader.cache_dir is null: set it to a "
                 "folder on this node's own disk, into which shards are copied"
             )
+
+    @property
+    def global_batch_size(self) -> int:
+        """Pictures per optimizer step, all ranks together."""
+        return self.training.global_batch_size
 
     def check_ranks(self, world_size: int) -> None:
         """Check that every rank gets an equal share of each batch.
