@@ -37,7 +37,7 @@ from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.engine.split_patterns import universal_checkpoint_info
 from ernie_vilg.parallel.engine.staging import MicroBatch, Staging
-from ernie_vilg.parallel.engine.update_guard import PendingDecision, UpdateGuard
+from ernie_vilg.parallel.engine.update_guard import PendingDecision, guard_deepspeed
 from ernie_vilg.parallel.engine.updates import zero1_update
 from ernie_vilg.parallel.engine.zero_shards import Piece, zero_shards
 from ernie_vilg.parallel.layout.copies import Copy
@@ -76,7 +76,7 @@ class Engine(ABC):
         # On a CPU the batches are where they are computed with.
         self._staging = Staging(groups.device) if groups.device.type == "cuda" else None
         attach_gradient_sums(engine.module, self.shards)
-        self._guard = UpdateGuard(
+        self._guard = guard_deepspeed(
             self.shards,
             groups,
             settings.run.guards,
