@@ -28,7 +28,7 @@ from ernie_vilg.parallel.layout.collectives import LEADER
 from ernie_vilg.parallel.layout.copies import Copy
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.system.seeds import seed_named
-from ernie_vilg.tokenizer_training.codebook import initialize_codebook, revive_unused_codes
+from ernie_vilg.tokenizer_training.codebook import CodebookUpkeep
 from ernie_vilg.tokenizer_training.flat_weights import FlatWeights
 from ernie_vilg.tokenizer_training.passes import Passes, TokenizerPass
 from ernie_vilg.tokenizer_training.results import StepSums, num_results
@@ -72,8 +72,9 @@ class TokenizerEngine:
         network = self._loss.discriminator
         self._discriminator = network and FlatWeights(network, config.optimizer, ema_decay=0.0)
         self._passes = Passes(self._model, self._loss, precision, self._mean_over_ranks)
-        if groups.world_size > 1:
-            self._model.quantizer.mean_over_ranks = self._mean_with_gradient
+        self._codes = CodebookUpkeep(
+            self._model.quantizer, config.codebook, on_moved=self._restart_codes
+        )
         self._networks = NetworksUpdate(
             groups.device, gradient_clipping=config.optimizer.gradient_clipping
         )
@@ -88,7 +89,6 @@ class TokenizerEngine:
         self._ratio = peak / config.optimizer.learning_rate
         self._num_micro_batches = 1
         self._sums = self._no_sums()
-        self._code_counts = torch.zeros_like(self._sums.code_counts)  # since codes were moved
         self._steps = 0  # calls of train_batch, over all restarts
 
     @property
@@ -112,11 +112,12 @@ class TokenizerEngine:
         images = [to_device(pictures, device) for pictures in batches]
         if self._steps == 0:
             vectors = torch.cat([self._passes.encode(each) for each in images])
-            initialize_codebook(self._model.quantizer, vectors, self._generator("codes"))
+            self._codes.start(vectors, self._generator("codes"))
         vectors = self._make_step(images, learning_rate)
         self._steps += 1
-        if self._is_revival_due() and not self.last_skip.item():
-            self._revive(vectors)
+        if self._codes.is_due(self._steps, self._config.training.steps) and not self.last_skip:
+            moved = self._codes.revive(vectors, self._generator("codes"))
+            logger.debug("step %d: %d unused codes moved", self._steps, moved)
         return self._results()
 
     def mean_losses(self, losses: Tensor) -> Tensor:
@@ -136,8 +137,7 @@ class TokenizerEngine:
 
     def save(self, snapshot: Snapshot) -> None:
         """Copy the whole state on the leader, which is that of every rank; all ranks must call."""
-        code_counts = self._code_counts.clone()
-        dist.all_reduce(code_counts)
+        code_counts = self._codes.total_counts()
         if self.groups.rank != LEADER:
             return
         averages = self._loss.logit_averages
@@ -167,9 +167,7 @@ class TokenizerEngine:
             self._discriminator.load(state["discriminator"])
         if self._loss.logit_averages is not None and state["logit_averages"] is not None:
             self._loss.logit_averages.load_state_dict(state["logit_averages"])
-        self._code_counts.zero_()
-        if self.groups.rank == LEADER:  # the sum over ranks
-            self._code_counts.copy_(state["code_counts"])
+        self._codes.load_counts(state["code_counts"])
 
     def replicated(self) -> Iterator[tuple[Copy, Tensor]]:
         """Yield the tensors that other ranks hold as well: all but the counts of codes."""
@@ -244,31 +242,18 @@ class TokenizerEngine:
             self._model.quantizer.update(statistics["codes"], is_made)
         if "logits" in statistics:
             self._loss.update(statistics["logits"], is_made)
-        self._code_counts += torch.where(is_made, self._sums.code_counts, 0)
+        for codes in self._sums.codes:
+            self._codes.count(codes, is_made)
 
     def _results(self) -> Tensor:
         norms = self._networks.norms_of_networks.float()
         of_discriminator = {"discriminator_gradient_norm": norms[1]} if len(norms) > 1 else {}
         return self._sums.results(self._num_micro_batches, **of_discriminator)
 
-    def _is_revival_due(self) -> bool:
-        """Return whether unused codes are moved after the last step."""
-        codebook, steps = self._config.codebook, self._config.training.steps
-        is_interval = codebook.revive_every > 0 and self._steps % codebook.revive_every == 0
-        return is_interval and self._steps < codebook.revive_until * steps
-
-    def _revive(self, vectors: Tensor) -> None:
-        """Move codes that no picture has used since the last revival.
-
-        Args:
-            vectors: this rank's encoder outputs in the last step.
-        """
-        quantizer = self._model.quantizer
-        moved = revive_unused_codes(quantizer, vectors, self._code_counts, self._generator("codes"))
-        if quantizer.code_parameter is not None:
-            self._tokenizer.clear_moments(quantizer.code_parameter, moved)
-        self._code_counts.zero_()
-        logger.debug("step %d: %d unused codes moved", self._steps, len(moved))
+    def _restart_codes(self, codes: Tensor) -> None:
+        """Let the optimizer forget what it knows of codes that were set, int64 [codes]."""
+        if self._model.quantizer.code_parameter is not None:
+            self._tokenizer.restart_rows(self._model.quantizer.code_parameter, codes)
 
     def _generator(self, name: str) -> torch.Generator:
         """Return the random generator of a purpose in this step, the same in a resumed run."""
@@ -286,10 +271,6 @@ class TokenizerEngine:
         total = values.detach().clone()
         dist.all_reduce(total)
         return total / self.groups.world_size
-
-    def _mean_with_gradient(self, values: Tensor) -> Tensor:
-        """Return the mean over ranks, with the gradient of this rank's values."""
-        return values + (self._mean_over_ranks(values) - values.detach())
 
 
 def to_device(pictures: Tensor, device: torch.device) -> Tensor:

@@ -94,12 +94,17 @@ class FlatWeights:
         """Return the average of each weight by name; empty where none is kept or was started."""
         return {name: value for name, kind, value in self.tensors() if kind == WEIGHT_AVERAGE}
 
-    def clear_moments(self, parameter: nn.Parameter, rows: Tensor) -> None:
-        """Set the moments of some rows of a parameter to 0, int64 [rows]."""
+    def restart_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
+        """Start rows of a parameter afresh, whose weights were set, int64 [rows].
+
+        Their moments become 0, and their average, where there is one, the weights.
+        """
         (name,) = (name for name, each in self.network.named_parameters() if each is parameter)
         for other, kind, value in self.tensors():
             if other == name and kind in MOMENTS:
                 value[rows] = 0
+            if other == name and kind == WEIGHT_AVERAGE:
+                value[rows] = parameter.detach()[rows]
 
     def state(self) -> dict[str, Any]:
         """Return network and optimizer as dictionaries of tensors, views of this state."""

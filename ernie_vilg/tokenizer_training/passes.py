@@ -81,7 +81,7 @@ class Passes:
         reconstruction = reconstruction.detach().float()
         error = F.mse_loss(reconstruction.clamp(-1, 1), images)
         sums.add({"loss": loss, **terms, **of_pictures.figures, "squared_error": error})
-        sums.count(quantized.codes)
+        sums.add_codes(quantized.codes)
         if quantized.statistics is not None:
             sums.add_statistics("codes", quantized.statistics)
         return TokenizerPass(loss, reconstruction, vectors.detach().float())

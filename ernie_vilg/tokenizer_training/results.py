@@ -113,8 +113,9 @@ class StepSums:
         """
         self._sums: dict[str, Tensor] = {}  # by name, float32 []
         self._zero = torch.zeros((), device=device)
-        self.code_counts = torch.zeros(codebook_size, dtype=torch.int64, device=device)
-        """Uses per code, int64 [codebook]."""
+        self._code_counts = torch.zeros(codebook_size, dtype=torch.int64, device=device)
+        self.codes: list[Tensor] = []
+        """Codes of each micro-batch, int64 [batch, grid, grid]."""
         self.statistics: dict[str, Tensor] = {}
         """Sums for averages: "codes" of `Quantized.statistics`, where the quantizer has some, and
         "logits" of `DiscriminatorTerms.statistics`, where the discriminator trains."""
@@ -125,11 +126,12 @@ class StepSums:
             assert name in RESULTS, f"{name} has no place in the results"
             self._sums[name] = self._sums.get(name, 0) + value.detach().float()
 
-    def count(self, codes: Tensor) -> None:
-        """Count uses of codes, int64 of any shape."""
-        codes = codes.flatten()
+    def add_codes(self, codes: Tensor) -> None:
+        """Add the codes of one micro-batch, int64 [batch, grid, grid]."""
+        self.codes.append(codes)
+        flat = codes.flatten()
         # Not bincount, for which the host would wait.
-        self.code_counts.scatter_add_(0, codes, torch.ones_like(codes))
+        self._code_counts.index_add_(0, flat, torch.ones_like(flat))
 
     def add_statistics(self, name: str, statistics: Tensor) -> None:
         """Add the statistics of one micro-batch."""
@@ -153,4 +155,4 @@ class StepSums:
         """
         values = {name: total / num_micro_batches for name, total in self._sums.items()} | others
         means = torch.stack([values.get(name, self._zero) for name in RESULTS])
-        return torch.cat([means, self.code_counts.float()])
+        return torch.cat([means, self._code_counts.float()])
