@@ -18,9 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ernie_vilg.config.codebook import CodebookConfig
 from ernie_vilg.config.image_tokenizer import GROUP_NORM_GROUPS, ImageTokenizerConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.vqgan.quantizers.nearest import Quantized, VectorQuantizer
+from ernie_vilg.vqgan.quantizers.build import build_quantizer
+from ernie_vilg.vqgan.quantizers.quantizer import Quantized
 
 _RGB = 3
 
@@ -37,16 +39,26 @@ class AutoencoderOutput(NamedTuple):
 class VQGAN(nn.Module):
     """Image tokenizer: `encode` turns pictures into codes, `decode` codes into pictures."""
 
-    def __init__(self, config: ImageTokenizerConfig) -> None:
+    def __init__(
+        self, config: ImageTokenizerConfig, codebook: CodebookConfig | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.quantizer = VectorQuantizer(config.codebook_size, config.embedding_size)
+        self.quantizer = build_quantizer(config, codebook)
         self.decoder = Decoder(config)
 
-    def forward(self, images: Tensor) -> AutoencoderOutput:
-        """Encode, quantize and decode pictures, float [batch, 3, height, width] in [-1, 1]."""
-        quantized = self.quantizer(self.encoder(images))
+    def forward(
+        self, images: Tensor, *, progress: float = 1.0, generator: torch.Generator | None = None
+    ) -> AutoencoderOutput:
+        """Encode, quantize and decode pictures.
+
+        Args:
+            images: float [batch, 3, height, width] in [-1, 1].
+            progress: fraction of the run that is done, for the quantizer's schedules.
+            generator: source of the quantizer's noise, on the pictures' device; only some need one.
+        """
+        quantized = self.quantizer(self.encoder(images), progress=progress, generator=generator)
         return AutoencoderOutput(self.decoder(quantized.vectors), quantized)
 
     @torch.no_grad()
