@@ -1,9 +1,9 @@
 """Names of this network's weights in public checkpoints.
 
 Two layouts name the same layers: that of taming-transformers (also of latent diffusion's first
-stages), and that of LlamaGen. In both, a downsampling belongs to the resolution that it leaves; here
-it opens the one that it enters. In both, queries, keys and values are three convolutions; here they
-are one.
+stages), and that of LlamaGen. In both, a downsampling belongs to the resolution that it leaves;
+here it opens the one that it enters. In both, queries, keys and values are three convolutions; here
+they are one.
 
 Source: https://github.com/CompVis/taming-transformers and
 https://github.com/FoundationVision/LlamaGen, under MIT licences.
@@ -29,7 +29,11 @@ _RESIDUAL = {
     "second_convolution": "conv2",
     "shortcut": "nin_shortcut",
 }
-_ATTENTION = {"normalization": ("norm",), "query_key_value": ("q", "k", "v"), "output": ("proj_out",)}
+_ATTENTION = {
+    "normalization": ("norm",),
+    "query_key_value": ("q", "k", "v"),
+    "output": ("proj_out",),
+}
 _NEAREST = {"codebook": "embedding.weight"}
 _CODES = {
     "nearest": _NEAREST,
@@ -190,7 +194,11 @@ def _end_names(
     words = ("block_1", "attn_1", "block_2") if layout == "taming" else ("0", "1", "2")
     for position, (layer, word) in enumerate(zip(middle.children(), words, strict=True)):
         yield from _layer_names(f"{part}.middle.{position}", layer, f"{part}.mid.{word}")
-    for ours, theirs in (("input", "conv_in"), ("normalization", "norm_out"), ("output", "conv_out")):
+    for ours, theirs in (
+        ("input", "conv_in"),
+        ("normalization", "norm_out"),
+        ("output", "conv_out"),
+    ):
         yield f"{part}.{ours}", (f"{part}.{theirs}",)
 
 

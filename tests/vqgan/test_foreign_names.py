@@ -75,9 +75,7 @@ def test_every_weight_has_a_name_and_every_name_a_weight() -> None:
     theirs = plain()
     names = foreign_names(ours(theirs), "taming")
 
-    assert sorted(name for group in names.values() for name in group) == sorted(
-        theirs.state_dict()
-    )
+    assert sorted(name for group in names.values() for name in group) == sorted(theirs.state_dict())
 
 
 def test_weights_come_back_as_they_went() -> None:
@@ -113,5 +111,5 @@ def test_llamagen_names_the_layers_in_its_own_way(name: str, expected: str | Non
 def test_a_network_of_our_own_has_no_public_layout() -> None:
     config = ImageTokenizerConfig(image_size=32, patch_size=4, channel_multipliers=(1, 2))
 
-    with pytest.raises(InputError, match="patch_size=4.*latent_channels=null.*middle_attention"):
+    with pytest.raises(InputError, match=r"patch_size=4.*latent_channels=null.*middle_attention"):
         foreign_names(VQGAN(config), "taming")
