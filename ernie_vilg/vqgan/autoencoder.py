@@ -65,7 +65,8 @@ class VQGAN(nn.Module):
     @property
     def last_layer(self) -> nn.Parameter:
         """Weight of the decoder's last convolution, where the adaptive weight of an adversarial
-        loss compares gradients."""
+        loss compares gradients.
+        """
         return self.decoder.output.weight
 
     def forward(
