@@ -28,7 +28,8 @@ class TokenizerFigures:
 
     def losses(self, sums: Tensor, num_steps: int) -> Metrics:
         """Return the terms of the loss, PSNR and the use of codes; arguments as for
-        `metrics_of`."""
+        `metrics_of`.
+        """
         return dict(metrics_of(sums, num_steps, self._config))
 
     def speed(self, steps_per_second: float, world_size: int) -> Metrics:

@@ -141,9 +141,7 @@ class EvaluationPictures:
         sequence = replace(sequence, loader=loader, cache_bytes=0)
         self.is_held_out = held_out is not None
         """Whether the run does not train on them."""
-        self.count = min(
-            config.reconstructions.pictures, sequence.sources[0].manifest.num_samples
-        )
+        self.count = min(config.reconstructions.pictures, sequence.sources[0].manifest.num_samples)
         """Number of pictures."""
         self._batches = ImageBatches(
             sequence,
