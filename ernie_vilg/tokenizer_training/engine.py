@@ -32,13 +32,11 @@ from ernie_vilg.tokenizer_training.codebook import CodebookUpkeep
 from ernie_vilg.tokenizer_training.flat_weights import FlatWeights
 from ernie_vilg.tokenizer_training.passes import Passes, TokenizerPass
 from ernie_vilg.tokenizer_training.results import StepSums, num_results
+from ernie_vilg.tokenizer_training.saved_state import STATE_FILE, read_state
 from ernie_vilg.tokenizer_training.update import NetworksUpdate, all_reduce_at_once
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.losses.tokenizer_loss import TokenizerLoss
 from ernie_vilg.vqgan.pixels import from_bytes
-
-STATE_FILE = "image_tokenizer_training.pt"
-"""Name of the file of a snapshot that holds the whole state; the leader writes it."""
 
 _KINDS = {
     "weight": "weight",
@@ -160,7 +158,7 @@ class TokenizerEngine:
         A network that the snapshot lacks, such as the discriminator of changed settings, keeps its
         fresh weights.
         """
-        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+        state = read_state(folder)
         self._steps = state["steps"]
         self._tokenizer.load(state["tokenizer"])
         if self._discriminator is not None and state["discriminator"] is not None:
