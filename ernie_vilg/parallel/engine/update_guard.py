@@ -212,8 +212,7 @@ def guard_deepspeed(
     """
     of_deepspeed = shards.replace_step(lambda closure=None: guard.make_update())
     guard = UpdateGuard(
-        update
-        or DeepSpeedUpdate(shards, of_deepspeed, groups.device, has_norm=not scales_loss),
+        update or DeepSpeedUpdate(shards, of_deepspeed, groups.device, has_norm=not scales_loss),
         groups,
         config,
         read_loss=read_loss,
