@@ -22,7 +22,6 @@ from ernie_vilg.vqgan.autoencoder import VQGAN, Decoder, Encoder
 from ernie_vilg.vqgan.layers import AttentionBlock, Downsampling, ResidualBlock, Upsampling
 
 
-
 _RESIDUAL = {
     "first_normalization": "norm1",
     "first_convolution": "conv1",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.layout.groups import start_processes
 from ernie_vilg.tokenizer_training.engine import TokenizerEngine
 from ernie_vilg.tokenizer_training.results import metrics_of
@@ -209,6 +210,66 @@ def test_the_discriminator_trains_before_its_term_counts() -> None:
     of_tokenizer = [name for name in without if name.startswith(place[:29] + "tokenizer")]
     assert of_tokenizer
     assert [name for name in of_tokenizer if not without[name].equal(of_steps[START][name])] == []
+
+
+def test_the_rate_of_the_discriminator_follows_that_of_the_tokenizer() -> None:
+    moved = {}
+    for rate in (None, 2.0e-3):  # None: the tokenizer's, 1e-3
+        adversarial = replace(ADVERSARIAL, train_from_step=0, learning_rate=rate)
+        with lone_engine(engine_config(adversarial=adversarial)) as engine:
+            before = replicated_state(engine)["discriminator.kernels/weight"]
+            take_step(engine, 0)
+            moved[rate] = replicated_state(engine)["discriminator.kernels/weight"] - before
+
+    # The first step of AdamW is the rate times the sign of the gradient, and the decay.
+    torch.testing.assert_close(moved[2.0e-3], 2 * moved[None])
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded", "message"),
+    [
+        pytest.param(0.0, 0.5, "the discriminator starts with fresh weights", id="none saved"),
+        pytest.param(0.5, 0.0, "the discriminator is dropped", id="none wanted"),
+    ],
+)
+def test_a_discriminator_that_begins_or_ends_at_a_restart_is_said(
+    saved: float, loaded: float, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lone_engine(engine_config(adversarial=replace(ADVERSARIAL, weight=saved))) as engine:
+        _steps(engine, range(START + 1))
+        write_snapshot(engine, tmp_path)
+
+    with lone_engine(engine_config(adversarial=replace(ADVERSARIAL, weight=loaded))) as engine:
+        engine.load(tmp_path)
+        _steps(engine, range(START + 1, STEPS))
+
+    assert message in caplog.text
+
+
+def test_a_discriminator_of_another_shape_is_refused(tmp_path: Path) -> None:
+    with lone_engine(engine_config()) as engine:
+        write_snapshot(engine, tmp_path)
+
+    wider = replace(ADVERSARIAL, base_channels=16)
+    with (
+        lone_engine(engine_config(adversarial=wider)) as engine,
+        pytest.raises(InputError, match=r"set objective\.adversarial\.base_channels"),
+    ):
+        engine.load(tmp_path)
+
+
+def test_unused_codes_move_only_after_a_step_that_was_made() -> None:
+    for is_spoilt in (False, True):
+        with lone_engine(engine_config("nearest", revive_every=STEPS)) as engine:
+            _steps(engine, range(STEPS - 1))
+            before = saved_state(engine)["/image_tokenizer_training.pt/code_counts"]
+            if is_spoilt:
+                _spoil_a_loss(engine, "tokenizer")
+            take_step(engine, STEPS - 1)
+            counts = saved_state(engine)["/image_tokenizer_training.pt/code_counts"]
+
+        assert before.sum() == (STEPS - 1) * 8 * 4
+        assert counts.tolist() == (before.tolist() if is_spoilt else [0] * 32)
 
 
 def test_the_tokenizer_to_use_has_the_average_of_the_weights(tmp_path: Path) -> None:
