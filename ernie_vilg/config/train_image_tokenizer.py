@@ -111,6 +111,7 @@ class TrainImageTokenizerConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.codebook.check_quantizer(self.image_tokenizer.quantizer)
         if self.training.image_cache_bytes > 0 and self.loader.num_workers > 0:
             raise InputError(
                 f"training.image_cache_bytes={self.training.image_cache_bytes} with "

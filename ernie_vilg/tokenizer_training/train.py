@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ernie_vilg.checkpoint.folder import resumable_checkpoint
-from ernie_vilg.config.codebook import CodebookConfig
 from ernie_vilg.config.data import ONLY_DATA_SET
 from ernie_vilg.config.tokenizer_objective import TokenizerObjectiveConfig
 from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
@@ -40,7 +39,6 @@ from ernie_vilg.runs.schedule import learning_rate_at
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.jsonl import append_records
 from ernie_vilg.storage.shard_manifest import Manifest
-from ernie_vilg.tokenizer_training.codebook import initialize_codebook, revive_unused_codes
 from ernie_vilg.tokenizer_training.metrics import TokenizerMeter, evaluate, log_line
 from ernie_vilg.tokenizer_training.state import (
     TokenizerState,
@@ -51,7 +49,7 @@ from ernie_vilg.tokenizer_training.state import (
 from ernie_vilg.tracking.tracker import keep_metrics_until
 from ernie_vilg.training.replica_batches import agreed_quarantine
 from ernie_vilg.vqgan.autoencoder import AutoencoderOutput
-from ernie_vilg.vqgan.losses.pixel import quantization_loss, reconstruction_loss
+from ernie_vilg.vqgan.losses.pixel import reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
 from ernie_vilg.vqgan.weights import save_image_tokenizer
 
@@ -115,7 +113,6 @@ def loss_terms(
     output: AutoencoderOutput,
     images: Tensor,
     config: TokenizerObjectiveConfig,
-    codebook: CodebookConfig,
 ) -> dict[str, Tensor]:
     """Return the weighted terms of the loss by name, float32 [] each.
 
@@ -123,7 +120,6 @@ def loss_terms(
         output: output of the model.
         images: its input, float [batch, 3, height, width] in [-1, 1].
         config: weights of the terms.
-        codebook: weights of the quantizer's terms.
     """
     return {
         "reconstruction_loss": reconstruction_loss(
@@ -132,11 +128,7 @@ def loss_terms(
             absolute_weight=config.absolute_error_weight,
             squared_weight=config.squared_error_weight,
         ),
-        "quantization_loss": quantization_loss(
-            output.quantized,
-            codebook_weight=codebook.codebook_weight,
-            commitment_weight=codebook.commitment_weight,
-        ),
+        **output.quantized.losses,
     }
 
 
@@ -170,10 +162,10 @@ def _train(
     identity: Mapping[str, Any],
 ) -> None:
     training = config.training
-    device = state.code_counts.device
+    device = state.codebook.counts.device
     precision = machine_precision(config.precision, device)
     replica = _replicate(state.model)
-    meter = TokenizerMeter(state.code_counts.shape[0], device)
+    meter = TokenizerMeter(len(state.codebook.counts), device)
     while state.step < training.steps:
         started = time.monotonic()
         images = to_device(batches.at(state.step + 1), device)
@@ -204,24 +196,19 @@ def _update_codebook(
     state: TokenizerState, images: Tensor, config: TrainImageTokenizerConfig
 ) -> None:
     """Initialize the codebook before the first step; later, at intervals, revive unused codes."""
-    training, codebook = config.training, config.codebook
-    is_interval = codebook.revive_every and state.step % codebook.revive_every == 0
-    if state.step > 0 and not (is_interval and state.step < codebook.revive_until * training.steps):
+    training = config.training
+    if state.step > 0 and not state.codebook.is_due(state.step, training.steps):
         return
     # One generator per step, so that a resumed run draws the same numbers.
     generator = torch.Generator(images.device)
     generator.manual_seed((training.seed << 32) + state.step)
     with torch.no_grad():
         vectors = state.model.encoder(images)
-    quantizer = state.model.quantizer
     if state.step == 0:
-        initialize_codebook(quantizer, vectors, generator)
+        state.codebook.start(vectors, generator)
     else:
-        moved = revive_unused_codes(
-            quantizer, state.optimizer, vectors, state.code_counts, generator
-        )
+        moved = state.codebook.revive(vectors, generator)
         logger.debug("step %d: %d unused codes moved", state.step, moved)
-    state.code_counts.zero_()
 
 
 def _take_step(
@@ -233,9 +220,14 @@ def _take_step(
     precision: torch.dtype,
 ) -> tuple[AutoencoderOutput, dict[str, Tensor]]:
     """Update the weights once; return this rank's output and the terms of its loss."""
+    noise = torch.Generator(images.device)
+    noise.manual_seed(
+        ((config.training.seed << 32) + state.step) * dist.get_world_size() + dist.get_rank()
+    )
+    progress = state.step / config.training.steps
     with _autocast(images.device, precision):
-        output: AutoencoderOutput = replica(images)
-    terms = loss_terms(output, images, config.objective, config.codebook)
+        output: AutoencoderOutput = replica(images, progress=progress, generator=noise)
+    terms = loss_terms(output, images, config.objective)
     torch.stack(list(terms.values())).sum().backward()
     if config.optimizer.gradient_clipping > 0:
         nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.gradient_clipping)
@@ -243,8 +235,11 @@ def _take_step(
         group["lr"] = learning_rate
     state.optimizer.step()
     state.optimizer.zero_grad()
-    codes = output.quantized.codes.flatten()
-    state.code_counts += torch.bincount(codes, minlength=len(state.code_counts))
+    is_made = torch.ones((), dtype=torch.bool, device=images.device)
+    if (statistics := output.quantized.statistics) is not None:
+        dist.all_reduce(statistics)
+        state.model.quantizer.update(statistics, is_made)
+    state.codebook.count(output.quantized.codes, is_made)
     return output, terms
 
 
@@ -292,7 +287,7 @@ def _resume(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -
     if isinstance(found, str):
         raise InputError(found)
     if found is not None:
-        load_checkpoint(state, found, is_leader=is_leader)
+        load_checkpoint(state, found)
         logger.info("resumed from %s", found)
     if is_leader:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -308,8 +303,7 @@ def _log(step: int, steps: int, metrics: Mapping[str, float], run_dir: Path) -> 
 
 def _save(state: TokenizerState, run_dir: Path, identity: Mapping[str, Any]) -> None:
     """Commit a checkpoint on the leader; all ranks must call."""
-    code_counts = state.code_counts.clone()
-    dist.all_reduce(code_counts)
+    code_counts = state.codebook.total_counts()
     if dist.get_rank() == LEADER:
         save_checkpoint(state, run_dir, identity, code_counts)
     barrier()

@@ -29,7 +29,8 @@ from ernie_vilg.vqgan.layers import (
     build_convolution,
     build_normalization,
 )
-from ernie_vilg.vqgan.quantizers.nearest import Quantized, VectorQuantizer
+from ernie_vilg.vqgan.quantizers.build import build_quantizer
+from ernie_vilg.vqgan.quantizers.quantizer import Quantized
 from ernie_vilg.vqgan.tiling import decode_in_tiles, tiling_of
 
 _RGB = 3
@@ -60,7 +61,7 @@ class VQGAN(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.quantizer = VectorQuantizer(config.codebook_size, config.embedding_size)
+        self.quantizer = build_quantizer(config, codebook)
         self.decoder = Decoder(config)
 
     @property
@@ -80,7 +81,7 @@ class VQGAN(nn.Module):
             progress: fraction of the run that is done, for the quantizer's schedules.
             generator: source of the quantizer's noise, on the pictures' device.
         """
-        quantized = self.quantizer(self.encoder(images))
+        quantized = self.quantizer(self.encoder(images), progress=progress, generator=generator)
         return AutoencoderOutput(self.decoder(quantized.vectors), quantized)
 
     @torch.no_grad()
