@@ -16,7 +16,7 @@ from ernie_vilg.system.progress import duration
 from ernie_vilg.vqgan.autoencoder import VQGAN, AutoencoderOutput
 from ernie_vilg.vqgan.losses.pixel import psnr
 from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
-from ernie_vilg.vqgan.quantizers.nearest import codebook_usage
+from ernie_vilg.vqgan.quantizers.usage import codebook_usage
 
 GRID_COLUMNS = 16
 """Number of pictures in the grid of reconstructions."""
@@ -46,7 +46,6 @@ class TokenizerMeter:
         values = {
             "loss": torch.stack(list(terms.values())).sum(),
             **terms,
-            "commitment_loss": output.quantized.commitment_loss,
             "squared_error": F.mse_loss(reconstruction, images),
         }
         for name, value in values.items():
@@ -95,7 +94,7 @@ def log_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     left = duration((steps - step) * metrics["seconds_per_step"])
     return (
         f"step {step}/{steps}  loss {metrics['loss']:.4f}  PSNR {metrics['psnr']:.2f} dB  "
-        f"commitment {metrics['commitment_loss']:.5f}  "
+        f"reconstruction {metrics['reconstruction_loss']:.4f}  "
         f"codes used {100 * metrics['codebook_usage']:.0f}%  "
         f"perplexity {metrics['perplexity']:.1f}  rate {metrics['learning_rate']:.2e}  "
         f"{metrics['images_per_second']:.0f} images/s  {left} left"
@@ -116,7 +115,7 @@ def evaluate(
     Returns:
         "psnr" in dB, "codebook_usage" from 0 to 1, "perplexity", "evaluation_images".
     """
-    device = model.quantizer.codebook.device
+    device = model.quantizer.code_vectors().device
     counts = torch.zeros(model.config.codebook_size, dtype=torch.int64)
     squared_errors: list[float] = []
     for first in range(0, num_images, _EVALUATION_BATCH_SIZE):

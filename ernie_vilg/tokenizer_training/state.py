@@ -26,6 +26,7 @@ from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.parallel.engine.optimizer import build_adamw
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import clear_leftovers, committed_folder, remove, without_name
+from ernie_vilg.tokenizer_training.codebook import CodebookUpkeep, forget_moments
 from ernie_vilg.vqgan.autoencoder import VQGAN
 
 TENSORS_FILE = "state.safetensors"
@@ -43,8 +44,8 @@ class TokenizerState:
     """Tokenizer with float32 weights, on this rank's device."""
     optimizer: AdamW
     """Optimizer of all of the model's parameters."""
-    code_counts: Tensor
-    """Uses per code on this rank since codes were last revived, int64 [codebook]."""
+    codebook: CodebookUpkeep
+    """Upkeep of the codes, which counts their uses."""
     step: int = 0
     """Number of steps taken."""
     seconds: float = 0.0
@@ -55,14 +56,17 @@ def fresh_state(config: TrainImageTokenizerConfig, device: torch.device) -> Toke
     """Return the state before the first step, the same on every rank."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        model = VQGAN(config.image_tokenizer)
+        model = VQGAN(config.image_tokenizer, config.codebook)
     # Convolutions read channels last on CPUs and GPUs; otherwise each call reorders its input.
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(model, config.optimizer)
     return TokenizerState(
         model=model,
-        optimizer=build_optimizer(model, config.optimizer),
-        code_counts=torch.zeros(
-            config.image_tokenizer.codebook_size, dtype=torch.int64, device=device
+        optimizer=optimizer,
+        codebook=CodebookUpkeep(
+            model.quantizer,
+            config.codebook,
+            lambda indices: forget_moments(optimizer, model.quantizer, indices),
         ),
     )
 
@@ -90,7 +94,7 @@ def save_checkpoint(
         state: state after `state.step` steps.
         run_dir: the run's folder.
         identity: settings that a resumed run must share, JSON values.
-        code_counts: `state.code_counts` summed over ranks, int64 [codebook].
+        code_counts: total counts of `state.codebook`, int64 [codebook].
     """
     folder = RunFolder(run_dir).checkpoint(state.step)
     clear_leftovers(folder.parent)
@@ -107,13 +111,12 @@ def save_checkpoint(
         remove(without_name(old))
 
 
-def load_checkpoint(state: TokenizerState, folder: Path, *, is_leader: bool) -> None:
+def load_checkpoint(state: TokenizerState, folder: Path) -> None:
     """Load a checkpoint that `resumable_checkpoint` returned into a fresh state.
 
     Args:
         state: state to overwrite.
         folder: the checkpoint.
-        is_leader: true on the leader, which alone takes the code counts, sums over all ranks.
     """
     content = read_checkpoint_manifest(folder)
     state.step, state.seconds = int(content["step"]), float(content["seconds"])
@@ -125,12 +128,15 @@ def load_checkpoint(state: TokenizerState, folder: Path, *, is_leader: bool) -> 
             moments["step"].fill_(state.step)
             for moment in _MOMENTS:
                 moments[moment].copy_(tensors[f"{moment}.{name}"])
-    if is_leader:
-        state.code_counts.copy_(tensors["code_counts"])
+        for name, buffer in state.model.named_buffers():
+            buffer.copy_(tensors[f"model.{name}"])
+    state.codebook.load_counts(tensors["code_counts"])
 
 
 def _tensors(state: TokenizerState, code_counts: Tensor) -> dict[str, Tensor]:
     tensors = {"code_counts": code_counts.cpu()}
+    for name, buffer in state.model.named_buffers():
+        tensors[f"model.{name}"] = buffer.cpu().contiguous()
     for name, weight in state.model.named_parameters():
         tensors[f"model.{name}"] = weight.detach().cpu().contiguous()
         for moment in _MOMENTS:
