@@ -11,13 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ernie_vilg.vqgan.feature_networks.inception import NUM_FEATURES, Inception
+from ernie_vilg.vqgan.feature_networks.inception import Inception
 from ernie_vilg.vqgan.losses.perceptual import LPIPS
 from ernie_vilg.vqgan.losses.pixel import psnr
 from ernie_vilg.vqgan.metrics.frechet import FeatureMoments, frechet_distance
 from ernie_vilg.vqgan.metrics.similarity import SMALLEST_SIDE, gradient_energy, ssim
 from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
-from ernie_vilg.vqgan.quantizers.nearest import codebook_usage
+from ernie_vilg.vqgan.quantizers.usage import codebook_usage
 
 LARGEST_PSNR = 99.0
 """PSNR of equal pictures in files, dB: JSON knows no infinity."""
@@ -48,8 +48,9 @@ class ReconstructionFigures:
         self._lpips = lpips
         self._inception = inception
         self._moments = [
-            FeatureMoments(NUM_FEATURES, device)
-            for _ in range(2 if inception else 0)  # originals, reconstructions
+            FeatureMoments(inception.num_features, device)
+            for _ in ("originals", "reconstructions")
+            if inception is not None
         ]
 
     @torch.no_grad()

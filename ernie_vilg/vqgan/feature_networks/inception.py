@@ -14,14 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NUM_FEATURES = 2048
-"""Length of a picture's feature vector."""
 ORIGIN = (
     "pt_inception-2015-12-05-6726825d.pth of the releases of "
     "https://github.com/mseitzer/pytorch-fid"
 )
 _INPUT_SIZE = 299
 _EPSILON = 1e-3
+_FEATURES = 2048
 _CLASSES = 1008
 
 Pooling = Literal["average", "maximum"]
@@ -42,6 +41,9 @@ class _Layer(NamedTuple):
 class Inception(nn.Module):
     """Network from pictures to feature vectors."""
 
+    num_features = _FEATURES
+    """Length of a picture's feature vector."""
+
     def __init__(self) -> None:
         super().__init__()
         self.Conv2d_1a_3x3 = _Convolution(3, 32, (3, 3), 2, is_padded=False)
@@ -60,7 +62,7 @@ class Inception(nn.Module):
         self.Mixed_7a = _second_reduction(768)
         self.Mixed_7b = _forked_block(1280, "average")
         self.Mixed_7c = _forked_block(2048, "maximum")
-        self.fc = nn.Linear(NUM_FEATURES, _CLASSES)
+        self.fc = nn.Linear(self.num_features, _CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the pooled features, float32 [batch, 2048].

@@ -32,7 +32,8 @@ def ssim(pictures: Tensor, originals: Tensor) -> Tensor:
         float64 [batch].
     """
     # In float64: the variance is a small difference of two large numbers in flat areas.
-    one, other = pictures.double(), originals.double()
+    # From 0 upwards, as the index compares mean luminances.
+    one, other = pictures.double() + 1, originals.double() + 1
     mean_one, mean_other = _window_means(one), _window_means(other)
     variance_one = _window_means(one * one) - mean_one.square()
     variance_other = _window_means(other * other) - mean_other.square()
