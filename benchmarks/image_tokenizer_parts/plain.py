@@ -201,7 +201,8 @@ def _stage(
 
 def _run_stage(stage: nn.Module, h: Tensor) -> Tensor:
     blocks, attentions = stage.block, stage.attn
-    assert isinstance(blocks, nn.ModuleList) and isinstance(attentions, nn.ModuleList)
+    assert isinstance(blocks, nn.ModuleList)
+    assert isinstance(attentions, nn.ModuleList)
     for index, block in enumerate(blocks):
         h = block(h)
         if len(attentions) > 0:

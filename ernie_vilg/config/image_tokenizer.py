@@ -55,7 +55,7 @@ class ImageTokenizerConfig(Settings, section="image_tokenizer"):
     attention_resolutions: tuple[int, ...] = ()
     """Sides in positions at which self-attention follows each residual block."""
     middle_attention: bool = False
-    """Whether self-attention also stands in the middle of encoder and decoder, where the grid's side
+    """Whether self-attention also stands in the middle of encoder and decoder where the grid's side
     is not among `attention_resolutions`; where it is, the middle attends anyway."""
     patch_size: PositiveInt = 1
     """Side in pixels of the squares that are folded into channels before the first convolution and

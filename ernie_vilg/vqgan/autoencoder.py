@@ -31,6 +31,7 @@ from ernie_vilg.vqgan.layers import (
 )
 from ernie_vilg.vqgan.quantizers.build import build_quantizer
 from ernie_vilg.vqgan.quantizers.quantizer import Quantized
+from ernie_vilg.vqgan.tiling import decode_in_tiles, tiling_of
 
 _RGB = 3
 _DECODER_KERNEL_SIZE = 3
@@ -102,19 +103,54 @@ class VQGAN(nn.Module):
                 f"images of shape {list(images.shape)}: this tokenizer takes "
                 f"[batch, {_RGB}, {size}, {size}]; resize them first"
             )
+        return self.encode_any_size(images)
+
+    @torch.no_grad()
+    def encode_any_size(self, images: Tensor) -> Tensor:
+        """Return the codes of pictures of another size than the training's, in one grid.
+
+        Norms over the picture and attention see more or less than in training, so codes are worse
+        the further the size is from it.
+
+        Args:
+            images: float32 [batch, 3, height, width] in [-1, 1]; both sides are multiples of
+                `config.downsampling_factor`.
+
+        Returns:
+            codes, int64 [batch, height / factor, width / factor].
+
+        Raises:
+            InputError: a side is no such multiple.
+        """
+        factor = self.config.downsampling_factor
+        height, width = images.shape[-2:]
+        if height % factor or width % factor or not height * width:
+            raise InputError(
+                f"pictures of {height}x{width} pixels: this tokenizer has one code per {factor}x"
+                f"{factor} pixels; cut or resize both sides to multiples of {factor}"
+            )
         with _without_tf32():
             return self.quantizer.nearest(self.encoder(images))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Return the pictures of codes.
+        """Return the pictures of codes; grids larger than the training's are drawn in tiles.
+
+        A decoder with norms over the picture or attention draws tiles a little differently than it
+        would draw the whole, see `ernie_vilg.vqgan.tiling`.
 
         Args:
-            codes: int64 [batch, grid, grid].
+            codes: int64 [batch, rows, columns].
 
         Returns:
             float32 [batch, 3, height, width] in [-1, 1].
         """
+        if max(codes.shape[1:]) <= self.config.grid_size:
+            return self._decode(codes)
+        factor = self.config.downsampling_factor
+        return decode_in_tiles(self._decode, codes, tiling_of(self.config), factor)
+
+    def _decode(self, codes: Tensor) -> Tensor:
         return self.decoder(self.quantizer.lookup(codes)).float().clamp(-1, 1)
 
 

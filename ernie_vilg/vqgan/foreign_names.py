@@ -10,17 +10,18 @@ https://github.com/FoundationVision/LlamaGen, under MIT licences.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+
 
 import torch
 from torch import Tensor, nn
 
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
+from ernie_vilg.config.import_image_tokenizer import ForeignLayout
 from ernie_vilg.errors import InputError
 from ernie_vilg.vqgan.autoencoder import VQGAN, Decoder, Encoder
 from ernie_vilg.vqgan.layers import AttentionBlock, Downsampling, ResidualBlock, Upsampling
 
-ForeignLayout = Literal["taming", "llamagen"]
+
 
 _RESIDUAL = {
     "first_normalization": "norm1",
