@@ -34,7 +34,7 @@ _OTHER_FIGURES = ("step", "pictures", "held_out", "code_counts")
 logger = logging.getLogger(__name__)
 
 
-def export_image_tokenizer(
+def export_checkpoint(
     run_dir: Path, output_dir: str | Path, *, overwrite: bool, step: int | None = None
 ) -> int:
     """Write the weights folder of a checkpoint.
