@@ -63,7 +63,8 @@ class TokenizerEngine:
             precision: data type in which the networks compute.
         """
         self.groups = groups
-        self._config = config
+        self.config = config
+        """Settings of the run."""
         self._model = _fresh_model(config, groups.device)
         self._loss = _fresh_loss(config, groups.device)
         self._tokenizer = FlatWeights(self._model, config.optimizer, config.training.ema_decay)
@@ -92,7 +93,7 @@ class TokenizerEngine:
     @property
     def num_results(self) -> int:
         """Length of what `train_batch` returns; `results.metrics_of` names its numbers."""
-        return num_results(self._config)
+        return num_results(self.config)
 
     def train_batch(self, batches: Sequence[Tensor], learning_rate: float) -> Tensor:
         """Take one step; all ranks must call.
@@ -113,7 +114,7 @@ class TokenizerEngine:
             self._codes.start(vectors, self._generator("codes"))
         vectors = self._make_step(images, learning_rate)
         self._steps += 1
-        if self._codes.is_due(self._steps, self._config.training.steps) and not self.last_skip:
+        if self._codes.is_due(self._steps, self.config.training.steps) and not self.last_skip:
             moved = self._codes.revive(vectors, self._generator("codes"))
             logger.debug("step %d: %d unused codes moved", self._steps, moved)
         return self._results()
@@ -220,7 +221,7 @@ class TokenizerEngine:
             images,
             self._sums,
             step=self._steps,
-            progress=min(1.0, self._steps / self._config.training.steps),
+            progress=min(1.0, self._steps / self.config.training.steps),
             generator=self._generator(f"noise/{self.groups.rank}/{micro_batch}"),
         )
 
@@ -246,7 +247,9 @@ class TokenizerEngine:
     def _results(self) -> Tensor:
         norms = self._networks.norms_of_networks.float()
         of_discriminator = {"discriminator_gradient_norm": norms[1]} if len(norms) > 1 else {}
-        return self._sums.results(self._num_micro_batches, **of_discriminator)
+        return self._sums.results(
+            self._num_micro_batches, self.groups.world_size, **of_discriminator
+        )
 
     def _restart_codes(self, codes: Tensor) -> None:
         """Let the optimizer forget what it knows of codes that were set, int64 [codes]."""
@@ -256,11 +259,11 @@ class TokenizerEngine:
     def _generator(self, name: str) -> torch.Generator:
         """Return the random generator of a purpose in this step, the same in a resumed run."""
         generator = torch.Generator(self.groups.device)
-        seed = seed_named(f"{self._config.training.seed}/{self._steps}/{name}")
+        seed = seed_named(f"{self.config.training.seed}/{self._steps}/{name}")
         return generator.manual_seed(seed)
 
     def _no_sums(self) -> StepSums:
-        return StepSums(self._config.image_tokenizer.codebook_size, self.groups.device)
+        return StepSums(self.config.image_tokenizer.codebook_size, self.groups.device)
 
     def _mean_over_ranks(self, values: Tensor) -> Tensor:
         """Return the mean over ranks of values without gradient; all ranks must call."""
