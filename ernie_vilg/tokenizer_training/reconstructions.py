@@ -4,6 +4,7 @@ The tokenizer is measured as it will be used: in float32, with the average of th
 run keeps one. Every rank measures a part of the pictures.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ from ernie_vilg.vqgan.quantizers.usage import codebook_usage
 GRID_COLUMNS = 16
 """Number of pictures in the grid of reconstructions."""
 _BATCH_SIZE = 64
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -86,6 +89,7 @@ class Reconstructions:
             },
         )
         refresh_card(run_dir, step)
+        logger.info("step %d: reconstructions of %s", step, self._caption(figures))
         prefix = "held_out" if self.pictures.is_held_out else "trained_on"
         metrics = {f"{prefix}_{name}": value for name, value in figures.items()}
         return Observation(
