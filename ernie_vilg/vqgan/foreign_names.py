@@ -22,6 +22,7 @@ from ernie_vilg.vqgan.autoencoder import VQGAN, Decoder, Encoder
 from ernie_vilg.vqgan.layers import AttentionBlock, Downsampling, ResidualBlock, Upsampling
 
 
+
 _RESIDUAL = {
     "first_normalization": "norm1",
     "first_convolution": "conv1",
