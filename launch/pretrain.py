@@ -24,6 +24,7 @@ from launch.support.launchers import find_launchers, stop_with_launchers
 from launch.support.program import program
 
 if TYPE_CHECKING:
+    from ernie_vilg.parallel.engine.engine import Engine
     from ernie_vilg.runs.phases import Phases
     from ernie_vilg.training.callbacks import Callback
 
@@ -66,12 +67,12 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
     return exit_code
 
 
-def _callbacks(config: PretrainConfig) -> "list[Callback]":
+def _callbacks(config: PretrainConfig) -> "list[Callback[PretrainConfig, Engine]]":
     """Return the work between steps; what a run never does is not imported."""
     from ernie_vilg.runs.phases import Phase
     from ernie_vilg.training.callbacks import OnWholeWeights
 
-    callbacks: list[Callback] = []
+    callbacks: list[Callback[PretrainConfig, Engine]] = []
     if config.samples.every:
         from ernie_vilg.observers.samples import draw_samples
 
