@@ -51,13 +51,18 @@ def _coverage(shape: str, look: ObjectLook, left: int, top: int) -> Image.Image:
         draw.ellipse((x - radius, y - radius, x + radius - 1, y + radius - 1), fill=255)
     else:
         corners = [
-            (_pixel(x + radius * across), _pixel(y + radius * down))
+            (_pixel(x, radius * across), _pixel(y, radius * down))
             for across, down in corners_of(shape, look.rotation)
         ]
         draw.polygon(corners, fill=255)
     return canvas.reduce(_OVERSAMPLING)  # the mean of 8 x 8 pixels: a box filter
 
 
-def _pixel(edge: float) -> int:
-    """Return the pixel of the canvas whose middle is nearest to a coordinate."""
-    return math.floor(edge + _ROUNDING)
+def _pixel(centre: float, offset: float) -> int:
+    """Return the pixel of the canvas for a corner at some distance from an object's centre.
+
+    Pillow fills the pixels of a polygon's outline too, half a pixel too much on all sides, so the
+    corner is drawn half a pixel nearer to the centre.
+    """
+    nearer = 0.0 if abs(offset) < _ROUNDING else math.copysign(0.5, offset)
+    return math.floor(centre + offset - nearer + _ROUNDING)
