@@ -29,7 +29,10 @@ _WORDS = {
 
 
 def caption_of(scene: Scene) -> str:
-    """Return the caption in the first form, such as `左上角有一个红色的大圆形，右下角有一个蓝色的小三角形`."""
+    """Return the caption in the first form.
+
+    An example is `左上角有一个红色的大圆形，右下角有一个蓝色的小三角形`.
+    """
     return COMMA.join(_sentence(item, FORMS[0]) for item in scene.objects)
 
 
@@ -115,8 +118,8 @@ def _names() -> dict[str, str]:
 @functools.cache
 def _patterns() -> tuple["re.Pattern[str]", ...]:
     """Return one expression for the sentences of each form."""
-    groups = {
-        field: f"(?P<{field}>{'|'.join(w for word in words for w in (word, *SYNONYMS.get(word, ())))})"
-        for field, words in _WORDS.items()
-    }
+    groups = {}
+    for field, words in _WORDS.items():
+        known = [written for word in words for written in (word, *SYNONYMS.get(word, ()))]
+        groups[field] = f"(?P<{field}>{'|'.join(known)})"
     return tuple(re.compile(form.format(**groups)) for form in FORMS)
