@@ -12,6 +12,7 @@ from typing import Any
 
 from data_pipelines.outputs import output_folder
 from ernie_vilg.config.shapes import DrawShapesConfig
+from ernie_vilg.shapes.evaluation_sets import LOOK
 from ernie_vilg.shapes.looks import look_record
 from ernie_vilg.shapes.splits import HELD_OUT, TRAIN, UNSEEN_PAIRS, ScenePair, scene_pair
 from ernie_vilg.shapes.variety import VARIETIES
@@ -19,8 +20,6 @@ from ernie_vilg.system.progress import progress
 from ernie_vilg.system.worker_pool import map_in_order
 
 CAPTIONS_FILE = "captions.jsonl"
-LOOK = "look"
-"""Key of a picture's look in a line of `captions.jsonl`."""
 
 _SCENES_PER_TASK = 512
 
