@@ -65,9 +65,9 @@ class ObjectReading:
     """What the judge sees in a quadrant that is not blank."""
 
     shape: str | None
-    """Member of `SHAPES`; None if the outline is that of no shape, or lies too far off."""
+    """Member of `SHAPES`; None if the outline is that of no shape, or a limit is exceeded."""
     size: str | None
-    """Member of `SIZES`; None without a shape, or if the radius is out of range."""
+    """Member of `SIZES`; None without a shape."""
     colour: str | None
     """Key of `COLOURS`; None if it is none of them, or several."""
     quadrant: str
@@ -212,10 +212,9 @@ def _shape_and_size(coverage: NDArray[np.float32]) -> tuple[str | None, str | No
         for place, offset in zip((x, y), best.centroid, strict=True)
     )
     allowed = min(OUTLINE_LIMIT * best.perimeter * radius, AREA_LIMIT * area)
-    if least > allowed or off_centre > CENTRE_LIMIT:
+    is_in_range = RADIUS_LIMITS[0] <= radius <= RADIUS_LIMITS[1]
+    if least > allowed or off_centre > CENTRE_LIMIT or not is_in_range:
         return None, None
-    if not RADIUS_LIMITS[0] <= radius <= RADIUS_LIMITS[1]:
-        return best.shape, None
     return best.shape, "大" if radius > SIZE_BORDER else "小"
 
 
