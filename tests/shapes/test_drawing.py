@@ -96,7 +96,6 @@ def test_an_object_stays_in_its_quadrant(variety: str) -> None:
         pair = scene_pair(VARIETIES[variety], seed=0, split="train", index=index)
         (item,), (look,) = pair.scene.objects, pair.look.objects
         x, y = QUADRANTS[item.quadrant]
-        assert (np.asarray(pair.draw())[y, x] != pair.look.background).any()
         # The second renderer draws across borders, so it would show what the first one cuts off.
         sharp = dataclasses.replace(look, radius=look.radius - 0.5)
         wide = draw_scene_again(pair.scene, dataclasses.replace(pair.look, objects=(sharp,)))
