@@ -31,13 +31,14 @@ from ernie_vilg.evaluation.reconstruction import (
     Reconstruction,
     reconstruct,
 )
-from ernie_vilg.shapes.judge import (
+from ernie_vilg.shapes.captions import required_scenes
+from ernie_vilg.shapes.scenes import Scene
+from ernie_vilg.shapes.scores import (
     caption_correct,
     objects_correct,
-    required_scenes,
+    score_captions,
     score_pictures,
 )
-from ernie_vilg.shapes.scenes import Scene
 from ernie_vilg.storage.files import write_bytes, write_json
 from ernie_vilg.storage.jsonl import line_of
 from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
@@ -268,10 +269,13 @@ def _judge_shapes(
         record["caption_correct"] = caption_correct(scene, text.caption)
     drawn = score_pictures(scenes, [item.image for item in outputs.drawn])
     scores["text_to_image"] = asdict(drawn)
-    right = sum(record["caption_correct"] for record in records)
-    scores["image_to_text"]["captions_correct"] = right / len(records)
-    ceiling = score_pictures(scenes, outputs.rebuilt.images).objects_correct
-    scores["image_tokenizer"]["objects_correct"] = ceiling
+    written = score_captions(scenes, [text.caption for text in outputs.written])
+    scores["image_to_text"] |= asdict(written)
+    ceiling = score_pictures(scenes, outputs.rebuilt.images)
+    scores["image_tokenizer"]["objects_correct"] = ceiling.objects_correct
+    scores["image_tokenizer"]["objects_correct_by_num_objects"] = {
+        number: figures.objects_correct for number, figures in ceiling.by_num_objects.items()
+    }
 
 
 def _write_pictures(folder: Path, originals: Sequence[Image.Image], outputs: _Outputs) -> None:
