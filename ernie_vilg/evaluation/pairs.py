@@ -13,8 +13,8 @@ The folder of an evaluation holds:
 
 import logging
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,11 +46,10 @@ from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
 EVALUATION_FILE = "evaluation.json"
 PAIRS_FILE = "pairs.jsonl"
 ORIGINALS, DRAWN, RECONSTRUCTED = "originals", "drawn", "reconstructed"
+GRID_PICTURES, GRID_COLUMNS = 60, 15
 
 _MAX_CAPTION_CHARACTERS = 1000
 _MAX_PIXELS = 64_000_000
-_GRID_PICTURES = 60
-_GRID_COLUMNS = 15
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +102,8 @@ class Pair:
     """Caption in the words of the data set."""
     file: str
     """Path of the picture in its data set."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """Line of `captions.jsonl`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,8 @@ def read_pairs(folder: Path, *, count: int, image_size: int) -> list[Pair]:
                 Rejection(row=raw.row, place=raw.place, reason=error.reason, detail=error.detail)
             )
             continue
-        pairs.append(Pair(image=image, caption=caption, file=str(raw.record[IMAGE])))
+        file = str(raw.record[IMAGE])
+        pairs.append(Pair(image=image, caption=caption, file=file, record=raw.record))
     told = _told(skipped) if skipped else ""
     if len(pairs) < count:
         also = f" ({told})" if told else ""
@@ -289,5 +291,5 @@ def _write_pictures(folder: Path, originals: Sequence[Image.Image], outputs: _Ou
         for index, image in enumerate(images):
             image.save(folder / name / f"{index:05d}.png")
     for name in (DRAWN, RECONSTRUCTED):
-        before, after = originals[:_GRID_PICTURES], pictures[name][:_GRID_PICTURES]
-        before_and_after(before, after, columns=_GRID_COLUMNS).save(folder / f"{name}.png")
+        before, after = originals[:GRID_PICTURES], pictures[name][:GRID_PICTURES]
+        before_and_after(before, after, columns=GRID_COLUMNS).save(folder / f"{name}.png")
