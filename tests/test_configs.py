@@ -25,6 +25,7 @@ REQUIRED_SETTINGS = {
     "explain_step": ["run=r", "step=1"],
     "export": ["run=r", "output_dir=o"],
     "generate": ["weights=w", "prompts=[a]", "output_dir=o"],
+    "hold_out_variants": ["source=s", "output_dir=o"],
     "main_job": ["job=quickstart"],
     "plan": ["experiment=quickstart", "num_gpus=8", "gpu=h100-80gb"],
     "pretrain": ["experiment=quickstart"],
