@@ -8,6 +8,7 @@ from typing import Any
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.charts import curves, line_chart, read_metrics
 from ernie_vilg.evaluation.page import render
+from ernie_vilg.evaluation.retrieval import OF_CAPTION, OF_PICTURE
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.jsonl import read_lines
@@ -103,6 +104,7 @@ def report_html(content: ReportContent) -> str:
         charts=_charts(content),
         drawn=_drawn(content),
         written=_written(content),
+        retrieval=_retrieval(content),
         tokenizer=content.scores["image_tokenizer"],
         samples=[(_step(path), path.read_bytes()) for path in content.samples],
         stages=content.stages,
@@ -122,6 +124,10 @@ def _figures(content: ReportContent) -> list[tuple[str, str, str]]:
     if "objects_correct" in drawn:
         what = f"of {drawn['num_objects']} objects drawn right: shape, colour, size and quadrant"
         figures.append(("Text to image", _percent(drawn["objects_correct"]), what))
+    if "psnr_of_mean_picture" in drawn:
+        mean = f"{drawn['psnr_of_mean_picture']:.1f} dB"
+        what = f"of drawn pictures to the true ones; the mean picture's is {mean}"
+        figures.append(("Text to image", f"{drawn['psnr']:.1f} dB", what))
     if "captions_correct" in written:
         share = written["captions_correct"]
         what = f"of {pairs} captions name exactly what the picture shows"
@@ -129,6 +135,8 @@ def _figures(content: ReportContent) -> list[tuple[str, str, str]]:
         share = written["exact_matches"]
         what = f"of {pairs} captions equal the data set's, letter by letter"
     figures.append(("Image to text", _percent(share), what))
+    if retrieval := content.scores.get("retrieval"):
+        figures += _retrieval_figures(retrieval)
     usage = f"with {_percent(tokenizer['codebook_usage'])} of the codebook in use"
     figures.append(("Image tokenizer", f"{tokenizer['psnr']:.1f} dB", usage))
     if stages := content.stages.values():
@@ -190,6 +198,42 @@ def _written(content: ReportContent) -> dict[str, Any]:
         "num_wrong": len(wrong),
         "num_wrong_shown": sum(pair in examples for pair in wrong),
         "is_judged": any("caption_correct" in pair for pair in content.pairs),
+    }
+
+
+def _retrieval_figures(retrieval: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the cards of both questions, each under the score whose likeliest ones are shown."""
+    count = retrieval["candidates"]
+    captions = retrieval["captions_of_pictures"][OF_PICTURE]["recall_at_10"]
+    pictures = retrieval["pictures_of_captions"][OF_CAPTION]["recall_at_10"]
+    return [
+        (
+            "Caption retrieval",
+            _percent(captions),
+            f"of pictures have their caption among the ten likeliest of {count}",
+        ),
+        (
+            "Picture retrieval",
+            _percent(pictures),
+            f"of captions have their picture among the ten likeliest of {count}",
+        ),
+    ]
+
+
+def _retrieval(content: ReportContent) -> dict[str, Any] | None:
+    """Return the tables of retrieval and the first pairs that took part; None without retrieval."""
+    figures = content.scores.get("retrieval")
+    if figures is None:
+        return None
+    took_part = [pair for pair in content.pairs if "caption_rank" in pair]
+    return {
+        "candidates": figures["candidates"],
+        "questions": {
+            "Captions of a picture": figures["captions_of_pictures"],
+            "Pictures of a caption": figures["pictures_of_captions"],
+        },
+        "examples": took_part[: content.examples],
+        "pairs": content.pairs,
     }
 
 
