@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.runs.preflight import check_run_folder
 from ernie_vilg.runs.run_lock import RunLock
 from ernie_vilg.storage.locations import check_apart
@@ -40,7 +40,7 @@ def _train(config: TrainImageTokenizerConfig, manifest: Manifest, launch: Launch
     # The deepspeed launcher gives every rank all cores, and the ranks would compete for them.
     cores_per_rank = max(1, (os.cpu_count() or 1) // launch.world_size)
     torch.set_num_threads(min(torch.get_num_threads(), cores_per_rank))
-    device = start_processes(launch, config.training.timeout_seconds)
+    device = start_processes(launch, config.cluster.collective_timeout_seconds)
     try:
         train_image_tokenizer(config, manifest, device)
     finally:

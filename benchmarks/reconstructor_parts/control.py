@@ -20,7 +20,7 @@ from ernie_vilg.parallel.engine.precision import machine_precision
 from ernie_vilg.runs.schedule import learning_rate_at
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.vqgan.autoencoder import VQGAN
-from ernie_vilg.vqgan.loss import reconstruction_loss
+from ernie_vilg.vqgan.losses.pixel import reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 

@@ -13,7 +13,7 @@ from benchmarks.reconstructor_parts.rows import DIFFERENCES, ROWS, Figures, Pict
 from benchmarks.support import tables
 from ernie_vilg.evaluation.pairs import Pair
 from ernie_vilg.shapes.judge import required_scenes, score_pictures
-from ernie_vilg.vqgan.loss import psnr_of_pictures
+from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
 
 CELLS = 4
 """Number of cells along each side of a picture, for the Frechet distance."""

@@ -25,7 +25,7 @@ from ernie_vilg.data.shards.open_shards import OpenShard
 from ernie_vilg.system.devices import choose_device
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
-from ernie_vilg.vqgan.loss import psnr_of_pictures
+from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
 from ernie_vilg.vqgan.pixels import from_pictures, to_pictures
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 

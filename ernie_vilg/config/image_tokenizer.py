@@ -1,29 +1,19 @@
-"""Settings of an image tokenizer and of its training.
-
-`ImageTokenizerConfig` is the architecture, which is stored with the weights; the other classes are
-settings of the training, and `TrainImageTokenizerConfig` those of launch/train_image_tokenizer.py.
+"""The architecture of an image tokenizer, which is stored with its weights.
 
 Source: VQGAN (Esser et al. 2021, arXiv:2012.09841) for the architecture, apart from `patch_size`,
 `encoder_kernel_size` and the normalisation per position.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ernie_vilg.config.loader import LoaderConfig
-from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.schema import (
-    Fraction,
-    LocalOrRemote,
-    LocalOutput,
-    NaturalFloat,
     NaturalInt,
     PositiveInt,
     Range,
     Settings,
 )
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.locations import is_remote, shown
 
 MAX_CODEBOOK_SIZE = 1 << 16
 GROUP_NORM_GROUPS = 32
@@ -45,6 +35,12 @@ class ImageTokenizerConfig(Settings, section="image_tokenizer"):
     """Number of codes."""
     embedding_size: PositiveInt = 256
     """Length of a code vector."""
+    quantizer: Literal["nearest", "ema", "normalized", "simvq", "gumbel"] = "nearest"
+    """Rule by which an encoder output becomes a code: "nearest" code by L2 distance, moved by
+    gradients (VQ-VAE); "ema": nearest, moved by averages of the outputs; "normalized": nearest of
+    vectors of length 1 (ViT-VQGAN, LlamaGen), for an `embedding_size` of about 8; "simvq": nearest
+    of a linear map of fixed random codes (arXiv:2411.02038); "gumbel": the most likely of the
+    encoder's logits, as the dVAE of DALL-E."""
     base_channels: PositiveInt = 128
     """Number of channels at the finest resolution, before its multiplier."""
     channel_multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 4)
@@ -107,130 +103,3 @@ class ImageTokenizerConfig(Settings, section="image_tokenizer"):
     def grid_size(self) -> int:
         """Codes per side of a picture."""
         return self.image_size // self.downsampling_factor
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReconstructionObjectiveConfig(Settings, section="objective"):
-    """Terms of an image tokenizer's loss. Pixels are in [-1, 1]."""
-
-    absolute_error_weight: NaturalFloat = 1.0
-    """Weight of the mean absolute error, which keeps edges sharp."""
-    squared_error_weight: NaturalFloat = 1.0
-    """Weight of the mean squared error, which PSNR measures."""
-    codebook_weight: NaturalFloat = 1.0
-    """Weight of the mean squared distance that moves codes to encoder outputs."""
-    commitment_weight: NaturalFloat = 0.25
-    """Weight of the mean squared distance that moves encoder outputs to codes."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.absolute_error_weight + self.squared_error_weight == 0:
-            raise InputError(
-                "objective.absolute_error_weight=0 with objective.squared_error_weight=0: one of "
-                "them must be above 0, or the loss ignores the picture"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageTokenizerTrainingConfig(Settings, section="training"):
-    """One training run of an image tokenizer."""
-
-    steps: PositiveInt
-    """Number of optimizer steps of the run, all restarts together."""
-    global_batch_size: PositiveInt
-    """Pictures per optimizer step, all ranks together."""
-    revive_every: NaturalInt = 100
-    """Interval in steps after which unused codes are moved to encoder outputs that are far from
-    every code; 0 moves none."""
-    revive_until: Fraction = 0.5
-    """Fraction of the run after which no code is moved, so that all settle."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Arithmetic: "bf16", "fp32", or "auto", which is bf16 on a GPU and on a CPU with AMX. Weights,
-    optimizer and quantizer are always float32."""
-    seed: NaturalInt = 0
-    """Seed of the fresh weights, the order of the samples, their crops and flips, and the choice of
-    moved codes."""
-    shuffle_block_shards: PositiveInt = 16
-    """Number of shards per rank that are open, and shuffled together."""
-    horizontal_flip: bool = False
-    """Whether a random half of the pictures is mirrored."""
-    image_cache_bytes: NaturalInt = 0
-    """Memory per rank for decoded pictures, bytes; the others are decoded again. For small data
-    sets; needs loader.num_workers=0."""
-    log_every: PositiveInt = 50
-    """Interval of lines in the log and in metrics.jsonl, steps."""
-    save_every: PositiveInt = 500
-    """Interval of checkpoints, steps; the last two are kept."""
-    num_evaluation_images: PositiveInt = 512
-    """Number of pictures for the final figures, the first of the sample order."""
-    timeout_seconds: PositiveInt = 600
-    """Timeout of collectives."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainImageTokenizerConfig(Settings):
-    """Settings of launch/train_image_tokenizer.py."""
-
-    shards: LocalOrRemote
-    """Folder or URL (s3://, gs://, https://) of image shards, written by launch/build_shards.py.
-    Pictures larger than the architecture's are cropped at random places."""
-    run_dir: LocalOutput
-    """Run folder for checkpoints, metrics and the final weights. The same folder resumes the
-    run."""
-    image_tokenizer: ImageTokenizerConfig
-    """Architecture."""
-    objective: ReconstructionObjectiveConfig = field(default_factory=ReconstructionObjectiveConfig)
-    """Loss."""
-    optimizer: OptimizerConfig
-    """AdamW and its schedule."""
-    training: ImageTokenizerTrainingConfig
-    """Training run."""
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
-    """Reading of one rank."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.training.image_cache_bytes > 0 and self.loader.num_workers > 0:
-            raise InputError(
-                f"training.image_cache_bytes={self.training.image_cache_bytes} with "
-                f"loader.num_workers={self.loader.num_workers}: only a rank that reads without "
-                "workers caches pictures, so set loader.num_workers=0 if all of them fit, and else "
-                "training.image_cache_bytes=0"
-            )
-        if is_remote(self.shards) and self.loader.cache_dir is None:
-            raise InputError(
-                f"shards={shown(self.shards)} is remote and loader.cache_dir is null: set it to a "
-                "folder on this node's own disk, into which shards are copied"
-            )
-
-    def check_ranks(self, world_size: int) -> None:
-        """Check that every rank gets an equal share of each batch.
-
-        Raises:
-            InputError: the ranks do not divide the batch.
-        """
-        batch_size = self.training.global_batch_size
-        if batch_size % world_size:
-            raise InputError(
-                f"training.global_batch_size={batch_size} on {world_size} ranks: every rank needs "
-                f"an equal share, so set a multiple of {world_size}, or start another number of "
-                "ranks"
-            )
-
-    def check_image_size(self, shards_image_size: int) -> None:
-        """Check that the shards' pictures are as large as the architecture's.
-
-        Args:
-            shards_image_size: pixels per side, from the shards' manifest.
-
-        Raises:
-            InputError: the shards' pictures are too small.
-        """
-        image_size = self.image_tokenizer.image_size
-        if shards_image_size < image_size:
-            raise InputError(
-                f"the pictures in {shown(self.shards)} have {shards_image_size} pixels a side "
-                f"where image_tokenizer.image_size={image_size}: set it to at most "
-                f"{shards_image_size}, or build the shards with an image_size of at least "
-                f"{image_size}"
-            )

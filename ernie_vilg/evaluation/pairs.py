@@ -42,7 +42,7 @@ from ernie_vilg.shapes.judge import (
 from ernie_vilg.shapes.scenes import Scene
 from ernie_vilg.storage.files import write_bytes, write_json
 from ernie_vilg.storage.jsonl import line_of
-from ernie_vilg.vqgan.loss import psnr_of_pictures
+from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
 
 EVALUATION_FILE = "evaluation.json"
 PAIRS_FILE = "pairs.jsonl"

@@ -19,7 +19,7 @@ from ernie_vilg.model.cross_entropy import vocab_cross_entropy
 from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import ParallelLayers
 from ernie_vilg.vocabulary import PADDING_ID
-from ernie_vilg.vqgan.loss import reconstruction_loss
+from ernie_vilg.vqgan.losses.pixel import reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
 
 NUM_TERMS = 4

@@ -1,7 +1,7 @@
 """Initialization of the codebook and revival of unused codes, the same on every rank.
 
 The leader decides with the encoder outputs and counts of all ranks, and broadcasts its codebook.
-`ernie_vilg.vqgan.quantizer` has the rule by which codes are chosen.
+`ernie_vilg.vqgan.quantizers.nearest` has the rule by which codes are chosen.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ernie_vilg.parallel.layout.collectives import LEADER
-from ernie_vilg.vqgan.quantizer import VectorQuantizer, choose_spread_rows, flatten_grid
+from ernie_vilg.vqgan.quantizers.nearest import VectorQuantizer, choose_spread_rows, flatten_grid
 
 
 def initialize_codebook(

@@ -14,9 +14,9 @@ from torch import Tensor
 from ernie_vilg.data.batches.image_batches import ImageBatches
 from ernie_vilg.system.progress import duration
 from ernie_vilg.vqgan.autoencoder import VQGAN, AutoencoderOutput
-from ernie_vilg.vqgan.loss import psnr
+from ernie_vilg.vqgan.losses.pixel import psnr
 from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
-from ernie_vilg.vqgan.quantizer import codebook_usage
+from ernie_vilg.vqgan.quantizers.nearest import codebook_usage
 
 GRID_COLUMNS = 16
 """Number of pictures in the grid of reconstructions."""

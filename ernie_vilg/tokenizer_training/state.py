@@ -21,8 +21,8 @@ from ernie_vilg.checkpoint.folder import (
     read_checkpoint_manifest,
     write_checkpoint_manifest,
 )
-from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.parallel.engine.optimizer import build_adamw
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import clear_leftovers, committed_folder, remove, without_name

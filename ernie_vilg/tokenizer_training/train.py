@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ernie_vilg.checkpoint.folder import resumable_checkpoint
+from ernie_vilg.config.codebook import CodebookConfig
 from ernie_vilg.config.data import ONLY_DATA_SET
-from ernie_vilg.config.image_tokenizer import (
-    ReconstructionObjectiveConfig,
-    TrainImageTokenizerConfig,
-)
+from ernie_vilg.config.tokenizer_objective import TokenizerObjectiveConfig
+from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.data.batches.image_batches import ImageBatches, ImageSequence
 from ernie_vilg.data.batches.workers import start_worker_server
 from ernie_vilg.data.records.damage_log import DamageLog, read_damage
@@ -52,12 +51,11 @@ from ernie_vilg.tokenizer_training.state import (
 from ernie_vilg.tracking.tracker import keep_metrics_until
 from ernie_vilg.training.replica_batches import agreed_quarantine
 from ernie_vilg.vqgan.autoencoder import AutoencoderOutput
-from ernie_vilg.vqgan.loss import quantization_loss, reconstruction_loss
+from ernie_vilg.vqgan.losses.pixel import quantization_loss, reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
 from ernie_vilg.vqgan.weights import save_image_tokenizer
 
-_FREE_SETTINGS = ("image_cache_bytes", "log_every", "save_every", "num_evaluation_images",
-                  "timeout_seconds")  # fmt: skip
+_FREE_SETTINGS = ("image_cache_bytes", "log_every")
 """Settings that may change when a run is resumed, because no weight depends on them."""
 
 logger = logging.getLogger(__name__)
@@ -114,7 +112,10 @@ def image_sequence(
 
 
 def loss_terms(
-    output: AutoencoderOutput, images: Tensor, config: ReconstructionObjectiveConfig
+    output: AutoencoderOutput,
+    images: Tensor,
+    config: TokenizerObjectiveConfig,
+    codebook: CodebookConfig,
 ) -> dict[str, Tensor]:
     """Return the weighted terms of the loss by name, float32 [] each.
 
@@ -122,6 +123,7 @@ def loss_terms(
         output: output of the model.
         images: its input, float [batch, 3, height, width] in [-1, 1].
         config: weights of the terms.
+        codebook: weights of the quantizer's terms.
     """
     return {
         "reconstruction_loss": reconstruction_loss(
@@ -132,8 +134,8 @@ def loss_terms(
         ),
         "quantization_loss": quantization_loss(
             output.quantized,
-            codebook_weight=config.codebook_weight,
-            commitment_weight=config.commitment_weight,
+            codebook_weight=codebook.codebook_weight,
+            commitment_weight=codebook.commitment_weight,
         ),
     }
 
@@ -169,7 +171,7 @@ def _train(
 ) -> None:
     training = config.training
     device = state.code_counts.device
-    precision = machine_precision(training.precision, device)
+    precision = machine_precision(config.precision, device)
     replica = _replicate(state.model)
     meter = TokenizerMeter(state.code_counts.shape[0], device)
     while state.step < training.steps:
@@ -186,7 +188,7 @@ def _train(
         if state.step % training.log_every == 0 or is_last:
             metrics = {**meter.read(training.global_batch_size), "learning_rate": learning_rate}
             _log(state.step, training.steps, metrics, run_dir)
-        if state.step % training.save_every == 0 or is_last:
+        if state.step % config.checkpoint.every == 0 or is_last:
             _save(state, run_dir, identity)
             meter.restart_clock()
 
@@ -202,9 +204,9 @@ def _update_codebook(
     state: TokenizerState, images: Tensor, config: TrainImageTokenizerConfig
 ) -> None:
     """Initialize the codebook before the first step; later, at intervals, revive unused codes."""
-    training = config.training
-    is_interval = training.revive_every and state.step % training.revive_every == 0
-    if state.step > 0 and not (is_interval and state.step < training.revive_until * training.steps):
+    training, codebook = config.training, config.codebook
+    is_interval = codebook.revive_every and state.step % codebook.revive_every == 0
+    if state.step > 0 and not (is_interval and state.step < codebook.revive_until * training.steps):
         return
     # One generator per step, so that a resumed run draws the same numbers.
     generator = torch.Generator(images.device)
@@ -233,7 +235,7 @@ def _take_step(
     """Update the weights once; return this rank's output and the terms of its loss."""
     with _autocast(images.device, precision):
         output: AutoencoderOutput = replica(images)
-    terms = loss_terms(output, images, config.objective)
+    terms = loss_terms(output, images, config.objective, config.codebook)
     torch.stack(list(terms.values())).sum().backward()
     if config.optimizer.gradient_clipping > 0:
         nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.gradient_clipping)
@@ -268,6 +270,7 @@ def _identity(config: TrainImageTokenizerConfig, manifest: Manifest) -> dict[str
         **{f"training.{name}": value for name, value in training.items()},
         "image_tokenizer": settings["image_tokenizer"],
         "objective": settings["objective"],
+        "codebook": settings["codebook"],
         "optimizer": settings["optimizer"],
         "shards": manifest.digest(),
     }
@@ -316,7 +319,7 @@ def _write_results(
     state: TokenizerState, batches: ImageBatches, config: TrainImageTokenizerConfig, run_dir: Path
 ) -> None:
     """Write the final weights, the grid of reconstructions and the final figures."""
-    count, folder = config.training.num_evaluation_images, RunFolder(run_dir)
+    count, folder = config.reconstructions.pictures, RunFolder(run_dir)
     figures = evaluate(state.model, batches, count, folder.tokenizer_pictures)
     sha256 = save_image_tokenizer(state.model, folder.tokenizer_weights)
     figures |= {

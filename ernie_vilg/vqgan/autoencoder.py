@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ernie_vilg.config.image_tokenizer import GROUP_NORM_GROUPS, ImageTokenizerConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.vqgan.quantizer import Quantized, VectorQuantizer
+from ernie_vilg.vqgan.quantizers.nearest import Quantized, VectorQuantizer
 
 _RGB = 3
 

@@ -106,7 +106,7 @@ def test_the_password_of_a_location_is_not_in_what_a_run_says(
 def test_an_unexpected_error_does_not_repeat_the_command_line(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig as Config\n"
+        "from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig as Config\n"
         "from launch.support.program import program\n"
         "@program('train_image_tokenizer', Config)\n"
         "def main(config): raise RuntimeError('nobody foresaw this')\n"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ernie_vilg.config.image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.loader import LoaderConfig
+from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.data.records.damage_log import read_damage
 from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.storage.shard_manifest import read_manifest

@@ -5,20 +5,24 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
 
-from ernie_vilg.config.image_tokenizer import (
-    ImageTokenizerConfig,
-    ImageTokenizerTrainingConfig,
-    TrainImageTokenizerConfig,
-)
+from ernie_vilg.config.checkpoint import CheckpointConfig
+from ernie_vilg.config.codebook import CodebookConfig
+from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.train_image_tokenizer import (
+    ImageTokenizerTrainingConfig,
+    ReconstructionsConfig,
+    TrainImageTokenizerConfig,
+)
 from ernie_vilg.data.shards.tar_index import describe_shard
 from ernie_vilg.parallel.layout.groups import start_processes
 from ernie_vilg.storage.shard_manifest import Manifest, read_manifest, write_manifest
@@ -59,19 +63,16 @@ def tiny_config(
     learning_rate: float = 3.0e-3,
     image_size: int = SIZE,
     loader: LoaderConfig | None = None,
+    revive_every: int = 1,
+    save_every: int = 2,
+    precision: Literal["bf16", "fp32"] = "fp32",
     **training: int | float | str,
 ) -> TrainImageTokenizerConfig:
     """Return settings under which a step takes milliseconds; float32 unless told otherwise."""
     defaults: dict[str, int | float | str] = {
         "steps": 4,
         "global_batch_size": 8,
-        "revive_every": 1,
-        "revive_until": 1.0,
-        "precision": "fp32",
         "log_every": 1,
-        "save_every": 2,
-        "num_evaluation_images": 16,
-        "timeout_seconds": 60,
     }
     return TrainImageTokenizerConfig(
         shards=str(shards),
@@ -88,6 +89,10 @@ def tiny_config(
             normalization="channel",
         ),
         optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=1, weight_decay=0.0),
+        codebook=CodebookConfig(revive_every=revive_every, revive_until=1.0),
+        precision=precision,
+        checkpoint=CheckpointConfig(every=save_every),
+        reconstructions=ReconstructionsConfig(pictures=16),
         training=ImageTokenizerTrainingConfig(**{**defaults, **training}),  # type: ignore[arg-type]
         loader=loader or LoaderConfig(num_workers=0),
     )

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ernie_vilg.vqgan.quantizer import Quantized
+from ernie_vilg.vqgan.quantizers.nearest import Quantized
 
 _LARGEST_PSNR = 99.0  # JSON knows no infinity
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ernie_vilg.vqgan.quantizer import VectorQuantizer, choose_spread_rows, codebook_usage
+from ernie_vilg.vqgan.quantizers.nearest import VectorQuantizer, choose_spread_rows, codebook_usage
 
 
 def quantizer_with(codebook: list[list[float]]) -> VectorQuantizer:

@@ -6,8 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ernie_vilg.vqgan.loss import psnr, psnr_of_pictures, quantization_loss, reconstruction_loss
-from ernie_vilg.vqgan.quantizer import Quantized
+from ernie_vilg.vqgan.losses.pixel import (
+    psnr,
+    psnr_of_pictures,
+    quantization_loss,
+    reconstruction_loss,
+)
+from ernie_vilg.vqgan.quantizers.nearest import Quantized
 
 
 def test_reconstruction_loss_weighs_absolute_and_squared_error() -> None:

@@ -1,0 +1,102 @@
+"""Settings of an image tokenizer's loss: pixels, perception, and a discriminator."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from ernie_vilg.config.schema import (
+    FractionBelowOne,
+    LocalInput,
+    Matching,
+    NaturalFloat,
+    NaturalInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+)
+from ernie_vilg.errors import InputError
+
+Sha256 = Annotated[str, Matching(pattern="[0-9a-f]{64}", words="64 hexadecimal digits")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceptualConfig(Settings, section="objective.perceptual"):
+    """A distance of features."""
+
+    features: Literal["none", "lpips", "resnet50", "gradients", "random"] = "none"
+    """Features: "lpips" of VGG16 with LPIPS's weights (arXiv:1801.03924), "resnet50" logits, as
+    MaskBit (arXiv:2409.16211); both need `weights`. Without weights: "gradients" of the pixels at
+    several scales, or "random" features of fixed random convolutions."""
+    weight: NaturalFloat = 1.0
+    """Weight of the distance."""
+    weights: LocalInput | None = None
+    """File of the network's weights (.safetensors, or a .pth that holds tensors alone)."""
+    weights_sha256: Sha256 | None = None
+    """SHA-256 of that file, which must match."""
+    linear_weights: LocalInput | None = None
+    """File of LPIPS's linear layers, with features=lpips."""
+    linear_weights_sha256: Sha256 | None = None
+    """SHA-256 of that file, which must match."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig(Settings, section="objective.adversarial"):
+    """A PatchGAN discriminator, and its part in the tokenizer's loss."""
+
+    weight: NaturalFloat = 0.0
+    """Weight of the adversarial term; 0 trains no discriminator."""
+    adaptive: bool = True
+    """Whether the weight is multiplied by the ratio of the gradients that pixels and discriminator
+    give the decoder's last layer (VQGAN, equation 7)."""
+    max_adaptive_factor: PositiveFloat = 10_000.0
+    """Largest such ratio."""
+    train_from_step: NaturalInt = 0
+    """Step after which the discriminator trains."""
+    start_step: NaturalInt = 0
+    """Step after which its term counts; later than `train_from_step`, so that it has learnt by
+    then."""
+    warmup_steps: NaturalInt = 0
+    """Number of steps over which the term's weight rises from 0 after `start_step`."""
+    loss: Literal["hinge", "non_saturating"] = "hinge"
+    """Loss of discriminator and generator."""
+    lecam_weight: NaturalFloat = 0.0
+    """Weight of the LeCAM regulariser (arXiv:2104.03310) in the discriminator's loss."""
+    lecam_decay: FractionBelowOne = 0.999
+    """Decay per step of its averages."""
+    base_channels: PositiveInt = 64
+    """Number of channels after the discriminator's first convolution."""
+    num_layers: PositiveInt = 3
+    """Number of convolutions that halve the resolution; each logit sees a square of pixels."""
+    learning_rate: PositiveFloat | None = None
+    """Peak learning rate of the discriminator; null takes the tokenizer's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight and self.start_step < self.train_from_step:
+            raise InputError(
+                f"objective.adversarial.start_step={self.start_step} comes before "
+                f"objective.adversarial.train_from_step={self.train_from_step}: the term of an "
+                "untrained discriminator misleads the tokenizer, so set the former to at least "
+                "the latter"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerObjectiveConfig(Settings, section="objective"):
+    """Terms of an image tokenizer's loss but for the codebook's. Pixels are in [-1, 1]."""
+
+    absolute_error_weight: NaturalFloat = 1.0
+    """Weight of the mean absolute error, which keeps edges sharp."""
+    squared_error_weight: NaturalFloat = 1.0
+    """Weight of the mean squared error, which PSNR measures."""
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    """Distance of features."""
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    """Discriminator."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.absolute_error_weight + self.squared_error_weight == 0:
+            raise InputError(
+                "objective.absolute_error_weight=0 with objective.squared_error_weight=0: one of "
+                "them must be above 0, or the loss ignores the picture"
+            )

@@ -1,0 +1,1 @@
+"""Losses of the image tokenizer: pixels, perception, and a discriminator."""

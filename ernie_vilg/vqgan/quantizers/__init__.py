@@ -1,0 +1,1 @@
+"""Quantizers: rules by which a vector becomes a code, and training of the codes."""
