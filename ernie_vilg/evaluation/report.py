@@ -8,7 +8,7 @@ from typing import Any
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.charts import curves, line_chart, read_metrics
 from ernie_vilg.evaluation.page import render
-from ernie_vilg.evaluation.retrieval import OF_CAPTION, OF_PICTURE
+from ernie_vilg.evaluation.retrieval import SHOWN
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.jsonl import read_lines
@@ -202,20 +202,20 @@ def _written(content: ReportContent) -> dict[str, Any]:
 
 
 def _retrieval_figures(retrieval: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the cards of both questions, each under the score whose likeliest ones are shown."""
+    """Return the cards of both questions, by the likelihood of the text given the picture."""
     count = retrieval["candidates"]
-    captions = retrieval["captions_of_pictures"][OF_PICTURE]["recall_at_10"]
-    pictures = retrieval["pictures_of_captions"][OF_CAPTION]["recall_at_10"]
+    captions = retrieval["captions_of_pictures"][SHOWN]["recall_at_10"]
+    pictures = retrieval["pictures_of_captions"][SHOWN]["recall_at_10"]
     return [
         (
             "Caption retrieval",
             _percent(captions),
-            f"of pictures have their caption among the ten likeliest of {count}",
+            f"of pictures have their caption among the best 10 of {count}, by text given image",
         ),
         (
             "Picture retrieval",
             _percent(pictures),
-            f"of captions have their picture among the ten likeliest of {count}",
+            f"of captions have their picture among the best 10 of {count}, by text given image",
         ),
     ]
 

@@ -2,14 +2,16 @@
 
 Every caption of some held-out pairs is scored against every picture, in both directions:
 
-    text given image    log p(caption | picture), which answers "which caption fits this picture"
-    image given text    log p(picture | caption), which answers "which picture fits this caption"
+    text given image    log p(caption | picture)
+    image given text    log p(picture | caption)
     sum                 their sum
 
-Each is a plain log-likelihood, the sum over all target tokens. It is not divided by their number,
-so among the captions of one picture short and frequent ones start ahead, and among the pictures of
-one caption plain ones do; the other direction has no such head start. All three scores rank both
-ways.
+Each is a plain log-likelihood, the sum over all target tokens, and is not divided by their number.
+All three scores rank both ways. Where the candidates are targets, they do not start alike: among
+the captions of a picture, text given image prefers short and frequent ones; among the pictures of a
+caption, image given text prefers plain ones, by far, since a picture has many codes. Where the
+candidates are sources, one target is compared under all of them, and nothing starts ahead: with
+candidates that are equally frequent, these are the posterior probabilities.
 
 A true candidate's rank is 1 plus the number of others that are at least as likely: a tie counts
 against the model. Captions are compared as the model sees them: two that have the same ids are one
@@ -32,10 +34,9 @@ from ernie_vilg.model.attention_mask import Direction
 
 TEXT_GIVEN_IMAGE, IMAGE_GIVEN_TEXT, SUM = "text_given_image", "image_given_text", "sum"
 SCORES = (TEXT_GIVEN_IMAGE, IMAGE_GIVEN_TEXT, SUM)
-OF_PICTURE = TEXT_GIVEN_IMAGE
-"""Score whose likeliest captions of a picture are shown."""
-OF_CAPTION = IMAGE_GIVEN_TEXT
-"""Score whose likeliest pictures of a caption are shown."""
+SHOWN = TEXT_GIVEN_IMAGE
+"""Score whose ranks and likeliest candidates are shown, for both questions: texts are short, so
+that none starts far ahead."""
 CUTOFFS = (1, 5, 10)
 NUM_SHOWN = 5
 
@@ -91,7 +92,7 @@ class Retrieval:
 
     def records(self) -> dict[int, dict[str, Any]]:
         """Return ranks and likeliest candidates of each pair that takes part, by its index."""
-        captions, pictures = self.scores[OF_PICTURE].T, self.scores[OF_CAPTION]
+        captions, pictures = self.scores[SHOWN].T, self.scores[SHOWN]
         parts = zip(
             self.pairs,
             ranks_of_truth(captions),

@@ -45,7 +45,7 @@ def test_captions_are_ranked_over_columns_and_pictures_over_rows() -> None:
     scores = torch.tensor([[-1.0, -1.0], [-2.0, -2.0]])
     retrieval = Retrieval(
         pairs=(4, 7),
-        scores={"text_given_image": scores, "image_given_text": scores, "sum": 2 * scores},
+        scores={"text_given_image": scores, "image_given_text": torch.eye(2), "sum": scores},
     )
 
     figures, records = retrieval.figures(), retrieval.records()
