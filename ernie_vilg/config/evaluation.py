@@ -44,6 +44,14 @@ class EvaluateConfig(Settings):
     training_pairs: LocalInput | None = None
     """Folder of the raw pairs that were trained on. The PSNR of their mean picture is the baseline
     of drawn pictures; null gives none."""
+    disturbed: bool = False
+    """Whether captions are also written for the pairs' pictures as the second renderer draws them,
+    shifted by 1 and by 2 pixels, and through JPEG of quality 80. For judge=shapes; the pairs must
+    come from launch/draw_shapes.py, whose lines hold the looks of the pictures."""
+    unseen_pairs: LocalInput | None = None
+    """Folder of raw pairs with a pair of shape and colour that was never trained on, such as
+    `unseen_pairs/` of launch/draw_shapes.py: its first `count` are drawn and captioned too. For
+    judge=shapes. null leaves them out."""
     temperature: NaturalFloat = 0.0
     """Temperature of drawing: 0 takes the most likely code at every slot, 1 samples from the model.
     Captions are always greedy."""
@@ -64,6 +72,12 @@ class EvaluateConfig(Settings):
             raise InputError(
                 f"retrieval.candidates={candidates} with count={self.count}: set it from 2 to "
                 "count, or to 0 for no retrieval"
+            )
+        if self.judge == "none" and (self.disturbed or self.unseen_pairs is not None):
+            asked = "disturbed=true" if self.disturbed else f"unseen_pairs={self.unseen_pairs}"
+            raise InputError(
+                f"{asked} with judge=none: only scenes of the built-in data can be disturbed and "
+                "judged, so set judge=shapes, or leave both settings out"
             )
 
 

@@ -13,8 +13,8 @@ The folder of an evaluation holds:
 
 import logging
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,13 +33,14 @@ from ernie_vilg.evaluation.reconstruction import (
     reconstruct,
 )
 from ernie_vilg.evaluation.retrieval import Scorer, retrieve
-from ernie_vilg.shapes.judge import (
+from ernie_vilg.shapes.captions import required_scenes
+from ernie_vilg.shapes.scenes import Scene
+from ernie_vilg.shapes.scores import (
     caption_correct,
     objects_correct,
-    required_scenes,
+    score_captions,
     score_pictures,
 )
-from ernie_vilg.shapes.scenes import Scene
 from ernie_vilg.storage.files import write_bytes, write_json
 from ernie_vilg.storage.jsonl import line_of
 from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
@@ -47,11 +48,10 @@ from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
 EVALUATION_FILE = "evaluation.json"
 PAIRS_FILE = "pairs.jsonl"
 ORIGINALS, DRAWN, RECONSTRUCTED = "originals", "drawn", "reconstructed"
+GRID_PICTURES, GRID_COLUMNS = 60, 15
 
 _MAX_CAPTION_CHARACTERS = 1000
 _MAX_PIXELS = 64_000_000
-_GRID_PICTURES = 60
-_GRID_COLUMNS = 15
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,8 @@ class Pair:
     """Caption in the words of the data set."""
     file: str
     """Path of the picture in its data set."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """Line of `captions.jsonl`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +188,8 @@ def _usable_pairs(folder: Path, image_size: int, skipped: list[Rejection]) -> It
                 Rejection(row=raw.row, place=raw.place, reason=error.reason, detail=error.detail)
             )
             continue
-        yield Pair(image=image, caption=caption, file=str(raw.record[IMAGE]))
+        file = str(raw.record[IMAGE])
+        yield Pair(image=image, caption=caption, file=file, record=raw.record)
 
 
 def _told(skipped: list[Rejection]) -> str:
@@ -319,11 +322,14 @@ def _judge_shapes(
         record["objects_correct"] = objects_correct(scene, picture.image)
         record["caption_correct"] = caption_correct(scene, text.caption)
     drawn = score_pictures(scenes, [item.image for item in outputs.drawn])
-    scores["text_to_image"].update(asdict(drawn))
-    right = sum(record["caption_correct"] for record in records)
-    scores["image_to_text"]["captions_correct"] = right / len(records)
-    ceiling = score_pictures(scenes, outputs.rebuilt.images).objects_correct
-    scores["image_tokenizer"]["objects_correct"] = ceiling
+    scores["text_to_image"] |= asdict(drawn)
+    written = score_captions(scenes, [text.caption for text in outputs.written])
+    scores["image_to_text"] |= asdict(written)
+    ceiling = score_pictures(scenes, outputs.rebuilt.images)
+    scores["image_tokenizer"]["objects_correct"] = ceiling.objects_correct
+    scores["image_tokenizer"]["objects_correct_by_num_objects"] = {
+        number: figures.objects_correct for number, figures in ceiling.by_num_objects.items()
+    }
 
 
 def _write_pictures(folder: Path, originals: Sequence[Image.Image], outputs: _Outputs) -> None:
@@ -337,5 +343,5 @@ def _write_pictures(folder: Path, originals: Sequence[Image.Image], outputs: _Ou
         for index, image in enumerate(images):
             image.save(folder / name / f"{index:05d}.png")
     for name in (DRAWN, RECONSTRUCTED):
-        before, after = originals[:_GRID_PICTURES], pictures[name][:_GRID_PICTURES]
-        before_and_after(before, after, columns=_GRID_COLUMNS).save(folder / f"{name}.png")
+        before, after = originals[:GRID_PICTURES], pictures[name][:GRID_PICTURES]
+        before_and_after(before, after, columns=GRID_COLUMNS).save(folder / f"{name}.png")

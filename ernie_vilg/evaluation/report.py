@@ -7,7 +7,14 @@ from typing import Any
 
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.charts import curves, line_chart, read_metrics
+from ernie_vilg.evaluation.harder_sets import (
+    CAPTIONS_OF_SETS_FILE,
+    DISTURBED,
+    UNSEEN_PAIRS,
+    table_of,
+)
 from ernie_vilg.evaluation.page import render
+from ernie_vilg.evaluation.pairs import EVALUATION_FILE, PAIRS_FILE
 from ernie_vilg.evaluation.retrieval import SHOWN
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import read_object
@@ -15,6 +22,7 @@ from ernie_vilg.storage.jsonl import read_lines
 from ernie_vilg.system.progress import duration
 
 _MOST_ERRORS = 6
+_MOST_OF_A_SET, _MOST_WRONG_OF_A_SET = 4, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +41,8 @@ class ReportContent:
     """Content of evaluation.json."""
     pairs: Sequence[Mapping[str, Any]]
     """Content of pairs.jsonl; files are relative to `evaluation`."""
+    of_sets: Sequence[Mapping[str, Any]]
+    """Content of captions_of_sets.jsonl, empty without disturbed sets."""
     evaluation: Path
     """Folder of the evaluation."""
     pretrain_metrics: Sequence[Mapping[str, float]]
@@ -69,7 +79,7 @@ def read_content(
     Raises:
         InputError: the evaluation is missing or damaged.
     """
-    scores, pairs = evaluation / "evaluation.json", evaluation / "pairs.jsonl"
+    scores, pairs = evaluation / EVALUATION_FILE, evaluation / PAIRS_FILE
     for path in (scores, pairs):
         if not path.is_file():
             raise InputError(f"{path} does not exist: run launch/evaluate.py into {evaluation}")
@@ -80,6 +90,7 @@ def read_content(
         stages=stages,
         scores=read_object(scores),
         pairs=[line.require() for line in read_lines(pairs)],
+        of_sets=_captions_of_sets(evaluation),
         evaluation=evaluation,
         pretrain_metrics=read_metrics(RunFolder(pretrain).metrics),
         tokenizer_metrics=read_metrics(RunFolder(image_tokenizer).metrics),
@@ -105,6 +116,9 @@ def report_html(content: ReportContent) -> str:
         drawn=_drawn(content),
         written=_written(content),
         retrieval=_retrieval(content),
+        table=table_of(content.scores),
+        disturbed=_disturbed(content),
+        unseen=content.scores.get(UNSEEN_PAIRS),
         tokenizer=content.scores["image_tokenizer"],
         samples=[(_step(path), path.read_bytes()) for path in content.samples],
         stages=content.stages,
@@ -235,6 +249,29 @@ def _retrieval(content: ReportContent) -> dict[str, Any] | None:
         "examples": took_part[: content.examples],
         "pairs": content.pairs,
     }
+
+
+def _captions_of_sets(evaluation: Path) -> list[dict[str, Any]]:
+    path = evaluation / CAPTIONS_OF_SETS_FILE
+    return [line.require() for line in read_lines(path)] if path.is_file() else []
+
+
+def _disturbed(content: ReportContent) -> list[dict[str, Any]]:
+    """Choose the pictures that the page shows of each disturbed set: wrong ones, then the first."""
+    sets = []
+    for name in content.scores.get(DISTURBED, {}):
+        pairs = [pair for pair in content.of_sets if pair["set"] == name]
+        wrong = [pair for pair in pairs if not pair["caption_correct"]]
+        right = [pair for pair in pairs if pair["caption_correct"]]
+        sets.append(
+            {
+                "name": name.replace("_", " "),
+                "num_pairs": len(pairs),
+                "num_wrong": len(wrong),
+                "examples": [*wrong[:_MOST_WRONG_OF_A_SET], *right][:_MOST_OF_A_SET],
+            }
+        )
+    return sets
 
 
 def _step(path: Path) -> str:

@@ -114,6 +114,42 @@ def test_sample_grids_stand_in_the_order_of_steps(run: Path) -> None:
     assert content.index("step 300") < content.index("step 1200")
 
 
+def test_disturbed_sets_and_unseen_pairs_stand_on_the_page(run: Path) -> None:
+    by_number = {"1": 0.25, "2": 0.75}
+    written = {"captions_correct": 0.5, "by_num_objects": by_number}
+    objects = {key: {"objects_correct": share} for key, share in by_number.items()}
+    drawn = {"objects_correct": 0.625, "by_num_objects": objects}
+    scores = {
+        **SHAPE_SCORES,
+        "text_to_image": {**drawn, "num_objects": 4},
+        "image_to_text": {**written, "exact_matches": 0.5},
+        "image_tokenizer": {
+            **SHAPE_SCORES["image_tokenizer"], "objects_correct_by_num_objects": by_number,
+        },
+        "disturbed": {"jpeg_80": {**written, "captions_correct": 0.375}},
+        "unseen_pairs": {"text_to_image": drawn, "image_to_text": written},
+    }  # fmt: skip
+    write_evaluation(run, scores, judged=True)
+    records = [
+        {
+            "set": "jpeg_80", "picture": "originals/0.png", "caption": "C",
+            "written": f"written:{index}", "caption_correct": index > 3,
+        }
+        for index in range(6)
+    ]  # fmt: skip
+    (run / "evaluation/captions_of_sets.jsonl").write_text("\n".join(map(json.dumps, records)))
+    Image.new("RGB", (64, 64)).save(run / "evaluation/unseen_pairs.png")
+
+    content = page(run)
+
+    assert "captions right, jpeg 80" in content
+    assert "37.5 %" in content
+    assert "Unseen pairs above drawn pictures" in content
+    assert "4 of 6 wrong" in content
+    shown = re.findall(r"written:(\d)", content)
+    assert shown == ["0", "1", "2", "4"]  # three wrong ones, then a right one
+
+
 def test_without_a_judge_nothing_is_called_right_or_wrong(run: Path) -> None:
     scores = {
         **SHAPE_SCORES,
