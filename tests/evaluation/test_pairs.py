@@ -14,7 +14,9 @@ from torch import Tensor
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.pairs import Pair, evaluate, mean_picture, read_pairs
 from ernie_vilg.generation.likelihood import Likelihood
-from ernie_vilg.shapes.scenes import Scene, SceneObject, caption_of, draw_scene
+from ernie_vilg.shapes.captions import caption_of
+from ernie_vilg.shapes.drawing import draw_scene
+from ernie_vilg.shapes.scenes import Scene, SceneObject
 from tests.model.tiny import CONFIG, tiny_model, tiny_pairs
 
 CIRCLE = Scene(objects=(SceneObject(shape="圆形", size="大", colour="红色", quadrant="左上角"),))
@@ -81,10 +83,17 @@ def test_half_right_model_gets_half(tmp_path: Path, raw_pairs: Path) -> None:
 
     assert scores["text_to_image"]["objects_correct"] == 0.5
     assert scores["text_to_image"]["extra_objects"] == 1  # the circle where the star's is blank
-    assert scores["image_to_text"] == {"exact_matches": 0.5, "captions_correct": 0.5}
+    assert scores["text_to_image"]["by_num_objects"]["1"]["num_objects"] == 2
+    assert scores["image_to_text"] == {
+        "exact_matches": 0.5,
+        "captions_correct": 0.5,
+        "num_captions": 2,
+        "by_num_objects": {"1": 0.5},
+    }
     tokenizer = scores["image_tokenizer"]
     assert tokenizer["codebook_usage"] == 0.25  # two of eight codes
     assert tokenizer["objects_correct"] == 0.5
+    assert tokenizer["objects_correct_by_num_objects"] == {"1": 0.5}
     assert 5 < tokenizer["psnr"] < 20  # one picture is exact, the other is not
     assert json.loads((out / "evaluation.json").read_text()) == scores
     records = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]

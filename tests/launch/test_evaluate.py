@@ -14,7 +14,9 @@ from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.model.initialization import initialize
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.model.weights import save_weights
-from ernie_vilg.shapes.scenes import all_scenes, caption_of, draw_scene
+from ernie_vilg.shapes.captions import caption_of
+from ernie_vilg.shapes.drawing import draw_scene
+from ernie_vilg.shapes.scenes import all_scenes
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import save_image_tokenizer
@@ -27,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model like the quickstart's, and three pairs."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("evaluate")
-    scenes = list(all_scenes())[::97]
+    scenes = [*all_scenes(1), *all_scenes(2)][::97]
     weights = root / "weights"
     weights.mkdir()
     text_config = TrainTextTokenizerConfig(

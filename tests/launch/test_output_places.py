@@ -65,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def inputs(program: str, made: Path) -> list[str]:
     return {
-        "draw_shapes": ["train_scenes=2", "held_out_scenes=2"],
+        "draw_shapes": ["train_scenes=2", "held_out_scenes=2", "unseen_pair_scenes=2"],
         "hold_out_variants": [f"source={made}/raw", "base_key=base"],
         "build_shards": [f"source={made}/raw", "image_size=8"],
         "train_text_tokenizer": [f"shards={made}/images", "vocab_size=300"],
