@@ -35,6 +35,7 @@ from ernie_vilg.tokenizer_training.codebook import (
 )
 from ernie_vilg.vqgan.quantizers.build import build_quantizer
 from ernie_vilg.vqgan.quantizers.distances import nearest_codes
+from ernie_vilg.vqgan.quantizers.quantizer import Quantizer
 
 CODES, EMBEDDING, FEATURES, CLUSTERS = 512, 8, 32, 1024
 PICTURES, GRID = 16, 8  # 1,024 rows per step
@@ -80,12 +81,8 @@ def train(
     rule: str, settings: dict[str, Any], start: str, revive_every: int, steps: int
 ) -> dict[str, float]:
     """Return usage, perplexity and error on rows that were not trained on."""
-    is_kmeans = start == "kmeans"
-    config = CodebookConfig(
-        **settings,
-        revive_every=revive_every,
-        **({"initialization": "kmeans"} if is_kmeans else {}),
-    )
+    how: dict[str, Any] = {"initialization": "kmeans"} if start == "kmeans" else {}
+    config = CodebookConfig(**settings, **how, revive_every=revive_every)
     torch.manual_seed(0)
     quantizer = build_quantizer(
         ImageTokenizerConfig(codebook_size=CODES, embedding_size=EMBEDDING, quantizer=rule),  # type: ignore[arg-type]
@@ -114,10 +111,16 @@ def train(
         if quantized.statistics is not None:
             quantizer.update(quantized.statistics, made)
         upkeep.count(quantized.codes, made)
-    with torch.no_grad():
-        features = mixture.draw(0, 16 * PICTURES)
-        codes = quantizer.nearest(encoder(features))
-        error = F.mse_loss(decoder(quantizer.lookup(codes)), features) / features.var()
+    return measure(encoder, quantizer, decoder, mixture.draw(0, 16 * PICTURES))
+
+
+@torch.no_grad()
+def measure(
+    encoder: nn.Module, quantizer: Quantizer, decoder: nn.Module, features: Tensor
+) -> dict[str, float]:
+    """Return usage, perplexity and relative error on features [pictures, features, grid, grid]."""
+    codes = quantizer.nearest(encoder(features))
+    error = F.mse_loss(decoder(quantizer.lookup(codes)), features) / features.var()
     figures = codebook_figures(torch.bincount(codes.flatten(), minlength=CODES))
     return {**figures, "relative_error": float(error)}
 
