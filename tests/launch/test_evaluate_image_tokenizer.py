@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from ernie_vilg.config.evaluate_image_tokenizer import EvaluateImageTokenizerConfig
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.image_tokenizer.evaluate import evaluate_image_tokenizer
-from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.card import Card
+from ernie_vilg.vqgan.feature_networks.weights_file import WeightsFile
 from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
 from ernie_vilg.vqgan.weights import load_image_tokenizer, save_image_tokenizer
 from launch.support.program import CONF_FOLDER
 from tests.evaluation.image_tokenizer.image_shards import write_image_shards
-from tests.vqgan.feature_networks.plain_inception import random_inception
-from tests.vqgan.feature_networks.plain_networks import random_linear, random_vgg16
+from tests.vqgan.feature_networks.plain_networks import weights_file
 
 PICTURES = 5
 DAMAGED = 3
@@ -113,46 +113,74 @@ def test_figures_are_those_of_the_pictures(folder: Path, tmp_path: Path) -> None
         assert np.array_equal(np.asarray(grid)[4:20, 4:20], good[worst])
 
 
+class _Distance(nn.Module):
+    """A network in the place of LPIPS, which takes the same files."""
+
+    def __init__(self, weights: WeightsFile, linear_weights: WeightsFile) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1, bias=False)
+        for file in (weights, linear_weights):
+            file.load_into(self.layer)
+
+    def forward(self, pictures: Tensor, originals: Tensor) -> Tensor:
+        return self.layer.weight.flatten().expand(len(pictures))
+
+
+class _Features(nn.Linear):
+    """A network of three features in the place of Inception."""
+
+    num_features = 3
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.mean(dim=(2, 3)))
+
+
 def test_networks_from_files_add_lpips_and_rfid(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The distance of two normal distributions over 2,048 features takes seconds on a CPU.
-    monkeypatch.setattr(
-        "ernie_vilg.evaluation.reconstruction_figures.frechet_distance", lambda one, other: 12.5
-    )
+    monkeypatch.setattr("ernie_vilg.evaluation.image_tokenizer.evaluate.LPIPS", _Distance)
+    monkeypatch.setattr("ernie_vilg.evaluation.image_tokenizer.evaluate.Inception", _Features)
     files = {
-        "vgg16_weights": random_vgg16(),
-        "lpips_weights": random_linear(),
-        "inception_weights": random_inception(),
+        "vgg16_weights": torch.tensor([[7.0]]),
+        "lpips_weights": torch.tensor([[0.25]]),
+        "inception_weights": torch.zeros(3, 3),
     }
     settings: dict[str, object] = {}
-    for name, tensors in files.items():
-        path = tmp_path / f"{name}.pth"
-        torch.save(tensors, path)
-        settings |= {name: str(path), f"{name}_sha256": sha256_of_file(path)}
+    for name, weight in files.items():
+        file = weights_file(tmp_path / f"{name}.pth", {"weight": weight})
+        settings |= {name: str(file.path), f"{name}_sha256": file.sha256}
     (tmp_path / "out").mkdir()
 
-    content = evaluate_image_tokenizer(
-        config_of(folder, pictures=2, **settings), tmp_path / "out"
-    )
+    content = evaluate_image_tokenizer(config_of(folder, pictures=2, **settings), tmp_path / "out")
 
     assert content["not_measured"] == {}
-    assert content["figures"]["lpips"] > 0
-    assert content["figures"]["rfid"] == 12.5
+    assert content["figures"]["lpips"] == 0.25
+    assert content["intervals"]["lpips"] == [0.25, 0.25]
+    assert content["figures"]["rfid"] == 0  # every picture has the features 0, 0, 0
     page = (tmp_path / "out/report.html").read_text()
     assert "not measured" not in page
     assert "fewer than the 50,000 of published figures" in page
 
 
+def test_altered_network_is_refused_before_the_pictures(folder: Path, tmp_path: Path) -> None:
+    file = weights_file(tmp_path / "a.pth", {"weight": torch.zeros(1)})
+    config = config_of(folder, inception_weights=str(file.path), inception_weights_sha256="0" * 64)
+
+    with pytest.raises(InputError, match=r"inception_weights_sha256=0+: it is damaged"):
+        evaluate_image_tokenizer(config, tmp_path)
+
+
 def test_training_pictures_are_called_so(folder: Path, tmp_path: Path) -> None:
-    content = evaluate_image_tokenizer(
-        config_of(folder, weights=f"{folder}/trained_on"), tmp_path
-    )
+    content = evaluate_image_tokenizer(config_of(folder, weights=f"{folder}/trained_on"), tmp_path)
 
     assert content["trained_on"] is True
-    assert "trained on these pictures, so its figures flatter" in (
-        tmp_path / "report.html"
-    ).read_text()
+    assert (
+        "trained on these pictures, so its figures flatter"
+        in (tmp_path / "report.html").read_text()
+    )
 
 
 @pytest.mark.parametrize(
