@@ -115,6 +115,11 @@ class FlatWeights:
         steps = [self.optimizer.state[group.weights]["step"] for group in self._groups]
         return {"network": dict(self.network.state_dict()), "updates": torch.stack(steps), **kinds}
 
+    def fits(self, state: Mapping[str, Any]) -> bool:
+        """Return whether a result of `state` is of a network of the same shapes."""
+        shapes = {name: value.shape for name, value in self.network.state_dict().items()}
+        return shapes == {name: value.shape for name, value in state["network"].items()}
+
     @torch.no_grad()
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from a result of `state` of the same network.

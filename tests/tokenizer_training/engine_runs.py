@@ -45,7 +45,7 @@ def engine_config(
     quantizer: Quantizer = "ema",
     *,
     adversarial: AdversarialConfig = ADVERSARIAL,
-    learning_rate: float = 1.0e-3,
+    epsilon: float = 1.0e-8,
     ema_decay: float = 0.99,
     revive_every: int = 2,
     guards: GuardsConfig | None = None,
@@ -65,7 +65,7 @@ def engine_config(
             patch_size=8,
             normalization="channel",
         ),
-        optimizer=OptimizerConfig(learning_rate=learning_rate, warmup_steps=1),
+        optimizer=OptimizerConfig(learning_rate=1.0e-3, warmup_steps=1, epsilon=epsilon),
         codebook=CodebookConfig(revive_every=revive_every, revive_until=1.0),
         objective=TokenizerObjectiveConfig(adversarial=adversarial),
         precision="fp32",
@@ -93,13 +93,10 @@ def take_step(engine: TokenizerEngine, step: int, *, micro_batches: int = 1) -> 
     """Take a step from 0 on this rank's part of its batch; return the results' means over ranks."""
     groups = engine.groups
     share = pictures_of_step(step).chunk(groups.data_size)[groups.data_rank]
-    results = engine.train_batch(list(share.chunk(micro_batches)), learning_rate(engine))
+    results = engine.train_batch(
+        list(share.chunk(micro_batches)), engine.config.optimizer.learning_rate
+    )
     return engine.mean_losses(results)
-
-
-def learning_rate(engine: TokenizerEngine) -> float:
-    """Return the peak learning rate of an engine's settings."""
-    return engine.config.optimizer.learning_rate
 
 
 @contextmanager

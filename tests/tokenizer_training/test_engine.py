@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.layout.groups import start_processes
 from ernie_vilg.tokenizer_training.engine import TokenizerEngine
 from ernie_vilg.tokenizer_training.results import metrics_of
@@ -35,9 +36,8 @@ from tests.tokenizer_training.engine_runs import (
 STEPS = 6
 TOLERANCE = 1e-5
 """Largest norm of a difference, of float32 sums in another order, over the tensor's norm."""
-SMALL_RATE = 1.0e-5
-"""Learning rate at which AdamW does not magnify rounding: its first steps divide by the root of
-tiny second moments."""
+LARGE_EPSILON = 1.0e-3
+"""Epsilon with which AdamW does not magnify the rounding of gradients that are almost 0."""
 
 
 def assert_close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -70,7 +70,7 @@ def _ranks_take_steps(launch: Launch, quantizer: Quantizer) -> dict[str, Tensor]
 
 def build_on(launch: Launch, quantizer: Quantizer) -> TokenizerEngine:
     start_processes(launch, timeout_seconds=60)
-    return build(engine_config(quantizer, learning_rate=SMALL_RATE))
+    return build(engine_config(quantizer, epsilon=LARGE_EPSILON))
 
 
 @pytest.mark.distributed
@@ -78,7 +78,7 @@ def build_on(launch: Launch, quantizer: Quantizer) -> TokenizerEngine:
 def test_two_ranks_take_the_steps_of_one(quantizer: Quantizer) -> None:
     # Adaptive weight, LeCAM, an averaged codebook, revival and the average of the weights included;
     # the first moments hold the gradients.
-    with lone_engine(engine_config(quantizer, learning_rate=SMALL_RATE)) as engine:
+    with lone_engine(engine_config(quantizer, epsilon=LARGE_EPSILON)) as engine:
         alone = _steps(engine, range(STEPS))
 
     first, second = run_distributed(_ranks_take_steps, 2, quantizer)
@@ -92,7 +92,7 @@ def test_two_ranks_take_the_steps_of_one(quantizer: Quantizer) -> None:
 def test_one_rank_goes_on_where_two_stopped(tmp_path: Path) -> None:
     first, _ = run_distributed(_ranks_save_midway, 2, "ema", tmp_path)
 
-    with lone_engine(engine_config("ema", learning_rate=SMALL_RATE)) as engine:
+    with lone_engine(engine_config("ema", epsilon=LARGE_EPSILON)) as engine:
         engine.load(tmp_path)
         alone = _steps(engine, range(STEPS - 1, STEPS))
 
@@ -102,7 +102,7 @@ def test_one_rank_goes_on_where_two_stopped(tmp_path: Path) -> None:
 def test_micro_batches_add_up_to_the_batch() -> None:
     # Not so with the adaptive weight, whose factor is that of each micro-batch.
     adversarial = replace(ADVERSARIAL, adaptive=False)
-    config = engine_config("ema", adversarial=adversarial, learning_rate=SMALL_RATE)
+    config = engine_config("ema", adversarial=adversarial, epsilon=LARGE_EPSILON)
     with lone_engine(config) as engine:
         whole = _steps(engine, range(STEPS))
 
@@ -210,6 +210,66 @@ def test_the_discriminator_trains_before_its_term_counts() -> None:
     of_tokenizer = [name for name in without if name.startswith(place[:29] + "tokenizer")]
     assert of_tokenizer
     assert [name for name in of_tokenizer if not without[name].equal(of_steps[START][name])] == []
+
+
+def test_the_rate_of_the_discriminator_follows_that_of_the_tokenizer() -> None:
+    moved = {}
+    for rate in (None, 2.0e-3):  # None: the tokenizer's, 1e-3
+        adversarial = replace(ADVERSARIAL, train_from_step=0, learning_rate=rate)
+        with lone_engine(engine_config(adversarial=adversarial)) as engine:
+            before = replicated_state(engine)["discriminator.kernels/weight"]
+            take_step(engine, 0)
+            moved[rate] = replicated_state(engine)["discriminator.kernels/weight"] - before
+
+    # The first step of AdamW is the rate times the sign of the gradient, and the decay.
+    torch.testing.assert_close(moved[2.0e-3], 2 * moved[None])
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded", "message"),
+    [
+        pytest.param(0.0, 0.5, "the discriminator starts with fresh weights", id="none saved"),
+        pytest.param(0.5, 0.0, "the discriminator is dropped", id="none wanted"),
+    ],
+)
+def test_a_discriminator_that_begins_or_ends_at_a_restart_is_said(
+    saved: float, loaded: float, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lone_engine(engine_config(adversarial=replace(ADVERSARIAL, weight=saved))) as engine:
+        _steps(engine, range(START + 1))
+        write_snapshot(engine, tmp_path)
+
+    with lone_engine(engine_config(adversarial=replace(ADVERSARIAL, weight=loaded))) as engine:
+        engine.load(tmp_path)
+        _steps(engine, range(START + 1, STEPS))
+
+    assert message in caplog.text
+
+
+def test_a_discriminator_of_another_shape_is_refused(tmp_path: Path) -> None:
+    with lone_engine(engine_config()) as engine:
+        write_snapshot(engine, tmp_path)
+
+    wider = replace(ADVERSARIAL, base_channels=16)
+    with (
+        lone_engine(engine_config(adversarial=wider)) as engine,
+        pytest.raises(InputError, match=r"set objective\.adversarial\.base_channels"),
+    ):
+        engine.load(tmp_path)
+
+
+def test_unused_codes_move_only_after_a_step_that_was_made() -> None:
+    for is_spoilt in (False, True):
+        with lone_engine(engine_config("nearest", revive_every=STEPS)) as engine:
+            _steps(engine, range(STEPS - 1))
+            before = saved_state(engine)["/image_tokenizer_training.pt/code_counts"]
+            if is_spoilt:
+                _spoil_a_loss(engine, "tokenizer")
+            take_step(engine, STEPS - 1)
+            counts = saved_state(engine)["/image_tokenizer_training.pt/code_counts"]
+
+        assert before.sum() == (STEPS - 1) * 8 * 4
+        assert counts.tolist() == (before.tolist() if is_spoilt else [0] * 32)
 
 
 def test_the_tokenizer_to_use_has_the_average_of_the_weights(tmp_path: Path) -> None:
