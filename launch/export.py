@@ -21,9 +21,9 @@ def main(config: ExportConfig) -> None:
         )
     # Imported here so that a bad setting is reported before torch is loaded.
     if is_tokenizer:
-        from ernie_vilg.tokenizer_training.export import export_image_tokenizer
+        from ernie_vilg.tokenizer_training.export import export_checkpoint
 
-        step = export_image_tokenizer(
+        step = export_checkpoint(
             run, config.output_dir, overwrite=config.overwrite, step=config.step
         )
     else:

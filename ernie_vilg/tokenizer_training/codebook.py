@@ -64,7 +64,7 @@ class CodebookUpkeep:
         self.counts.index_add_(0, codes, is_made.to(torch.int64).expand(len(codes)))
 
     def is_due(self, step: int, steps: int) -> bool:
-        """Return whether unused codes are revived before the step after `step`.
+        """Return whether unused codes are revived after a step.
 
         Args:
             step: number of steps taken.
@@ -112,7 +112,7 @@ class CodebookUpkeep:
         """Move unused codes to encoder outputs far from every used one; all ranks must call.
 
         Args:
-            vectors: encoder outputs of this rank's pictures of the next step, all micro-batches,
+            vectors: encoder outputs of this rank's pictures of the last step, all micro-batches,
                 float [batch, embedding, grid, grid].
             generator: random generator on the vectors' device, equal on all ranks.
 

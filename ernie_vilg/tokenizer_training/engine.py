@@ -15,12 +15,14 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.engine.update_guard import PendingDecision, UpdateGuard
@@ -63,12 +65,16 @@ class TokenizerEngine:
             precision: data type in which the networks compute.
         """
         self.groups = groups
-        self._config = config
+        self.config = config
+        """Settings of the run."""
         self._model = _fresh_model(config, groups.device)
         self._loss = _fresh_loss(config, groups.device)
         self._tokenizer = FlatWeights(self._model, config.optimizer, config.training.ema_decay)
-        network = self._loss.discriminator
-        self._discriminator = network and FlatWeights(network, config.optimizer, ema_decay=0.0)
+        self._discriminator: FlatWeights | None = None
+        if self._loss.discriminator is not None:
+            self._discriminator = FlatWeights(
+                self._loss.discriminator, config.optimizer, ema_decay=0.0
+            )
         self._passes = Passes(self._model, self._loss, precision, self._mean_over_ranks)
         self._codes = CodebookUpkeep(
             self._model.quantizer, config.codebook, on_moved=self._restart_codes
@@ -92,7 +98,7 @@ class TokenizerEngine:
     @property
     def num_results(self) -> int:
         """Length of what `train_batch` returns; `results.metrics_of` names its numbers."""
-        return num_results(self._config)
+        return num_results(self.config)
 
     def train_batch(self, batches: Sequence[Tensor], learning_rate: float) -> Tensor:
         """Take one step; all ranks must call.
@@ -111,9 +117,10 @@ class TokenizerEngine:
         if self._steps == 0:
             vectors = torch.cat([self._passes.encode(each) for each in images])
             self._codes.start(vectors, self._generator("codes"))
-        vectors = self._make_step(images, learning_rate)
+        passed = self._make_step(images, learning_rate)
         self._steps += 1
-        if self._codes.is_due(self._steps, self._config.training.steps) and not self.last_skip:
+        if self._codes.is_due(self._steps, self.config.training.steps) and not self.last_skip:
+            vectors = torch.cat([output.vectors for output in passed])
             moved = self._codes.revive(vectors, self._generator("codes"))
             logger.debug("step %d: %d unused codes moved", self._steps, moved)
         return self._results()
@@ -138,14 +145,14 @@ class TokenizerEngine:
         code_counts = self._codes.total_counts()
         if self.groups.rank != LEADER:
             return
-        averages = self._loss.logit_averages
+        discriminator, averages = self._discriminator, self._loss.logit_averages
         snapshot.take(
             STATE_FILE,
             {
                 "steps": self._steps,
                 "tokenizer": self._tokenizer.state(),
-                "discriminator": self._discriminator and self._discriminator.state(),
-                "logit_averages": averages and dict(averages.state_dict()),
+                "discriminator": None if discriminator is None else discriminator.state(),
+                "logit_averages": None if averages is None else dict(averages.state_dict()),
                 "code_counts": code_counts,
             },
         )
@@ -155,17 +162,33 @@ class TokenizerEngine:
     def load(self, folder: Path) -> None:
         """Continue from a snapshot of any number of ranks; all ranks must call.
 
-        A network that the snapshot lacks, such as the discriminator of changed settings, keeps its
-        fresh weights.
+        A discriminator that the snapshot lacks starts with fresh weights, which is logged.
+
+        Raises:
+            InputError: the snapshot's discriminator is another network.
         """
         state = read_state(folder)
         self._steps = state["steps"]
         self._tokenizer.load(state["tokenizer"])
-        if self._discriminator is not None and state["discriminator"] is not None:
-            self._discriminator.load(state["discriminator"])
+        self._codes.load_counts(state["code_counts"])
+        self._load_discriminator(state)
         if self._loss.logit_averages is not None and state["logit_averages"] is not None:
             self._loss.logit_averages.load_state_dict(state["logit_averages"])
-        self._codes.load_counts(state["code_counts"])
+
+    def _load_discriminator(self, state: Mapping[str, Any]) -> None:
+        """Load the discriminator of a state, where there is one and the settings have one."""
+        saved, own = state["discriminator"], self._discriminator
+        if (saved is None) != (own is None) and self.groups.rank == LEADER:
+            fate = "starts with fresh weights" if saved is None else "is dropped"
+            logger.warning("objective.adversarial.weight has changed: the discriminator %s", fate)
+        if saved is None or own is None:
+            return
+        if not own.fits(saved):
+            raise InputError(
+                "the checkpoint's discriminator is another network: set "
+                "objective.adversarial.base_channels and num_layers to those of the checkpoint"
+            )
+        own.load(saved)
 
     def replicated(self) -> Iterator[tuple[Copy, Tensor]]:
         """Yield the tensors that other ranks hold as well: all but the counts of codes."""
@@ -196,11 +219,11 @@ class TokenizerEngine:
         """Continue from a result of `guard_state`; an empty one starts fresh statistics."""
         self._guard.load_state(state)
 
-    def _make_step(self, images: list[Tensor], learning_rate: float) -> Tensor:
-        """Make or skip a step; return this rank's encoder outputs."""
+    def _make_step(self, images: list[Tensor], learning_rate: float) -> list[TokenizerPass]:
+        """Make or skip a step; return the results of its forward passes."""
         self._sums = self._no_sums()
         self._networks.begin_step()
-        passed = []
+        passed: list[TokenizerPass] = []
         self._tokenizer.clear_gradients()
         for index, each in enumerate(images):
             passed.append(self._forward(each, index))
@@ -212,7 +235,7 @@ class TokenizerEngine:
                 self._backward(self._passes.discriminator(each, output.reconstruction, self._sums))
             self._networks.add(self._discriminator, self._ratio * learning_rate)
         self._update()
-        return torch.cat([output.vectors for output in passed])
+        return passed
 
     def _forward(self, images: Tensor, micro_batch: int) -> TokenizerPass:
         """Go forward through the tokenizer."""
@@ -220,7 +243,7 @@ class TokenizerEngine:
             images,
             self._sums,
             step=self._steps,
-            progress=min(1.0, self._steps / self._config.training.steps),
+            progress=min(1.0, self._steps / self.config.training.steps),
             generator=self._generator(f"noise/{self.groups.rank}/{micro_batch}"),
         )
 
@@ -246,7 +269,9 @@ class TokenizerEngine:
     def _results(self) -> Tensor:
         norms = self._networks.norms_of_networks.float()
         of_discriminator = {"discriminator_gradient_norm": norms[1]} if len(norms) > 1 else {}
-        return self._sums.results(self._num_micro_batches, **of_discriminator)
+        return self._sums.results(
+            self._num_micro_batches, self.groups.world_size, **of_discriminator
+        )
 
     def _restart_codes(self, codes: Tensor) -> None:
         """Let the optimizer forget what it knows of codes that were set, int64 [codes]."""
@@ -256,11 +281,11 @@ class TokenizerEngine:
     def _generator(self, name: str) -> torch.Generator:
         """Return the random generator of a purpose in this step, the same in a resumed run."""
         generator = torch.Generator(self.groups.device)
-        seed = seed_named(f"{self._config.training.seed}/{self._steps}/{name}")
+        seed = seed_named(f"{self.config.training.seed}/{self._steps}/{name}")
         return generator.manual_seed(seed)
 
     def _no_sums(self) -> StepSums:
-        return StepSums(self._config.image_tokenizer.codebook_size, self.groups.device)
+        return StepSums(self.config.image_tokenizer.codebook_size, self.groups.device)
 
     def _mean_over_ranks(self, values: Tensor) -> Tensor:
         """Return the mean over ranks of values without gradient; all ranks must call."""

@@ -9,19 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ernie_vilg.checkpoint.export import checkpoint_to_export
 from ernie_vilg.checkpoint.folder import MANIFEST_NAME, read_checkpoint_manifest
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
-from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import is_taken
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.locations import check_apart
-from ernie_vilg.tokenizer_training.engine import STATE_FILE
+from ernie_vilg.tokenizer_training.saved_state import read_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.card import Card
 from ernie_vilg.vqgan.weights import (
@@ -37,7 +34,7 @@ _OTHER_FIGURES = ("step", "pictures", "held_out", "code_counts")
 logger = logging.getLogger(__name__)
 
 
-def export_image_tokenizer(
+def export_checkpoint(
     run_dir: Path, output_dir: str | Path, *, overwrite: bool, step: int | None = None
 ) -> int:
     """Write the weights folder of a checkpoint.
@@ -78,22 +75,6 @@ def write_newest(run_dir: Path, checkpoint: Path) -> None:
     step, tokenizer, card = _tokenizer_of(checkpoint, run_dir)
     if step > 0:
         save_image_tokenizer(tokenizer, RunFolder(run_dir).tokenizer_weights, card=card)
-
-
-def read_tokenizer(checkpoint: Path, config: ImageTokenizerConfig) -> VQGAN:
-    """Return the tokenizer of a checkpoint, with the average of its weights if one is kept.
-
-    Args:
-        checkpoint: a verified checkpoint's folder.
-        config: the architecture.
-
-    Returns:
-        the frozen tokenizer on the CPU, in float32.
-    """
-    content = torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
-    state, model = content["tokenizer"], VQGAN(config)
-    model.load_state_dict({**state["network"], **state.get(WEIGHT_AVERAGE, {})})
-    return model.eval().requires_grad_(False)
 
 
 def refresh_card(run_dir: Path, step: int) -> None:

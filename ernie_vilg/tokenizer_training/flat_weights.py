@@ -60,12 +60,12 @@ class FlatWeights:
         """Set all gradients to 0."""
         torch._foreach_zero_(self.gradients)
 
-    def step(self, learning_rate: float, divisor: Tensor, is_skipped: Tensor) -> None:
+    def step(self, learning_rate: float, divisor: Tensor | None, is_skipped: Tensor) -> None:
         """Make or skip one update, by a flag that the host does not read.
 
         Args:
             learning_rate: learning rate of the update.
-            divisor: number by which gradients are divided, float32 [].
+            divisor: number by which gradients are divided, float32 []; None: 1.
             is_skipped: 1 if nothing may change, else 0, float32 [].
         """
         for settings, group in zip(self.optimizer.param_groups, self._groups, strict=True):
@@ -114,6 +114,11 @@ class FlatWeights:
         kinds.pop(WEIGHT)
         steps = [self.optimizer.state[group.weights]["step"] for group in self._groups]
         return {"network": dict(self.network.state_dict()), "updates": torch.stack(steps), **kinds}
+
+    def fits(self, state: Mapping[str, Any]) -> bool:
+        """Return whether a result of `state` is of a network of the same shapes."""
+        shapes = {name: value.shape for name, value in self.network.state_dict().items()}
+        return shapes == {name: value.shape for name, value in state["network"].items()}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Any]) -> None:

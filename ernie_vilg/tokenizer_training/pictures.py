@@ -1,4 +1,4 @@
-"""The pictures of an image tokenizer's run: their order, one rank's micro-batches, held-out ones."""
+"""The pictures of an image tokenizer's run: their order, micro-batches, and held-out ones."""
 
 import logging
 from dataclasses import replace

@@ -1,7 +1,8 @@
 """The numbers of a step of the image tokenizer, as one vector that the loop adds up.
 
 The vector begins with `RESULTS`, means over this rank's pictures, and ends with the number of uses
-of each code. A run's metrics are those of its settings; a term that a step lacks is 0 in it.
+of each code times the number of ranks, so that means over ranks are those of the whole batch. A
+term that a step lacks is 0 in it; a run's metrics are those of its settings.
 """
 
 from collections.abc import Mapping
@@ -146,13 +147,14 @@ class StepSums:
         loss = self._sums["reconstruction_loss"]
         return torch.where(everything.isfinite(), loss, everything)
 
-    def results(self, num_micro_batches: int, **others: Tensor) -> Tensor:
+    def results(self, num_micro_batches: int, num_ranks: int, **others: Tensor) -> Tensor:
         """Return the step's results, float32 [num_results].
 
         Args:
             num_micro_batches: number of micro-batches in the sums.
+            num_ranks: factor of the counts of codes, so that their means over ranks are sums.
             others: results that are no sums, float32 [] each.
         """
         values = {name: total / num_micro_batches for name, total in self._sums.items()} | others
         means = torch.stack([values.get(name, self._zero) for name in RESULTS])
-        return torch.cat([means, self._code_counts.float()])
+        return torch.cat([means, num_ranks * self._code_counts.float()])

@@ -79,7 +79,7 @@ class VQGAN(nn.Module):
         Args:
             images: float [batch, 3, height, width] in [-1, 1].
             progress: fraction of the run that is done, for the quantizer's schedules.
-            generator: source of the quantizer's noise, on the pictures' device; only some need one.
+            generator: source of the quantizer's noise, on the pictures' device.
         """
         quantized = self.quantizer(self.encoder(images), progress=progress, generator=generator)
         return AutoencoderOutput(self.decoder(quantized.vectors), quantized)
@@ -129,6 +129,7 @@ class VQGAN(nn.Module):
                 f"pictures of {height}x{width} pixels: this tokenizer has one code per {factor}x"
                 f"{factor} pixels; cut or resize both sides to multiples of {factor}"
             )
+        images = images.contiguous(memory_format=torch.channels_last)
         with _without_tf32():
             return self.quantizer.nearest(self.encoder(images))
 
@@ -151,7 +152,8 @@ class VQGAN(nn.Module):
         return decode_in_tiles(self._decode, codes, tiling_of(self.config), factor)
 
     def _decode(self, codes: Tensor) -> Tensor:
-        return self.decoder(self.quantizer.lookup(codes)).float().clamp(-1, 1)
+        vectors = self.quantizer.lookup(codes).contiguous(memory_format=torch.channels_last)
+        return self.decoder(vectors).float().clamp(-1, 1)
 
 
 @contextmanager

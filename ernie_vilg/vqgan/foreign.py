@@ -131,9 +131,7 @@ def draw_reconstruction(model: VQGAN, picture: Path, output: Path) -> float:
     return psnr_of_pictures([original], [drawn])
 
 
-def _network(
-    file: ForeignFile, layout: ForeignLayout, architecture: ImageTokenizerConfig
-) -> VQGAN:
+def _network(file: ForeignFile, layout: ForeignLayout, architecture: ImageTokenizerConfig) -> VQGAN:
     """Return the network with the weights of a checkpoint, frozen."""
     with torch.device("meta"):
         model = VQGAN(architecture)

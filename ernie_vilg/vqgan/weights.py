@@ -97,6 +97,8 @@ def load_image_tokenizer(folder: Path) -> tuple[VQGAN, str]:
     expected = model.state_dict()
     check_tensors(weights, tensors, expected, required=expected.keys(), remedy=_REMEDY)
     model.load_state_dict(tensors)
+    # The order of memory in which convolutions are fastest, on CPUs and GPUs.
+    model = model.to(memory_format=torch.channels_last)
     return model.eval().requires_grad_(False), sha256
 
 

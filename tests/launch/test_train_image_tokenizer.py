@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ernie_vilg.config.codebook import CodebookConfig
+from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.tokenizer_objective import TokenizerObjectiveConfig
@@ -25,7 +26,8 @@ TINY = (
     "image_tokenizer=quickstart", "image_tokenizer.image_size=16",
     "image_tokenizer.base_channels=16", "image_tokenizer.codebook_size=32", "training.steps=3",
     "training.global_batch_size=4", "training.log_every=1", "reconstructions.pictures=4",
-    "cluster.collective_timeout_seconds=60",
+    "cluster.collective_timeout_seconds=60", "watch.step_timeout_seconds=50",
+    "tracking.wandb_mode=disabled", "checkpoint.every=100",
 )  # fmt: skip
 LAUNCHERS = {
     "python": [sys.executable],
@@ -69,6 +71,20 @@ def test_trains_under(launcher: str, shards: Path, tmp_path: Path) -> None:
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
     assert (tmp_path / "run" / "weights" / "image_tokenizer.json").is_file()
+    assert "0.13 M parameters, " in result.stderr
+    assert "step 1, the first, took" in result.stderr
+
+
+def test_a_time_limit_ends_the_program_with_the_code_of_a_stop(
+    shards: Path, tmp_path: Path
+) -> None:
+    result = start(
+        f"shards={shards}", f"run_dir={tmp_path / 'run'}", *TINY, "stopping.max_hours=1e-9"
+    )
+
+    assert result.returncode == ExitCode.STOPPED, result.stderr
+    stopped = json.loads((tmp_path / "run" / "stopped.json").read_text())
+    assert stopped["reason"] == "time_limit"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +109,14 @@ def test_trains_under(launcher: str, shards: Path, tmp_path: Path) -> None:
             "training.global_batch_size=5",
             "global_batch_size=5 on 2 ranks: every rank needs an equal share, so set a multiple",
             id="batch not divisible by ranks",
+        ),
+        pytest.param(
+            "training.micro_batch_size=3",
+            "micro_batch_size=3 does not divide a rank's share of 2 pictures",
+            id="passes do not divide the share",
+        ),
+        pytest.param(
+            "reconstructions.shards=/nowhere", "/nowhere has no manifest.json", id="no held-out"
         ),
         pytest.param("training.stepz=5", "stepz", id="misspelt setting"),
         pytest.param("shards=/nowhere", "/nowhere has no manifest.json", id="no shards"),
@@ -120,7 +144,7 @@ def test_a_second_run_of_a_folder_is_refused(shards: Path, tmp_path: Path) -> No
     assert not (tmp_path / "run/checkpoints").exists()
 
 
-@pytest.mark.parametrize("preset", ["quickstart", "emoji", "vqgan_f8_8192"])
+@pytest.mark.parametrize("preset", ["quickstart", "emoji", "vqgan_f8_8192", "vqgan_gumbel_f8"])
 def test_presets_downsample_by_eight(preset: str) -> None:
     config = compose_program(
         "train_image_tokenizer", [f"image_tokenizer={preset}", "shards=s", "run_dir=r"]
@@ -129,15 +153,17 @@ def test_presets_downsample_by_eight(preset: str) -> None:
     assert config.image_tokenizer.downsampling_factor == 8
 
 
-def test_paper_like_preset_is_the_public_vqgan() -> None:
+def test_preset_of_the_public_vqgan_has_its_shape() -> None:
     config = compose_program(
-        "train_image_tokenizer", ["image_tokenizer=vqgan_f8_8192", "shards=s", "run_dir=r"]
+        "train_image_tokenizer", ["image_tokenizer=vqgan_gumbel_f8", "shards=s", "run_dir=r"]
     )
 
     assert config.image_tokenizer == ImageTokenizerConfig(
         image_size=256,
         codebook_size=8192,
         embedding_size=256,
+        latent_channels=256,
+        quantizer="gumbel",
         base_channels=128,
         channel_multipliers=(1, 1, 2, 4),
         num_residual_blocks=2,
@@ -159,6 +185,9 @@ def test_paper_like_preset_is_the_public_vqgan() -> None:
         pytest.param({"attention_resolutions": (7,)}, r"computes at \[256, 128, 64, 32\]", id="7"),
         pytest.param({"base_channels": 40}, "a multiple of 32", id="groups do not divide"),
         pytest.param({"patch_size": 0}, "patch_size=0: must be at least 1", id="no patch"),
+        pytest.param({"patch_size": 3}, "24, which is no power of two: set patch", id="f of 24"),
+        pytest.param({"image_size": 100}, "to a multiple of 8", id="no whole grid"),
+        pytest.param({"codebook_size": 65537}, "codes as uint16", id="codes above uint16"),
         pytest.param({"num_residual_blocks": -1}, "must be at least 0", id="negative blocks"),
     ],
 )

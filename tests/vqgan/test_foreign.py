@@ -86,7 +86,7 @@ def llamagen_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for name, value in tensors.items():
         for theirs, new in TO_LLAMAGEN:
-            name = name.replace(theirs, new)  # noqa: PLW2901
+            name = name.replace(theirs, new)
         renamed[name] = value
     return renamed
 
@@ -205,7 +205,7 @@ def test_file_with_code_is_refused_with_how_to_convert_it(
 
     # The advice works: the program between the quotes makes a file that is accepted.
     recipe = str(raised.value).partition("python -c '")[2].partition("'\nThen")[0]
-    exec(recipe.replace("'\"'\"'", "'"), {})  # noqa: S102 - our own text
+    exec(recipe.replace("'\"'\"'", "'"), {})
     import_image_tokenizer(settings(tmp_path, tmp_path / "last_weights.pt"))
     check_is(theirs, tmp_path)
 
@@ -318,9 +318,7 @@ def test_settings_that_disagree_with_the_weights_are_refused(
 
 @pytest.mark.parametrize("layout", ["taming", "llamagen"])
 @pytest.mark.parametrize("kind", ["nearest", "gumbel"])
-def test_exported_tokenizer_is_imported_as_the_same(
-    tmp_path: Path, layout: Any, kind: str
-) -> None:
+def test_exported_tokenizer_is_imported_as_the_same(tmp_path: Path, layout: Any, kind: str) -> None:
     _, sha256 = import_image_tokenizer(
         settings(tmp_path, saved(tmp_path, lightning(plain(kind=kind))))
     )

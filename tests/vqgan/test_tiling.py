@@ -52,7 +52,9 @@ def test_no_code_beyond_the_radius_changes_a_pixel_and_some_code_at_it_does() ->
     config = replace(LOCAL, normalization="none")
     model = build(config)
     radius = decoder_radius(config)
-    assert radius == 9  # 1 + 2 convolutions and that after doubling are 4 pixels, 2 codes; 2 + 4 + 1
+    assert (
+        radius == 9
+    )  # 1 + 2 convolutions and that after doubling are 4 pixels, 2 codes; 2 + 4 + 1
     vectors = torch.zeros(1, 4, 1, 41)
     changed = vectors.clone()
     changed[..., 20] = 1.0

@@ -49,7 +49,9 @@ def entropy_loss(
     mean = choices / len(rows)
     if mean_over_ranks is not None:
         mean = mean_over_ranks(mean)
-    return entropies / len(rows) + torch.xlogy(mean, mean).sum()
+    # A code that no row is near has probability 0, where the logarithm has no finite gradient.
+    logarithm = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+    return entropies / len(rows) + (mean * logarithm).sum()
 
 
 def _sums(rows: Tensor, codebook: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
