@@ -54,7 +54,7 @@ class ReconstructionFigures:
         ]
 
     @torch.no_grad()
-    def add(self, originals: Tensor, reconstructions: Tensor, codes: Tensor) -> Tensor:
+    def add(self, originals: Tensor, reconstructions: Tensor, codes: Tensor) -> dict[str, Tensor]:
         """Count some pictures.
 
         Args:
@@ -63,12 +63,12 @@ class ReconstructionFigures:
             codes: int64 [batch, grid, grid].
 
         Returns:
-            mean squared error of each picture, of pixels in [-1, 1], float64 [batch].
+            values of each picture by name, float [batch]: "squared_error", the mean over its
+            pixels in [-1, 1]; "ssim" and "lpips" where they are measured.
         """
         images, others = from_bytes(originals), from_bytes(to_bytes(reconstructions))
-        errors = (images - others).double().square().mean(dim=(1, 2, 3))
         per_picture = {
-            "squared_error": errors,
+            "squared_error": (images - others).double().square().mean(dim=(1, 2, 3)),
             "original_energy": gradient_energy(images),
             "energy": gradient_energy(others),
         }
@@ -83,7 +83,7 @@ class ReconstructionFigures:
         if self._inception is not None:
             for moments, pictures in zip(self._moments, (images, others), strict=True):
                 moments.add(self._inception(pictures))
-        return errors
+        return {name: value for name, value in per_picture.items() if "energy" not in name}
 
     def add_up(self, all_reduce: Callable[[Tensor], object]) -> None:
         """Replace the sums by those over all ranks, each of which has counted a picture.

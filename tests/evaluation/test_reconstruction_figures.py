@@ -25,12 +25,14 @@ def test_figures_are_those_of_their_definitions() -> None:
     originals, others, codes = batch()
     sums = ReconstructionFigures(8, CPU)
 
-    errors = sums.add(originals, others, codes)
+    of_pictures = sums.add(originals, others, codes)
     figures = sums.figures()
 
     images = from_bytes(originals)
     error = (images - others).square().mean().item()
-    assert errors.shape == (4,)
+    errors = of_pictures["squared_error"]
+    assert errors.mean().item() == pytest.approx(error)
+    assert torch.equal(of_pictures["ssim"], ssim(others, images))
     assert figures["psnr"] == pytest.approx(10 * math.log10(4 / error))
     assert figures["ssim"] == pytest.approx(ssim(others, images).mean().item())
     energy = [
