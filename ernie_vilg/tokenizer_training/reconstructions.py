@@ -5,22 +5,19 @@ run keeps one. Every rank measures a part of the pictures.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
 from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
-from ernie_vilg.parallel.layout.collectives import (
-    LEADER,
-    broadcast_from_leader,
-    gather_everywhere,
-)
+from ernie_vilg.evaluation.reconstruction_figures import ReconstructionFigures
+from ernie_vilg.parallel.layout.collectives import LEADER, broadcast_from_leader
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.runs.phases import Phase
 from ernie_vilg.runs.run_folder import RunFolder
@@ -30,25 +27,14 @@ from ernie_vilg.tokenizer_training.export import read_figures, refresh_card
 from ernie_vilg.tokenizer_training.pictures import EvaluationPictures
 from ernie_vilg.training.callbacks import Observation, StepBoundary
 from ernie_vilg.vqgan.autoencoder import VQGAN
-from ernie_vilg.vqgan.losses.pixel import psnr
+from ernie_vilg.vqgan.losses.perceptual import LPIPS
 from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
-from ernie_vilg.vqgan.quantizers.usage import codebook_usage
 
 GRID_COLUMNS = 16
 """Number of pictures in the grid of reconstructions."""
 _BATCH_SIZE = 64
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class _Measured:
-    """Figures of some pictures, in their order."""
-
-    squared_errors: list[float] = field(default_factory=list)
-    """Mean squared error of each picture, pixels in [-1, 1]."""
-    code_counts: list[int] = field(default_factory=list)
-    """Uses of each code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +45,8 @@ class Reconstructions:
     """Pictures to measure on."""
     every: int
     """Interval in steps; 0: never."""
+    lpips: LPIPS | None = None
+    """Network of the figure "lpips", where the loss has it."""
     phase: Phase = Phase.RECONSTRUCT
     """Phase of every rank meanwhile."""
     once: bool = False
@@ -72,49 +60,45 @@ class Reconstructions:
         if self.once and broadcast_from_leader(read_figures(run_dir, step)) is not None:
             return None
         tokenizer = boundary.engine.tokenizer()
-        of_ranks = gather_everywhere(self._measure(tokenizer, groups))
+        measured = self._measure(tokenizer, groups)
         if groups.rank != LEADER:
             return None
-        figures = _figures(of_ranks)
-        grid = RunFolder(run_dir).reconstructions(step)
+        figures, grid = measured.figures(), RunFolder(run_dir).reconstructions(step)
         self._write_grid(tokenizer, groups.device, grid)
         write_json(
             RunFolder(run_dir).tokenizer_figures,
             {
                 "step": step,
-                "pictures": self.pictures.count,
                 "held_out": self.pictures.is_held_out,
                 **figures,
-                "code_counts": _sum_of_counts(of_ranks),
+                "code_counts": measured.code_counts().tolist(),
             },
         )
         refresh_card(run_dir, step)
-        logger.info("step %d: reconstructions of %s", step, self._caption(figures))
+        words = self._in_words(figures)
+        logger.info("step %d: reconstructions of %s", step, words)
         prefix = "held_out" if self.pictures.is_held_out else "trained_on"
-        metrics = {f"{prefix}_{name}": value for name, value in figures.items()}
         return Observation(
-            metrics=metrics,
+            metrics={f"{prefix}_{name}": value for name, value in figures.items()},
             pictures={"reconstructions": grid},
-            captions={"reconstructions": self._caption(figures)},
+            captions={"reconstructions": words},
         )
 
-    @torch.no_grad()
-    def _measure(self, tokenizer: VQGAN, groups: Groups) -> _Measured:
-        """Return the figures of this rank's part of the pictures."""
-        count = self.pictures.count
-        first, end = (
-            count * share // groups.data_size for share in (groups.data_rank, groups.data_rank + 1)
+    def _measure(self, tokenizer: VQGAN, groups: Groups) -> ReconstructionFigures:
+        """Return the figures of all pictures, of which every rank measures a part."""
+        count, measured = (
+            self.pictures.count,
+            ReconstructionFigures(tokenizer.config.codebook_size, groups.device, lpips=self.lpips),
         )
-        counts = torch.zeros(tokenizer.config.codebook_size, dtype=torch.int64)
-        measured = _Measured()
+        is_shared = count >= groups.data_size  # every rank needs a picture, or measures all
+        rank, size = (groups.data_rank, groups.data_size) if is_shared else (0, 1)
+        first, end = count * rank // size, count * (rank + 1) // size
         for start in range(first, end, _BATCH_SIZE):
             originals = self.pictures.at(start, min(_BATCH_SIZE, end - start)).to(groups.device)
-            images = from_bytes(originals)
-            codes = tokenizer.encode(images)
-            errors = (tokenizer.decode(codes) - images).square().mean(dim=(1, 2, 3))
-            measured.squared_errors += errors.tolist()
-            counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
-        measured.code_counts = counts.tolist()
+            codes = tokenizer.encode(from_bytes(originals))
+            measured.add(originals, tokenizer.decode(codes), codes)
+        if size > 1:
+            measured.add_up(dist.all_reduce)
         return measured
 
     def _write_grid(self, tokenizer: VQGAN, device: torch.device, path: Path) -> None:
@@ -123,9 +107,16 @@ class Reconstructions:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_grid(originals, decoded, path)
 
-    def _caption(self, figures: Mapping[str, float]) -> str:
+    def _in_words(self, figures: Mapping[str, float]) -> str:
         kind = "held-out pictures" if self.pictures.is_held_out else "pictures that are trained on"
-        return f"{self.pictures.count} {kind}: {figures['psnr']:.2f} dB"
+        shown = {"psnr": ("PSNR", "dB"), "ssim": ("SSIM", ""), "lpips": ("LPIPS", "")}
+        words = [
+            f"{name} {figures[key]:.4g} {unit}".strip()
+            for key, (name, unit) in shown.items()
+            if key in figures
+        ]
+        usage = f"{100 * figures['codebook_usage']:.0f}% of the codes used"
+        return f"{self.pictures.count} {kind}: {', '.join([*words, usage])}"
 
 
 def write_grid(originals: Tensor, decoded: Tensor, path: Path) -> None:
@@ -141,19 +132,3 @@ def write_grid(originals: Tensor, decoded: Tensor, path: Path) -> None:
         for pictures in (originals, to_bytes(decoded).cpu())
     ]
     Image.fromarray(np.concatenate(rows, axis=0)).save(path)
-
-
-def _figures(of_ranks: Sequence[_Measured]) -> dict[str, float]:
-    """Return the figures of all pictures by name."""
-    errors = [error for measured in of_ranks for error in measured.squared_errors]
-    usage, perplexity = codebook_usage(torch.tensor(_sum_of_counts(of_ranks)))
-    return {
-        "psnr": psnr(float(np.mean(errors))),
-        "codebook_usage": usage,
-        "perplexity": perplexity,
-    }
-
-
-def _sum_of_counts(of_ranks: Sequence[_Measured]) -> list[Any]:
-    counts: list[Any] = np.sum([measured.code_counts for measured in of_ranks], axis=0).tolist()
-    return counts

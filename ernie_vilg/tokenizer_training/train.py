@@ -51,6 +51,7 @@ from ernie_vilg.training.guards import RunGuard, skip_writer
 from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.rank import Outputs, Rank, connect, open_outputs, train_connected
 from ernie_vilg.training.replica_batches import agreed_quarantine
+from ernie_vilg.vqgan.losses.perceptual import LPIPS, build_perceptual_distance
 
 logger = logging.getLogger(__name__)
 
@@ -118,11 +119,12 @@ def _build(
     )
     pictures = EvaluationPictures(config, sequence, held_out)
     rank.parts.callback(pictures.close)
+    evaluate = partial(Reconstructions, pictures=pictures, lpips=_lpips(config, groups.device))
     observed = Callbacks(
         config=config,
         engine=engine,
-        callbacks=[Reconstructions(pictures=pictures, every=config.reconstructions.every)],
-        last=[Reconstructions(pictures=pictures, every=0, once=True)],
+        callbacks=[evaluate(every=config.reconstructions.every)],
+        last=[evaluate(every=0, once=True)],
         tracker=outputs.tracker,
         phases=rank.phases,
         should_stop=lambda: rank.stopping.is_requested,
@@ -197,6 +199,14 @@ def _trainer(
         tracker=outputs.tracker,
         callbacks=callbacks,
     )
+
+
+def _lpips(config: TrainImageTokenizerConfig, device: torch.device) -> LPIPS | None:
+    """Return the network of LPIPS, if the loss has it."""
+    distance = None
+    if config.objective.perceptual.features == "lpips":
+        distance = build_perceptual_distance(config.objective.perceptual, device)
+    return distance if isinstance(distance, LPIPS) else None
 
 
 def _identity(

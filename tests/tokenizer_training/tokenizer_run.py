@@ -41,10 +41,10 @@ SAMPLES = 24
 ALONE = Launch(rank=0, local_rank=0, world_size=1)
 
 
-def write_shards(folder: Path, *, num_damaged: int = 0) -> None:
+def write_shards(folder: Path, *, num_damaged: int = 0, seed: int = 0) -> None:
     """Write one shard of random two-coloured pictures, the first ones damaged, and its manifest."""
     folder.mkdir(parents=True)
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     path = folder / "images-00000.tar"
     with tarfile.open(path, "w") as archive:
         for index in range(SAMPLES):
