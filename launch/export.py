@@ -3,21 +3,39 @@
 from pathlib import Path
 
 from ernie_vilg.config.generation import ExportConfig
+from ernie_vilg.errors import InputError
 from launch.support.program import program
 
 
 @program("export", ExportConfig)
 def main(config: ExportConfig) -> None:
-    """Export the weights."""
-    # Imported here so that a bad setting is reported before torch is loaded.
-    from ernie_vilg.checkpoint.export import export
+    """Export the weights of a transformer or of an image tokenizer, as the run's record says."""
+    from ernie_vilg.runs.recorded_settings import program_of
 
-    step = export(
-        Path(config.run),
-        config.output_dir,
-        overwrite=config.overwrite,
-        average=config.average,
-    )
+    run = Path(config.run)
+    is_tokenizer = program_of(run) == "train_image_tokenizer"
+    if is_tokenizer and config.average:
+        raise InputError(
+            f"average=true with run={config.run}, a run of the image tokenizer: it exports the "
+            "average whenever training.ema_decay is above 0, leave average out"
+        )
+    # Imported here so that a bad setting is reported before torch is loaded.
+    if is_tokenizer:
+        from ernie_vilg.tokenizer_training.export import export_checkpoint
+
+        step = export_checkpoint(
+            run, config.output_dir, overwrite=config.overwrite, step=config.step
+        )
+    else:
+        from ernie_vilg.checkpoint.export import export
+
+        step = export(
+            run,
+            config.output_dir,
+            overwrite=config.overwrite,
+            average=config.average,
+            step=config.step,
+        )
     what = "the average of the weights up to" if config.average else "the weights of"
     print(f"{config.output_dir}: {what} step {step}")
 

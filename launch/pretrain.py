@@ -4,26 +4,18 @@ Exit codes: 0 all steps are done, 75 stopped on request with a checkpoint, 2 a s
 1 any other failure.
 """
 
-import signal
 import sys
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.runs.preflight import check_run_folder
 from ernie_vilg.runs.run_lock import RunLock
-from launch.support.environment import (
-    add_variables,
-    is_launched,
-    prepare_gpu,
-    read_launch,
-)
-from launch.support.launchers import find_launchers, stop_with_launchers
+from launch.support.environment import read_launch
 from launch.support.program import program
+from launch.support.run_start import start_run
 
 if TYPE_CHECKING:
+    from ernie_vilg.parallel.engine.engine import Engine
     from ernie_vilg.runs.phases import Phases
     from ernie_vilg.training.callbacks import Callback
 
@@ -48,30 +40,22 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
     """
     config.parallelism.num_micro_batches(launch.world_size)
     config.check_paths()
-    add_variables(config.cluster.environment)
-    prepare_gpu(tensor_parallel_size=config.parallelism.tensor_parallel_size)
-    launchers = find_launchers(sys.argv[0], is_launched=is_launched())
-    stop_with_launchers(launchers, config.stopping.grace_seconds)
-    launch = replace(launch, launchers=launchers)
-    run_dir = Path(config.run_dir)
-    if launch.is_leader:
-        check_run_folder(run_dir)
-    # Refuse a second run in the same folder before torch and DeepSpeed are loaded.
-    with RunLock(run_dir, launch) as lock:
+
+    def train(launch: Launch, lock: RunLock) -> int:
         from ernie_vilg.training.pretrain import pretrain
 
-        exit_code = pretrain(config, launch, callbacks=_callbacks(config), lock=lock, phases=phases)
-        # When a rank ends, deepspeed's launcher sends a SIGTERM to ranks that end a moment later.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return exit_code
+        return pretrain(config, launch, callbacks=_callbacks(config), lock=lock, phases=phases)
+
+    tensor_parallel_size = config.parallelism.tensor_parallel_size
+    return start_run(config, launch, train, tensor_parallel_size=tensor_parallel_size)
 
 
-def _callbacks(config: PretrainConfig) -> "list[Callback]":
+def _callbacks(config: PretrainConfig) -> "list[Callback[PretrainConfig, Engine]]":
     """Return the work between steps; what a run never does is not imported."""
     from ernie_vilg.runs.phases import Phase
     from ernie_vilg.training.callbacks import OnWholeWeights
 
-    callbacks: list[Callback] = []
+    callbacks: list[Callback[PretrainConfig, Engine]] = []
     if config.samples.every:
         from ernie_vilg.observers.samples import draw_samples
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ernie_vilg.vqgan.quantizers.nearest import codebook_usage
+from ernie_vilg.vqgan.quantizers.usage import codebook_usage
 
 MIN_SHARDS = 8
 """Fewest shards of which one can be called unlike the others."""

@@ -1,4 +1,4 @@
-"""Saves and restores the checkpoints of a pretraining run.
+"""Saves and restores the checkpoints of a run.
 
 A save copies the state into host memory and returns; a thread of every rank writes its files
 into a temporary folder, hashes them and reads them back. At a later step, when no rank writes
@@ -15,24 +15,23 @@ Source: ours; the snapshot is that of CheckFreq (Mohan et al., FAST 2021).
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ernie_vilg.checkpoint.committer import Committer, PendingSave, RunFacts
 from ernie_vilg.checkpoint.folder import check_fresh, check_identity
-from ernie_vilg.checkpoint.reshard import load_resharded
 from ernie_vilg.checkpoint.retention import Retention
 from ernie_vilg.checkpoint.search import FoundCheckpoint, find_newest, leader_acts
 from ernie_vilg.checkpoint.writer import RankWriter
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.layout.collectives import LEADER, agree_max, gather_everywhere
 from ernie_vilg.runs.phases import Phases
 from ernie_vilg.runs.run_folder import RunFolder
+from ernie_vilg.runs.step_engine import StepEngine
 from ernie_vilg.storage.files import clear_leftovers, writing_path
 
 _POLL_SECONDS = 0.1
@@ -67,6 +66,9 @@ class Checkpoints:
         config: CheckpointConfig,
         facts: RunFacts,
         phases: Phases,
+        *,
+        reshard: Callable[[Any, Path, Path], None] | None = None,
+        on_commit: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         """Prepare to save and restore.
 
@@ -75,12 +77,17 @@ class Checkpoints:
             config: interval, method and retention of saves.
             facts: facts about the run for the manifest.
             phases: is told of the points that a save passes.
+            reshard: loads a checkpoint of another layout, given the engine, the checkpoint and
+                `run_dir`; all ranks call it. None: there is no other layout.
+            on_commit: called by the leader with each committed checkpoint, and with the one that
+                the run resumes from, because a kill may have come before the call.
         """
         self._run_dir = run_dir
         self._config = config
         self._facts = facts
         self._retention = Retention(run_dir, keep=config.keep, keep_every=config.keep_every)
-        self._committer = Committer(run_dir, facts, self._retention, phases)
+        self._reshard = reshard
+        self._committer = Committer(run_dir, facts, self._retention, phases, on_commit)
         self._writer = RankWriter(phases)
         self._snapshot = Snapshot()
         self._pending: PendingSave | None = None
@@ -98,7 +105,7 @@ class Checkpoints:
         """Whether this rank's thread is writing; `commit_written` would wait for it."""
         return self._writer.is_writing
 
-    def restore(self, engine: Engine) -> int:
+    def restore(self, engine: StepEngine) -> int:
         """Load the newest checkpoint that verifies; save one of step 0 in an empty folder.
 
         All ranks must call.
@@ -117,14 +124,14 @@ class Checkpoints:
         found = find_newest(self._run_dir, rank, engine.groups.world_size)
         if found is not None:
             step = self._load(engine, found)
-            _require(leader_acts(rank, lambda: self._committer.settle(step)))
+            _require(leader_acts(rank, lambda: self._committer.settle(step, found.folder)))
             return step
         _require(leader_acts(rank, lambda: check_fresh(self._run_dir)))
         self.save(engine, 0)
         self.finish()  # before there are metrics: metrics without a checkpoint mean a lost one
         return 0
 
-    def reload(self, engine: Engine) -> int:
+    def reload(self, engine: StepEngine) -> int:
         """Go back to the newest checkpoint that verifies; all ranks must call.
 
         Returns:
@@ -141,7 +148,9 @@ class Checkpoints:
             )
         return self._load(engine, found)
 
-    def save(self, engine: Engine, step: int, *, state: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self, engine: StepEngine, step: int, *, state: Mapping[str, Any] | None = None
+    ) -> None:
         """Begin a checkpoint of the state after `step` steps; all ranks must call.
 
         Args:
@@ -220,7 +229,7 @@ class Checkpoints:
         self._stall_seconds += time.monotonic() - started
         self.commit_written()
 
-    def _load(self, engine: Engine, found: FoundCheckpoint) -> int:
+    def _load(self, engine: StepEngine, found: FoundCheckpoint) -> int:
         rank, folder, manifest = engine.groups.rank, found.folder, found.manifest
         step = int(manifest["step"])
         theirs, identity_at = manifest["identity"], self._facts.identity_at
@@ -231,8 +240,13 @@ class Checkpoints:
         elif step == 0:  # fresh weights are the same under every layout
             self.save(engine, 0)
             self.finish()
+        elif self._reshard is not None:
+            self._reshard(engine, folder, self._run_dir)
         else:
-            load_resharded(engine, folder, self._run_dir)
+            raise InputError(
+                f"{folder} is of another layout ({manifest['layout']}, not {self._facts.layout}): "
+                "start with the layout that it was saved under"
+            )
         logger.info("resumed from %s", folder)
         return step
 

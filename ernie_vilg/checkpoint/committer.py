@@ -55,12 +55,18 @@ class Committer:
     """Makes checkpoints of the files that ranks have written; the leader alone uses it."""
 
     def __init__(
-        self, run_dir: Path, facts: RunFacts, retention: Retention, phases: Phases
+        self,
+        run_dir: Path,
+        facts: RunFacts,
+        retention: Retention,
+        phases: Phases,
+        on_commit: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         self._folder = RunFolder(run_dir)
         self._facts = facts
         self._retention = retention
         self._phases = phases
+        self._on_commit = on_commit
         self._versions = {name: version(name) for name in _PACKAGES}
         self._versions["python"] = platform.python_version()
 
@@ -98,6 +104,7 @@ class Committer:
             self._phases.point("save: before pointer")
             self._write_pointer(save.step)
             self._phases.point("save: after pointer")
+            self._on_commit(self._folder.checkpoint(save.step))
             self._retention.apply(save.step)
         except OSError as error:  # the checkpoint stands
             logger.warning(
@@ -106,10 +113,16 @@ class Committer:
                 error,
             )
 
-    def settle(self, step: int) -> None:
-        """Finish the commit of the checkpoint that a run resumes from, where a kill stopped it."""
+    def settle(self, step: int, folder: Path) -> None:
+        """Finish the commit of the checkpoint that a run resumes from, where a kill stopped it.
+
+        Args:
+            step: step of the checkpoint.
+            folder: the checkpoint.
+        """
         try:
             self._write_pointer(step)
+            self._on_commit(folder)
             self._retention.apply(step)
         except OSError as error:  # the checkpoint stands
             logger.warning(

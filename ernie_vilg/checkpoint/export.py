@@ -12,8 +12,10 @@ from data_pipelines.outputs import output_folder
 from ernie_vilg.checkpoint.folder import (
     MANIFEST_NAME,
     PRETRAIN_PARTS,
+    committed_checkpoints,
     newest_checkpoint,
     read_checkpoint_manifest,
+    verify_checkpoint,
 )
 from ernie_vilg.config.model import ModelConfig, model_config_from_json
 from ernie_vilg.config.schema import from_json
@@ -30,6 +32,7 @@ from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.state.consolidate import WEIGHTS, gather_weights
 from ernie_vilg.parallel.state.whole_state import parameter_shapes, require_parameters
 from ernie_vilg.runs.recorded_settings import read_run
+from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.locations import check_apart
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.weights import load_image_tokenizer
@@ -37,8 +40,15 @@ from ernie_vilg.vqgan.weights import load_image_tokenizer
 logger = logging.getLogger(__name__)
 
 
-def export(run_dir: Path, output_dir: str | Path, *, overwrite: bool, average: bool) -> int:
-    """Write the weights folder of a run's newest verified checkpoint.
+def export(
+    run_dir: Path,
+    output_dir: str | Path,
+    *,
+    overwrite: bool,
+    average: bool,
+    step: int | None = None,
+) -> int:
+    """Write the weights folder of a run's checkpoint.
 
     Weights of any layout are consolidated on this machine's CPU, in float32.
 
@@ -47,32 +57,58 @@ def export(run_dir: Path, output_dir: str | Path, *, overwrite: bool, average: b
         output_dir: the weights folder to write.
         overwrite: whether an existing folder may be replaced.
         average: whether to write the moving average of the weights, not those of the last step.
+        step: step of the checkpoint; None: the newest that verifies.
 
     Returns:
         the step of the checkpoint.
 
     Raises:
-        InputError: no checkpoint verifies, the tokenizers are not those of the run, the run
+        InputError: no such checkpoint verifies, the tokenizers are not those of the run, the run
             kept no average, or `output_dir` must not be written.
     """
     check_apart("run", str(run_dir), "output_dir", str(output_dir))
     # The lock comes first, because consolidation takes long.
     with output_folder(output_dir, overwrite=overwrite, marker=CONFIG_NAME) as folder:
-        step = _export(run_dir, folder, average=average)
-    logger.info("wrote %s of step %d", output_dir, step)
-    return step
+        checkpoint = checkpoint_to_export(run_dir, step, program="pretrain")
+        made = _export(checkpoint, run_dir, folder, average=average)
+    logger.info("wrote %s of step %d", output_dir, made)
+    return made
 
 
-def _export(run_dir: Path, folder: Path, *, average: bool) -> int:
-    checkpoint = newest_checkpoint(run_dir, PRETRAIN_PARTS)
-    if checkpoint is None:
+def checkpoint_to_export(run_dir: Path, step: int | None, *, program: str) -> Path:
+    """Return a verified checkpoint of a run, of a step above 0.
+
+    Args:
+        run_dir: the run's folder.
+        step: step of the checkpoint; None: the newest that verifies.
+        program: program of the run, for messages.
+
+    Raises:
+        InputError: there is none.
+    """
+    if step is not None:
+        checkpoint = RunFolder(run_dir).checkpoint(step)
+        problem = verify_checkpoint(checkpoint, PRETRAIN_PARTS)
+        if problem is not None:
+            kept = [each.name for each in committed_checkpoints(run_dir)]
+            raise InputError(
+                f"step={step}: {checkpoint} cannot be exported ({problem}): choose one of "
+                f"{', '.join(kept) or 'none'}, or leave step out for the newest"
+            )
+        return checkpoint
+    newest = newest_checkpoint(run_dir, PRETRAIN_PARTS)
+    if newest is None:
         raise InputError(
-            f"{run_dir} has no checkpoint that verifies: name the run_dir of a launch/pretrain.py "
+            f"{run_dir} has no checkpoint that verifies: name the run_dir of a launch/{program}.py "
             "run"
         )
-    manifest = read_checkpoint_manifest(checkpoint)
-    if manifest["step"] == 0:
+    if read_checkpoint_manifest(newest)["step"] == 0:
         raise InputError(f"{run_dir} has taken no step yet: wait for its next checkpoint")
+    return newest
+
+
+def _export(checkpoint: Path, run_dir: Path, folder: Path, *, average: bool) -> int:
+    manifest = read_checkpoint_manifest(checkpoint)
     identity = manifest["identity"]
     run = read_run(run_dir)
     name = f"{checkpoint}/{MANIFEST_NAME}: identity.lineage"

@@ -1,11 +1,27 @@
 """Settings of the evaluation on held-out pairs, and of the report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ernie_vilg.config.generation import Device, DrawingPrecision
-from ernie_vilg.config.schema import LocalInput, LocalOutput, NaturalFloat, PositiveInt, Settings
+from ernie_vilg.config.schema import (
+    LocalInput,
+    LocalOutput,
+    NaturalFloat,
+    NaturalInt,
+    PositiveInt,
+    Settings,
+)
 from ernie_vilg.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig(Settings, section="retrieval"):
+    """Retrieval by the model's own likelihood, for pairs of any data set."""
+
+    candidates: NaturalInt = 0
+    """Number of pairs whose captions and pictures are ranked against each other, the first ones
+    with different captions; 0 ranks none. Its square is the number of pairs to score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +39,11 @@ class EvaluateConfig(Settings):
     judge: Literal["shapes", "none"] = "shapes"
     """Judge of pictures: "shapes" reads the objects of the built-in data from the pixels; "none",
     for other data, draws, captions and reconstructs without judging pictures."""
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    """Retrieval of true captions and pictures among others."""
+    training_pairs: LocalInput | None = None
+    """Folder of the raw pairs that were trained on. The PSNR of their mean picture is the baseline
+    of drawn pictures; null gives none."""
     disturbed: bool = False
     """Whether captions are also written for the pairs' pictures as the second renderer draws them,
     shifted by 1 and by 2 pixels, and through JPEG of quality 80. For judge=shapes; the pairs must
@@ -46,6 +67,12 @@ class EvaluateConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        candidates = self.retrieval.candidates
+        if candidates == 1 or candidates > self.count:
+            raise InputError(
+                f"retrieval.candidates={candidates} with count={self.count}: set it from 2 to "
+                "count, or to 0 for no retrieval"
+            )
         if self.judge == "none" and (self.disturbed or self.unseen_pairs is not None):
             asked = "disturbed=true" if self.disturbed else f"unseen_pairs={self.unseen_pairs}"
             raise InputError(

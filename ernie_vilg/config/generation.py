@@ -28,9 +28,11 @@ class ExportConfig(Settings):
     """Settings of launch/export.py."""
 
     run: LocalInput
-    """Run folder of launch/pretrain.py, whose newest valid checkpoint is exported."""
+    """Run folder of launch/pretrain.py or launch/train_image_tokenizer.py."""
     output_dir: LocalOutput
     """Weights folder to write."""
+    step: PositiveInt | None = None
+    """Step of the checkpoint; null takes the newest that verifies."""
     average: bool = False
     """Whether to write the weights' moving average instead of the last step's weights; the run must
     have training.ema_decay above 0."""

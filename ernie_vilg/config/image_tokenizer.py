@@ -35,6 +35,10 @@ class ImageTokenizerConfig(Settings, section="image_tokenizer"):
     """Number of codes."""
     embedding_size: PositiveInt = 256
     """Length of a code vector."""
+    latent_channels: PositiveInt | None = None
+    """Number of channels that the encoder ends with and the decoder starts with, where it differs
+    from a code vector's length: convolutions of one pixel map between the two, as in the public
+    VQGANs. null leaves these convolutions out."""
     quantizer: Literal["nearest", "ema", "normalized", "simvq", "gumbel"] = "nearest"
     """Rule by which an encoder output becomes a code: "nearest" code by L2 distance, moved by
     gradients (VQ-VAE); "ema": nearest, moved by averages of the outputs; "normalized": nearest of
@@ -49,7 +53,10 @@ class ImageTokenizerConfig(Settings, section="image_tokenizer"):
     num_residual_blocks: NaturalInt = 2
     """Number of residual blocks per resolution of the encoder; the decoder has one more."""
     attention_resolutions: tuple[int, ...] = ()
-    """Grid sides at which self-attention follows each residual block."""
+    """Sides in positions at which self-attention follows each residual block."""
+    middle_attention: bool = False
+    """Whether self-attention also stands in the middle of encoder and decoder where the grid's side
+    is not among `attention_resolutions`; where it is, the middle attends anyway."""
     patch_size: PositiveInt = 1
     """Side in pixels of the squares that are folded into channels before the first convolution and
     unfolded after the last. Above 1 no convolution runs at full resolution, which saves most of the
@@ -69,8 +76,19 @@ class ImageTokenizerConfig(Settings, section="image_tokenizer"):
                 "least one; their number sets the downsampling factor"
             )
         self._check_grid()
+        if self.normalization == "group" and self.base_channels % GROUP_NORM_GROUPS:
+            raise InputError(
+                f"image_tokenizer.base_channels={self.base_channels} with normalization=group: set "
+                f"a multiple of {GROUP_NORM_GROUPS}, the number of groups"
+            )
 
     def _check_grid(self) -> None:
+        if self.patch_size & (self.patch_size - 1):
+            raise InputError(
+                f"image_tokenizer.patch_size={self.patch_size} makes the downsampling factor "
+                f"{self.downsampling_factor}, which is no power of two: set patch_size to a power "
+                "of two, such as 1, 4 or 8"
+            )
         if self.image_size % self.downsampling_factor:
             raise InputError(
                 f"image_tokenizer.image_size={self.image_size} is no multiple of the downsampling "
@@ -87,11 +105,6 @@ class ImageTokenizerConfig(Settings, section="image_tokenizer"):
             raise InputError(
                 f"image_tokenizer.attention_resolutions={list(self.attention_resolutions)}: this "
                 f"architecture computes at {list(resolutions)} only; choose among these"
-            )
-        if self.normalization == "group" and self.base_channels % GROUP_NORM_GROUPS:
-            raise InputError(
-                f"image_tokenizer.base_channels={self.base_channels} with normalization=group: set "
-                f"a multiple of {GROUP_NORM_GROUPS}, the number of groups"
             )
 
     @property

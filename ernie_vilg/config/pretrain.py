@@ -12,6 +12,7 @@ from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.health import HealthConfig
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.run import require_timeouts_in_order
 from ernie_vilg.config.schema import (
     FractionBelowOne,
     LocalInput,
@@ -212,12 +213,7 @@ class PretrainConfig(Settings):
                 f"model.block_gradient_scale={self.model.block_gradient_scale} with precision="
                 f"{self.precision}: only float16 needs it, set precision=fp16 or the scale to 1"
             )
-        if self.watch.step_timeout_seconds >= self.cluster.collective_timeout_seconds:
-            raise InputError(
-                f"watch.step_timeout_seconds={self.watch.step_timeout_seconds} is not below "
-                f"cluster.collective_timeout_seconds={self.cluster.collective_timeout_seconds}: "
-                "the run would end before it can say why, raise the latter"
-            )
+        require_timeouts_in_order(self)
         if self.health.every and self.health.pairs is None and self.samples.pairs is None:
             raise InputError(
                 f"health.every={self.health.every} needs health.pairs or samples.pairs, a folder "
@@ -295,6 +291,11 @@ class PretrainConfig(Settings):
                 f"{name}={value} is not divisible by parallelism.tensor_parallel_size={size}: "
                 f"set {name} to a multiple of {size}, or another tensor_parallel_size"
             )
+
+    @property
+    def global_batch_size(self) -> int:
+        """Pairs per optimizer step, over all data-parallel ranks."""
+        return self.parallelism.global_batch_size
 
     def check_paths(self) -> None:
         """Check that the run's inputs exist and do not contain the run folder.

@@ -18,6 +18,14 @@ from ernie_vilg.errors import InputError
 Sha256 = Annotated[str, Matching(pattern="[0-9a-f]{64}", words="64 hexadecimal digits")]
 
 
+_ORIGINS = {
+    ("lpips", "weights"): "torchvision's vgg16 (vgg16-397923af.pth)",
+    ("lpips", "linear_weights"): "lpips/weights/v0.1/vgg.pth of the package lpips",
+    ("resnet50", "weights"): "torchvision's resnet50, IMAGENET1K_V1 (resnet50-0676ba61.pth)",
+}
+"""Files that people have, by features and setting."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PerceptualConfig(Settings, section="objective.perceptual"):
     """A distance of features."""
@@ -25,7 +33,8 @@ class PerceptualConfig(Settings, section="objective.perceptual"):
     features: Literal["none", "lpips", "resnet50", "gradients", "random"] = "none"
     """Features: "lpips" of VGG16 with LPIPS's weights (arXiv:1801.03924), "resnet50" logits, as
     MaskBit (arXiv:2409.16211); both need `weights`. Without weights: "gradients" of the pixels at
-    several scales, or "random" features of fixed random convolutions."""
+    several scales, or "random" features of fixed random convolutions; both keep edges and textures,
+    and know nothing of objects."""
     weight: NaturalFloat = 1.0
     """Weight of the distance."""
     weights: LocalInput | None = None
@@ -36,6 +45,28 @@ class PerceptualConfig(Settings, section="objective.perceptual"):
     """File of LPIPS's linear layers, with features=lpips."""
     linear_weights_sha256: Sha256 | None = None
     """SHA-256 of that file, which must match."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        needed = {"lpips": ("weights", "linear_weights"), "resnet50": ("weights",)}
+        for name in ("weights", "linear_weights"):
+            self._check_file(name, is_needed=name in needed.get(self.features, ()))
+
+    def _check_file(self, name: str, *, is_needed: bool) -> None:
+        key, hash_name = f"objective.perceptual.{name}", f"{name}_sha256"
+        for setting in (name, hash_name):
+            value = getattr(self, setting)
+            if is_needed and not value:
+                raise InputError(
+                    f"objective.perceptual.{setting} is null with features={self.features}: set "
+                    f"{key} to {_ORIGINS[self.features, name]} and {key}_sha256 to the file's "
+                    "SHA-256 (sha256sum FILE); features=gradients or random need no file"
+                )
+            if value is not None and not is_needed:
+                raise InputError(
+                    f"objective.perceptual.{setting}={value} with features={self.features}, which "
+                    f"reads no such file: set it to null, or other features"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +96,8 @@ class AdversarialConfig(Settings, section="objective.adversarial"):
     base_channels: PositiveInt = 64
     """Number of channels after the discriminator's first convolution."""
     num_layers: PositiveInt = 3
-    """Number of convolutions that halve the resolution; each logit sees a square of pixels."""
+    """Number of convolutions that halve the resolution; each logit sees a square of pixels, 70 a
+    side with 3, 34 with 2."""
     learning_rate: PositiveFloat | None = None
     """Peak learning rate of the discriminator; null takes the tokenizer's."""
 

@@ -14,6 +14,7 @@ from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.run import require_timeouts_in_order
 from ernie_vilg.config.schema import (
     FractionBelowOne,
     LocalOrRemote,
@@ -111,6 +112,8 @@ class TrainImageTokenizerConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_timeouts_in_order(self)
+        self.codebook.check_quantizer(self.image_tokenizer.quantizer)
         if self.training.image_cache_bytes > 0 and self.loader.num_workers > 0:
             raise InputError(
                 f"training.image_cache_bytes={self.training.image_cache_bytes} with "
@@ -118,30 +121,48 @@ class TrainImageTokenizerConfig(Settings):
                 "workers caches pictures, so set loader.num_workers=0 if all of them fit, and else "
                 "training.image_cache_bytes=0"
             )
-        if is_remote(self.shards) and self.loader.cache_dir is None:
-            raise InputError(
-                f"shards={shown(self.shards)} is remote and loader.cache_dir is null: set it to a "
-                "folder on this node's own disk, into which shards are copied"
-            )
+        places = {"shards": self.shards, "reconstructions.shards": self.reconstructions.shards}
+        for name, place in places.items():
+            if place is not None and is_remote(place) and self.loader.cache_dir is None:
+                raise InputError(
+                    f"{name}={shown(place)} is remote and loader.cache_dir is null: set it to a "
+                    "folder on this node's own disk, into which shards are copied"
+                )
 
-    def check_ranks(self, world_size: int) -> None:
-        """Check that every rank gets an equal share of each batch.
+    @property
+    def global_batch_size(self) -> int:
+        """Pictures per optimizer step, all ranks together."""
+        return self.training.global_batch_size
+
+    def micro_batch_size(self, world_size: int) -> int:
+        """Return the number of pictures per rank and forward pass.
 
         Raises:
-            InputError: the ranks do not divide the batch.
+            InputError: the ranks do not divide the batch, or passes a rank's share.
         """
-        batch_size = self.training.global_batch_size
+        batch_size, micro_batch_size = self.global_batch_size, self.training.micro_batch_size
         if batch_size % world_size:
             raise InputError(
                 f"training.global_batch_size={batch_size} on {world_size} ranks: every rank needs "
                 f"an equal share, so set a multiple of {world_size}, or start another number of "
                 "ranks"
             )
+        share = batch_size // world_size
+        if micro_batch_size is None:
+            return share
+        if share % micro_batch_size:
+            raise InputError(
+                f"training.micro_batch_size={micro_batch_size} does not divide a rank's share of "
+                f"{share} pictures (training.global_batch_size={batch_size} on {world_size} ranks):"
+                " set it to a divisor, or to null for one pass"
+            )
+        return micro_batch_size
 
-    def check_image_size(self, shards_image_size: int) -> None:
-        """Check that the shards' pictures are as large as the architecture's.
+    def check_image_size(self, shards: str, shards_image_size: int) -> None:
+        """Check that shards' pictures are as large as the architecture's.
 
         Args:
+            shards: folder or URL of the shards.
             shards_image_size: pixels per side, from the shards' manifest.
 
         Raises:
@@ -150,7 +171,7 @@ class TrainImageTokenizerConfig(Settings):
         image_size = self.image_tokenizer.image_size
         if shards_image_size < image_size:
             raise InputError(
-                f"the pictures in {shown(self.shards)} have {shards_image_size} pixels a side "
+                f"the pictures in {shown(shards)} have {shards_image_size} pixels a side "
                 f"where image_tokenizer.image_size={image_size}: set it to at most "
                 f"{shards_image_size}, or build the shards with an image_size of at least "
                 f"{image_size}"

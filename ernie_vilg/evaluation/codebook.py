@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ernie_vilg.vqgan.quantizers.nearest import codebook_usage
+from ernie_vilg.vqgan.quantizers.usage import codebook_usage
 
 
 def code_figures(codes: Sequence[Tensor], codebook_size: int) -> dict[str, float]:

@@ -15,6 +15,7 @@ from ernie_vilg.evaluation.harder_sets import (
 )
 from ernie_vilg.evaluation.page import render
 from ernie_vilg.evaluation.pairs import EVALUATION_FILE, PAIRS_FILE
+from ernie_vilg.evaluation.retrieval import SHOWN
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.jsonl import read_lines
@@ -114,6 +115,7 @@ def report_html(content: ReportContent) -> str:
         charts=_charts(content),
         drawn=_drawn(content),
         written=_written(content),
+        retrieval=_retrieval(content),
         table=table_of(content.scores),
         disturbed=_disturbed(content),
         unseen=content.scores.get(UNSEEN_PAIRS),
@@ -136,6 +138,10 @@ def _figures(content: ReportContent) -> list[tuple[str, str, str]]:
     if "objects_correct" in drawn:
         what = f"of {drawn['num_objects']} objects drawn right: shape, colour, size and quadrant"
         figures.append(("Text to image", _percent(drawn["objects_correct"]), what))
+    if "psnr_of_mean_picture" in drawn:
+        mean = f"{drawn['psnr_of_mean_picture']:.1f} dB"
+        what = f"of drawn pictures to the true ones; the mean picture's is {mean}"
+        figures.append(("Text to image", f"{drawn['psnr']:.1f} dB", what))
     if "captions_correct" in written:
         share = written["captions_correct"]
         what = f"of {pairs} captions name exactly what the picture shows"
@@ -143,6 +149,8 @@ def _figures(content: ReportContent) -> list[tuple[str, str, str]]:
         share = written["exact_matches"]
         what = f"of {pairs} captions equal the data set's, letter by letter"
     figures.append(("Image to text", _percent(share), what))
+    if retrieval := content.scores.get("retrieval"):
+        figures += _retrieval_figures(retrieval)
     usage = f"with {_percent(tokenizer['codebook_usage'])} of the codebook in use"
     figures.append(("Image tokenizer", f"{tokenizer['psnr']:.1f} dB", usage))
     if stages := content.stages.values():
@@ -204,6 +212,42 @@ def _written(content: ReportContent) -> dict[str, Any]:
         "num_wrong": len(wrong),
         "num_wrong_shown": sum(pair in examples for pair in wrong),
         "is_judged": any("caption_correct" in pair for pair in content.pairs),
+    }
+
+
+def _retrieval_figures(retrieval: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the cards of both questions, by the likelihood of the text given the picture."""
+    count = retrieval["candidates"]
+    captions = retrieval["captions_of_pictures"][SHOWN]["recall_at_10"]
+    pictures = retrieval["pictures_of_captions"][SHOWN]["recall_at_10"]
+    return [
+        (
+            "Caption retrieval",
+            _percent(captions),
+            f"of pictures have their caption among the best 10 of {count}, by text given image",
+        ),
+        (
+            "Picture retrieval",
+            _percent(pictures),
+            f"of captions have their picture among the best 10 of {count}, by text given image",
+        ),
+    ]
+
+
+def _retrieval(content: ReportContent) -> dict[str, Any] | None:
+    """Return the tables of retrieval and the first pairs that took part; None without retrieval."""
+    figures = content.scores.get("retrieval")
+    if figures is None:
+        return None
+    took_part = [pair for pair in content.pairs if "caption_rank" in pair]
+    return {
+        "candidates": figures["candidates"],
+        "questions": {
+            "Captions of a picture": figures["captions_of_pictures"],
+            "Pictures of a caption": figures["pictures_of_captions"],
+        },
+        "examples": took_part[: content.examples],
+        "pairs": content.pairs,
     }
 
 

@@ -162,7 +162,7 @@ def explain_step(
         InputError: the folder is no run folder, its ledger has no such step, or shards or
             tokenizers are not those of the run.
     """
-    config = read_settings(run_dir)
+    config = read_settings(run_dir, PretrainConfig)
     history = read_step(RunFolder(run_dir).ledger, step)
     damage = read_damage(RunFolder(run_dir).ledger)
     quarantine, doubts = past_quarantine(run_dir, history.record)

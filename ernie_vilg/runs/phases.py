@@ -21,6 +21,7 @@ class Phase(StrEnum):
     SAVE = "saving"
     DRAW = "drawing samples"
     HEALTH = "measuring health"
+    RECONSTRUCT = "reconstructing pictures"
     END = "ending"
 
 

@@ -20,9 +20,9 @@
 
 A run of the image tokenizer also has:
 
-    weights/                      the trained tokenizer
-    metrics.json                  its quality on held-out images
-    reconstructions.png           held-out images before and after
+    weights/                      the tokenizer of the newest checkpoint
+    metrics.json                  figures of the last evaluation
+    reconstructions/step_<step>.png    pictures before and after, at each evaluation
 
 Modules above this one take each path from `RunFolder`; modules below get it as an argument.
 """
@@ -58,7 +58,6 @@ class RunFolder:
         self.stopped: Final = path / "stopped.json"
         self.tokenizer_weights: Final = path / "weights"
         self.tokenizer_figures: Final = path / "metrics.json"
-        self.tokenizer_pictures: Final = path / "reconstructions.png"
         self._path = path
 
     def checkpoint(self, step: int) -> Path:
@@ -76,6 +75,10 @@ class RunFolder:
     def all_samples(self) -> list[Path]:
         """Return the files of samples that exist, the first step first."""
         return sorted(self.samples(0).parent.glob("step_*.png"))
+
+    def reconstructions(self, step: int) -> Path:
+        """Return the grid of an image tokenizer's reconstructions at a step."""
+        return self._path / "reconstructions" / step_name(step, ".png")
 
     def health(self, step: int) -> Path:
         """Return the picture of a step's round trips."""

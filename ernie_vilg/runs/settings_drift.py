@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.config.run import RunConfig
 from ernie_vilg.config.schema import Freedom, freedom_of, map_locations
 from ernie_vilg.errors import InputError
 from ernie_vilg.runs.recorded_settings import read_settings
@@ -58,7 +58,7 @@ class Change:
         return f"{self.name}: {old} -> {new}"
 
 
-def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
+def check_drift(run_dir: Path, config: RunConfig) -> list[Change]:
     """Compare a run's settings with those of its last start.
 
     Call it before processes and devices are started: it needs neither.
@@ -87,27 +87,28 @@ def check_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
     return changes
 
 
-def settings_drift(run_dir: Path, config: PretrainConfig) -> list[Change]:
+def settings_drift(run_dir: Path, config: RunConfig) -> list[Change]:
     """Return every setting that differs from the run's last start, in the order of the schema."""
     if not RunFolder(run_dir).settings.is_file():
         return []
-    old, new = comparable_settings(read_settings(run_dir)), comparable_settings(config)
+    old, new = (
+        comparable_settings(read_settings(run_dir, type(config))),
+        comparable_settings(config),
+    )
     names = [*new, *(name for name in old if name not in new)]
     return [
         Change(
             name=name,
             old=old.get(name),
             new=new.get(name),
-            freedom=freedom_of(PretrainConfig, name),
+            freedom=freedom_of(type(config), name),
         )
         for name in names
         if old.get(name) != new.get(name) and not _is_filled_in(name, old, new)
     ]
 
 
-def record_changes(
-    run_dir: Path, config: PretrainConfig, changes: Sequence[Change], step: int
-) -> None:
+def record_changes(run_dir: Path, config: RunConfig, changes: Sequence[Change], step: int) -> None:
     """Append accepted changes to the run's changes.jsonl and log them; for the leader alone.
 
     A change of the learning rate is logged too, because more steps stretch its decay.
@@ -125,20 +126,20 @@ def record_changes(
     if changes:
         old, new = (
             learning_rate_at(step + 1, settings.training.steps, settings.optimizer)
-            for settings in (read_settings(run_dir), config)
+            for settings in (read_settings(run_dir, type(config)), config)
         )
         if old != new:
             logger.warning("learning rate of step %d: %.3g -> %.3g", step + 1, old, new)
 
 
-def comparable_settings(config: PretrainConfig) -> dict[str, Any]:
+def comparable_settings(config: RunConfig) -> dict[str, Any]:
     """Return a run's settings as JSON values by key, without those of a single start.
 
     Locations have their recorded form: absolute, and without secrets.
     """
     recorded = map_locations(config, recorded_location)
     content = json.loads(json.dumps(recorded))  # lists of tuples, as in the record
-    return {name: value for name, value in _leaves(content, "") if _is_compared(name)}
+    return {name: value for name, value in _leaves(content, "") if _is_compared(type(config), name)}
 
 
 def _leaves(group: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
@@ -159,7 +160,7 @@ def _is_named(name: str, allowed: Iterable[str]) -> bool:
     return any(name == entry or name.startswith(f"{entry}.") for entry in allowed)
 
 
-def _check_names(config: PretrainConfig) -> None:
+def _check_names(config: RunConfig) -> None:
     """Refuse unknown and fixed settings in `allow_changes`."""
     known = setting_names(config)
     for entry in config.allow_changes:
@@ -170,32 +171,34 @@ def _check_names(config: PretrainConfig) -> None:
                 f"allow_changes names {entry}, which is no setting{hint}: name settings such as "
                 "optimizer.learning_rate, or groups such as optimizer"
             )
-        if freedom_of(PretrainConfig, entry) is Freedom.FIXED:
+        if freedom_of(type(config), entry) is Freedom.FIXED:
             raise InputError(
                 f"allow_changes names {entry}, which never changes within a run: leave it out, or "
                 "name another run_dir to start afresh"
             )
 
 
-def setting_names(config: object, prefix: str = "") -> list[str]:
-    """Return the keys of all settings of a dataclass, including null and empty ones."""
-    names = []
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = getattr(config, field.name)
+def setting_names(config: object) -> list[str]:
+    """Return the keys of all settings of a run, including null and empty ones."""
+    return [name for name in _keys(config, "") if _is_compared(type(config), name)]
+
+
+def _keys(group: object, prefix: str) -> Iterable[str]:
+    for field in dataclasses.fields(group):  # type: ignore[arg-type]
+        value = getattr(group, field.name)
         if dataclasses.is_dataclass(value):
-            names += setting_names(value, f"{prefix}{field.name}.")
+            yield from _keys(value, f"{prefix}{field.name}.")
         else:
-            names.append(prefix + field.name)
-    return [name for name in names if _is_compared(name)]
+            yield prefix + field.name
 
 
-def _is_compared(name: str) -> bool:
-    return freedom_of(PretrainConfig, name) is not Freedom.UNCOMPARED
+def _is_compared(schema: type, name: str) -> bool:
+    return freedom_of(schema, name) is not Freedom.UNCOMPARED
 
 
 def _refusal(
     run_dir: Path,
-    config: PretrainConfig,
+    config: RunConfig,
     changes: Sequence[Change],
     *,
     fixed: Sequence[Change],

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.engine.update_guard import PendingDecision
+from ernie_vilg.parallel.layout.copies import Copy
 from ernie_vilg.parallel.layout.groups import Groups
-from ernie_vilg.parallel.state.compare_replicas import Copy
 
 
 class StepEngine(Protocol):

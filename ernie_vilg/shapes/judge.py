@@ -14,6 +14,7 @@ object of two colours no colour.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 
 from ernie_vilg.errors import InputError
 from ernie_vilg.shapes.distance import signed_distance
+from ernie_vilg.shapes.outlines import CIRCLE, corners_of
 from ernie_vilg.shapes.scenes import (
     COLOURS,
     IMAGE_SIZE,
@@ -33,7 +35,7 @@ from ernie_vilg.shapes.scenes import (
 
 OUTLINE_LIMIT = 0.75
 """Largest mean distance of an outline from that of its shape, pixels."""
-AREA_LIMIT = 0.38
+AREA_LIMIT = 0.35
 """Largest area, of an object's own, that it covers too much and too little. It decides for small
 stars, whose outline is long."""
 COLOUR_LIMIT = 60.0
@@ -53,8 +55,8 @@ _FOREGROUND = 60.0  # distance from the background
 _FEWEST_PIXELS = 24  # of an object; half of the smallest star
 _RIM = 2  # what a neighbour may cover of a quadrant without being seen as an object of it
 _EDGE_WIDTH = 0.6  # of the coverages that are compared, pixels
-_ROTATIONS = tuple(range(-15, 16, 3))  # degrees
-_CELLS_PER_RADIUS = 64  # of the tables of distances
+_ROTATIONS = tuple(range(-15, 16, 5))  # degrees
+_CELLS_PER_RADIUS = 48  # of the tables of distances
 _TABLE_REACH = 2.0  # radii; farther points are outside by as much as those at the rim
 
 
@@ -63,9 +65,9 @@ class ObjectReading:
     """What the judge sees in a quadrant that is not blank."""
 
     shape: str | None
-    """Member of `SHAPES`; None if the outline is that of no shape, or lies too far off."""
+    """Member of `SHAPES`; None if the outline is that of no shape, or a limit is exceeded."""
     size: str | None
-    """Member of `SIZES`; None without a shape, or if the radius is out of range."""
+    """Member of `SIZES`; None without a shape."""
     colour: str | None
     """Key of `COLOURS`; None if it is none of them, or several."""
     quadrant: str
@@ -195,26 +197,23 @@ def _shape_and_size(coverage: NDArray[np.float32]) -> tuple[str | None, str | No
     middles = np.arange(TILE_SIZE, dtype=np.float32) + 0.5
     x = float(coverage.sum(axis=0) @ middles) / max(area, 1.0)
     y = float(coverage.sum(axis=1) @ middles) / max(area, 1.0)
-    best, least = None, np.inf
+    best, least = _templates()[0], np.inf
     for template in _templates():
         radius = (area / template.area) ** 0.5
-        if not RADIUS_LIMITS[0] <= radius <= RADIUS_LIMITS[1]:
-            continue
         across, down = _cells((middles - x) / radius), _cells((middles - y) / radius)
         distance = radius * template.table[down[:, None], across]
         fitted = (0.5 - distance / _EDGE_WIDTH).clip(0.0, 1.0)
         difference = float(np.abs(fitted - coverage).sum())
         if difference < least:
             best, least = template, difference
-    if best is None:
-        return None, None
     radius = (area / best.area) ** 0.5
     off_centre = max(
         abs(place - radius * offset - TILE_SIZE / 2)
         for place, offset in zip((x, y), best.centroid, strict=True)
     )
     allowed = min(OUTLINE_LIMIT * best.perimeter * radius, AREA_LIMIT * area)
-    if least > allowed or off_centre > CENTRE_LIMIT:
+    is_in_range = RADIUS_LIMITS[0] <= radius <= RADIUS_LIMITS[1]
+    if least > allowed or off_centre > CENTRE_LIMIT or not is_in_range:
         return None, None
     return best.shape, "大" if radius > SIZE_BORDER else "小"
 
@@ -231,28 +230,38 @@ def _templates() -> tuple[_Template, ...]:
     return tuple(
         _template(shape, rotation)
         for shape in SHAPES
-        for rotation in (_ROTATIONS if shape != SHAPES[0] else (0,))
+        for rotation in (_ROTATIONS if shape != CIRCLE else (0,))
     )
 
 
 def _template(shape: str, rotation: float) -> _Template:
-    """Measure a shape of radius 1 on the grid of its table."""
-    steps = round(2 * _TABLE_REACH * _CELLS_PER_RADIUS) + 1
-    places = np.linspace(-_TABLE_REACH, _TABLE_REACH, steps)
-    x, y = (grid.ravel() for grid in np.meshgrid(places, places))
-    distance = signed_distance(shape, x, y, rotation)
-    inside = distance < 0
-    cell = 1 / _CELLS_PER_RADIUS
-    near = np.abs(distance) < 4 * cell
-    centroid = float(x[inside].mean()), float(y[inside].mean())
-    moved = signed_distance(shape, x + centroid[0], y + centroid[1], rotation)
+    """Measure a shape of radius 1 and tabulate its distances."""
+    if shape == CIRCLE:
+        area, perimeter, centroid = math.pi, 2 * math.pi, (0.0, 0.0)
+    else:
+        area, perimeter, centroid = _measures(np.array(corners_of(shape, rotation)))
+    places = np.linspace(
+        -_TABLE_REACH, _TABLE_REACH, round(2 * _TABLE_REACH * _CELLS_PER_RADIUS) + 1
+    )
+    x, y = np.meshgrid(places + centroid[0], places + centroid[1])
+    distances = signed_distance(shape, x.ravel(), y.ravel(), rotation)
     return _Template(
         shape=shape,
-        table=moved.reshape(steps, steps).astype(np.float32),
-        area=float(inside.sum()) * cell**2,
-        perimeter=float(near.sum()) * cell / 8,  # the band along the outline is 8 cells wide
+        table=distances.reshape(x.shape).astype(np.float32),
+        area=area,
+        perimeter=perimeter,
         centroid=centroid,
     )
+
+
+def _measures(corners: NDArray[np.float64]) -> tuple[float, float, tuple[float, float]]:
+    """Return area, perimeter and centroid of a polygon with clockwise corners, [corners, 2]."""
+    following = np.roll(corners, -1, axis=0)
+    crosses = corners[:, 0] * following[:, 1] - corners[:, 1] * following[:, 0]
+    area = float(crosses.sum()) / 2
+    x, y = (crosses @ (corners + following)) / (6 * area)
+    perimeter = float(np.hypot(*(following - corners).T).sum())
+    return area, perimeter, (float(x), float(y))
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.config.run import RunConfig
 from ernie_vilg.config.schema import from_json, tracked_settings
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_bytes
@@ -63,7 +63,7 @@ class RunTracker:
     a full disk makes a call raise.
     """
 
-    def __init__(self, config: PretrainConfig, step: int) -> None:
+    def __init__(self, config: RunConfig, step: int) -> None:
         """Open the run's files.
 
         Args:
@@ -148,7 +148,7 @@ def step_of_entry(entry: Mapping[str, Any], name: str) -> int:
     return from_json(entry.get("step"), int, f"{name}: step")
 
 
-def _start_wandb(config: PretrainConfig) -> WandbProcess:
+def _start_wandb(config: RunConfig) -> WandbProcess:
     tracking = config.tracking
     return WandbProcess(
         Orders(

@@ -8,7 +8,7 @@ take.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -19,6 +19,9 @@ from ernie_vilg.parallel.layout.collectives import barrier
 from ernie_vilg.parallel.state.gather import gather_to_leader
 from ernie_vilg.runs.phases import Phase, Phases
 from ernie_vilg.tracking.tracker import Tracker
+
+Config = TypeVar("Config")
+Trained = TypeVar("Trained")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +37,20 @@ class Observation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepBoundary:
+class StepBoundary(Generic[Config, Trained]):
     """Moment between two steps."""
 
-    config: PretrainConfig
+    config: Config
     """The run."""
-    engine: Engine
-    """Model and optimizer; a callback must not change them."""
+    engine: Trained
+    """Weights and optimizer; a callback must not change them."""
     step: int
     """Steps taken."""
     should_stop: Callable[[], bool]
     """Whether a stop was requested on this rank; long work asks it again and again."""
 
 
-class Callback(Protocol):
+class Callback(Protocol[Config, Trained]):
     """Work that is due every so many steps."""
 
     @property
@@ -58,13 +61,13 @@ class Callback(Protocol):
     def phase(self) -> Phase:
         """Phase of every rank meanwhile."""
 
-    def run(self, boundary: StepBoundary) -> Observation | None:
+    def run(self, boundary: StepBoundary[Config, Trained]) -> Observation | None:
         """Do the work; all ranks must call. The leader's result is tracked, None is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnWholeWeights:
-    """A callback that gives the gathered weights to a function on the leader."""
+    """A callback that gives the transformer's gathered weights to a function on the leader."""
 
     every: int
     """Interval in steps; 0: never."""
@@ -76,7 +79,7 @@ class OnWholeWeights:
     """Function of the run, the steps taken, the whole weights and whether to stop; returns None
     where it was stopped."""
 
-    def run(self, boundary: StepBoundary) -> Observation | None:
+    def run(self, boundary: StepBoundary[PretrainConfig, Engine]) -> Observation | None:
         """Gather the weights, and observe them on the leader; all ranks must call."""
         weights = gather_to_leader(boundary.engine)
         if weights is None:
@@ -85,15 +88,17 @@ class OnWholeWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Callbacks:
+class Callbacks(Generic[Config, Trained]):
     """The callbacks of one run."""
 
-    config: PretrainConfig
+    config: Config
     """The run."""
-    engine: Engine
-    """Model and optimizer."""
-    callbacks: Sequence[Callback]
+    engine: Trained
+    """Weights and optimizer."""
+    callbacks: Sequence[Callback[Config, Trained]]
     """Callbacks in the order in which they run."""
+    last: Sequence[Callback[Config, Trained]] = ()
+    """Callbacks that run once more when all steps are made and saved."""
     tracker: Tracker
     """Destination of their results."""
     phases: Phases
@@ -105,15 +110,24 @@ class Callbacks:
 
     def after_step(self, step: int) -> None:
         """Run the callbacks that are due after a step; all ranks must call."""
-        boundary = StepBoundary(
-            config=self.config, engine=self.engine, step=step, should_stop=self.should_stop
-        )
         for callback in self.callbacks:
             if callback.every and step % callback.every == 0:
-                self.phases.enter(callback.phase, step)
-                seen = callback.run(boundary)
-                if seen is not None:
-                    if seen.pictures:
-                        self.tracker.log_pictures(step, seen.pictures, seen.captions)
-                    self.tracker.log(step, seen.metrics)
-                barrier(self.group)
+                self._run(callback, step)
+
+    def at_end(self, step: int) -> None:
+        """Run the last callbacks; all ranks must call."""
+        for callback in self.last:
+            self._run(callback, step)
+
+    def _run(self, callback: Callback[Config, Trained], step: int) -> None:
+        self.phases.enter(callback.phase, step)
+        seen = callback.run(
+            StepBoundary(
+                config=self.config, engine=self.engine, step=step, should_stop=self.should_stop
+            )
+        )
+        if seen is not None:
+            if seen.pictures:
+                self.tracker.log_pictures(step, seen.pictures, seen.captions)
+            self.tracker.log(step, seen.metrics)
+        barrier(self.group)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.config.guards import GuardsConfig
-from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.data.records.skipped_updates import (
     RecentOrigins,
     Skip,
@@ -24,10 +23,12 @@ from ernie_vilg.data.records.skipped_updates import (
     name_samples,
 )
 from ernie_vilg.data.sequence.order import first_position
-from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.data.sequence.sample_sequence import SampleSequence
 from ernie_vilg.parallel.engine.update_guard import Decision, PendingDecision
 from ernie_vilg.parallel.layout.collectives import LEADER
+from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.parallel.state.compare_replicas import Difference, ReplicaReport, check_replicas
+from ernie_vilg.runs.step_engine import StepEngine
 
 _WORDS = {
     "nan": "the loss or a gradient is not a number",
@@ -67,7 +68,7 @@ class SkipWriter:
     """File of the replica."""
     recent: RecentOrigins
     """Origins of the samples of the last steps; the loader adds those of each step."""
-    sequence: TokenSequence
+    sequence: SampleSequence[Any]
     """Training sequence, to which the origins belong."""
     offset: int
     """Position of the replica's first sample within a global batch."""
@@ -102,7 +103,7 @@ class RunGuard:
     """Counter of skipped updates; every rank has one, and all count the same."""
 
     def __init__(
-        self, engine: Engine, config: GuardsConfig, writer: SkipWriter | None = None
+        self, engine: StepEngine, config: GuardsConfig, writer: SkipWriter | None = None
     ) -> None:
         """Start without a skipped update.
 
@@ -253,17 +254,16 @@ def _sentence(difference: Difference, report: ReplicaReport) -> str:
 
 
 def skip_writer(
-    ledger: Path, sequence: TokenSequence, engine: Engine, global_batch_size: int
+    ledger: Path, sequence: SampleSequence[Any], groups: Groups, global_batch_size: int
 ) -> SkipWriter | None:
     """Return the writer of a replica's skipped updates on the first rank of the replica, else None.
 
     Args:
         ledger: the run's ledger folder.
         sequence: the training sequence.
-        engine: the engine, for this rank's coordinates.
+        groups: this rank's coordinates.
         global_batch_size: positions per step.
     """
-    groups = engine.groups
     if groups.tensor_rank or groups.pipeline_rank:
         return None
     share = global_batch_size // groups.data_size

@@ -11,33 +11,29 @@ Steps count from 1: step s is the update after which s updates have been made.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 import torch
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
-from ernie_vilg.config.pretrain import PretrainConfig
-from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.config.run import RunConfig
 from ernie_vilg.data.records.ledger import Ledger
 from ernie_vilg.data.sequence.order import first_position
-from ernie_vilg.model.loss import num_losses
-from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.layout.collectives import LEADER, agree_max, broadcast_from_leader
 from ernie_vilg.parallel.timing.step_times import StepTimes
 from ernie_vilg.resilience.stopping import Stopping, StopReason
 from ernie_vilg.resilience.stragglers import Stragglers
+from ernie_vilg.runs.meter import Meter, Metrics, StepFigures
 from ernie_vilg.runs.phases import Phase, Phases
 from ernie_vilg.runs.schedule import learning_rate_at
+from ernie_vilg.runs.step_engine import StepEngine
 from ernie_vilg.system.garbage import collect_after, collected_by_hand
-from ernie_vilg.system.progress import duration
 from ernie_vilg.tracking.tracker import Tracker
 from ernie_vilg.training.callbacks import Callbacks
 from ernie_vilg.training.guards import ReplicaMismatch, RollBack, RunGuard
-from ernie_vilg.training.measured import Measured
-from ernie_vilg.training.metrics import Meter, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -45,22 +41,34 @@ logger = logging.getLogger(__name__)
 class Batches(Protocol):
     """Source of batches: a pure function of the step."""
 
-    def at(self, step: int) -> list[Batch]:
+    def at(self, step: int) -> Sequence[Any]:
         """Return this replica's micro-batches of a step, from 1."""
+
+
+class LineRecord(Protocol):
+    """A record that is made of log lines and written with every checkpoint."""
+
+    def add(self, metrics: Metrics) -> None:
+        """Add the metrics of a log line."""
+
+    def write(self) -> None:
+        """Write the record; all ranks must call."""
 
 
 @dataclass(kw_only=True)
 class Trainer:
     """The parts of one run, and the loop over its steps; all ranks must call."""
 
-    config: PretrainConfig
+    config: RunConfig
     """Settings of the run."""
-    engine: Engine
-    """Model and optimizer."""
+    engine: StepEngine
+    """Weights and optimizer."""
+    figures: StepFigures
+    """Names of the figures of the engine's steps."""
     batches: Batches
     """Batches of this replica."""
     num_samples: int
-    """Number of pairs in all data sets."""
+    """Number of samples in all data sets."""
     data_metrics: Callable[[], Metrics]
     """Returns the numbers of damaged and quarantined samples; nothing on ranks but the leader."""
     checkpoints: Checkpoints
@@ -79,17 +87,17 @@ class Trainer:
     """Record of every step's positions; on the leader alone."""
     tracker: Tracker
     """Destination of metrics."""
-    callbacks: Callbacks
+    callbacks: Callbacks[Any, Any]
     """Work between two steps."""
+    record: LineRecord | None = None
+    """Record of the speed, for the planner."""
     _meter: Meter = field(init=False)
-    _measured: Measured = field(init=False)
     _num_mismatches: int = field(init=False, default=0)
     _first_step: Metrics = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        losses = torch.zeros(num_losses(self.config.model), device=self.engine.groups.device)
+        losses = torch.zeros(self.figures.num_losses, device=self.engine.groups.device)
         self._meter = Meter(losses=losses)
-        self._measured = Measured(self.config, self.engine)
 
     def train(self, steps_made: int) -> tuple[int, StopReason]:
         """Train to the last step, or until a request to stop.
@@ -126,6 +134,7 @@ class Trainer:
         if step < steps:
             return self._stop(step, reason), reason
         self._finish(step)
+        self.callbacks.at_end(step)
         return step, StopReason.NONE
 
     def _boundary(self) -> StopReason:
@@ -138,7 +147,7 @@ class Trainer:
 
     def _take_step(self, step: int) -> None:
         """Make one step."""
-        config, num_positions = self.config, self.config.parallelism.global_batch_size
+        config, num_positions = self.config, self.config.global_batch_size
         self.phases.enter(Phase.DATA, step)
         with self.step_times.reading():
             micro_batches = self.batches.at(step)
@@ -192,12 +201,13 @@ class Trainer:
     def _save(self, step: int) -> None:
         self.phases.enter(Phase.SAVE, step)
         self.checkpoints.save(self.engine, step, state=self.guard.state())
-        self._measured.write()
+        if self.record is not None:
+            self.record.write()
 
     def _log(self, step: int, learning_rate: float) -> None:
-        position = first_position(step + 1, self.config.parallelism.global_batch_size)
+        position = first_position(step + 1, self.config.global_batch_size)
         metrics: Metrics = {
-            **self._meter.read(self.engine, self.config),
+            **self._meter.read(self.engine, self.figures),
             **self.step_times.read(),
             **self.stragglers.read(step, self.step_times.work_seconds_per_step),
             "unix_seconds": time.time(),
@@ -211,8 +221,9 @@ class Trainer:
         }
         self._first_step = {}
         self.tracker.log(step, metrics)
-        self._measured.add(metrics)
-        logger.info("%s", log_line(step, self.config.training.steps, metrics))
+        if self.record is not None:
+            self.record.add(metrics)
+        logger.info("%s", self.figures.line(step, self.config.training.steps, metrics))
 
     def _checkpoint_metrics(self) -> Metrics:
         report = self.checkpoints.last_save
@@ -274,25 +285,3 @@ class Trainer:
         """Log on the leader something that all ranks know."""
         if self.engine.groups.rank == LEADER:
             logger.warning(message, *values)
-
-
-def log_line(step: int, steps: int, metrics: Metrics) -> str:
-    """Return the log line of a step."""
-    speed = (
-        f"MFU {100 * metrics['mfu']:.1f}%"
-        if "mfu" in metrics
-        else f"{metrics['flops_per_second_per_device'] / 1e9:.1f} GFLOP/s per rank"
-    )
-    reconstruction = (
-        f"reconstruction {metrics['loss_reconstruction']:.4f}  "
-        if "loss_reconstruction" in metrics
-        else ""
-    )
-    left = duration((steps - step) * metrics["seconds_per_step"])
-    return (
-        f"step {step}/{steps}  loss {metrics['loss']:.4f}  "
-        f"text-to-image {metrics['loss_text_to_image']:.4f}  "
-        f"image-to-text {metrics['loss_image_to_text']:.4f}  {reconstruction}"
-        f"gradient norm {metrics['gradient_norm']:.2f}  rate {metrics['learning_rate']:.2e}  "
-        f"{metrics['tokens_per_second']:,.0f} tokens/s  {speed}  {left} left"
-    )

@@ -14,7 +14,7 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.layout.collectives import LEADER, gather_everywhere
 from ernie_vilg.planning.history import RunRecord, deciding_settings, write_record
-from ernie_vilg.training.metrics import Metrics, memory_metrics
+from ernie_vilg.runs.meter import Metrics, memory_metrics
 
 PARTS = ("data", "forward", "backward", "optimizer", "communication", "other")
 """Parts of a step, by their names in `StepTimes`."""

@@ -1,103 +1,37 @@
-"""Metrics of steps: summed on the device, read once per log line.
+"""Figures of the transformer's steps, by name.
 
 Source: MFU is PaLM's (arXiv:2204.02311, appendix B): model FLOPs over peak FLOPs.
 """
 
-import resource
-import time
-from dataclasses import dataclass
-from typing import Any
-
-import psutil
-import torch
 from torch import Tensor
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.flops import training_flops_per_pair
-from ernie_vilg.model.loss import NUM_TERMS
-from ernie_vilg.parallel.engine.engine import Engine
-
-Metrics = dict[str, Any]
-"""Values by name: a float, or a list of floats along rows or slots, with None where nothing was
-measured."""
+from ernie_vilg.model.loss import NUM_TERMS, num_losses
+from ernie_vilg.runs.meter import Metrics
+from ernie_vilg.system.progress import duration
 
 
-@dataclass(kw_only=True)
-class Meter:
-    """Sums over the steps since the last log line.
+class PretrainFigures:
+    """The figures of a pretraining run."""
 
-    A step whose update was skipped is counted, but its losses are not: they do not describe the
-    model. The first step after a start loads kernels and fills caches: its losses count, its time
-    is reported apart and enters no speed, unless it is the only step of the line.
-    """
+    def __init__(self, config: PretrainConfig) -> None:
+        self._config = config
+        self.num_losses = num_losses(config.model)
+        """Length of `Losses.detached`."""
 
-    losses: Tensor
-    """`Losses.detached` summed over the steps that were not skipped, float32 [num_losses] on the
-    device; zeros at the start."""
-    steps: int = 0
-    """Steps since the last log line."""
-    since: float = 0.0
-    """`time.monotonic()` of the last log line."""
-    first_step_seconds: float | None = None
-    """Seconds of the first step after the start; None until it is made."""
+    def losses(self, sums: Tensor, num_steps: int) -> Metrics:
+        """Return the losses by name; arguments as for `loss_metrics`."""
+        return loss_metrics(sums, num_steps, self._config.model)
 
-    def __post_init__(self) -> None:
-        self.since = time.monotonic()
-        self._num_timed = 0
-        self._num_skipped = torch.zeros((), device=self.losses.device)
+    def speed(self, steps_per_second: float, world_size: int) -> Metrics:
+        """Return the run's speed, and its MFU if the kind of GPU is set."""
+        return speed_metrics(steps_per_second, world_size, self._config)
 
-    def add(self, losses: Tensor, is_skipped: Tensor) -> None:
-        """Count one step; copies nothing to the host.
-
-        Args:
-            losses: result of `Engine.train_batch`, float32 [num_losses].
-            is_skipped: `Engine.last_skip`, float32 [].
-        """
-        # Not a product: the losses of a skipped step may be NaN, and NaN * 0 is NaN.
-        self.losses += torch.where(is_skipped > 0, 0.0, losses)
-        self._num_skipped += is_skipped
-        self.steps += 1
-        self._num_timed += 1
-
-    def end_first_step(self) -> None:
-        """Time the first step, which was added; waits for the device once per start."""
-        if self.losses.device.type == "cuda":
-            torch.cuda.synchronize(self.losses.device)
-        now = time.monotonic()
-        self.first_step_seconds = now - self.since
-        self.since, self._num_timed = now, 0
-
-    def reset(self) -> None:
-        """Discard the steps since the last log line."""
-        self.losses.zero_()
-        self._num_skipped.zero_()
-        self.steps, self._num_timed, self.since = 0, 0, time.monotonic()
-
-    def pause(self, seconds: float) -> None:
-        """Exclude time that was not spent on steps."""
-        self.since += seconds
-
-    def read(self, engine: Engine, config: PretrainConfig) -> Metrics:
-        """Return the metrics of the steps since the last call, at least one, and start again.
-
-        All ranks must call.
-        """
-        sums = engine.mean_losses(self.losses)
-        num_skipped = int(self._num_skipped)
-        # Without another step, the first one is all that is known of the speed.
-        seconds = (time.monotonic() - self.since) if self._num_timed else self.first_step_seconds
-        seconds_per_step = max(seconds or 0.0, 1e-9) / max(self._num_timed, 1)
-        metrics = loss_metrics(sums, self.steps - num_skipped, config.model)
-        metrics |= {
-            "skipped_steps": float(num_skipped),
-            "gradient_norm": engine.gradient_norm(),
-            "seconds_per_step": seconds_per_step,
-        }
-        metrics |= speed_metrics(1 / seconds_per_step, engine.groups.world_size, config)
-        metrics |= memory_metrics(engine.groups.device)
-        self.reset()
-        return metrics
+    def line(self, step: int, steps: int, metrics: Metrics) -> str:
+        """Return the log line of a step."""
+        return log_line(step, steps, metrics)
 
 
 def loss_metrics(sums: Tensor, num_steps: int, config: ModelConfig) -> Metrics:
@@ -143,15 +77,23 @@ def speed_metrics(steps_per_second: float, world_size: int, config: PretrainConf
     return metrics
 
 
-def memory_metrics(device: torch.device) -> Metrics:
-    """Return this rank's memory in bytes, now and at its peak.
-
-    It is the allocated memory of a GPU, or the resident memory of a process on a CPU.
-    """
-    if device.type == "cuda":
-        peak, now = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
-    else:
-        now = psutil.Process().memory_info().rss
-        # Linux counts KiB, and does not update the peak at once.
-        peak = max(now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    return {"peak_memory_bytes": float(peak), "memory_bytes": float(now)}
+def log_line(step: int, steps: int, metrics: Metrics) -> str:
+    """Return the log line of a step."""
+    speed = (
+        f"MFU {100 * metrics['mfu']:.1f}%"
+        if "mfu" in metrics
+        else f"{metrics['flops_per_second_per_device'] / 1e9:.1f} GFLOP/s per rank"
+    )
+    reconstruction = (
+        f"reconstruction {metrics['loss_reconstruction']:.4f}  "
+        if "loss_reconstruction" in metrics
+        else ""
+    )
+    left = duration((steps - step) * metrics["seconds_per_step"])
+    return (
+        f"step {step}/{steps}  loss {metrics['loss']:.4f}  "
+        f"text-to-image {metrics['loss_text_to_image']:.4f}  "
+        f"image-to-text {metrics['loss_image_to_text']:.4f}  {reconstruction}"
+        f"gradient norm {metrics['gradient_norm']:.2f}  rate {metrics['learning_rate']:.2e}  "
+        f"{metrics['tokens_per_second']:,.0f} tokens/s  {speed}  {left} left"
+    )

@@ -1,18 +1,18 @@
 """One pretraining run, from settings to the last checkpoint."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
 from ernie_vilg.checkpoint.committer import RunFacts
+from ernie_vilg.checkpoint.reshard import load_resharded
 from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
@@ -20,40 +20,33 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.shared_memory import check_shared_memory, remove_leftovers, step_bytes
 from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.data.batches.workers import start_worker_server
-from ernie_vilg.data.records.damage_log import DamageCount
-from ernie_vilg.data.records.ledger import Ledger
 from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import Engine
-from ernie_vilg.parallel.engine.precision import check_fp8, machine_precision
+from ernie_vilg.parallel.engine.precision import check_fp8
 from ernie_vilg.parallel.engine.warm_up import start_compiler, warm_up
-from ernie_vilg.parallel.layout.collectives import LEADER, barrier, group_with_timeout
-from ernie_vilg.parallel.layout.determinism import make_deterministic
-from ernie_vilg.parallel.layout.groups import Groups, build_groups, machine_device, start_processes
-from ernie_vilg.parallel.timing.collective_watch import Communication
+from ernie_vilg.parallel.layout.groups import Groups, machine_device
 from ernie_vilg.parallel.timing.step_times import instrument
 from ernie_vilg.planning.forecast import forecast
 from ernie_vilg.planning.history import write_plan
-from ernie_vilg.resilience.members import gather_members
 from ernie_vilg.resilience.stopping import Stopping
 from ernie_vilg.resilience.stragglers import Stragglers
-from ernie_vilg.resilience.watchdog import Watchdog
 from ernie_vilg.runs.phases import Phase, Phases
-from ernie_vilg.runs.recorded_settings import write_run
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.run_lock import RunLock
-from ernie_vilg.runs.settings_drift import Change, check_drift, record_changes
+from ernie_vilg.runs.settings_drift import Change, check_drift
 from ernie_vilg.storage.files import sha256_of_json
-from ernie_vilg.tracking.tracker import RunTracker, SilentTracker, Tracker
 from ernie_vilg.training.callbacks import Callback, Callbacks
 from ernie_vilg.training.data_order import token_sequence
 from ernie_vilg.training.guards import RunGuard, skip_writer
 from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.loop import Trainer
-from ernie_vilg.training.metrics import Metrics
+from ernie_vilg.training.measured import Measured
+from ernie_vilg.training.metrics import PretrainFigures
+from ernie_vilg.training.rank import Outputs, Rank, connect, open_outputs, train_connected
 from ernie_vilg.training.replica_batches import ReplicaBatches, agreed_quarantine, reads_pixels
 from ernie_vilg.training.run_identity import identity, layout_identity
 from ernie_vilg.training.truncation import check_truncation
@@ -62,65 +55,11 @@ from ernie_vilg.vqgan.weights import load_image_tokenizer
 logger = logging.getLogger(__name__)
 
 
-class _Rank:
-    """One rank of a run, connected to the others and watched."""
-
-    def __init__(
-        self,
-        config: PretrainConfig,
-        lineage: Lineage,
-        *,
-        stopping: Stopping,
-        phases: Phases,
-        groups: Groups,
-        parts: ExitStack,
-    ) -> None:
-        """Meet the other ranks and start the watch; all ranks must call.
-
-        Args:
-            config: the run.
-            lineage: its data sets and tokenizers.
-            stopping: requests to stop.
-            phases: this rank's phase.
-            groups: this rank's position in the layout.
-            parts: closes the open parts of the run.
-        """
-        self.config, self.lineage, self.run_dir = config, lineage, Path(config.run_dir)
-        self.stopping, self.phases, self.groups, self.parts = stopping, phases, groups, parts
-        self.precision = machine_precision(config.precision, groups.device)
-        self.communication = parts.enter_context(Communication(groups))
-        self.phase_group = group_with_timeout(config.watch.phase_timeout_seconds)
-        """All ranks, with the timeout of a phase."""
-        self.members = gather_members(groups)
-        watchdog = Watchdog(
-            config.watch,
-            phases,
-            rank=groups.rank,
-            device=groups.device,
-            members=self.members,
-            run_dir=self.run_dir,
-            communication=self.communication,
-        )
-        self.watchdog = parts.enter_context(watchdog)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Outputs:
-    """Records of a run: the leader writes them, other ranks hold silent ones."""
-
-    tracker: Tracker = field(default_factory=SilentTracker)
-    """Metrics and pictures."""
-    ledger: Ledger | None = None
-    """Positions that each step trained on."""
-    data_metrics: Callable[[], Metrics] = dict
-    """Figures of damage and quarantine so far."""
-
-
 def pretrain(
     config: PretrainConfig,
     launch: Launch,
     *,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback[PretrainConfig, Engine]] = (),
     lock: RunLock | None = None,
     phases: Phases | None = None,
 ) -> ExitCode:
@@ -154,22 +93,14 @@ def pretrain(
         config = with_decoder(config, lineage.image_tokenizer_config)
         changes = check_drift(run_dir, config)
         truncation = check_truncation(config, lineage)
-        groups = _start(config, launch)
-        with ExitStack() as parts:
-            rank = _Rank(
-                config, lineage, stopping=stopping, phases=phases, groups=groups, parts=parts
-            )
-            if groups.rank == LEADER:
+        groups = _connect(config, launch)
+
+        def build(rank: Rank[PretrainConfig]) -> tuple[Trainer, int]:
+            if rank.is_leader:
                 _log_start(rank, truncation)
-            trainer, first_step = _build(rank, changes, callbacks)
-            step, reason = trainer.train(first_step)
-        barrier()  # nothing is left to do on any rank
-        exit_code = ExitCode.DONE
-        if reason:
-            exit_code = stopping.leave(reason, step, RunFolder(run_dir).checkpoint(step))
-        barrier()  # launchers end all ranks after the first
-        dist.destroy_process_group()
-    return exit_code
+            return _build(rank, lineage, changes, callbacks)
+
+        return train_connected(config, groups, build, stopping=stopping, phases=phases)
 
 
 def with_decoder(config: PretrainConfig, tokenizer: ImageTokenizerConfig) -> PretrainConfig:
@@ -187,27 +118,37 @@ def options_in_words(config: PretrainConfig) -> str:
     return f"{fp8}, compiled blocks" if config.compile_blocks else fp8
 
 
-def _start(config: PretrainConfig, launch: Launch) -> Groups:
+def _connect(config: PretrainConfig, launch: Launch) -> Groups:
     """Connect to the other ranks; return this rank's position."""
-    layout, cluster = config.parallelism, config.cluster
-    device = start_processes(
+    layout = config.parallelism
+    groups = connect(
+        config,
         launch,
-        cluster.collective_timeout_seconds,
-        rendezvous_timeout_seconds=cluster.rendezvous_timeout_seconds,
-        dump_folder=RunFolder(Path(config.run_dir)).reports,
+        tensor_parallel_size=layout.tensor_parallel_size,
+        pipeline_parallel_size=layout.pipeline_parallel_size,
     )
-    make_deterministic(device)
-    start_compiler(config, device)
-    return build_groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, device)
+    start_compiler(config, groups.device)
+    return groups
 
 
 def _build(
-    rank: _Rank, changes: list[Change], callbacks: Sequence[Callback]
+    rank: Rank[PretrainConfig],
+    lineage: Lineage,
+    changes: list[Change],
+    callbacks: Sequence[Callback[PretrainConfig, Engine]],
 ) -> tuple[Trainer, int]:
     """Return the restored trainer and the number of steps taken; all ranks must call."""
-    sequence = _open_sequence(rank)
-    engine, checkpoints, first_step = _restore_engine(rank, sequence.quarantine)
-    outputs = _open_outputs(rank, sequence, changes, first_step)
+    sequence = _open_sequence(rank, lineage)
+    engine, checkpoints, first_step = _restore_engine(rank, lineage, sequence.quarantine)
+    outputs = open_outputs(
+        rank,
+        sequence,
+        changes,
+        first_step,
+        micro_batch_size=rank.config.parallelism.micro_batch_size,
+    )
+    if rank.is_leader:
+        _write_plan(rank.config, rank.groups, rank.precision)
     observed = Callbacks(
         config=rank.config,
         engine=engine,
@@ -228,12 +169,12 @@ def _build(
     return trainer, first_step
 
 
-def _open_sequence(rank: _Rank) -> TokenSequence:
+def _open_sequence(rank: Rank[PretrainConfig], lineage: Lineage) -> TokenSequence:
     """Return the training sequence, once its batches are known to fit into shared memory."""
     config, groups = rank.config, rank.groups
-    quarantine = agreed_quarantine(rank.run_dir, rank.lineage.data_sets)
+    quarantine = agreed_quarantine(rank.run_dir, lineage.data_sets)
     with_pixels = reads_pixels(config, groups)
-    sequence = token_sequence(config, rank.lineage, quarantine, with_pixels=with_pixels)
+    sequence = token_sequence(config, lineage, quarantine, with_pixels=with_pixels)
     check_shared_memory(
         config.data.loader,
         step_bytes(sequence, config.parallelism.global_batch_size // groups.data_size),
@@ -242,7 +183,9 @@ def _open_sequence(rank: _Rank) -> TokenSequence:
     return sequence
 
 
-def _restore_engine(rank: _Rank, quarantine: Quarantine) -> tuple[Engine, Checkpoints, int]:
+def _restore_engine(
+    rank: Rank[PretrainConfig], lineage: Lineage, quarantine: Quarantine
+) -> tuple[Engine, Checkpoints, int]:
     """Return the engine with its newest checkpoint loaded, and the number of steps taken."""
     config, groups = rank.config, rank.groups
     engine = build_engine(config, groups, rank.precision, *_tokenizer_weights(config))
@@ -252,7 +195,7 @@ def _restore_engine(rank: _Rank, quarantine: Quarantine) -> tuple[Engine, Checkp
         rank.run_dir,
         config.checkpoint,
         RunFacts(
-            identity_at=partial(identity, config, rank.precision, rank.lineage),
+            identity_at=partial(identity, config, rank.precision, lineage),
             data_at=lambda step: {
                 "position": first_position(step + 1, config.parallelism.global_batch_size),
                 "quarantine": quarantine.digest(),
@@ -261,41 +204,24 @@ def _restore_engine(rank: _Rank, quarantine: Quarantine) -> tuple[Engine, Checkp
             config_hash=sha256_of_json(asdict(config)),
         ),
         rank.phases,
+        reshard=load_resharded,
     )
     return engine, checkpoints, checkpoints.restore(engine)
 
 
-def _open_outputs(
-    rank: _Rank, sequence: TokenSequence, changes: list[Change], first_step: int
-) -> _Outputs:
-    """Open the run's records on the leader; the other ranks write none."""
-    config, groups = rank.config, rank.groups
-    if groups.rank != LEADER:
-        return _Outputs()
-    record_changes(rank.run_dir, config, changes, first_step)  # first: a kill must not lose them
-    write_run(config)
-    _write_plan(config, groups, rank.precision)
-    tracker = RunTracker(config, first_step)
-    rank.parts.callback(tracker.close)
-    ledger = rank.parts.enter_context(closing(_open_ledger(config, sequence, groups)))
-    damage = DamageCount(RunFolder(rank.run_dir).ledger)
-    data_metrics = partial(_data_metrics, damage, sequence.quarantine)
-    return _Outputs(tracker=tracker, ledger=ledger, data_metrics=data_metrics)
-
-
 def _build_trainer(
-    rank: _Rank,
+    rank: Rank[PretrainConfig],
     sequence: TokenSequence,
     *,
     engine: Engine,
     checkpoints: Checkpoints,
-    outputs: _Outputs,
-    callbacks: Callbacks,
+    outputs: Outputs,
+    callbacks: Callbacks[PretrainConfig, Engine],
 ) -> Trainer:
     """Return the loop over the parts, with its batches and guards; all ranks must call."""
     config, groups = rank.config, rank.groups
     ledger = RunFolder(rank.run_dir).ledger
-    writer = skip_writer(ledger, sequence, engine, config.parallelism.global_batch_size)
+    writer = skip_writer(ledger, sequence, groups, config.parallelism.global_batch_size)
     guard = RunGuard(engine, config.guards, writer)
     guard.load_state(checkpoints.restored_state)
     batches = ReplicaBatches(config, sequence, groups, None if writer is None else writer.recent)
@@ -303,9 +229,10 @@ def _build_trainer(
     return Trainer(
         config=config,
         engine=engine,
+        figures=PretrainFigures(config),
         batches=rank.parts.enter_context(closing(batches)),
         data_metrics=outputs.data_metrics,
-        num_samples=sum(source.manifest.num_samples for source in rank.lineage.data_sets),
+        num_samples=sum(source.manifest.num_samples for source in sequence.sources),
         checkpoints=checkpoints,
         guard=guard,
         stopping=rank.stopping,
@@ -315,6 +242,7 @@ def _build_trainer(
         ledger=outputs.ledger,
         tracker=outputs.tracker,
         callbacks=callbacks,
+        record=Measured(config, engine),
     )
 
 
@@ -329,22 +257,6 @@ def _tokenizer_weights(config: PretrainConfig) -> tuple[dict[str, Tensor] | None
     return decoder, tokenizer.code_vectors() if config.model.codebook_std else None
 
 
-def _open_ledger(config: PretrainConfig, sequence: TokenSequence, groups: Groups) -> Ledger:
-    return Ledger(
-        RunFolder(Path(config.run_dir)).ledger,
-        sequence,
-        data_parallel_size=groups.data_size,
-        micro_batch_size=config.parallelism.micro_batch_size,
-    )
-
-
-def _data_metrics(damage: DamageCount, quarantine: Quarantine) -> Metrics:
-    return {
-        "damaged_samples": float(damage.num_samples()),
-        "quarantined_samples": float(len(quarantine.entries)),
-    }
-
-
 def _write_plan(config: PretrainConfig, groups: Groups, precision: torch.dtype) -> None:
     """Write the planner's prediction, to which the run adds what it measures.
 
@@ -357,7 +269,7 @@ def _write_plan(config: PretrainConfig, groups: Groups, precision: torch.dtype) 
     write_plan(Path(config.run_dir), groups.world_size, predicted)
 
 
-def _log_start(rank: _Rank, truncation: Mapping[str, str]) -> None:
+def _log_start(rank: Rank[PretrainConfig], truncation: Mapping[str, str]) -> None:
     config, world_size = rank.config, rank.groups.world_size
     for name, sentence in truncation.items():
         logger.info("data set %s: %s", name, sentence)

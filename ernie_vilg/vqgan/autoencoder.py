@@ -1,13 +1,13 @@
 """A convolutional encoder and decoder with a codebook between them.
 
 The encoder halves the resolution once per channel multiplier after the first, and the decoder
-doubles it again. Two settings make the network cheap and local: `patch_size` folds squares of
-pixels into channels, so that no convolution runs at full resolution, and `encoder_kernel_size=1`
-makes a code depend on its own pixels alone, so that an object has the same codes whatever stands
-beside it.
+doubles it again: the networks of the public VQGANs, so that their weights are ours under other
+names. Two settings make the network cheap and local: `patch_size` folds squares of pixels into
+channels, so that no convolution runs at full resolution, and `encoder_kernel_size=1` makes a code
+depend on its own pixels alone, so that an object has the same codes whatever stands beside it.
 
-Source: VQGAN (Esser et al. 2021, arXiv:2012.09841), whose codes ERNIE-ViLG uses; folding
-pixels and the local encoder are ours.
+Source: VQGAN (Esser et al. 2021, arXiv:2012.09841), whose codes ERNIE-ViLG uses, and its public
+code, taming-transformers; folding pixels and the local encoder are ours.
 """
 
 from collections.abc import Iterator
@@ -16,13 +16,25 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from ernie_vilg.config.image_tokenizer import GROUP_NORM_GROUPS, ImageTokenizerConfig
+from ernie_vilg.config.codebook import CodebookConfig
+from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.vqgan.quantizers.nearest import Quantized, VectorQuantizer
+from ernie_vilg.vqgan.layers import (
+    AttentionBlock,
+    Downsampling,
+    ResidualBlock,
+    Upsampling,
+    build_convolution,
+    build_normalization,
+)
+from ernie_vilg.vqgan.quantizers.build import build_quantizer
+from ernie_vilg.vqgan.quantizers.quantizer import Quantized
+from ernie_vilg.vqgan.tiling import decode_in_tiles, tiling_of
 
 _RGB = 3
+_DECODER_KERNEL_SIZE = 3
 
 
 class AutoencoderOutput(NamedTuple):
@@ -37,16 +49,39 @@ class AutoencoderOutput(NamedTuple):
 class VQGAN(nn.Module):
     """Image tokenizer: `encode` turns pictures into codes, `decode` codes into pictures."""
 
-    def __init__(self, config: ImageTokenizerConfig) -> None:
+    def __init__(
+        self, config: ImageTokenizerConfig, codebook: CodebookConfig | None = None
+    ) -> None:
+        """Build it with fresh weights.
+
+        Args:
+            config: architecture.
+            codebook: training of the codes; None where none are trained.
+        """
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.quantizer = VectorQuantizer(config.codebook_size, config.embedding_size)
+        self.quantizer = build_quantizer(config, codebook)
         self.decoder = Decoder(config)
 
-    def forward(self, images: Tensor) -> AutoencoderOutput:
-        """Encode, quantize and decode pictures, float [batch, 3, height, width] in [-1, 1]."""
-        quantized = self.quantizer(self.encoder(images))
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weight of the decoder's last convolution, where the adaptive weight of an adversarial
+        loss compares gradients.
+        """
+        return self.decoder.output.weight
+
+    def forward(
+        self, images: Tensor, *, progress: float = 1.0, generator: Generator | None = None
+    ) -> AutoencoderOutput:
+        """Encode, quantize and decode pictures.
+
+        Args:
+            images: float [batch, 3, height, width] in [-1, 1].
+            progress: fraction of the run that is done, for the quantizer's schedules.
+            generator: source of the quantizer's noise, on the pictures' device.
+        """
+        quantized = self.quantizer(self.encoder(images), progress=progress, generator=generator)
         return AutoencoderOutput(self.decoder(quantized.vectors), quantized)
 
     @torch.no_grad()
@@ -68,20 +103,57 @@ class VQGAN(nn.Module):
                 f"images of shape {list(images.shape)}: this tokenizer takes "
                 f"[batch, {_RGB}, {size}, {size}]; resize them first"
             )
+        return self.encode_any_size(images)
+
+    @torch.no_grad()
+    def encode_any_size(self, images: Tensor) -> Tensor:
+        """Return the codes of pictures of another size than the training's, in one grid.
+
+        Norms over the picture and attention see more or less than in training, so codes are worse
+        the further the size is from it.
+
+        Args:
+            images: float32 [batch, 3, height, width] in [-1, 1]; both sides are multiples of
+                `config.downsampling_factor`.
+
+        Returns:
+            codes, int64 [batch, height / factor, width / factor].
+
+        Raises:
+            InputError: a side is no such multiple.
+        """
+        factor = self.config.downsampling_factor
+        height, width = images.shape[-2:]
+        if height % factor or width % factor or not height * width:
+            raise InputError(
+                f"pictures of {height}x{width} pixels: this tokenizer has one code per {factor}x"
+                f"{factor} pixels; cut or resize both sides to multiples of {factor}"
+            )
+        images = images.contiguous(memory_format=torch.channels_last)
         with _without_tf32():
             return self.quantizer.nearest(self.encoder(images))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Return the pictures of codes.
+        """Return the pictures of codes; grids larger than the training's are drawn in tiles.
+
+        A decoder with norms over the picture or attention draws tiles a little differently than it
+        would draw the whole, see `ernie_vilg.vqgan.tiling`.
 
         Args:
-            codes: int64 [batch, grid, grid].
+            codes: int64 [batch, rows, columns].
 
         Returns:
             float32 [batch, 3, height, width] in [-1, 1].
         """
-        return self.decoder(self.quantizer.lookup(codes)).float().clamp(-1, 1)
+        if max(codes.shape[1:]) <= self.config.grid_size:
+            return self._decode(codes)
+        factor = self.config.downsampling_factor
+        return decode_in_tiles(self._decode, codes, tiling_of(self.config), factor)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        vectors = self.quantizer.lookup(codes).contiguous(memory_format=torch.channels_last)
+        return self.decoder(vectors).float().clamp(-1, 1)
 
     @torch.no_grad()
     def code_vectors(self) -> Tensor:
@@ -103,145 +175,91 @@ def _without_tf32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = is_allowed
 
 
-class Encoder(nn.Sequential):
+class Encoder(nn.Module):
     """Network from pictures [batch, 3, height, width] to vectors [batch, embedding, grid, grid]."""
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
+        super().__init__()
         kernel_size = config.encoder_kernel_size
-        channels = config.base_channels * config.channel_multipliers[0]
-        layers: list[nn.Module] = [
-            nn.PixelUnshuffle(config.patch_size),
-            _convolution(_RGB * config.patch_size**2, channels, kernel_size),
-        ]
+        widths = [config.base_channels * factor for factor in config.channel_multipliers]
+        # Blocks change the width; without any, the convolution before them does.
+        has_blocks = config.num_residual_blocks > 0
+        channels = config.base_channels if has_blocks else widths[0]
+        self.folding = nn.PixelUnshuffle(config.patch_size)
+        self.input = build_convolution(_RGB * config.patch_size**2, channels, kernel_size)
+        self.levels = nn.ModuleList()
         resolution = config.image_size // config.patch_size
-        for level, multiplier in enumerate(config.channel_multipliers):
-            if level > 0:
-                layers.append(_downsampling(channels, kernel_size))
-                resolution //= 2
+        for index, width in enumerate(widths):
+            layers: list[nn.Module] = []
+            if index > 0:
+                halved = channels if has_blocks else width
+                layers.append(Downsampling(channels, halved, kernel_size))
+                channels, resolution = halved, resolution // 2
             for _ in range(config.num_residual_blocks):
-                width = config.base_channels * multiplier
                 layers.append(ResidualBlock(channels, width, kernel_size, config.normalization))
                 channels = width
                 layers += _attention(channels, resolution, config)
-        layers += _middle(channels, resolution, kernel_size, config)
-        layers += [
-            _normalization(channels, config.normalization),
-            nn.SiLU(),
-            _convolution(channels, config.embedding_size, kernel_size),
-        ]
-        super().__init__(*layers)
+            self.levels.append(nn.Sequential(*layers))
+        self.middle = _middle(channels, kernel_size, config)
+        self.normalization = build_normalization(channels, config.normalization)
+        self.output = build_convolution(channels, _latent_channels(config), kernel_size)
+        self.projection = _projection(config.latent_channels, config.embedding_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the vectors of pictures."""
+        features = self.input(self.folding(images))
+        for level in self.levels:
+            features = level(features)
+        features = F.silu(self.normalization(self.middle(features)))
+        vectors: Tensor = self.projection(self.output(features))
+        return vectors
 
 
-class Decoder(nn.Sequential):
+class Decoder(nn.Module):
     """Network from vectors [batch, embedding, grid, grid] to pictures [batch, 3, height, width]."""
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
-        kernel_size = 3
+        super().__init__()
+        kernel_size = _DECODER_KERNEL_SIZE
         channels = config.base_channels * config.channel_multipliers[-1]
+        self.projection = _projection(config.embedding_size, config.latent_channels)
+        self.input = build_convolution(_latent_channels(config), channels, kernel_size)
+        self.middle = _middle(channels, kernel_size, config)
+        self.levels = nn.ModuleList()
         resolution = config.grid_size
-        layers: list[nn.Module] = [_convolution(config.embedding_size, channels, kernel_size)]
-        layers += _middle(channels, resolution, kernel_size, config)
-        for level, multiplier in enumerate(reversed(config.channel_multipliers)):
-            if level > 0:
-                layers += [
-                    nn.Upsample(scale_factor=2),
-                    _convolution(channels, channels, kernel_size),
-                ]
+        for index, multiplier in enumerate(reversed(config.channel_multipliers)):
+            layers: list[nn.Module] = []
+            if index > 0:
+                layers.append(Upsampling(channels))
                 resolution *= 2
             for _ in range(config.num_residual_blocks + 1):
                 width = config.base_channels * multiplier
                 layers.append(ResidualBlock(channels, width, kernel_size, config.normalization))
                 channels = width
                 layers += _attention(channels, resolution, config)
-        layers += [
-            _normalization(channels, config.normalization),
-            nn.SiLU(),
-            _convolution(channels, _RGB * config.patch_size**2, kernel_size),
-            nn.PixelShuffle(config.patch_size),
-        ]
-        super().__init__(*layers)
+            self.levels.append(nn.Sequential(*layers))
+        self.normalization = build_normalization(channels, config.normalization)
+        self.output = build_convolution(channels, _RGB * config.patch_size**2, kernel_size)
+        self.unfolding = nn.PixelShuffle(config.patch_size)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return the pictures of vectors, not clamped."""
+        features = self.middle(self.input(self.projection(vectors)))
+        for level in self.levels:
+            features = level(features)
+        pictures: Tensor = self.unfolding(self.output(F.silu(self.normalization(features))))
+        return pictures
 
 
-class ResidualBlock(nn.Module):
-    """Two convolutions with a shortcut around them, at one resolution."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, normalization: str
-    ) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            _normalization(in_channels, normalization),
-            nn.SiLU(),
-            _convolution(in_channels, out_channels, kernel_size),
-            _normalization(out_channels, normalization),
-            nn.SiLU(),
-            _convolution(out_channels, out_channels, kernel_size),
-        )
-        self.shortcut = (
-            nn.Identity()
-            if in_channels == out_channels
-            else _convolution(in_channels, out_channels, 1)
-        )
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map [batch, in_channels, height, width] to [batch, out_channels, height, width]."""
-        shortcut: Tensor = self.shortcut(inputs)
-        return shortcut + self.branch(inputs)
+def _latent_channels(config: ImageTokenizerConfig) -> int:
+    return config.latent_channels or config.embedding_size
 
 
-class AttentionBlock(nn.Module):
-    """Single-head attention of every position to every position of the picture."""
-
-    def __init__(self, channels: int, normalization: str) -> None:
-        super().__init__()
-        self.normalization = _normalization(channels, normalization)
-        self.query_key_value = _convolution(channels, 3 * channels, 1)
-        self.output = _convolution(channels, channels, 1)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return features of the same shape, [batch, channels, height, width]."""
-        batch, channels, height, width = inputs.shape
-        projected = self.query_key_value(self.normalization(inputs))
-        # [3, batch, 1 head, positions, channels]
-        query, key, value = (
-            projected.view(batch, 3, channels, height * width).permute(1, 0, 3, 2).unsqueeze(2)
-        )
-        attended = F.scaled_dot_product_attention(query, key, value)
-        attended = attended.squeeze(1).transpose(1, 2).reshape(batch, channels, height, width)
-        return inputs + self.output(attended)
-
-
-class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of each position."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return features of the same shape, [batch, channels, height, width]."""
-        positions = inputs.permute(0, 2, 3, 1)
-        normalized = F.layer_norm(positions, self.weight.shape, self.weight, self.bias)
-        return normalized.permute(0, 3, 1, 2)
-
-
-def _convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-
-
-def _downsampling(channels: int, kernel_size: int) -> nn.Conv2d:
-    if kernel_size == 1:  # local: every output depends on its own two by two inputs
-        return nn.Conv2d(channels, channels, 2, stride=2)
-    return nn.Conv2d(channels, channels, kernel_size, stride=2, padding=1)
-
-
-def _normalization(channels: int, normalization: str) -> nn.Module:
-    if normalization == "group":
-        return nn.GroupNorm(GROUP_NORM_GROUPS, channels, eps=1e-6)
-    if normalization == "channel":
-        return ChannelNorm(channels)
-    return nn.Identity()
+def _projection(in_channels: int | None, out_channels: int | None) -> nn.Module:
+    """Return the 1x1 convolution between latent channels, where there are any, and codes."""
+    if in_channels is None or out_channels is None:
+        return nn.Identity()
+    return build_convolution(in_channels, out_channels, 1)
 
 
 def _attention(channels: int, resolution: int, config: ImageTokenizerConfig) -> list[nn.Module]:
@@ -250,12 +268,11 @@ def _attention(channels: int, resolution: int, config: ImageTokenizerConfig) -> 
     return []
 
 
-def _middle(
-    channels: int, resolution: int, kernel_size: int, config: ImageTokenizerConfig
-) -> list[nn.Module]:
-    """Return two residual blocks, with attention between them at the resolutions that have it."""
-    return [
+def _middle(channels: int, kernel_size: int, config: ImageTokenizerConfig) -> nn.Sequential:
+    """Return two residual blocks, with attention between them where the settings ask for it."""
+    is_attending = config.middle_attention or config.grid_size in config.attention_resolutions
+    return nn.Sequential(
         ResidualBlock(channels, channels, kernel_size, config.normalization),
-        *_attention(channels, resolution, config),
+        *([AttentionBlock(channels, config.normalization)] if is_attending else []),
         ResidualBlock(channels, channels, kernel_size, config.normalization),
-    ]
+    )

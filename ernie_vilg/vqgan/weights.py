@@ -1,8 +1,8 @@
-"""The folder of a frozen image tokenizer: weights, settings, and the hash that identifies it.
+"""The folder of a frozen image tokenizer: weights, settings, the hash that identifies it, a card.
 
 `image_tokenizer.safetensors` holds float32 weights and, as metadata, the settings, so that its
-SHA-256 covers everything on which a code depends. `image_tokenizer.json` holds the settings and
-that hash, for people and for the check when it is loaded.
+SHA-256 covers everything on which a code depends. `image_tokenizer.json` holds the settings, that
+hash for the check when it is loaded, and the card; `README.md` holds the card for people.
 
 Source: safetensors (https://github.com/huggingface/safetensors).
 """
@@ -21,39 +21,49 @@ from torch import Tensor
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import committed_folder, sha256_of_file, write_json
+from ernie_vilg.storage.files import committed_folder, sha256_of_file, write_bytes, write_json
 from ernie_vilg.storage.json_files import object_of, parse_json, read_object
 from ernie_vilg.vqgan.autoencoder import VQGAN
+from ernie_vilg.vqgan.card import Card, card_from_json, card_text, card_to_json
 
 WEIGHTS_FILE = "image_tokenizer.safetensors"
-_REMEDY = "train the tokenizer again"
 SETTINGS_FILE = "image_tokenizer.json"
-FORMAT = "ernie-vilg image tokenizer 1"
+CARD_FILE = "README.md"
+FORMAT = "ernie-vilg image tokenizer 2"
+_REMEDY = "train or import the tokenizer again"
 
 
-def save_image_tokenizer(model: VQGAN, folder: Path) -> str:
-    """Write a tokenizer's folder, replacing one that is there.
+def save_image_tokenizer(
+    model: VQGAN, folder: Path, *, card: Card | None = None, overwrite: bool = True
+) -> str:
+    """Write a tokenizer's folder.
 
     Args:
         model: the tokenizer, on any device and in any precision.
         folder: folder to write; it appears when it is complete.
+        card: origin and figures; None: nothing is known. The hash does not cover them.
+        overwrite: whether a folder that is there is replaced.
 
     Returns:
         the weights file's SHA-256.
+
+    Raises:
+        InputError: the folder is there and may not be replaced.
     """
+    card = card or Card()
     folder.parent.mkdir(parents=True, exist_ok=True)
     settings = asdict(model.config)
     tensors = {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    with committed_folder(folder, replace=True) as temporary:
+    with committed_folder(folder, replace=overwrite) as temporary:
         weights = temporary / WEIGHTS_FILE
         save_file(tensors, weights, metadata={"config": json.dumps(settings, sort_keys=True)})
         sha256 = sha256_of_file(weights)
-        write_json(
-            temporary / SETTINGS_FILE, {"format": FORMAT, "config": settings, "sha256": sha256}
-        )
+        content = {"format": FORMAT, "config": settings, "sha256": sha256, **card_to_json(card)}
+        write_json(temporary / SETTINGS_FILE, content)
+        write_bytes(temporary / CARD_FILE, card_text(card, model.config, sha256).encode())
     return sha256
 
 
@@ -87,7 +97,20 @@ def load_image_tokenizer(folder: Path) -> tuple[VQGAN, str]:
     expected = model.state_dict()
     check_tensors(weights, tensors, expected, required=expected.keys(), remedy=_REMEDY)
     model.load_state_dict(tensors)
+    # The order of memory in which convolutions are fastest, on CPUs and GPUs.
+    model = model.to(memory_format=torch.channels_last)
     return model.eval().requires_grad_(False), sha256
+
+
+def read_card(folder: Path) -> Card:
+    """Return the card of a tokenizer's folder.
+
+    Raises:
+        InputError: a file is missing or has another format.
+    """
+    settings, name = _read_settings(folder), str(folder / SETTINGS_FILE)
+    config = from_json(settings.get("config"), ImageTokenizerConfig, f"{name}: config")
+    return card_from_json(settings, config, name)
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -143,12 +166,13 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise InputError(
                 f"{folder} has no {name}: name a folder written by "
-                "launch/train_image_tokenizer.py, such as RUN_DIR/weights"
+                "launch/train_image_tokenizer.py, such as RUN_DIR/weights, or by "
+                "launch/import_image_tokenizer.py"
             )
     settings = read_object(folder / SETTINGS_FILE)
     if settings.get("format") != FORMAT:
         raise InputError(
             f"{folder / SETTINGS_FILE} has format {settings.get('format')!r}, this code reads "
-            f"{FORMAT!r}: train the tokenizer again"
+            f"{FORMAT!r}, whose layers differ: {_REMEDY}"
         )
     return settings

@@ -130,7 +130,7 @@ def _write_run(folder: Path) -> None:
 
 def _read_run(folder: Path, files: Files) -> Outcome:
     require(isinstance(read_run(folder), dict), "run.json is no object")
-    require(isinstance(read_settings(folder), PretrainConfig), "no settings")
+    require(isinstance(read_settings(folder, PretrainConfig), PretrainConfig), "no settings")
     return Outcome.VALID
 
 

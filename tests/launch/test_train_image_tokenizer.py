@@ -120,7 +120,7 @@ def test_a_second_run_of_a_folder_is_refused(shards: Path, tmp_path: Path) -> No
     assert not (tmp_path / "run/checkpoints").exists()
 
 
-@pytest.mark.parametrize("preset", ["quickstart", "emoji", "vqgan_f8_8192"])
+@pytest.mark.parametrize("preset", ["quickstart", "emoji", "vqgan_f8_8192", "vqgan_gumbel_f8"])
 def test_presets_downsample_by_eight(preset: str) -> None:
     config = compose_program(
         "train_image_tokenizer", [f"image_tokenizer={preset}", "shards=s", "run_dir=r"]
@@ -129,15 +129,17 @@ def test_presets_downsample_by_eight(preset: str) -> None:
     assert config.image_tokenizer.downsampling_factor == 8
 
 
-def test_paper_like_preset_is_the_public_vqgan() -> None:
+def test_preset_of_the_public_vqgan_has_its_shape() -> None:
     config = compose_program(
-        "train_image_tokenizer", ["image_tokenizer=vqgan_f8_8192", "shards=s", "run_dir=r"]
+        "train_image_tokenizer", ["image_tokenizer=vqgan_gumbel_f8", "shards=s", "run_dir=r"]
     )
 
     assert config.image_tokenizer == ImageTokenizerConfig(
         image_size=256,
         codebook_size=8192,
         embedding_size=256,
+        latent_channels=256,
+        quantizer="gumbel",
         base_channels=128,
         channel_multipliers=(1, 1, 2, 4),
         num_residual_blocks=2,
@@ -159,6 +161,9 @@ def test_paper_like_preset_is_the_public_vqgan() -> None:
         pytest.param({"attention_resolutions": (7,)}, r"computes at \[256, 128, 64, 32\]", id="7"),
         pytest.param({"base_channels": 40}, "a multiple of 32", id="groups do not divide"),
         pytest.param({"patch_size": 0}, "patch_size=0: must be at least 1", id="no patch"),
+        pytest.param({"patch_size": 3}, "24, which is no power of two: set patch", id="f of 24"),
+        pytest.param({"image_size": 100}, "to a multiple of 8", id="no whole grid"),
+        pytest.param({"codebook_size": 65537}, "codes as uint16", id="codes above uint16"),
         pytest.param({"num_residual_blocks": -1}, "must be at least 0", id="negative blocks"),
     ],
 )

@@ -47,7 +47,7 @@ def test_settings_come_back_equal(tmp_path: Path) -> None:
     config = mixed_run(tmp_path)
     write_run(config)
 
-    assert read_settings(Path(config.run_dir)) == config
+    assert read_settings(Path(config.run_dir), PretrainConfig) == config
 
 
 def test_local_folders_are_recorded_from_the_root(
@@ -57,7 +57,7 @@ def test_local_folders_are_recorded_from_the_root(
     monkeypatch.chdir(tmp_path)
     write_run(mixed_run(Path("x/..")))
 
-    assert read_settings(Path("run")) == config
+    assert read_settings(Path("run"), PretrainConfig) == config
 
 
 def test_what_is_secret_in_a_url_is_not_recorded(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"settings.training has patience, which this version does not know"
     ):
-        read_settings(tmp_path / "run")
+        read_settings(tmp_path / "run", PretrainConfig)
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "5", "[" * 100_000, '{"settings": 1}', "{"])
@@ -90,7 +90,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
 
     with pytest.raises(InputError, match=r"run\.json"):
-        read_settings(tmp_path)
+        read_settings(tmp_path, PretrainConfig)
 
 
 @pytest.mark.parametrize("name", ["settings", "text_tokenizer", "image_tokenizer"])
@@ -104,4 +104,4 @@ def test_a_list_where_an_object_or_a_text_belongs_is_named(
     write_json(path, {**read_json(path), name: value})
 
     with pytest.raises(InputError, match=rf"run\.json: {name} is .* belongs"):
-        read_settings(tmp_path / "run")
+        read_settings(tmp_path / "run", PretrainConfig)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.runs.recorded_settings import read_settings, write_run
 from ernie_vilg.storage.shard_manifest import (
     FILE_NAME,
@@ -154,4 +155,4 @@ def test_a_target_in_a_recorded_run_is_an_unknown_setting(tmp_path: Path, canary
     path.write_text(json.dumps(content))
 
     with pytest.raises(ValueError, match=r"settings\.model has _target_, command"):
-        read_settings(Path(config.run_dir))
+        read_settings(Path(config.run_dir), PretrainConfig)

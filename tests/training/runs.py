@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
 from ernie_vilg.checkpoint.committer import RunFacts
+from ernie_vilg.checkpoint.reshard import load_resharded
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
@@ -39,6 +40,7 @@ from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.training.callbacks import Callbacks
 from ernie_vilg.training.guards import RunGuard
 from ernie_vilg.training.loop import Trainer
+from ernie_vilg.training.metrics import PretrainFigures
 from ernie_vilg.training.pretrain import pretrain
 from ernie_vilg.training.replica_batches import ReplicaBatches
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, TEXT_VOCAB_SIZE, DataSet
@@ -150,6 +152,7 @@ def checkpoints_of(
             config_hash="",
         ),
         phases or Phases(),
+        reshard=load_resharded,
     )
 
 
@@ -204,6 +207,7 @@ def run(
         Trainer(
             config=config,
             engine=engine,
+            figures=PretrainFigures(config),
             batches=batches if stop_after is None else StoppedBatches(batches, stop_after, stop),
             data_metrics=dict,
             num_samples=manifest.num_samples,

@@ -172,7 +172,7 @@ def spoiled_run(
     writer = skip_writer(
         RunFolder(Path(config.run_dir)).ledger,
         sequence,
-        engine,
+        engine.groups,
         config.parallelism.global_batch_size,
     )
     assert writer is not None, "every rank is a replica"

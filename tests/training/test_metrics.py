@@ -13,7 +13,8 @@ from torch import Tensor
 from benchmarks.plan_peers import read_gpu
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.loss import num_losses
-from ernie_vilg.training.metrics import Meter, loss_metrics
+from ernie_vilg.runs.meter import Meter
+from ernie_vilg.training.metrics import PretrainFigures, loss_metrics
 from tests.training.runs import MODEL, tiny_run
 
 NOT_SKIPPED, SKIPPED = torch.tensor(0.0), torch.tensor(1.0)
@@ -37,7 +38,7 @@ def vector(total: float, rows: list[float], by_slot: list[float], share: list[fl
 
 def read(meter: Meter, config: PretrainConfig) -> dict[str, Any]:
     engine: Any = OneRank()
-    return meter.read(engine, config)
+    return meter.read(engine, PretrainFigures(config))
 
 
 @pytest.fixture

@@ -9,10 +9,13 @@ import torch
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.vqgan.autoencoder import VQGAN
+from ernie_vilg.vqgan.card import Card
 from ernie_vilg.vqgan.weights import (
+    CARD_FILE,
     SETTINGS_FILE,
     WEIGHTS_FILE,
     load_image_tokenizer,
+    read_card,
     save_image_tokenizer,
 )
 
@@ -104,5 +107,62 @@ def test_other_format_is_refused(folder: Path) -> None:
     settings["format"] = "something else"
     (folder / SETTINGS_FILE).write_text(json.dumps(settings))
 
-    with pytest.raises(ValueError, match="train the tokenizer again"):
+    with pytest.raises(ValueError, match="train or import the tokenizer again"):
         load_image_tokenizer(folder)
+
+
+CARD = Card(
+    lineage={"run": "outputs/emoji", "step": 1200, "average": True},
+    figures={"psnr": 24.5, "codebook_usage": 0.75},
+    code_counts=[5, 0, 1, 0, 0, 2, 0, 9],
+)
+
+
+def test_card_comes_back_and_changes_no_hash(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = VQGAN(CONFIG)
+    plain = save_image_tokenizer(model, tmp_path / "plain")
+
+    sha256 = save_image_tokenizer(model, tmp_path / "weights", card=CARD)
+
+    assert sha256 == plain
+    assert read_card(tmp_path / "weights") == CARD
+    assert read_card(tmp_path / "plain") == Card()
+
+
+def test_card_is_readable(tmp_path: Path) -> None:
+    sha256 = save_image_tokenizer(VQGAN(CONFIG), tmp_path / "weights", card=CARD)
+
+    text = (tmp_path / "weights" / CARD_FILE).read_text()
+
+    assert sha256 in text
+    assert "| PSNR (dB) | 24.5 |" in text
+    assert "| step | 1200 |" in text
+    assert "| counted codes | 17 |" in text
+    assert "| channel_multipliers | [1] |" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("code_counts", [1, 2]),
+        ("code_counts", [-1] * 8),
+        ("figures", {"psnr": "good"}),
+        ("lineage", 3),
+    ],
+)
+def test_edited_card_is_refused(folder: Path, key: str, value: object) -> None:
+    settings = json.loads((folder / SETTINGS_FILE).read_text())
+    (folder / SETTINGS_FILE).write_text(json.dumps({**settings, key: value}))
+
+    with pytest.raises(ValueError, match="was edited"):
+        read_card(folder)
+
+
+def test_folder_that_may_not_be_replaced_stays(folder: Path) -> None:
+    before = (folder / SETTINGS_FILE).read_bytes()
+
+    with pytest.raises(ValueError, match="already exists"):
+        save_image_tokenizer(VQGAN(CONFIG), folder, overwrite=False)
+
+    assert (folder / SETTINGS_FILE).read_bytes() == before

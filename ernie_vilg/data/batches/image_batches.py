@@ -19,7 +19,7 @@ from torch import Tensor
 from ernie_vilg.data.batches.pictures import EncodedPicture, Pictures, fetch_picture
 from ernie_vilg.data.batches.step_samples import StepSamples
 from ernie_vilg.data.sequence.order import ReplicaSlice
-from ernie_vilg.data.sequence.sample_reader import SampleReader
+from ernie_vilg.data.sequence.sample_reader import Origins, SampleReader
 from ernie_vilg.data.sequence.sample_sequence import NewRows, SampleSequence
 from ernie_vilg.data.shards.damage import DamagedSampleError, DamageFinding
 from ernie_vilg.data.shards.open_shards import OpenShard
@@ -92,10 +92,24 @@ class ImageBatches:
         *,
         known_damage: tuple[DamageFinding, ...] = (),
         on_damage: Callable[[list[DamageFinding]], object] = lambda findings: None,
+        on_origins: Callable[[int, Origins], object] = lambda step, origins: None,
         pin_memory: bool = False,
     ) -> None:
-        """Prepare to read; arguments as for `StepSamples`."""
+        """Prepare to read.
+
+        Args:
+            sequence: the training sequence.
+            replica: this rank's positions.
+            known_damage: damage found before, which counts towards the limits.
+            on_damage: called with new findings.
+            on_origins: called with each step and the origins of its pictures.
+            pin_memory: whether pictures are in pinned memory.
+
+        Raises:
+            InputError: the shards cannot be read with these settings.
+        """
         self._sequence = sequence
+        self._on_origins = on_origins
         self._steps = StepSamples(
             sequence,
             replica,
@@ -114,7 +128,14 @@ class ImageBatches:
         Raises:
             InputError, TimeoutError, RuntimeError: as `StepSamples.at`.
         """
-        return self._steps.at(step).content
+        samples = self._steps.at(step)
+        self._on_origins(step, samples.origins)
+        return samples.content
+
+    @property
+    def doing(self) -> str:
+        """Activity of the workers, with the shards they wait for; any thread may ask."""
+        return self._steps.doing
 
     def for_evaluation(self, first_position: int, count: int) -> Tensor:
         """Return pictures cut at the centre, uint8 [count, 3, height, width].

@@ -11,10 +11,11 @@ import math
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ernie_vilg.config.schema import from_json
-from ernie_vilg.data.batches.token_batches import Batch, TokenSequence
 from ernie_vilg.data.sequence.sample_reader import Origins, SampleReader
+from ernie_vilg.data.sequence.sample_sequence import SampleSequence
 from ernie_vilg.data.shards.damage import DamageError
 from ernie_vilg.data.shards.open_shards import KEY
 from ernie_vilg.storage.jsonl import append_records, read_records
@@ -111,7 +112,7 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def name_samples(sequence: TokenSequence, origins: Origins) -> tuple[SampleName, ...]:
+def name_samples(sequence: SampleSequence[Any], origins: Origins) -> tuple[SampleName, ...]:
     """Return the names of samples, with the keys of those that can be read again.
 
     Args:
@@ -153,7 +154,7 @@ def read_skips(ledger: Path) -> tuple[Skip, ...]:
     return tuple(sorted(skips, key=lambda skip: (skip.step, skip.first_position)))
 
 
-def _key(reader: SampleReader[Batch], data_set: int, shard_index: int, index: int) -> str:
+def _key(reader: SampleReader[Any], data_set: int, shard_index: int, index: int) -> str:
     try:
         return reader.sample(data_set, shard_index, index)[KEY].decode("utf-8", "replace")
     except (DamageError, OSError) as error:

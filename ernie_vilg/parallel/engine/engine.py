@@ -19,9 +19,11 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Batch
+from ernie_vilg.model.initialization import original_name, split_dimension
 from ernie_vilg.model.loss import Objective, Targets, num_losses
 from ernie_vilg.parallel.engine.gradient_sums import attach_gradient_sums
 from ernie_vilg.parallel.engine.library_patches import (
@@ -30,20 +32,22 @@ from ernie_vilg.parallel.engine.library_patches import (
     silence_deepspeed,
     skip_reports,
 )
-from ernie_vilg.parallel.engine.optimizer import build_optimizer
+from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE, build_optimizer
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.engine.split_patterns import universal_checkpoint_info
 from ernie_vilg.parallel.engine.staging import MicroBatch, Staging
-from ernie_vilg.parallel.engine.update_guard import PendingDecision, UpdateGuard
+from ernie_vilg.parallel.engine.update_guard import PendingDecision, guard_deepspeed
 from ernie_vilg.parallel.engine.updates import zero1_update
-from ernie_vilg.parallel.engine.zero_shards import zero_shards
+from ernie_vilg.parallel.engine.zero_shards import Piece, zero_shards
+from ernie_vilg.parallel.layout.copies import Copy
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.storage.literal_paths import path_without_pattern
 from ernie_vilg.system.seeds import seed_named
 
 CHECKPOINT_TAG = "deepspeed"
 """Name of DeepSpeed's folder inside a checkpoint."""
+_KINDS = {"exp_avg": "first moment", "exp_avg_sq": "second moment", WEIGHT_AVERAGE: "average"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,7 @@ class Engine(ABC):
         # On a CPU the batches are where they are computed with.
         self._staging = Staging(groups.device) if groups.device.type == "cuda" else None
         attach_gradient_sums(engine.module, self.shards)
-        self._guard = UpdateGuard(
+        self._guard = guard_deepspeed(
             self.shards,
             groups,
             settings.run.guards,
@@ -181,6 +185,22 @@ class Engine(ABC):
     def local_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield each parameter's name (layer index first) and this rank's part of it."""
         yield from self._engine.module.named_parameters()
+
+    def replicated(self) -> Iterator[tuple[Copy, Tensor]]:
+        """Yield the tensors that other ranks hold as well, in the same order on all of them."""
+        groups, shards = self.groups, self.shards
+        pieces = shards.pieces() if groups.tensor_size > 1 else {}
+        for name, constant in self._engine.module.named_buffers():
+            yield Copy(name, "constant", tensor=None, data=None), constant
+        for name, parameter in self.local_parameters():
+            is_split = split_dimension(name) is not None
+            if shards.is_replicated(parameter):
+                shared_name = original_name(name, self.settings.run.model)
+                part = groups.tensor_rank if is_split else None
+                yield Copy(shared_name, "weight", tensor=part, data=None), parameter
+            if not is_split and parameter in pieces:
+                for kind, tensor in _optimizer_tensors(shards.optimizer, pieces[parameter]):
+                    yield Copy(name, kind, tensor=None, data=groups.data_rank), tensor
 
     def _dropout_seed(self) -> int:
         """Return the seed of this step's dropout, the same in a resumed run.
@@ -334,6 +354,14 @@ def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
     if settings.precision == torch.float16:
         config["fp16"] = {"enabled": True}  # loss_scale 0, its default: dynamic
     return config
+
+
+def _optimizer_tensors(optimizer: Optimizer, piece: Piece) -> Iterator[tuple[str, Tensor]]:
+    """Yield this rank's piece of a parameter's float32 copy, moments and average."""
+    yield "float32 weight", piece.shard[piece.in_shard]
+    state = optimizer.state.get(piece.shard, {})
+    for key in (key for key in _KINDS if key in state):
+        yield _KINDS[key], state[key][piece.in_shard]
 
 
 def _targets(batch: Batch, mean_text_targets: Tensor) -> Targets:

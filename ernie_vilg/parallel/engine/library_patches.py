@@ -8,7 +8,6 @@ and fails with "remove this patch" once it does not. Workarounds stand elsewhere
 """
 
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -61,8 +60,6 @@ def silence_deepspeed() -> None:
     logger.setLevel(logging.WARNING)
     # It calls subclasses of AdamW untested; tests/parallel tests the averaging one.
     logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
-    # torch has renamed collectives that DeepSpeed calls by their old names, which still work.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
 
 
 def stages_starting_at(bounds: list[int]) -> AbstractContextManager[None]:

@@ -106,35 +106,30 @@ class PendingDecision:
 
 
 class UpdateGuard:
-    """The guard of one engine, which decides about each update before DeepSpeed makes it."""
+    """The guard of one engine, which decides about each update before it is made."""
 
     def __init__(
         self,
-        shards: ZeroShards,
+        update: Update,
         groups: Groups,
         config: GuardsConfig,
         *,
         read_loss: Callable[[], Tensor],
         num_micro_batches: int,
-        scales_loss: bool,
-        update: Update | None = None,
+        scales_loss: bool = False,
     ) -> None:
-        """Replace the `step` of DeepSpeed's optimizer.
+        """Guard an update.
 
         Args:
-            shards: tensors that the optimizer updates.
+            update: update to make or to skip.
             groups: this rank's groups.
             config: definition of a spike.
             read_loss: returns this rank's loss summed over the step's micro-batches, float32 [];
                 zero on ranks without the head.
             num_micro_batches: number of micro-batches per replica and step.
             scales_loss: whether DeepSpeed scales the loss and handles overflows itself.
-            update: update to make; None: DeepSpeed's.
         """
-        of_deepspeed = shards.replace_step(self._guarded_update)
-        self._update = update or DeepSpeedUpdate(
-            shards, of_deepspeed, groups.device, has_norm=not scales_loss
-        )
+        self._update = update
         self._config = config
         self._read_loss = read_loss
         self._scales_loss = scales_loss
@@ -169,8 +164,8 @@ class UpdateGuard:
         self._update.begin_step()
 
     @torch.no_grad()
-    def _guarded_update(self, closure: None = None) -> None:
-        """Decide, then make or skip the update."""
+    def make_update(self) -> None:
+        """Decide with all ranks, then make or skip the update."""
         table = self._exchange()
         of_ranks = table[:, :2]
         loss = of_ranks[:, 0].sum() / self._num_losses
@@ -192,6 +187,39 @@ class UpdateGuard:
         of_ranks = mine.new_empty(self._world_size * 3)
         dist.all_gather_into_tensor(of_ranks, mine)
         return of_ranks.view(self._world_size, 3)
+
+
+def guard_deepspeed(
+    shards: ZeroShards,
+    groups: Groups,
+    config: GuardsConfig,
+    *,
+    read_loss: Callable[[], Tensor],
+    num_micro_batches: int,
+    scales_loss: bool,
+    update: Update | None = None,
+) -> UpdateGuard:
+    """Replace the `step` of DeepSpeed's optimizer by a guarded update, and return the guard.
+
+    Args:
+        shards: tensors that the optimizer updates.
+        groups: as in `UpdateGuard`.
+        config: as in `UpdateGuard`.
+        read_loss: as in `UpdateGuard`.
+        num_micro_batches: as in `UpdateGuard`.
+        scales_loss: as in `UpdateGuard`.
+        update: update to make; None: DeepSpeed's.
+    """
+    of_deepspeed = shards.replace_step(lambda closure=None: guard.make_update())
+    guard = UpdateGuard(
+        update or DeepSpeedUpdate(shards, of_deepspeed, groups.device, has_norm=not scales_loss),
+        groups,
+        config,
+        read_loss=read_loss,
+        num_micro_batches=num_micro_batches,
+        scales_loss=scales_loss,
+    )
+    return guard
 
 
 def skip_reason(of_ranks: Tensor, loss: Tensor, limit: Tensor) -> Tensor:

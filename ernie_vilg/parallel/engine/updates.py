@@ -11,7 +11,7 @@ reads them (`grad_scale`, the protocol of torch's GradScaler). The host waits fo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -149,7 +149,8 @@ class Zero1Update(Update):
         optimizer: Any = self._shards.optimizer
         for group in self._groups:
             group.shard.grad = group.own_sums
-        optimizer.found_inf, optimizer.grad_scale = is_skipped, self._divisor(norm)
+        optimizer.found_inf = is_skipped
+        optimizer.grad_scale = gradient_divisor(norm, self._clipping, self._num_replicas)
         try:
             optimizer.step()
         finally:
@@ -157,12 +158,27 @@ class Zero1Update(Update):
         self._shards.show_update(norm.masked_fill(~norm.isfinite(), torch.inf).float())
         return norm
 
-    def _divisor(self, norm: Tensor) -> Tensor | None:
-        """Return the number to divide the sums by, float32 []; None: they are used as they are."""
-        if not self._clipping:
-            return norm.new_full((), self._num_replicas).float() if self._num_replicas > 1 else None
-        excess = ((norm + _CLIP_EPSILON) / self._clipping).clamp(min=1)
-        return (excess * self._num_replicas).float()
+
+def gradient_divisor(norm: Tensor, clipping: float, count: int) -> Tensor | None:
+    """Return the number to divide summed gradients by, for their mean and for clipping.
+
+    Args:
+        norm: norm of the mean gradient, float64 [].
+        clipping: largest norm of the gradient; 0 turns clipping off.
+        count: number of gradients in each sum.
+
+    Returns:
+        float32 []; None: the sums are used as they are.
+    """
+    if not clipping:
+        return norm.new_full((), count).float() if count > 1 else None
+    excess = ((norm + _CLIP_EPSILON) / clipping).clamp(min=1)
+    return (excess * count).float()
+
+
+def norm_segments(flat: Tensor) -> Sequence[Tensor]:
+    """Return views of a flat tensor that are short enough to add their squares in float32."""
+    return flat.split(_SEGMENT_SIZES[flat.device.type])
 
 
 def zero1_update(
@@ -225,7 +241,7 @@ def _segments(groups: Iterable[FlatGroup], tensor_rank: int) -> tuple[list[Tenso
         for counts, parts in runs:
             positions = [position for _, position in parts]
             own = group.own_sums[positions[0].start : positions[-1].stop]
-            segments[counts] += own.split(_SEGMENT_SIZES[own.device.type])
+            segments[counts] += norm_segments(own)
     return segments[True], segments[False]
 
 

@@ -8,6 +8,7 @@ most are neighbours.
 
 import os
 import socket
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -111,6 +112,8 @@ def start_processes(
         record_collectives(dump_folder)
     if has_cuda:
         torch.cuda.set_device(device)
+    # torch has renamed collectives that are called by their old names, which still work.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     timeout = timedelta(seconds=timeout_seconds)
     if launch.world_size == 1:
         store: Store = HashStore()

@@ -19,38 +19,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.optim import Optimizer
 
-from ernie_vilg.model.initialization import TIED, original_name, split_dimension
-from ernie_vilg.parallel.engine.engine import Engine
-from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
-from ernie_vilg.parallel.engine.zero_shards import Piece
+from ernie_vilg.model.initialization import TIED
 from ernie_vilg.parallel.layout.collectives import gather_everywhere
 from ernie_vilg.parallel.layout.coordinates import coordinates_of
+from ernie_vilg.parallel.layout.copies import Copy
 from ernie_vilg.parallel.layout.groups import Groups
 
 _BLOCK = 2**18  # number of multipliers, which fit a CPU's cache
 _SEED = 20_211_231
-_KINDS = {"exp_avg": "first moment", "exp_avg_sq": "second moment", WEIGHT_AVERAGE: "average"}
-
-
-class Copy(NamedTuple):
-    """The key of a tensor, equal on every rank that must hold the same values."""
-
-    name: str
-    """Name of the parameter, of the one that it is tied to, or of the constant."""
-    kind: str
-    """Kind of the tensor: weight, float32 weight, first moment, ..."""
-    tensor: int | None
-    """Index of the tensor rank's shard; None: tensor ranks hold the whole tensor."""
-    data: int | None
-    """Index of the data-parallel rank's shard; None: replicas hold the whole tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +89,17 @@ class Digests:
         return self._multipliers[device]
 
 
-def check_replicas(engine: Engine) -> ReplicaReport:
+class Replica(Protocol):
+    """Weights and optimizer state, parts of which other ranks hold as well."""
+
+    groups: Groups
+    """Coordinates and process groups of this rank."""
+
+    def replicated(self) -> Iterator[tuple[Copy, Tensor]]:
+        """Yield the tensors that other ranks hold as well, in the same order on all of them."""
+
+
+def check_replicas(engine: Replica) -> ReplicaReport:
     """Compare all tensors that several ranks hold; all ranks must call."""
     groups = engine.groups
     digests = _digests(engine)
@@ -114,7 +107,7 @@ def check_replicas(engine: Engine) -> ReplicaReport:
     found = _differing(whole, digests, groups.data_group)
     unsplit = [copy for copy in digests if copy.tensor is None]
     found |= _differing(unsplit, digests, groups.tensor_group)
-    if groups.pipeline_size > 1 and engine.settings.run.model.tied_embeddings:
+    if groups.pipeline_size > 1:
         found |= _differing_between_stages(digests)
     suspected = set[Copy]().union(*gather_everywhere(found))
     if not suspected:
@@ -123,39 +116,14 @@ def check_replicas(engine: Engine) -> ReplicaReport:
     return _report(gather_everywhere(disputed), groups)
 
 
-def _digests(engine: Engine) -> dict[Copy, int]:
+def _digests(engine: Replica) -> dict[Copy, int]:
     """Return the hash of each tensor that another rank should hold as well."""
-    tensors = dict(_replicated(engine))
+    tensors = dict(engine.replicated())
     digests = Digests()
     hashes = torch.stack(
         [digests.of(tensor).to(engine.groups.device) for tensor in tensors.values()]
     )
     return dict(zip(tensors, hashes.tolist(), strict=True))  # the only wait for the device
-
-
-def _replicated(engine: Engine) -> Iterator[tuple[Copy, Tensor]]:
-    """Yield the tensors that other ranks should hold as well, in the same order on all of them."""
-    groups, shards = engine.groups, engine.shards
-    pieces = shards.pieces() if groups.tensor_size > 1 else {}
-    for name, constant in engine.deepspeed_engine.module.named_buffers():
-        yield Copy(name, "constant", tensor=None, data=None), constant
-    for name, parameter in engine.local_parameters():
-        is_split = split_dimension(name) is not None
-        if shards.is_replicated(parameter):
-            shared_name = original_name(name, engine.settings.run.model)
-            part = groups.tensor_rank if is_split else None
-            yield Copy(shared_name, "weight", tensor=part, data=None), parameter
-        if not is_split and parameter in pieces:
-            for kind, tensor in _optimizer_tensors(shards.optimizer, pieces[parameter]):
-                yield Copy(name, kind, tensor=None, data=groups.data_rank), tensor
-
-
-def _optimizer_tensors(optimizer: Optimizer, piece: Piece) -> Iterator[tuple[str, Tensor]]:
-    """Yield this rank's piece of a parameter's float32 copy, moments and average."""
-    yield "float32 weight", piece.shard[piece.in_shard]
-    state = optimizer.state.get(piece.shard, {})
-    for key in (key for key in _KINDS if key in state):
-        yield _KINDS[key], state[key][piece.in_shard]
 
 
 def _differing(

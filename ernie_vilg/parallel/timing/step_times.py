@@ -135,22 +135,55 @@ def instrument(engine: Engine, communication: Communication) -> Iterator[StepTim
     """
     inner = engine.deepspeed_engine
     instructions = getattr(inner, "_INSTRUCTION_MAP", None)
-    step_times = StepTimes(communication, 1 if instructions else engine.num_micro_batches)
-    if instructions:
+    if not instructions:
+        methods = instrument_methods(
+            inner,
+            communication,
+            forward="forward",
+            backward="backward",
+            optimizer="step",
+            optimizer_calls_per_step=engine.num_micro_batches,
+        )
+        with methods as step_times:
+            yield step_times
+    else:
+        step_times = StepTimes(communication, optimizer_calls_per_step=1)
         wrapped = {
             kind: step_times.timed(_PART_OF_INSTRUCTION[kind.__name__], method)
             if kind.__name__ in _PART_OF_INSTRUCTION
             else method
             for kind, method in instructions.items()
         }
-        attributes: dict[str, Any] = {"_INSTRUCTION_MAP": wrapped}
-    else:
-        attributes = {
-            "forward": step_times.timed(
-                FORWARD, inner.forward, stays_open=True
-            ),  # includes the loss
-            "backward": step_times.timed(BACKWARD, inner.backward),
-            "step": step_times.timed(OPTIMIZER, inner.step),
-        }
-    with replaced(inner, **attributes):  # on the instance, before the class
+        with replaced(inner, _INSTRUCTION_MAP=wrapped):  # on the instance, before the class
+            yield step_times
+
+
+@contextmanager
+def instrument_methods(
+    engine: Any,
+    communication: Communication,
+    *,
+    forward: str,
+    backward: str,
+    optimizer: str,
+    optimizer_calls_per_step: int = 1,
+) -> Iterator[StepTimes]:
+    """Time an engine's steps in the block by three of its methods.
+
+    Args:
+        engine: any object.
+        communication: open record of its collectives.
+        forward: name of the method that begins a forward pass, which lasts until the next part and
+            so includes the loss.
+        backward: name of the method that makes a backward pass.
+        optimizer: name of the method that updates the weights.
+        optimizer_calls_per_step: calls per step of the latter.
+    """
+    step_times = StepTimes(communication, optimizer_calls_per_step)
+    timed = {
+        forward: step_times.timed(FORWARD, getattr(engine, forward), stays_open=True),
+        backward: step_times.timed(BACKWARD, getattr(engine, backward)),
+        optimizer: step_times.timed(OPTIMIZER, getattr(engine, optimizer)),
+    }
+    with replaced(engine, **timed):  # on the instance, before the class
         yield step_times

@@ -1,11 +1,10 @@
 """Distances between a picture and its reconstruction.
 
-The training loop adds these terms with the weights of its settings: absolute and squared error,
-and the two distances of the quantizer. A further term, such as a perceptual or an adversarial one,
-is a function of (reconstruction, images) that joins the same sum.
+The training loop adds these terms with the weights of its settings. A further term, such as a
+perceptual or an adversarial one, is a function of (reconstruction, images) that joins the same sum.
 
-Source: reconstruction and quantization terms of VQ-VAE (van den Oord et al. 2017,
-arXiv:1711.00937); the absolute error is VQGAN's (Esser et al. 2021, arXiv:2012.09841).
+Source: squared error of VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937); the absolute error is
+VQGAN's (Esser et al. 2021, arXiv:2012.09841).
 """
 
 import math
@@ -15,8 +14,6 @@ import numpy as np
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-
-from ernie_vilg.vqgan.quantizers.nearest import Quantized
 
 _LARGEST_PSNR = 99.0  # JSON knows no infinity
 
@@ -38,13 +35,6 @@ def reconstruction_loss(
     absolute = F.l1_loss(reconstruction, images)
     squared = F.mse_loss(reconstruction, images)
     return absolute_weight * absolute + squared_weight * squared
-
-
-def quantization_loss(
-    quantized: Quantized, *, codebook_weight: float, commitment_weight: float
-) -> Tensor:
-    """Return the weighted sum of codebook and commitment loss, float32 []."""
-    return codebook_weight * quantized.codebook_loss + commitment_weight * quantized.commitment_loss
 
 
 def psnr(mean_squared_error: float, *, peak: float = 2.0) -> float:

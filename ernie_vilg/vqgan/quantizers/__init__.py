@@ -1,1 +1,1 @@
-"""Quantizers: rules by which a vector becomes a code, and training of the codes."""
+"""Quantizers: rules by which a vector becomes a code, and the choice and counts of codes."""

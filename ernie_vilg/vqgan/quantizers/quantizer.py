@@ -6,9 +6,14 @@ only if the step is made.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 from torch import Generator, Tensor, nn
+
+MeanOverRanks = Callable[[Tensor], Tensor]
+"""Function that returns the mean of a tensor over all ranks, the same on each. Its gradient is that
+of the identity, because gradients are averaged over ranks afterwards."""
 
 
 class Quantized(NamedTuple):
@@ -29,6 +34,14 @@ class Quantized(NamedTuple):
 class Quantizer(nn.Module, ABC):
     """Rule by which a vector becomes a code, and a code a vector."""
 
+    codes_are_outputs: ClassVar[bool] = True
+    """Whether codes lie among encoder outputs, so that they start and are revived there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean_over_ranks: MeanOverRanks | None = None
+        """Mean over ranks for terms of the loss that need it; None on a single rank."""
+
     @abstractmethod
     def forward(
         self, vectors: Tensor, *, progress: float = 1.0, generator: Generator | None = None
@@ -43,7 +56,11 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def nearest(self, vectors: Tensor) -> Tensor:
-        """Return the codes of encoder outputs, int64 [batch, grid, grid], without noise."""
+        """Return the codes of encoder outputs, int64 [batch, grid, grid], without noise.
+
+        Args:
+            vectors: encoder outputs, float [batch, embedding, grid, grid].
+        """
 
     @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
@@ -61,6 +78,18 @@ class Quantizer(nn.Module, ABC):
             indices: codes, int64 [count].
             rows: encoder outputs, float32 [count, embedding].
         """
+
+    def to_code_space(self, rows: Tensor) -> Tensor:
+        """Return vectors as codes are compared with them, float32 [rows, embedding]."""
+        return rows
+
+    @property
+    def code_parameter(self) -> nn.Parameter | None:
+        """Parameter whose row i belongs to code i alone; None if gradients move no such rows.
+
+        When codes are set, an optimizer must forget its moments of their rows.
+        """
+        return None
 
     def update(self, statistics: Tensor, is_made: Tensor) -> None:
         """Move the codes by the sums of a whole step; nothing where gradients alone move them.

@@ -28,7 +28,7 @@ from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.shard_manifest import Manifest, write_manifest
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
-from ernie_vilg.vqgan.quantizers.nearest import flatten_grid
+from ernie_vilg.vqgan.quantizers.distances import flatten_grid
 from ernie_vilg.vqgan.weights import save_image_tokenizer
 
 CAPTIONS: Mapping[str, Sequence[str]] = {
@@ -197,7 +197,7 @@ def write_tokenizers(folder: Path) -> None:
     )
     with torch.no_grad():  # codes that pictures do use
         vectors = flatten_grid(vqgan.encoder(torch.rand(4, 3, 8, 8) * 2 - 1))
-        vqgan.quantizers.nearest.codebook.copy_(vectors[torch.randperm(len(vectors))[:16]])
+        vqgan.quantizer.codebook.copy_(vectors[torch.randperm(len(vectors))[:16]])
     save_image_tokenizer(vqgan, folder / "vqgan")
 
 

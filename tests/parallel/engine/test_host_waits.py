@@ -18,8 +18,8 @@ from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.parallel.timing.collective_watch import Communication
 from ernie_vilg.parallel.timing.step_times import instrument
+from ernie_vilg.runs.meter import Meter
 from ernie_vilg.training.guards import RunGuard
-from ernie_vilg.training.metrics import Meter
 from tests.distributed import run_distributed
 from tests.parallel.optimizer_runs import batches_of_step
 from tests.training.runs import tiny_run

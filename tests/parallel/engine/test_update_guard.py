@@ -26,7 +26,7 @@ from ernie_vilg.parallel.engine.update_guard import (
     LEAST_DEVIATION,
     REASONS,
     Decision,
-    UpdateGuard,
+    guard_deepspeed,
     skip_reason,
     spike_limit,
     updated_statistics,
@@ -172,7 +172,7 @@ def test_an_overflow_of_float16_is_no_fault(
     layout: Any = {"data_size": 1, "tensor_size": 1, "world_size": 1}
     groups: Any = SimpleNamespace(device=torch.device("cpu"), **layout)
     optimizer = ScalingOptimizer()
-    guard = UpdateGuard(
+    guard = guard_deepspeed(
         zero_shards(optimizer, data_rank=0),
         groups,
         GUARDS,

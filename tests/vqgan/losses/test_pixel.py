@@ -9,10 +9,8 @@ from PIL import Image
 from ernie_vilg.vqgan.losses.pixel import (
     psnr,
     psnr_of_pictures,
-    quantization_loss,
     reconstruction_loss,
 )
-from ernie_vilg.vqgan.quantizers.nearest import Quantized
 
 
 def test_reconstruction_loss_weighs_absolute_and_squared_error() -> None:
@@ -22,16 +20,6 @@ def test_reconstruction_loss_weighs_absolute_and_squared_error() -> None:
     loss = reconstruction_loss(reconstruction, images, absolute_weight=10.0, squared_weight=1.0)
 
     assert loss.item() == 10 * 2 + 5  # mean of 1, 3; mean of 1, 9
-
-
-def test_quantization_loss_weighs_its_two_parts() -> None:
-    quantized = Quantized(
-        torch.zeros(1), torch.zeros(1), torch.tensor(2.0), commitment_loss=torch.tensor(3.0)
-    )
-
-    loss = quantization_loss(quantized, codebook_weight=1.0, commitment_weight=0.25)
-
-    assert loss.item() == 2.75
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,20 @@
-"""Each vector becomes its nearest code, and the codebook starts and stays in use."""
-
-import math
+"""Each vector becomes its nearest code, which gradients move."""
 
 import pytest
 import torch
-from torch import Tensor
 
-from ernie_vilg.vqgan.quantizers.nearest import VectorQuantizer, choose_spread_rows, codebook_usage
+from ernie_vilg.config.codebook import CodebookConfig
+from ernie_vilg.vqgan.quantizers.distances import nearest_codes
+from ernie_vilg.vqgan.quantizers.nearest import NearestQuantizer
+from tests.vqgan.quantizers.made import grid
 
 
-def quantizer_with(codebook: list[list[float]]) -> VectorQuantizer:
+def quantizer_with(codebook: list[list[float]], **settings: float) -> NearestQuantizer:
     rows = torch.tensor(codebook)
-    quantizer = VectorQuantizer(*rows.shape)
+    quantizer = NearestQuantizer(*rows.shape, CodebookConfig(**settings))  # type: ignore[arg-type]
     with torch.no_grad():
         quantizer.codebook.copy_(rows)
     return quantizer
-
-
-def grid(rows: list[list[float]]) -> Tensor:
-    """One row of positions: [1, embedding, 1, positions]."""
-    return torch.tensor(rows).t()[None, :, None, :]
 
 
 def test_nearest_code_by_distance() -> None:
@@ -39,14 +34,23 @@ def test_lookup_inverts_nearest() -> None:
     assert torch.equal(vectors, grid([[2.0, 3.0], [0.0, 1.0]]))
 
 
-def test_losses_are_the_mean_squared_distance() -> None:
-    quantizer = quantizer_with([[0.0, 0.0]])
+def test_losses_are_the_weighted_mean_squared_distance() -> None:
+    quantizer = quantizer_with([[0.0, 0.0]], codebook_weight=2.0, commitment_weight=0.5)
 
-    quantized = quantizer(grid([[1.0, 0.0], [0.0, 3.0]]))
+    losses = quantizer(grid([[1.0, 0.0], [0.0, 3.0]])).losses
 
-    expected = (1 + 9) / 4  # 4 numbers
-    assert quantized.codebook_loss.item() == expected
-    assert quantized.commitment_loss.item() == expected
+    distance = (1 + 9) / 4  # 4 numbers
+    assert {name: value.item() for name, value in losses.items()} == {
+        "codebook_loss": 2 * distance,
+        "commitment_loss": 0.5 * distance,
+    }
+
+
+def test_decoder_gets_the_very_vectors_that_codes_stand_for() -> None:
+    # 0.1 + (0.3 - 0.1) is not 0.3 in float32.
+    quantizer = quantizer_with([[0.3]])
+
+    assert quantizer(grid([[0.1]])).vectors.item() == quantizer.codebook.item()
 
 
 def test_gradient_passes_straight_through_to_the_encoder() -> None:
@@ -60,18 +64,18 @@ def test_gradient_passes_straight_through_to_the_encoder() -> None:
 
 
 def test_codebook_loss_moves_codes_only_and_commitment_vectors_only() -> None:
-    quantizer = quantizer_with([[0.0, 0.0], [9.0, 9.0]])
+    quantizer = quantizer_with([[0.0, 0.0], [9.0, 9.0]], commitment_weight=1.0)
     vectors = grid([[1.0, 0.0]]).requires_grad_()
 
-    quantized = quantizer(vectors)
-    quantized.codebook_loss.backward(retain_graph=True)
+    losses = quantizer(vectors).losses
+    losses["codebook_loss"].backward(retain_graph=True)
     assert vectors.grad is None
     assert quantizer.codebook.grad is not None
     # d/dcode of (code - vector)^2 / 2 numbers; the unused code gets none
     assert quantizer.codebook.grad.tolist() == [[-1.0, 0.0], [0.0, 0.0]]
 
     quantizer.codebook.grad = None
-    quantized.commitment_loss.backward()
+    losses["commitment_loss"].backward()
     assert quantizer.codebook.grad is None
     assert vectors.grad is not None
     assert vectors.grad.flatten().tolist() == [1.0, 0.0]
@@ -82,47 +86,25 @@ def test_near_ties_are_decided_in_float32_under_autocast() -> None:
     quantizer = quantizer_with([[1.0], [1.002]])
 
     with torch.autocast("cpu", torch.bfloat16):
-        codes = quantizer.nearest(torch.tensor([1.0015]).view(1, 1, 1, 1))
+        vectors = grid([[1.0015]])
+        codes, trained = quantizer.nearest(vectors), quantizer(vectors)
 
-    assert codes.item() == 1
-
-
-def test_chosen_rows_are_all_different_while_there_are_different_ones() -> None:
-    rows = torch.tensor([[0.0], [0.0], [0.0], [1.0], [5.0], [5.0]])
-
-    chosen = choose_spread_rows(rows, 3, torch.Generator().manual_seed(0))
-
-    assert sorted(chosen.flatten().tolist()) == [0.0, 1.0, 5.0]
+    assert codes.item() == trained.codes.item() == 1
+    assert trained.vectors.dtype == torch.float32
 
 
-def test_chosen_rows_avoid_codes_that_stay() -> None:
-    rows = torch.tensor([[0.0], [7.0], [0.0]])
+def test_equally_near_codes_give_the_lowest_index() -> None:
+    codebook = torch.tensor([[5.0, 5.0], [1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]])
 
-    chosen = choose_spread_rows(
-        rows, 1, torch.Generator().manual_seed(0), codebook=torch.tensor([[0.0]])
-    )
-
-    assert chosen.tolist() == [[7.0]]
+    assert nearest_codes(torch.zeros(3, 2), codebook).tolist() == [1, 1, 1]
+    assert nearest_codes(torch.tensor([[2.0, 0.0]]), codebook).tolist() == [1]
 
 
-def test_more_codes_than_different_rows_repeat_rows() -> None:
-    rows = torch.tensor([[1.0], [2.0]])
+@pytest.mark.parametrize("max_elements", [1, 7 * 16, 1 << 24])
+def test_parts_of_the_table_give_the_codes_of_the_whole(max_elements: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    rows, codebook = (torch.randn(n, 4, generator=random) for n in (100, 16))
 
-    chosen = choose_spread_rows(rows, 5, torch.Generator().manual_seed(0))
+    codes = nearest_codes(rows, codebook, max_elements=max_elements)
 
-    assert set(chosen.flatten().tolist()) == {1.0, 2.0}
-
-
-@pytest.mark.parametrize(
-    ("counts", "usage", "perplexity"),
-    [
-        pytest.param([5, 5, 5, 5], 1.0, 4.0, id="evenly used"),
-        pytest.param([9, 0, 0, 0], 0.25, 1.0, id="one code only"),
-        pytest.param([0, 0], 0.0, 0.0, id="nothing counted yet"),
-        pytest.param([2, 1, 1], 1.0, 2 * math.sqrt(2), id="entropy of 1/2, 1/4, 1/4: 1.5 bits"),
-    ],
-)
-def test_codebook_usage(counts: list[int], usage: float, perplexity: float) -> None:
-    measured = codebook_usage(torch.tensor(counts))
-
-    assert measured == pytest.approx((usage, perplexity))
+    assert torch.equal(codes, torch.cdist(rows, codebook).argmin(dim=1))

@@ -1,0 +1,1 @@
+"""Evaluation of an image tokenizer on held-out pictures."""

@@ -1,0 +1,140 @@
+"""Metrics of steps: summed on the device, read once per log line."""
+
+import resource
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psutil
+import torch
+from torch import Tensor
+
+from ernie_vilg.runs.step_engine import StepEngine
+
+Metrics = dict[str, Any]
+"""Values by name: a float, or a list of floats along rows or slots, with None where nothing was
+measured."""
+
+
+class StepFigures(Protocol):
+    """The figures of one kind of engine, by name."""
+
+    @property
+    def num_losses(self) -> int:
+        """Length of the result of `StepEngine.train_batch`."""
+
+    def losses(self, sums: Tensor, num_steps: int) -> Metrics:
+        """Return the losses by name, among them `loss`.
+
+        Args:
+            sums: results of `StepEngine.train_batch` summed over steps, mean over replicas, float32
+                [num_losses] on the CPU.
+            num_steps: number of steps in the sums; with 0, losses are NaN.
+        """
+
+    def speed(self, steps_per_second: float, world_size: int) -> Metrics:
+        """Return the speed of a run of so many ranks by name."""
+
+    def line(self, step: int, steps: int, metrics: Metrics) -> str:
+        """Return the log line of a step.
+
+        Args:
+            step: steps made.
+            steps: steps of the whole run.
+            metrics: all metrics of the step.
+        """
+
+
+@dataclass(kw_only=True)
+class Meter:
+    """Sums over the steps since the last log line.
+
+    A step whose update was skipped is counted, but its losses are not: they do not describe the
+    model. The first step after a start loads kernels and fills caches: its losses count, its time
+    is reported apart and enters no speed, unless it is the only step of the line.
+    """
+
+    losses: Tensor
+    """Results of `StepEngine.train_batch` summed over the steps that were not skipped, float32
+    [num_losses] on the device; zeros at the start."""
+    steps: int = 0
+    """Steps since the last log line."""
+    since: float = 0.0
+    """`time.monotonic()` of the last log line."""
+    first_step_seconds: float | None = None
+    """Seconds of the first step after the start; None until it is made."""
+
+    def __post_init__(self) -> None:
+        self.since = time.monotonic()
+        self._num_timed = 0
+        self._num_skipped = torch.zeros((), device=self.losses.device)
+
+    def add(self, losses: Tensor, is_skipped: Tensor) -> None:
+        """Count one step; copies nothing to the host.
+
+        Args:
+            losses: result of `StepEngine.train_batch`, float32 [num_losses].
+            is_skipped: `StepEngine.last_skip`, float32 [].
+        """
+        # Not a product: the losses of a skipped step may be NaN, and NaN * 0 is NaN.
+        self.losses += torch.where(is_skipped > 0, 0.0, losses)
+        self._num_skipped += is_skipped
+        self.steps += 1
+        self._num_timed += 1
+
+    def end_first_step(self) -> None:
+        """Time the first step, which was added; waits for the device once per start."""
+        if self.losses.device.type == "cuda":
+            torch.cuda.synchronize(self.losses.device)
+        now = time.monotonic()
+        self.first_step_seconds = now - self.since
+        self.since, self._num_timed = now, 0
+
+    def reset(self) -> None:
+        """Discard the steps since the last log line."""
+        self.losses.zero_()
+        self._num_skipped.zero_()
+        self.steps, self._num_timed, self.since = 0, 0, time.monotonic()
+
+    def pause(self, seconds: float) -> None:
+        """Exclude time that was not spent on steps."""
+        self.since += seconds
+
+    def read(self, engine: StepEngine, figures: StepFigures) -> Metrics:
+        """Return the metrics of the steps since the last call, at least one, and start again.
+
+        All ranks must call.
+
+        Args:
+            engine: the engine that took the steps.
+            figures: names of its figures.
+        """
+        sums = engine.mean_losses(self.losses)
+        num_skipped = int(self._num_skipped)
+        # Without another step, the first one is all that is known of the speed.
+        seconds = (time.monotonic() - self.since) if self._num_timed else self.first_step_seconds
+        seconds_per_step = max(seconds or 0.0, 1e-9) / max(self._num_timed, 1)
+        metrics = figures.losses(sums, self.steps - num_skipped)
+        metrics |= {
+            "skipped_steps": float(num_skipped),
+            "gradient_norm": engine.gradient_norm(),
+            "seconds_per_step": seconds_per_step,
+        }
+        metrics |= figures.speed(1 / seconds_per_step, engine.groups.world_size)
+        metrics |= memory_metrics(engine.groups.device)
+        self.reset()
+        return metrics
+
+
+def memory_metrics(device: torch.device) -> Metrics:
+    """Return this rank's memory in bytes, now and at its peak.
+
+    It is the allocated memory of a GPU, or the resident memory of a process on a CPU.
+    """
+    if device.type == "cuda":
+        peak, now = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
+    else:
+        now = psutil.Process().memory_info().rss
+        # Linux counts KiB, and does not update the peak at once.
+        peak = max(now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return {"peak_memory_bytes": float(peak), "memory_bytes": float(now)}

@@ -1,0 +1,1 @@
+"""Networks whose features compare pictures: trained elsewhere, read from files, never trained."""

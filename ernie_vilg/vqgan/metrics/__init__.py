@@ -1,0 +1,1 @@
+"""Figures that compare reconstructions with their originals."""

@@ -1,0 +1,29 @@
+"""Turn a public VQGAN's checkpoint into an image tokenizer's folder."""
+
+from pathlib import Path
+
+from ernie_vilg.config.import_image_tokenizer import ImportImageTokenizerConfig
+from launch.support.program import program
+
+
+@program("import_image_tokenizer", ImportImageTokenizerConfig)
+def main(config: ImportImageTokenizerConfig) -> None:
+    """Import the weights; with a picture, show what becomes of it."""
+    # Imported here so that a bad setting is reported before torch is loaded.
+    from ernie_vilg.vqgan.foreign import draw_reconstruction, import_image_tokenizer
+
+    model, sha256 = import_image_tokenizer(config)
+    shape = model.config
+    print(
+        f"{config.output_dir}: f = {shape.downsampling_factor}, {shape.codebook_size} codes of "
+        f"{shape.embedding_size} numbers, quantizer {shape.quantizer}, SHA-256 {sha256}"
+    )
+    if config.picture is not None:
+        folder = Path(config.output_dir)
+        output = folder.with_name(f"{folder.name}_reconstruction.png")
+        psnr = draw_reconstruction(model, Path(config.picture), output)
+        print(f"{output}: the picture and its reconstruction, PSNR {psnr:.2f} dB")
+
+
+if __name__ == "__main__":
+    main()
