@@ -254,7 +254,8 @@ def _tokenizer_weights(config: PretrainConfig) -> tuple[dict[str, Tensor] | None
         return None, None
     tokenizer, _ = load_image_tokenizer(Path(config.data.image_tokenizer))
     decoder = tokenizer.decoder.state_dict() if with_decoder else None
-    return decoder, tokenizer.code_vectors() if config.model.codebook_std else None
+    codebook = tokenizer.quantizer.code_vectors().detach() if config.model.codebook_std else None
+    return decoder, codebook
 
 
 def _write_plan(config: PretrainConfig, groups: Groups, precision: torch.dtype) -> None:

@@ -155,12 +155,6 @@ class VQGAN(nn.Module):
         vectors = self.quantizer.lookup(codes).contiguous(memory_format=torch.channels_last)
         return self.decoder(vectors).float().clamp(-1, 1)
 
-    @torch.no_grad()
-    def code_vectors(self) -> Tensor:
-        """Return the vector of every code, float32 [codebook, embedding]."""
-        codes = torch.arange(self.config.codebook_size, device=next(self.parameters()).device)
-        return self.quantizer.lookup(codes.view(1, 1, -1))[0, :, 0].t().contiguous()
-
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
