@@ -252,6 +252,7 @@ def evaluate(
         rebuilt=reconstruct(model, originals, batch_size=batch_size),
     )
     scores = _scores(pairs, outputs, codebook_size=codebook_size, judge=judge)
+    scores |= {"drawings": drawings, "temperature": temperature}
     parts = zip(pairs, outputs.drawn, outputs.written, strict=True)
     records = [_record(*indexed) for indexed in enumerate(parts)]
     if baseline is not None:

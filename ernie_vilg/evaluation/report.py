@@ -137,6 +137,8 @@ def _figures(content: ReportContent) -> list[tuple[str, str, str]]:
     figures: list[tuple[str, str, str]] = []
     if "objects_correct" in drawn:
         what = f"of {drawn['num_objects']} objects drawn right: shape, colour, size and quadrant"
+        if (drawings := content.scores.get("drawings", 1)) > 1:
+            what += f"; the model chose one of {drawings} pictures"
         figures.append(("Text to image", _percent(drawn["objects_correct"]), what))
     if "psnr_of_mean_picture" in drawn:
         mean = f"{drawn['psnr_of_mean_picture']:.1f} dB"

@@ -93,6 +93,14 @@ def test_figures_stand_on_the_page(run: Path, expected: str) -> None:
     assert expected in page(run)
 
 
+def test_the_page_says_that_pictures_were_chosen(run: Path) -> None:
+    assert "the model chose" not in page(run)
+
+    write_evaluation(run, {**SHAPE_SCORES, "drawings": 8}, judged=True)
+
+    assert "the model chose one of 8 pictures" in page(run)
+
+
 def test_text_of_others_is_escaped(run: Path) -> None:
     content = page(run)
 
