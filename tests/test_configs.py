@@ -24,6 +24,7 @@ REQUIRED_SETTINGS = {
     "drill": ["experiment=quickstart"],
     "encode_shards": ["shards=s", "text_tokenizer_dir=t", "image_tokenizer_dir=i", "output_dir=o"],
     "evaluate": ["weights=w", "pairs=p", "output_dir=o"],
+    "evaluate_image_tokenizer": ["weights=w", "shards=s", "output_dir=o"],
     "explain_step": ["run=r", "step=1"],
     "export": ["run=r", "output_dir=o"],
     "export_image_tokenizer": ["image_tokenizer_dir=i", "output_file=o"],

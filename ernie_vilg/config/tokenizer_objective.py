@@ -18,6 +18,8 @@ from ernie_vilg.errors import InputError
 Sha256 = Annotated[str, Matching(pattern="[0-9a-f]{64}", words="64 hexadecimal digits")]
 
 
+_SMALLEST_GRID = 3
+"""Smallest side that the discriminator's last two convolutions turn into a logit."""
 _ORIGINS = {
     ("lpips", "weights"): "torchvision's vgg16 (vgg16-397923af.pth)",
     ("lpips", "linear_weights"): "lpips/weights/v0.1/vgg.pth of the package lpips",
@@ -109,6 +111,20 @@ class AdversarialConfig(Settings, section="objective.adversarial"):
                 f"objective.adversarial.train_from_step={self.train_from_step}: the term of an "
                 "untrained discriminator misleads the tokenizer, so set the former to at least "
                 "the latter"
+            )
+
+    def check_image_size(self, image_size: int) -> None:
+        """Check that the discriminator has a logit for pictures of this size.
+
+        Raises:
+            InputError: the pictures are too small for its layers.
+        """
+        if self.weight and image_size >> self.num_layers < _SMALLEST_GRID:
+            fitting = (image_size // _SMALLEST_GRID).bit_length() - 1
+            raise InputError(
+                f"objective.adversarial.num_layers={self.num_layers} with "
+                f"image_tokenizer.image_size={image_size}: the discriminator would have no logit; "
+                + (f"set num_layers to at most {fitting}" if fitting > 0 else "set weight=0")
             )
 
 

@@ -114,6 +114,7 @@ class TrainImageTokenizerConfig(Settings):
         super().__post_init__()
         require_timeouts_in_order(self)
         self.codebook.check_quantizer(self.image_tokenizer.quantizer)
+        self.objective.adversarial.check_image_size(self.image_tokenizer.image_size)
         if self.training.image_cache_bytes > 0 and self.loader.num_workers > 0:
             raise InputError(
                 f"training.image_cache_bytes={self.training.image_cache_bytes} with "

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from data_pipelines import shapes_data_set
 from data_pipelines.shapes_data_set import write_shapes
 from ernie_vilg.config.shapes import DrawShapesConfig
 from ernie_vilg.shapes.captions import parse_caption
@@ -67,10 +68,12 @@ def test_lines_of_evaluation_hold_the_look_and_those_of_training_do_not(tmp_path
                 assert image.tobytes() == pair.draw().tobytes()
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
-    # More scenes than fit in one task.
-    write_shapes(config(tmp_path / "one", train_scenes=520))
-    write_shapes(config(tmp_path / "two", train_scenes=520, num_workers=2))
+def test_the_bytes_do_not_depend_on_the_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shapes(config(tmp_path / "one"))
+    monkeypatch.setattr(shapes_data_set, "_SCENES_PER_TASK", 8)
+    write_shapes(config(tmp_path / "two", num_workers=2))
 
     assert content(tmp_path / "one") == content(tmp_path / "two")
 

@@ -184,7 +184,7 @@ def test_a_failure_keeps_its_code_if_slurm_cannot_requeue(job: Job) -> None:
 
 
 def test_where_slurm_takes_no_job_back_the_ranks_go_on_after_the_warning(job: Job) -> None:
-    done = job.run("train_image_tokenizer", python(job), WARN="1")
+    done = job.run("build_shards", python(job), WARN="1")
 
     assert "the time limit is near" in done.stderr
     assert "not requeued: submit the job again" in done.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ernie_vilg.config.codebook import CodebookConfig
+from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.tokenizer_objective import TokenizerObjectiveConfig
@@ -25,7 +26,8 @@ TINY = (
     "image_tokenizer=quickstart", "image_tokenizer.image_size=16",
     "image_tokenizer.base_channels=16", "image_tokenizer.codebook_size=32", "training.steps=3",
     "training.global_batch_size=4", "training.log_every=1", "reconstructions.pictures=4",
-    "cluster.collective_timeout_seconds=60",
+    "cluster.collective_timeout_seconds=60", "watch.step_timeout_seconds=50",
+    "tracking.wandb_mode=disabled", "checkpoint.every=100",
 )  # fmt: skip
 LAUNCHERS = {
     "python": [sys.executable],
@@ -69,6 +71,20 @@ def test_trains_under(launcher: str, shards: Path, tmp_path: Path) -> None:
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
     assert (tmp_path / "run" / "weights" / "image_tokenizer.json").is_file()
+    assert "0.13 M parameters, " in result.stderr
+    assert "step 1, the first, took" in result.stderr
+
+
+def test_a_time_limit_ends_the_program_with_the_code_of_a_stop(
+    shards: Path, tmp_path: Path
+) -> None:
+    result = start(
+        f"shards={shards}", f"run_dir={tmp_path / 'run'}", *TINY, "stopping.max_hours=1e-9"
+    )
+
+    assert result.returncode == ExitCode.STOPPED, result.stderr
+    stopped = json.loads((tmp_path / "run" / "stopped.json").read_text())
+    assert stopped["reason"] == "time_limit"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +109,14 @@ def test_trains_under(launcher: str, shards: Path, tmp_path: Path) -> None:
             "training.global_batch_size=5",
             "global_batch_size=5 on 2 ranks: every rank needs an equal share, so set a multiple",
             id="batch not divisible by ranks",
+        ),
+        pytest.param(
+            "training.micro_batch_size=3",
+            "micro_batch_size=3 does not divide a rank's share of 2 pictures",
+            id="passes do not divide the share",
+        ),
+        pytest.param(
+            "reconstructions.shards=/nowhere", "/nowhere has no manifest.json", id="no held-out"
         ),
         pytest.param("training.stepz=5", "stepz", id="misspelt setting"),
         pytest.param("shards=/nowhere", "/nowhere has no manifest.json", id="no shards"),

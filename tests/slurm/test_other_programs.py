@@ -10,7 +10,7 @@ from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 from launch.drills.data_set import DataSet
-from tests.slurm.cluster import SlurmCluster, wait_until
+from tests.slurm.cluster import SlurmCluster, suspended, wait_until
 from tests.slurm.jobs import submit, working_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -59,9 +59,9 @@ def submit_image_tokenizer(
         f"run_dir={folder / 'run'}",
         "image_tokenizer.base_channels=8",
         f"training.steps={steps}",
-        "training.save_every=5",
+        "checkpoint.every=5",
         "training.global_batch_size=4",
-        "training.num_evaluation_images=2",
+        "reconstructions.pictures=2",
     )
     return submit(
         cluster, folder, *options, "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1",
@@ -81,22 +81,21 @@ def test_two_nodes_train_the_image_tokenizer(
     load_image_tokenizer(folder / "run" / "weights")
 
 
-def test_a_program_that_does_not_save_when_warned_goes_back_and_resumes(
+def test_a_warned_image_tokenizer_saves_requeues_and_resumes(
     cluster: SlurmCluster, data: DataSet, tmp_path: Path
 ) -> None:
     folder = working_folder(tmp_path / "out_of_time")
-    # Slurm checks limits every 30 s and warns up to 30 s early: 30 to 60 s after the start.
-    job = submit_image_tokenizer(cluster, folder, data, "--time=2", steps=60)
+    job = submit_image_tokenizer(cluster, folder, data, steps=60)
     wait_until(lambda: bool(committed_checkpoints(folder / "run")), "the first checkpoint", 120)
 
-    # Without a suspended rank the job would be done before its limit. Slurm ends it while
-    # suspended.
-    cluster.rank(job, 0, "train_image_tokenizer.py").suspend()
+    with suspended(cluster.rank(job, 0, "train_image_tokenizer.py")):  # or it would be done
+        cluster.run("scancel", "--signal=USR1", job)
     cluster.wait_for_job(job, "PENDING", seconds=120)
     finish(cluster, folder, job)
 
-    assert "the time limit is near: requeued" in (folder / f"slurm-{job}.log").read_text()
+    logs = [path.read_text() for path in folder.glob("outputs/*/rank_0-*.log")]
+    assert any("SIGUSR1 or SIGUSR2 arrived: saving a checkpoint" in log for log in logs)
     lines = RunFolder(folder / "run").metrics.read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines][-1] == 60
-    assert any("resumed" in path.read_text() for path in folder.glob("outputs/*/rank_0-*.log"))
+    assert any("resumed" in log for log in logs)
     load_image_tokenizer(folder / "run" / "weights")

@@ -1,4 +1,4 @@
-"""Places in pictures where each code occurs, the first few of every code."""
+"""Places where each code occurs: one per picture, in the first few pictures that have it."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ernie_vilg.evaluation.image_tokenizer.pictures import Place
 
 
 class CodeExamples:
-    """The first places of every code; the memory depends on the codebook alone."""
+    """Places of every code; the memory depends on the codebook alone."""
 
     def __init__(self, codebook_size: int, per_code: int) -> None:
         self._found = np.zeros(codebook_size, np.int64)
@@ -20,9 +20,11 @@ class CodeExamples:
             codes: int64 [batch, grid, grid].
             places: place of each picture.
         """
-        flat = codes.ravel()
-        order = np.argsort(flat, kind="stable")
-        ordered = flat[order]
+        # The first place of every code in every picture, ordered by code, then by picture.
+        in_order = codes.reshape(len(codes), -1)
+        names = in_order * len(codes) + np.arange(len(codes))[:, None]
+        unique, order = np.unique(names, return_index=True)
+        ordered = unique // len(codes)
         # The how-manieth place of its code in this batch, counted on from the batches before.
         starts = np.searchsorted(ordered, ordered, side="left")
         ranks = np.arange(len(ordered)) - starts + self._found[ordered]
@@ -30,7 +32,7 @@ class CodeExamples:
         picture, row, column = np.unravel_index(order[kept], codes.shape)
         at = np.array(places, np.int32)[picture]
         self._places[ordered[kept], ranks[kept]] = np.column_stack([at, row, column])
-        self._found += np.bincount(flat, minlength=len(self._found))
+        self._found += np.bincount(ordered, minlength=len(self._found))
 
     def of(self, code: int) -> list[tuple[Place, int, int]]:
         """Return the first places of a code: the picture's, and its row and column in the grid."""

@@ -121,11 +121,10 @@ def evaluate_image_tokenizer(config: EvaluateImageTokenizerConfig, folder: Path)
     )
     coder = _Coder(model, device, precision)
     measured = _measure(config, coder, pictures)
-    is_trained_on = _is_trained_on(config, pictures)
     content = {
         "weights": sha256,
         "shards": pictures.manifest.digest(),
-        "trained_on": is_trained_on,
+        "trained_on": _is_trained_on(config, pictures),
         "precision": str(precision).removeprefix("torch."),
         "device": device.type,
         "figures": measured.sums.figures(),
@@ -201,10 +200,12 @@ def _file(config: EvaluateImageTokenizerConfig, setting: str, origin: str) -> We
     return WeightsFile(path=Path(path), sha256=sha256, setting=setting, origin=origin)
 
 
-def _is_trained_on(config: EvaluateImageTokenizerConfig, pictures: ShardPictures) -> bool:
-    """Return whether the tokenizer's card names these shards; warn if so."""
+def _is_trained_on(config: EvaluateImageTokenizerConfig, pictures: ShardPictures) -> bool | None:
+    """Return whether the tokenizer was trained on these very shards, and warn if so; None where its
+    card does not name any.
+    """
     trained_on = read_card(Path(config.weights)).lineage.get("image_shards")
-    is_trained_on = trained_on == pictures.manifest.digest()
+    is_trained_on = None if trained_on is None else trained_on == pictures.manifest.digest()
     if is_trained_on:
         logger.warning(
             "shards=%s is what this tokenizer was trained on: its figures flatter", config.shards

@@ -21,6 +21,14 @@ _PUBLISHED_PICTURES = 50_000
 """Number of pictures of published rFIDs; an rFID of fewer pictures is larger."""
 
 
+_ORIGINS = {
+    True: "The tokenizer was trained on these pictures, so its figures flatter.",
+    False: "The tokenizer was trained on other shards.",
+    None: "Its card does not name the shards that it was trained on.",
+}
+"""Sentence by whether the pictures were trained on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rebuilt:
     """One picture and its reconstruction."""
@@ -108,10 +116,8 @@ def page_html(
     return render(
         "ernie_vilg.evaluation",
         "image_tokenizer.html",
-        title="Image tokenizer on pictures it was trained on"
-        if content["trained_on"]
-        else "Image tokenizer on held-out pictures",
-        trained_on=content["trained_on"],
+        title="Evaluation of an image tokenizer",
+        origin=_ORIGINS[content["trained_on"]],
         tokenizer=f"{config.image_size} x {config.image_size} pixels to {config.grid_size} x "
         f"{config.grid_size} codes out of {config.codebook_size:,}",
         sha256=content["weights"],

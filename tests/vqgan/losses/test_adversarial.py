@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ernie_vilg.config.tokenizer_objective import AdversarialConfig
 from ernie_vilg.errors import InputError
+from ernie_vilg.vqgan.discriminator import PatchDiscriminator
 from ernie_vilg.vqgan.losses.adversarial import (
     LogitAverages,
     adaptive_factor,
@@ -127,3 +128,27 @@ def test_lecam_counts_logits_beyond_the_other_sides_average() -> None:
 
     # Originals above the fake average 1: 0 and 3; reconstructions below the real one, 3: 3 and 0.
     assert averages.penalty(real, fake).item() == 4.5 + 4.5
+
+
+@pytest.mark.parametrize(
+    ("image_size", "num_layers", "message"),
+    [
+        pytest.param(16, 3, "set num_layers to at most 2", id="too deep"),
+        pytest.param(5, 1, "set weight=0", id="too small for any"),
+    ],
+)
+def test_pictures_without_a_logit_are_refused(
+    image_size: int, num_layers: int, message: str
+) -> None:
+    config = AdversarialConfig(weight=1.0, num_layers=num_layers)
+
+    with pytest.raises(InputError, match=message):
+        config.check_image_size(image_size)
+
+
+@pytest.mark.parametrize(("image_size", "num_layers"), [(24, 3), (31, 3), (6, 1), (64, 4)])
+def test_smallest_pictures_have_a_logit(image_size: int, num_layers: int) -> None:
+    AdversarialConfig(weight=1.0, num_layers=num_layers).check_image_size(image_size)
+
+    logits = PatchDiscriminator(4, num_layers)(torch.zeros(1, 3, image_size, image_size))
+    assert logits.numel() > 0
