@@ -27,6 +27,7 @@ from ernie_vilg.vqgan.foreign import (
     import_image_tokenizer,
 )
 from ernie_vilg.vqgan.weights import load_image_tokenizer, read_card
+from launch.import_image_tokenizer import read_model_config
 
 SHAPE = {
     "ch": 32,
@@ -291,7 +292,7 @@ def test_the_model_s_own_settings_give_the_size_of_the_pictures(tmp_path: Path) 
     own = model_config(tmp_path, attn_resolutions=[8, 2])  # no layer computes at 2
 
     config = settings(tmp_path, checkpoint, image_size=None, model_config=str(own))
-    import_image_tokenizer(config)
+    import_image_tokenizer(config, read_model_config(str(own)))
 
     check_is(theirs, tmp_path)
 
@@ -312,8 +313,19 @@ def test_settings_that_disagree_with_the_weights_are_refused(
     checkpoint = saved(tmp_path, lightning(plain()))
     own = model_config(tmp_path, **changes)
 
+    config = settings(tmp_path, checkpoint, model_config=str(own))
     with pytest.raises(InputError, match=message):
-        import_image_tokenizer(settings(tmp_path, checkpoint, model_config=str(own)))
+        import_image_tokenizer(config, read_model_config(str(own)))
+
+
+@pytest.mark.parametrize("content", ["a: [1", "just words", "${nowhere}", "model: {params: 3}"])
+def test_file_that_is_no_model_s_settings_is_refused(tmp_path: Path, content: str) -> None:
+    own = tmp_path / "model.yaml"
+    own.write_text(content)
+    config = settings(tmp_path, saved(tmp_path, lightning(plain())), model_config=str(own))
+
+    with pytest.raises(InputError, match="model_config="):
+        import_image_tokenizer(config, read_model_config(str(own)))
 
 
 @pytest.mark.parametrize("layout", ["taming", "llamagen"])
