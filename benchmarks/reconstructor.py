@@ -11,7 +11,7 @@ for 16 x 16 pixels, and 128 codes for the 257 different such squares of the data
 
 The figures of a row, all against the true pictures of the captions:
 
-- `objects_correct`: see `ernie_vilg.shapes.judge`.
+- `objects_correct`: see `ernie_vilg.shapes.scores`.
 - `psnr`: dB over all pixels. A caption determines its picture, so drawn pictures have one too.
 - `frechet`: the Frechet distance between normal distributions fitted to 80 numbers per picture.
   These are, for each of 4 x 4 cells, the means of red, green and blue and the root mean squares

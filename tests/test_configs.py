@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from data_pipelines.captions import clean_caption
-from ernie_vilg.shapes.scenes import all_scenes, caption_of
+from data_pipelines.shapes_data_set import pair_of
+from ernie_vilg.config.shapes import DrawShapesConfig
+from ernie_vilg.shapes.splits import TRAIN
 from ernie_vilg.text_tokenizer import TextTokenizer, train_text_tokenizer
 from launch.support.composition import compose_program, settings_of
 from launch.support.program import CONF_FOLDER
@@ -27,6 +29,7 @@ REQUIRED_SETTINGS = {
     "export": ["run=r", "output_dir=o"],
     "export_image_tokenizer": ["image_tokenizer_dir=i", "output_file=o"],
     "generate": ["weights=w", "prompts=[a]", "output_dir=o"],
+    "hold_out_variants": ["source=s", "output_dir=o"],
     "import_image_tokenizer": ["checkpoint=c", "output_dir=o"],
     "main_job": ["job=quickstart"],
     "plan": ["experiment=quickstart", "num_gpus=8", "gpu=h100-80gb"],
@@ -125,14 +128,15 @@ EMOJI = CONF_FOLDER.parent.parent / "shared" / "data" / "noto-emoji" / "captions
 
 def captions_of(job: str) -> list[str]:
     if job == "quickstart":
-        return [caption_of(scene) for scene in all_scenes()]
+        data = DrawShapesConfig(output_dir="o")
+        return [pair_of(data, TRAIN, index).caption for index in range(6000)]
     if not EMOJI.is_file():
         pytest.skip(f"the emoji data set is not at {EMOJI}")
     lines = EMOJI.read_text(encoding="utf-8").splitlines()
     return [clean_caption(json.loads(line)["caption"], max_characters=1000) for line in lines]
 
 
-@pytest.mark.parametrize(("job", "longest"), [("quickstart", 8), ("emoji", 11)])
+@pytest.mark.parametrize(("job", "longest"), [("quickstart", 12), ("emoji", 23)])
 def test_a_jobs_text_tokenizer_leaves_no_caption_cut(job: str, longest: int) -> None:
     stages = {stage["name"]: stage for stage in yaml.safe_load(text_of(job))["stages"]}
     words = stages["train_text_tokenizer"]["command"][2:]

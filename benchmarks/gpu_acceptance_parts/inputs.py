@@ -45,7 +45,7 @@ STAGES = (
 PARTS = ("token_shards", "text_tokenizer", "image_tokenizer/weights", "held_out")
 """Folders of the main job's output that are carried."""
 TOY_OPTIONS = {
-    "draw_shapes": ["train_scenes=128", "held_out_scenes=4"],
+    "draw_shapes": ["train_scenes=128", "held_out_scenes=4", "unseen_pair_scenes=4"],
     "train_image_tokenizer": [
         "training.steps=10",
         "training.save_every=10",

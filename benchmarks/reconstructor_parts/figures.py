@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from benchmarks.reconstructor_parts.rows import DIFFERENCES, ROWS, Figures, Pictures
 from benchmarks.support import tables
 from ernie_vilg.evaluation.pairs import Pair
-from ernie_vilg.shapes.judge import required_scenes, score_pictures
+from ernie_vilg.shapes.captions import required_scenes
+from ernie_vilg.shapes.scores import score_pictures
 from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
 
 CELLS = 4

@@ -68,7 +68,7 @@ def make_data(folder: Path, settings: Settings) -> None:
         f"shards={shards}",
         f"output_dir={text_tokenizer}",
         "model_type=bpe",
-        "vocab_size=315",
+        "vocab_size=400",
         "max_piece_length=6",
         output=text_tokenizer,
         logs=folder,

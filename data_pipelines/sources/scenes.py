@@ -1,7 +1,6 @@
-"""The built-in scenes as a source: drawn when they are read, in the order of draw_shapes.
+"""The built-in scenes as a source: drawn when they are read.
 
-They are the scenes that may be trained on, with the captions, pictures and order of `train/` of
-`launch/draw_shapes.py` without settings.
+They have the captions, pictures and order of `train/` of `launch/draw_shapes.py` without settings.
 """
 
 import functools
@@ -10,19 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data_pipelines.rejections import Rejection
-from data_pipelines.shapes_data_set import TRAIN, choose_scenes
+from data_pipelines.shapes_data_set import pair_of, picture_name
 from data_pipelines.sources.pictures import DeferredPicture
 from data_pipelines.sources.rows import Part, RawPair
 from ernie_vilg.config.shapes import DrawShapesConfig
-from ernie_vilg.shapes.scenes import Scene, caption_of, draw_scene
+from ernie_vilg.shapes.splits import TRAIN, ScenePair
 
 LOCATION = "scenes"
 """Location that names them in the settings."""
 
+_CONFIG = DrawShapesConfig(output_dir=LOCATION)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesSource:
-    """Every scene that may be trained on."""
+    """The training scenes."""
 
     name: str
     """Name in the settings."""
@@ -30,12 +31,12 @@ class ScenesSource:
     """Scenes of each part but the last."""
 
     def fingerprint(self) -> str:
-        """Return the number of scenes."""
-        return f"{LOCATION} {len(_scenes())}"
+        """Return what decides the scenes: their variety, seed and number."""
+        return f"{LOCATION} {_CONFIG.variety} {_CONFIG.seed} {_CONFIG.train_scenes}"
 
     def parts(self) -> Iterator[Part]:
         """Yield the parts in order."""
-        count = len(_scenes())
+        count = _CONFIG.train_scenes
         for start in range(0, count, self.rows_per_part):
             end = min(start + self.rows_per_part, count)
             yield Part(
@@ -53,26 +54,21 @@ class ScenesSource:
 
     def rows(self, part: Part) -> Iterator[RawPair | Rejection]:
         """Yield the scenes of a part."""
-        for row, scene in enumerate(_scenes()[part.start : part.end]):
-            number = part.start + row
-            name = f"{number:05d}.png"
-            caption = caption_of(scene)
+        assert part.end is not None  # as parts() set it
+        for row, number in enumerate(range(part.start, part.end)):
+            pair = pair_of(_CONFIG, TRAIN, number)
+            name = picture_name(number)
             yield RawPair(
                 row=row,
                 place=f"scene {number}",
                 picture_id=name,
-                picture=DeferredPicture(name=name, get=functools.partial(_drawn, scene)),
-                caption=caption,
-                record={"image": name, "caption": caption},
+                picture=DeferredPicture(name=name, get=functools.partial(_drawn, pair)),
+                caption=pair.caption,
+                record={"image": name, "caption": pair.caption},
             )
 
 
-@functools.cache
-def _scenes() -> list[Scene]:
-    return choose_scenes(DrawShapesConfig(output_dir=LOCATION))[TRAIN]
-
-
-def _drawn(scene: Scene) -> bytes:
+def _drawn(pair: ScenePair) -> bytes:
     buffer = io.BytesIO()
-    draw_scene(scene).save(buffer, "PNG")
+    pair.draw().save(buffer, "PNG")
     return buffer.getvalue()

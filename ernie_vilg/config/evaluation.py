@@ -1,10 +1,27 @@
 """Settings of the evaluation on held-out pairs, and of the report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ernie_vilg.config.generation import Device, DrawingPrecision
-from ernie_vilg.config.schema import LocalInput, LocalOutput, NaturalFloat, PositiveInt, Settings
+from ernie_vilg.config.schema import (
+    LocalInput,
+    LocalOutput,
+    NaturalFloat,
+    NaturalInt,
+    PositiveInt,
+    Settings,
+)
+from ernie_vilg.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig(Settings, section="retrieval"):
+    """Retrieval by the model's own likelihood, for pairs of any data set."""
+
+    candidates: NaturalInt = 0
+    """Number of pairs whose captions and pictures are ranked against each other, the first ones
+    with different captions; 0 ranks none. Its square is the number of pairs to score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +39,19 @@ class EvaluateConfig(Settings):
     judge: Literal["shapes", "none"] = "shapes"
     """Judge of pictures: "shapes" reads the objects of the built-in data from the pixels; "none",
     for other data, draws, captions and reconstructs without judging pictures."""
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    """Retrieval of true captions and pictures among others."""
+    training_pairs: LocalInput | None = None
+    """Folder of the raw pairs that were trained on. The PSNR of their mean picture is the baseline
+    of drawn pictures; null gives none."""
+    disturbed: bool = False
+    """Whether captions are also written for the pairs' pictures as the second renderer draws them,
+    shifted by 1 and by 2 pixels, and through JPEG of quality 80. For judge=shapes; the pairs must
+    come from launch/draw_shapes.py, whose lines hold the looks of the pictures."""
+    unseen_pairs: LocalInput | None = None
+    """Folder of raw pairs with a pair of shape and colour that was never trained on, such as
+    `unseen_pairs/` of launch/draw_shapes.py: its first `count` are drawn and captioned too. For
+    judge=shapes. null leaves them out."""
     temperature: NaturalFloat = 0.0
     """Temperature of drawing: 0 takes the most likely code at every slot, 1 samples from the model.
     Captions are always greedy."""
@@ -34,6 +64,21 @@ class EvaluateConfig(Settings):
     elsewhere. The image tokenizer always computes in fp32."""
     overwrite: bool = False
     """Whether an evaluation already in `output_dir` is replaced."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        candidates = self.retrieval.candidates
+        if candidates == 1 or candidates > self.count:
+            raise InputError(
+                f"retrieval.candidates={candidates} with count={self.count}: set it from 2 to "
+                "count, or to 0 for no retrieval"
+            )
+        if self.judge == "none" and (self.disturbed or self.unseen_pairs is not None):
+            asked = "disturbed=true" if self.disturbed else f"unseen_pairs={self.unseen_pairs}"
+            raise InputError(
+                f"{asked} with judge=none: only scenes of the built-in data can be disturbed and "
+                "judged, so set judge=shapes, or leave both settings out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

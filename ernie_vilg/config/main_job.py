@@ -49,6 +49,8 @@ class StageOverrides:
 
     draw_shapes: tuple[str, ...] = ()
     """Options of launch/draw_shapes.py."""
+    hold_out_variants: tuple[str, ...] = ()
+    """Options of launch/hold_out_variants.py."""
     build_shards: tuple[str, ...] = ()
     """Options of launch/build_shards.py."""
     train_text_tokenizer: tuple[str, ...] = ()

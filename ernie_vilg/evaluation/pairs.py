@@ -6,18 +6,19 @@ The folder of an evaluation holds:
     originals/00000.png     the pictures as the model sees them: cropped and resized
     drawn/00000.png         the pictures drawn for their captions
     reconstructed/00000.png the originals after the image tokenizer alone
-    pairs.jsonl             per pair: its files, both captions, both log-probabilities, and
-                            the judge's counts
+    pairs.jsonl             per pair: its files, both captions, both log-probabilities, the
+                            judge's counts, its ranks in retrieval and the likeliest candidates
     drawn.png, reconstructed.png   the first pictures as grids, originals above
 """
 
 import logging
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 
 from data_pipelines.captions import clean_caption
@@ -31,13 +32,15 @@ from ernie_vilg.evaluation.reconstruction import (
     Reconstruction,
     reconstruct,
 )
-from ernie_vilg.shapes.judge import (
+from ernie_vilg.evaluation.retrieval import Scorer, retrieve
+from ernie_vilg.shapes.captions import required_scenes
+from ernie_vilg.shapes.scenes import Scene
+from ernie_vilg.shapes.scores import (
     caption_correct,
     objects_correct,
-    required_scenes,
+    score_captions,
     score_pictures,
 )
-from ernie_vilg.shapes.scenes import Scene
 from ernie_vilg.storage.files import write_bytes, write_json
 from ernie_vilg.storage.jsonl import line_of
 from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
@@ -45,11 +48,10 @@ from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
 EVALUATION_FILE = "evaluation.json"
 PAIRS_FILE = "pairs.jsonl"
 ORIGINALS, DRAWN, RECONSTRUCTED = "originals", "drawn", "reconstructed"
+GRID_PICTURES, GRID_COLUMNS = 60, 15
 
 _MAX_CAPTION_CHARACTERS = 1000
 _MAX_PIXELS = 64_000_000
-_GRID_PICTURES = 60
-_GRID_COLUMNS = 15
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class Captioned(Protocol):
         """Log-probability of its ids in nats."""
 
 
-class Model(ImageCoder, Protocol):
+class Model(ImageCoder, Scorer, Protocol):
     """A model to evaluate, such as `ernie_vilg.generation.pipeline.ErnieVilg`."""
 
     def generate(
@@ -102,6 +104,8 @@ class Pair:
     """Caption in the words of the data set."""
     file: str
     """Path of the picture in its data set."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """Line of `captions.jsonl`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +133,48 @@ def read_pairs(folder: Path, *, count: int, image_size: int) -> list[Pair]:
     """
     pairs: list[Pair] = []
     skipped: list[Rejection] = []
-    for raw in read_captions_file(folder):
+    for pair in _usable_pairs(folder, image_size, skipped):
+        pairs.append(pair)
         if len(pairs) == count:
             break
+    told = _told(skipped) if skipped else ""
+    if len(pairs) < count:
+        also = f" ({told})" if told else ""
+        raise InputError(f"count={count}: {folder} holds {len(pairs)} pairs{also}; ask for fewer")
+    if told:
+        logger.warning("pairs=%s: %s", folder, told)
+    return pairs
+
+
+def mean_picture(folder: Path, *, image_size: int) -> Image.Image:
+    """Return the mean of all usable pictures of a raw data set, RGB.
+
+    It is the constant picture with the highest PSNR to them: the best drawing of a model that
+    ignores its caption. A picture counts once per caption.
+
+    Args:
+        folder: `captions.jsonl` and images.
+        image_size: pixels per side.
+
+    Raises:
+        InputError: there is no usable pair.
+    """
+    total = np.zeros((image_size, image_size, 3))
+    count, skipped = 0, list[Rejection]()
+    for pair in _usable_pairs(folder, image_size, skipped):
+        total += np.asarray(pair.image)
+        count += 1
+    told = _told(skipped) if skipped else ""
+    if not count:
+        raise InputError(f"training_pairs={folder} holds no usable pair ({told or 'no rows'})")
+    if told:
+        logger.warning("training_pairs=%s: %s", folder, told)
+    return Image.fromarray((total / count).round().astype(np.uint8))
+
+
+def _usable_pairs(folder: Path, image_size: int, skipped: list[Rejection]) -> Iterator[Pair]:
+    """Yield the pairs of a raw data set, and append its other rows to `skipped`."""
+    for raw in read_captions_file(folder):
         if isinstance(raw, Rejection):
             skipped.append(raw)
             continue
@@ -145,14 +188,8 @@ def read_pairs(folder: Path, *, count: int, image_size: int) -> list[Pair]:
                 Rejection(row=raw.row, place=raw.place, reason=error.reason, detail=error.detail)
             )
             continue
-        pairs.append(Pair(image=image, caption=caption, file=str(raw.record[IMAGE])))
-    told = _told(skipped) if skipped else ""
-    if len(pairs) < count:
-        also = f" ({told})" if told else ""
-        raise InputError(f"count={count}: {folder} holds {len(pairs)} pairs{also}; ask for fewer")
-    if told:
-        logger.warning("pairs=%s: %s", folder, told)
-    return pairs
+        file = str(raw.record[IMAGE])
+        yield Pair(image=image, caption=caption, file=file, record=raw.record)
 
 
 def _told(skipped: list[Rejection]) -> str:
@@ -173,6 +210,8 @@ def evaluate(
     judge: str,
     batch_size: int,
     temperature: float = 0.0,
+    candidates: int = 0,
+    baseline: Image.Image | None = None,
 ) -> dict[str, Any]:
     """Draw, caption and reconstruct the pairs, judge the results and write all of it.
 
@@ -184,12 +223,16 @@ def evaluate(
         judge: "shapes" or "none".
         batch_size: pictures at once.
         temperature: temperature of the drawn pictures; 0 is greedy.
+        candidates: number of pairs that are ranked against each other (see `retrieval`); 0 ranks
+            none.
+        baseline: picture that drawn ones are compared with, of the pairs' size; None for none.
 
     Returns:
         the content of `evaluation.json`.
 
     Raises:
-        InputError: `judge` is "shapes" and a caption names no scene of the built-in data.
+        InputError: `judge` is "shapes" and a caption names no scene of the built-in data, or there
+            are fewer different captions than candidates.
     """
     captions = [pair.caption for pair in pairs]
     originals = [pair.image for pair in pairs]
@@ -204,8 +247,16 @@ def evaluate(
     scores = _scores(pairs, outputs, codebook_size=codebook_size, judge=judge)
     parts = zip(pairs, outputs.drawn, outputs.written, strict=True)
     records = [_record(*indexed) for indexed in enumerate(parts)]
+    if baseline is not None:
+        alike = [baseline] * len(pairs)
+        scores["text_to_image"]["psnr_of_mean_picture"] = psnr_of_pictures(originals, alike)
     if scenes is not None:
         _judge_shapes(scores, records, scenes, outputs)
+    if candidates:
+        found = retrieve(model, pairs, candidates=candidates, batch_size=batch_size)
+        scores["retrieval"] = found.figures()
+        for index, ranks in found.records().items():
+            records[index].update(ranks)
     _write_pictures(folder, originals, outputs)
     write_bytes(folder / PAIRS_FILE, b"".join(map(line_of, records)))
     write_json(folder / EVALUATION_FILE, scores)
@@ -223,7 +274,11 @@ def _scores(
     return {
         "pairs": len(pairs),
         "judge": judge,
-        "text_to_image": {},
+        "text_to_image": {
+            "psnr": psnr_of_pictures(
+                [pair.image for pair in pairs], [item.image for item in outputs.drawn]
+            )
+        },
         "image_to_text": {"exact_matches": sum(exact) / len(exact)},
         "image_tokenizer": {
             "psnr": psnr_of_pictures([pair.image for pair in pairs], outputs.rebuilt.images),
@@ -267,11 +322,14 @@ def _judge_shapes(
         record["objects_correct"] = objects_correct(scene, picture.image)
         record["caption_correct"] = caption_correct(scene, text.caption)
     drawn = score_pictures(scenes, [item.image for item in outputs.drawn])
-    scores["text_to_image"] = asdict(drawn)
-    right = sum(record["caption_correct"] for record in records)
-    scores["image_to_text"]["captions_correct"] = right / len(records)
-    ceiling = score_pictures(scenes, outputs.rebuilt.images).objects_correct
-    scores["image_tokenizer"]["objects_correct"] = ceiling
+    scores["text_to_image"] |= asdict(drawn)
+    written = score_captions(scenes, [text.caption for text in outputs.written])
+    scores["image_to_text"] |= asdict(written)
+    ceiling = score_pictures(scenes, outputs.rebuilt.images)
+    scores["image_tokenizer"]["objects_correct"] = ceiling.objects_correct
+    scores["image_tokenizer"]["objects_correct_by_num_objects"] = {
+        number: figures.objects_correct for number, figures in ceiling.by_num_objects.items()
+    }
 
 
 def _write_pictures(folder: Path, originals: Sequence[Image.Image], outputs: _Outputs) -> None:
@@ -285,5 +343,5 @@ def _write_pictures(folder: Path, originals: Sequence[Image.Image], outputs: _Ou
         for index, image in enumerate(images):
             image.save(folder / name / f"{index:05d}.png")
     for name in (DRAWN, RECONSTRUCTED):
-        before, after = originals[:_GRID_PICTURES], pictures[name][:_GRID_PICTURES]
-        before_and_after(before, after, columns=_GRID_COLUMNS).save(folder / f"{name}.png")
+        before, after = originals[:GRID_PICTURES], pictures[name][:GRID_PICTURES]
+        before_and_after(before, after, columns=GRID_COLUMNS).save(folder / f"{name}.png")

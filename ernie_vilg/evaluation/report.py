@@ -7,13 +7,22 @@ from typing import Any
 
 from ernie_vilg.errors import InputError
 from ernie_vilg.evaluation.charts import curves, line_chart, read_metrics
+from ernie_vilg.evaluation.harder_sets import (
+    CAPTIONS_OF_SETS_FILE,
+    DISTURBED,
+    UNSEEN_PAIRS,
+    table_of,
+)
 from ernie_vilg.evaluation.page import render
+from ernie_vilg.evaluation.pairs import EVALUATION_FILE, PAIRS_FILE
+from ernie_vilg.evaluation.retrieval import SHOWN
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.jsonl import read_lines
 from ernie_vilg.system.progress import duration
 
 _MOST_ERRORS = 6
+_MOST_OF_A_SET, _MOST_WRONG_OF_A_SET = 4, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +41,8 @@ class ReportContent:
     """Content of evaluation.json."""
     pairs: Sequence[Mapping[str, Any]]
     """Content of pairs.jsonl; files are relative to `evaluation`."""
+    of_sets: Sequence[Mapping[str, Any]]
+    """Content of captions_of_sets.jsonl, empty without disturbed sets."""
     evaluation: Path
     """Folder of the evaluation."""
     pretrain_metrics: Sequence[Mapping[str, float]]
@@ -68,7 +79,7 @@ def read_content(
     Raises:
         InputError: the evaluation is missing or damaged.
     """
-    scores, pairs = evaluation / "evaluation.json", evaluation / "pairs.jsonl"
+    scores, pairs = evaluation / EVALUATION_FILE, evaluation / PAIRS_FILE
     for path in (scores, pairs):
         if not path.is_file():
             raise InputError(f"{path} does not exist: run launch/evaluate.py into {evaluation}")
@@ -79,6 +90,7 @@ def read_content(
         stages=stages,
         scores=read_object(scores),
         pairs=[line.require() for line in read_lines(pairs)],
+        of_sets=_captions_of_sets(evaluation),
         evaluation=evaluation,
         pretrain_metrics=read_metrics(RunFolder(pretrain).metrics),
         tokenizer_metrics=read_metrics(RunFolder(image_tokenizer).metrics),
@@ -103,6 +115,10 @@ def report_html(content: ReportContent) -> str:
         charts=_charts(content),
         drawn=_drawn(content),
         written=_written(content),
+        retrieval=_retrieval(content),
+        table=table_of(content.scores),
+        disturbed=_disturbed(content),
+        unseen=content.scores.get(UNSEEN_PAIRS),
         tokenizer=content.scores["image_tokenizer"],
         samples=[(_step(path), path.read_bytes()) for path in content.samples],
         stages=content.stages,
@@ -122,6 +138,10 @@ def _figures(content: ReportContent) -> list[tuple[str, str, str]]:
     if "objects_correct" in drawn:
         what = f"of {drawn['num_objects']} objects drawn right: shape, colour, size and quadrant"
         figures.append(("Text to image", _percent(drawn["objects_correct"]), what))
+    if "psnr_of_mean_picture" in drawn:
+        mean = f"{drawn['psnr_of_mean_picture']:.1f} dB"
+        what = f"of drawn pictures to the true ones; the mean picture's is {mean}"
+        figures.append(("Text to image", f"{drawn['psnr']:.1f} dB", what))
     if "captions_correct" in written:
         share = written["captions_correct"]
         what = f"of {pairs} captions name exactly what the picture shows"
@@ -129,6 +149,8 @@ def _figures(content: ReportContent) -> list[tuple[str, str, str]]:
         share = written["exact_matches"]
         what = f"of {pairs} captions equal the data set's, letter by letter"
     figures.append(("Image to text", _percent(share), what))
+    if retrieval := content.scores.get("retrieval"):
+        figures += _retrieval_figures(retrieval)
     usage = f"with {_percent(tokenizer['codebook_usage'])} of the codebook in use"
     figures.append(("Image tokenizer", f"{tokenizer['psnr']:.1f} dB", usage))
     if stages := content.stages.values():
@@ -191,6 +213,65 @@ def _written(content: ReportContent) -> dict[str, Any]:
         "num_wrong_shown": sum(pair in examples for pair in wrong),
         "is_judged": any("caption_correct" in pair for pair in content.pairs),
     }
+
+
+def _retrieval_figures(retrieval: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the cards of both questions, by the likelihood of the text given the picture."""
+    count = retrieval["candidates"]
+    captions = retrieval["captions_of_pictures"][SHOWN]["recall_at_10"]
+    pictures = retrieval["pictures_of_captions"][SHOWN]["recall_at_10"]
+    return [
+        (
+            "Caption retrieval",
+            _percent(captions),
+            f"of pictures have their caption among the best 10 of {count}, by text given image",
+        ),
+        (
+            "Picture retrieval",
+            _percent(pictures),
+            f"of captions have their picture among the best 10 of {count}, by text given image",
+        ),
+    ]
+
+
+def _retrieval(content: ReportContent) -> dict[str, Any] | None:
+    """Return the tables of retrieval and the first pairs that took part; None without retrieval."""
+    figures = content.scores.get("retrieval")
+    if figures is None:
+        return None
+    took_part = [pair for pair in content.pairs if "caption_rank" in pair]
+    return {
+        "candidates": figures["candidates"],
+        "questions": {
+            "Captions of a picture": figures["captions_of_pictures"],
+            "Pictures of a caption": figures["pictures_of_captions"],
+        },
+        "examples": took_part[: content.examples],
+        "pairs": content.pairs,
+    }
+
+
+def _captions_of_sets(evaluation: Path) -> list[dict[str, Any]]:
+    path = evaluation / CAPTIONS_OF_SETS_FILE
+    return [line.require() for line in read_lines(path)] if path.is_file() else []
+
+
+def _disturbed(content: ReportContent) -> list[dict[str, Any]]:
+    """Choose the pictures that the page shows of each disturbed set: wrong ones, then the first."""
+    sets = []
+    for name in content.scores.get(DISTURBED, {}):
+        pairs = [pair for pair in content.of_sets if pair["set"] == name]
+        wrong = [pair for pair in pairs if not pair["caption_correct"]]
+        right = [pair for pair in pairs if pair["caption_correct"]]
+        sets.append(
+            {
+                "name": name.replace("_", " "),
+                "num_pairs": len(pairs),
+                "num_wrong": len(wrong),
+                "examples": [*wrong[:_MOST_WRONG_OF_A_SET], *right][:_MOST_OF_A_SET],
+            }
+        )
+    return sets
 
 
 def _step(path: Path) -> str:

@@ -16,15 +16,14 @@ consistency (Zhu et al. 2017, arXiv:1703.10593); the agreement of captions is RO
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ernie_vilg.generation.decode import Drawing, ShouldStop, never
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.generation.randomness import Occurrences, drawing_seed, item_of, uniforms
 from ernie_vilg.generation.sampling import Sampling
-from ernie_vilg.model.loss import sample_losses
-from ernie_vilg.vocabulary import caption_ids
+from ernie_vilg.model.attention_mask import Direction
+from ernie_vilg.vocabulary import PADDING_ID, caption_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +82,12 @@ def take_round_trips(
     rewritten, _ = generator.caption(drawn.codes, greedy, numbers, should_stop=should_stop)
     written, _ = generator.caption(codes, greedy, numbers, should_stop=should_stop)
     redrawn = generator.draw(written, sampling, numbers, should_stop=should_stop)
-    image_given_text, text_given_image = log_likelihoods(model, text, codes)
-    _, text_given_drawing = log_likelihoods(model, text, drawn.codes)
-    image_given_writing, _ = log_likelihoods(model, written, codes)
+    to_image, to_text = Direction
     return RoundTrips(
-        text_given_image=text_given_image,
-        text_given_drawing=text_given_drawing,
-        image_given_text=image_given_text,
-        image_given_writing=image_given_writing,
+        text_given_image=mean_log_likelihoods(model, to_text, text, codes),
+        text_given_drawing=mean_log_likelihoods(model, to_text, text, drawn.codes),
+        image_given_text=mean_log_likelihoods(model, to_image, text, codes),
+        image_given_writing=mean_log_likelihoods(model, to_image, written, codes),
         drawn=drawn,
         redrawn=redrawn,
         written=written,
@@ -98,21 +95,23 @@ def take_round_trips(
     )
 
 
-@torch.inference_mode()
-def log_likelihoods(model: ErnieVilg, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean log-likelihood of each half of some pairs given the other.
+def mean_log_likelihoods(
+    model: ErnieVilg, direction: Direction, text: Tensor, codes: Tensor
+) -> Tensor:
+    """Return the mean log-likelihood of one half of some pairs given the other.
 
     Args:
         model: the model.
+        direction: TEXT_TO_IMAGE for the codes, IMAGE_TO_TEXT for the text.
         text: padded ids, int64 [pairs, text_length].
         codes: int64 [pairs, num_image_tokens].
 
     Returns:
-        the codes' given the text, nats per code, and the text's given the codes, nats per piece;
-        float32 [pairs] each.
+        nats per code or per piece, float32 [pairs].
     """
-    of_codes, of_pieces = sample_losses(model.transformer((text, codes)), text, codes)
-    return -of_codes, -of_pieces
+    is_text = direction is Direction.IMAGE_TO_TEXT
+    num_targets = (text != PADDING_ID).sum(dim=1) if is_text else codes.shape[1]
+    return (model.likelihood.of_pairs(direction, text, codes) / num_targets).float()
 
 
 def agreement_of_captions(captions: Tensor, others: Tensor) -> float:

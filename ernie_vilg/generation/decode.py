@@ -1,8 +1,7 @@
 """Generation of the target, token by token, given the source, with a key-value cache.
 
 Source and target keep their slots of training. The source's slots go through the model once; then
-each target slot adds its keys and values to the cache and attends to the slots that its row of the
-training mask allows.
+each target slot adds its keys and values to the cache.
 """
 
 from collections.abc import Callable
@@ -12,13 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.generation.cached_model import CachedModel
 from ernie_vilg.generation.fixed_batches import in_fixed_batches
 from ernie_vilg.generation.sampling import Sampling, choose_tokens
-from ernie_vilg.model.attention import KeyValueCache
-from ernie_vilg.model.attention_mask import Direction
-from ernie_vilg.model.block import Block
-from ernie_vilg.model.embedding import Embedding
-from ernie_vilg.model.head import Head
 from ernie_vilg.vocabulary import (
     BEGIN_OF_TEXT_ID,
     END_OF_TEXT_ID,
@@ -68,12 +63,7 @@ class TokenGenerator:
             num_text_ids: number of ids of the text tokenizer; the model's text vocabulary may be
                 larger, so that it divides over devices. None stands for all of the model's.
         """
-        embedding, *blocks, head = model
-        assert isinstance(embedding, Embedding)
-        assert isinstance(head, Head)
-        self._embedding = embedding
-        self._blocks = [block for block in blocks if isinstance(block, Block)]
-        self._head = head
+        self._model = CachedModel(model, config)
         self._config = config
         self._num_text_ids = config.text_vocab_size if num_text_ids is None else num_text_ids
 
@@ -102,42 +92,34 @@ class TokenGenerator:
         def draw(*rows: Tensor) -> Drawing:
             return self._draw(*rows, sampling=sampling, should_stop=should_stop)
 
-        return Drawing(*in_fixed_batches(draw, text, uniforms, like=self._embedding.begin_of_image))
+        return Drawing(*in_fixed_batches(draw, text, uniforms, like=self._model.weight))
 
     def _draw(
         self, text: Tensor, uniforms: Tensor, *, sampling: Sampling, should_stop: ShouldStop
     ) -> Drawing:
-        config, embedding = self._config, self._embedding
-        caches = self._empty_caches(len(text), embedding.begin_of_image)
-        source = embedding.text_source(text, embedding.text_embedding(text))
-        text_slots = slice(0, config.text_length)
-        self._extend(source, caches, Direction.TEXT_TO_IMAGE, text_slots, config.text_length)
+        config, embedding, head = self._config, self._model.embedding, self._model.head
+        caches = self._model.read_text(text)
         codes = torch.empty(
             len(text), config.num_image_tokens, dtype=torch.int64, device=text.device
         )
         total = torch.zeros(len(text), device=text.device)
         token = embedding.begin_of_image.expand(len(text), 1, -1)
-        reconstructor = self._head.reconstructor
         states = []  # normed states of the image slots for the reconstructor, each [batch, hidden]
         for index in range(config.num_image_slots):
             _check(should_stop)
-            slot = config.text_length + index
             hidden = embedding.image_target(token, first_slot=index)
-            hidden = self._extend(
-                hidden, caches, Direction.TEXT_TO_IMAGE, slice(slot, slot + 1), slot + 1
-            )
-            state = self._head.norm(hidden[:, 0])
-            if reconstructor is not None:
+            state = head.norm(self._model.extend_image(hidden, caches, index)[:, 0])
+            if head.reconstructor is not None:
                 states.append(state)
             if index == config.num_image_tokens:
                 break  # the last code is only an input: nothing is left to predict
-            logits = self._head.image_logits(state)
+            logits = head.image_logits(state)
             codes[:, index], log_probability = choose_tokens(logits, sampling, uniforms[:, index])
             total += log_probability
             token = embedding.image_embedding(codes[:, index : index + 1])
         pixels = None
-        if reconstructor is not None:
-            pixels = reconstructor(torch.stack(states, dim=1)).float().clamp(-1, 1)
+        if head.reconstructor is not None:
+            pixels = head.reconstructor(torch.stack(states, dim=1)).float().clamp(-1, 1)
         return Drawing(codes, total, pixels)
 
     @torch.inference_mode()
@@ -170,19 +152,14 @@ class TokenGenerator:
         def caption(*rows: Tensor) -> tuple[Tensor, Tensor]:
             return self._caption(*rows, sampling=sampling, should_stop=should_stop)
 
-        text, total = in_fixed_batches(
-            caption, codes, uniforms, like=self._embedding.begin_of_image
-        )
+        text, total = in_fixed_batches(caption, codes, uniforms, like=self._model.weight)
         return text, total
 
     def _caption(
         self, codes: Tensor, uniforms: Tensor, *, sampling: Sampling, should_stop: ShouldStop
     ) -> tuple[Tensor, Tensor]:
-        config, embedding = self._config, self._embedding
-        caches = self._empty_caches(len(codes), embedding.begin_of_image)
-        source = embedding.image_source(embedding.image_embedding(codes))
-        image_slots = slice(config.text_length, config.seq_length)
-        self._extend(source, caches, Direction.IMAGE_TO_TEXT, image_slots, config.seq_length)
+        config, embedding, head = self._config, self._model.embedding, self._model.head
+        caches = self._model.read_image(codes)
         text = torch.full(
             (len(codes), config.text_length), PADDING_ID, dtype=torch.int64, device=codes.device
         )
@@ -192,10 +169,8 @@ class TokenGenerator:
         for slot in range(config.text_length):
             _check(should_stop)
             hidden = embedding.text_target(embedding.text_embedding(previous), first_slot=slot)
-            hidden = self._extend(
-                hidden, caches, Direction.IMAGE_TO_TEXT, slice(slot, slot + 1), config.seq_length
-            )
-            logits = self._head.text_logits(self._head.norm(hidden[:, 0]))
+            state = head.norm(self._model.extend_text(hidden, caches, slot)[:, 0])
+            logits = head.text_logits(state)
             logits[:, _NEVER_WRITTEN] = float("-inf")
             logits[:, self._num_text_ids :] = float("-inf")
             ids, log_probability = choose_tokens(logits, sampling, uniforms[:, slot])
@@ -206,28 +181,6 @@ class TokenGenerator:
                 break
             previous = text[:, slot : slot + 1]
         return text, total
-
-    def _empty_caches(self, batch: int, like: Tensor) -> list[KeyValueCache]:
-        config = self._config
-        shape = (1, batch, config.num_heads, config.seq_length, config.head_dim)
-        return [
-            KeyValueCache(keys=like.new_zeros(shape), values=like.new_zeros(shape))
-            for _ in self._blocks
-        ]
-
-    def _extend(
-        self,
-        hidden: Tensor,
-        caches: list[KeyValueCache],
-        direction: Direction,
-        slots: slice,
-        num_keys: int,
-    ) -> Tensor:
-        """Run some slots, float [batch, slots, hidden], through all blocks."""
-        hidden = hidden[None]
-        for block, cache in zip(self._blocks, caches, strict=True):
-            hidden = block.extend(hidden, cache, direction, slots, num_keys)
-        return hidden[0]
 
 
 def _check(should_stop: ShouldStop) -> None:

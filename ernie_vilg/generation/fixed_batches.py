@@ -32,14 +32,22 @@ def in_fixed_batches(
         the results of `work` for all rows.
     """
     num_rows = len(inputs[0])
-    size = NUM_ROWS_OF_A_CPU if like.device.type == "cpu" else NUM_ROWS
-    if like.dtype != torch.float32:
-        size = num_rows
+    size = batch_size(like) if like.dtype == torch.float32 else num_rows
     parts = []
     for start in range(0, num_rows, size):
-        rows = torch.arange(start, start + size).clamp(max=num_rows - 1)
+        rows = rows_of_batch(inputs[0], start, size)
         results = work(*(tensor[rows.to(tensor.device)] for tensor in inputs))
         kept = min(size, num_rows - start)
         parts.append([None if result is None else result[:kept] for result in results])
     columns = zip(*parts, strict=True)
     return [None if column[0] is None else torch.cat(column) for column in columns]
+
+
+def batch_size(like: Tensor) -> int:
+    """Return the number of rows of a batch on the device of a weight."""
+    return NUM_ROWS_OF_A_CPU if like.device.type == "cpu" else NUM_ROWS
+
+
+def rows_of_batch(rows: Tensor, start: int, size: int) -> Tensor:
+    """Return the indices of a batch's rows, int64 [size]; the last row repeats in a short batch."""
+    return torch.arange(start, start + size).clamp(max=len(rows) - 1)

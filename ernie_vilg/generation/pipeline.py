@@ -24,6 +24,7 @@ from ernie_vilg.data.batches.pictures import upright_on_white
 from ernie_vilg.errors import InputError
 from ernie_vilg.generation.decode import Drawing, ShouldStop, TokenGenerator, never
 from ernie_vilg.generation.fixed_batches import in_fixed_batches
+from ernie_vilg.generation.likelihood import Likelihood
 from ernie_vilg.generation.randomness import Occurrences, drawing_seed, item_of, uniforms
 from ernie_vilg.generation.sampling import Sampling
 from ernie_vilg.model.weights import (
@@ -120,6 +121,7 @@ class ErnieVilg:
         self.image_tokenizer = image_tokenizer.eval()
         self.transformer = model.eval()
         self.token_generator = TokenGenerator(self.transformer, config, text_tokenizer.vocab_size)
+        self.likelihood = Likelihood(self.transformer, config)
         self._device = next(model.parameters()).device
 
     @classmethod

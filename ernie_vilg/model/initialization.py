@@ -24,6 +24,7 @@ TIED = {"image_logits": "image_embedding", "text_logits": "text_embedding"}
 _COLUMN_SPLIT = ("query_key_value", "up", "image_logits", "text_logits")
 _VOCAB_SPLIT = ("text_embedding", "image_embedding")
 _ROW_SPLIT = ("attention.output", "down")
+_OF_CODES = ("image_embedding.weight", "image_logits.weight")
 _RESIDUAL = ("attention.output", "feed_forward.down")
 _HEAD_SPLIT_NORM = ("query_norm", "key_norm")
 _DECODER = ".reconstructor.decoder."
@@ -111,6 +112,7 @@ def initialize(
     tensor_rank: int = 0,
     tensor_size: int = 1,
     decoder: Mapping[str, Tensor] | None = None,
+    codebook: Tensor | None = None,
 ) -> None:
     """Fill parameters with fresh weights, in place.
 
@@ -122,6 +124,8 @@ def initialize(
         tensor_size: number of parts of split parameters.
         decoder: weights of the image tokenizer's decoder by name without prefix, if the
             reconstructor's decoder starts from them.
+        codebook: vectors of the image tokenizer's codes, float32 [codebook, embedding], if the
+            image embeddings start from them.
     """
     for name, parameter in parameters:
         if decoder is not None and _DECODER in name:
@@ -133,7 +137,10 @@ def initialize(
         shape = list(parameter.shape)
         if dimension is not None:
             shape[dimension] *= tensor_size
-        whole = _fresh(name, shape, config, seed)
+        if codebook is not None and name.endswith(_OF_CODES):
+            whole = _mapped(name, codebook, config, seed)
+        else:
+            whole = _fresh(name, shape, config, seed)
         share = whole if dimension is None else whole.chunk(tensor_size, dimension)[tensor_rank]
         with torch.no_grad():
             parameter.copy_(share)
@@ -172,3 +179,16 @@ def _fresh(name: str, shape: list[int], config: ModelConfig, seed: int) -> Tenso
         std /= (2 * config.num_layers) ** 0.5
     generator = torch.Generator().manual_seed(seed_named(f"{seed}/{name}"))
     return torch.empty(shape).normal_(0.0, std, generator=generator)
+
+
+def _mapped(name: str, codebook: Tensor, config: ModelConfig, seed: int) -> Tensor:
+    """Return a random linear map of the codes' vectors, float32 [codebook, hidden].
+
+    The vectors are centred and scaled first, so the result has the standard deviation of the
+    settings whatever the image tokenizer's scale.
+    """
+    vectors = codebook - codebook.mean(dim=0)
+    generator = torch.Generator().manual_seed(seed_named(f"{seed}/{name}"))
+    size = vectors.shape[1]
+    directions = torch.empty(size, config.hidden_size).normal_(0.0, size**-0.5, generator=generator)
+    return config.codebook_std / vectors.std() * vectors @ directions

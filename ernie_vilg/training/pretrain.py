@@ -188,7 +188,7 @@ def _restore_engine(
 ) -> tuple[Engine, Checkpoints, int]:
     """Return the engine with its newest checkpoint loaded, and the number of steps taken."""
     config, groups = rank.config, rank.groups
-    engine = build_engine(config, groups, rank.precision, _decoder_weights(config))
+    engine = build_engine(config, groups, rank.precision, *_tokenizer_weights(config))
     rank.phases.attach(engine)
     warm_up(engine, rank.phase_group)
     checkpoints = Checkpoints(
@@ -246,12 +246,16 @@ def _build_trainer(
     )
 
 
-def _decoder_weights(config: PretrainConfig) -> dict[str, Tensor] | None:
+def _tokenizer_weights(config: PretrainConfig) -> tuple[dict[str, Tensor] | None, Tensor | None]:
+    """Return the image tokenizer's decoder and code vectors, None where fresh weights start."""
     reconstructor = config.model.reconstructor
-    if not (reconstructor.is_end_to_end and reconstructor.initialize_decoder):
-        return None
+    with_decoder = reconstructor.is_end_to_end and reconstructor.initialize_decoder
+    if not (with_decoder or config.model.codebook_std):
+        return None, None
     tokenizer, _ = load_image_tokenizer(Path(config.data.image_tokenizer))
-    return tokenizer.decoder.state_dict()
+    decoder = tokenizer.decoder.state_dict() if with_decoder else None
+    codebook = tokenizer.quantizer.code_vectors().detach() if config.model.codebook_std else None
+    return decoder, codebook
 
 
 def _write_plan(config: PretrainConfig, groups: Groups, precision: torch.dtype) -> None:

@@ -11,7 +11,6 @@ https://github.com/FoundationVision/LlamaGen, under MIT licences.
 
 from collections.abc import Iterator, Mapping
 
-
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +19,6 @@ from ernie_vilg.config.import_image_tokenizer import ForeignLayout
 from ernie_vilg.errors import InputError
 from ernie_vilg.vqgan.autoencoder import VQGAN, Decoder, Encoder
 from ernie_vilg.vqgan.layers import AttentionBlock, Downsampling, ResidualBlock, Upsampling
-
-
 
 _RESIDUAL = {
     "first_normalization": "norm1",

@@ -14,7 +14,9 @@ from data_pipelines.encoding.encode import encode_image_shards
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
-from ernie_vilg.shapes.scenes import all_scenes, caption_of, draw_scene
+from ernie_vilg.shapes.captions import caption_of
+from ernie_vilg.shapes.drawing import draw_scene
+from ernie_vilg.shapes.scenes import all_scenes
 from ernie_vilg.storage.files import committed_folder
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
@@ -91,10 +93,10 @@ def encode_pairs(data: DataSet, pairs: Path, output: Path, *, keep_pixels: bool 
 
 
 def write_pairs(folder: Path, count: int) -> list[str]:
-    """Draw the last scenes, which have two objects, as raw pairs; return their captions."""
+    """Draw the last scenes of two objects as raw pairs; return their captions."""
     folder.mkdir(parents=True)
     lines, captions = [], []
-    for index, scene in enumerate(list(all_scenes())[-count:]):
+    for index, scene in enumerate(list(all_scenes(2))[-count:]):
         draw_scene(scene).save(folder / f"{index}.png")
         captions.append(caption_of(scene))
         lines.append(json.dumps({"image": f"{index}.png", "caption": captions[-1]}))

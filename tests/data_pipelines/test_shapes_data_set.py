@@ -2,19 +2,28 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from data_pipelines.shapes_data_set import choose_scenes, write_shapes
+from data_pipelines import shapes_data_set
+from data_pipelines.shapes_data_set import write_shapes
 from ernie_vilg.config.shapes import DrawShapesConfig
-from ernie_vilg.shapes.scenes import draw_scene, is_held_out, parse_caption
+from ernie_vilg.shapes.captions import parse_caption
+from ernie_vilg.shapes.evaluation_sets import LOOK, scene_pairs
+from ernie_vilg.shapes.splits import scene_pair, split_of
+from ernie_vilg.shapes.variety import VARIETIES
 
 
-def config(folder: Path, **settings: int) -> DrawShapesConfig:
-    return DrawShapesConfig(
-        output_dir=str(folder), **{"train_scenes": 30, "held_out_scenes": 10, **settings}
-    )
+def config(folder: Path, **settings: Any) -> DrawShapesConfig:
+    counts = {"train_scenes": 30, "held_out_scenes": 9, "unseen_pair_scenes": 6}
+    return DrawShapesConfig(output_dir=str(folder), **{**counts, **settings})
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "captions.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -25,52 +34,66 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_both_splits_are_folders_of_raw_pairs(tmp_path: Path) -> None:
-    counts = write_shapes(config(tmp_path / "raw"))
+@pytest.mark.parametrize("variety", VARIETIES)
+def test_splits_are_folders_of_raw_pairs(variety: str, tmp_path: Path) -> None:
+    counts = write_shapes(config(tmp_path / "raw", variety=variety, seed=2))
 
-    assert counts == {"train": 30, "held_out": 10}
+    assert counts == {"train": 30, "held_out": 9, "unseen_pairs": 6}
     for split, count in counts.items():
         folder = tmp_path / "raw" / split
-        lines = (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()
-        pairs = [json.loads(line) for line in lines]
+        pairs = lines_of(folder)
         assert len(pairs) == len(list((folder / "images").iterdir())) == count
-        for pair in pairs:
-            assert set(pair) == {"image", "caption"}
+        for index, pair in enumerate(pairs):
+            expected = scene_pair(VARIETIES[variety], seed=2, split=split, index=index)
+            assert pair["caption"] == expected.caption
             scene = parse_caption(pair["caption"])
             assert scene is not None
-            assert is_held_out(scene) == (split == "held_out")
+            assert split_of(scene) == split
             with Image.open(folder / pair["image"]) as image:
                 assert image.format == "PNG"
-                assert image.tobytes() == draw_scene(scene).tobytes()
+                assert image.tobytes() == expected.draw().tobytes()
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
-    # More scenes than fit in one task.
-    write_shapes(config(tmp_path / "one", train_scenes=600))
-    write_shapes(config(tmp_path / "two", train_scenes=600, num_workers=2))
+def test_lines_of_evaluation_hold_the_look_and_those_of_training_do_not(tmp_path: Path) -> None:
+    write_shapes(config(tmp_path / "raw"))
+
+    assert {frozenset(line) for line in lines_of(tmp_path / "raw/train")} == {
+        frozenset({"image", "caption"})
+    }
+    for split in ("held_out", "unseen_pairs"):
+        lines = lines_of(tmp_path / "raw" / split)
+        assert all(set(line) == {"image", "caption", LOOK} for line in lines)
+        for line, pair in zip(lines, scene_pairs(lines), strict=True):
+            with Image.open(tmp_path / "raw" / split / line["image"]) as image:
+                assert image.tobytes() == pair.draw().tobytes()
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shapes(config(tmp_path / "one"))
+    monkeypatch.setattr(shapes_data_set, "_SCENES_PER_TASK", 8)
+    write_shapes(config(tmp_path / "two", num_workers=2))
 
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
-def test_by_default_every_scene_is_trained_on_or_held_out() -> None:
-    chosen = choose_scenes(DrawShapesConfig(output_dir="unused", held_out_scenes=2470))
+def test_a_smaller_data_set_is_the_start_of_a_larger_one(tmp_path: Path) -> None:
+    write_shapes(config(tmp_path / "small", train_scenes=5))
+    write_shapes(config(tmp_path / "large"))
 
-    assert len(chosen["train"]) + len(chosen["held_out"]) == 24_832
-
-
-def test_the_seed_names_the_order() -> None:
-    first = choose_scenes(DrawShapesConfig(output_dir="unused", seed=0))
-    same = choose_scenes(DrawShapesConfig(output_dir="unused", seed=0))
-    other = choose_scenes(DrawShapesConfig(output_dir="unused", seed=1))
-
-    assert first == same
-    assert first["train"] != other["train"]
-    assert set(first["train"]) == set(other["train"])
-    assert set(first["held_out"]) != set(other["held_out"])
+    small, large = (lines_of(tmp_path / name / "train") for name in ("small", "large"))
+    assert small == large[:5]
+    assert lines_of(tmp_path / "small/held_out") == lines_of(tmp_path / "large/held_out")
 
 
-def test_more_scenes_than_there_are_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="held_out_scenes=2471: there are 2470"):
-        write_shapes(config(tmp_path / "raw", held_out_scenes=2471))
+def test_the_seed_changes_the_scenes(tmp_path: Path) -> None:
+    write_shapes(config(tmp_path / "first"))
+    write_shapes(config(tmp_path / "second", seed=1))
 
-    assert list(tmp_path.iterdir()) == []
+    assert lines_of(tmp_path / "first/train") != lines_of(tmp_path / "second/train")
+
+
+def test_an_unknown_variety_is_refused() -> None:
+    with pytest.raises(ValueError, match="variety=plain: choose moderate or varied"):
+        DrawShapesConfig(output_dir="x", variety="plain")  # type: ignore[arg-type]

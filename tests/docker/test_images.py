@@ -137,7 +137,7 @@ def test_what_the_cpu_image_installs_works(tmp_path: Path) -> None:
     health = next(rest for keyword, rest in steps if keyword == "HEALTHCHECK")
     run(*json.loads(health.partition("CMD ")[2]))
     run("docker/entrypoint.sh", "draw_shapes", "output_dir=outputs/pairs", "train_scenes=4",
-        "held_out_scenes=2")  # fmt: skip
+        "held_out_scenes=2", "unseen_pair_scenes=2")  # fmt: skip
     assert len(list((folder / "outputs" / "pairs").rglob("*.png"))) > 0
     planned = run("docker/entrypoint.sh", "pretrain", "experiment=ernie_vilg_10b",
                   "dry_run=true", "world_size=64")  # fmt: skip

@@ -1,6 +1,7 @@
 """An evaluation draws, captions and judges, and writes all results."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ernie_vilg.evaluation.pairs import Pair, evaluate, read_pairs
-from ernie_vilg.shapes.scenes import Scene, SceneObject, caption_of, draw_scene
+from ernie_vilg.errors import InputError
+from ernie_vilg.evaluation.pairs import Pair, evaluate, mean_picture, read_pairs
+from ernie_vilg.generation.likelihood import Likelihood
+from ernie_vilg.shapes.captions import caption_of
+from ernie_vilg.shapes.drawing import draw_scene
+from ernie_vilg.shapes.scenes import Scene, SceneObject
+from tests.model.tiny import CONFIG, tiny_model, tiny_pairs
 
 CIRCLE = Scene(objects=(SceneObject(shape="圆形", size="大", colour="红色", quadrant="左上角"),))
 STAR = Scene(objects=(SceneObject(shape="五角星", size="小", colour="黑色", quadrant="右下角"),))
@@ -44,6 +50,11 @@ class AlwaysTheCircle:
         assert temperature == 0.0
         return [Text(caption_of(CIRCLE)) for _ in images]
 
+    likelihood = Likelihood(tiny_model(), CONFIG)
+
+    def text_ids(self, prompts: Sequence[str]) -> Tensor:
+        return tiny_pairs()[0][: len(prompts)]
+
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         return torch.arange(len(images)).view(-1, 1, 1)
 
@@ -72,10 +83,17 @@ def test_half_right_model_gets_half(tmp_path: Path, raw_pairs: Path) -> None:
 
     assert scores["text_to_image"]["objects_correct"] == 0.5
     assert scores["text_to_image"]["extra_objects"] == 1  # the circle where the star's is blank
-    assert scores["image_to_text"] == {"exact_matches": 0.5, "captions_correct": 0.5}
+    assert scores["text_to_image"]["by_num_objects"]["1"]["num_objects"] == 2
+    assert scores["image_to_text"] == {
+        "exact_matches": 0.5,
+        "captions_correct": 0.5,
+        "num_captions": 2,
+        "by_num_objects": {"1": 0.5},
+    }
     tokenizer = scores["image_tokenizer"]
     assert tokenizer["codebook_usage"] == 0.25  # two of eight codes
     assert tokenizer["objects_correct"] == 0.5
+    assert tokenizer["objects_correct_by_num_objects"] == {"1": 0.5}
     assert 5 < tokenizer["psnr"] < 20  # one picture is exact, the other is not
     assert json.loads((out / "evaluation.json").read_text()) == scores
     records = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
@@ -97,7 +115,7 @@ def test_without_a_judge_captions_may_say_anything(tmp_path: Path) -> None:
         AlwaysTheCircle(), [pair], tmp_path, codebook_size=8, judge="none", batch_size=2
     )
 
-    assert scores["text_to_image"] == {}
+    assert scores["text_to_image"] == {"psnr": 99.0}
     assert scores["image_to_text"] == {"exact_matches": 0.0}
 
 
@@ -148,3 +166,53 @@ def test_unreadable_picture_is_named(raw_pairs: Path) -> None:
 
     with pytest.raises(ValueError, match=r"unreadable_image '1\.png'"):
         read_pairs(raw_pairs, count=2, image_size=64)
+
+
+def test_drawn_pictures_are_compared_with_the_mean_of_the_training_pictures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Means of 10 and 20 are 15: 5 from either, where the drawing is 1 and 9 away."""
+    levels = {"a": 10, "b": 20}
+    for name, level in levels.items():
+        Image.new("RGB", (8, 8), (level, level, level)).save(tmp_path / f"{name}.png")
+    records = [{"image": f"{name}.png", "caption": name} for name in (*levels, "missing")]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+
+    baseline = mean_picture(tmp_path, image_size=4)
+
+    assert baseline.size == (4, 4)
+    assert set(baseline.get_flattened_data()) == {(15, 15, 15)}
+    assert "unusable pairs skipped: 1 (missing_image: 1)" in caplog.text
+
+    pairs = read_pairs(tmp_path, count=2, image_size=4)
+    out = tmp_path / "out"
+    out.mkdir()
+    scores = evaluate(
+        Draws(11), pairs, out, codebook_size=8, judge="none", batch_size=2, baseline=baseline
+    )
+
+    found = scores["text_to_image"]
+    assert found["psnr_of_mean_picture"] == pytest.approx(20 * math.log10(255 / 5))
+    assert found["psnr"] == pytest.approx(10 * math.log10(255**2 / ((1 + 81) / 2)))
+
+
+class Draws(AlwaysTheCircle):
+    """A model that draws one grey level."""
+
+    def __init__(self, level: int) -> None:
+        self.picture = Image.new("RGB", (4, 4), (level, level, level))
+
+    def generate(
+        self, prompts: Sequence[str], *, images_per_prompt: int, temperature: float, batch_size: int
+    ) -> list[Picture]:
+        return [Picture(self.picture) for _ in prompts]
+
+    def decode_images(self, codes: Tensor) -> list[Image.Image]:
+        return [self.picture for _ in codes]
+
+
+def test_a_data_set_without_pictures_has_no_mean(tmp_path: Path) -> None:
+    (tmp_path / "captions.jsonl").write_text("", encoding="utf-8")
+
+    with pytest.raises(InputError, match=r"training_pairs=.* holds no usable pair \(no rows\)"):
+        mean_picture(tmp_path, image_size=4)

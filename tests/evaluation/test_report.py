@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> Path:
     for folder in ("evaluation/originals", "evaluation/drawn", "pretrain/samples", "tokenizer"):
         (tmp_path / folder).mkdir(parents=True)
     picture = Image.new("RGB", (64, 64), "white")
-    for name in ("originals/0", "originals/1", "drawn/0", "drawn/1", "reconstructed"):
+    for name in ("originals/0", "originals/1", "drawn/0", "drawn/1", "drawn", "reconstructed"):
         picture.save(tmp_path / f"evaluation/{name}.png")
     for step in (300, 1200):
         picture.save(tmp_path / f"pretrain/samples/step_{step:08d}.png")
@@ -114,6 +114,42 @@ def test_sample_grids_stand_in_the_order_of_steps(run: Path) -> None:
     assert content.index("step 300") < content.index("step 1200")
 
 
+def test_disturbed_sets_and_unseen_pairs_stand_on_the_page(run: Path) -> None:
+    by_number = {"1": 0.25, "2": 0.75}
+    written = {"captions_correct": 0.5, "by_num_objects": by_number}
+    objects = {key: {"objects_correct": share} for key, share in by_number.items()}
+    drawn = {"objects_correct": 0.625, "by_num_objects": objects}
+    scores = {
+        **SHAPE_SCORES,
+        "text_to_image": {**drawn, "num_objects": 4},
+        "image_to_text": {**written, "exact_matches": 0.5},
+        "image_tokenizer": {
+            **SHAPE_SCORES["image_tokenizer"], "objects_correct_by_num_objects": by_number,
+        },
+        "disturbed": {"jpeg_80": {**written, "captions_correct": 0.375}},
+        "unseen_pairs": {"text_to_image": drawn, "image_to_text": written},
+    }  # fmt: skip
+    write_evaluation(run, scores, judged=True)
+    records = [
+        {
+            "set": "jpeg_80", "picture": "originals/0.png", "caption": "C",
+            "written": f"written:{index}", "caption_correct": index > 3,
+        }
+        for index in range(6)
+    ]  # fmt: skip
+    (run / "evaluation/captions_of_sets.jsonl").write_text("\n".join(map(json.dumps, records)))
+    Image.new("RGB", (64, 64)).save(run / "evaluation/unseen_pairs.png")
+
+    content = page(run)
+
+    assert "captions right, jpeg 80" in content
+    assert "37.5 %" in content
+    assert "Unseen pairs above drawn pictures" in content
+    assert "4 of 6 wrong" in content
+    shown = re.findall(r"written:(\d)", content)
+    assert shown == ["0", "1", "2", "4"]  # three wrong ones, then a right one
+
+
 def test_without_a_judge_nothing_is_called_right_or_wrong(run: Path) -> None:
     scores = {
         **SHAPE_SCORES,
@@ -141,3 +177,39 @@ def test_missing_evaluation_is_named(run: Path) -> None:
 
     with pytest.raises(ValueError, match=r"pairs\.jsonl does not exist: run launch/evaluate\.py"):
         page(run)
+
+
+def test_retrieval_stands_on_the_page_with_its_likeliest_candidates(run: Path) -> None:
+    values = {"recall_at_1": 0.11, "recall_at_5": 0.22, "recall_at_10": 0.33, "median_rank": 17.5}
+    by_score = {
+        name: {**values, "recall_at_10": share}
+        for name, share in (("text_given_image", 0.44), ("image_given_text", 0.55), ("sum", 0.66))
+    }
+    retrieval = {
+        "candidates": 2,
+        "captions_of_pictures": by_score,
+        "pictures_of_captions": by_score,
+    }
+    drawn = {"psnr": 14.25, "psnr_of_mean_picture": 9.5}
+    scores = {**SHAPE_SCORES, "text_to_image": drawn, "retrieval": retrieval}
+    write_evaluation(run, scores, judged=False)
+    pairs = run / "evaluation/pairs.jsonl"
+    records = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
+    records[0].update(
+        caption_rank=2, likeliest_captions=[1, 0], picture_rank=1, likeliest_pictures=[0, 1]
+    )
+    pairs.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+
+    content = page(run)
+
+    assert "Retrieval among 2 unseen pairs" in content
+    cards = re.findall(r"(\w+) retrieval</div>\s*<div class=\"figure \">([^<]*)<", content)
+    assert cards == [("Caption", "44.0 %"), ("Picture", "44.0 %")]
+    assert "17.5" in content
+    assert "真1&lt;b&gt; / 真0&lt;b&gt;" in content
+    assert "14.2 dB" in content
+    assert "the mean picture&#39;s is 9.5 dB" in content
+
+
+def test_a_page_without_retrieval_says_nothing_of_it(run: Path) -> None:
+    assert "etrieval" not in page(run)

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from ernie_vilg.evaluation.round_trip import (
     RoundTrips,
     agreement_of_captions,
-    log_likelihoods,
+    mean_log_likelihoods,
     rouge_l,
     take_round_trips,
 )
 from ernie_vilg.generation.decode import StoppedError, TokenGenerator
+from ernie_vilg.generation.likelihood import Likelihood
+from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
 from tests.evaluation.trained import trained_model
 from tests.model.tiny import CONFIG, tiny_model, tiny_pairs
@@ -23,7 +25,9 @@ from tests.model.tiny import CONFIG, tiny_model, tiny_pairs
 
 def pipeline_of(model: nn.Sequential) -> Any:
     """Return the parts of an `ErnieVilg` that work on ids and codes."""
-    return SimpleNamespace(transformer=model, token_generator=TokenGenerator(model, CONFIG))
+    return SimpleNamespace(
+        token_generator=TokenGenerator(model, CONFIG), likelihood=Likelihood(model, CONFIG)
+    )
 
 
 def trips_of(model: nn.Sequential, text: Tensor, codes: Tensor) -> RoundTrips:
@@ -72,7 +76,9 @@ def test_a_model_that_cannot_write_loses_the_picture_and_keeps_the_reference() -
 def test_log_likelihoods_are_means_over_codes_and_over_pieces_without_padding() -> None:
     model, (text, codes) = tiny_model(), tiny_pairs()
 
-    of_codes, of_pieces = log_likelihoods(pipeline_of(model), text, codes)
+    of_codes, of_pieces = (
+        mean_log_likelihoods(pipeline_of(model), direction, text, codes) for direction in Direction
+    )
 
     with torch.no_grad():
         output = model((text, codes))

@@ -34,8 +34,13 @@ def run_well(program: str, *settings: str) -> str:
     return result.stdout
 
 
+def draw_shapes(folder: Path, count: int) -> None:
+    few = ("held_out_scenes=5", "unseen_pair_scenes=5")
+    run_well("draw_shapes", f"output_dir={folder}/raw", f"train_scenes={count}", *few)
+
+
 def test_from_scenes_to_token_shards(tmp_path: Path) -> None:
-    run_well("draw_shapes", f"output_dir={tmp_path}/raw", "train_scenes=40", "held_out_scenes=5")
+    draw_shapes(tmp_path, 40)
     built = run_well(
         "build_shards",
         f"source={tmp_path}/raw/train",
@@ -132,7 +137,7 @@ def test_a_wrong_setting_is_named_within_ten_seconds_of_work(
 
 
 def test_what_an_editor_adds_is_no_rejection_and_enlarging_is_told(tmp_path: Path) -> None:
-    run_well("draw_shapes", f"output_dir={tmp_path}/raw", "train_scenes=5", "held_out_scenes=5")
+    draw_shapes(tmp_path, 5)
     captions = tmp_path / "raw" / "train" / "captions.jsonl"
     lines = captions.read_text(encoding="utf-8").splitlines()
     captions.write_text("\ufeff" + "\n\n".join(lines) + "\n\n", encoding="utf-8")
@@ -152,7 +157,7 @@ def test_what_an_editor_adds_is_no_rejection_and_enlarging_is_told(tmp_path: Pat
 
 
 def test_rejected_lines_are_told(tmp_path: Path) -> None:
-    run_well("draw_shapes", f"output_dir={tmp_path}/raw", "train_scenes=40", "held_out_scenes=5")
+    draw_shapes(tmp_path, 40)
     captions = tmp_path / "raw" / "train" / "captions.jsonl"
     lines = captions.read_text(encoding="utf-8").splitlines()
     lines[0] = json.dumps({"image": "images/99.png", "caption": "x"})

@@ -22,7 +22,9 @@ from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.model.weights import CONFIG_NAME, WEIGHTS_NAME, save_weights
-from ernie_vilg.shapes.scenes import all_scenes, caption_of, draw_scene
+from ernie_vilg.shapes.captions import caption_of
+from ernie_vilg.shapes.drawing import draw_scene
+from ernie_vilg.shapes.scenes import all_scenes
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import load_image_tokenizer, save_image_tokenizer
@@ -30,7 +32,7 @@ from launch.support.composition import compose_program
 from launch.support.program import CONF_FOLDER
 from tests.model.tiny import tiny_model
 
-SCENES = list(all_scenes())[::97]
+SCENES = [*all_scenes(1), *all_scenes(2)][::97]
 PROMPT = caption_of(SCENES[0])
 
 

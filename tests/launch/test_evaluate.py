@@ -14,7 +14,9 @@ from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
 from ernie_vilg.model.initialization import initialize
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.model.weights import save_weights
-from ernie_vilg.shapes.scenes import all_scenes, caption_of, draw_scene
+from ernie_vilg.shapes.captions import caption_of
+from ernie_vilg.shapes.drawing import draw_scene
+from ernie_vilg.shapes.scenes import all_scenes
 from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import save_image_tokenizer
@@ -27,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model like the quickstart's, and three pairs."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("evaluate")
-    scenes = list(all_scenes())[::97]
+    scenes = [*all_scenes(1), *all_scenes(2)][::97]
     weights = root / "weights"
     weights.mkdir()
     text_config = TrainTextTokenizerConfig(
@@ -69,16 +71,31 @@ def evaluate(root: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_untrained_model_is_judged_and_everything_is_written(folder: Path) -> None:
-    done = evaluate(folder, f"output_dir={folder}/evaluation", "count=3", "batch_size=2")
+    done = evaluate(
+        folder,
+        f"output_dir={folder}/evaluation",
+        "count=3",
+        "batch_size=2",
+        "retrieval.candidates=2",
+        f"training_pairs={folder}/pairs",
+    )
 
     assert done.returncode == 0, done.stderr
     scores = json.loads((folder / "evaluation/evaluation.json").read_text())
+    assert 5 < scores["text_to_image"]["psnr_of_mean_picture"] < 30
+    assert scores["retrieval"]["candidates"] == 2
+    ranks = scores["retrieval"]["captions_of_pictures"]["text_given_image"]
+    assert ranks["recall_at_5"] == 1.0
+    assert "captions of pictures of 2, by text given image" in done.stderr
     assert scores["pairs"] == 3
     assert 0 <= scores["text_to_image"]["objects_correct"] < 1
     assert 0 <= scores["image_to_text"]["captions_correct"] < 1
     assert scores["image_tokenizer"]["codebook_usage"] in [n / 8 for n in range(1, 9)]
     records = (folder / "evaluation/pairs.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(records) == 3
+    assert [json.loads(line).get("caption_rank") in (1, 2) for line in records] == [
+        True, True, False,
+    ]  # fmt: skip
     for name in ("originals", "drawn", "reconstructed"):
         assert len(list((folder / "evaluation" / name).glob("*.png"))) == 3
 
@@ -94,6 +111,8 @@ def test_untrained_model_is_judged_and_everything_is_written(folder: Path) -> No
         ("judge=someone", "judge=someone: choose shapes or none"),
         ("count=0", "count=0: must be at least 1"),
         ("count=many", "many"),
+        ("retrieval.candidates=1", "retrieval.candidates=1 with count=200: set it from 2 to"),
+        ("retrieval.candidates=201", "retrieval.candidates=201 with count=200: set it from 2 to"),
         ("cuont=3", "cuont"),
     ],
 )

@@ -25,6 +25,7 @@ from launch.support.composition import compose_program
 ROOT = Path(__file__).parents[2]
 MARKERS = {
     "draw_shapes": "train/captions.jsonl",
+    "hold_out_variants": "train/captions.jsonl",
     "build_shards": "manifest.json",
     "train_text_tokenizer": "text_tokenizer.json",
     "encode_shards": "manifest.json",
@@ -49,7 +50,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(4):
         pixels = noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"raw/{index}.png")
-        lines.append(json.dumps({"image": f"{index}.png", "caption": f"第{index}张红色的圆"}))
+        record = {"image": f"{index}.png", "caption": f"第{index}张红色的圆", "base": "圆"}
+        lines.append(json.dumps(record))
     (folder / "raw/captions.jsonl").write_text("\n".join(lines))
     for program, name in (("build_shards", "images"), ("train_text_tokenizer", "text")):
         run(program, *inputs(program, folder), f"output_dir={folder / name}")
@@ -63,7 +65,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def inputs(program: str, made: Path) -> list[str]:
     return {
-        "draw_shapes": ["train_scenes=2", "held_out_scenes=2"],
+        "draw_shapes": ["train_scenes=2", "held_out_scenes=2", "unseen_pair_scenes=2"],
+        "hold_out_variants": [f"source={made}/raw", "base_key=base"],
         "build_shards": [f"source={made}/raw", "image_size=8"],
         "train_text_tokenizer": [f"shards={made}/images", "vocab_size=300"],
         "encode_shards": [
@@ -254,6 +257,7 @@ def hold_at(
     """Make a program wait in the middle of its work."""
     module_name, name = {
         "draw_shapes": ("data_pipelines.shapes_data_set", "map_in_order"),
+        "hold_out_variants": ("data_pipelines.hold_out", "choose_held_out"),
         "build_shards": ("data_pipelines.building.build", "inspect_part"),
         "train_text_tokenizer": ("data_pipelines.captions", "read_captions"),
         "encode_shards": ("data_pipelines.encoding.encode", "_encode_missing"),

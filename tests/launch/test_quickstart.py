@@ -10,7 +10,7 @@ import pytest
 from launch.support.program import CONF_FOLDER
 
 _MINIATURE = {
-    "draw_shapes": ["train_scenes=256", "held_out_scenes=8"],
+    "draw_shapes": ["train_scenes=256", "held_out_scenes=8", "unseen_pair_scenes=8"],
     "train_image_tokenizer": [
         "training.steps=20", "training.save_every=10", "training.num_evaluation_images=16",
         "optimizer.warmup_steps=2",

@@ -1,5 +1,7 @@
 """Fresh weights are the same for every layout."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -33,6 +35,34 @@ def test_seed_and_name_decide() -> None:
     assert values[0].equal(values[1])
     assert not values[0].equal(values[2])
     assert not values[0].equal(values[3])
+
+
+def test_codes_start_as_one_linear_map_of_their_vectors() -> None:
+    config = replace(CONFIG, codebook_std=0.1)
+    vectors = 7.0 * torch.randn(20, 3, generator=torch.Generator().manual_seed(0)) + 5.0
+    model = build_transformer(config)
+    initialize(model.named_parameters(), config, seed=3, codebook=vectors)
+
+    tables = [model[0].image_embedding.weight.detach(), model[-1].image_logits.weight.detach()]
+    for table in tables:
+        assert torch.linalg.matrix_rank(table) == 3
+        solution = torch.linalg.lstsq(vectors - vectors.mean(dim=0), table)
+        assert torch.allclose((vectors - vectors.mean(dim=0)) @ solution.solution, table, atol=1e-5)
+        assert 0.05 < table.std() < 0.2
+    assert not torch.allclose(tables[0], tables[1], atol=1e-2)  # each has a map of its own
+    assert model[0].text_embedding.weight.std() > 0.2  # the others start as ever
+
+
+def test_tensor_ranks_hold_parts_of_the_map() -> None:
+    config = replace(CONFIG, codebook_std=0.1)
+    vectors = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    whole, *parts = (torch.nn.Parameter(torch.empty(size, 16)) for size in (20, 10, 10))
+    name = "0.image_embedding.weight"
+    initialize([(name, whole)], config, seed=3, codebook=vectors)
+    for rank, part in enumerate(parts):
+        initialize([(name, part)], config, 3, tensor_rank=rank, tensor_size=2, codebook=vectors)
+
+    assert torch.cat(parts).equal(whole)
 
 
 @pytest.mark.parametrize(

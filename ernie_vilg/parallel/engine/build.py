@@ -42,6 +42,7 @@ def build_engine(
     groups: Groups,
     precision: torch.dtype,
     decoder: Mapping[str, Tensor] | None = None,
+    codebook: Tensor | None = None,
 ) -> Engine:
     """Build the model with fresh weights and shard it over the ranks; all ranks must call.
 
@@ -51,9 +52,11 @@ def build_engine(
         precision: data type of weights and activations.
         decoder: weights by name of the image tokenizer's decoder, with which the reconstructor
             starts; None: fresh weights.
+        codebook: vectors of the image tokenizer's codes, float32 [codebook, embedding], with which
+            the image embeddings start; None: fresh weights.
     """
     with groups_with_timeout(timeout_seconds_of(dist.group.WORLD)):
-        return _build(config, groups, precision, decoder)
+        return _build(config, groups, precision, decoder, codebook)
 
 
 def _build(
@@ -61,6 +64,7 @@ def _build(
     groups: Groups,
     precision: torch.dtype,
     decoder: Mapping[str, Tensor] | None,
+    codebook: Tensor | None,
 ) -> Engine:
     join_deepspeed()
     layers = _parallel_layers(config, groups)
@@ -79,6 +83,7 @@ def _build(
         tensor_rank=groups.tensor_rank,
         tensor_size=groups.tensor_size,
         decoder=decoder,
+        codebook=codebook,
     )
     mark_split_parameters(model)
     if config.linear_precision == "fp8":

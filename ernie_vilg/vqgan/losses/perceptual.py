@@ -71,8 +71,9 @@ class LPIPS(PerceptualDistance):
         with torch.no_grad():
             targets = self.network(self._scaled(originals))
         found = self.network(self._scaled(pictures))
+        # Products and sums, not a convolution, which autocast would compute in bfloat16.
         distances = [
-            F.conv2d((_directions(one) - _directions(other)).square(), weight).mean(dim=(1, 2, 3))
+            ((_directions(one) - _directions(other)).square() * weight).sum(dim=1).mean(dim=(1, 2))
             for one, other, weight in zip(found, targets, self.linear.weights(), strict=True)
         ]
         return torch.stack(distances).sum(dim=0)

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from data_pipelines.metadata import write_rows
-from data_pipelines.shapes_data_set import choose_scenes
+from data_pipelines.shapes_data_set import write_shapes
 from data_pipelines.sources import csv_table
 from data_pipelines.sources.open import open_sources
 from data_pipelines.sources.rows import RawPair
 from ernie_vilg.config.shapes import DrawShapesConfig
 from ernie_vilg.config.shards import BuildShardsConfig, SourceConfig
-from ernie_vilg.shapes.scenes import caption_of
 from tests.data_pipelines.layouts import LAYOUTS
 from tests.data_pipelines.sources.reading import captions_of, open_source, read, rows_of
 
@@ -151,17 +150,22 @@ def test_every_layout_is_recognised(tmp_path: Path, name: str) -> None:
         assert captions_of(read(tmp_path / "raw", tmp_path / "again")) == ["x"]
 
 
-def test_the_scenes_are_those_of_draw_shapes() -> None:
-    source = open_source("scenes", Path("work"), rows_per_part=8000)
+def test_the_scenes_are_those_of_draw_shapes(tmp_path: Path) -> None:
+    config = DrawShapesConfig(
+        output_dir=str(tmp_path / "raw"), train_scenes=40, held_out_scenes=1, unseen_pair_scenes=1
+    )
+    write_shapes(config)
+    drawn = read(Path(config.output_dir, "train"), tmp_path)
+    source = open_source("scenes", Path("work"), rows_per_part=20)
 
     parts = list(source.parts())
     rows = rows_of(source, parts[1])
 
-    scenes = choose_scenes(DrawShapesConfig(output_dir="x"))["train"]
-    assert sum(part.rows or 0 for part in parts) == len(scenes)
-    assert captions_of(rows) == [caption_of(scene) for scene in scenes[8000:16000]]
+    assert sum(part.rows or 0 for part in parts) == 22_000
+    assert captions_of(rows) == captions_of(drawn)[20:]
     assert isinstance(rows[0], RawPair)
-    assert rows[0].picture.read()[:4] == b"\x89PNG"
+    assert isinstance(drawn[20], RawPair)
+    assert rows[0].picture.read() == drawn[20].picture.read()
 
 
 def test_a_folder_called_scenes_is_not_mistaken(
