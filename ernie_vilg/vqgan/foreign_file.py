@@ -2,8 +2,8 @@
 
 A training program stores more than weights: callbacks, optimizer states, settings, the
 discriminator and the perceptual network of its loss. All of that is skipped and counted. No file is
-read in a way that could run code in it: what torch refuses to read without code is refused, with the
-way to convert it.
+read in a way that could run code in it: what torch refuses to read without code is refused, with
+the way to convert it.
 
 Source: torch.load with weights_only=True (https://pytorch.org/docs/stable/generated/torch.load.html).
 """

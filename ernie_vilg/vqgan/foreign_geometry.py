@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.import_image_tokenizer import ForeignLayout, ImportImageTokenizerConfig
@@ -119,7 +119,7 @@ def read_model_config(path: Path | None) -> dict[str, Any]:
     model = content.get("model", content) if isinstance(content, dict) else {}
     parameters = model.get("params") if isinstance(model, dict) else None
     shape = parameters.get("ddconfig") if isinstance(parameters, dict) else None
-    if not isinstance(shape, dict):
+    if not isinstance(parameters, dict) or not isinstance(shape, dict):
         raise InputError(
             f"model_config={path} has no model.params.ddconfig: name the settings file of a VQGAN "
             "of taming-transformers or latent-diffusion, or leave model_config out"
