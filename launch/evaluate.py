@@ -40,6 +40,7 @@ def main(config: EvaluateConfig) -> None:
             folder,
             codebook_size=tokenizer.codebook_size,
             judge=config.judge,
+            drawings=config.drawings,
             temperature=config.temperature,
             batch_size=config.batch_size,
             candidates=config.retrieval.candidates,
@@ -74,6 +75,7 @@ def _of_harder_sets(
             read_pairs(Path(config.unseen_pairs), count=config.count, image_size=size),
             folder,
             batch_size=config.batch_size,
+            drawings=config.drawings,
             temperature=config.temperature,
         )
     return scores

@@ -55,6 +55,9 @@ class EvaluateConfig(Settings):
     temperature: NaturalFloat = 0.0
     """Temperature of drawing: 0 takes the most likely code at every slot, 1 samples from the model.
     Captions are always greedy."""
+    drawings: PositiveInt = 1
+    """Number of pictures drawn per caption. Of several the model keeps the one with the smallest
+    loss in both directions, its own caption for it included; temperature must then be above 0."""
     batch_size: PositiveInt = 50
     """Number of pictures drawn, captioned or reconstructed at once."""
     device: Device = "auto"
@@ -67,6 +70,11 @@ class EvaluateConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.drawings > 1 and self.temperature == 0:
+            raise InputError(
+                f"drawings={self.drawings} with temperature=0: all pictures of a caption would be "
+                "equal; set a temperature above 0, such as 0.3, or drawings=1"
+            )
         candidates = self.retrieval.candidates
         if candidates == 1 or candidates > self.count:
             raise InputError(

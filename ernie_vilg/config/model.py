@@ -74,9 +74,9 @@ class ModelConfig(Settings, section="model"):
     initializer_std: PositiveFloat = 0.02
     """Standard deviation of fresh weights."""
     codebook_std: NaturalFloat = 0.0
-    """Standard deviation of the fresh image embeddings and of the fresh image half of the head
-    where they start as a random map of the image tokenizer's codes, so that codes of like pictures
-    start alike. 0 starts every code apart, with `initializer_std`."""
+    """Standard deviation of fresh image embeddings, and of the image half of the head, where they
+    start as a random map of the image tokenizer's codes, so that codes of like pictures start
+    alike. 0 starts every code apart, with `initializer_std`."""
     attention: Literal["full", "sparse"] = "full"
     """full: every image slot sees all image slots that its direction allows. sparse: a row, column
     or convolutional pattern per layer (paper, section 3.1.2)."""

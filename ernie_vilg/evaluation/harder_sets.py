@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from ernie_vilg.evaluation.grid import before_and_after
-from ernie_vilg.evaluation.pairs import GRID_COLUMNS, GRID_PICTURES, Model, Pair
+from ernie_vilg.evaluation.pairs import GRID_COLUMNS, GRID_PICTURES, Model, Pair, draw
 from ernie_vilg.shapes.captions import required_scenes
 from ernie_vilg.shapes.evaluation_sets import DISTURBANCES, scene_pairs
 from ernie_vilg.shapes.scores import caption_correct, score_captions, score_pictures
@@ -75,7 +75,13 @@ def disturbed_sets(
 
 
 def unseen_pairs(
-    model: Model, pairs: Sequence[Pair], folder: Path, *, batch_size: int, temperature: float
+    model: Model,
+    pairs: Sequence[Pair],
+    folder: Path,
+    *,
+    batch_size: int,
+    temperature: float,
+    drawings: int = 1,
 ) -> dict[str, Any]:
     """Draw and caption scenes with unseen pairs of shape and colour, and write the pictures.
 
@@ -85,6 +91,7 @@ def unseen_pairs(
         folder: folder of the evaluation.
         batch_size: pictures at once.
         temperature: temperature of the drawn pictures; 0 is greedy.
+        drawings: pictures drawn per caption, of which the model keeps one.
 
     Returns:
         the figures of the drawn pictures and of the captions.
@@ -94,8 +101,8 @@ def unseen_pairs(
     """
     captions, originals = [pair.caption for pair in pairs], [pair.image for pair in pairs]
     scenes = required_scenes(captions)
-    generated = model.generate(
-        captions, images_per_prompt=1, temperature=temperature, batch_size=batch_size
+    generated = draw(
+        model, captions, drawings=drawings, temperature=temperature, batch_size=batch_size
     )
     drawn = [item.image for item in generated]
     written = model.caption(originals, batch_size=batch_size, temperature=0.0)

@@ -88,6 +88,11 @@ class Model(ImageCoder, Scorer, Protocol):
     ) -> Sequence[Generated]:
         """Draw each prompt; a temperature of 0 is greedy."""
 
+    def generate_chosen(
+        self, prompts: Sequence[str], *, drawings: int, temperature: float, batch_size: int
+    ) -> Sequence[Generated]:
+        """Draw each prompt several times; return the picture that the model finds best."""
+
     def caption(
         self, images: Sequence[Image.Image], *, batch_size: int, temperature: float
     ) -> Sequence[Captioned]:
@@ -210,6 +215,7 @@ def evaluate(
     judge: str,
     batch_size: int,
     temperature: float = 0.0,
+    drawings: int = 1,
     candidates: int = 0,
     baseline: Image.Image | None = None,
 ) -> dict[str, Any]:
@@ -223,6 +229,7 @@ def evaluate(
         judge: "shapes" or "none".
         batch_size: pictures at once.
         temperature: temperature of the drawn pictures; 0 is greedy.
+        drawings: pictures drawn per caption, of which the model keeps one (see `draw`).
         candidates: number of pairs that are ranked against each other (see `retrieval`); 0 ranks
             none.
         baseline: picture that drawn ones are compared with, of the pairs' size; None for none.
@@ -238,8 +245,8 @@ def evaluate(
     originals = [pair.image for pair in pairs]
     scenes = required_scenes(captions) if judge == "shapes" else None
     outputs = _Outputs(
-        drawn=model.generate(
-            captions, images_per_prompt=1, temperature=temperature, batch_size=batch_size
+        drawn=draw(
+            model, captions, drawings=drawings, temperature=temperature, batch_size=batch_size
         ),
         written=model.caption(originals, batch_size=batch_size, temperature=0.0),
         rebuilt=reconstruct(model, originals, batch_size=batch_size),
@@ -261,6 +268,19 @@ def evaluate(
     write_bytes(folder / PAIRS_FILE, b"".join(map(line_of, records)))
     write_json(folder / EVALUATION_FILE, scores)
     return scores
+
+
+def draw(
+    model: Model, captions: Sequence[str], *, drawings: int, temperature: float, batch_size: int
+) -> Sequence[Generated]:
+    """Draw each caption once, or several times and keep the picture that the model finds best."""
+    if drawings == 1:
+        return model.generate(
+            captions, images_per_prompt=1, temperature=temperature, batch_size=batch_size
+        )
+    return model.generate_chosen(
+        captions, drawings=drawings, temperature=temperature, batch_size=batch_size
+    )
 
 
 def _scores(

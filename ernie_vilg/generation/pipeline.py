@@ -22,6 +22,7 @@ from data_pipelines.rejections import RejectedError
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches.pictures import upright_on_white
 from ernie_vilg.errors import InputError
+from ernie_vilg.generation.choice import draw_chosen
 from ernie_vilg.generation.decode import Drawing, ShouldStop, TokenGenerator, never
 from ernie_vilg.generation.fixed_batches import in_fixed_batches
 from ernie_vilg.generation.likelihood import Likelihood
@@ -184,6 +185,7 @@ class ErnieVilg:
             yield from self._draw(jobs[start : start + batch_size], sampling, should_stop)
 
     generate = _as_list(draw)
+    generate_chosen = _as_list(draw_chosen)
 
     def _jobs(self, prompts: Sequence[str], images_per_prompt: int, seed: int) -> list[_Job]:
         jobs: list[_Job] = []

@@ -196,3 +196,36 @@ def test_an_unjudged_evaluation_refuses_harder_sets() -> None:
         EvaluateConfig(weights="w", pairs="p", output_dir="o", judge="none", disturbed=True)
     with pytest.raises(InputError, match="unseen_pairs=u with judge=none"):
         EvaluateConfig(weights="w", pairs="p", output_dir="o", judge="none", unseen_pairs="u")
+
+
+class DrawsThrice(ByHeart):
+    """A model whose pictures are right only if it may choose among three."""
+
+    def generate(
+        self, prompts: Sequence[str], *, images_per_prompt: int, temperature: float, batch_size: int
+    ) -> list[Picture]:
+        return [Picture(Image.new("RGB", (64, 64), "white")) for _ in prompts]
+
+    def generate_chosen(
+        self, prompts: Sequence[str], *, drawings: int, temperature: float, batch_size: int
+    ) -> list[Picture]:
+        assert (drawings, temperature) == (3, 0.5)
+        return [Picture(self.pictures[prompt]) for prompt in prompts]
+
+
+def test_of_several_drawings_the_chosen_ones_are_judged(
+    tmp_path: Path, scenes: list[ScenePair]
+) -> None:
+    settings: dict[str, Any] = {"batch_size": 4, "temperature": 0.5}
+    model, pairs = DrawsThrice(scenes), as_pairs(scenes)
+
+    for drawings, share in ((1, 0.0), (3, 1.0)):
+        folder = tmp_path / str(drawings)
+        folder.mkdir()
+        scores = unseen_pairs(model, pairs, folder, drawings=drawings, **settings)
+        assert scores["text_to_image"]["objects_correct"] == share
+
+
+def test_several_drawings_of_temperature_0_are_refused() -> None:
+    with pytest.raises(InputError, match="drawings=4 with temperature=0: all pictures"):
+        EvaluateConfig(weights="w", pairs="p", output_dir="o", drawings=4)
