@@ -14,7 +14,7 @@ from launch.support.program import program
 def main(config: ImportImageTokenizerConfig) -> None:
     """Import the weights; with a picture, show what becomes of it."""
     # Imported here so that a bad setting is reported before torch is loaded.
-    from ernie_vilg.vqgan.foreign import draw_reconstruction, import_image_tokenizer
+    from ernie_vilg.vqgan.foreign.convert import draw_reconstruction, import_image_tokenizer
 
     model, sha256 = import_image_tokenizer(config, read_model_config(config.model_config))
     shape = model.config

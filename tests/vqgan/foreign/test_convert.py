@@ -21,7 +21,7 @@ from ernie_vilg.config.import_image_tokenizer import (
 )
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_file
-from ernie_vilg.vqgan.foreign import (
+from ernie_vilg.vqgan.foreign.convert import (
     draw_reconstruction,
     export_image_tokenizer,
     import_image_tokenizer,
@@ -189,7 +189,10 @@ def test_attention_in_the_middle_alone_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "name"),
     [
-        ({"callbacks": {"ModelCheckpoint": Callback()}}, r"tests.vqgan.test_foreign.Callback"),
+        (
+            {"callbacks": {"ModelCheckpoint": Callback()}},
+            r"foreign.test_convert.Callback",
+        ),
         ({"best": np.float64(0.5)}, r"numpy._core.multiarray.scalar"),
         ({"args": argparse.Namespace(lr=1)}, r"argparse.Namespace"),
     ],
@@ -206,7 +209,7 @@ def test_file_with_code_is_refused_with_how_to_convert_it(
 
     # The advice works: the program between the quotes makes a file that is accepted.
     recipe = str(raised.value).partition("python -c '")[2].partition("'\nThen")[0]
-    exec(recipe.replace("'\"'\"'", "'"), {})
+    exec(recipe, {})
     import_image_tokenizer(settings(tmp_path, tmp_path / "last_weights.pt"))
     check_is(theirs, tmp_path)
 

@@ -1,6 +1,6 @@
 """Import of public image tokenizers, and export in their form.
 
-Source: checkpoints of taming-transformers and LlamaGen, see `ernie_vilg.vqgan.foreign_names`.
+Source: checkpoints of taming-transformers and LlamaGen, see `ernie_vilg.vqgan.foreign.names`.
 """
 
 import logging
@@ -21,13 +21,13 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import is_taken, written_file
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.card import Card
-from ernie_vilg.vqgan.foreign_file import ForeignFile, read_foreign_file
-from ernie_vilg.vqgan.foreign_geometry import (
+from ernie_vilg.vqgan.foreign.file import ForeignFile, read_foreign_file
+from ernie_vilg.vqgan.foreign.geometry import (
     declared_settings,
     infer_architecture,
     recognise_layout,
 )
-from ernie_vilg.vqgan.foreign_names import foreign_names, to_foreign, to_network
+from ernie_vilg.vqgan.foreign.names import foreign_names, to_foreign, to_network
 from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
 from ernie_vilg.vqgan.pixels import from_pictures, to_pictures
 from ernie_vilg.vqgan.weights import check_tensors, load_image_tokenizer, save_image_tokenizer
