@@ -29,7 +29,7 @@ INSTALL := $(PIP) -c constraints.txt --build-constraint constraints.txt
 ACCEPTANCE_PYTHON = $(if $(filter command,$(origin PYTHON)),$(PYTHON),$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)))
 
 .DEFAULT_GOAL := help
-.PHONY: help environment quickstart emoji drill soak fuzz test checks test-slow test-parallel test-slurm test-gpu gpu-acceptance gpu-acceptance-inputs clean clean-environment
+.PHONY: help environment quickstart scenes emoji drill soak fuzz test checks test-slow test-parallel test-slurm test-gpu gpu-acceptance gpu-acceptance-inputs clean clean-environment
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -51,6 +51,9 @@ $(CHECKS_ENVIRONMENT): $(ENVIRONMENT)
 
 quickstart: $(ENVIRONMENT)  ## run the whole main job on the built-in data: outputs/quickstart/report.html
 	$(BIN)/python launch/main_job.py job=quickstart $(if $(FORCE),force=true)
+
+scenes: $(ENVIRONMENT)  ## run the main job on harder pictures, up to 90 minutes: outputs/scenes/report.html
+	$(BIN)/python launch/main_job.py job=scenes $(if $(FORCE),force=true)
 
 emoji: $(ENVIRONMENT)  ## run the main job on the Noto emoji pairs: outputs/emoji/report.html
 	$(BIN)/python launch/main_job.py job=emoji $(if $(FORCE),force=true)

@@ -3,11 +3,11 @@
     python benchmarks/image_tokenizer.py           # ten minutes on a quiet CPU core, one on a GPU
     python benchmarks/image_tokenizer.py --quick   # shows that it works; the small networks alone
 
-The plain VQGAN has the same layers and weights, written out: float32, channels first, eager, a table
-of all distances (benchmarks/image_tokenizer_parts/plain.py). All sides take turns in one process. On
-a CPU seconds are those of the processor, on one thread, so that other load counts little; on a GPU
-they are seconds of the clock, and the share of the GPU's peak (MFU) is printed. A training step is
-forward and backward pass with absolute and quantization error, without optimizer.
+The plain VQGAN has the same layers and weights, written out: float32, channels first, eager, a
+table of all distances (benchmarks/image_tokenizer_parts/plain.py). All sides take turns in one
+process. On a CPU seconds are those of the processor, on one thread, so that other load counts
+little; on a GPU they are seconds of the clock, and the share of the GPU's peak (MFU) is printed. A
+training step is forward and backward pass with absolute and quantization error, without optimizer.
 
 Prints a table, and writes outputs/benchmarks/image_tokenizer.json.
 """

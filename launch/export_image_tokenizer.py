@@ -8,7 +8,7 @@ from launch.support.program import program
 def main(config: ExportImageTokenizerConfig) -> None:
     """Export the weights under the names of another code."""
     # Imported here so that a bad setting is reported before torch is loaded.
-    from ernie_vilg.vqgan.foreign import export_image_tokenizer
+    from ernie_vilg.vqgan.foreign.convert import export_image_tokenizer
 
     count = export_image_tokenizer(config)
     print(f"{config.output_file}: {count} tensors under the names of {config.layout}")

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -126,9 +127,15 @@ def test_unknown_program_is_named() -> None:
 EMOJI = CONF_FOLDER.parent.parent / "shared" / "data" / "noto-emoji" / "captions.jsonl"
 
 
+VARIETIES_OF_JOBS: dict[str, Literal["moderate", "varied"]] = {
+    "quickstart": "moderate",
+    "scenes": "varied",
+}
+
+
 def captions_of(job: str) -> list[str]:
-    if job == "quickstart":
-        data = DrawShapesConfig(output_dir="o")
+    if job in VARIETIES_OF_JOBS:
+        data = DrawShapesConfig(output_dir="o", variety=VARIETIES_OF_JOBS[job])
         return [pair_of(data, TRAIN, index).caption for index in range(6000)]
     if not EMOJI.is_file():
         pytest.skip(f"the emoji data set is not at {EMOJI}")
@@ -136,20 +143,14 @@ def captions_of(job: str) -> list[str]:
     return [clean_caption(json.loads(line)["caption"], max_characters=1000) for line in lines]
 
 
-@pytest.mark.parametrize(("job", "longest"), [("quickstart", 12), ("emoji", 23)])
-def test_a_jobs_text_tokenizer_leaves_no_caption_cut(job: str, longest: int) -> None:
-    stages = {stage["name"]: stage for stage in yaml.safe_load(text_of(job))["stages"]}
-    words = stages["train_text_tokenizer"]["command"][2:]
-    settings = compose_program(
-        "train_text_tokenizer", [word.replace("${job.output_dir}", "o") for word in words]
-    )
-    captions = captions_of(job)
+@pytest.mark.parametrize(("name", "longest"), [("quickstart", 12), ("scenes", 15), ("emoji", 23)])
+def test_a_jobs_text_tokenizer_leaves_no_caption_cut(name: str, longest: int) -> None:
+    job = compose_program("main_job", [f"job={name}"]).job
+    stage = next(stage for stage in job.stages if stage.name == "train_text_tokenizer")
+    settings = compose_program("train_text_tokenizer", list(job.command(stage)[2:]))
+    captions = captions_of(name)
 
     tokenizer = TextTokenizer(train_text_tokenizer(captions, settings), "")
 
     assert max(len(tokenizer.encode(caption)) + 1 for caption in captions) == longest
-    assert compose_program("pretrain", [f"experiment={job}"]).model.text_length >= longest
-
-
-def text_of(job: str) -> str:
-    return (CONF_FOLDER / "job" / f"{job}.yaml").read_text(encoding="utf-8")
+    assert compose_program("pretrain", [f"experiment={name}"]).model.text_length >= longest

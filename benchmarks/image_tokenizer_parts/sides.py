@@ -14,7 +14,7 @@ from benchmarks.image_tokenizer_parts.plain import PlainShape, PlainVQGAN
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.vqgan.autoencoder import VQGAN
-from ernie_vilg.vqgan.foreign_names import foreign_names, to_network
+from ernie_vilg.vqgan.foreign.names import foreign_names, to_network
 
 _CONF = Path(__file__).resolve().parents[2] / "conf"
 _COMMITMENT = 0.25

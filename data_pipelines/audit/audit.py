@@ -208,7 +208,7 @@ def _judge_codes(config: AuditShardsConfig, inputs: Inputs, state: _Progress, au
         for at, (name, _, _) in enumerate(counted):
             text = f"{name} uses other codes than the rest: {divergences[at]:.3f} bits of 1"
             tallies["drift"].add([text] if at in unlike else [])
-    audit.codes = code_statistics(histogram, divergences)
+    audit.codes = code_statistics(histogram, divergences, inputs.expected_code_counts)
 
 
 def _judge_rows(

@@ -1,9 +1,11 @@
 """Use of the codebook: over all shards, and how far each shard departs from all of them.
 
-A tokenizer records no histogram of its training set, so drift is measured within the data: the
+Drift is measured within the data, since not every tokenizer's card has a histogram: the
 Jensen-Shannon divergence of a shard's histogram from that of all shards. Chance alone gives a shard
 of n pictures a divergence in proportion to 1/n, so divergence times pictures is compared. A shard
-far above the median holds other pictures than the rest, by design or by a fault.
+far above the median holds other pictures than the rest, by design or by a fault. Where the card has
+a histogram, the divergence of all shards from it is reported too: it is large where a tokenizer
+meets pictures unlike those that it was measured on.
 
 Source: divergence of Lin 1991, Divergence measures based on the Shannon entropy; perplexity as in
 VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937).
@@ -41,15 +43,23 @@ class CodeStatistics:
     """Shares of all codes, the largest first, thinned to a few hundred for the chart."""
     divergences: tuple[float, ...]
     """Jensen-Shannon divergence of each shard from all shards, bits, thinned likewise."""
+    from_card: float | None = None
+    """Jensen-Shannon divergence of all shards from the counts on the tokenizer's card, bits; None
+    without these counts or without any code."""
 
 
-def code_statistics(histogram: np.ndarray, divergences: Sequence[float]) -> CodeStatistics:
+def code_statistics(
+    histogram: np.ndarray, divergences: Sequence[float], expected: Sequence[int] | None = None
+) -> CodeStatistics:
     """Summarise the use of the codebook.
 
     Args:
         histogram: uses per code, int64 [codebook].
         divergences: divergence of each shard, bits.
+        expected: uses per code on the tokenizer's card; None without them.
     """
+    card = np.array([] if expected is None else expected)
+    is_comparable = len(card) == len(histogram) and card.sum() > 0 and histogram.sum() > 0
     usage, perplexity = codebook_usage(torch.from_numpy(histogram))
     total = max(1, int(histogram.sum()))
     order = np.argsort(-histogram, kind="stable")
@@ -62,6 +72,7 @@ def code_statistics(histogram: np.ndarray, divergences: Sequence[float]) -> Code
         most_used=tuple(zip(order[:MOST_USED].tolist(), shares, strict=False)),
         shares=thinned(shares),
         divergences=thinned(divergences),
+        from_card=divergence(histogram, card) if is_comparable else None,
     )
 
 

@@ -1,5 +1,6 @@
 """Folders that an audit reads: their manifests, their lineage, and the tasks they give."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -15,7 +16,7 @@ from ernie_vilg.config.audit import AuditShardsConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.shard_manifest import FILE_NAME, Manifest, ShardKind, read_manifest
 from ernie_vilg.text_tokenizer import TextTokenizer
-from ernie_vilg.vqgan.weights import load_image_tokenizer
+from ernie_vilg.vqgan.weights import load_image_tokenizer, read_card
 
 TRAIN, HELD_OUT = "train", "held_out"
 
@@ -33,6 +34,8 @@ class Inputs:
     """The same of the token shards."""
     tokenizer_hashes: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the tokenizers by their name in the lineage."""
+    expected_code_counts: Sequence[int] | None = None
+    """Uses of each code on the image tokenizer's card, if it is given and has them."""
 
 
 def read_inputs(config: AuditShardsConfig, tallies: Tallies) -> Inputs:
@@ -52,8 +55,9 @@ def read_inputs(config: AuditShardsConfig, tallies: Tallies) -> Inputs:
         text_tokenizer = TextTokenizer.load(Path(config.text_tokenizer_dir))
         found.tokenizer_hashes["text_tokenizer"] = text_tokenizer.sha256
     if config.image_tokenizer_dir is not None:
-        _, sha256 = load_image_tokenizer(Path(config.image_tokenizer_dir))
-        found.tokenizer_hashes["image_tokenizer"] = sha256
+        folder = Path(config.image_tokenizer_dir)
+        _, found.tokenizer_hashes["image_tokenizer"] = load_image_tokenizer(folder)
+        found.expected_code_counts = read_card(folder).code_counts
     if config.image_shards is not None:
         found.images = _manifests(Path(config.image_shards), "image", _IMAGE_SETTINGS, tallies)
     if config.token_shards is not None:

@@ -54,6 +54,7 @@ class ScenesSource:
 
     def rows(self, part: Part) -> Iterator[RawPair | Rejection]:
         """Yield the scenes of a part."""
+        assert part.end is not None  # as parts() set it
         for row, number in enumerate(range(part.start, part.end)):
             pair = pair_of(_CONFIG, TRAIN, number)
             name = picture_name(number)

@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 
 from ernie_vilg.checkpoint.folder import (
+    CHECKPOINT_PARTS,
     MANIFEST_NAME,
-    PRETRAIN_PARTS,
     committed_checkpoints,
     describe_files,
     newest_checkpoint,
@@ -198,7 +198,7 @@ def discard_outdated(run_dir: Path, step: int) -> None:
 
 def _verified_checkpoint(run_dir: Path, step: int | None) -> Path:
     if step is None:
-        newest = newest_checkpoint(run_dir, PRETRAIN_PARTS)
+        newest = newest_checkpoint(run_dir, CHECKPOINT_PARTS)
         if newest is None:
             raise InputError(
                 f"run={run_dir} has no checkpoint that verifies: name the run_dir of a "
@@ -212,7 +212,7 @@ def _verified_checkpoint(run_dir: Path, step: int | None) -> Path:
             "step out for the newest"
         )
     checkpoint = RunFolder(run_dir).checkpoint(step)
-    problem = verify_checkpoint(checkpoint, PRETRAIN_PARTS)
+    problem = verify_checkpoint(checkpoint, CHECKPOINT_PARTS)
     if problem is not None:
         raise InputError(f"step={step}: {checkpoint} is damaged ({problem}): choose another step")
     return checkpoint

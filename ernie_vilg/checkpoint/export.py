@@ -10,8 +10,8 @@ from torch import Tensor
 
 from data_pipelines.outputs import output_folder
 from ernie_vilg.checkpoint.folder import (
+    CHECKPOINT_PARTS,
     MANIFEST_NAME,
-    PRETRAIN_PARTS,
     committed_checkpoints,
     newest_checkpoint,
     read_checkpoint_manifest,
@@ -88,7 +88,7 @@ def checkpoint_to_export(run_dir: Path, step: int | None, *, program: str) -> Pa
     """
     if step is not None:
         checkpoint = RunFolder(run_dir).checkpoint(step)
-        problem = verify_checkpoint(checkpoint, PRETRAIN_PARTS)
+        problem = verify_checkpoint(checkpoint, CHECKPOINT_PARTS)
         if problem is not None:
             kept = [each.name for each in committed_checkpoints(run_dir)]
             raise InputError(
@@ -96,7 +96,7 @@ def checkpoint_to_export(run_dir: Path, step: int | None, *, program: str) -> Pa
                 f"{', '.join(kept) or 'none'}, or leave step out for the newest"
             )
         return checkpoint
-    newest = newest_checkpoint(run_dir, PRETRAIN_PARTS)
+    newest = newest_checkpoint(run_dir, CHECKPOINT_PARTS)
     if newest is None:
         raise InputError(
             f"{run_dir} has no checkpoint that verifies: name the run_dir of a launch/{program}.py "

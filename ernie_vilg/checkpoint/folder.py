@@ -13,7 +13,7 @@ again, that folder is the step's checkpoint.
 import json
 import logging
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from ernie_vilg.storage.json_files import MOST_BYTES, object_of, parse_json, rea
 
 MANIFEST_NAME = "checkpoint.json"
 FORMAT_VERSION = 2
-PRETRAIN_PARTS = ("layout", "state", "versions")
-"""Objects that the manifest of a pretraining run's checkpoint must hold."""
+CHECKPOINT_PARTS = ("layout", "state", "versions")
+"""Objects that the manifest of a checkpoint must hold."""
 
 _OWN_HASH = "sha256"
 
@@ -103,7 +103,7 @@ def read_checkpoint_manifest(folder: Path, parts: Collection[str] = ()) -> dict[
 
     Args:
         folder: the checkpoint.
-        parts: objects that the manifest must hold, such as `PRETRAIN_PARTS`.
+        parts: objects that the manifest must hold, such as `CHECKPOINT_PARTS`.
 
     Raises:
         InputError: it is missing, damaged or of another version.
@@ -201,28 +201,6 @@ def newest_checkpoint(run_dir: Path, parts: Collection[str] = ()) -> Path | None
             return folder
         logger.warning("checkpoint %s is not used: %s", folder, problem)
     return None
-
-
-def resumable_checkpoint(
-    run_dir: Path, identity_at: Callable[[int], Mapping[str, Any]]
-) -> Path | None:
-    """Return the checkpoint that a run of one process resumes from, None in a fresh run folder.
-
-    Args:
-        run_dir: the run's folder.
-        identity_at: identity of the starting run at a step.
-
-    Raises:
-        InputError: the folder is not fresh and no checkpoint verifies, or the newest one
-            belongs to other settings.
-    """
-    newest = newest_checkpoint(run_dir)
-    if newest is None:
-        check_fresh(run_dir)
-        return None
-    manifest = read_checkpoint_manifest(newest)
-    check_identity(newest, manifest["identity"], identity_at(manifest["step"]))
-    return newest
 
 
 def check_fresh(run_dir: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.checkpoint.folder import (
-    PRETRAIN_PARTS,
+    CHECKPOINT_PARTS,
     committed_checkpoints,
     read_checkpoint_manifest,
     wrong_content,
@@ -89,7 +89,7 @@ def leader_acts(rank: int, action: Callable[[], None]) -> str | None:
 def _read(folder: Path) -> dict[str, Any] | str:
     """Return the manifest, or what is wrong with it or with names and sizes of files."""
     try:
-        manifest = read_checkpoint_manifest(folder, PRETRAIN_PARTS)
+        manifest = read_checkpoint_manifest(folder, CHECKPOINT_PARTS)
         problem = wrong_files(folder, manifest)
     except (OSError, InputError) as error:
         return str(error)

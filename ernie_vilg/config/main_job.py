@@ -111,7 +111,7 @@ class MainJobConfig(Settings):
     """Settings of launch/main_job.py."""
 
     job: JobConfig
-    """Job, chosen by name: job=quickstart, job=emoji (conf/job/)."""
+    """Job, chosen by name: job=quickstart, job=scenes, job=emoji (conf/job/)."""
     force: bool = False
     """Whether to remove the job's files first, and run every stage."""
 

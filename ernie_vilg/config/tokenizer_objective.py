@@ -7,6 +7,7 @@ from ernie_vilg.config.schema import (
     FractionBelowOne,
     LocalInput,
     Matching,
+    MayChange,
     NaturalFloat,
     NaturalInt,
     PositiveFloat,
@@ -39,11 +40,11 @@ class PerceptualConfig(Settings, section="objective.perceptual"):
     and know nothing of objects."""
     weight: NaturalFloat = 1.0
     """Weight of the distance."""
-    weights: LocalInput | None = None
+    weights: MayChange[LocalInput | None] = None
     """File of the network's weights (.safetensors, or a .pth that holds tensors alone)."""
     weights_sha256: Sha256 | None = None
     """SHA-256 of that file, which must match."""
-    linear_weights: LocalInput | None = None
+    linear_weights: MayChange[LocalInput | None] = None
     """File of LPIPS's linear layers, with features=lpips."""
     linear_weights_sha256: Sha256 | None = None
     """SHA-256 of that file, which must match."""

@@ -79,7 +79,7 @@ class ReconstructionsConfig(Settings, section="reconstructions"):
 class TrainImageTokenizerConfig(Settings):
     """Settings of launch/train_image_tokenizer.py."""
 
-    shards: LocalOrRemote
+    shards: MayChange[LocalOrRemote]  # the checkpoint knows their hash
     """Folder or URL (s3://, gs://, https://) of image shards, written by launch/build_shards.py.
     Pictures larger than the architecture's are cropped at random places."""
     run_dir: MayChange[LocalOutput]
@@ -102,7 +102,7 @@ class TrainImageTokenizerConfig(Settings):
     """Training run."""
     checkpoint: MayChange[Tracked[CheckpointConfig]]
     reconstructions: MayChange[ReconstructionsConfig] = field(default_factory=ReconstructionsConfig)
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    loader: MayChange[LoaderConfig] = field(default_factory=LoaderConfig)
     """Reading of one rank."""
     tracking: MayChange[TrackingConfig] = field(default_factory=TrackingConfig)
     stopping: MayChange[Tracked[StoppingConfig]] = field(default_factory=StoppingConfig)

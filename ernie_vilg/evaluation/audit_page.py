@@ -121,6 +121,9 @@ def _figures(audit: Audit, heading: AuditHeading) -> list[tuple[str, str, str]]:
         used = _percent(codes.num_used / codes.codebook_size)
         dead = codes.codebook_size - codes.num_used
         cards.append(("Codebook", used, f"in use; {dead:,} of {codes.codebook_size:,} codes never"))
+        if codes.from_card is not None:
+            what = "bits of 1 from the codes on the tokenizer's card"
+            cards.append(("Drift of codes", f"{codes.from_card:.3f}", what))
     if (recoded := audit.recoded) is not None:
         what = f"PSNR of {recoded.num_pictures:,} sampled pictures"
         cards.append(("Reconstruction", f"{recoded.mean_psnr:.1f} dB", what))

@@ -113,15 +113,15 @@ class ReconstructionFigures:
         count = int(self._pictures)
         means = {name: float(value) / count for name, value in self._sums.items()}
         usage, perplexity = codebook_usage(self._counts)
-        figures = {
+        figures: dict[str, float] = {
             "psnr": min(psnr(means["squared_error"]), LARGEST_PSNR),
             "gradient_energy": means["energy"] / max(means["original_energy"], 1e-12),
-            **{name: means[name] for name in ("ssim", "lpips") if name in means},
             "codebook_usage": usage,
             "perplexity": perplexity,
             "dead_codes": int((self._counts == 0).sum()),
             "pictures": count,
         }
+        figures |= {name: means[name] for name in ("ssim", "lpips") if name in means}
         if self._moments and count > 1:
             originals, others = (moments.mean_and_covariance() for moments in self._moments)
             figures["rfid"] = frechet_distance(originals, others)

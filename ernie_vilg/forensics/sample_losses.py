@@ -8,7 +8,7 @@ import torch
 
 from ernie_vilg.checkpoint.export import whole_weights
 from ernie_vilg.checkpoint.folder import (
-    PRETRAIN_PARTS,
+    CHECKPOINT_PARTS,
     committed_checkpoints,
     read_checkpoint_manifest,
     step_of,
@@ -66,7 +66,7 @@ def nearest_checkpoint(run_dir: Path, step: int) -> Path:
     before = sorted((number for number in steps if 0 < number <= step), reverse=True)
     after = sorted(number for number in steps if number > step)
     for number in (*before, *after):
-        problem = verify_checkpoint(steps[number], PRETRAIN_PARTS)
+        problem = verify_checkpoint(steps[number], CHECKPOINT_PARTS)
         if problem is None:
             return steps[number]
         logger.warning("checkpoint %s is not used: %s", steps[number], problem)

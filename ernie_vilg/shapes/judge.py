@@ -35,7 +35,7 @@ from ernie_vilg.shapes.scenes import (
 
 OUTLINE_LIMIT = 0.75
 """Largest mean distance of an outline from that of its shape, pixels."""
-AREA_LIMIT = 0.35
+AREA_LIMIT = 0.38
 """Largest area, of an object's own, that it covers too much and too little. It decides for small
 stars, whose outline is long."""
 COLOUR_LIMIT = 60.0

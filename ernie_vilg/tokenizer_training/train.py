@@ -117,10 +117,31 @@ def _build(
         first_step,
         micro_batch_size=config.micro_batch_size(groups.world_size),
     )
+    trainer = _trainer(
+        rank,
+        sequence,
+        engine=engine,
+        checkpoints=checkpoints,
+        outputs=outputs,
+        callbacks=_callbacks(rank, sequence, held_out, engine, outputs),
+    )
+    return trainer, first_step
+
+
+def _callbacks(
+    rank: Rank[TrainImageTokenizerConfig],
+    sequence: ImageSequence,
+    held_out: Manifest | None,
+    engine: TokenizerEngine,
+    outputs: Outputs,
+) -> Observed:
+    """Return the evaluations of the run."""
+    config = rank.config
     pictures = EvaluationPictures(config, sequence, held_out)
     rank.parts.callback(pictures.close)
-    evaluate = partial(Reconstructions, pictures=pictures, lpips=_lpips(config, groups.device))
-    observed = Callbacks(
+    lpips = _lpips(config, rank.groups.device)
+    evaluate = partial(Reconstructions, pictures=pictures, lpips=lpips)
+    return Callbacks(
         config=config,
         engine=engine,
         callbacks=[evaluate(every=config.reconstructions.every)],
@@ -130,15 +151,6 @@ def _build(
         should_stop=lambda: rank.stopping.is_requested,
         group=rank.phase_group,
     )
-    trainer = _trainer(
-        rank,
-        sequence,
-        engine=engine,
-        checkpoints=checkpoints,
-        outputs=outputs,
-        callbacks=observed,
-    )
-    return trainer, first_step
 
 
 def _checkpoints(rank: Rank[TrainImageTokenizerConfig], sequence: ImageSequence) -> Checkpoints:

@@ -65,7 +65,7 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(config)
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """Weight of the decoder's last convolution, where the adaptive weight of an adversarial
         loss compares gradients.
         """

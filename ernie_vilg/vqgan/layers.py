@@ -94,6 +94,23 @@ class Upsampling(nn.Module):
         return doubled
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group norm that is also fast in training on a CPU.
+
+    There torch's backward pass for channels last takes up to 50 times as long as that for channels
+    first (torch 2.13, bfloat16), longer than the convolutions around it. Copying to channels first
+    and back costs little.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return features of the same shape, [batch, channels, height, width]."""
+        is_trained = torch.is_grad_enabled() and inputs.requires_grad
+        if inputs.device.type != "cpu" or not is_trained or inputs.is_contiguous():
+            return super().forward(inputs)
+        normalized = super().forward(inputs.contiguous())
+        return normalized.contiguous(memory_format=torch.channels_last)
+
+
 class ChannelNorm(nn.Module):
     """Layer normalisation over the channels of each position."""
 
@@ -117,7 +134,7 @@ def build_convolution(in_channels: int, out_channels: int, kernel_size: int) -> 
 def build_normalization(channels: int, normalization: str) -> nn.Module:
     """Return the layer that `image_tokenizer.normalization` names."""
     if normalization == "group":
-        return nn.GroupNorm(GROUP_NORM_GROUPS, channels, eps=_NORM_EPSILON)
+        return GroupNorm(GROUP_NORM_GROUPS, channels, eps=_NORM_EPSILON)
     if normalization == "channel":
         return ChannelNorm(channels)
     return nn.Identity()

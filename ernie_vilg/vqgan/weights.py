@@ -98,7 +98,7 @@ def load_image_tokenizer(folder: Path) -> tuple[VQGAN, str]:
     check_tensors(weights, tensors, expected, required=expected.keys(), remedy=_REMEDY)
     model.load_state_dict(tensors)
     # The order of memory in which convolutions are fastest, on CPUs and GPUs.
-    model = model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval().requires_grad_(False), sha256
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ernie_vilg.checkpoint.folder import (
+    CHECKPOINT_PARTS,
     MANIFEST_NAME,
-    PRETRAIN_PARTS,
     newest_checkpoint,
     verify_checkpoint,
 )
@@ -67,7 +67,7 @@ def test_a_manifest_of_other_types_falls_back_though_its_hash_holds(
     (folder / MANIFEST_NAME).write_bytes(manifest_without_own_hash(folder, changes))
 
     # Programs that read a run choose the same checkpoint as its next start.
-    assert newest_checkpoint(tmp_path, PRETRAIN_PARTS) == RunFolder(tmp_path).checkpoint(10)
+    assert newest_checkpoint(tmp_path, CHECKPOINT_PARTS) == RunFolder(tmp_path).checkpoint(10)
     assert restored(tmp_path) == (10, 10)
 
 
@@ -108,7 +108,7 @@ def test_a_reader_finds_a_checkpoint_that_a_kill_left_without_its_name(
     RunFolder(tmp_path).checkpoint(20).rename(folder / ".replaced-step_00000020")
 
     # Programs that read a run choose the same checkpoint as its next start.
-    assert newest_checkpoint(tmp_path, PRETRAIN_PARTS) == folder / ".replaced-step_00000020"
+    assert newest_checkpoint(tmp_path, CHECKPOINT_PARTS) == folder / ".replaced-step_00000020"
     assert restored(tmp_path) == (20, 20)
 
 

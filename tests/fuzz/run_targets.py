@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ernie_vilg.checkpoint.folder import MANIFEST_NAME, PRETRAIN_PARTS, newest_checkpoint, step_of
+from ernie_vilg.checkpoint.folder import CHECKPOINT_PARTS, MANIFEST_NAME, newest_checkpoint, step_of
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.pretrain import PretrainConfig
@@ -106,7 +106,7 @@ def _is_older_than_damage(files: Files, originals: dict[str, bytes], step: int) 
 
 
 def _read_checkpoints(folder: Path, files: Files) -> Outcome:
-    newest = newest_checkpoint(folder, PRETRAIN_PARTS)
+    newest = newest_checkpoint(folder, CHECKPOINT_PARTS)
     engine: Any = FakeEngine()
     step = checkpoints_of(folder).restore(engine)
     require(engine.state == step, f"resumed from step {step} with the state of {engine.state}")

@@ -99,7 +99,7 @@ def test_help_names_type_range_choices_and_default() -> None:
     assert "  temperature: number at least 0, or null = null\n" in text
     assert "  weights: text, required\n" in text
     text = help_text("plan", schema_of("plan"), "")
-    assert "  model=base_300m, emoji, ernie_vilg_10b, quickstart (required)\n" in text
+    assert "  model=base_300m, emoji, ernie_vilg_10b, quickstart, scenes (required)\n" in text
 
 
 def wrong_words(schema: type) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from ernie_vilg.checkpoint.consolidated import consolidate, discard_outdated
 from ernie_vilg.checkpoint.folder import (
-    PRETRAIN_PARTS,
+    CHECKPOINT_PARTS,
     read_checkpoint_manifest,
     verify_checkpoint,
     write_checkpoint_manifest,
@@ -109,7 +109,7 @@ def belong_to_another(made: Path) -> None:
         step=STEPS_TAKEN,
         identity=manifest["identity"],
         files=manifest["files"],
-        about={**{part: manifest[part] for part in PRETRAIN_PARTS}, "state": {"saved": "again"}},
+        about={**{part: manifest[part] for part in CHECKPOINT_PARTS}, "state": {"saved": "again"}},
     )
 
 

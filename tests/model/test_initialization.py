@@ -85,7 +85,7 @@ def test_tensor_ranks_hold_parts_of_the_map() -> None:
         ("5.reconstructor.up.weight", 0, True),
         ("5.reconstructor.down.weight", 1, True),
         ("5.reconstructor.down.bias", None, False),
-        ("5.reconstructor.decoder.0.weight", None, False),
+        ("5.reconstructor.decoder.input.weight", None, False),
     ],
 )
 def test_split_and_decay_by_name(name: str, dimension: int | None, decays: bool) -> None:

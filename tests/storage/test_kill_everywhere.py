@@ -16,7 +16,7 @@ from data_pipelines.building.build import build_image_shards
 from data_pipelines.encoding.encode import encode_image_shards
 from data_pipelines.outputs import output_folder
 from ernie_vilg.checkpoint import export
-from ernie_vilg.checkpoint.folder import PRETRAIN_PARTS, write_checkpoint_manifest
+from ernie_vilg.checkpoint.folder import CHECKPOINT_PARTS, write_checkpoint_manifest
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.shards import BuildShardsConfig, EncodeShardsConfig
 from ernie_vilg.config.text_tokenizer import TrainTextTokenizerConfig
@@ -163,7 +163,7 @@ def trained_run(folder: Path) -> None:
     }
     identity = {"model": asdict(MODEL), "lineage": lineage}
     with committed_folder(RunFolder(folder / "run").checkpoint(1)) as written:
-        about = {part: {} for part in PRETRAIN_PARTS}
+        about = {part: {} for part in CHECKPOINT_PARTS}
         write_checkpoint_manifest(written, step=1, identity=identity, files=[], about=about)
     write_export(folder, value=0.0)
 

@@ -62,10 +62,12 @@ def test_a_change_of_the_objective_must_be_allowed_and_is_recorded(
     )  # fmt: skip
 
 
-def test_a_finished_run_goes_on_when_it_is_given_more_steps(
-    config: TrainImageTokenizerConfig,
+def test_a_finished_run_goes_on_with_more_steps_and_moved_shards(
+    config: TrainImageTokenizerConfig, tmp_path: Path
 ) -> None:
-    longer = changed(config, "training", steps=3, log_every=1)
+    (tmp_path / "shards").rename(tmp_path / "moved")
+    longer = changed(config, "training", steps=3, log_every=2)
+    longer = replace(longer, shards=str(tmp_path / "moved"))
 
     assert run(ALONE, longer) == 0
 

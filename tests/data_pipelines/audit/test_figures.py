@@ -50,6 +50,18 @@ def test_dead_codes_and_perplexity_are_counted() -> None:
     assert found.shares == (0.5, 0.5, 0.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("expected", "drift"),
+    [([0, 1, 0, 1], 0.0), ([3, 0, 0, 0], 1.0), ([0, 0, 0, 0], None), ([1, 1], None), (None, None)],
+)
+def test_use_is_compared_with_the_tokenizer_s_card(
+    expected: list[int] | None, drift: float | None
+) -> None:
+    found = code_statistics(np.array([0, 4, 0, 4]), [], expected)
+
+    assert found.from_card == (None if drift is None else pytest.approx(drift))
+
+
 def test_thinning_keeps_both_ends() -> None:
     assert thinned(range(1000), 4) == (0, 333, 666, 999)
     assert thinned([1, 2], 4) == (1, 2)

@@ -21,12 +21,13 @@ from ernie_vilg.config.import_image_tokenizer import (
 )
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_file
-from ernie_vilg.vqgan.foreign import (
+from ernie_vilg.vqgan.foreign.convert import (
     draw_reconstruction,
     export_image_tokenizer,
     import_image_tokenizer,
 )
 from ernie_vilg.vqgan.weights import load_image_tokenizer, read_card
+from launch.import_image_tokenizer import read_model_config
 
 SHAPE = {
     "ch": 32,
@@ -188,7 +189,10 @@ def test_attention_in_the_middle_alone_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "name"),
     [
-        ({"callbacks": {"ModelCheckpoint": Callback()}}, r"tests.vqgan.test_foreign.Callback"),
+        (
+            {"callbacks": {"ModelCheckpoint": Callback()}},
+            r"foreign.test_convert.Callback",
+        ),
         ({"best": np.float64(0.5)}, r"numpy._core.multiarray.scalar"),
         ({"args": argparse.Namespace(lr=1)}, r"argparse.Namespace"),
     ],
@@ -205,7 +209,7 @@ def test_file_with_code_is_refused_with_how_to_convert_it(
 
     # The advice works: the program between the quotes makes a file that is accepted.
     recipe = str(raised.value).partition("python -c '")[2].partition("'\nThen")[0]
-    exec(recipe.replace("'\"'\"'", "'"), {})
+    exec(recipe, {})
     import_image_tokenizer(settings(tmp_path, tmp_path / "last_weights.pt"))
     check_is(theirs, tmp_path)
 
@@ -291,7 +295,7 @@ def test_the_model_s_own_settings_give_the_size_of_the_pictures(tmp_path: Path) 
     own = model_config(tmp_path, attn_resolutions=[8, 2])  # no layer computes at 2
 
     config = settings(tmp_path, checkpoint, image_size=None, model_config=str(own))
-    import_image_tokenizer(config)
+    import_image_tokenizer(config, read_model_config(str(own)))
 
     check_is(theirs, tmp_path)
 
@@ -312,8 +316,19 @@ def test_settings_that_disagree_with_the_weights_are_refused(
     checkpoint = saved(tmp_path, lightning(plain()))
     own = model_config(tmp_path, **changes)
 
+    config = settings(tmp_path, checkpoint, model_config=str(own))
     with pytest.raises(InputError, match=message):
-        import_image_tokenizer(settings(tmp_path, checkpoint, model_config=str(own)))
+        import_image_tokenizer(config, read_model_config(str(own)))
+
+
+@pytest.mark.parametrize("content", ["a: [1", "just words", "${nowhere}", "model: {params: 3}"])
+def test_file_that_is_no_model_s_settings_is_refused(tmp_path: Path, content: str) -> None:
+    own = tmp_path / "model.yaml"
+    own.write_text(content)
+    config = settings(tmp_path, saved(tmp_path, lightning(plain())), model_config=str(own))
+
+    with pytest.raises(InputError, match="model_config="):
+        import_image_tokenizer(config, read_model_config(str(own)))
 
 
 @pytest.mark.parametrize("layout", ["taming", "llamagen"])

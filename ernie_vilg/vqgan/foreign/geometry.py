@@ -9,13 +9,9 @@ Source: ours, for the networks of taming-transformers and LlamaGen.
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
-from yaml import YAMLError
 
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.import_image_tokenizer import ForeignLayout, ImportImageTokenizerConfig
@@ -79,7 +75,7 @@ def infer_architecture(
         tensors: its tensors by name.
         layout: its layout.
         config: settings of the import.
-        declared: settings of the model's own file, from `read_model_config`; empty without one.
+        declared: settings of the model's own file, from `declared_settings`; empty without one.
 
     Raises:
         InputError: the network is none of ours, or weights, settings and file disagree.
@@ -101,25 +97,22 @@ def infer_architecture(
     return ImageTokenizerConfig(**inferred)
 
 
-def read_model_config(path: Path | None) -> dict[str, Any]:
+def declared_settings(content: Any, path: str | None) -> dict[str, Any]:
     """Return what a model's settings file in taming's form says, by the names of settings here.
 
     Args:
-        path: the file; None returns nothing.
+        content: content of the file, as plain values.
+        path: setting `model_config`; null returns nothing.
 
     Raises:
-        InputError: the file cannot be read or describes no VQGAN.
+        InputError: the file describes no VQGAN of RGB pictures.
     """
     if path is None:
         return {}
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise InputError(f"model_config={path} cannot be read ({error}): correct it") from error
     model = content.get("model", content) if isinstance(content, dict) else {}
     parameters = model.get("params") if isinstance(model, dict) else None
     shape = parameters.get("ddconfig") if isinstance(parameters, dict) else None
-    if not isinstance(shape, dict):
+    if not isinstance(parameters, dict) or not isinstance(shape, dict):
         raise InputError(
             f"model_config={path} has no model.params.ddconfig: name the settings file of a VQGAN "
             "of taming-transformers or latent-diffusion, or leave model_config out"

@@ -1,11 +1,12 @@
 """Import of public image tokenizers, and export in their form.
 
-Source: checkpoints of taming-transformers and LlamaGen, see `ernie_vilg.vqgan.foreign_names`.
+Source: checkpoints of taming-transformers and LlamaGen, see `ernie_vilg.vqgan.foreign.names`.
 """
 
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,13 +21,13 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import is_taken, written_file
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.card import Card
-from ernie_vilg.vqgan.foreign_file import ForeignFile, read_foreign_file
-from ernie_vilg.vqgan.foreign_geometry import (
+from ernie_vilg.vqgan.foreign.file import ForeignFile, read_foreign_file
+from ernie_vilg.vqgan.foreign.geometry import (
+    declared_settings,
     infer_architecture,
-    read_model_config,
     recognise_layout,
 )
-from ernie_vilg.vqgan.foreign_names import foreign_names, to_foreign, to_network
+from ernie_vilg.vqgan.foreign.names import foreign_names, to_foreign, to_network
 from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
 from ernie_vilg.vqgan.pixels import from_pictures, to_pictures
 from ernie_vilg.vqgan.weights import check_tensors, load_image_tokenizer, save_image_tokenizer
@@ -34,11 +35,14 @@ from ernie_vilg.vqgan.weights import check_tensors, load_image_tokenizer, save_i
 logger = logging.getLogger(__name__)
 
 
-def import_image_tokenizer(config: ImportImageTokenizerConfig) -> tuple[VQGAN, str]:
+def import_image_tokenizer(
+    config: ImportImageTokenizerConfig, model_settings: Any = None
+) -> tuple[VQGAN, str]:
     """Write the folder of an image tokenizer from a public checkpoint.
 
     Args:
         config: the checkpoint, and what its weights do not tell.
+        model_settings: content of `config.model_config`, as plain values.
 
     Returns:
         the tokenizer and its SHA-256.
@@ -46,7 +50,7 @@ def import_image_tokenizer(config: ImportImageTokenizerConfig) -> tuple[VQGAN, s
     Raises:
         InputError: the checkpoint cannot be used; the message says what to change.
     """
-    declared = read_model_config(None if config.model_config is None else Path(config.model_config))
+    declared = declared_settings(model_settings, config.model_config)
     file = read_foreign_file(
         Path(config.checkpoint), part=config.weights, sha256=config.checkpoint_sha256
     )

@@ -7,7 +7,7 @@ from benchmarks.image_tokenizer_parts.plain import PlainShape, PlainVQGAN
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.vqgan.autoencoder import VQGAN
-from ernie_vilg.vqgan.foreign_names import foreign_names, to_foreign, to_network
+from ernie_vilg.vqgan.foreign.names import foreign_names, to_foreign, to_network
 
 SHAPE = PlainShape(
     ch=32,

@@ -2,12 +2,13 @@
 
 A training program stores more than weights: callbacks, optimizer states, settings, the
 discriminator and the perceptual network of its loss. All of that is skipped and counted. No file is
-read in a way that could run code in it: what torch refuses to read without code is refused, with the
-way to convert it.
+read in a way that could run code in it: what torch refuses to read without code is refused, with
+the way to convert it.
 
 Source: torch.load with weights_only=True (https://pytorch.org/docs/stable/generated/torch.load.html).
 """
 
+import json
 import pickle
 import re
 import shlex
@@ -122,12 +123,12 @@ def _refusal(path: Path, reason: str) -> str:
 
 
 def _recipe(path: Path, plain: Path) -> str:
-    """Return the program that copies the tensors of a trusted file."""
-    parts = f"[k for k in {_PARTS!r} if k in c]"
+    """Return the program that copies the tensors of a trusted file, without single quotes."""
+    source, target, parts = (json.dumps(each) for each in (str(path), str(plain), _PARTS))
     return (
-        "import torch\n"
-        f"c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
-        f"torch.save({{k: dict(c[k]) for k in {parts}}}, {str(plain)!r})"
+        "import torch; "
+        f'c = torch.load({source}, map_location="cpu", weights_only=False); '
+        f"torch.save({{k: dict(c[k]) for k in {parts} if k in c}}, {target})"
     )
 
 

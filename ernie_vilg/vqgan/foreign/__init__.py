@@ -1,0 +1,1 @@
+"""Public image tokenizers: their files, names and geometry."""
