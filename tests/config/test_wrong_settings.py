@@ -31,6 +31,7 @@ MAY_BE_ZERO = {
     "data.max_truncated_fraction",  # no caption may be truncated
     "training.seed",
     "training.ema_decay",  # no average
+    "model.codebook_std",  # codes start apart
     "optimizer.final_learning_rate_fraction",
     "optimizer.warmup_steps",
     "optimizer.beta1",

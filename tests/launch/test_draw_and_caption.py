@@ -392,7 +392,8 @@ def test_image_tokenizer_with_nan_is_refused(weights: Path, tmp_path: Path) -> N
     shutil.copytree(weights, folder)
     model = ErnieVilg.from_pretrained(folder).image_tokenizer
     with torch.no_grad():
-        next(model.parameters()).view(-1)[0] = float("nan")
+        weight = next(model.parameters())
+        weight[(0,) * weight.dim()] = float("nan")
     save_image_tokenizer(model, folder / "image_tokenizer")
 
     with pytest.raises(InputError, match="NaN"):

@@ -12,7 +12,7 @@ from launch.support.program import CONF_FOLDER
 _MINIATURE = {
     "draw_shapes": ["train_scenes=256", "held_out_scenes=8", "unseen_pair_scenes=8"],
     "train_image_tokenizer": [
-        "training.steps=20", "training.save_every=10", "training.num_evaluation_images=16",
+        "training.steps=20", "checkpoint.every=10", "reconstructions.pictures=16",
         "optimizer.warmup_steps=2",
     ],
     "pretrain": [

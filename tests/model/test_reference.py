@@ -190,11 +190,13 @@ class Reference:
             normed = (normed + self.weights[name + layer + ".bias"]).permute(0, 3, 1, 2)
             return normed * torch.sigmoid(normed)
 
-        state = convolve("0", grid)
-        for block in ("1", "2", "3"):
-            inner = convolve(f"{block}.branch.2", norm_silu(f"{block}.branch.0", state))
-            state = state + convolve(f"{block}.branch.5", norm_silu(f"{block}.branch.3", inner))
-        folded = convolve("6", norm_silu("4", state))
+        state = convolve("input", grid)
+        for block in ("middle.0", "middle.1", "levels.0.0"):
+            inner = norm_silu(f"{block}.first_normalization", state)
+            inner = convolve(f"{block}.first_convolution", inner)
+            inner = norm_silu(f"{block}.second_normalization", inner)
+            state = state + convolve(f"{block}.second_convolution", inner)
+        folded = convolve("output", norm_silu("normalization", state))
         size = DECODER.patch_size
         picture = torch.empty(1, 3, *(size * side for side in folded.shape[2:]))
         for channel in range(3):

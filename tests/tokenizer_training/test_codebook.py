@@ -13,6 +13,7 @@ from torch.optim import AdamW
 from ernie_vilg.config.codebook import CodebookConfig
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.parallel.layout.groups import start_processes
 from ernie_vilg.tokenizer_training import codebook as codebook_module
 from ernie_vilg.tokenizer_training.codebook import (
     CodebookUpkeep,
@@ -22,7 +23,7 @@ from ernie_vilg.tokenizer_training.codebook import (
 from ernie_vilg.vqgan.quantizers.build import build_quantizer
 from ernie_vilg.vqgan.quantizers.quantizer import Quantizer
 from tests.distributed import one_process, run_distributed
-from tests.tokenizer_training.tokenizer_run import ALONE, process_group
+from tests.tokenizer_training.tokenizer_run import ALONE
 
 BY_DISTANCE = ["nearest", "ema", "normalized", "simvq"]
 CODES, EMBEDDING = 6, 3
@@ -278,8 +279,11 @@ def _gathered(tensor: Tensor) -> Tensor:
 
 
 def _train_each(launch: Launch, vectors: Tensor) -> dict[str, dict[str, Any]]:
-    with process_group(launch):
+    start_processes(launch, timeout_seconds=60)
+    try:
         return {name: _train(launch, name, vectors) for name in BY_DISTANCE}
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.distributed

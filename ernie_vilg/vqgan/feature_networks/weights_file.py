@@ -4,9 +4,9 @@ The file must have the SHA-256 of the settings, so that two runs compare by the 
 read without running code from it: as safetensors, or as a .pth of tensors alone.
 """
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -67,7 +67,7 @@ class WeightsFile:
             if self.path.suffix == ".safetensors":
                 return load_file(self.path)
             content = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
             reason = str(error).strip().splitlines()[0]
             raise self._error(f"cannot be read as tensors alone ({reason})") from error
         if not isinstance(content, dict):

@@ -9,12 +9,12 @@ Source: torch.load with weights_only=True (https://pytorch.org/docs/stable/gener
 """
 
 import json
-import pickle
 import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ def _load(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise InputError(_refusal(path, str(error))) from error
     except _UNREADABLE as error:
         reason = str(error).partition("\n")[0]
