@@ -32,7 +32,7 @@ from ernie_vilg.evaluation.reconstruction import (
     Reconstruction,
     reconstruct,
 )
-from ernie_vilg.evaluation.retrieval import Scorer, retrieve
+from ernie_vilg.evaluation.retrieval import Retrieval, Scorer, retrieve
 from ernie_vilg.shapes.captions import required_scenes
 from ernie_vilg.shapes.scenes import Scene
 from ernie_vilg.shapes.scores import (
@@ -253,8 +253,7 @@ def evaluate(
     )
     scores = _scores(pairs, outputs, codebook_size=codebook_size, judge=judge)
     scores |= {"drawings": drawings, "temperature": temperature}
-    parts = zip(pairs, outputs.drawn, outputs.written, strict=True)
-    records = [_record(*indexed) for indexed in enumerate(parts)]
+    records = _records(pairs, outputs)
     if baseline is not None:
         alike = [baseline] * len(pairs)
         scores["text_to_image"]["psnr_of_mean_picture"] = psnr_of_pictures(originals, alike)
@@ -263,8 +262,7 @@ def evaluate(
     if candidates:
         found = retrieve(model, pairs, candidates=candidates, batch_size=batch_size)
         scores["retrieval"] = found.figures()
-        for index, ranks in found.records().items():
-            records[index].update(ranks)
+        _add_ranks(records, found)
     _write_pictures(folder, originals, outputs)
     write_bytes(folder / PAIRS_FILE, b"".join(map(line_of, records)))
     write_json(folder / EVALUATION_FILE, scores)
@@ -314,6 +312,16 @@ def _as_written(caption: str) -> str:
     Without it no model could write a caption of full-width letters exactly.
     """
     return " ".join(unicodedata.normalize("NFKC", caption).split())
+
+
+def _records(pairs: Sequence[Pair], outputs: _Outputs) -> list[dict[str, Any]]:
+    parts = zip(pairs, outputs.drawn, outputs.written, strict=True)
+    return [_record(*indexed) for indexed in enumerate(parts)]
+
+
+def _add_ranks(records: Sequence[dict[str, Any]], found: Retrieval) -> None:
+    for index, ranks in found.records().items():
+        records[index].update(ranks)
 
 
 def _record(index: int, parts: tuple[Pair, Generated, Captioned]) -> dict[str, Any]:
