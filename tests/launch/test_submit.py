@@ -138,7 +138,9 @@ def test_a_limit_below_one_checkpoint_interval_warns(
     tmp_path: Path, given: float | None, limit: str, is_short: bool
 ) -> None:
     write_record(tmp_path, measured(seconds_per_step=11, world_size=16))
-    config, slurm = composed(f"run_dir={tmp_path}", f"cluster.slurm.time_limit={limit}")
+    config, slurm = composed(
+        f"run_dir={tmp_path}", f"cluster.slurm.time_limit={limit}", "checkpoint.every=100"
+    )
 
     warning = time_limit_warning(dataclasses.replace(config, seconds_per_step=given), slurm)
 

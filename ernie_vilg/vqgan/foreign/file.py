@@ -11,7 +11,8 @@ Source: torch.load with weights_only=True (https://pytorch.org/docs/stable/gener
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -82,12 +83,26 @@ def read_foreign_file(path: Path, *, part: str, sha256: str | None) -> ForeignFi
     return ForeignFile(path=path, sha256=found, part=name, tensors=tensors, skipped=skipped)
 
 
+@contextmanager
+def _no_further_classes() -> Iterator[None]:
+    """Let torch refuse classes that a package of this process has declared safe, such as
+    argparse.Namespace, so that a file is read alike in every program.
+    """
+    declared = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        yield
+    finally:
+        torch.serialization.add_safe_globals(declared)
+
+
 def _load(path: Path) -> dict[str, Any]:
     """Return the top level of a file."""
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with _no_further_classes():
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise InputError(_refusal(path, str(error))) from error
     except _UNREADABLE as error:
