@@ -92,6 +92,7 @@ def test_no_operation_adds_in_any_order(config: ModelConfig) -> None:
 
 def test_convolutions_on_a_gpu_take_fixed_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    torch.use_deterministic_algorithms(False)  # whatever an earlier test has set
 
     make_deterministic(torch.device("cuda", 0))
 
