@@ -1,4 +1,4 @@
-"""What is compared: the plain VQGAN, and ours with the same weights, at the same work."""
+"""The plain VQGAN, and ours with the same weights, at the same work."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -62,7 +62,7 @@ _TABLE_REACH = 2.0  # radii; farther points are outside by as much as those at t
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectReading:
-    """What the judge sees in a quadrant that is not blank."""
+    """Reading of a quadrant that is not blank."""
 
     shape: str | None
     """Member of `SHAPES`; None if the outline is that of no shape, or a limit is exceeded."""

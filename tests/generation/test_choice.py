@@ -1,4 +1,4 @@
-"""Of several pictures the one is kept that the model finds best in both directions."""
+"""The model keeps the picture that it finds best in both directions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -37,7 +37,7 @@ _UNREADABLE = (SafetensorError, OSError, EOFError, RuntimeError, LookupError, Va
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignFile:
-    """What a checkpoint holds."""
+    """Content of a checkpoint."""
 
     path: Path
     """The file."""

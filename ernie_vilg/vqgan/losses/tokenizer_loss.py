@@ -8,7 +8,7 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ernie_vilg.config.tokenizer_objective import TokenizerObjectiveConfig
 from ernie_vilg.vqgan.discriminator import PatchDiscriminator, logits_of
@@ -142,24 +142,19 @@ class TokenizerLoss:
         terms["adversarial_loss"] = weight * term
         return GeneratorTerms(terms, figures)
 
-    def discriminator_terms(
-        self, reconstruction: Tensor, images: Tensor, *, replica: nn.Module | None = None
-    ) -> DiscriminatorTerms:
+    def discriminator_terms(self, reconstruction: Tensor, images: Tensor) -> DiscriminatorTerms:
         """Return the terms of the discriminator's loss; `trains_discriminator` must hold.
 
         Args:
             reconstruction: output of the decoder, float [batch, 3, height, width].
             images: originals, float32 [batch, 3, height, width] in [-1, 1].
-            replica: wrapper of the discriminator that averages gradients, called once; None takes
-                the discriminator itself.
 
         Returns:
             "discriminator_loss", and "lecam_loss" with LeCAM. Figures: "real_logit", "fake_logit".
         """
         config = self.config.adversarial
-        network = self.discriminator if replica is None else replica
-        assert network is not None, "settings without discriminator"
-        real, fake = logits_of(network, images, reconstruction.detach().float())
+        assert self.discriminator is not None, "settings without discriminator"
+        real, fake = logits_of(self.discriminator, images, reconstruction.detach().float())
         terms = {"discriminator_loss": discriminator_loss(real, fake, config.loss)}
         if self.logit_averages is not None:
             terms["lecam_loss"] = config.lecam_weight * self.logit_averages.penalty(real, fake)
