@@ -30,12 +30,12 @@ from ernie_vilg.config.codebook import CodebookConfig
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.tokenizer_training.codebook import (
     CodebookUpkeep,
-    codebook_figures,
     forget_moments,
 )
 from ernie_vilg.vqgan.quantizers.build import build_quantizer
 from ernie_vilg.vqgan.quantizers.distances import nearest_codes
 from ernie_vilg.vqgan.quantizers.quantizer import Quantizer
+from ernie_vilg.vqgan.quantizers.usage import codebook_figures
 
 CODES, EMBEDDING, FEATURES, CLUSTERS = 512, 8, 32, 1024
 PICTURES, GRID = 16, 8  # 1,024 rows per step

@@ -17,7 +17,7 @@ from ernie_vilg.vqgan.losses.pixel import psnr
 from ernie_vilg.vqgan.metrics.frechet import FeatureMoments, frechet_distance
 from ernie_vilg.vqgan.metrics.similarity import SMALLEST_SIDE, gradient_energy, ssim
 from ernie_vilg.vqgan.pixels import from_bytes, to_bytes
-from ernie_vilg.vqgan.quantizers.usage import codebook_usage
+from ernie_vilg.vqgan.quantizers.usage import codebook_figures
 
 LARGEST_PSNR = 99.0
 """PSNR of equal pictures in files, dB: JSON knows no infinity."""
@@ -112,13 +112,10 @@ class ReconstructionFigures:
         """
         count = int(self._pictures)
         means = {name: float(value) / count for name, value in self._sums.items()}
-        usage, perplexity = codebook_usage(self._counts)
         figures: dict[str, float] = {
             "psnr": min(psnr(means["squared_error"]), LARGEST_PSNR),
             "gradient_energy": means["energy"] / max(means["original_energy"], 1e-12),
-            "codebook_usage": usage,
-            "perplexity": perplexity,
-            "dead_codes": int((self._counts == 0).sum()),
+            **codebook_figures(self._counts),
             "pictures": count,
         }
         figures |= {name: means[name] for name in ("ssim", "lpips") if name in means}

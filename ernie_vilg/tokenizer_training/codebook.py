@@ -19,7 +19,6 @@ from ernie_vilg.parallel.layout.collectives import LEADER
 from ernie_vilg.vqgan.quantizers.distances import flatten_grid
 from ernie_vilg.vqgan.quantizers.placement import choose_spread_rows, cluster_means
 from ernie_vilg.vqgan.quantizers.quantizer import Quantizer
-from ernie_vilg.vqgan.quantizers.usage import codebook_usage
 
 MAX_ROWS_PER_CODE = 64
 """Largest number of encoder outputs per code among which vectors are chosen, for time's sake."""
@@ -185,24 +184,6 @@ def forget_moments(optimizer: Optimizer, quantizer: Quantizer, indices: Tensor) 
         return
     for name in ("exp_avg", "exp_avg_sq"):
         optimizer.state[parameter][name][indices] = 0
-
-
-def codebook_figures(counts: Tensor) -> dict[str, float]:
-    """Return the figures of a codebook's use.
-
-    Args:
-        counts: uses per code over a window and over all ranks, int64 [codebook].
-
-    Returns:
-        "codebook_usage", the fraction of used codes; "perplexity", the number of equally frequent
-        codes that would carry as much information; "dead_codes", the number of unused codes.
-    """
-    usage, perplexity = codebook_usage(counts)
-    return {
-        "codebook_usage": usage,
-        "perplexity": perplexity,
-        "dead_codes": float((counts == 0).sum()),
-    }
 
 
 class _MeanOverRanks(torch.autograd.Function):

@@ -17,11 +17,11 @@ from ernie_vilg.parallel.layout.groups import start_processes
 from ernie_vilg.tokenizer_training import codebook as codebook_module
 from ernie_vilg.tokenizer_training.codebook import (
     CodebookUpkeep,
-    codebook_figures,
     forget_moments,
 )
 from ernie_vilg.vqgan.quantizers.build import build_quantizer
 from ernie_vilg.vqgan.quantizers.quantizer import Quantizer
+from ernie_vilg.vqgan.quantizers.usage import codebook_figures
 from tests.distributed import one_process, run_distributed
 from tests.tokenizer_training.tokenizer_run import ALONE
 
