@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,7 @@ from ernie_vilg.shapes.looks import look_record
 from ernie_vilg.shapes.scenes import SceneObject, scene_of
 from ernie_vilg.shapes.splits import HELD_OUT, ScenePair, scene_pair
 from ernie_vilg.shapes.variety import VARIETIES
-
-
-@dataclass(frozen=True)
-class Picture:
-    image: Image.Image
-    log_probability: float = -1.0
-
-
-@dataclass(frozen=True)
-class Text:
-    caption: str
-    log_probability: float = -2.0
+from tests.evaluation.generated import Picture, Text
 
 
 class ByHeart:

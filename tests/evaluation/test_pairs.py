@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,22 +16,11 @@ from ernie_vilg.generation.likelihood import Likelihood
 from ernie_vilg.shapes.captions import caption_of
 from ernie_vilg.shapes.drawing import draw_scene
 from ernie_vilg.shapes.scenes import Scene, SceneObject
+from tests.evaluation.generated import Picture, Text
 from tests.model.tiny import CONFIG, tiny_model, tiny_pairs
 
 CIRCLE = Scene(objects=(SceneObject(shape="圆形", size="大", colour="红色", quadrant="左上角"),))
 STAR = Scene(objects=(SceneObject(shape="五角星", size="小", colour="黑色", quadrant="右下角"),))
-
-
-@dataclass(frozen=True)
-class Picture:
-    image: Image.Image
-    log_probability: float = -1.0
-
-
-@dataclass(frozen=True)
-class Text:
-    caption: str
-    log_probability: float = -2.0
 
 
 class AlwaysTheCircle:

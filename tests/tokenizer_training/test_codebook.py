@@ -21,7 +21,6 @@ from ernie_vilg.tokenizer_training.codebook import (
 )
 from ernie_vilg.vqgan.quantizers.build import build_quantizer
 from ernie_vilg.vqgan.quantizers.quantizer import Quantizer
-from ernie_vilg.vqgan.quantizers.usage import codebook_figures
 from tests.distributed import one_process, run_distributed
 from tests.tokenizer_training.tokenizer_run import ALONE
 
@@ -213,12 +212,6 @@ def test_too_many_outputs_are_thinned_out_evenly_and_the_log_says_so(
 
     assert "codes are chosen among 6 of 12 encoder outputs" in caplog.text
     assert sorted(upkeep.quantizer.code_vectors()[:, 0].tolist()) == [0, 2, 4, 6, 8, 10]
-
-
-def test_figures_of_use() -> None:
-    figures = codebook_figures(torch.tensor([5, 5, 0, 0]))
-
-    assert figures == {"codebook_usage": 0.5, "perplexity": pytest.approx(2.0), "dead_codes": 2.0}
 
 
 def _train(launch: Launch, name: str, vectors: Tensor) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ernie_vilg.vqgan.quantizers.usage import codebook_usage
+from ernie_vilg.vqgan.quantizers.usage import codebook_figures, codebook_usage
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,9 @@ def test_codebook_usage(counts: list[int], usage: float, perplexity: float) -> N
     measured = codebook_usage(torch.tensor(counts))
 
     assert measured == pytest.approx((usage, perplexity))
+
+
+def test_figures_of_use() -> None:
+    figures = codebook_figures(torch.tensor([5, 5, 0, 0]))
+
+    assert figures == {"codebook_usage": 0.5, "perplexity": pytest.approx(2.0), "dead_codes": 2.0}
