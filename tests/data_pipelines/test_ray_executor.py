@@ -80,7 +80,7 @@ def test_two_tasks_per_worker_are_taken_before_their_results(executor: Executor)
 
     ahead = [taken - received for received, _ in enumerate(executor.map_in_order(square, tasks()))]
 
-    assert 2 <= max(ahead) <= 4
+    assert 2 <= max(ahead) <= 2 * 2 + 1  # and the next one in hand, for the worker that is free first
 
 
 def span(_: int) -> tuple[float, float]:
