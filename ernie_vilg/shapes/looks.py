@@ -1,7 +1,7 @@
 """The look of a scene: what its picture decides beyond its words, within a variety's limits.
 
-Positions and radii are multiples of an eighth of a pixel, the step of the renderer, so no
-difference in rounding between machines reaches a pixel.
+Positions and radii are multiples of the variety's step, a whole number of the renderer's eighths of
+a pixel, so no difference in rounding between machines reaches a pixel.
 """
 
 import math
@@ -14,7 +14,6 @@ from ernie_vilg.shapes.outlines import reach
 from ernie_vilg.shapes.scenes import COLOURS, QUADRANTS, TILE_SIZE, Colour, Scene, SceneObject
 from ernie_vilg.shapes.variety import WHITE, Variety
 
-STEPS_PER_PIXEL = 8
 PLAIN_RADII = {"大": 13.0, "小": 8.0}
 """Radius by size of a plain look, pixels."""
 
@@ -99,28 +98,27 @@ def choose(items: Sequence[_Item], rng: random.Random) -> _Item:
 
 def _random_object(item: SceneObject, variety: Variety, rng: random.Random) -> ObjectLook:
     smallest, largest = variety.radii[item.size]
-    radius = _on_grid(smallest, largest, rng)
+    radius = _on_grid(smallest, largest, variety.step, rng)
     rotation = round((2 * rng.random() - 1) * variety.rotation, 1)
     free = TILE_SIZE / 2 - radius * reach(item.shape, rotation)
-    steps = math.floor(min(variety.position_jitter, free) * STEPS_PER_PIXEL + _ROUNDING)
-    room = steps / STEPS_PER_PIXEL
+    room = math.floor(min(variety.position_jitter, free) / variety.step + _ROUNDING) * variety.step
     x, y = QUADRANTS[item.quadrant]
     red, green, blue = (
         min(max(value + _jitter(variety.colour_jitter, rng), 0), 255)
         for value in COLOURS[item.colour]
     )
     return ObjectLook(
-        x=x + _on_grid(-room, room, rng),
-        y=y + _on_grid(-room, room, rng),
+        x=x + _on_grid(-room, room, variety.step, rng),
+        y=y + _on_grid(-room, room, variety.step, rng),
         radius=radius,
         rotation=rotation,
         colour=(red, green, blue),
     )
 
 
-def _on_grid(smallest: float, largest: float, rng: random.Random) -> float:
-    steps = round((largest - smallest) * STEPS_PER_PIXEL)
-    return smallest + int(rng.random() * (steps + 1)) / STEPS_PER_PIXEL
+def _on_grid(smallest: float, largest: float, step: float, rng: random.Random) -> float:
+    steps = round((largest - smallest) / step)
+    return smallest + int(rng.random() * (steps + 1)) * step
 
 
 def _jitter(limit: int, rng: random.Random) -> int:

@@ -38,6 +38,8 @@ class Variety:
     position_jitter: float
     """Largest distance of an object's centre from its quadrant's, pixels along x and along y. An
     object that would leave its quadrant moves less."""
+    step: float
+    """Step of positions and radii, pixels: a multiple of an eighth."""
     radii: Mapping[str, tuple[float, float]]
     """Smallest and largest radius by size, pixels."""
     rotation: float
@@ -57,6 +59,7 @@ class Variety:
 VARIETIES: Mapping[str, Variety] = {
     "moderate": Variety(
         position_jitter=2.0,
+        step=1.0,
         radii={"大": (12.0, 14.0), "小": (7.0, 9.0)},
         rotation=0.0,
         colour_jitter=0,
@@ -66,6 +69,7 @@ VARIETIES: Mapping[str, Variety] = {
     ),
     "varied": Variety(
         position_jitter=4.0,
+        step=0.125,
         radii={"大": (11.0, 13.0), "小": (6.5, 8.5)},
         rotation=15.0,
         colour_jitter=15,

@@ -55,10 +55,12 @@ def test_true_pictures_are_judged_right(
 ) -> None:
     pairs = [
         scene_pair(VARIETIES[variety], seed=5, split="unseen_pairs", index=index)
-        for index in range(30)
+        for index in range(200)
     ]
 
-    assert [pair.caption for pair in pairs if not is_right(pair, change(pair))] == []
+    wrong = [pair.caption for pair in pairs if not is_right(pair, change(pair))]
+
+    assert len(wrong) <= 0.005 * len(pairs), wrong
 
 
 def test_every_object_in_every_quadrant_is_read_back() -> None:

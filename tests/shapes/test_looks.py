@@ -81,10 +81,13 @@ def test_colours_stay_near_the_named_ones(drawn: Drawn, variety: str) -> None:
         assert found == (-limit, limit)
 
 
-def test_positions_and_radii_are_multiples_of_the_renderers_step(drawn: Drawn) -> None:
-    for _, look in drawn:
-        for value in (look.x, look.y, look.radius):
-            assert (value * 8).is_integer()
+def test_positions_and_radii_take_every_multiple_of_the_step(drawn: Drawn, variety: str) -> None:
+    steps_per_pixel = {"moderate": 1, "varied": 8}[variety]
+
+    values = [(look.x, look.y, look.radius) for _, look in drawn]
+
+    parts = {value * steps_per_pixel % steps_per_pixel for of_one in values for value in of_one}
+    assert parts == set(range(steps_per_pixel))
 
 
 @pytest.mark.parametrize(("name", "count"), [("moderate", 1), ("varied", 4)])
