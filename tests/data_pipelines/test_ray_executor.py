@@ -80,7 +80,8 @@ def test_two_tasks_per_worker_are_taken_before_their_results(executor: Executor)
 
     ahead = [taken - received for received, _ in enumerate(executor.map_in_order(square, tasks()))]
 
-    assert 2 <= max(ahead) <= 2 * 2 + 1  # and the next one in hand, for the worker that is free first
+    # The next one is in hand, for the worker that is free first.
+    assert 2 <= max(ahead) <= 2 * 2 + 1
 
 
 def span(_: int) -> tuple[float, float]:

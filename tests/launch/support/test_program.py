@@ -65,7 +65,7 @@ def start(
         pytest.param(
             ["parallelism.global_batch_size=50"],
             2,
-            "set parallelism.global_batch_size=48 or 64",
+            "set parallelism.global_batch_size=48 or 56",
             id="global batch",
         ),
         pytest.param(
