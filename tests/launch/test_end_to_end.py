@@ -32,6 +32,7 @@ def end_to_end(data_set: DataSet, run_dir: Path, *more: str) -> list[str]:
         data_set,
         run_dir,
         "model.reconstructor.kind=end_to_end",
+        "objective.text_to_image_weight=3",
         "samples.every=0",
         "tracking.wandb_mode=disabled",
         *more,
@@ -57,8 +58,12 @@ def test_two_ranks_train_resume_and_log_the_reconstruction(resumed_run: Path) ->
 
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:
-        parts = ("loss_text_to_image", "loss_image_to_text", "loss_reconstruction")
-        assert line["loss"] == pytest.approx(sum(line[part] for part in parts), rel=1e-5)
+        terms = (
+            3 * line["loss_text_to_image"]
+            + line["loss_image_to_text"]
+            + line["loss_reconstruction"]
+        )
+        assert line["loss"] == pytest.approx(terms, rel=1e-5)
         assert line["loss_reconstruction"] > 0
 
 
