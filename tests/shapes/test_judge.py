@@ -60,7 +60,9 @@ def test_true_pictures_are_judged_right(
 
     wrong = [pair.caption for pair in pairs if not is_right(pair, change(pair))]
 
-    assert len(wrong) <= 0.005 * len(pairs), wrong
+    # Blur and JPEG may take the tips of a small star.
+    allowed = 0.005 * len(pairs) if change in (blurred, compressed) else 0
+    assert len(wrong) <= allowed, wrong
 
 
 def test_every_object_in_every_quadrant_is_read_back() -> None:
