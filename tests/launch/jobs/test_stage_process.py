@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launch.jobs.stage_process import last_lines, memory_of_descendants
+import pytest
+
+from launch.jobs import stage_process
+from launch.jobs.stage_process import PeakMemory, last_lines, memory_of_descendants
 
 _MIB = 2**20
 
@@ -37,6 +40,36 @@ def test_memory_counts_grandchildren() -> None:
         process.communicate(b"\n")
 
     assert during - before > 50 * _MIB
+
+
+def test_the_peak_stays_when_memory_is_freed_and_costs_nothing_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = "print(flush=True)\nblock = bytearray(50 * 2**20) if input() else 0\nprint(flush=True)"
+    child += "\ninput(); del block; print(flush=True); input()"
+    readings: list[int] = []
+
+    def counted(process_id: int) -> int:
+        readings.append(memory_of_descendants(process_id))
+        return readings[-1]
+
+    monkeypatch.setattr(stage_process, "memory_of_descendants", counted)
+    memory = PeakMemory(os.getpid())
+    with subprocess.Popen(
+        [sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        peaks = []
+        for word in ("allocate", "free", "end"):
+            process.stdout.readline()
+            peaks.append(memory.sample())
+            process.stdin.write(word + "\n")
+            process.stdin.flush()
+
+    assert peaks[1] - peaks[0] > 50 * _MIB
+    assert peaks[2] == peaks[1]
+    assert readings == peaks[:2]
 
 
 def test_process_that_is_gone_has_no_memory() -> None:
