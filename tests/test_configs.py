@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import yaml
 from data_pipelines.captions import clean_caption
 from data_pipelines.shapes_data_set import pair_of
 from ernie_vilg.config.shapes import DrawShapesConfig
+from ernie_vilg.shapes.scenes import COLOURS, SHAPES
 from ernie_vilg.shapes.splits import TRAIN
 from ernie_vilg.text_tokenizer import TextTokenizer, train_text_tokenizer
 from launch.support.composition import compose_program, settings_of
@@ -143,14 +145,33 @@ def captions_of(job: str) -> list[str]:
     return [clean_caption(json.loads(line)["caption"], max_characters=1000) for line in lines]
 
 
-@pytest.mark.parametrize(("name", "longest"), [("quickstart", 12), ("scenes", 15), ("emoji", 23)])
-def test_a_jobs_text_tokenizer_leaves_no_caption_cut(name: str, longest: int) -> None:
+def text_tokenizer_of(name: str, captions: Sequence[str]) -> TextTokenizer:
     job = compose_program("main_job", [f"job={name}"]).job
     stage = next(stage for stage in job.stages if stage.name == "train_text_tokenizer")
     settings = compose_program("train_text_tokenizer", list(job.command(stage)[2:]))
+    return TextTokenizer(train_text_tokenizer(captions, settings), "")
+
+
+@pytest.mark.parametrize("name", VARIETIES_OF_JOBS)
+def test_no_piece_of_a_job_ties_a_shape_to_a_colour(name: str) -> None:
+    captions = captions_of(name)
+    tokenizer = text_tokenizer_of(name, captions)
+
+    pieces = {
+        tokenizer.decode([index]) for caption in captions for index in tokenizer.encode(caption)
+    }
+
+    colours = {character for colour in COLOURS for character in colour} - {"色"}
+    shapes = {character for shape in SHAPES for character in shape} - {"形", "角"}
+    assert len(pieces) > 30
+    assert [piece for piece in pieces if colours & {*piece} and shapes & {*piece}] == []
+
+
+@pytest.mark.parametrize(("name", "longest"), [("quickstart", 15), ("scenes", 21), ("emoji", 23)])
+def test_a_jobs_text_tokenizer_leaves_no_caption_cut(name: str, longest: int) -> None:
     captions = captions_of(name)
 
-    tokenizer = TextTokenizer(train_text_tokenizer(captions, settings), "")
+    tokenizer = text_tokenizer_of(name, captions)
 
     assert max(len(tokenizer.encode(caption)) + 1 for caption in captions) == longest
     assert compose_program("pretrain", [f"experiment={name}"]).model.text_length >= longest
