@@ -137,6 +137,10 @@ class TokenizerObjectiveConfig(Settings, section="objective"):
     """Weight of the mean absolute error, which keeps edges sharp."""
     squared_error_weight: NaturalFloat = 1.0
     """Weight of the mean squared error, which PSNR measures."""
+    input_noise: NaturalFloat = 0.0
+    """Standard deviation of the noise that the encoder's pictures get in training, of pixels in
+    [-1, 1]; the loss compares with the pictures without it. Codes then depend less on compression
+    and on who drew a picture."""
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     """Distance of features."""
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)

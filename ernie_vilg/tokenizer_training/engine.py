@@ -75,7 +75,13 @@ class TokenizerEngine:
             self._discriminator = FlatWeights(
                 self._loss.discriminator, config.optimizer, ema_decay=0.0
             )
-        self._passes = Passes(self._model, self._loss, precision, self._mean_over_ranks)
+        self._passes = Passes(
+            self._model,
+            self._loss,
+            precision,
+            self._mean_over_ranks,
+            input_noise=config.objective.input_noise,
+        )
         self._codes = CodebookUpkeep(
             self._model.quantizer, config.codebook, on_moved=self._restart_codes
         )

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ernie_vilg.tokenizer_training.input_noise import with_noise
 from ernie_vilg.tokenizer_training.results import StepSums
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.losses.adversarial import Average
@@ -33,7 +34,13 @@ class Passes:
     """The networks and losses of a run, and the passes through them; all ranks must call."""
 
     def __init__(
-        self, model: VQGAN, loss: TokenizerLoss, precision: torch.dtype, average: Average
+        self,
+        model: VQGAN,
+        loss: TokenizerLoss,
+        precision: torch.dtype,
+        average: Average,
+        *,
+        input_noise: float,
     ) -> None:
         """Keep the networks.
 
@@ -42,8 +49,10 @@ class Passes:
             loss: its loss, with the discriminator.
             precision: data type in which the networks compute.
             average: mean over ranks.
+            input_noise: standard deviation of the noise of the encoder's pictures.
         """
         self._model, self._loss = model, loss
+        self._input_noise = input_noise
         self._precision, self._average = precision, average
 
     def tokenizer(
@@ -62,11 +71,12 @@ class Passes:
             sums: takes losses, counts of codes and the quantizer's statistics.
             step: number of steps made before.
             progress: fraction of the run that is done.
-            generator: source of the quantizer's noise.
+            generator: source of the pictures' and the quantizer's noise.
         """
         model = self._model
+        noisy = with_noise(images, self._input_noise, generator)
         with self._autocast(images.device):
-            vectors = model.encoder(images)
+            vectors = model.encoder(noisy)
             quantized = model.quantizer(vectors, progress=progress, generator=generator)
             reconstruction = model.decoder(quantized.vectors)
             of_pictures = self._loss.generator_terms(

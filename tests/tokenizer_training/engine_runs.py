@@ -49,6 +49,7 @@ def engine_config(
     ema_decay: float = 0.99,
     revive_every: int = 2,
     guards: GuardsConfig | None = None,
+    input_noise: float = 0.0,
 ) -> TrainImageTokenizerConfig:
     """Return settings with every part that a step can have, and networks that take milliseconds."""
     return TrainImageTokenizerConfig(
@@ -67,7 +68,7 @@ def engine_config(
         ),
         optimizer=OptimizerConfig(learning_rate=1.0e-3, warmup_steps=1, epsilon=epsilon),
         codebook=CodebookConfig(revive_every=revive_every, revive_until=1.0),
-        objective=TokenizerObjectiveConfig(adversarial=adversarial),
+        objective=TokenizerObjectiveConfig(adversarial=adversarial, input_noise=input_noise),
         precision="fp32",
         checkpoint=CheckpointConfig(every=2),
         training=ImageTokenizerTrainingConfig(

@@ -1,5 +1,6 @@
 """The image tokenizer's step: the same on any number of ranks, resumed exactly, skipped whole."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.layout.groups import start_processes
-from ernie_vilg.tokenizer_training.engine import TokenizerEngine
+from ernie_vilg.tokenizer_training.engine import TokenizerEngine, to_device
 from ernie_vilg.tokenizer_training.results import metrics_of
 from ernie_vilg.tokenizer_training.saved_state import read_tokenizer
 from tests.distributed import run_distributed
 from tests.tokenizer_training.engine_runs import (
     ADVERSARIAL,
+    SIZE,
     START,
     TRAIN_FROM,
     Quantizer,
@@ -112,22 +114,47 @@ def test_micro_batches_add_up_to_the_batch() -> None:
     assert_close(whole, parted)
 
 
-@pytest.mark.parametrize("quantizer", ["ema", "nearest", "gumbel"])
-def test_a_resumed_engine_goes_on_bit_for_bit(quantizer: Quantizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("quantizer", "input_noise"),
+    [("ema", 0.0), ("nearest", 0.0), ("gumbel", 0.0), ("gumbel", 0.2)],
+)
+def test_a_resumed_engine_goes_on_bit_for_bit(
+    quantizer: Quantizer, input_noise: float, tmp_path: Path
+) -> None:
+    config = engine_config(quantizer, input_noise=input_noise)
     # From before, and from after the step at which the discriminator's term begins to count.
     for saved in (2, START + 1):
-        with lone_engine(engine_config(quantizer)) as engine:
+        with lone_engine(config) as engine:
             _steps(engine, range(saved))
             write_snapshot(engine, tmp_path)
             guard_state = engine.guard_state()
             whole = _steps(engine, range(saved, STEPS)) | saved_state(engine)
 
-        with lone_engine(engine_config(quantizer)) as engine:
+        with lone_engine(config) as engine:
             engine.load(tmp_path)
             engine.load_guard_state(guard_state)
             parted = _steps(engine, range(saved, STEPS)) | saved_state(engine)
 
         assert differing(whole, parted) == []
+
+
+def test_the_encoder_alone_sees_the_noise() -> None:
+    images = to_device(torch.full((4, 3, SIZE, SIZE), 128, dtype=torch.uint8), torch.device("cpu"))
+    metrics = {}
+    for input_noise in (0.0, 0.5):
+        config = engine_config("nearest", input_noise=input_noise)
+        with lone_engine(config) as engine:
+            sums = engine._no_sums()
+            generator = engine._generator("noise")
+            output = engine._passes.tokenizer(
+                images, sums, step=0, progress=0.0, generator=generator
+            )
+            metrics[input_noise] = metrics_of(sums.results(1, 1), 1, config)
+
+    assert metrics[0.0]["perplexity"] == pytest.approx(1)
+    assert metrics[0.5]["perplexity"] > 1
+    error = float((output.reconstruction.clamp(-1, 1) - images).square().mean())
+    assert metrics[0.5]["psnr"] == pytest.approx(-10 * math.log10(error / 4), rel=1e-5)
 
 
 def _spoil_a_loss(engine: TokenizerEngine, network: str) -> None:
