@@ -1,8 +1,8 @@
 """Every YAML in conf/ composes over its schema and passes every check."""
 
+import functools
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -135,6 +135,7 @@ VARIETIES_OF_JOBS: dict[str, Literal["moderate", "varied"]] = {
 }
 
 
+@functools.cache
 def captions_of(job: str) -> list[str]:
     if job in VARIETIES_OF_JOBS:
         data = DrawShapesConfig(output_dir="o", variety=VARIETIES_OF_JOBS[job])
@@ -145,21 +146,20 @@ def captions_of(job: str) -> list[str]:
     return [clean_caption(json.loads(line)["caption"], max_characters=1000) for line in lines]
 
 
-def text_tokenizer_of(name: str, captions: Sequence[str]) -> TextTokenizer:
+@functools.cache
+def text_tokenizer_of(name: str) -> TextTokenizer:
     job = compose_program("main_job", [f"job={name}"]).job
     stage = next(stage for stage in job.stages if stage.name == "train_text_tokenizer")
     settings = compose_program("train_text_tokenizer", list(job.command(stage)[2:]))
-    return TextTokenizer(train_text_tokenizer(captions, settings), "")
+    return TextTokenizer(train_text_tokenizer(captions_of(name), settings), "")
 
 
 @pytest.mark.parametrize("name", VARIETIES_OF_JOBS)
 def test_no_piece_of_a_job_ties_a_shape_to_a_colour(name: str) -> None:
-    captions = captions_of(name)
-    tokenizer = text_tokenizer_of(name, captions)
+    tokenizer = text_tokenizer_of(name)
 
-    pieces = {
-        tokenizer.decode([index]) for caption in captions for index in tokenizer.encode(caption)
-    }
+    ids = {index for caption in captions_of(name) for index in tokenizer.encode(caption)}
+    pieces = [tokenizer.decode([index]) for index in ids]
 
     colours = {character for colour in COLOURS for character in colour} - {"色"}
     shapes = {character for shape in SHAPES for character in shape} - {"形", "角"}
@@ -169,9 +169,7 @@ def test_no_piece_of_a_job_ties_a_shape_to_a_colour(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "longest"), [("quickstart", 15), ("scenes", 21), ("emoji", 23)])
 def test_a_jobs_text_tokenizer_leaves_no_caption_cut(name: str, longest: int) -> None:
-    captions = captions_of(name)
+    tokenizer = text_tokenizer_of(name)
 
-    tokenizer = text_tokenizer_of(name, captions)
-
-    assert max(len(tokenizer.encode(caption)) + 1 for caption in captions) == longest
+    assert max(len(tokenizer.encode(caption)) + 1 for caption in captions_of(name)) == longest
     assert compose_program("pretrain", [f"experiment={name}"]).model.text_length >= longest

@@ -95,7 +95,8 @@ class PeakMemory:
     """The largest PSS of a process's descendants.
 
     To read the PSS of two ranks, Linux walks all their pages: a tenth of a core if done every
-    second. It is read only when the resident memory, which costs nothing to read, has grown.
+    second. It is read only when the resident memory, which costs nothing to read, has grown by
+    `_GROWTH`; the peak may be that much too small.
     """
 
     def __init__(self, process_id: int) -> None:

@@ -94,7 +94,7 @@ def test_a_warned_image_tokenizer_saves_requeues_and_resumes(
     finish(cluster, folder, job)
 
     logs = [path.read_text() for path in folder.glob("outputs/*/rank_0-*.log")]
-    assert any("SIGUSR1 or SIGUSR2 arrived" in log for log in logs)
+    assert any("SIGUSR1 or SIGUSR2 arrived: stopping after this step" in log for log in logs)
     lines = RunFolder(folder / "run").metrics.read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines][-1] == 60
     assert any("resumed" in log for log in logs)
