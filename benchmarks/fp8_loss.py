@@ -132,11 +132,11 @@ def train(folder: Path, name: str, steps: int) -> list[float]:
     from ernie_vilg.config.launch import Launch
     from ernie_vilg.data.sequence.quarantine import Quarantine
     from ernie_vilg.parallel.engine.build import build_engine
-    from ernie_vilg.parallel.engine.precision import machine_precision
+    from ernie_vilg.parallel.engine.settings import machine_precision
     from ernie_vilg.parallel.layout.groups import build_groups, start_processes
+    from ernie_vilg.preparation.data_order import token_sequence
+    from ernie_vilg.preparation.lineage import check_lineage
     from ernie_vilg.runs.schedule import learning_rate_at
-    from ernie_vilg.training.data_order import token_sequence
-    from ernie_vilg.training.lineage import check_lineage
     from ernie_vilg.training.replica_batches import ReplicaBatches
     from launch.support.composition import compose_program
 

@@ -32,7 +32,7 @@ from ernie_vilg.model.initialization import initialize
 from ernie_vilg.model.layers import SINGLE_DEVICE
 from ernie_vilg.model.loss import Objective
 from ernie_vilg.model.transformer import build_transformer
-from ernie_vilg.parallel.engine.precision import cpu_has_amx
+from ernie_vilg.parallel.engine.settings import cpu_has_amx
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -19,6 +19,11 @@ def main(config: ExportConfig) -> None:
             f"average=true with run={config.run}, a run of the image tokenizer: it exports the "
             "average whenever training.ema_decay is above 0, leave average out"
         )
+    if is_tokenizer and config.best:
+        raise InputError(
+            f"best=true with run={config.run}, a run of the image tokenizer, which has no "
+            "validation.best: name a step"
+        )
     # Imported here so that a bad setting is reported before torch is loaded.
     if is_tokenizer:
         from ernie_vilg.tokenizer_training.export import export_checkpoint
@@ -27,14 +32,14 @@ def main(config: ExportConfig) -> None:
             run, config.output_dir, overwrite=config.overwrite, step=config.step
         )
     else:
-        from ernie_vilg.checkpoint.export import export
+        from ernie_vilg.checkpoint.export import best_step_of_run, export
 
         step = export(
             run,
             config.output_dir,
             overwrite=config.overwrite,
             average=config.average,
-            step=config.step,
+            step=best_step_of_run(run) if config.best else config.step,
         )
     what = "the average of the weights up to" if config.average else "the weights of"
     print(f"{config.output_dir}: {what} step {step}")

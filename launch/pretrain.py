@@ -17,7 +17,7 @@ from launch.support.run_start import start_run
 if TYPE_CHECKING:
     from ernie_vilg.parallel.engine.engine import Engine
     from ernie_vilg.runs.phases import Phases
-    from ernie_vilg.training.callbacks import Callback
+    from ernie_vilg.training.callbacks import Callback, PretrainCallbacks
 
 
 @program("pretrain", PretrainConfig, has_ranks=True)
@@ -44,36 +44,46 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
     def train(launch: Launch, lock: RunLock) -> int:
         from ernie_vilg.training.pretrain import pretrain
 
-        return pretrain(config, launch, callbacks=_callbacks(config), lock=lock, phases=phases)
+        return pretrain(config, launch, callbacks=callbacks_of(config), lock=lock, phases=phases)
 
     tensor_parallel_size = config.parallelism.tensor_parallel_size
     return start_run(config, launch, train, tensor_parallel_size=tensor_parallel_size)
 
 
-def _callbacks(config: PretrainConfig) -> "list[Callback[PretrainConfig, Engine]]":
-    """Return the work between steps; what a run never does is not imported."""
+def callbacks_of(config: PretrainConfig) -> "PretrainCallbacks":
+    """Return the work besides the steps; what a run never does is not imported."""
     from ernie_vilg.runs.phases import Phase
-    from ernie_vilg.training.callbacks import OnWholeWeights
+    from ernie_vilg.training.callbacks import Call, OnWholeWeights, PretrainCallbacks
 
-    callbacks: list[Callback[PretrainConfig, Engine]] = []
+    first: list[Callback[PretrainConfig, Engine]] = []
+    between: list[Callback[PretrainConfig, Engine]] = []
+    last: list[Callback[PretrainConfig, Engine]] = []
+    if config.validation.every:
+        from ernie_vilg.observers.validation import HeldOutLosses
+
+        held_out = HeldOutLosses()
+        every = config.validation.every
+        first.append(Call(phase=Phase.VALIDATE, run=held_out.load))
+        between.append(Call(every=every, phase=Phase.VALIDATE, run=held_out.measure))
+        last.append(Call(phase=Phase.VALIDATE, run=held_out.measure))
     if config.samples.every:
         from ernie_vilg.observers.samples import draw_samples
 
         every = config.samples.every
-        callbacks.append(OnWholeWeights(every=every, phase=Phase.DRAW, observe=draw_samples))
+        between.append(OnWholeWeights(every=every, phase=Phase.DRAW, observe=draw_samples))
     if config.health.every:  # matplotlib takes a second
         from ernie_vilg.observers.health import measure_health
 
         every = config.health.every
-        callbacks.append(OnWholeWeights(every=every, phase=Phase.HEALTH, observe=measure_health))
-    return callbacks
+        between.append(OnWholeWeights(every=every, phase=Phase.HEALTH, observe=measure_health))
+    return PretrainCallbacks(first=first, between=between, last=last)
 
 
 def _dry_run(config: PretrainConfig, launch: Launch) -> None:
     world_size = launch.world_size if config.world_size is None else config.world_size
     config.parallelism.num_micro_batches(world_size)
     if launch.rank == 0:
-        from ernie_vilg.training.dry_run import dry_run
+        from ernie_vilg.preparation.dry_run import dry_run
 
         print(dry_run(config, world_size))
 

@@ -13,7 +13,7 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig, TrainingConfig
 from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.parallel.engine.build import build_engine
-from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.engine.settings import machine_precision
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
 
 LEARNING_RATE = 1e-3

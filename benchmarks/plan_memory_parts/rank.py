@@ -24,7 +24,7 @@ from benchmarks.support.models import LEARNING_RATE, random_batch
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.parallel.engine.build import build_engine
-from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.engine.settings import machine_precision
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes
 from launch.support.environment import read_launch
 

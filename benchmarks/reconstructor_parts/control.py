@@ -16,7 +16,7 @@ from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.model.weights import read_model_config
-from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.engine.settings import machine_precision
 from ernie_vilg.runs.schedule import learning_rate_at
 from ernie_vilg.storage.shard_manifest import read_manifest
 from ernie_vilg.vqgan.autoencoder import VQGAN

@@ -68,7 +68,7 @@ def measure_step(options: Result) -> Iterator[Result]:
 def _prepare(config: PretrainConfig, *, is_dense: bool) -> tuple[Callable[[], None], torch.dtype]:
     """Build the engine; return a function that takes a step, and the precision."""
     from ernie_vilg.parallel.engine import build
-    from ernie_vilg.parallel.engine.precision import machine_precision
+    from ernie_vilg.parallel.engine.settings import machine_precision
     from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 
     device = start_processes(Launch(rank=0, local_rank=0, world_size=1), timeout_seconds=300)

@@ -22,7 +22,7 @@ from typing import Any
 
 from ernie_vilg.checkpoint.committer import Committer, PendingSave, RunFacts
 from ernie_vilg.checkpoint.folder import check_fresh, check_identity
-from ernie_vilg.checkpoint.retention import Retention
+from ernie_vilg.checkpoint.retention import BestOf, Retention, no_best
 from ernie_vilg.checkpoint.search import FoundCheckpoint, find_newest, leader_acts
 from ernie_vilg.checkpoint.writer import RankWriter
 from ernie_vilg.config.checkpoint import CheckpointConfig
@@ -69,6 +69,7 @@ class Checkpoints:
         *,
         reshard: Callable[[Any, Path, Path], None] | None = None,
         on_commit: Callable[[Path], None] = lambda folder: None,
+        best_of: BestOf = no_best,
     ) -> None:
         """Prepare to save and restore.
 
@@ -81,11 +82,14 @@ class Checkpoints:
                 `run_dir`; all ranks call it. None: there is no other layout.
             on_commit: called by the leader with each committed checkpoint, and with the one that
                 the run resumes from, because a kill may have come before the call.
+            best_of: names the best of some checkpoints, which retention keeps.
         """
         self._run_dir = run_dir
         self._config = config
         self._facts = facts
-        self._retention = Retention(run_dir, keep=config.keep, keep_every=config.keep_every)
+        self._retention = Retention(
+            run_dir, keep=config.keep, keep_every=config.keep_every, best_of=best_of
+        )
         self._reshard = reshard
         self._committer = Committer(run_dir, facts, self._retention, phases, on_commit)
         self._writer = RankWriter(phases)

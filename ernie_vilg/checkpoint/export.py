@@ -15,9 +15,11 @@ from ernie_vilg.checkpoint.folder import (
     committed_checkpoints,
     newest_checkpoint,
     read_checkpoint_manifest,
+    step_of,
     verify_checkpoint,
 )
 from ernie_vilg.config.model import ModelConfig, model_config_from_json
+from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import original_name
@@ -31,8 +33,9 @@ from ernie_vilg.parallel.engine.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.state.consolidate import WEIGHTS, gather_weights
 from ernie_vilg.parallel.state.whole_state import parameter_shapes, require_parameters
-from ernie_vilg.runs.recorded_settings import read_run
+from ernie_vilg.runs.recorded_settings import read_run, read_settings
 from ernie_vilg.runs.run_folder import RunFolder
+from ernie_vilg.runs.validations import best_checkpoint
 from ernie_vilg.storage.locations import check_apart
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.weights import load_image_tokenizer
@@ -105,6 +108,28 @@ def checkpoint_to_export(run_dir: Path, step: int | None, *, program: str) -> Pa
     if read_checkpoint_manifest(newest)["step"] == 0:
         raise InputError(f"{run_dir} has taken no step yet: wait for its next checkpoint")
     return newest
+
+
+def best_step_of_run(run_dir: Path) -> int:
+    """Return the step of the checkpoint that is the best by the run's `validation.best`.
+
+    Raises:
+        InputError: the run names no figure, or no checkpoint has it.
+    """
+    settings = read_settings(run_dir, PretrainConfig)
+    steps = [step_of(each) or 0 for each in committed_checkpoints(run_dir)]
+    best = best_checkpoint(RunFolder(run_dir), settings.validation.best, steps)
+    if best is None:
+        raise InputError(
+            f"best=true with run={run_dir}, whose validation.best is {settings.validation.best}: "
+            + (
+                "no checkpoint was validated yet, wait for the next validation"
+                if settings.validation.best
+                else "resume the run with a figure that names the best checkpoint, such as "
+                "validation.best=held_out/loss, or name a step"
+            )
+        )
+    return best
 
 
 def _export(checkpoint: Path, run_dir: Path, folder: Path, *, average: bool) -> int:

@@ -6,7 +6,7 @@ by one rename, and then its files, so that a checkpoint with a name is always wh
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ernie_vilg.checkpoint.consolidated import discard_outdated
@@ -16,7 +16,18 @@ from ernie_vilg.storage.files import remove, without_name
 logger = logging.getLogger(__name__)
 
 
-def superseded_steps(steps: Iterable[int], saved: int, *, keep: int, keep_every: int) -> list[int]:
+BestOf = Callable[[Sequence[int]], int | None]
+"""Returns the step of the best of some checkpoints; None if none is known to be."""
+
+
+def no_best(steps: Sequence[int]) -> int | None:
+    """Return None: no checkpoint is better than another."""
+    return None
+
+
+def superseded_steps(
+    steps: Iterable[int], saved: int, *, keep: int, keep_every: int, best_of: BestOf = no_best
+) -> list[int]:
     """Return the steps of the checkpoints to remove after a save.
 
     Args:
@@ -25,18 +36,25 @@ def superseded_steps(steps: Iterable[int], saved: int, *, keep: int, keep_every:
         saved: step of the checkpoint that was just read back.
         keep: number of newest checkpoints to keep.
         keep_every: multiples of this step stay for good, except step 0; 0: none do.
+        best_of: the best of the checkpoints up to `saved` stays.
     """
     older = sorted((step for step in steps if step < saved), reverse=True)
+    best = best_of([*older, saved])
     return [
-        step for step in older[keep - 1 :] if not (keep_every and step and not step % keep_every)
+        step
+        for step in older[keep - 1 :]
+        if step != best and not (keep_every and step and not step % keep_every)
     ]
 
 
 class Retention:
     """Removes superseded checkpoints in a thread, because large folders take long."""
 
-    def __init__(self, run_dir: Path, *, keep: int, keep_every: int) -> None:
+    def __init__(
+        self, run_dir: Path, *, keep: int, keep_every: int, best_of: BestOf = no_best
+    ) -> None:
         self._run_dir = run_dir
+        self._best_of = best_of
         self._keep = keep
         self._keep_every = keep_every
         self._thread: threading.Thread | None = None
@@ -54,6 +72,7 @@ class Retention:
             saved,
             keep=self._keep,
             keep_every=self._keep_every,
+            best_of=self._best_of,
         )
         nameless = [without_name(folders[step]) for step in steps]
         self._thread = threading.Thread(

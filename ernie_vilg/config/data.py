@@ -25,7 +25,8 @@ from ernie_vilg.storage.locations import is_remote
 ONLY_DATA_SET = "main"
 """Name of the only data set of a run without a mixture."""
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""Names of data sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ class PretrainDataConfig(Settings, section="data"):
                 "data.token_shards=null, or remove the mixture"
             )
         for name in self.mixture:
-            if not _NAME.fullmatch(name):
+            if not NAME.fullmatch(name):
                 raise InputError(
                     f"data.mixture: the name {name!r} must have the characters A-Z a-z 0-9 _ - only"
                 )

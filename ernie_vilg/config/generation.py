@@ -33,11 +33,20 @@ class ExportConfig(Settings):
     """Weights folder to write."""
     step: PositiveInt | None = None
     """Step of the checkpoint; null takes the newest that verifies."""
+    best: bool = False
+    """Whether to take the best checkpoint by the run's validation.best, instead of a step."""
     average: bool = False
     """Whether to write the weights' moving average instead of the last step's weights; the run must
     have training.ema_decay above 0."""
     overwrite: bool = False
     """Whether an existing weights folder may be replaced."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.best and self.step is not None:
+            raise InputError(
+                f"best=true with step={self.step}: leave one of them out, each names a checkpoint"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

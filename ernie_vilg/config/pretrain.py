@@ -28,6 +28,7 @@ from ernie_vilg.config.schema import (
 )
 from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
+from ernie_vilg.config.validation import ValidationConfig
 from ernie_vilg.config.watch import WatchConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.locations import check_apart, check_folders, is_remote, missing_folders
@@ -190,6 +191,7 @@ class PretrainConfig(Settings):
     optimizer: Tracked[OptimizerConfig]
     training: Tracked[TrainingConfig]
     checkpoint: MayChange[Tracked[CheckpointConfig]]
+    validation: MayChange[ValidationConfig] = field(default_factory=ValidationConfig)
     samples: MayChange[SamplesConfig] = field(default_factory=SamplesConfig)
     health: MayChange[HealthConfig] = field(default_factory=HealthConfig)
     tracking: MayChange[TrackingConfig] = field(default_factory=TrackingConfig)
@@ -219,9 +221,30 @@ class PretrainConfig(Settings):
                 f"health.every={self.health.every} needs health.pairs or samples.pairs, a folder "
                 "with captions.jsonl; or set health.every=0"
             )
+        self._check_validation()
         self._check_layout()
         if self.linear_precision == "fp8":
             self._check_fp8()
+
+    def _check_validation(self) -> None:
+        validation, every = self.validation, self.checkpoint.every
+        if validation.is_of_average and not self.training.ema_decay:
+            raise InputError(
+                f"validation.best={validation.best} with training.ema_decay=0, which keeps no "
+                "average of the weights: name the figure of the weights, or set training.ema_decay"
+            )
+        if validation.best is not None and validation.every % every and every % validation.every:
+            raise InputError(
+                f"validation.best={validation.best} with validation.every={validation.every} and "
+                f"checkpoint.every={every}: a checkpoint is the best by a figure of its own step, "
+                "so one interval must be a multiple of the other"
+            )
+        for name, location in validation.shards.items():
+            if is_remote(location) and self.data.loader.cache_dir is None:
+                raise InputError(
+                    f"{validation.setting_of(name)} is a URL and data.loader.cache_dir is null: "
+                    "set it to a folder on this node's own disk, into which shards are copied"
+                )
 
     def _check_layout(self) -> None:
         self._check_split("model.num_heads", self.model.num_heads)
@@ -297,6 +320,11 @@ class PretrainConfig(Settings):
         """Pairs per optimizer step, over all data-parallel ranks."""
         return self.parallelism.global_batch_size
 
+    def options_in_words(self) -> str:
+        """Return how blocks are computed, if not as usual, to follow the words of a layout."""
+        fp8 = ", inner blocks multiply in fp8" if self.linear_precision == "fp8" else ""
+        return f"{fp8}, compiled blocks" if self.compile_blocks else fp8
+
     def check_paths(self) -> None:
         """Check that the run's inputs exist and do not contain the run folder.
 
@@ -321,6 +349,12 @@ class PretrainConfig(Settings):
             "data.text_tokenizer": self.data.text_tokenizer,
             "data.image_tokenizer": self.data.image_tokenizer,
         }
+        if self.validation.every:
+            folders |= {
+                self.validation.setting_of(name): location
+                for name, location in self.validation.shards.items()
+                if not is_remote(location)
+            }
         if self.samples.every and self.samples.pairs is not None:
             folders["samples.pairs"] = self.samples.pairs
         if self.health.every and self.health.pairs is not None:

@@ -16,6 +16,7 @@ from ernie_vilg.evaluation.harder_sets import (
 from ernie_vilg.evaluation.page import render
 from ernie_vilg.evaluation.pairs import EVALUATION_FILE, PAIRS_FILE
 from ernie_vilg.evaluation.retrieval import SHOWN
+from ernie_vilg.evaluation.validation_charts import gaps, validation_charts
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.jsonl import read_lines
@@ -151,6 +152,12 @@ def _figures(content: ReportContent) -> list[tuple[str, str, str]]:
         share = written["exact_matches"]
         what = f"of {pairs} captions equal the data set's, letter by letter"
     figures.append(("Image to text", _percent(share), what))
+    for gap in gaps(content.pretrain_metrics):
+        what = (
+            f"nats per token that held-out pairs ({gap.name}) cost more than training pairs, "
+            f"{gap.direction}: {gap.held_out:.3f} and {gap.training:.3f}"
+        )
+        figures.append(("Generalisation gap", f"{gap.nats:.3f}", what))
     if retrieval := content.scores.get("retrieval"):
         figures += _retrieval_figures(retrieval)
     usage = f"with {_percent(tokenizer['codebook_usage'])} of the codebook in use"
@@ -179,6 +186,7 @@ def _charts(content: ReportContent) -> list[tuple[bytes, str]]:
     if losses:
         chart = line_chart(losses, title="Pretraining loss", y_label="nats per token")
         charts.append((chart, "Pretraining loss over steps, total and per direction"))
+    charts += validation_charts(content.pretrain_metrics)
     if quality:
         chart = line_chart(quality, title="Image tokenizer, PSNR", y_label="dB")
         charts.append((chart, "PSNR of the image tokenizer over steps"))

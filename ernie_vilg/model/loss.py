@@ -18,6 +18,7 @@ from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.model.cross_entropy import vocab_cross_entropy
 from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import ParallelLayers
+from ernie_vilg.model.validation_loss import ValidationObjective
 from ernie_vilg.vocabulary import PADDING_ID
 from ernie_vilg.vqgan.losses.pixel import reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
@@ -118,6 +119,10 @@ class Objective:
         """
         self._config = config
         self._layers = layers
+
+    def of_validation(self) -> ValidationObjective:
+        """Return the sums of the same losses, for held-out pairs."""
+        return ValidationObjective(self._config, self._layers)
 
     def __call__(self, output: HeadOutput, targets: Targets) -> Losses:
         """Return the losses."""

@@ -19,6 +19,7 @@ class Phase(StrEnum):
     STEP = "training"
     CHECK = "comparing replicas"
     SAVE = "saving"
+    VALIDATE = "validating"
     DRAW = "drawing samples"
     HEALTH = "measuring health"
     RECONSTRUCT = "reconstructing pictures"

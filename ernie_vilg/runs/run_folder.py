@@ -50,6 +50,7 @@ class RunFolder:
         self.quarantine: Final = path / "quarantine.jsonl"
         self.ledger: Final = path / "ledger"
         self.metrics: Final = path / METRICS_NAME
+        self.validations: Final = path / "validation.jsonl"
         self.reports: Final = path / "reports"
         self.plan: Final = path / "plan.json"
         self.measured: Final = path / "measured.json"

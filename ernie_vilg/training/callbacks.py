@@ -34,6 +34,8 @@ class Observation:
     """Picture files in the run folder by the name that they are tracked under."""
     captions: Mapping[str, str] = field(default_factory=dict)
     """Text below a picture, by the picture's name."""
+    ends_run: str = ""
+    """Why the run is complete before its last step, the same on every rank; "" if it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,18 @@ class Callback(Protocol[Config, Trained]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Call(Generic[Config, Trained]):
+    """A callback that is a function."""
+
+    every: int = 0
+    """Interval in steps; 0: never."""
+    phase: Phase
+    """Phase of every rank meanwhile."""
+    run: Callable[[StepBoundary[Config, Trained]], Observation | None]
+    """The work."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OnWholeWeights:
     """A callback that gives the transformer's gathered weights to a function on the leader."""
 
@@ -88,6 +102,21 @@ class OnWholeWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainCallbacks:
+    """The work of a pretraining run besides its steps, each in its order."""
+
+    first: Sequence[Callback[PretrainConfig, Engine]] = ()
+    """Before the first step of a start."""
+    between: Sequence[Callback[PretrainConfig, Engine]] = ()
+    """Between two steps."""
+    last: Sequence[Callback[PretrainConfig, Engine]] = ()
+    """When all steps are made and saved."""
+
+
+NO_CALLBACKS = PretrainCallbacks()
+
+
+@dataclass(kw_only=True)
 class Callbacks(Generic[Config, Trained]):
     """The callbacks of one run."""
 
@@ -97,6 +126,8 @@ class Callbacks(Generic[Config, Trained]):
     """Weights and optimizer."""
     callbacks: Sequence[Callback[Config, Trained]]
     """Callbacks in the order in which they run."""
+    first: Sequence[Callback[Config, Trained]] = ()
+    """Callbacks that run once before the first step of this start."""
     last: Sequence[Callback[Config, Trained]] = ()
     """Callbacks that run once more when all steps are made and saved."""
     tracker: Tracker
@@ -107,6 +138,13 @@ class Callbacks(Generic[Config, Trained]):
     """Whether a stop was requested on this rank."""
     group: ProcessGroup
     """All ranks, with the timeout of a phase."""
+    ends_run: str = field(init=False, default="")
+    """Why the run is complete before its last step; "" if it is not."""
+
+    def at_start(self, step: int) -> None:
+        """Run the first callbacks; all ranks must call."""
+        for callback in self.first:
+            self._run(callback, step)
 
     def after_step(self, step: int) -> None:
         """Run the callbacks that are due after a step; all ranks must call."""
@@ -127,6 +165,7 @@ class Callbacks(Generic[Config, Trained]):
             )
         )
         if seen is not None:
+            self.ends_run = self.ends_run or seen.ends_run
             if seen.pictures:
                 self.tracker.log_pictures(step, seen.pictures, seen.captions)
             self.tracker.log(step, seen.metrics)

@@ -119,8 +119,9 @@ class Trainer:
         steps = self.config.training.steps
         if steps_made >= steps:
             logger.info("all %d steps are done: raise training.steps to go on", steps)
+        self.callbacks.at_start(steps_made)
         step, reason = steps_made, self._boundary()
-        while step < steps and not reason:
+        while step < steps and not reason and not self.callbacks.ends_run:
             step += 1
             try:
                 self._take_step(step)
@@ -131,8 +132,10 @@ class Trainer:
             except ReplicaMismatch as fault:
                 step = self._repeat_steps(step, fault)
             reason = self._boundary()
-        if step < steps:
+        if reason and step < steps:
             return self._stop(step, reason), reason
+        if self.callbacks.ends_run:
+            logger.info("complete at step %d of %d: %s", step, steps, self.callbacks.ends_run)
         self._finish(step)
         self.callbacks.at_end(step)
         return step, StopReason.NONE

@@ -1,9 +1,9 @@
 """One pretraining run, from settings to the last checkpoint."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from ernie_vilg.checkpoint.checkpoints import Checkpoints
 from ernie_vilg.checkpoint.committer import RunFacts
 from ernie_vilg.checkpoint.reshard import load_resharded
 from ernie_vilg.config.exit_codes import ExitCode
-from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.shared_memory import check_shared_memory, remove_leftovers, step_bytes
@@ -26,30 +25,31 @@ from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import Engine
-from ernie_vilg.parallel.engine.precision import check_fp8
+from ernie_vilg.parallel.engine.settings import check_fp8
 from ernie_vilg.parallel.engine.warm_up import start_compiler, warm_up
 from ernie_vilg.parallel.layout.groups import Groups, machine_device
 from ernie_vilg.parallel.timing.step_times import instrument
 from ernie_vilg.planning.forecast import forecast
 from ernie_vilg.planning.history import write_plan
+from ernie_vilg.preparation.data_order import token_sequence
+from ernie_vilg.preparation.lineage import Lineage, check_lineage, with_decoder
+from ernie_vilg.preparation.truncation import check_truncation
 from ernie_vilg.resilience.stopping import Stopping
 from ernie_vilg.resilience.stragglers import Stragglers
 from ernie_vilg.runs.phases import Phase, Phases
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.run_lock import RunLock
 from ernie_vilg.runs.settings_drift import Change, check_drift
+from ernie_vilg.runs.validations import best_checkpoint
 from ernie_vilg.storage.files import sha256_of_json
-from ernie_vilg.training.callbacks import Callback, Callbacks
-from ernie_vilg.training.data_order import token_sequence
+from ernie_vilg.training.callbacks import NO_CALLBACKS, Callbacks, PretrainCallbacks
 from ernie_vilg.training.guards import RunGuard, skip_writer
-from ernie_vilg.training.lineage import Lineage, check_lineage
 from ernie_vilg.training.loop import Trainer
 from ernie_vilg.training.measured import Measured
 from ernie_vilg.training.metrics import PretrainFigures
 from ernie_vilg.training.rank import Outputs, Rank, connect, open_outputs, train_connected
 from ernie_vilg.training.replica_batches import ReplicaBatches, agreed_quarantine, reads_pixels
 from ernie_vilg.training.run_identity import identity, layout_identity
-from ernie_vilg.training.truncation import check_truncation
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def pretrain(
     config: PretrainConfig,
     launch: Launch,
     *,
-    callbacks: Sequence[Callback[PretrainConfig, Engine]] = (),
+    callbacks: PretrainCallbacks = NO_CALLBACKS,
     lock: RunLock | None = None,
     phases: Phases | None = None,
 ) -> ExitCode:
@@ -68,7 +68,7 @@ def pretrain(
     Args:
         config: the run.
         launch: this process's rank.
-        callbacks: work between two steps, in its order.
+        callbacks: work before, between and after the steps.
         lock: on the run folder; the run stops when it is lost.
         phases: records this rank's phase; the drill passes one that injects faults.
 
@@ -89,7 +89,7 @@ def pretrain(
             for path in remove_leftovers():
                 logger.info("removed %s, left behind by a killed process", path)
         start_worker_server(config.data.loader)
-        lineage = check_lineage(config.data, config.model)
+        lineage = check_lineage(config.data, config.model, config.validation)
         config = with_decoder(config, lineage.image_tokenizer_config)
         changes = check_drift(run_dir, config)
         truncation = check_truncation(config, lineage)
@@ -101,21 +101,6 @@ def pretrain(
             return _build(rank, lineage, changes, callbacks)
 
         return train_connected(config, groups, build, stopping=stopping, phases=phases)
-
-
-def with_decoder(config: PretrainConfig, tokenizer: ImageTokenizerConfig) -> PretrainConfig:
-    """Return the run, with the image tokenizer's decoder if its reconstructor needs one."""
-    reconstructor = config.model.reconstructor
-    if not reconstructor.is_end_to_end:
-        return config
-    reconstructor = replace(reconstructor, decoder=tokenizer)
-    return replace(config, model=replace(config.model, reconstructor=reconstructor))
-
-
-def options_in_words(config: PretrainConfig) -> str:
-    """Return how blocks are computed, if not as usual, to follow the words of a layout."""
-    fp8 = ", inner blocks multiply in fp8" if config.linear_precision == "fp8" else ""
-    return f"{fp8}, compiled blocks" if config.compile_blocks else fp8
 
 
 def _connect(config: PretrainConfig, launch: Launch) -> Groups:
@@ -135,7 +120,7 @@ def _build(
     rank: Rank[PretrainConfig],
     lineage: Lineage,
     changes: list[Change],
-    callbacks: Sequence[Callback[PretrainConfig, Engine]],
+    callbacks: PretrainCallbacks,
 ) -> tuple[Trainer, int]:
     """Return the restored trainer and the number of steps taken; all ranks must call."""
     sequence = _open_sequence(rank, lineage)
@@ -152,7 +137,9 @@ def _build(
     observed = Callbacks(
         config=rank.config,
         engine=engine,
-        callbacks=callbacks,
+        first=callbacks.first,
+        callbacks=callbacks.between,
+        last=callbacks.last,
         tracker=outputs.tracker,
         phases=rank.phases,
         should_stop=lambda: rank.stopping.is_requested,
@@ -205,6 +192,7 @@ def _restore_engine(
         ),
         rank.phases,
         reshard=load_resharded,
+        best_of=partial(best_checkpoint, RunFolder(rank.run_dir), config.validation.best),
     )
     return engine, checkpoints, checkpoints.restore(engine)
 
@@ -280,6 +268,6 @@ def _log_start(rank: Rank[PretrainConfig], truncation: Mapping[str, str]) -> Non
         str(rank.precision).removeprefix("torch."),
         world_size,
         config.parallelism.describe(world_size),
-        options_in_words(config),
+        config.options_in_words(),
         training_flops_per_pair(config.model) / 1e9,
     )

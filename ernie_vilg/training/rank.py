@@ -17,7 +17,7 @@ from ernie_vilg.data.records.damage_log import DamageCount
 from ernie_vilg.data.records.ledger import Ledger
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.data.sequence.sample_sequence import SampleSequence
-from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.engine.settings import machine_precision
 from ernie_vilg.parallel.layout.collectives import LEADER, barrier, group_with_timeout
 from ernie_vilg.parallel.layout.determinism import make_deterministic
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes

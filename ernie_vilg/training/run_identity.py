@@ -8,8 +8,8 @@ import torch
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.parallel.layout.groups import Groups
-from ernie_vilg.training.data_order import order_identity
-from ernie_vilg.training.lineage import Lineage
+from ernie_vilg.preparation.data_order import order_identity
+from ernie_vilg.preparation.lineage import Lineage
 
 
 def identity(

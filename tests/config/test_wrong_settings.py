@@ -48,6 +48,8 @@ MAY_BE_ZERO = {
     "model.pb_relax",  # off
     "checkpoint.keep_every",  # keeps none forever
     "checkpoint.max_failed_saves",
+    "validation.every",  # never
+    "validation.patience",  # all steps are made
     "samples.every",  # never
     "samples.temperature",  # greedy
     "health.every",

@@ -13,10 +13,10 @@ from ernie_vilg.data.records.damage_log import DamageLog, read_damage
 from ernie_vilg.data.records.ledger import Ledger
 from ernie_vilg.data.sequence.order import ReplicaSlice, first_position
 from ernie_vilg.data.sequence.quarantine import read_quarantine
+from ernie_vilg.preparation.data_order import token_sequence
+from ernie_vilg.preparation.lineage import check_lineage
 from ernie_vilg.runs.recorded_settings import write_run
 from ernie_vilg.runs.run_folder import RunFolder
-from ernie_vilg.training.data_order import token_sequence
-from ernie_vilg.training.lineage import check_lineage
 from launch.drills.data_set import DataSet
 from tests.training.runs import run_on, tiny_run
 

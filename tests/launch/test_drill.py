@@ -11,9 +11,9 @@ import pytest
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.drill import DrillConfig
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.preparation.lineage import check_lineage
+from ernie_vilg.preparation.truncation import check_truncation
 from ernie_vilg.runs.phases import Phase
-from ernie_vilg.training.lineage import check_lineage
-from ernie_vilg.training.truncation import check_truncation
 from launch import drill
 from launch.drills import catalogue as drills
 from launch.drills import test_bed

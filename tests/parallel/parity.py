@@ -25,7 +25,7 @@ from ernie_vilg.config.pretrain import (
 )
 from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.parallel.engine.build import build_engine
-from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.engine.settings import machine_precision
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.vocabulary import text_slots
 from tests.distributed import run_distributed

@@ -9,7 +9,7 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.parallel.engine import gradient_reduction
 from ernie_vilg.parallel.engine.build import build_engine
-from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.engine.settings import machine_precision
 from ernie_vilg.parallel.layout.collectives import agree_max
 from ernie_vilg.parallel.layout.coordinates import coordinates_of
 from ernie_vilg.parallel.layout.groups import Groups, build_groups, start_processes

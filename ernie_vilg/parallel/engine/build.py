@@ -23,16 +23,11 @@ from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
 from ernie_vilg.model.linear import IS_FP8
 from ernie_vilg.model.loss import Objective
 from ernie_vilg.model.transformer import build_transformer
-from ernie_vilg.parallel.engine.engine import (
-    Engine,
-    EngineSettings,
-    PipelineEngine,
-    PlainEngine,
-    join_deepspeed,
-)
+from ernie_vilg.parallel.engine.engine import Engine, PipelineEngine, PlainEngine, join_deepspeed
 from ernie_vilg.parallel.engine.library_patches import groups_with_timeout
 from ernie_vilg.parallel.engine.pipeline import build_stage
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
+from ernie_vilg.parallel.engine.settings import EngineSettings
 from ernie_vilg.parallel.engine.updates import partial_parameters
 from ernie_vilg.parallel.layout.groups import Groups, timeout_seconds_of
 

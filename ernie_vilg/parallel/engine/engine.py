@@ -10,7 +10,6 @@ import contextlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +20,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.model.initialization import original_name, split_dimension
 from ernie_vilg.model.loss import Objective, Targets, num_losses
+from ernie_vilg.model.validation_loss import num_sums
 from ernie_vilg.parallel.engine.gradient_sums import attach_gradient_sums
 from ernie_vilg.parallel.engine.library_patches import (
     leave_collectives_to_gloo,
@@ -34,6 +33,7 @@ from ernie_vilg.parallel.engine.library_patches import (
 )
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE, build_optimizer
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
+from ernie_vilg.parallel.engine.settings import EngineSettings, deepspeed_config
 from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.engine.split_patterns import universal_checkpoint_info
 from ernie_vilg.parallel.engine.staging import MicroBatch, Staging
@@ -47,19 +47,9 @@ from ernie_vilg.system.seeds import seed_named
 
 CHECKPOINT_TAG = "deepspeed"
 """Name of DeepSpeed's folder inside a checkpoint."""
+PaddedBatch = tuple[Batch, int]
+"""A micro-batch, and the number of its first rows that stand for pairs."""
 _KINDS = {"exp_avg": "first moment", "exp_avg_sq": "second moment", WEIGHT_AVERAGE: "average"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """The settings of both engines."""
-
-    run: PretrainConfig
-    """Settings of the run."""
-    precision: torch.dtype
-    """Data type of weights and activations."""
-    num_micro_batches: int
-    """Number of forward passes per step and replica."""
 
 
 class Engine(ABC):
@@ -108,6 +98,28 @@ class Engine(ABC):
         if self._staging is not None:
             micro_batches = self._staging.move(micro_batches)
         return self._step(micro_batches) / self.num_micro_batches
+
+    def evaluate(self, batches: Sequence[PaddedBatch]) -> Tensor:
+        """Sum the losses of held-out pairs, and learn nothing; all ranks must call.
+
+        Args:
+            batches: this replica's micro-batches on the CPU, as many as every other replica's.
+
+        Returns:
+            the sums of `ValidationObjective` over all replicas, float64 [num_sums] on the CPU, the
+            same on every rank.
+        """
+        sums = torch.zeros(
+            num_sums(self.settings.run.model), dtype=torch.float64, device=self.groups.device
+        )
+        self._engine.eval()
+        try:
+            with torch.no_grad():
+                self._evaluate(self._validation_batches(batches), len(batches), sums)
+        finally:
+            self._engine.train()
+        dist.all_reduce(sums)  # all stages but the last add zeros
+        return (sums / self.groups.tensor_size).cpu()
 
     def mean_losses(self, losses: Tensor) -> Tensor:
         """Return the global batch's losses; all ranks must call.
@@ -225,6 +237,24 @@ class Engine(ABC):
     def _losses_so_far(self) -> Tensor:
         """Return the losses summed over this step's micro-batches so far, float32 [num_losses]."""
 
+    @abstractmethod
+    def _evaluate(self, micro_batches: Iterator[MicroBatch], count: int, sums: Tensor) -> None:
+        """Run forward passes and add to the sums on ranks with the head.
+
+        Args:
+            micro_batches: on the device.
+            count: number of them.
+            sums: float64 [num_sums] on the device.
+        """
+
+    def _validation_batches(self, batches: Sequence[PaddedBatch]) -> Iterator[MicroBatch]:
+        """Yield what this rank's stage uses of each batch, moved when it is its turn."""
+        for batch, num_pairs in batches:
+            micro_batch = self._micro_batch(batch, torch.tensor([num_pairs]))
+            if self._staging is not None:
+                (micro_batch,) = self._staging.move([micro_batch])
+            yield micro_batch
+
     def _micro_batch(self, batch: Batch, mean_text_targets: Tensor) -> MicroBatch:
         """Return what this rank's stage uses of a batch."""
         stage, stages = self.groups.pipeline_rank, self.groups.pipeline_size
@@ -246,6 +276,7 @@ class PlainEngine(Engine):
     ) -> None:
         super().__init__(_start_engine(model, settings, mpu=_mpu(groups)), groups, settings)
         self._objective = objective
+        self._validation = objective.of_validation()
         self._losses = torch.zeros(num_losses(settings.run.model), device=groups.device)
 
     def _step(self, micro_batches: list[MicroBatch]) -> Tensor:
@@ -262,6 +293,10 @@ class PlainEngine(Engine):
 
     def _losses_so_far(self) -> Tensor:
         return self._losses
+
+    def _evaluate(self, micro_batches: Iterator[MicroBatch], count: int, sums: Tensor) -> None:
+        for inputs, targets in micro_batches:
+            sums += self._validation(self._engine(inputs), targets)
 
 
 class PipelineEngine(Engine):
@@ -281,6 +316,12 @@ class PipelineEngine(Engine):
 
     def _losses_so_far(self) -> Tensor:
         return self._loss.total
+
+    def _evaluate(self, micro_batches: Iterator[MicroBatch], count: int, sums: Tensor) -> None:
+        with self._loss.adding_to(sums):
+            self._engine.eval_batch(
+                micro_batches, num_micro_batches=count, reduce_output=None, bcast_loss=False
+            )
 
 
 def join_deepspeed() -> None:
@@ -320,40 +361,6 @@ def _mpu(groups: Groups) -> SimpleNamespace:
         get_data_parallel_world_size=lambda: groups.data_size,
         get_data_parallel_group=lambda: groups.data_group,
     )
-
-
-def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
-    """Return DeepSpeed's whole configuration of a run."""
-    layout = settings.run.parallelism
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": layout.micro_batch_size,
-        "gradient_accumulation_steps": settings.num_micro_batches,
-        "gradient_clipping": settings.run.optimizer.gradient_clipping,
-        "zero_optimization": {"stage": layout.zero_stage},
-        "steps_per_print": None,
-        "timers": {"throughput": {"enabled": False}},  # it waits for the device in every pass
-    }
-    if settings.run.training.ema_decay:
-        # DeepSpeed recognizes AdamW by its exact type; the averaging optimizer is a subclass.
-        config["zero_allow_untested_optimizer"] = True
-    if layout.offload_optimizer:
-        config["zero_optimization"]["offload_optimizer"] = {
-            "device": "cpu",
-            "pin_memory": torch.cuda.is_available(),
-        }
-        # Keep torch's AdamW; DeepSpeed's own for CPUs would be compiled at the start.
-        config["zero_force_ds_cpu_optimizer"] = False
-    if layout.sequence_parallel:
-        # DeepSpeed assumes that activations are replicated across tensor ranks and would send only
-        # a slice between stages; with sequence parallelism they are not replicated.
-        config["pipeline"] = {"pipe_partitioned": False, "grad_partitioned": False}
-    if settings.precision == torch.bfloat16:
-        # Gradients are added to their float32 sums during the backward pass, one after another.
-        config["bf16"] = {"enabled": True, "immediate_grad_update": True}
-        config["data_types"] = {"grad_accum_dtype": "fp32"}
-    if settings.precision == torch.float16:
-        config["fp16"] = {"enabled": True}  # loss_scale 0, its default: dynamic
-    return config
 
 
 def _optimizer_tensors(optimizer: Optimizer, piece: Piece) -> Iterator[tuple[str, Tensor]]:

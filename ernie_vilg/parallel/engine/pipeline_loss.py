@@ -1,5 +1,8 @@
 """The loss function of a pipeline's last stage."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -16,14 +19,29 @@ class PipelineLoss:
 
     def __init__(self, objective: Objective, config: ModelConfig, device: torch.device) -> None:
         self._objective = objective
+        self._validation = objective.of_validation()
+        self._sums: Tensor | None = None
         self.total = torch.zeros(num_losses(config), device=device)
         """Losses summed since the last call of `collect`, float32 [num_losses]."""
 
     def __call__(self, output: HeadOutput, targets: Targets) -> Tensor:
-        """Return the scalar to differentiate."""
+        """Return the scalar to differentiate; of held-out pairs their number."""
+        if self._sums is not None:
+            sums = self._validation(output, targets)
+            self._sums += sums
+            return sums[0]
         losses: Losses = self._objective(output, targets)
         self.total += losses.detached()
         return losses.total
+
+    @contextlib.contextmanager
+    def adding_to(self, sums: Tensor) -> Iterator[None]:
+        """Add the sums of held-out pairs to `sums`, float64 [num_sums], instead of their losses."""
+        self._sums = sums
+        try:
+            yield
+        finally:
+            self._sums = None
 
     def collect(self) -> Tensor:
         """Return the sum since the last call, float32 [num_losses], and reset it to zero."""

@@ -9,7 +9,8 @@ Source: DeepSpeed 0.19.8, runtime/bf16_optimizer.py, runtime/zero/stage_1_and_2.
 runtime/zero/stage3.py and utils/tensor_fragment.py.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -146,6 +147,32 @@ class ZeroShards:
         self._zero._hp_optimizer_states_linked = False
         self._zero._lazy_init_hp_params_optimizer_state()
         self._zero.update_lp_params()
+
+    @contextlib.contextmanager
+    def showing(self, state: str) -> Iterator[None]:
+        """Let the model compute with a state of torch's optimizer in place of the weights.
+
+        Shards and states change places, so that no memory is needed for a third copy but that of
+        one shard, and go back exactly; all ranks of a replica must call.
+
+        Args:
+            state: key of the state, which has the shape of the weights, such as their average.
+        """
+        self._exchange(state)
+        try:
+            self.update_model()
+            yield
+        finally:
+            self._exchange(state)
+            self.update_model()
+
+    def _exchange(self, state: str) -> None:
+        for shard in self.tensors():
+            other = self.optimizer.state.get(shard, {}).get(state)
+            if other is not None:  # None: a shard of nothing but padding has no gradient, no state
+                weights = shard.detach().clone()
+                shard.data.copy_(other)
+                other.copy_(weights)
 
     def model_weights(self, parameter: nn.Parameter) -> tuple[Tensor, slice]:
         """Return this rank's part of the weights that the model computes with.

@@ -10,7 +10,7 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.initialization import split_dimension
 from ernie_vilg.parallel.engine.build import build_engine
-from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.engine.settings import machine_precision
 from ernie_vilg.parallel.layout.groups import build_groups, start_processes
 from ernie_vilg.parallel.state.compare_replicas import Difference, check_replicas
 from tests.distributed import run_distributed

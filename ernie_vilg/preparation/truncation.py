@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.errors import InputError
+from ernie_vilg.preparation.lineage import Lineage
 from ernie_vilg.storage.caption_lengths import num_longer, slots_that_fit
 from ernie_vilg.storage.locations import shown
 from ernie_vilg.storage.shard_manifest import (
@@ -18,7 +19,6 @@ from ernie_vilg.storage.shard_manifest import (
     Manifest,
     caption_lengths_of,
 )
-from ernie_vilg.training.lineage import Lineage
 
 
 def check_truncation(config: PretrainConfig, lineage: Lineage) -> dict[str, str]:
@@ -29,36 +29,55 @@ def check_truncation(config: PretrainConfig, lineage: Lineage) -> dict[str, str]
         lineage: its data sets.
 
     Returns:
-        a sentence per data set about its truncated captions, by the name of the data set.
+        a sentence per data set about its truncated captions, by the name of the data set, or by
+        `held_out_name`.
 
     Raises:
-        InputError: more than `data.max_truncated_fraction` of a data set that the run draws from
+        InputError: more than `data.max_truncated_fraction` of a data set that the run reads
             would be truncated, or a manifest holds impossible lengths.
     """
     data, slots = config.data, config.model.text_length
     found, excesses = {}, {}
-    for data_set in lineage.data_sets:
-        lengths = _caption_lengths(data_set, config)
+    for name, (data_set, setting) in _places(config, lineage).items():
+        lengths = _caption_lengths(data_set, setting)
         if lengths is None:
-            found[data_set.name] = (
+            found[name] = (
                 f"unknown how many captions are longer than model.text_length={slots} and cut: the "
                 f"manifest has no {CAPTION_LENGTHS}; encode the shards again to know"
             )
             continue
         num_cut, num_captions = num_longer(lengths, slots), _num_captions(data_set.manifest)
-        found[data_set.name] = (
+        found[name] = (
             f"{num_cut:,} of {num_captions:,} captions ({num_cut / num_captions:.2%}) are longer "
             f"than model.text_length={slots} and cut"
         )
-        is_drawn = any(part.weights[data_set.name] > 0 for part in data.weights)
-        if is_drawn and num_cut > data.max_truncated_fraction * num_captions:
-            excesses[data_set.name] = lengths
+        is_read = any(part.weights.get(name, 1) > 0 for part in data.weights)
+        if is_read and num_cut > data.max_truncated_fraction * num_captions:
+            excesses[name] = lengths
     if excesses:
         raise InputError(_refusal(config, lineage, found, excesses))
     return found
 
 
-def _caption_lengths(data_set: DataSource, config: PretrainConfig) -> dict[int, int] | None:
+def _places(config: PretrainConfig, lineage: Lineage) -> dict[str, tuple[DataSource, str]]:
+    """Return each set and its setting by the name in the result."""
+    trained = {each.name: (each, config.data.setting_of(each.name)) for each in lineage.data_sets}
+    held_out = {
+        held_out_name(each.name): (each, config.validation.setting_of(each.name))
+        for each in lineage.held_out
+    }
+    return {
+        name: (data_set, f"{setting}={shown(data_set.location)}")
+        for name, (data_set, setting) in (trained | held_out).items()
+    }
+
+
+def held_out_name(name: str) -> str:
+    """Return the name of held-out pairs beside the data sets' names."""
+    return f"validation {name}"
+
+
+def _caption_lengths(data_set: DataSource, setting: str) -> dict[int, int] | None:
     """Return the number of captions by number of ids, end of text included; None if unknown."""
     recorded = data_set.manifest.settings.get(CAPTION_LENGTHS)
     if recorded is None:
@@ -66,8 +85,7 @@ def _caption_lengths(data_set: DataSource, config: PretrainConfig) -> dict[int, 
     try:
         return caption_lengths_of(recorded, _num_captions(data_set.manifest))
     except InputError as error:
-        setting = config.data.setting_of(data_set.name)
-        raise InputError(f"{setting}={shown(data_set.location)}: {error}") from error
+        raise InputError(f"{setting}: {error}") from error
 
 
 def _num_captions(manifest: Manifest) -> int:
@@ -81,11 +99,8 @@ def _refusal(
     excesses: Mapping[str, Mapping[int, int]],
 ) -> str:
     data, slots = config.data, config.model.text_length
-    places = {
-        data_set.name: f"{data.setting_of(data_set.name)}={shown(data_set.location)}"
-        for data_set in lineage.data_sets
-    }
-    heading = "; ".join(f"{places[name]}: {found[name]}" for name in excesses)
+    places = _places(config, lineage)
+    heading = "; ".join(f"{places[name][1]}: {found[name]}" for name in excesses)
     enough = max(slots_that_fit(part, data.max_truncated_fraction) for part in excesses.values())
     all_fit = max(max(lengths) for lengths in excesses.values())
     none_cut = f" ({all_fit} cuts none)" if all_fit > enough else ""

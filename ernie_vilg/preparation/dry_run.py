@@ -19,17 +19,15 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_token
 from ernie_vilg.model.transformer import num_parameters
-from ernie_vilg.parallel.engine.engine import EngineSettings, deepspeed_config
-from ernie_vilg.parallel.engine.precision import machine_precision
+from ernie_vilg.parallel.engine.settings import EngineSettings, deepspeed_config, machine_precision
 from ernie_vilg.planning.collectives import collective_lines
 from ernie_vilg.planning.forecast import Forecast, forecast
 from ernie_vilg.planning.layout_rank import rank_of_layout
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
+from ernie_vilg.preparation.data_order import mixture_segments
+from ernie_vilg.preparation.lineage import Lineage, check_lineage, with_decoder
+from ernie_vilg.preparation.truncation import check_truncation, held_out_name
 from ernie_vilg.system.progress import duration
-from ernie_vilg.training.data_order import mixture_segments
-from ernie_vilg.training.lineage import Lineage, check_lineage
-from ernie_vilg.training.pretrain import options_in_words, with_decoder
-from ernie_vilg.training.truncation import check_truncation
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
 _COLUMNS = (
@@ -97,7 +95,7 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
 def _layout_line(config: PretrainConfig, world_size: int, precision: torch.dtype) -> str:
     name = str(precision).removeprefix("torch.")
     assumed = " (precision=auto, GPUs assumed)" if config.precision == "auto" else ""
-    layout, options = config.parallelism.describe(world_size), options_in_words(config)
+    layout, options = config.parallelism.describe(world_size), config.options_in_words()
     return f"{config.run_dir} on {world_size} rank(s): {layout}, {name}{assumed}{options}"
 
 
@@ -191,9 +189,9 @@ def _check_data(config: PretrainConfig) -> tuple[PretrainConfig, list[str]]:
         f"  {name}={folder} is missing: create it before the run"
         for name, folder in missing.items()
     ]
-    if any(name.startswith("data.") for name in missing):
+    if any(name.startswith(("data.", "validation.")) for name in missing):
         return _with_known_decoder(config), ["data: not checked, since", *lines]
-    lineage = check_lineage(config.data, config.model)
+    lineage = check_lineage(config.data, config.model, config.validation)
     found = ["data, of these tokenizers:", *_data_set_lines(config, lineage)]
     return with_decoder(config, lineage.image_tokenizer_config), [*found, *lines]
 
@@ -211,6 +209,14 @@ def _data_set_lines(config: PretrainConfig, lineage: Lineage) -> Iterator[str]:
             f"the run draws {count:,}, so it sees each {count / num_pairs:.1f} times"
         )
         yield f"    {truncation[data_set.name]}"
+    for held_out in lineage.held_out:
+        available, asked = held_out.manifest.num_samples, config.validation.pairs
+        count = available if asked is None else min(asked, available)
+        yield (
+            f"  validation {held_out.name}: {count:,} of {available:,} pairs, every "
+            f"{config.validation.every} steps"
+        )
+        yield f"    {truncation[held_out_name(held_out.name)]}"
 
 
 def _with_known_decoder(config: PretrainConfig) -> PretrainConfig:

@@ -9,9 +9,9 @@ import pytest
 from ernie_vilg.config.data import MixtureDataSetConfig, PretrainDataConfig
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
+from ernie_vilg.preparation.lineage import check_lineage
 from ernie_vilg.storage.shard_manifest import read_manifest, write_manifest
 from ernie_vilg.text_tokenizer import write_text_tokenizer
-from ernie_vilg.training.lineage import check_lineage
 from ernie_vilg.vqgan.weights import save_image_tokenizer
 from launch.drills.data_set import (
     CODEBOOK_SIZE,

@@ -5,7 +5,7 @@ import torch
 
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.engine import precision
-from ernie_vilg.parallel.engine.precision import check_fp8, machine_precision
+from ernie_vilg.parallel.engine.settings import check_fp8, machine_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -13,8 +13,8 @@ from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.data.sequence.sample_sequence import DataSource
 from ernie_vilg.errors import InputError
+from ernie_vilg.preparation.lineage import Lineage
 from ernie_vilg.storage.locations import shown
-from ernie_vilg.training.lineage import Lineage
 
 
 def token_sequence(

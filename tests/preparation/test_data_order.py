@@ -15,9 +15,9 @@ from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig, Traini
 from ernie_vilg.data.sequence.mixture import MixtureSegment
 from ernie_vilg.data.sequence.quarantine import Quarantine, QuarantineEntry
 from ernie_vilg.data.sequence.sample_sequence import DataSource
+from ernie_vilg.preparation.data_order import mixture_segments, order_identity, token_sequence
+from ernie_vilg.preparation.lineage import Lineage
 from ernie_vilg.storage.shard_manifest import Manifest, Shard
-from ernie_vilg.training.data_order import mixture_segments, order_identity, token_sequence
-from ernie_vilg.training.lineage import Lineage
 
 MODEL = ModelConfig(
     hidden_size=8,

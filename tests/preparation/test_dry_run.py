@@ -23,8 +23,8 @@ from ernie_vilg.config.pretrain import (
     TrainingConfig,
 )
 from ernie_vilg.errors import InputError
+from ernie_vilg.preparation.dry_run import dry_run
 from ernie_vilg.storage.shard_manifest import read_manifest, write_manifest
-from ernie_vilg.training.dry_run import dry_run
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, make_data_set
 from tests.training.runs import pretrain_here
 
