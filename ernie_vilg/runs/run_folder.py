@@ -13,10 +13,12 @@
     health/step_<step>.png        round trips; the figures are in step_<step>.json
     reports/                      stacks and collectives of ranks that hung
     explained/step_<step>.html    page of launch/explain_step.py
+    profiles/                     traces of some steps, and of a GPU's memory in them
     plan.json, measured.json      predicted and measured memory and time
     STOP                          request to stop, made by people; then STOP.honoured
     stopped.json                  reason and step of the last stop
     wandb/, wandb.log, wandb_sent.json, .wandb_follower.lock    of W&B; tracking names them
+    tensorboard/                  TensorBoard's event files; tracking names them
 
 A run of the image tokenizer also has:
 
