@@ -5,6 +5,8 @@ Exit codes: 0 all steps are done, 75 stopped on request with a checkpoint, 2 a s
 """
 
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_vilg.config.launch import Launch
@@ -44,14 +46,23 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
     def train(launch: Launch, lock: RunLock) -> int:
         from ernie_vilg.training.pretrain import pretrain
 
-        return pretrain(config, launch, callbacks=_callbacks(config), lock=lock, phases=phases)
+        with ExitStack() as parts:
+            callbacks = _callbacks(config, parts)
+            return pretrain(config, launch, callbacks=callbacks, lock=lock, phases=phases)
 
     tensor_parallel_size = config.parallelism.tensor_parallel_size
     return start_run(config, launch, train, tensor_parallel_size=tensor_parallel_size)
 
 
-def _callbacks(config: PretrainConfig) -> "list[Callback[PretrainConfig, Engine]]":
-    """Return the work between steps; what a run never does is not imported."""
+def _callbacks(
+    config: PretrainConfig, parts: ExitStack
+) -> "list[Callback[PretrainConfig, Engine]]":
+    """Return the work between steps; what a run never does is not imported.
+
+    Args:
+        config: settings of the run.
+        parts: closes what a callback leaves open, when training ends in any way.
+    """
     from ernie_vilg.runs.phases import Phase
     from ernie_vilg.training.callbacks import OnWholeWeights
 
@@ -66,6 +77,16 @@ def _callbacks(config: PretrainConfig) -> "list[Callback[PretrainConfig, Engine]
 
         every = config.health.every
         callbacks.append(OnWholeWeights(every=every, phase=Phase.HEALTH, observe=measure_health))
+    if config.statistics.every:
+        from ernie_vilg.observers.step_statistics import StatisticsOfSteps
+
+        callbacks.append(StatisticsOfSteps(config.statistics))
+    if config.profile.steps:
+        from ernie_vilg.runs.profile import StepProfile
+
+        profile = StepProfile(config.profile, Path(config.run_dir))
+        parts.callback(profile.close)
+        callbacks.append(profile)
     return callbacks
 
 

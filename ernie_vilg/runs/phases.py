@@ -21,6 +21,7 @@ class Phase(StrEnum):
     SAVE = "saving"
     DRAW = "drawing samples"
     HEALTH = "measuring health"
+    STATISTICS = "adding up statistics"
     RECONSTRUCT = "reconstructing pictures"
     END = "ending"
 

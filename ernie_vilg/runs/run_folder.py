@@ -86,6 +86,10 @@ class RunFolder:
         """Return the picture of a step's round trips."""
         return self._path / "health" / step_name(step, ".png")
 
+    def profile(self, first: int, last: int, rank: int) -> Path:
+        """Return the trace that a rank writes of some steps."""
+        return self._path / "profiles" / f"{step_name(first)}-{last:08d}-rank_{rank:05d}.json.gz"
+
     def explanation(self, step: int) -> Path:
         """Return the page that explains a step."""
         return self._path / "explained" / step_name(step, ".html")

@@ -123,7 +123,8 @@ class Trainer:
         while step < steps and not reason:
             step += 1
             try:
-                self._take_step(step)
+                with self.callbacks.around_step(step):
+                    self._take_step(step)
                 with self.step_times.paused():
                     self._after_step(step)
             except RollBack as fault:

@@ -31,10 +31,11 @@ def start_run(
         tensor_parallel_size: number of ranks that share each layer.
 
     Raises:
-        InputError: a tracker's package is missing, the run folder cannot be written, or another run
-            has it.
+        InputError: a tracker's package is missing, the profile asks for steps or ranks that the run
+            does not have, the run folder cannot be written, or another run has it.
     """
     check_trackers(config.tracking)
+    config.profile.check_run(config.training.steps, launch.world_size)
     add_variables(config.cluster.environment)
     prepare_gpu(tensor_parallel_size=tensor_parallel_size)
     launchers = find_launchers(sys.argv[0], is_launched=is_launched())
