@@ -73,27 +73,20 @@ class StepProfile:
         if is_on_gpu:
             torch.cuda.synchronize(groups.device)
         profiler.stop()
-        path = self._folder.profile(self._traced[0], self._traced[-1], groups.rank)
+        steps = self._traced[0], self._traced[-1]
+        path = self._folder.profile(*steps, groups.rank)
+        memory = self._folder.profile_of_memory(*steps, groups.rank) if is_on_gpu else None
         try:
             path.parent.mkdir(exist_ok=True)
             _export(profiler, path)
-            if is_on_gpu:
-                torch.cuda.memory._dump_snapshot(str(path.with_name(_memory_name(path))))
+            if memory is not None:
+                torch.cuda.memory._dump_snapshot(str(memory))
         except OSError as error:
             logger.warning("the profile of steps %s is lost: %s", self._traced, error)
         else:
             # Ranks other than the leader log warnings only, and each says where its file is.
             level = logging.INFO if groups.rank == LEADER else logging.WARNING
-            logger.log(
-                level,
-                "rank %d: the profile of %d step(s) is %s, for https://ui.perfetto.dev%s",
-                groups.rank,
-                len(self._traced),
-                path,
-                f"; the memory is {_memory_name(path)}, for https://pytorch.org/memory_viz"
-                if is_on_gpu
-                else "",
-            )
+            logger.log(level, "%s", _where(len(self._traced), groups.rank, path, memory))
         finally:
             if is_on_gpu:
                 torch.cuda.memory._record_memory_history(enabled=None)
@@ -116,5 +109,10 @@ def _export(profiler: profile, path: Path) -> None:
         os.replace(unfinished, path)
 
 
-def _memory_name(path: Path) -> str:
-    return path.name.replace(".json.gz", ".memory.pickle")
+def _where(num_steps: int, rank: int, path: Path, memory: Path | None) -> str:
+    """Return where the files of a profile lie, and what shows them."""
+    of_memory = f", and {memory} for https://pytorch.org/memory_viz" if memory else ""
+    return (
+        f"rank {rank}: the profile of {num_steps} step(s) is {path}, for "
+        f"https://ui.perfetto.dev{of_memory}"
+    )

@@ -13,7 +13,7 @@
     health/step_<step>.png        round trips; the figures are in step_<step>.json
     reports/                      stacks and collectives of ranks that hung
     explained/step_<step>.html    page of launch/explain_step.py
-    profiles/                     traces of some steps, and of a GPU's memory in them
+    profiles/<steps>-rank_<rank>.json.gz    trace of some steps; .memory.pickle: of a GPU's memory
     plan.json, measured.json      predicted and measured memory and time
     STOP                          request to stop, made by people; then STOP.honoured
     stopped.json                  reason and step of the last stop
@@ -88,7 +88,13 @@ class RunFolder:
 
     def profile(self, first: int, last: int, rank: int) -> Path:
         """Return the trace that a rank writes of some steps."""
-        return self._path / "profiles" / f"{step_name(first)}-{last:08d}-rank_{rank:05d}.json.gz"
+        return self._path / "profiles" / f"{_steps_name(first, last, rank)}.json.gz"
+
+    def profile_of_memory(self, first: int, last: int, rank: int) -> Path:
+        """Return the snapshot of a GPU's memory that lies beside the trace."""
+        return self.profile(first, last, rank).with_name(
+            f"{_steps_name(first, last, rank)}.memory.pickle"
+        )
 
     def explanation(self, step: int) -> Path:
         """Return the page that explains a step."""
@@ -97,6 +103,10 @@ class RunFolder:
     def hang_report(self, step: int, rank: int) -> Path:
         """Return the file in which a rank describes a hang after `step` steps."""
         return self.reports / f"hang-{step_name(step)}-rank_{rank:05d}.txt"
+
+
+def _steps_name(first: int, last: int, rank: int) -> str:
+    return f"{step_name(first)}-{last:08d}-rank_{rank:05d}"
 
 
 def step_name(step: int, suffix: str = "") -> str:

@@ -210,6 +210,7 @@ class Trainer:
         metrics: Metrics = {
             **self._meter.read(self.engine, self.figures),
             **self.step_times.read(),
+            **self.phases.read(),
             **self.stragglers.read(step, self.step_times.work_seconds_per_step),
             "unix_seconds": time.time(),
             "learning_rate": learning_rate,

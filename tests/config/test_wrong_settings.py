@@ -49,6 +49,7 @@ MAY_BE_ZERO = {
     "checkpoint.keep_every",  # keeps none forever
     "checkpoint.max_failed_saves",
     "samples.every",  # never
+    "statistics.every",  # never
     "samples.temperature",  # greedy
     "health.every",
     "guards.spike_deviations",  # NaN and infinity only

@@ -12,6 +12,7 @@ from ernie_vilg.config.profile import ProfileConfig
 from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.runs.phases import Phase
+from ernie_vilg.runs.run_folder import RunFolder
 from tests.tokenizer_training.tokenizer_run import (
     ALONE,
     HookedPhases,
@@ -109,3 +110,18 @@ def test_steps_and_ranks_that_a_run_does_not_have_are_refused() -> None:
         config.check_run(steps=9, world_size=4)
     with pytest.raises(InputError, match=r"on 3 rank\(s\).*2 is the last"):
         config.check_run(steps=10, world_size=3)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_there_are_kernels_and_a_snapshot_of_the_memory(
+    config: TrainImageTokenizerConfig,
+) -> None:
+    assert run(ALONE, replace(config, profile=ProfileConfig(steps=(2, 3)))) == 0
+
+    folder = RunFolder(Path(config.run_dir))
+    events = json.loads(gzip.decompress(folder.profile(2, 3, 0).read_bytes()))["traceEvents"]
+    assert any(event.get("cat") == "kernel" for event in events)
+    assert folder.profile_of_memory(2, 3, 0).stat().st_size > 0
+    line = json.loads(folder.metrics.read_text().splitlines()[0])
+    assert line["reserved_memory_bytes"] >= line["memory_bytes"] > 0
+    assert line["host_memory_bytes"] > 0
