@@ -7,7 +7,7 @@ ARG BASE=python:3.11.14-slim-bookworm
 FROM ${BASE}
 # CPU builds of torch. PyPI's builds are for CUDA, and several GB larger.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# Optional packages; all are: remote,curation,scorers,ocr,translation,ray
+# Optional packages; all are: remote,curation,scorers,ocr,translation,ray,tensorboard
 ARG EXTRAS=remote,curation
 
 ENV DS_BUILD_OPS=0 \

@@ -5,6 +5,8 @@ Exit codes: 0 all steps are done, 75 stopped on request with a checkpoint, 2 a s
 """
 
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_vilg.config.launch import Launch
@@ -44,14 +46,21 @@ def start(config: PretrainConfig, launch: Launch, phases: "Phases | None" = None
     def train(launch: Launch, lock: RunLock) -> int:
         from ernie_vilg.training.pretrain import pretrain
 
-        return pretrain(config, launch, callbacks=callbacks_of(config), lock=lock, phases=phases)
+        with ExitStack() as parts:
+            callbacks = callbacks_of(config, parts)
+            return pretrain(config, launch, callbacks=callbacks, lock=lock, phases=phases)
 
     tensor_parallel_size = config.parallelism.tensor_parallel_size
     return start_run(config, launch, train, tensor_parallel_size=tensor_parallel_size)
 
 
-def callbacks_of(config: PretrainConfig) -> "PretrainCallbacks":
-    """Return the work besides the steps; what a run never does is not imported."""
+def callbacks_of(config: PretrainConfig, parts: ExitStack) -> "PretrainCallbacks":
+    """Return the work besides the steps; what a run never does is not imported.
+
+    Args:
+        config: settings of the run.
+        parts: closes what a callback leaves open, when training ends in any way.
+    """
     from ernie_vilg.runs.phases import Phase
     from ernie_vilg.training.callbacks import Call, OnWholeWeights, PretrainCallbacks
 
@@ -76,6 +85,16 @@ def callbacks_of(config: PretrainConfig) -> "PretrainCallbacks":
 
         every = config.health.every
         between.append(OnWholeWeights(every=every, phase=Phase.HEALTH, observe=measure_health))
+    if config.statistics.every:
+        from ernie_vilg.observers.step_statistics import StatisticsOfSteps
+
+        between.append(StatisticsOfSteps(config.statistics))
+    if config.profile.steps:
+        from ernie_vilg.runs.profile import StepProfile
+
+        profile = StepProfile(config.profile, Path(config.run_dir))
+        parts.callback(profile.close)
+        between.append(profile)
     return PretrainCallbacks(first=first, between=between, last=last)
 
 

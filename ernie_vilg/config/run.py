@@ -10,6 +10,7 @@ from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.cluster import ClusterConfig
 from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.profile import ProfileConfig
 from ernie_vilg.config.stopping import StoppingConfig
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.config.watch import WatchConfig
@@ -61,7 +62,11 @@ class RunConfig(Protocol):
 
     @property
     def tracking(self) -> TrackingConfig:
-        """W&B."""
+        """W&B and TensorBoard."""
+
+    @property
+    def profile(self) -> ProfileConfig:
+        """Trace of some steps."""
 
     @property
     def stopping(self) -> StoppingConfig:

@@ -14,6 +14,7 @@ from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.profile import ProfileConfig
 from ernie_vilg.config.run import require_timeouts_in_order
 from ernie_vilg.config.schema import (
     FractionBelowOne,
@@ -105,6 +106,7 @@ class TrainImageTokenizerConfig(Settings):
     loader: MayChange[LoaderConfig] = field(default_factory=LoaderConfig)
     """Reading of one rank."""
     tracking: MayChange[TrackingConfig] = field(default_factory=TrackingConfig)
+    profile: MayChange[ProfileConfig] = field(default_factory=ProfileConfig)
     stopping: MayChange[Tracked[StoppingConfig]] = field(default_factory=StoppingConfig)
     watch: MayChange[Tracked[WatchConfig]] = field(default_factory=WatchConfig)
     guards: Tracked[GuardsConfig] = field(default_factory=GuardsConfig)

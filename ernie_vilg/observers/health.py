@@ -14,9 +14,9 @@ from ernie_vilg.evaluation.two_way import TwoWay, compare_directions, suggested_
 from ernie_vilg.generation.decode import ShouldStop, StoppedError, never
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.observers.model_of_run import model_of_run, within_memory
+from ernie_vilg.runs.observation import Observation
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes, write_json
-from ernie_vilg.training.callbacks import Observation
 
 
 @within_memory("health")

@@ -21,9 +21,9 @@ from ernie_vilg.generation.fixed_batches import NUM_ROWS
 from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.model.weights import model_from_weights
+from ernie_vilg.runs.observation import Observation
 from ernie_vilg.system.devices import choose_device, choose_precision
 from ernie_vilg.text_tokenizer import TextTokenizer
-from ernie_vilg.training.callbacks import Observation
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 

@@ -18,9 +18,9 @@ from ernie_vilg.generation.pipeline import (
     GeneratedImage,
 )
 from ernie_vilg.observers.model_of_run import model_of_run, within_memory
+from ernie_vilg.runs.observation import Observation
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes
-from ernie_vilg.training.callbacks import Observation
 
 _COLUMNS = 8
 

@@ -27,9 +27,10 @@ from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.layout.collectives import LEADER, broadcast_from_leader
 from ernie_vilg.preparation.lineage import held_out_sets
 from ernie_vilg.runs.meter import Metrics
+from ernie_vilg.runs.observation import Observation
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.validations import append_validation, best_step, read_validations
-from ernie_vilg.training.callbacks import Observation, StepBoundary
+from ernie_vilg.training.callbacks import StepBoundary
 from ernie_vilg.training.replica_batches import is_last_stage
 
 _SEED = 0

@@ -1,5 +1,6 @@
 """Metrics of steps: summed on the device, read once per log line."""
 
+import importlib.util
 import resource
 import time
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from ernie_vilg.runs.phases import Phase, is_pause, pause_name
 from ernie_vilg.runs.step_engine import StepEngine
 
 Metrics = dict[str, Any]
@@ -122,6 +124,7 @@ class Meter:
         }
         metrics |= figures.speed(1 / seconds_per_step, engine.groups.world_size)
         metrics |= memory_metrics(engine.groups.device)
+        metrics |= utilization_metrics(engine.groups.device)
         self.reset()
         return metrics
 
@@ -129,12 +132,63 @@ class Meter:
 def memory_metrics(device: torch.device) -> Metrics:
     """Return this rank's memory in bytes, now and at its peak.
 
-    It is the allocated memory of a GPU, or the resident memory of a process on a CPU.
+    It is the allocated memory of a GPU, or the resident memory of a process on a CPU. On a GPU
+    there are also the memory that torch has reserved, of which the allocated one is a part, and the
+    process's resident memory.
     """
+    resident = float(psutil.Process().memory_info().rss)
     if device.type == "cuda":
-        peak, now = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
-    else:
-        now = psutil.Process().memory_info().rss
-        # Linux counts KiB, and does not update the peak at once.
-        peak = max(now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    return {"peak_memory_bytes": float(peak), "memory_bytes": float(now)}
+        return {
+            "peak_memory_bytes": float(torch.cuda.max_memory_allocated(device)),
+            "memory_bytes": float(torch.cuda.memory_allocated(device)),
+            "peak_reserved_memory_bytes": float(torch.cuda.max_memory_reserved(device)),
+            "reserved_memory_bytes": float(torch.cuda.memory_reserved(device)),
+            "host_memory_bytes": resident,
+        }
+    # Linux counts KiB, and does not update the peak at once.
+    peak = max(resident, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return {"peak_memory_bytes": float(peak), "memory_bytes": resident}
+
+
+def utilization_metrics(device: torch.device) -> Metrics:
+    """Return the fraction of the driver's last sample in which a GPU ran any kernel.
+
+    It needs the package nvidia-ml-py, without which there is no such figure; the figure is null if
+    the driver does not tell.
+    """
+    if device.type != "cuda" or importlib.util.find_spec("pynvml") is None:
+        return {}
+    from pynvml import NVMLError
+
+    try:
+        return {"gpu_utilization": torch.cuda.utilization(device) / 100}
+    except NVMLError:
+        return {"gpu_utilization": None}
+
+
+def waits(metrics: Metrics) -> str:
+    """Return in words what the leader waited for since the previous line; empty if for nothing.
+
+    Shares of less than 1 % are left out, and what was not measured. `ranks` is the time in
+    collectives, the wait for other ranks included.
+
+    Args:
+        metrics: those of a log line, with the parts of a step and the seconds of `Phases.read`.
+    """
+    whole = metrics.get("line_seconds")
+    if not whole:
+        return ""
+    pauses = {f"{phase}": metrics.get(pause_name(phase), 0.0) for phase in Phase if is_pause(phase)}
+    in_steps = max(0.0, 1 - sum(pauses.values()) / whole)
+    parts = [value for name, value in metrics.items() if _is_part(name)]
+    shares = {
+        words: in_steps * metrics.get(f"{part}_seconds_per_step", 0.0) / max(sum(parts), 1e-9)
+        for part, words in (("data", "data"), ("communication", "ranks"))
+    }
+    shares |= {words: seconds / whole for words, seconds in pauses.items()}
+    shown = [f"{words} {share:.0%}" for words, share in shares.items() if share >= 0.01]
+    return f"waits: {', '.join(shown)}  " if shown else ""
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith("_seconds_per_step")

@@ -22,8 +22,12 @@ class Phase(StrEnum):
     VALIDATE = "validating"
     DRAW = "drawing samples"
     HEALTH = "measuring health"
+    STATISTICS = "adding up statistics"
     RECONSTRUCT = "reconstructing pictures"
     END = "ending"
+
+
+_NO_PAUSES = (Phase.START, Phase.DATA, Phase.STEP, Phase.END)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,8 @@ class Phases:
 
     def __init__(self) -> None:
         self._now = CurrentPhase(phase=Phase.START, step=0, since=time.monotonic())
+        self._counted_until = self._now.since
+        self._seconds: dict[Phase, float] = {}
 
     @property
     def now(self) -> CurrentPhase:
@@ -56,10 +62,40 @@ class Phases:
             phase: the phase that begins.
             step: the step being made, from 1; between two steps, the last one made.
         """
+        self._count()
         self._now = CurrentPhase(phase=phase, step=step, since=time.monotonic())
+
+    def read(self) -> dict[str, float]:
+        """Return the seconds of this rank since the last call; for the main thread.
+
+        Returns:
+            `line_seconds`, of all that belongs to training, without start and end; and
+            `<phase>_seconds` of each phase between two steps that was entered.
+        """
+        self._count()
+        seconds, self._seconds = self._seconds, {}
+        outside = (Phase.START, Phase.END)
+        training = sum(seconds[phase] for phase in seconds if phase not in outside)
+        pauses = {pause_name(phase): seconds[phase] for phase in seconds if is_pause(phase)}
+        return {"line_seconds": training, **pauses}
 
     def attach(self, engine: Engine) -> None:
         """Take the engine once it is built; the fire drill corrupts its tensors."""
 
     def point(self, name: str) -> None:
         """Pass a named point within the phase; the fire drill injects a fault here."""
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        seconds = self._seconds.get(self._now.phase, 0.0) + now - self._counted_until
+        self._seconds[self._now.phase], self._counted_until = seconds, now
+
+
+def is_pause(phase: Phase) -> bool:
+    """Return whether a phase lies between two steps."""
+    return phase not in _NO_PAUSES
+
+
+def pause_name(phase: Phase) -> str:
+    """Return the name of a phase's seconds in the metrics."""
+    return f"{phase.name.lower()}_seconds"

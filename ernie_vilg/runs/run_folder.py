@@ -13,10 +13,12 @@
     health/step_<step>.png        round trips; the figures are in step_<step>.json
     reports/                      stacks and collectives of ranks that hung
     explained/step_<step>.html    page of launch/explain_step.py
+    profiles/<steps>-rank_<rank>.json.gz    trace of some steps; .memory.pickle: of a GPU's memory
     plan.json, measured.json      predicted and measured memory and time
     STOP                          request to stop, made by people; then STOP.honoured
     stopped.json                  reason and step of the last stop
     wandb/, wandb.log, wandb_sent.json, .wandb_follower.lock    of W&B; tracking names them
+    tensorboard/                  TensorBoard's event files; tracking names them
 
 A run of the image tokenizer also has:
 
@@ -85,6 +87,16 @@ class RunFolder:
         """Return the picture of a step's round trips."""
         return self._path / "health" / step_name(step, ".png")
 
+    def profile(self, first: int, last: int, rank: int) -> Path:
+        """Return the trace that a rank writes of some steps."""
+        return self._path / "profiles" / f"{_steps_name(first, last, rank)}.json.gz"
+
+    def profile_of_memory(self, first: int, last: int, rank: int) -> Path:
+        """Return the snapshot of a GPU's memory that lies beside the trace."""
+        return self.profile(first, last, rank).with_name(
+            f"{_steps_name(first, last, rank)}.memory.pickle"
+        )
+
     def explanation(self, step: int) -> Path:
         """Return the page that explains a step."""
         return self._path / "explained" / step_name(step, ".html")
@@ -92,6 +104,10 @@ class RunFolder:
     def hang_report(self, step: int, rank: int) -> Path:
         """Return the file in which a rank describes a hang after `step` steps."""
         return self.reports / f"hang-{step_name(step)}-rank_{rank:05d}.txt"
+
+
+def _steps_name(first: int, last: int, rank: int) -> str:
+    return f"{step_name(first)}-{last:08d}-rank_{rank:05d}"
 
 
 def step_name(step: int, suffix: str = "") -> str:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
-from ernie_vilg.runs.meter import Metrics
+from ernie_vilg.runs.meter import Metrics, waits
 from ernie_vilg.system.progress import duration
 from ernie_vilg.tokenizer_training.results import metrics_of, num_results
 
@@ -47,5 +47,6 @@ class TokenizerFigures:
             f"PSNR {metrics['psnr']:.2f} dB  codes used {100 * metrics['codebook_usage']:.0f}%  "
             f"perplexity {metrics['perplexity']:.1f}  "
             f"gradient norm {metrics['gradient_norm']:.2f}  rate {metrics['learning_rate']:.2e}  "
-            f"{metrics['images_per_second']:.0f} images/s  {left} left"
+            f"{metrics['images_per_second']:.0f} images/s  "
+            f"{waits(metrics)}{left} left"
         )

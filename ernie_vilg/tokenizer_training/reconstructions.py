@@ -19,13 +19,14 @@ from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.evaluation.reconstruction_figures import ReconstructionFigures
 from ernie_vilg.parallel.layout.collectives import LEADER, broadcast_from_leader
 from ernie_vilg.parallel.layout.groups import Groups
+from ernie_vilg.runs.observation import Observation
 from ernie_vilg.runs.phases import Phase
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_json
 from ernie_vilg.tokenizer_training.engine import TokenizerEngine
 from ernie_vilg.tokenizer_training.export import read_figures, refresh_card
 from ernie_vilg.tokenizer_training.pictures import EvaluationPictures
-from ernie_vilg.training.callbacks import Observation, StepBoundary
+from ernie_vilg.training.callbacks import StepBoundary
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.losses.perceptual import LPIPS
 from ernie_vilg.vqgan.pixels import from_bytes, to_bytes

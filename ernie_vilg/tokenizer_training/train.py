@@ -31,6 +31,7 @@ from ernie_vilg.parallel.timing.step_times import instrument_methods
 from ernie_vilg.resilience.stopping import Stopping
 from ernie_vilg.resilience.stragglers import Stragglers
 from ernie_vilg.runs.phases import Phase, Phases
+from ernie_vilg.runs.profile import StepProfile
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.run_lock import RunLock
 from ernie_vilg.runs.settings_drift import Change, check_drift
@@ -141,10 +142,12 @@ def _callbacks(
     rank.parts.callback(pictures.close)
     lpips = _lpips(config, rank.groups.device)
     evaluate = partial(Reconstructions, pictures=pictures, lpips=lpips)
+    profile = StepProfile(config.profile, rank.run_dir)
+    rank.parts.callback(profile.close)
     return Callbacks(
         config=config,
         engine=engine,
-        callbacks=[evaluate(every=config.reconstructions.every)],
+        callbacks=[evaluate(every=config.reconstructions.every), profile],
         last=[evaluate(every=0, once=True)],
         tracker=outputs.tracker,
         phases=rank.phases,

@@ -1,8 +1,9 @@
-"""Trackers: they record a run's metrics and pictures in `metrics.jsonl` and W&B.
+"""Trackers: they record a run's metrics and pictures in `metrics.jsonl`, W&B and TensorBoard.
 
 Training writes lines to a file. A separate process follows the file and talks to W&B
 (`ernie_vilg.tracking.wandb_follower`), so that neither W&B nor the network can block or stop
 training. It gets the settings of an allow-list, never the command line, the environment, or paths.
+TensorBoard's event files (`ernie_vilg.tracking.event_files`) are written beside the lines.
 """
 
 import os
@@ -12,9 +13,11 @@ from typing import Any, Protocol
 
 from ernie_vilg.config.run import RunConfig
 from ernie_vilg.config.schema import from_json, tracked_settings
+from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import write_bytes
 from ernie_vilg.storage.jsonl import LineFile, read_lines, warn_of_unusable
+from ernie_vilg.tracking.event_files import EventFiles, check_tensorboard
 from ernie_vilg.tracking.wandb_process import Orders, WandbProcess
 
 METRICS_NAME = "metrics.jsonl"
@@ -57,7 +60,8 @@ class SilentTracker:
 
 
 class RunTracker:
-    """The leader's tracker: metrics.jsonl in the run folder, and the W&B process that follows it.
+    """The leader's tracker: metrics.jsonl in the run folder, the W&B process that follows it, and
+    TensorBoard's event files.
 
     A line holds a step and its metrics or pictures; a step may have several lines. Neither W&B nor
     a full disk makes a call raise.
@@ -75,6 +79,9 @@ class RunTracker:
         keep_metrics_until(self._run_dir / METRICS_NAME, step)
         self._lines = LineFile(self._run_dir / METRICS_NAME)
         self._wandb = None if config.tracking.wandb_mode == "disabled" else _start_wandb(config)
+        self._events: EventFiles | None = None
+        if config.tracking.tensorboard:
+            self._events = EventFiles(self._run_dir, self._run_dir / METRICS_NAME, step)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -105,10 +112,14 @@ class RunTracker:
         self._lines.close()
         keep_metrics_until(self._run_dir / METRICS_NAME, step)
         self._lines = LineFile(self._run_dir / METRICS_NAME)
+        if self._events is not None:
+            self._events.go_back(step)
 
     def close(self) -> None:
-        """Close the file, and W&B within `tracking.finish_seconds`."""
+        """Close the files, and W&B within `tracking.finish_seconds`."""
         self._lines.close()
+        if self._events is not None:
+            self._events.close()
         if self._wandb is not None:
             self._wandb.close()
 
@@ -116,6 +127,18 @@ class RunTracker:
         self._lines.append(entry)
         if self._wandb is not None:
             self._wandb.check()
+        if self._events is not None:
+            self._events.add(entry)
+
+
+def check_trackers(config: TrackingConfig) -> None:
+    """Check that the packages of the chosen trackers are installed.
+
+    Raises:
+        InputError: one is not.
+    """
+    if config.tensorboard:
+        check_tensorboard()
 
 
 def keep_metrics_until(path: Path, step: int) -> None:
@@ -156,7 +179,12 @@ def _start_wandb(config: RunConfig) -> WandbProcess:
             metrics=METRICS_NAME,
             mode=tracking.wandb_mode,
             project=tracking.project,
-            name=tracking.name or Path(config.run_dir).name,
+            name=tracking.name_of(config.run_dir),
+            group=tracking.group or tracking.experiment,
+            job_type=tracking.job_type,
+            tags=tracking.tags,
+            notes=tracking.notes,
+            system_statistics=tracking.system_statistics,
             finish_seconds=tracking.finish_seconds,
             settings=tracked_settings(config),
         )

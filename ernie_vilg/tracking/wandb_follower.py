@@ -31,6 +31,7 @@ from ernie_vilg.storage.files import write_json
 from ernie_vilg.storage.json_files import object_of, parse_json, read_object
 from ernie_vilg.system.processes import kill_descendants
 from ernie_vilg.tracking.tracker import step_of_entry
+from ernie_vilg.tracking.values import figures_of, pictures_of
 from ernie_vilg.tracking.wandb_process import FINISH, WARNING, Orders
 
 _SENT_NAME = "wandb_sent.json"
@@ -180,25 +181,11 @@ def start_run(orders: Orders) -> Any:
 def values_of(entry: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
     """Convert a line of the metrics file to W&B's values.
 
-    A list becomes a curve for each of its values, `name/00` and so on; nulls are dropped. Pictures
-    are read from the run folder.
+    A picture becomes W&B's own, with its caption.
     """
-    values: dict[str, Any] = {}
-    for name, value in entry.items():
-        if name == "pictures":
-            for title, picture in value.items():
-                path = run_dir / picture["file"]
-                if path.is_file():
-                    values[title] = wandb.Image(str(path), caption=picture.get("caption"))
-        elif isinstance(value, list):
-            digits = len(str(len(value) - 1))
-            values |= {
-                f"{name}/{index:0{digits}}": part
-                for index, part in enumerate(value)
-                if part is not None
-            }
-        elif name != "step" and value is not None:
-            values[name] = value
+    values: dict[str, Any] = dict(figures_of(entry))
+    for picture in pictures_of(entry, run_dir):
+        values[picture.name] = wandb.Image(str(picture.path), caption=picture.caption)
     return values
 
 
@@ -231,6 +218,10 @@ def _init(orders: Orders, mode: Mode) -> Any:
     return wandb.init(
         project=orders.project,
         name=orders.name,
+        group=orders.group,
+        job_type=orders.job_type,
+        tags=orders.tags,
+        notes=orders.notes,
         id=orders.run_id,
         resume="allow",
         mode=mode,
@@ -247,7 +238,8 @@ def _init(orders: Orders, mode: Mode) -> Any:
             disable_git=True,
             disable_job_creation=True,
             x_disable_meta=True,  # it holds the command line
-            x_disable_stats=True,
+            x_disable_stats=not orders.system_statistics,
+            x_stats_pid=os.getppid(),  # training's process, not this one
             x_save_requirements=False,
         ),
     )

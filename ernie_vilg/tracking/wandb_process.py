@@ -40,6 +40,16 @@ class Orders:
     """W&B project."""
     name: str
     """W&B run name."""
+    group: str | None = None
+    """W&B group."""
+    job_type: str | None = None
+    """W&B job type."""
+    tags: tuple[str, ...] = ()
+    """W&B tags."""
+    notes: str | None = None
+    """W&B notes."""
+    system_statistics: bool = False
+    """Whether W&B samples the machine's processors, memory, disk, network and GPUs."""
     init_seconds: float = 30.0
     """Longest wait for the server at the start; after it the run is kept offline."""
     finish_seconds: float

@@ -5,10 +5,10 @@ leader alone: it gathers the weights there, and the other ranks wait, for longer
 take.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -17,25 +17,12 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.layout.collectives import barrier
 from ernie_vilg.parallel.state.gather import gather_to_leader
+from ernie_vilg.runs.observation import Observation, ObservesSteps
 from ernie_vilg.runs.phases import Phase, Phases
 from ernie_vilg.tracking.tracker import Tracker
 
 Config = TypeVar("Config")
 Trained = TypeVar("Trained")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observation:
-    """Result of a callback, for the tracker."""
-
-    metrics: Mapping[str, Any]
-    """Figures by name."""
-    pictures: Mapping[str, Path]
-    """Picture files in the run folder by the name that they are tracked under."""
-    captions: Mapping[str, str] = field(default_factory=dict)
-    """Text below a picture, by the picture's name."""
-    ends_run: str = ""
-    """Why the run is complete before its last step, the same on every rank; "" if it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +132,15 @@ class Callbacks(Generic[Config, Trained]):
         """Run the first callbacks; all ranks must call."""
         for callback in self.first:
             self._run(callback, step)
+
+    @contextmanager
+    def around_step(self, step: int) -> Iterator[None]:
+        """Let callbacks observe the step that is made within; all ranks must enter."""
+        with ExitStack() as contexts:
+            for callback in self.callbacks:
+                if isinstance(callback, ObservesSteps):
+                    contexts.enter_context(callback.around(self.engine, step))
+            yield
 
     def after_step(self, step: int) -> None:
         """Run the callbacks that are due after a step; all ranks must call."""

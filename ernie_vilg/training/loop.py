@@ -124,7 +124,8 @@ class Trainer:
         while step < steps and not reason and not self.callbacks.ends_run:
             step += 1
             try:
-                self._take_step(step)
+                with self.callbacks.around_step(step):
+                    self._take_step(step)
                 with self.step_times.paused():
                     self._after_step(step)
             except RollBack as fault:
@@ -212,6 +213,7 @@ class Trainer:
         metrics: Metrics = {
             **self._meter.read(self.engine, self.figures),
             **self.step_times.read(),
+            **self.phases.read(),
             **self.stragglers.read(step, self.step_times.work_seconds_per_step),
             "unix_seconds": time.time(),
             "learning_rate": learning_rate,

@@ -9,7 +9,7 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.loss import NUM_TERMS, num_losses
-from ernie_vilg.runs.meter import Metrics
+from ernie_vilg.runs.meter import Metrics, waits
 from ernie_vilg.system.progress import duration
 
 
@@ -95,5 +95,5 @@ def log_line(step: int, steps: int, metrics: Metrics) -> str:
         f"text-to-image {metrics['loss_text_to_image']:.4f}  "
         f"image-to-text {metrics['loss_image_to_text']:.4f}  {reconstruction}"
         f"gradient norm {metrics['gradient_norm']:.2f}  rate {metrics['learning_rate']:.2e}  "
-        f"{metrics['tokens_per_second']:,.0f} tokens/s  {speed}  {left} left"
+        f"{metrics['tokens_per_second']:,.0f} tokens/s  {speed}  {waits(metrics)}{left} left"
     )

@@ -47,6 +47,9 @@ _ADVICE = re.compile(
 )
 """Lines in errors of Hydra and OmegaConf that do not help at a command line."""
 
+_EXPERIMENT_GROUPS = ("experiment", "image_tokenizer")
+"""Groups of conf/ whose file is the experiment that a run belongs to."""
+
 Config = TypeVar("Config")
 
 
@@ -156,7 +159,8 @@ def compose(name: str, schema: type, options: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir=str(CONF_FOLDER), version_base=None):
-            return hydra.compose(config_name=name, overrides=hydra_overrides(options, schema))
+            composed = hydra.compose(config_name=name, overrides=hydra_overrides(options, schema))
+            return _named_after_experiment(composed, options)
     except OverrideParseException as error:
         raise InputError(
             f"{error.override}: cannot be read ({_message(error)}): close every bracket, and quote "
@@ -172,6 +176,16 @@ def compose(name: str, schema: type, options: Sequence[str]) -> DictConfig:
             f"{' '.join(suspects)}: this section is null and has no keys: choose its file first, "
             "such as gpu=h100-80gb or cluster=slurm, or leave this out"
         ) from error
+
+
+def _named_after_experiment(composed: DictConfig, options: Sequence[str]) -> DictConfig:
+    """Fill in `tracking.experiment`, where it is null, with the file that the options choose."""
+    if OmegaConf.select(composed, "tracking.experiment", default="") is None:
+        for option in options:
+            key, _, value = option.partition("=")
+            if key in _EXPERIMENT_GROUPS and value:
+                composed.tracking.experiment = value.strip("'\"")
+    return composed
 
 
 def _message(error: BaseException) -> str:

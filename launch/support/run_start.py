@@ -10,6 +10,7 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.run import RunConfig
 from ernie_vilg.runs.preflight import check_run_folder
 from ernie_vilg.runs.run_lock import RunLock
+from ernie_vilg.tracking.tracker import check_trackers
 from launch.support.environment import add_variables, is_launched, prepare_gpu
 from launch.support.launchers import find_launchers, stop_with_launchers
 
@@ -30,8 +31,11 @@ def start_run(
         tensor_parallel_size: number of ranks that share each layer.
 
     Raises:
-        InputError: the run folder cannot be written, or another run has it.
+        InputError: a tracker's package is missing, the profile asks for steps or ranks that the run
+            does not have, the run folder cannot be written, or another run has it.
     """
+    check_trackers(config.tracking)
+    config.profile.check_run(config.training.steps, launch.world_size)
     add_variables(config.cluster.environment)
     prepare_gpu(tensor_parallel_size=tensor_parallel_size)
     launchers = find_launchers(sys.argv[0], is_launched=is_launched())

@@ -51,6 +51,7 @@ MAY_BE_ZERO = {
     "validation.every",  # never
     "validation.patience",  # all steps are made
     "samples.every",  # never
+    "statistics.every",  # never
     "samples.temperature",  # greedy
     "health.every",
     "guards.spike_deviations",  # NaN and infinity only

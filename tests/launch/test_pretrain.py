@@ -113,11 +113,21 @@ def test_a_run_leaves_metrics_checkpoints_samples_and_a_wandb_run(finished_run: 
 def test_every_launcher_trains_alike(
     finished_run: Path, data_set: DataSet, tmp_path: Path, name: str
 ) -> None:
-    done = start([*launcher(name), *settings(data_set, tmp_path / "run", "samples.every=0")])
+    observed = ["statistics.every=2", "profile.steps=[2,3]", "tracking.tensorboard=true"]
+    done = start(
+        [*launcher(name), *settings(data_set, tmp_path / "run", "samples.every=0", *observed)]
+    )
 
     assert losses(tmp_path / "run") == pytest.approx(losses(finished_run), rel=1e-5)
     told = done.stdout + done.stderr
     assert told.count("0 of 24 captions (0.00%) are longer than model.text_length=15") == 1
+    assert "profiles/step_00000002-00000003-rank_00000.json.gz" in told
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    measured = [json.loads(line) for line in lines if "statistics/" in line]
+    assert [line["step"] for line in measured] == [2, 4]
+    assert 0 < measured[1]["statistics/update_ratio/attention"] < 1
+    assert len(measured[1]["statistics/largest_activation"]) == 3
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
 def test_a_killed_rank_stops_the_run_and_the_same_command_goes_on(

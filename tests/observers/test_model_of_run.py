@@ -15,7 +15,7 @@ from ernie_vilg.observers import model_of_run
 from ernie_vilg.observers.health import measure_health
 from ernie_vilg.observers.model_of_run import Need, NoRoomError, need_of, within_memory
 from ernie_vilg.observers.samples import draw_samples
-from ernie_vilg.training.callbacks import Observation
+from ernie_vilg.runs.observation import Observation
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import save_image_tokenizer
 from tests.model.tiny import DECODER

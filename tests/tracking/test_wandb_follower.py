@@ -19,7 +19,12 @@ from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.tracking.tracker import RunTracker, keep_metrics_until
 from ernie_vilg.tracking.wandb_follower import Follower, SentMark, described, wandb_mode
 from ernie_vilg.tracking.wandb_process import Orders, WandbProcess
-from tests.tracking.wandb_file import logged_config, logged_history
+from tests.tracking.wandb_file import (
+    logged_config,
+    logged_history,
+    logged_run,
+    num_system_samples,
+)
 from tests.tracking.wandb_servers import black_hole, failing_server
 from tests.training.runs import tiny_run
 
@@ -150,6 +155,34 @@ def test_an_offline_run_holds_what_was_logged_and_a_restart_sends_nothing_twice(
     assert (drawn["caption"], drawn["width"]) == ("a | b", 8)
     assert logged_config(offline_files(tmp_path)[0])["model"]["hidden_size"] == 16
     assert len({path.name for path in offline_files(tmp_path)}) == 1  # the same run
+
+
+@pytest.mark.parametrize("system_statistics", [False, True])
+def test_the_run_carries_its_labels_and_the_machine_only_by_choice(
+    tmp_path: Path, system_statistics: bool
+) -> None:
+    config = config_with(tmp_path, "offline")
+    tracking = replace(
+        config.tracking,
+        experiment="quickstart",
+        job_type="ablation",
+        tags=("wide", "红"),
+        notes="two\nlines",
+        system_statistics=system_statistics,
+    )
+    tracker = RunTracker(replace(config, tracking=tracking), step=0)
+    tracker.log(10, METRICS)
+    tracker.close()
+
+    (path,) = offline_files(tmp_path)
+    assert logged_run(path) == {
+        "name": "quickstart-run",
+        "group": "quickstart",
+        "job_type": "ablation",
+        "tags": ["wide", "红"],
+        "notes": "two\nlines",
+    }
+    assert bool(num_system_samples(path)) == system_statistics
 
 
 def test_an_unreachable_wandb_costs_nothing_and_the_run_is_kept_offline(

@@ -56,6 +56,27 @@ def logged_config(path: Path) -> dict[str, Any]:
     return settings
 
 
+def logged_run(path: Path) -> dict[str, Any]:
+    """Return what W&B shows of a run beside its curves: name, group, job type, tags and notes.
+
+    Raises:
+        InputError: the file is not of this format, or damaged.
+    """
+    (run,) = [record.run for record in _records(path) if record.HasField("run")]
+    return {
+        "name": run.display_name,
+        "group": run.run_group,
+        "job_type": run.job_type,
+        "tags": list(run.tags),
+        "notes": run.notes,
+    }
+
+
+def num_system_samples(path: Path) -> int:
+    """Return the number of samples of the machine's statistics in the file."""
+    return sum(record.HasField("stats") for record in _records(path))
+
+
 def _values(items: Iterable[Any]) -> dict[str, Any]:
     """Return JSON values by name; each part of a nested value is an item of its own."""
     values: dict[str, Any] = {}

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.runs.observation import Observation
 from ernie_vilg.runs.phases import Phase, Phases
 from ernie_vilg.training import callbacks as callbacks_module
 from ernie_vilg.training.callbacks import (
     Callback,
     Callbacks,
-    Observation,
     OnWholeWeights,
     StepBoundary,
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def validated(folder: Path, data: DataSet, *, steps: int, **settings: object) ->
 
 def train(launch: Launch, config: PretrainConfig) -> ExitCode:
     Path(config.run_dir).mkdir(parents=True, exist_ok=True)
-    return pretrain(config, launch, callbacks=callbacks_of(config))
+    with ExitStack() as parts:
+        return pretrain(config, launch, callbacks=callbacks_of(config, parts))
 
 
 def steps_validated(config: PretrainConfig) -> list[int]:

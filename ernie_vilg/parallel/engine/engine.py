@@ -38,7 +38,7 @@ from ernie_vilg.parallel.engine.snapshot import Snapshot
 from ernie_vilg.parallel.engine.split_patterns import universal_checkpoint_info
 from ernie_vilg.parallel.engine.staging import MicroBatch, Staging
 from ernie_vilg.parallel.engine.update_guard import PendingDecision, guard_deepspeed
-from ernie_vilg.parallel.engine.updates import zero1_update
+from ernie_vilg.parallel.engine.updates import Update, zero1_update
 from ernie_vilg.parallel.engine.zero_shards import Piece, zero_shards
 from ernie_vilg.parallel.layout.copies import Copy
 from ernie_vilg.parallel.layout.groups import Groups
@@ -171,6 +171,11 @@ class Engine(ABC):
     def deepspeed_engine(self) -> Any:
         """The wrapped engine of DeepSpeed, for other modules of `parallel`."""
         return self._engine
+
+    @property
+    def update(self) -> Update:
+        """The guarded update, for other modules of `parallel`."""
+        return self._guard.update
 
     @property
     def last_skip(self) -> Tensor:

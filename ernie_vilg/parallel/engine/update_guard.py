@@ -129,7 +129,8 @@ class UpdateGuard:
             num_micro_batches: number of micro-batches per replica and step.
             scales_loss: whether DeepSpeed scales the loss and handles overflows itself.
         """
-        self._update = update
+        self.update = update
+        """Update that is made or skipped."""
         self._config = config
         self._read_loss = read_loss
         self._scales_loss = scales_loss
@@ -161,7 +162,7 @@ class UpdateGuard:
 
     def begin_step(self) -> None:
         """Prepare for the backward passes of a step."""
-        self._update.begin_step()
+        self.update.begin_step()
 
     @torch.no_grad()
     def make_update(self) -> None:
@@ -171,7 +172,7 @@ class UpdateGuard:
         loss = of_ranks[:, 0].sum() / self._num_losses
         limit = spike_limit(self._statistics, self._config)
         code = skip_reason(of_ranks, loss, limit)
-        norm = self._update.apply((code > 0).float(), table[:, 2].sum())
+        norm = self.update.apply((code > 0).float(), table[:, 2].sum())
         if not self._scales_loss:  # finite values whose squares overflow
             code = torch.where((code == 0) & ~norm.isfinite(), _INF, code)
         self._statistics = torch.where(
@@ -182,7 +183,7 @@ class UpdateGuard:
 
     def _exchange(self) -> Tensor:
         """Return loss, norm and squares that count of every rank, float64 [rank, 3]."""
-        mine = torch.cat([self._read_loss().double().reshape(1), self._update.norms()])
+        mine = torch.cat([self._read_loss().double().reshape(1), self.update.norms()])
         # Gathered, not reduced, so that each rank adds the same numbers in the same order.
         of_ranks = mine.new_empty(self._world_size * 3)
         dist.all_gather_into_tensor(of_ranks, mine)

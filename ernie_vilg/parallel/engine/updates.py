@@ -230,14 +230,10 @@ def partial_parameters(
 
 
 def _segments(groups: Iterable[FlatGroup], tensor_rank: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Return this rank's partitions of the sums in pieces: those that count, and the others.
-
-    A tensor that ranks hold alike counts on one of them: on the first tensor rank, and on the first
-    stage if it is tied.
-    """
+    """Return this rank's partitions of the sums in pieces: those that count, and the others."""
     segments: dict[bool, list[Tensor]] = {True: [], False: []}
     for group in groups:
-        runs = groupby(_own_parts(group), key=lambda each: _counts(each[0], tensor_rank))
+        runs = groupby(_own_parts(group), key=lambda each: counts_once(each[0], tensor_rank))
         for counts, parts in runs:
             positions = [position for _, position in parts]
             own = group.own_sums[positions[0].start : positions[-1].stop]
@@ -255,6 +251,15 @@ def _own_parts(group: FlatGroup) -> Iterator[tuple[nn.Parameter, slice]]:
             yield parameter, slice(start, stop)
 
 
-def _counts(parameter: Any, tensor_rank: int) -> bool:
+def counts_once(parameter: Any, tensor_rank: int) -> bool:
+    """Return whether this tensor rank's part of a parameter counts in a sum over all ranks.
+
+    A tensor that ranks hold alike counts on one of them: on the first tensor rank, and on the first
+    stage if it is tied. Its replicas divide it among themselves.
+
+    Args:
+        parameter: marked by `mark_split_parameters`.
+        tensor_rank: this rank's index along the tensor axis.
+    """
     is_copy = getattr(parameter, "ds_pipe_replicated", False)
     return not is_copy and (tensor_rank == 0 or parameter.tensor_model_parallel)

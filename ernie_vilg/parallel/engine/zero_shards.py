@@ -120,6 +120,30 @@ class ZeroShards:
         groups = self._zero.averaged_gradients.values()
         return [one for group in groups for one in group or () if one is not None]
 
+    def gradient_parts(self) -> list[list[Tensor]]:
+        """Return each shard's reduced gradient, as flat tensors that follow each other in it.
+
+        They are means over replicas, but for ZeRO 1, whose sums hold `flat_groups`; in float16 they
+        are times `loss_scale`. A shard without a gradient has no parts.
+        """
+        if self.is_offloaded:
+            self.gradients()  # waits for the copies to the host
+            return [[] if one.grad is None else [one.grad.flatten()] for one in self.tensors()]
+        groups = self._zero.averaged_gradients
+        return [
+            [one.flatten() for one in groups.get(index) or ()]
+            for index in range(len(self.tensors()))
+        ]
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Return the settings that torch's optimizer updates each shard by."""
+        return list(self.optimizer.param_groups)
+
+    @property
+    def loss_scale(self) -> float:
+        """Number by which DeepSpeed multiplies the loss, 1 but in float16."""
+        return float(getattr(self._zero, "loss_scale", 1.0))
+
     def flat_groups(self) -> list[FlatGroup]:
         """Return the flat tensors of ZeRO 1; none under an optimizer without flat sums."""
         return []
@@ -219,6 +243,10 @@ class Bf16Shards(ZeroShards):
         """Return this rank's partitions of the sums."""
         return list(self._zero.fp32_groups_gradient_flat_partition)
 
+    def gradient_parts(self) -> list[list[Tensor]]:
+        """Return this rank's partitions of the sums over replicas."""
+        return [[partition] for partition in self.gradients()]
+
     def flat_groups(self) -> list[FlatGroup]:
         """Return the flat tensors of each group of parameters."""
         zero, groups = self._zero, []
@@ -290,6 +318,10 @@ class _Zero3Shards(ZeroShards):
                 pieces[parameter] = Piece(shard=shard, in_shard=position, in_parameter=part)
                 start += parameter.partition_numel()
         return pieces
+
+    def settings(self) -> list[dict[str, Any]]:
+        groups, indices = self.optimizer.param_groups, self._zero.sub_group_to_group_id
+        return [groups[indices[index]] for index in range(len(self.tensors()))]
 
     def update_model(self) -> None:
         self._zero.checkpoint_event_prologue()  # partitions small parameters, which are kept whole

@@ -68,7 +68,7 @@ def take_steps(
             with updates_of(who):
                 engine = build_engine(config, groups, precision)
             kind = DeepSpeedUpdate if who == "deepspeed" else Zero1Update
-            assert type(engine._guard._update) is kind
+            assert type(engine.update) is kind
             # It would round sums to bfloat16 before it reduces them, even on one rank.
             engine.deepspeed_engine.communication_data_type = FP32
             steps = Steps(losses=[], norms=[], shards=[], weights=[])
