@@ -73,6 +73,14 @@ class ModelConfig(Settings, section="model"):
     """Term added to the variance in every layer norm."""
     initializer_std: PositiveFloat = 0.02
     """Standard deviation of fresh weights."""
+    segment_std: NaturalFloat | None = None
+    """Standard deviation of the fresh vectors that tell source from target slots; null takes
+    `initializer_std`, 0 starts without a difference."""
+    text_padding: Literal["learned", "repeated"] = "learned"
+    """Content of the text slots after a caption where it is the source. learned: a vector per slot,
+    as in DALL-E. repeated: the caption again and again, each copy at the first one's positions, so
+    that attention sees the caption alone, some of its pieces once more than others. An empty
+    caption has the learned vectors."""
     codebook_std: NaturalFloat = 0.0
     """Standard deviation of fresh image embeddings, and of the image half of the head, where they
     start as a random map of the image tokenizer's codes, so that codes of like pictures start

@@ -12,8 +12,8 @@ class DrawShapesConfig(Settings):
 
     output_dir: LocalOutput
     """Folder for `train/`, `held_out/` and `unseen_pairs/`, each a folder of raw pairs."""
-    variety: Literal["moderate", "varied"] = "moderate"
-    """How much pictures and captions vary: "moderate" or "varied", as ernie_vilg/shapes/variety.py
+    variety: Literal["moderate", "exact", "varied"] = "moderate"
+    """How much pictures and captions vary, as ernie_vilg/shapes/variety.py
     defines them."""
     train_scenes: PositiveInt = 22_000
     """Number of training scenes; a third each has one, two and three objects."""

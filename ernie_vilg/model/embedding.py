@@ -38,6 +38,7 @@ class Embedding(nn.Module):
             self.end_of_image = nn.Parameter(torch.empty(hidden))  # as a source
             self.end_of_image_position = nn.Parameter(torch.empty(hidden))
         self.dropout = nn.Dropout(config.dropout) if config.dropout else None
+        self.repeats_text = config.text_padding == "repeated"
         self.split_tokens = layers.split_tokens
 
     def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
@@ -76,12 +77,11 @@ class Embedding(nn.Module):
             text: ids, int64 [batch, text_length].
             tokens: their embeddings, float [batch, text_length, hidden].
         """
-        is_padding = (text == PADDING_ID)[..., None]
-        return (
-            torch.where(is_padding, self.text_padding, tokens)
-            + self.text_position
-            + self.segment[0, 0]
-        )
+        padded = torch.where((text == PADDING_ID)[..., None], self.text_padding, tokens)
+        states = padded + self.text_position
+        if self.repeats_text:
+            states = states.gather(1, _repeated(text)[..., None].expand_as(states))
+        return states + self.segment[0, 0]
 
     def image_source(self, tokens: Tensor) -> Tensor:
         """Return the image slots of image-to-text.
@@ -119,3 +119,17 @@ class Embedding(nn.Module):
         if self.has_end_of_image:
             return torch.cat([grid, self.end_of_image_position[None]])
         return grid
+
+
+def _repeated(text: Tensor) -> Tensor:
+    """Return the slot whose piece stands at each slot when captions are repeated.
+
+    Args:
+        text: ids, int64 [batch, text_length], padded.
+
+    Returns:
+        int64 [batch, text_length]; the slot itself where a caption is empty.
+    """
+    slots = torch.arange(text.shape[1], device=text.device).expand_as(text)
+    length = (text != PADDING_ID).sum(dim=1, keepdim=True)
+    return torch.where(length > 0, slots % length.clamp(min=1), slots)

@@ -175,6 +175,8 @@ def _fresh(name: str, shape: list[int], config: ModelConfig, seed: int) -> Tenso
     if ".reconstructor." in name:
         # Keeps the variance from input to output: the decoder expects the scale of the codebook.
         std = math.prod(shape[1:]) ** -0.5
+    elif kind == "segment" and config.segment_std is not None:
+        std = config.segment_std
     elif owner.endswith(_RESIDUAL) and config.residual_scaling == "initializer":
         std /= (2 * config.num_layers) ** 0.5
     generator = torch.Generator().manual_seed(seed_named(f"{seed}/{name}"))

@@ -67,6 +67,17 @@ VARIETIES: Mapping[str, Variety] = {
         caption_forms=FORMS[:2],
         any_order=False,
     ),
+    "exact": Variety(
+        position_jitter=0.0,
+        step=0.125,
+        radii={"大": (12.0, 12.0), "小": (7.5, 7.5)},
+        rotation=0.0,
+        colour_jitter=0,
+        backgrounds=(WHITE,),
+        caption_forms=FORMS,
+        synonyms=SYNONYMS,
+        any_order=True,
+    ),
     "varied": Variety(
         position_jitter=4.0,
         step=0.125,
@@ -79,4 +90,4 @@ VARIETIES: Mapping[str, Variety] = {
         any_order=True,
     ),
 }
-"""Varieties by name."""
+"""Varieties by name. Exact scenes have the captions of varied ones, and one look for each thing."""

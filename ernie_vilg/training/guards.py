@@ -9,7 +9,7 @@ Source: PaLM skips batches after going back in the same way (arXiv:2204.02311, s
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,12 @@ class RunGuard:
     """Counter of skipped updates; every rank has one, and all count the same."""
 
     def __init__(
-        self, engine: StepEngine, config: GuardsConfig, writer: SkipWriter | None = None
+        self,
+        engine: StepEngine,
+        config: GuardsConfig,
+        writer: SkipWriter | None = None,
+        *,
+        planned_changes: Collection[int] = (),
     ) -> None:
         """Start without a skipped update.
 
@@ -111,8 +116,11 @@ class RunGuard:
             engine: the engine, which skips updates.
             config: the limits.
             writer: writer of the replica's log, on the rank that writes it.
+            planned_changes: steps after which the data changes as planned, so that the loss may
+                jump: losses up to there say nothing about those after.
         """
         self._engine = engine
+        self._planned_changes = frozenset(planned_changes)
         self._config = config
         self._writer = writer
         # A GPU runs one step behind the host; waiting for its last decision would stall it.
@@ -148,6 +156,10 @@ class RunGuard:
             self._read(*self._pending.popleft())
         if self._last_skip is not None and self._num_in_a_row > self._config.max_skips:
             self._go_back(*self._last_skip)
+        if step in self._planned_changes:
+            self._engine.load_guard_state({})
+            if self._engine.groups.rank == LEADER:
+                logger.info("step %d: the data changes after it, no loss is a spike at first", step)
 
     def is_check_due(self, step: int) -> bool:
         """Return whether replicas must be compared after a step even if nothing is saved."""

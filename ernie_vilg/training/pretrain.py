@@ -210,7 +210,8 @@ def _build_trainer(
     config, groups = rank.config, rank.groups
     ledger = RunFolder(rank.run_dir).ledger
     writer = skip_writer(ledger, sequence, groups, config.parallelism.global_batch_size)
-    guard = RunGuard(engine, config.guards, writer)
+    changes = [change.step for change in config.data.mixture_changes]
+    guard = RunGuard(engine, config.guards, writer, planned_changes=changes)
     guard.load_state(checkpoints.restored_state)
     batches = ReplicaBatches(config, sequence, groups, None if writer is None else writer.recent)
     rank.watchdog.reading = lambda: batches.doing

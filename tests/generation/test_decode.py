@@ -117,8 +117,11 @@ def test_a_draw_does_not_depend_on_its_batch() -> None:
     assert together[2].equal(alone[0])
 
 
+@pytest.mark.parametrize("text_padding", ["learned", "repeated"])
 @pytest.mark.parametrize("row_pattern", ["raster", "block"])
-def test_sparse_attention_decodes_what_a_full_forward_pass_predicts(row_pattern: str) -> None:
+def test_sparse_attention_decodes_what_a_full_forward_pass_predicts(
+    row_pattern: str, text_padding: str
+) -> None:
     config = tiny_config(
         attention="sparse",
         row_pattern=row_pattern,
@@ -126,6 +129,7 @@ def test_sparse_attention_decodes_what_a_full_forward_pass_predicts(row_pattern:
         image_grid_size=4,
         convolution_size=3,
         qk_norm=True,
+        text_padding=text_padding,
     )
     model, (text, _) = tiny_model(config), tiny_pairs(config)
 

@@ -41,6 +41,10 @@ class Reference:
         if direction == TO_TEXT:
             before = BEGIN_OF_TEXT_ID if slot == 0 else text[slot - 1]
             return table[before] + position + self.weights["0.segment"][1, 0]
+        if self.config.text_padding == "repeated":
+            length = sum(index != PADDING_ID for index in text)
+            slot = slot % length if length else slot
+            position = self.weights["0.text_position"][slot]
         padding = self.weights["0.text_padding"][slot]
         token = padding if text[slot] == PADDING_ID else table[text[slot]]
         return token + position + self.weights["0.segment"][0, 0]
@@ -231,6 +235,7 @@ CONFIGS = {
     "sparse": sparse_config(),
     "sparse, rows in blocks": sparse_config(row_pattern="block"),
     "QK-norm": tiny_config(qk_norm=True),
+    "captions repeated": tiny_config(text_padding="repeated"),
     "sandwich norm": tiny_config(sandwich_norm=True),
     "PB-relax": tiny_config(pb_relax=32.0),
     "scaled branches": tiny_config(residual_scaling="branch"),
@@ -241,6 +246,7 @@ CONFIGS = {
     "everything": sparse_config(
         image_grid_size=2,
         qk_norm=True,
+        text_padding="repeated",
         sandwich_norm=True,
         pb_relax=8.0,
         residual_scaling="branch",

@@ -13,7 +13,8 @@ from ernie_vilg.model.flops import (
     training_flops_per_pair,
     training_flops_per_token,
 )
-from ernie_vilg.model.transformer import num_parameters
+from ernie_vilg.model.initialization import initialize
+from ernie_vilg.model.transformer import build_transformer, num_parameters
 from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID
 from tests.model.tiny import CONFIG, DECODER, tiny_config, tiny_model, tiny_pairs
 
@@ -81,6 +82,31 @@ def test_padding_has_an_embedding_per_slot() -> None:
 
     expected = embedding.text_padding[3] + embedding.text_position[3] + embedding.segment[0, 0]
     torch.testing.assert_close(source[3], expected)
+
+
+def test_a_repeated_caption_has_the_states_of_the_first_copy() -> None:
+    config = tiny_config(text_padding="repeated")
+    model, (text, codes) = tiny_model(config), tiny_pairs(config)
+    embedding = model[0]
+    text[0] = torch.tensor([7, END_OF_TEXT_ID, PADDING_ID, PADDING_ID, PADDING_ID])
+    text[1] = PADDING_ID  # an empty caption
+
+    source = embedding.text_source(text, embedding.text_embedding(text))
+    states = model[:2]((text, codes))[0]  # text to image, after the first block
+
+    assert source[0].equal(source[0, [0, 1, 0, 1, 0]])
+    torch.testing.assert_close(states[0, :5], states[0, [0, 1, 0, 1, 0]])
+    empty = embedding.text_padding + embedding.text_position + embedding.segment[0, 0]
+    assert source[1].equal(empty)
+
+
+def test_segments_start_alike_if_asked_to() -> None:
+    config = tiny_config(segment_std=0.0)
+    model = build_transformer(config)
+    initialize(model.named_parameters(), config, seed=0)
+
+    assert model[0].segment.count_nonzero() == 0
+    assert model[0].text_position.count_nonzero() > 0
 
 
 def test_the_papers_ten_billion_are_counted() -> None:

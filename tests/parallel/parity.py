@@ -109,7 +109,13 @@ class Row:
 EXTRAS: dict[str, dict[str, Any]] = {
     "": {},
     "tied embeddings": {"tied_embeddings": True},
-    "all norms": {"qk_norm": True, "sandwich_norm": True, "residual_scaling": "branch"},
+    "all norms": {
+        "qk_norm": True,
+        "sandwich_norm": True,
+        "residual_scaling": "branch",
+        "text_padding": "repeated",
+        "segment_std": 0.0,
+    },
     "PB-relax": {"pb_relax": 32.0},
     "dropout": {"dropout": 0.2},
 }

@@ -125,6 +125,19 @@ def test_a_checkpoint_of_too_many_skips_does_not_send_the_run_back_at_once() -> 
     guard.after_step(4)
 
 
+def test_after_a_planned_change_of_the_data_losses_are_judged_anew() -> None:
+    engine: Any = ScriptedEngine(GOOD, GOOD, GOOD)
+    guard = RunGuard(engine, CONFIG, planned_changes=[2])
+
+    guard.after_step(1)
+    assert engine.losses == {"mean": 0.1}
+    guard.after_step(2)
+    assert engine.losses == {}
+    engine.losses = {"mean": 5.0}
+    guard.after_step(3)
+    assert engine.losses == {"mean": 5.0}
+
+
 def test_replicas_are_compared_as_often_as_is_said() -> None:
     often = guard_of(config=replace(CONFIG, replica_check_every=3))
     never = guard_of(config=replace(CONFIG, replica_check_every=0))
