@@ -15,7 +15,7 @@ _PREFIXES = ("SLURM_", "SLURMD_", "NCCL_", "TORCH_", "CUDA_", "OMP_", "MASTER_",
 name."""
 _SECRETS = ("JWT", "TOKEN", "KEY", "PASSWORD", "SECRET")
 _GPU_FIELDS = "name,memory.total,driver_version,uuid"
-_SECONDS = 30
+_SECONDS = 30.0
 
 
 def record_node(node: str, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -34,10 +34,15 @@ def record_node(node: str, environment: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def list_gpus() -> list[str] | None:
-    """Return a line per GPU; None if the driver does not answer in time."""
+def list_gpus(seconds: float = _SECONDS) -> list[str] | None:
+    """Return a line per GPU; None if the driver does not answer in time.
+
+    Args:
+        seconds: timeout of the driver's answer.
+    """
+    query = ("nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader")
     try:
-        answer = _output("nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader")
+        answer = _output(*query, seconds=seconds)
     except subprocess.TimeoutExpired:
         return None
     return answer.splitlines() if answer else []
@@ -59,7 +64,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _output(*command: str) -> str | None:
+def _output(*command: str, seconds: float = _SECONDS) -> str | None:
     try:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -67,7 +72,7 @@ def _output(*command: str) -> str | None:
     except FileNotFoundError:
         return None
     try:
-        answer, _ = process.communicate(timeout=_SECONDS)
+        answer, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()  # without waiting: a process that hangs inside a driver does not end
         raise
