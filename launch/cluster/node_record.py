@@ -7,6 +7,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 _PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "ernie-vilg")
@@ -16,6 +17,7 @@ name."""
 _SECRETS = ("JWT", "TOKEN", "KEY", "PASSWORD", "SECRET")
 _GPU_FIELDS = "name,memory.total,driver_version,uuid"
 _SECONDS = 30.0
+_KILLED_SECONDS = 1.0
 
 
 def record_node(node: str, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -34,11 +36,11 @@ def record_node(node: str, environment: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def list_gpus(seconds: float = _SECONDS) -> list[str] | None:
+def list_gpus(seconds: float | None = None) -> list[str] | None:
     """Return a line per GPU; None if the driver does not answer in time.
 
     Args:
-        seconds: timeout of the driver's answer.
+        seconds: timeout of the driver's answer; None: half a minute.
     """
     query = ("nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader")
     try:
@@ -64,7 +66,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _output(*command: str, seconds: float = _SECONDS) -> str | None:
+def _output(*command: str, seconds: float | None = None) -> str | None:
     try:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -72,8 +74,12 @@ def _output(*command: str, seconds: float = _SECONDS) -> str | None:
     except FileNotFoundError:
         return None
     try:
-        answer, _ = process.communicate(timeout=seconds)
+        answer, _ = process.communicate(timeout=_SECONDS if seconds is None else seconds)
     except subprocess.TimeoutExpired:
-        process.kill()  # without waiting: a process that hangs inside a driver does not end
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # one that hangs inside a driver does not end
+            process.wait(_KILLED_SECONDS)
+        if process.stdout is not None:
+            process.stdout.close()
         raise
     return answer.strip() if process.returncode == 0 else None
