@@ -7,11 +7,12 @@ their inputs are unchanged, and continues a stopped one.
 
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 from ernie_vilg.config.main_job import MainJobConfig
 from launch.jobs.run_job import StageFailedError, run_job
-from launch.support.program import CONF_FOLDER, program
+from launch.support.program import program
 
 
 @program("main_job", MainJobConfig)
@@ -19,7 +20,7 @@ def main(config: MainJobConfig) -> None:
     """Run the job; exit with 1 if a stage fails, and with 130 if interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        run_job(config.job, force=config.force, root=CONF_FOLDER.parent)
+        run_job(config.job, force=config.force, root=Path.cwd())
     except StageFailedError as error:
         print(error, file=sys.stderr)
         sys.exit(1)

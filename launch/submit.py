@@ -136,8 +136,14 @@ def submit(command: Sequence[str]) -> str:
     """Submit a job and return Slurm's answer.
 
     Raises:
-        InputError: this machine has no Slurm, or Slurm refuses the job; with Slurm's message.
+        InputError: this folder has no batch script, this machine has no Slurm, or Slurm refuses the
+            job; with Slurm's message.
     """
+    if not Path(SCRIPT).is_file():
+        raise InputError(
+            f"submit=true: {Path.cwd()} has no {SCRIPT}, whose job runs the code of this folder: "
+            "start it in a checkout of the repository, or leave it out to print the command"
+        )
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:

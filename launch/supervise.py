@@ -17,8 +17,8 @@ from pathlib import Path
 from launch.support.supervisor import Supervisor
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Read the command line and supervise the run."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line, by default that of this process, and supervise the run."""
     parser = argparse.ArgumentParser(
         prog="python -m launch.supervise", description="Restart a training run when it fails."
     )
@@ -47,4 +47,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

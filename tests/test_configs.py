@@ -23,6 +23,7 @@ REQUIRED_SETTINGS = {
     "audit_shards": ["image_shards=i", "output_dir=o"],
     "build_shards": ["source=s", "output_dir=o", "image_size=64"],
     "caption": ["weights=w", "images=i", "output=o"],
+    "doctor": [],
     "draw_shapes": ["output_dir=o"],
     "drill": ["experiment=quickstart"],
     "encode_shards": ["shards=s", "text_tokenizer_dir=t", "image_tokenizer_dir=i", "output_dir=o"],

@@ -17,8 +17,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 # Commands that are not ours and need no check beyond standing here.
 _KNOWN_TOOLS = {
-    "apptainer", "apt-get", "bash", "cd", "cat", "cp", "docker", "enroot", "export", "git", "kill",
-    "ls", "open", "pip", "ray", "scancel", "squeue", "tensorboard", "wandb", "xdg-open",
+    "apptainer", "apt-get", "bash", "cd", "cat", "cp", "docker", "enroot", "eval", "export", "git",
+    "kill", "ls", "open", "pip", "ray", "scancel", "squeue", "tensorboard", "wandb", "xdg-open",
 }  # fmt: skip
 _LAUNCHERS = {"python", "python3", "deepspeed", "torchrun", "srun"}
 _SEPARATOR = re.compile(r"""\s*(?:&&|;)\s*(?=(?:[^"]*"[^"]*")*[^"]*$)""")  # outside quotes
@@ -55,6 +55,8 @@ def _check_simple(command: str) -> None:
         assert run.returncode == 0, run.stderr
     elif name in _LAUNCHERS:
         _check_program(words)
+    elif name == "ernie-vilg":
+        _check_command(words)
     elif name == "sbatch":
         _check_batch_script(words)
     elif name in {"pytest", "ruff", "mypy", "lint-imports", "pre-commit", "chromium"}:
@@ -73,6 +75,14 @@ def _check_program(words: list[str]) -> None:
     assert scripts or modules or "-c" in words, f"{shlex.join(words)} runs no program"
     for script in scripts:
         assert (ROOT / script).is_file(), f"{script} does not exist"
+
+
+def _check_command(words: list[str]) -> None:
+    found = program_of(words)
+    if found is not None and "--help" not in found[1]:
+        compose_program(*found)
+    elif found is None:
+        assert words[1] in {"--help", "--version", "completion"}, shlex.join(words)
 
 
 def _check_batch_script(words: list[str]) -> None:
@@ -107,6 +117,8 @@ def test_the_documents_show_commands() -> None:
         pytest.param("deepspeed --num_gpus 2 launch/evaluate.py weigths=w", id="setting"),
         pytest.param("sbatch launch/slurm/nothing.sbatch a=1", id="batch script"),
         pytest.param("sbatch launch/slurm/pretrain.sbatch experiment=none", id="its setting"),
+        pytest.param("ernie-vilg nothing a=1", id="command"),
+        pytest.param("ernie-vilg plan gpus=8", id="setting of a command"),
         pytest.param("frobnicate", id="tool"),
         pytest.param("make test && frobnicate", id="tool behind another"),
     ],

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ernie_vilg import __version__
 from ernie_vilg.checkpoint.folder import write_checkpoint_manifest
 from ernie_vilg.checkpoint.retention import Retention
 from ernie_vilg.checkpoint.writer import WriteResult
@@ -68,7 +69,7 @@ class Committer:
         self._phases = phases
         self._on_commit = on_commit
         self._versions = {name: version(name) for name in _PACKAGES}
-        self._versions["python"] = platform.python_version()
+        self._versions |= {"python": platform.python_version(), "ernie-vilg": __version__}
 
     def prepare(self, save: PendingSave) -> None:
         """Make the folder that ranks write into.

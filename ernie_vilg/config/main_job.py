@@ -17,8 +17,9 @@ class StageConfig:
     name: str
     """Name of the stage, of its log and of its state file."""
     command: tuple[str, ...]
-    """Command and its arguments, as typed in the repository's root. {free_port} becomes a free TCP
-    port when the stage starts."""
+    """Command and its arguments, as typed in the repository's root. In another folder
+    launch/NAME.py means the installed program. {free_port} becomes a free TCP port when the stage
+    starts."""
     inputs: tuple[str, ...] = ()
     """Files and folders that the command reads. An input that no earlier stage makes must exist;
     the stage runs again when its content changes."""

@@ -2,7 +2,7 @@
 
     weights/
       model.safetensors    every parameter, whole
-      config.json          the model's shape, the step, the SHA-256 of all files
+      config.json          the model's shape, the step, our version, the SHA-256 of all files
       text_tokenizer/      as launch/train_text_tokenizer.py wrote it
       image_tokenizer/     as launch/train_image_tokenizer.py wrote it
 
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ernie_vilg import __version__
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
@@ -53,6 +54,7 @@ def save_weights(
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     content = {
         "format_version": FORMAT_VERSION,
+        "ernie_vilg_version": __version__,
         "model": asdict(config),
         **about,
         "files": {

@@ -9,7 +9,6 @@ which training closes, or the kernel if training was killed.
 Source: wandb (https://docs.wandb.ai).
 """
 
-import netrc
 import os
 import re
 import signal
@@ -20,7 +19,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import wandb
 from filelock import FileLock
@@ -32,6 +30,7 @@ from ernie_vilg.storage.json_files import object_of, parse_json, read_object
 from ernie_vilg.system.processes import kill_descendants
 from ernie_vilg.tracking.tracker import step_of_entry
 from ernie_vilg.tracking.values import figures_of, pictures_of
+from ernie_vilg.tracking.wandb_login import has_login
 from ernie_vilg.tracking.wandb_process import FINISH, WARNING, Orders
 
 _SENT_NAME = "wandb_sent.json"
@@ -191,7 +190,7 @@ def values_of(entry: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
 
 def wandb_mode(mode: str) -> Mode:
     """Resolve `auto`: online if a login is found, else offline."""
-    is_online = mode == "online" or (mode == "auto" and _has_login())
+    is_online = mode == "online" or (mode == "auto" and has_login())
     return "online" if is_online else "offline"
 
 
@@ -202,16 +201,6 @@ def described(error: Exception) -> str:
         if len(value) >= 8 and re.search(r"KEY|SECRET|TOKEN|PASSWORD", name, re.IGNORECASE):
             text = text.replace(value, "***")
     return " ".join(text.split())[:500]
-
-
-def _has_login() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    server = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(server) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def _init(orders: Orders, mode: Mode) -> Any:

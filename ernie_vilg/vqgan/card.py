@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ernie_vilg import __version__
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.errors import InputError
 
@@ -111,6 +112,8 @@ def card_text(card: Card, config: ImageTokenizerConfig, sha256: str) -> str:
         "## Settings",
         "",
         *_rows(vars(config), "none"),
+        "",
+        f"Written by ernie_vilg {__version__}.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ernie_vilg import __version__
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
@@ -61,7 +62,13 @@ def save_image_tokenizer(
         weights = temporary / WEIGHTS_FILE
         save_file(tensors, weights, metadata={"config": json.dumps(settings, sort_keys=True)})
         sha256 = sha256_of_file(weights)
-        content = {"format": FORMAT, "config": settings, "sha256": sha256, **card_to_json(card)}
+        content = {
+            "format": FORMAT,
+            "ernie_vilg_version": __version__,
+            "config": settings,
+            "sha256": sha256,
+            **card_to_json(card),
+        }
         write_json(temporary / SETTINGS_FILE, content)
         write_bytes(temporary / CARD_FILE, card_text(card, model.config, sha256).encode())
     return sha256

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 _PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy", "ernie-vilg")
@@ -15,7 +16,8 @@ _PREFIXES = ("SLURM_", "SLURMD_", "NCCL_", "TORCH_", "CUDA_", "OMP_", "MASTER_",
 name."""
 _SECRETS = ("JWT", "TOKEN", "KEY", "PASSWORD", "SECRET")
 _GPU_FIELDS = "name,memory.total,driver_version,uuid"
-_SECONDS = 30
+_SECONDS = 30.0
+_KILLED_SECONDS = 1.0
 
 
 def record_node(node: str, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -34,10 +36,15 @@ def record_node(node: str, environment: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def list_gpus() -> list[str] | None:
-    """Return a line per GPU; None if the driver does not answer in time."""
+def list_gpus(seconds: float | None = None) -> list[str] | None:
+    """Return a line per GPU; None if the driver does not answer in time.
+
+    Args:
+        seconds: timeout of the driver's answer; None: half a minute.
+    """
+    query = ("nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader")
     try:
-        answer = _output("nvidia-smi", f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader")
+        answer = _output(*query, seconds=seconds)
     except subprocess.TimeoutExpired:
         return None
     return answer.splitlines() if answer else []
@@ -59,7 +66,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _output(*command: str) -> str | None:
+def _output(*command: str, seconds: float | None = None) -> str | None:
     try:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -67,8 +74,12 @@ def _output(*command: str) -> str | None:
     except FileNotFoundError:
         return None
     try:
-        answer, _ = process.communicate(timeout=_SECONDS)
+        answer, _ = process.communicate(timeout=_SECONDS if seconds is None else seconds)
     except subprocess.TimeoutExpired:
-        process.kill()  # without waiting: a process that hangs inside a driver does not end
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # one that hangs inside a driver does not end
+            process.wait(_KILLED_SECONDS)
+        if process.stdout is not None:
+            process.stdout.close()
         raise
     return answer.strip() if process.returncode == 0 else None

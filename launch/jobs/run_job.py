@@ -32,6 +32,7 @@ from launch.jobs.stages import (
     write_state,
 )
 from launch.support.composition import settings_of
+from launch.support.places import program_path
 
 MARKER_FILE = "main_job.json"
 METRICS_FILE = "metrics.json"
@@ -115,7 +116,8 @@ def run_stage(job: JobConfig, number: int, fingerprint: str, *, root: Path, lock
         print(f"{title}: unchanged since it finished ({duration(previous.seconds)}), skipped")
         return
     port = str(free_port())
-    command = [argument.replace("{free_port}", port) for argument in job.command(stage)]
+    words = [argument.replace("{free_port}", port) for argument in job.command(stage)]
+    command = [program_path(word, root) for word in words]
     shown = " ".join([*(f"{k}={v}" for k, v in stage.environment.items()), shlex.join(command)])
     log = folder / LOGS_FOLDER / f"{stage.name}.log"
     print(f"{title}: {decision.reason}\n  $ {shown}\n  log: {_relative(log, root)}", flush=True)

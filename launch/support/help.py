@@ -11,14 +11,11 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
-from omegaconf import OmegaConf
-
 from ernie_vilg.config.schema import Matching, Range, declared, non_null
+from launch.support.choices import choices_of, groups_of
 
-_CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
 _WIDTH = 100
 _INDENT = " " * 6
 
@@ -29,18 +26,17 @@ def help_text(name: str, schema: type, summary: str) -> str:
     Args:
         name: program name.
         schema: dataclass of the program's settings.
-        summary: docstring of the program's `main`.
+        summary: docstring of the program.
     """
-    lines = [f"python launch/{name}.py KEY=VALUE ...", "", inspect.cleandoc(summary).split("\n")[0]]
-    groups = dict(_groups(name))
+    lines = [f"ernie-vilg {name} KEY=VALUE ...", f"python launch/{name}.py KEY=VALUE ..."]
+    lines += ["", inspect.cleandoc(summary)]
+    groups = list(_group_lines(name))
     if groups:
-        lines += ["", "Groups of settings, chosen by name from conf/:"]
-        lines += [f"  {group}={choices}" for group, choices in groups.items()]
+        lines += ["", "Groups of settings, chosen by name from conf/:", *groups]
     lines += ["", "Settings:"]
     for key, hint, default, docstring in settings_of(schema):
         lines.append(f"  {key}: {_type_words(hint)}{default}")
-        wrapped = textwrap.wrap(docstring, _WIDTH - len(_INDENT), break_on_hyphens=False)
-        lines += [_INDENT + line for line in wrapped]
+        lines += _wrapped(docstring)
     lines += ["", "--cfg job prints the settings that a command line makes."]
     return "\n".join(lines)
 
@@ -82,15 +78,24 @@ def attribute_docstrings(schema: type) -> dict[str, str]:
     return found
 
 
-def _groups(name: str) -> Iterator[tuple[str, str]]:
-    content: Any = OmegaConf.to_container(OmegaConf.load(_CONF_FOLDER / f"{name}.yaml"))
-    for entry in content["defaults"]:
-        if not isinstance(entry, dict):
-            continue
-        ((group, chosen),) = entry.items()
-        choices = ", ".join(sorted(path.stem for path in (_CONF_FOLDER / group).glob("*.yaml")))
-        default = {"???": "required", None: "default none"}.get(chosen, f"default {chosen}")
-        yield group, f"{choices} ({default})"
+def _group_lines(name: str) -> Iterator[str]:
+    for group, chosen in groups_of(name).items():
+        choices = choices_of(group)
+        default = "required" if chosen == "???" else f"default {chosen or 'none'}"
+        yield f"  {group}={', '.join(choices)} ({default})"
+        for choice, sentence in choices.items():
+            yield from _wrapped(f"{choice}: {sentence}", _INDENT + "  ")
+
+
+def _wrapped(text: str, later: str = _INDENT) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=_INDENT,
+        subsequent_indent=later,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:

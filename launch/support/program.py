@@ -11,14 +11,15 @@ import dataclasses
 import errno
 import functools
 import logging
+import os
 import re
 import signal
 import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import hydra
@@ -39,13 +40,22 @@ from launch.support.environment import (
 )
 from launch.support.help import help_text
 from launch.support.overrides import hydra_overrides, in_optional_sections, known_settings
-
-CONF_FOLDER = Path(__file__).resolve().parents[2] / "conf"
+from launch.support.places import CONF_FOLDER
 
 _ADVICE = re.compile(
     r"To append to your config|object_type=|reference_type=|See https?:|Config search|provider="
 )
 """Lines in errors of Hydra and OmegaConf that do not help at a command line."""
+_HYDRAS_GROUPS = (
+    "launcher",
+    "sweeper",
+    "output",
+    "help",
+    "hydra_help",
+    "hydra_logging",
+    "job_logging",
+)
+"""Groups of Hydra's own command line, which we do not use: a quarter of the time to compose."""
 
 _EXPERIMENT_GROUPS = ("experiment", "image_tokenizer")
 """Groups of conf/ whose file is the experiment that a run belongs to."""
@@ -70,7 +80,6 @@ def program(
         a decorator. The decorated `main` takes no arguments; a bad setting prints one message and
         exits with code 2 before anything starts.
     """
-    register_schema(name, schema)
 
     def decorate(main: Callable[[Config], None]) -> Callable[[], None]:
         run = functools.partial(_run, name, schema, main, has_ranks=has_ranks)
@@ -89,7 +98,7 @@ def _run(
     try:
         prepare_process()
         if "--help" in options or "-h" in options:
-            print(help_text(name, schema, main.__doc__ or ""))
+            _show(help_text(name, schema, sys.modules[main.__module__].__doc__ or ""))
             return
         if has_ranks:
             launch = read_launch()
@@ -98,7 +107,7 @@ def _run(
         _start_log(launch)
         settings = _without_cfg(options)
         if settings != options:
-            print(OmegaConf.to_yaml(compose(name, schema, settings)))
+            _show(OmegaConf.to_yaml(compose(name, schema, settings)))
             return
         main(to_dataclass(compose(name, schema, options), schema))
     except KeyboardInterrupt:
@@ -109,6 +118,14 @@ def _run(
         signal.raise_signal(signal.SIGINT)
     except Exception as error:
         sys.exit(_report(name, launch, error))
+
+
+def _show(text: str) -> None:
+    """Print a text for a person, who may end it early, as `| head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  Python flushes it at the end
 
 
 def _without_cfg(options: list[str]) -> list[str]:
@@ -157,10 +174,17 @@ def compose(name: str, schema: type, options: Sequence[str]) -> DictConfig:
     if any("\0" in option for option in options):
         raise InputError("an option of the command line has a null character: leave it out")
     GlobalHydra.instance().clear()
+    overrides = [
+        *hydra_overrides(options, schema),
+        *(f"~hydra/{group}" for group in _HYDRAS_GROUPS),
+    ]
     try:
-        with hydra.initialize_config_dir(config_dir=str(CONF_FOLDER), version_base=None):
-            composed = hydra.compose(config_name=name, overrides=hydra_overrides(options, schema))
-            return _named_after_experiment(composed, options)
+        with (
+            _registered(name, schema),
+            hydra.initialize_config_dir(config_dir=str(CONF_FOLDER), version_base=None),
+        ):
+            composed = hydra.compose(config_name=name, overrides=overrides)
+        return _named_after_experiment(composed, options)
     except OverrideParseException as error:
         raise InputError(
             f"{error.override}: cannot be read ({_message(error)}): close every bracket, and quote "
@@ -203,9 +227,25 @@ def _message(error: BaseException) -> str:
     return "; ".join(dict.fromkeys(line for line in lines if line))
 
 
-def register_schema(name: str, schema: type) -> None:
-    """Register `<name>_schema` for Hydra's defaults lists."""
-    ConfigStore.instance().store(name=f"{name}_schema", node=_mutable_twin(schema))
+@contextmanager
+def _registered(name: str, schema: type) -> Iterator[None]:
+    """Register `<name>_schema` for Hydra's defaults lists, for the block only.
+
+    Hydra copies the whole store whenever it composes: with the schemas of all programs in it, that
+    is a quarter of the time.
+    """
+    store = ConfigStore.instance()
+    store.store(name=f"{name}_schema", node=_node(schema))
+    try:
+        yield
+    finally:
+        del store.repo[f"{name}_schema.yaml"]
+
+
+@functools.cache
+def _node(schema: type) -> DictConfig:
+    """Return OmegaConf's node of a schema; Hydra copies what it loads from its store."""
+    return OmegaConf.structured(_mutable_twin(schema))
 
 
 def to_dataclass(composed: DictConfig, schema: type[Config]) -> Config:

@@ -272,4 +272,10 @@ def test_the_manifest_says_what_the_checkpoint_is(tmp_path: Path) -> None:
     assert manifest["layout"] == LAYOUT
     assert manifest["data"] == {"position": 20}
     assert manifest["config_hash"] == "of all settings"
-    assert sorted(manifest["versions"]) == ["deepspeed", "megatron-core", "python", "torch"]
+    assert sorted(manifest["versions"]) == [
+        "deepspeed",
+        "ernie-vilg",
+        "megatron-core",
+        "python",
+        "torch",
+    ]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ernie_vilg import __version__
 from ernie_vilg.checkpoint.export import export
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
@@ -49,7 +50,8 @@ def test_the_folder_holds_the_average_if_asked_and_says_so(tmp_path: Path) -> No
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("True/**/*")} == {0o755, 0o644}
     # The decay of step 2 is 3/12.
     for average, share_of_first in ((False, 0.0), (True, 0.25)):
-        assert read_json(tmp_path / str(average) / CONFIG_NAME)["average"] is average
+        config = read_json(tmp_path / str(average) / CONFIG_NAME)
+        assert (config["average"], config["ernie_vilg_version"]) == (average, __version__)
         weights = load_file(tmp_path / str(average) / WEIGHTS_NAME)
         for name, value in last.items():
             expected = first[name].lerp(value, 1 - share_of_first).view(weights[name].shape)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ernie_vilg import __version__
 from launch.support.program import CONF_FOLDER
 
 ROOT = CONF_FOLDER.parent
@@ -48,7 +49,7 @@ def context(target: Path) -> Path:
     for name in files.splitlines():
         if any(fnmatch.fnmatch(name, p) or name.startswith(f"{p}/") for p in patterns):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+            shutil.copy2(ROOT / name, target / name, follow_symlinks=False)
     return target
 
 
@@ -136,6 +137,7 @@ def test_what_the_cpu_image_installs_works(tmp_path: Path) -> None:
         run("bash", "-euc", command)
     health = next(rest for keyword, rest in steps if keyword == "HEALTHCHECK")
     run(*json.loads(health.partition("CMD ")[2]))
+    assert run("docker/entrypoint.sh", "ernie-vilg", "--version").stdout.split()[1] == __version__
     run("docker/entrypoint.sh", "draw_shapes", "output_dir=outputs/pairs", "train_scenes=4",
         "held_out_scenes=2", "unseen_pair_scenes=2")  # fmt: skip
     assert len(list((folder / "outputs" / "pairs").rglob("*.png"))) > 0

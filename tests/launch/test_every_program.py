@@ -1,20 +1,21 @@
 """Help, refusals and checks of the environment of every program."""
 
 import dataclasses
-import inspect
+import json
 import os
 import subprocess
 import sys
 import typing
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ernie_vilg.config.schema import non_null
-from launch.support.composition import compose_program
+from launch.support.choices import choices_of, groups_of
+from launch.support.composition import compose_program, schema_of
 from launch.support.environment import read_launch
 from launch.support.help import help_text, settings_of
 from launch.support.program import CONF_FOLDER
@@ -22,12 +23,6 @@ from tests.test_configs import REQUIRED_SETTINGS as REQUIRED
 
 ROOT = CONF_FOLDER.parent
 PROGRAMS = sorted(REQUIRED)
-
-
-def schema_of(program: str) -> type:
-    main = inspect.unwrap(import_module(f"launch.{program}").main)
-    (schema,) = [hint for key, hint in typing.get_type_hints(main).items() if key != "return"]
-    return typing.cast(type, schema)
 
 
 def run(
@@ -64,28 +59,100 @@ def test_cfg_job_may_stand_anywhere(words: str) -> None:
     assert "\nseed: 3\n" in shown.stdout
 
 
-@pytest.mark.parametrize(
-    ("program", "word"), [*((name, "--help") for name in PROGRAMS), ("pretrain", "-h")]
-)
-def test_help_needs_neither_settings_nor_torch(program: str, word: str) -> None:
-    """Seven programs have groups that must be chosen; their help needs no choice."""
-    code = (
-        "import runpy, sys; sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "print('torch' in sys.modules)"
-    )
+_ALL_IN_ONE_PROCESS = """
+import contextlib, io, json, pkgutil, runpy, sys
+import ernie_vilg.config
+for module in pkgutil.iter_modules(ernie_vilg.config.__path__):
+    __import__(f"ernie_vilg.config.{module.name}")
+results = []
+for program, words in json.load(sys.stdin):
+    sys.argv = [f"launch/{program}.py", *words]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as error:
+            code = error.code
+    results.append([out.getvalue(), err.getvalue(), code or 0, "torch" in sys.modules])
+json.dump(results, sys.stdout)
+"""
+"""Asks every program in one process, in which an import of torch shows from then on."""
+QUESTIONS = {
+    "help": lambda program: ["--help"],
+    "settings": lambda program: [*REQUIRED[program], "--cfg", "job"],
+    "refusal": lambda program: [*REQUIRED[program], "nothing=1"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    out: str
+    err: str
+    code: int
+    has_torch: bool
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[tuple[str, str], Answer]:
+    asked = [(program, question) for program in PROGRAMS for question in QUESTIONS]
+    lines = [[program, QUESTIONS[question](program)] for program, question in asked]
     done = subprocess.run(
-        [sys.executable, "-c", code, f"launch/{program}.py", word],
+        [sys.executable, "-c", _ALL_IN_ONE_PROCESS],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        input=json.dumps(lines),
         capture_output=True,
         text=True,
         check=False,
     )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(asked, (Answer(*each) for each in json.loads(done.stdout)), strict=True))
 
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"python launch/{program}.py KEY=VALUE" in done.stdout
-    assert done.stdout.endswith("False\n")
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_cfg_and_a_refusal_need_no_torch(
+    program: str, answers: dict[tuple[str, str], Answer]
+) -> None:
+    """Seven programs have groups that must be chosen; their help needs no choice."""
+    shown, settings, refused = (answers[program, question] for question in QUESTIONS)
+
+    assert (shown.code, shown.err) == (0, "")
+    assert f"ernie-vilg {program} KEY=VALUE" in shown.out
+    assert f"python launch/{program}.py KEY=VALUE" in shown.out
+    assert (settings.code, settings.err) == (0, "")
+    fields = [field.name for field in dataclasses.fields(schema_of(program))]
+    assert list(yaml.safe_load(settings.out)) == fields
+    assert refused.code == 2
+    assert (refused.out, refused.err.count("\n")) == ("", 1)
+    assert refused.err.startswith(f"{program}: ")
+    assert "nothing" in refused.err
+    assert not any(answer.has_torch for answer in (shown, settings, refused))
+
+
+def test_a_short_flag_asks_for_help() -> None:
+    assert run("pretrain", ["-h"], {}).stdout == run("pretrain", ["--help"], {}).stdout != ""
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_has_a_sentence_about_every_choice(program: str) -> None:
+    text = " ".join(help_text(program, schema_of(program), "").split())
+
+    for group, chosen in groups_of(program).items():
+        for choice, sentence in choices_of(group).items():
+            assert f" {choice}: {sentence} " in text
+            assert not sentence.endswith(":")
+            assert "launch/" not in sentence
+            assert len(sentence) > 10
+        assert chosen in (None, "???") or f"(default {chosen})" in text
+
+
+def test_help_may_be_cut_short() -> None:
+    words = [sys.executable, "launch/pretrain.py", "--help"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shown:
+        assert shown.stdout is not None
+        assert shown.stderr is not None
+        shown.stdout.close()
+        assert shown.stderr.read() == b""
 
 
 def test_help_names_type_range_choices_and_default() -> None:

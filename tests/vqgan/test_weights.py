@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ernie_vilg import __version__
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.vqgan.autoencoder import VQGAN
@@ -128,6 +129,14 @@ def test_card_comes_back_and_changes_no_hash(tmp_path: Path) -> None:
     assert sha256 == plain
     assert read_card(tmp_path / "weights") == CARD
     assert read_card(tmp_path / "plain") == Card()
+
+
+def test_folder_and_card_record_the_version(tmp_path: Path) -> None:
+    save_image_tokenizer(VQGAN(CONFIG), tmp_path, overwrite=True)
+
+    settings = json.loads((tmp_path / "image_tokenizer.json").read_text())
+    assert settings["ernie_vilg_version"] == __version__
+    assert (tmp_path / "README.md").read_text().endswith(f"Written by ernie_vilg {__version__}.\n")
 
 
 def test_card_is_readable(tmp_path: Path) -> None:

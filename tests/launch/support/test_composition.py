@@ -1,6 +1,7 @@
 """The settings of a command line, composed without running it."""
 
 import pytest
+from hydra.core.config_store import ConfigStore
 
 from launch.support.composition import compose_program, program_of, settings_of
 
@@ -48,3 +49,14 @@ def test_refusal_names_program_words_and_reason() -> None:
 def test_unknown_key_is_refused_with_its_name() -> None:
     with pytest.raises(ValueError, match="weigths"):
         compose_program("evaluate", ["weigths=w", "pairs=p", "output_dir=o"])
+
+
+def test_no_schema_stays_in_hydras_store() -> None:
+    """Hydra copies its store whenever it composes, so what stays would slow the next ones down."""
+    before = set(ConfigStore.instance().repo)
+    compose_program("plan", ["experiment=quickstart", "num_gpus=8", "gpu=h100-80gb"])
+    with pytest.raises(ValueError, match="nothing"):
+        compose_program("draw_shapes", ["output_dir=o", "nothing=1"])
+
+    assert set(ConfigStore.instance().repo) == before
+    assert not [name for name in before if name.endswith("_schema.yaml")]
