@@ -1,12 +1,14 @@
 """A decay that branches off a checkpoint equals a run that was to decay there from its start."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.optimizer import OptimizerConfig, ParameterGroupConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.errors import InputError
@@ -14,6 +16,8 @@ from ernie_vilg.parallel.state.consolidate import MOMENTS, WEIGHTS, gather_weigh
 from ernie_vilg.runs.recorded_settings import write_run
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.settings_drift import check_drift
+from ernie_vilg.training import pretrain as training_run
+from ernie_vilg.training.dry_run import dry_run
 from launch.drills.data_set import DataSet, make_data_set
 from tests.distributed import run_distributed
 from tests.training.runs import pretrain_here, run_on, tiny_run
@@ -48,9 +52,15 @@ def fork(source: PretrainConfig, target: PretrainConfig) -> None:
     shutil.copytree(old.checkpoint(4), new.checkpoint(4))
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    return make_data_set(tmp_path_factory.mktemp("data"))
+
+
 @pytest.mark.distributed
-def test_a_decay_from_a_checkpoint_equals_one_that_was_planned(tmp_path: Path) -> None:
-    data = make_data_set(tmp_path / "data")
+def test_a_decay_from_a_checkpoint_equals_one_that_was_planned(
+    tmp_path: Path, data: DataSet
+) -> None:
     trunk = run_of(tmp_path / "trunk", data, TRUNK, steps=5)
     planned = run_of(tmp_path / "planned", data, BRANCH, steps=7)
     branch = run_of(tmp_path / "branch", data, BRANCH, steps=7)
@@ -95,3 +105,30 @@ def test_the_same_run_may_begin_its_decay_if_that_is_allowed(tmp_path: Path) -> 
     changes = check_drift(Path(cut.run_dir), replace(cut, allow_changes=("optimizer.decay_steps",)))
 
     assert {change.name for change in changes} == {"optimizer.decay_steps", "training.steps"}
+
+
+def test_a_pattern_that_matches_nothing_ends_the_start_before_ranks_meet(
+    tmp_path: Path, data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meet(*arguments: object) -> None:
+        raise AssertionError("the ranks meet")
+
+    monkeypatch.setattr(training_run, "_connect", meet)
+    groups = (ParameterGroupConfig(pattern="*.biases"),)
+    config = run_of(tmp_path, data, replace(TRUNK, groups=groups), steps=2)
+
+    with pytest.raises(InputError, match=r"pattern=\*\.biases matches no parameter"):
+        pretrain_here(Launch(rank=0, world_size=1, local_rank=0), config)
+    with pytest.raises(InputError, match=r"pattern=\*\.biases matches no parameter"):
+        dry_run(config, 1)
+
+
+def test_a_dry_run_says_how_many_parameters_each_group_has(tmp_path: Path, data: DataSet) -> None:
+    page = dry_run(run_of(tmp_path, data, TRUNK, steps=2), 1)
+
+    assert re.search(
+        r"^optimizer .* with weight decay 0.01; .* of \*\.bias with learning rate x 0.5, weight "
+        r"decay 0.1$",
+        page,
+        re.MULTILINE,
+    )
