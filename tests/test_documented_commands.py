@@ -18,7 +18,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 # Commands that are not ours and need no check beyond standing here.
 _KNOWN_TOOLS = {
     "apptainer", "apt-get", "bash", "cd", "cat", "cp", "docker", "enroot", "eval", "export", "git",
-    "kill", "ls", "open", "pip", "ray", "scancel", "squeue", "tensorboard", "wandb", "xdg-open",
+    "kill", "ls", "mkdir", "open", "pip", "ray", "scancel", "squeue", "tensorboard", "wandb",
+    "xdg-open",
 }  # fmt: skip
 _LAUNCHERS = {"python", "python3", "deepspeed", "torchrun", "srun"}
 _SEPARATOR = re.compile(r"""\s*(?:&&|;)\s*(?=(?:[^"]*"[^"]*")*[^"]*$)""")  # outside quotes

@@ -220,6 +220,7 @@ class PretrainConfig(Settings):
                 f"{self.precision}: only float16 needs it, set precision=fp16 or the scale to 1"
             )
         require_timeouts_in_order(self)
+        self.optimizer.check_length(self.training.steps)
         if self.health.every and self.health.pairs is None and self.samples.pairs is None:
             raise InputError(
                 f"health.every={self.health.every} needs health.pairs or samples.pairs, a folder "

@@ -115,6 +115,12 @@ class TrainImageTokenizerConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_timeouts_in_order(self)
+        self.optimizer.check_length(self.training.steps)
+        if self.optimizer.groups:
+            raise InputError(
+                f"optimizer.groups with {len(self.optimizer.groups)} entries: only the transformer "
+                "(launch/pretrain.py) has groups of parameters, leave them out"
+            )
         self.codebook.check_quantizer(self.image_tokenizer.quantizer)
         self.objective.adversarial.check_image_size(self.image_tokenizer.image_size)
         if self.training.image_cache_bytes > 0 and self.loader.num_workers > 0:

@@ -8,6 +8,7 @@ DeepSpeed itself communicates among replicas under ZeRO 2 and 3, in float16 and 
 optimizer, in messages that depend on its buckets: these are not listed.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -16,12 +17,8 @@ import torch
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.attention_mask import Direction
-from ernie_vilg.model.initialization import (
-    TIED,
-    has_partial_gradient,
-    original_name,
-    takes_weight_decay,
-)
+from ernie_vilg.model.initialization import TIED, has_partial_gradient, original_name
+from ernie_vilg.model.parameter_groups import group_index
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 
 ALL = "all ranks"
@@ -200,13 +197,12 @@ class _Rank:
         yield _exchange("all-reduce", REPLICAS, 4, 1, "number of text targets")
         if not lists_replicas(self._config, self._precision):
             return
-        for is_decayed in (True, False):
-            count = sum(
-                shape.numel()
-                for name, shape in self._stage.shapes.items()
-                if takes_weight_decay(original_name(name, self._model)) == is_decayed
-            )
-            yield from self._of_flat_group(count)
+        counts: Counter[int] = Counter()
+        for name, shape in self._stage.shapes.items():
+            index = group_index(original_name(name, self._model), self._config.optimizer)
+            counts[index] += shape.numel()
+        for index in sorted(counts):
+            yield from self._of_flat_group(counts[index])
 
     def _of_flat_group(self, count: int) -> Iterator[Exchange]:
         """Yield the reduction of flat sums and the all-gather of the weights that they update."""

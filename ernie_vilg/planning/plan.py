@@ -15,6 +15,7 @@ from ernie_vilg.config.plan import PlanConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.flops import training_flops_per_pair
+from ernie_vilg.model.parameter_groups import group_sizes
 from ernie_vilg.planning.calibration import Correction
 from ernie_vilg.planning.goodput import Goodput, goodput
 from ernie_vilg.planning.layouts import Refusal, candidate_layouts, refusal_of, with_layout
@@ -90,7 +91,11 @@ def plan(
         correction: factors learned from past runs.
         num_gpus: number of GPUs, instead of the one in `config`.
         top: number of layouts to find, instead of the one in `config`.
+
+    Raises:
+        InputError: a pattern of the optimizer's groups matches no parameter.
     """
+    group_sizes(config.model, config.optimizer)
     gpus = num_gpus or config.num_gpus
     legal, refused = candidate_layouts(config, config.gpu, gpus)
     timed = [

@@ -18,6 +18,7 @@ from ernie_vilg.data.sequence.mixture import MixtureOrder
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_token
+from ernie_vilg.model.parameter_groups import groups_in_words
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.settings import EngineSettings, deepspeed_config, machine_precision
 from ernie_vilg.planning.collectives import collective_lines
@@ -164,6 +165,7 @@ def _totals(
     pairs = config.parallelism.global_batch_size
     per_pair = training_flops_per_pair(model)
     yield "parameters", f"{num_parameters(model):,}"
+    yield "optimizer", groups_in_words(model, config.optimizer)
     yield "FLOPs per token", f"{training_flops_per_token(model):.3e}, forward and backward"
     yield "FLOPs per pair", f"{per_pair:.3e}, {len(Direction)} x {model.seq_length} tokens"
     yield "step", f"{pairs:,} pairs, {pairs * len(Direction) * model.seq_length:,} tokens"

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE, AveragingAdamW, build_adamw
+from ernie_vilg.parallel.engine.optimizer import (
+    WEIGHT_AVERAGE,
+    AveragingAdamW,
+    build_adamw,
+    group_of,
+)
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Keys of AdamW's moments in its state."""
@@ -47,7 +52,11 @@ class FlatWeights:
         self.gradients = [group.gradients for group in self._groups]
         """Flat gradients, summed over micro-batches and then over ranks, float32 [elements]."""
         decayed, undecayed = (group.weights for group in self._groups)
-        self.optimizer: Any = build_adamw([decayed], [undecayed], config, ema_decay)
+        self.optimizer: Any = build_adamw(
+            [group_of([decayed], config.weight_decay), group_of([undecayed], 0.0)],
+            config,
+            ema_decay,
+        )
         """AdamW over the flat weights."""
         for group in self._groups:
             # The state that AdamW's first step makes, so that there always is one to save.

@@ -22,6 +22,7 @@ from ernie_vilg.data.batches.workers import start_worker_server
 from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.model.flops import training_flops_per_pair
+from ernie_vilg.model.parameter_groups import groups_in_words
 from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import Engine
@@ -77,8 +78,8 @@ def pretrain(
 
     Raises:
         InputError: shards and tokenizers do not fit each other or the run's checkpoints, too many
-            captions would be cut, a setting changed that must not, or the device lacks the
-            precision.
+            captions would be cut, a setting changed that must not, a pattern of the optimizer's
+            groups matches nothing, or the device lacks the precision.
     """
     run_dir, phases = Path(config.run_dir), phases or Phases()
     if config.linear_precision == "fp8":
@@ -93,11 +94,12 @@ def pretrain(
         config = with_decoder(config, lineage.image_tokenizer_config)
         changes = check_drift(run_dir, config)
         truncation = check_truncation(config, lineage)
+        parameters = groups_in_words(config.model, config.optimizer)
         groups = _connect(config, launch)
 
         def build(rank: Rank[PretrainConfig]) -> tuple[Trainer, int]:
             if rank.is_leader:
-                _log_start(rank, truncation)
+                _log_start(rank, truncation, parameters)
             return _build(rank, lineage, changes, callbacks)
 
         return train_connected(config, groups, build, stopping=stopping, phases=phases)
@@ -259,7 +261,7 @@ def _write_plan(config: PretrainConfig, groups: Groups, precision: torch.dtype) 
     write_plan(Path(config.run_dir), groups.world_size, predicted)
 
 
-def _log_start(rank: Rank[PretrainConfig], truncation: Mapping[str, str]) -> None:
+def _log_start(rank: Rank[PretrainConfig], truncation: Mapping[str, str], parameters: str) -> None:
     config, world_size = rank.config, rank.groups.world_size
     for name, sentence in truncation.items():
         logger.info("data set %s: %s", name, sentence)
@@ -272,3 +274,4 @@ def _log_start(rank: Rank[PretrainConfig], truncation: Mapping[str, str]) -> Non
         config.options_in_words(),
         training_flops_per_pair(config.model) / 1e9,
     )
+    logger.info("optimizer: %s", parameters)

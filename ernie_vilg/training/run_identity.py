@@ -35,9 +35,15 @@ def identity(
     }
 
 
-def layout_identity(config: PretrainConfig, groups: Groups) -> dict[str, int]:
-    """Return the layout of a checkpoint's state over ranks, as JSON values."""
+def layout_identity(config: PretrainConfig, groups: Groups) -> dict[str, Any]:
+    """Return the layout of a checkpoint's state over ranks, as JSON values.
+
+    The optimizer's files hold one flat tensor per group of parameters, so other patterns are
+    another layout. Other rates and decays of the same groups are not.
+    """
+    patterns = [[each.pattern, each.weight_decay is None] for each in config.optimizer.groups]
     return {
+        **({"optimizer_groups": patterns} if patterns else {}),  # older checkpoints have no key
         "tensor_parallel_size": groups.tensor_size,
         "pipeline_parallel_size": groups.pipeline_size,
         "data_parallel_size": groups.data_size,

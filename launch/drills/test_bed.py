@@ -14,8 +14,10 @@ from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.drill import DrillConfig
 from ernie_vilg.config.health import HealthConfig
 from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
+from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig, SamplesConfig
 from ernie_vilg.config.tracking import TrackingConfig
+from ernie_vilg.model.parameter_groups import matching_groups
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.locations import is_remote
 from ernie_vilg.storage.shard_manifest import (
@@ -35,6 +37,7 @@ from launch.drills.data_set import (
 from launch.drills.runs import DrilledRun
 
 STEPS = 12
+WARMUP_STEPS = 2
 SAVE_EVERY = 4
 SAMPLES_EVERY = 6
 
@@ -142,10 +145,11 @@ def _draw_data(folder: Path) -> Data:
 def _scaled_down(config: DrillConfig, data: Data) -> PretrainConfig:
     own = {field.name: getattr(config, field.name) for field in fields(PretrainConfig)}
     layout = _layout(config)
+    model = _small_model(config.model, data, layout.pipeline_parallel_size)
     own |= {
         "precision": "fp32",  # so that layouts can be compared
         "compile_blocks": False,
-        "model": _small_model(config.model, data, layout.pipeline_parallel_size),
+        "model": model,
         "parallelism": layout,
         "data": replace(
             config.data,
@@ -157,7 +161,7 @@ def _scaled_down(config: DrillConfig, data: Data) -> PretrainConfig:
             image_tokenizer=str(data.image_tokenizer),
             loader=replace(config.data.loader, cache_dir=None),
         ),
-        "optimizer": replace(config.optimizer, warmup_steps=2),
+        "optimizer": _small_optimizer(config.optimizer, model),
         "training": replace(config.training, steps=STEPS, log_every=1),
         "checkpoint": CheckpointConfig(
             every=SAVE_EVERY, keep=3, asynchronous=config.checkpoint.asynchronous
@@ -171,6 +175,17 @@ def _scaled_down(config: DrillConfig, data: Data) -> PretrainConfig:
         "guards": replace(config.guards, replica_check_every=1),
     }
     return PretrainConfig(**own)
+
+
+def _small_optimizer(config: OptimizerConfig, model: ModelConfig) -> OptimizerConfig:
+    """Shorten the schedule, and keep the groups that the small model has parameters for."""
+    decay_steps = config.decay_steps
+    return replace(
+        config,
+        warmup_steps=WARMUP_STEPS,
+        decay_steps=None if decay_steps is None else min(decay_steps, STEPS - WARMUP_STEPS),
+        groups=matching_groups(model, config),
+    )
 
 
 def _small_model(model: ModelConfig, data: Data, num_stages: int) -> ModelConfig:

@@ -100,6 +100,22 @@ def test_one_state_goes_through_layouts_bit_for_bit(tmp_path: Path) -> None:
     assert_same_state(seen, TOLERANCE[torch.float32])
 
 
+@pytest.mark.distributed
+def test_a_state_in_groups_of_parameters_goes_through_layouts_bit_for_bit(tmp_path: Path) -> None:
+    """One hop has no groups: other groups are another layout. The stages have different ones."""
+    hops = [
+        (1, Hop(name="one process", has_groups=True)),
+        (2, Hop(name="data 2, ZeRO 3", zero=3, has_groups=True)),
+        (2, Hop(name="tensor 2, no groups", tensor=2)),
+        (2, Hop(name="pipeline 2", pipeline=2, has_groups=True)),
+    ]
+
+    seen = travel(tmp_path, hops)
+
+    assert len(seen) == len(hops)
+    assert_same_state(seen, TOLERANCE[torch.float32])
+
+
 LONG_JOURNEY = [
     (1, Hop(name="one process")),
     (2, Hop(name="data 2")),

@@ -11,6 +11,7 @@ import pytest
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.drill import DrillConfig
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.config.optimizer import ParameterGroupConfig
 from ernie_vilg.preparation.lineage import check_lineage
 from ernie_vilg.preparation.truncation import check_truncation
 from ernie_vilg.runs.phases import Phase
@@ -161,3 +162,16 @@ def test_a_fault_waits_for_its_step(
     FaultyPhases({record: fault}).enter(Phase.STEP, first_step)
 
     assert record.exists() == is_injected
+
+
+def test_a_drill_shortens_wsd_and_keeps_the_groups_that_its_model_has(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path, steps=9)
+    groups = tuple(ParameterGroupConfig(pattern=pattern) for pattern in ("40.*", "*.bias"))
+    optimizer = replace(
+        config.optimizer, schedule="wsd", decay_steps=1000, warmup_steps=500, groups=groups
+    )
+
+    small = test_bed._small_optimizer(optimizer, config.model)
+
+    assert (small.schedule, small.warmup_steps, small.decay_steps) == ("wsd", 2, 10)
+    assert small.groups == groups[1:]

@@ -25,7 +25,8 @@ _rows: list[tuple[str, ...]] = []
 def record_row(row: Row, difference: float) -> None:
     """Add a line to the table."""
     variant = row.variant
-    further = " ".join(word for word in (variant.extra, "offload" * variant.offload) if word)
+    words = (variant.extra, "offload" * variant.offload, "groups" * variant.has_groups)
+    further = " ".join(word for word in words if word)
     cells = (
         *row.layout,
         variant.zero,

@@ -17,7 +17,7 @@ from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.data import PretrainDataConfig
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig, ReconstructorConfig
-from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.config.optimizer import OptimizerConfig, ParameterGroupConfig
 from ernie_vilg.config.pretrain import (
     ParallelismConfig,
     PretrainConfig,
@@ -63,10 +63,17 @@ class Variant:
     offload: bool = False
     extra: str = ""
     """Name of further settings of the model in `EXTRAS`."""
+    has_groups: bool = False
+    """Whether the optimizer has `GROUPS`."""
+
+    @property
+    def computation(self) -> tuple[ModelConfig, bool]:
+        """Return what the losses depend on; layouts with equal ones must compute the same."""
+        return self.model, self.has_groups
 
     @property
     def model(self) -> ModelConfig:
-        """Return the model; layouts with equal models must compute the same."""
+        """Return the model."""
         reconstructor = ReconstructorConfig(
             kind=self.reconstructor,
             decoder=DECODER if self.reconstructor == "end_to_end" else None,
@@ -103,6 +110,7 @@ class Row:
         ]
         words += ["sequence parallel"] if variant.sequence_parallel else []
         words += ["offload"] if variant.offload else []
+        words += ["groups"] if variant.has_groups else []
         return ", ".join(words + ([variant.extra] if variant.extra else []))
 
 
@@ -119,6 +127,14 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "PB-relax": {"pb_relax": 32.0},
     "dropout": {"dropout": 0.2},
 }
+
+GROUPS = (
+    ParameterGroupConfig(pattern="0.*", learning_rate_factor=0.1),
+    ParameterGroupConfig(pattern="*.bias", learning_rate_factor=3.0, weight_decay=0.5),
+    ParameterGroupConfig(pattern="2.attention.output.*", weight_decay=20.0),
+    ParameterGroupConfig(pattern="3.*", learning_rate_factor=5.0),
+)
+"""Groups that are on one stage, on all of them, and of a single matrix; the last is cut in two."""
 
 LAYOUTS = [
     (tensor, pipeline, data)
@@ -148,6 +164,7 @@ def rows_of(layout: tuple[int, int, int]) -> list[Row]:
         Variant(extra="tied embeddings", sequence_parallel=shares),
         Variant(extra="all norms", attention="sparse", sequence_parallel=shares),
         Variant(offload=True),
+        Variant(has_groups=True, extra="tied embeddings", sequence_parallel=shares),
     ]
     if pipeline == 1:
         variants += [
@@ -161,6 +178,8 @@ def rows_of(layout: tuple[int, int, int]) -> list[Row]:
                 sequence_parallel=shares,
             ),
             Variant(zero=3, extra="tied embeddings", sequence_parallel=shares),
+            Variant(zero=2, extra="tied embeddings", has_groups=True),
+            Variant(zero=3, extra="tied embeddings", has_groups=True),
         ]
     if data == 1 and pipeline == 1:
         variants += [Variant(extra="dropout"), Variant(extra="dropout", checkpointing="full")]
@@ -202,7 +221,10 @@ def config_of(row: Row) -> PretrainConfig:
             global_batch_size=8,
         ),
         optimizer=OptimizerConfig(
-            learning_rate=LEARNING_RATE, warmup_steps=0, gradient_clipping=0.5
+            learning_rate=LEARNING_RATE,
+            warmup_steps=0,
+            gradient_clipping=0.5,
+            groups=GROUPS if variant.has_groups else (),
         ),
         training=TrainingConfig(steps=STEPS),
         checkpoint=CheckpointConfig(every=STEPS),
@@ -269,18 +291,27 @@ def micro_batches(groups: Any, config: PretrainConfig, step: int) -> list[Batch]
 
 
 @lru_cache(maxsize=1)
-def references() -> dict[ModelConfig, History]:
-    """Return the history of one process without any option of a layout, by model."""
-    models = {row.variant.model: row.variant for layout in LAYOUTS for row in rows_of(layout)}
+def references() -> dict[tuple[ModelConfig, bool], History]:
+    """Return the history of one process without any option of a layout, by computation."""
+    computations = {
+        row.variant.computation: row.variant for layout in LAYOUTS for row in rows_of(layout)
+    }
     configs = [
         replace(
-            config_of(Row(tensor=1, pipeline=1, data=1)),
-            model=model,
+            config_of(
+                Row(tensor=1, pipeline=1, data=1, variant=Variant(has_groups=variant.has_groups))
+            ),
+            model=variant.model,
         )
-        for model in models
+        for variant in computations.values()
     ]
     (histories,) = run_distributed(train_all, 1, configs)
-    return dict(zip(models, histories, strict=True))
+    return dict(zip(computations, histories, strict=True))
+
+
+def reference_of(variant: Variant) -> History:
+    """Return the history of one process that computes the same."""
+    return references()[variant.computation]
 
 
 @lru_cache(maxsize=1)  # rows come layout by layout

@@ -57,6 +57,7 @@ class Hop:
     precision: torch.dtype = torch.float32
     ema_decay: float = EMA_DECAY
     offload: bool = False
+    has_groups: bool = False
     model: ModelConfig = SMALL
 
 
@@ -91,7 +92,7 @@ def take_hops(launch: Launch, folder: str, hops: Sequence[Hop]) -> list[Seen] | 
 
 def hop_config(hop: Hop, data_size: int) -> PretrainConfig:
     """Return the run of a hop."""
-    variant = Variant(zero=hop.zero, offload=hop.offload)
+    variant = Variant(zero=hop.zero, offload=hop.offload, has_groups=hop.has_groups)
     config = config_of(
         Row(tensor=hop.tensor, pipeline=hop.pipeline, data=data_size, variant=variant)
     )

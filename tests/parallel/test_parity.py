@@ -16,7 +16,7 @@ from tests.parallel.parity import (
     Variant,
     config_of,
     largest_difference,
-    references,
+    reference_of,
     results_of,
     rows_of,
     train_all,
@@ -26,7 +26,7 @@ ONE_PROCESS = Row(tensor=1, pipeline=1, data=1)
 
 
 def test_first_loss_is_that_of_a_uniform_guess() -> None:
-    (_, text_to_image, image_to_text, *_), _ = references()[MODEL][0]
+    (_, text_to_image, image_to_text, *_), _ = reference_of(Variant())[0]
 
     # Fresh weights are small, so all codes and pieces are about equally likely.
     assert text_to_image == pytest.approx(math.log(MODEL.codebook_size), rel=0.02)
@@ -39,7 +39,18 @@ def test_loss_does_not_depend_on_the_micro_batch() -> None:
 
     ((history,),) = run_distributed(train_all, 1, [whole])
 
-    assert largest_difference(history, references()[MODEL]) <= RELATIVE_TOLERANCE
+    assert largest_difference(history, reference_of(Variant())) <= RELATIVE_TOLERANCE
+
+
+def test_groups_of_the_optimizer_change_the_losses() -> None:
+    tied = Variant(extra="tied embeddings")
+
+    (first, *_, last), (same, *_, other) = (
+        reference_of(replace(tied, has_groups=has_groups)) for has_groups in (False, True)
+    )
+
+    assert first[0] == same[0]  # no update was made
+    assert largest_difference([last], [other]) > 100 * RELATIVE_TOLERANCE
 
 
 @pytest.mark.parametrize("checkpointing", ["selective", "full"])
@@ -50,7 +61,7 @@ def test_recomputing_changes_no_bit(checkpointing: str, extra: str) -> None:
 
     ((history,),) = run_distributed(train_all, 1, [replace(config, parallelism=layout)])
 
-    assert history == references()[config.model]
+    assert history == reference_of(Variant(extra=extra))
 
 
 @pytest.mark.gpu
@@ -61,7 +72,7 @@ def test_a_gpu_equals_the_cpu(attention: str) -> None:
     ((history,),) = run_distributed(train_all, 1, [config_of(row)], use_gpu=True)
 
     # A GPU has other kernels; TF32 is off.
-    assert largest_difference(history, references()[row.variant.model]) <= 1e-3
+    assert largest_difference(history, reference_of(row.variant)) <= 1e-3
 
 
 @pytest.mark.gpu
@@ -74,7 +85,7 @@ def test_float16_with_scaled_gradients_trains_on_a_gpu() -> None:
     )
 
     # The loss scaler may skip steps until it has found its scale, so only the first loss is known.
-    assert history[0][0] == pytest.approx(references()[MODEL][0][0], rel=1e-2)
+    assert history[0][0] == pytest.approx(reference_of(Variant())[0][0], rel=1e-2)
     assert all(math.isfinite(loss) for losses, _ in history for loss in losses)
 
 
@@ -89,7 +100,7 @@ def test_float16_with_scaled_gradients_trains_on_a_gpu() -> None:
     ],
 )
 def test_layout_equals_one_process(row: Row) -> None:
-    reference = references()[row.variant.model]
+    reference = reference_of(row.variant)
     difference = max(
         largest_difference(history, reference) for history in results_of(row.layout)[row]
     )

@@ -26,6 +26,7 @@ ROWS = [
     Row(tensor=2, pipeline=1, data=1, variant=replace(END_TO_END, checkpointing="full")),
     Row(tensor=1, pipeline=2, data=1),
     Row(tensor=1, pipeline=1, data=2),
+    Row(tensor=1, pipeline=1, data=2, variant=Variant(has_groups=True)),
 ]
 """Layouts of two ranks."""
 LARGER_ROWS = [

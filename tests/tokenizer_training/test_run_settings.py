@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ernie_vilg.config.optimizer import ParameterGroupConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.errors import InputError
@@ -93,3 +94,12 @@ def test_the_record_says_which_program_trains(config: TrainImageTokenizerConfig)
     assert program_of(run_dir) == "train_image_tokenizer"
     with pytest.raises(InputError, match=r"is a run of launch/train_image_tokenizer\.py where one"):
         read_settings(run_dir, PretrainConfig)
+
+
+def test_groups_of_parameters_are_the_transformers_alone(
+    config: TrainImageTokenizerConfig,
+) -> None:
+    groups = (ParameterGroupConfig(pattern="*"),)
+
+    with pytest.raises(InputError, match=r"optimizer\.groups with 1 entries: only the transformer"):
+        replace(config, optimizer=replace(config.optimizer, groups=groups))

@@ -6,27 +6,37 @@ from pathlib import Path
 import pytest
 import torch
 
+from ernie_vilg.config.optimizer import ParameterGroupConfig
 from tests.data.token_shards import write_token_shards
 from tests.distributed import run_distributed
+from tests.parallel.parity import GROUPS
 from tests.training.runs import run, run_until_a_worker_dies, tiny_run
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    ("world_size", "precision", "layout"),
+    ("world_size", "precision", "layout", "groups"),
     [
-        pytest.param(2, torch.bfloat16, {}, id="data 2, ZeRO 1, bf16"),
-        pytest.param(2, torch.float32, {"zero_stage": 3}, id="data 2, ZeRO 3, fp32"),
-        pytest.param(2, torch.bfloat16, {"pipeline_parallel_size": 2}, id="pipeline 2, bf16"),
+        pytest.param(2, torch.bfloat16, {}, (), id="data 2, ZeRO 1, bf16"),
+        pytest.param(2, torch.float32, {"zero_stage": 3}, GROUPS, id="data 2, ZeRO 3, fp32"),
+        pytest.param(
+            2, torch.bfloat16, {"pipeline_parallel_size": 2}, GROUPS, id="pipeline 2, bf16"
+        ),
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(
-    tmp_path: Path, world_size: int, precision: torch.dtype, layout: dict[str, int]
+    tmp_path: Path,
+    world_size: int,
+    precision: torch.dtype,
+    layout: dict[str, int],
+    groups: tuple[ParameterGroupConfig, ...],
 ) -> None:
     for name in ("killed", "whole"):
         write_token_shards(tmp_path / name / "shards", [9, 7, 12])
-    whole = tiny_run(tmp_path / "whole", steps=6, **layout)
-    killed = tiny_run(tmp_path / "killed", steps=6, **layout)
+    whole, killed = (
+        replace(run, optimizer=replace(run.optimizer, groups=groups))
+        for run in (tiny_run(tmp_path / name, steps=6, **layout) for name in ("whole", "killed"))
+    )
 
     _, reference = run_distributed(run, world_size, whole, precision)[0]
     run_distributed(run, world_size, killed, precision, 3)

@@ -31,7 +31,11 @@ from ernie_vilg.parallel.engine.library_patches import (
     silence_deepspeed,
     skip_reports,
 )
-from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE, build_optimizer
+from ernie_vilg.parallel.engine.optimizer import (
+    LEARNING_RATE_FACTOR,
+    WEIGHT_AVERAGE,
+    build_optimizer,
+)
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.settings import EngineSettings, deepspeed_config
 from ernie_vilg.parallel.engine.snapshot import Snapshot
@@ -83,7 +87,7 @@ class Engine(ABC):
 
         Args:
             batches: this replica's micro-batches, `num_micro_batches` of them, on the CPU.
-            learning_rate: learning rate of this step.
+            learning_rate: learning rate of this step, which groups multiply by their factors.
 
         Returns:
             this rank's `Losses.detached`, mean over its micro-batches, float32 [num_losses] on the
@@ -92,7 +96,7 @@ class Engine(ABC):
         if self.settings.run.model.dropout:
             torch.manual_seed(self._dropout_seed())
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group[LEARNING_RATE_FACTOR]
         mean_text_targets = self._mean_text_targets(batches)
         micro_batches = [self._micro_batch(batch, mean_text_targets) for batch in batches]
         if self._staging is not None:
@@ -163,7 +167,7 @@ class Engine(ABC):
         ):
             loaded, _ = self._engine.load_checkpoint(path, tag=CHECKPOINT_TAG)
         assert loaded is not None, f"DeepSpeed found no checkpoint in {folder}"
-        # Loading restores the saved betas and weight decay; overwrite them with this run's.
+        # Loading restores the saved betas, decays and factors; overwrite them with this run's.
         for group, values in zip(self._engine.optimizer.param_groups, settings, strict=True):
             group.update(values)
 

@@ -1,4 +1,4 @@
-"""AdamW with and without weight decay, and an optional moving average of the weights.
+"""AdamW over groups of parameters, and an optional moving average of the weights.
 
 The average is one more tensor of the optimizer's state. DeepSpeed gives the optimizer its flat
 float32 shards of the weights and keeps the state beside them. The average is therefore sharded,
@@ -21,10 +21,13 @@ from torch.optim import AdamW
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.model.initialization import original_name, takes_weight_decay
+from ernie_vilg.model.initialization import original_name
+from ernie_vilg.model.parameter_groups import group_index, parameter_groups
 
 WEIGHT_AVERAGE = "weight_average"
 """Key of the average in a parameter's optimizer state."""
+LEARNING_RATE_FACTOR = "learning_rate_factor"
+"""Key, in a group of parameters, of the factor of the learning rate."""
 
 
 class AveragingAdamW(AdamW):
@@ -82,38 +85,57 @@ def build_optimizer(
 ) -> AdamW:
     """Return AdamW over the parameters of a model or a stage.
 
+    Groups of the settings without a parameter here, as on some stages, are left out.
+
     Args:
         parameters: names, layer index first, and this rank's part of each.
         model: shape of the model.
         config: settings of the optimizer.
         ema_decay: decay of the average of the weights per step; 0 keeps no average.
     """
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+    members: dict[int, list[nn.Parameter]] = {}
     for name, parameter in parameters:
-        is_decayed = takes_weight_decay(original_name(name, model))
-        (decayed if is_decayed else others).append(parameter)
-    return build_adamw(decayed, others, config, ema_decay)
+        index = group_index(original_name(name, model), config)
+        members.setdefault(index, []).append(parameter)
+    groups = parameter_groups(config)
+    return build_adamw(
+        [
+            group_of(members[index], groups[index].weight_decay, groups[index].learning_rate_factor)
+            for index in sorted(members)
+        ],
+        config,
+        ema_decay,
+    )
+
+
+def group_of(
+    parameters: Iterable[nn.Parameter], weight_decay: float, learning_rate_factor: float = 1.0
+) -> dict[str, Any]:
+    """Return a group of parameters for torch's optimizers.
+
+    Args:
+        parameters: parameters with the same settings.
+        weight_decay: their decoupled decay.
+        learning_rate_factor: factor of the learning rate that the caller sets at every step.
+    """
+    return {
+        "params": list(parameters),
+        "weight_decay": weight_decay,
+        LEARNING_RATE_FACTOR: learning_rate_factor,
+    }
 
 
 def build_adamw(
-    decayed: Iterable[nn.Parameter],
-    others: Iterable[nn.Parameter],
-    config: OptimizerConfig,
-    ema_decay: float = 0.0,
+    groups: Iterable[dict[str, Any]], config: OptimizerConfig, ema_decay: float = 0.0
 ) -> AdamW:
     """Return AdamW.
 
     Args:
-        decayed: parameters with weight decay.
-        others: parameters without.
+        groups: results of `group_of`.
         config: settings of the optimizer; the caller sets the learning rate at every step.
         ema_decay: decay of the average of the weights per step; 0 keeps no average.
     """
-    groups: list[dict[str, Any]] = [
-        {"params": list(decayed), "weight_decay": config.weight_decay},
-        {"params": list(others), "weight_decay": 0.0},
-    ]
+    groups = list(groups)
     settings: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": (config.beta1, config.beta2),

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE, build_adamw
+from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE, build_adamw, group_of
 
 SETTINGS = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
 
 
 def adamw(weight: nn.Parameter, ema_decay: float) -> torch.optim.AdamW:
-    return build_adamw([weight], [], SETTINGS, ema_decay)
+    return build_adamw([group_of([weight], SETTINGS.weight_decay)], SETTINGS, ema_decay)
 
 
 def test_the_average_follows_the_weights_with_a_growing_decay() -> None:

@@ -21,7 +21,7 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.initialization import split_dimension
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import Engine
-from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE, build_adamw
+from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE, build_adamw, group_of
 from ernie_vilg.parallel.engine.update_guard import (
     LEAST_DEVIATION,
     REASONS,
@@ -113,7 +113,9 @@ def test_reason_to_skip_an_update(of_ranks: list[list[float]], loss: float, reas
 def test_a_skipped_step_changes_neither_weights_moments_steps_nor_average() -> None:
     weight = nn.Parameter(torch.tensor([1.0, -2.0]))
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
-    optimizer: Any = build_adamw([weight], [], settings, ema_decay=0.5)
+    optimizer: Any = build_adamw(
+        [group_of([weight], settings.weight_decay)], settings, ema_decay=0.5
+    )
     for _ in range(2):
         weight.grad = torch.tensor([0.5, 1.0])
         optimizer.step()
@@ -133,7 +135,9 @@ def test_a_skipped_step_changes_neither_weights_moments_steps_nor_average() -> N
 def test_an_average_starts_at_the_first_step_that_is_not_skipped() -> None:
     weight = nn.Parameter(torch.tensor([1.0]))
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
-    optimizer: Any = build_adamw([weight], [], settings, ema_decay=0.5)
+    optimizer: Any = build_adamw(
+        [group_of([weight], settings.weight_decay)], settings, ema_decay=0.5
+    )
     for found_inf in (1.0, 0.0):
         weight.grad = torch.tensor([1.0])
         optimizer.found_inf = torch.tensor(found_inf)
