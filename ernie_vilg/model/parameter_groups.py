@@ -1,4 +1,4 @@
-"""Which learning rate and weight decay each parameter gets.
+"""Groups of parameters: the learning rate and the weight decay of each.
 
 Without groups in the settings there are two: matrices of linear layers, which decay, and all other
 parameters. Each group of the settings takes the parameters that its pattern matches and no earlier

@@ -20,7 +20,7 @@ from ernie_vilg.data.sequence.mixture import MixtureSegment
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.data.sequence.sample_reader import SampleReader
 from ernie_vilg.data.sequence.sample_sequence import DataSource
-from ernie_vilg.model.validation_loss import ValidationLosses, mean_losses
+from ernie_vilg.model.loss import ValidationLosses, mean_losses
 from ernie_vilg.observers.held_out import HeldOut
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE

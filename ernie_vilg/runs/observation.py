@@ -1,4 +1,4 @@
-"""What work beside training gives the tracker, and how it observes a step while it is made."""
+"""Result of work beside training, for the tracker; observers of a step while it is made."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager

@@ -9,6 +9,7 @@
     quarantine.jsonl              samples to skip, written by people
     ledger/                       the samples of each step; data.records names its files
     metrics.jsonl                 metrics, one line per logged step
+    validation.jsonl              held-out losses, one line per validation
     samples/step_<step>.png       pictures drawn from the captions in step_<step>.jsonl
     health/step_<step>.png        round trips; the figures are in step_<step>.json
     reports/                      stacks and collectives of ranks that hung

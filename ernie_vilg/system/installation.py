@@ -1,4 +1,4 @@
-"""What is installed: Python, the packages of each purpose, and the pinned versions."""
+"""Findings about the installation: Python, packages by purpose, and the pinned versions."""
 
 import importlib
 import platform

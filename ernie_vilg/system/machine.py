@@ -1,4 +1,4 @@
-"""What a machine has: processor, memory, disk, GPUs and programs, one finding each.
+"""Findings about a machine: processor, memory, disk, GPUs and programs, one finding each.
 
 Source: proc(5), cgroups(7), getrlimit(2), and the x86 flags of Linux' cpufeatures.h.
 """
@@ -32,11 +32,11 @@ class Finding:
     """Result of one check."""
 
     name: str
-    """What was checked."""
+    """Subject of the check."""
     status: Status
     """ok; warning: it works, but slower or not in every case; missing: it is not there."""
     found: str
-    """What this machine has."""
+    """Result, in words."""
     advice: str = ""
     """Meaning of a warning or of something missing, and what to do; "" if all is well."""
     is_required: bool = False

@@ -93,11 +93,11 @@ class PretrainCallbacks:
     """The work of a pretraining run besides its steps, each in its order."""
 
     first: Sequence[Callback[PretrainConfig, Engine]] = ()
-    """Before the first step of a start."""
+    """Work before the first step of a start."""
     between: Sequence[Callback[PretrainConfig, Engine]] = ()
-    """Between two steps."""
+    """Work between two steps."""
     last: Sequence[Callback[PretrainConfig, Engine]] = ()
-    """When all steps are made and saved."""
+    """Work after the last step, when it is saved."""
 
 
 NO_CALLBACKS = PretrainCallbacks()

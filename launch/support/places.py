@@ -1,4 +1,4 @@
-"""Where the programs and their settings lie: in a checkout, or in an installed wheel.
+"""Folders of the programs and their settings: in a checkout, or in an installed wheel.
 
 `launch/conf` is a link to `conf/` in a checkout, and a folder of the package in a wheel.
 """

@@ -13,9 +13,8 @@ from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.model.head import HeadOutput
-from ernie_vilg.model.loss import target_losses
+from ernie_vilg.model.loss import mean_losses, target_losses
 from ernie_vilg.model.transformer import build_transformer
-from ernie_vilg.model.validation_loss import mean_losses
 from ernie_vilg.observers.held_out import HeldOut
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE

@@ -283,6 +283,7 @@ def test_which_settings_may_change(tmp_path: Path) -> None:
             "tracking.*",
             "training.log_every",
             "training.steps",
+            "validation.*",
             "watch.*",
         },
         Freedom.GUARDED: {

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ernie_vilg.training.dry_run import dry_run
 
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.optimizer import OptimizerConfig, ParameterGroupConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.parallel.state.consolidate import MOMENTS, WEIGHTS, gather_weights
+from ernie_vilg.preparation.dry_run import dry_run
 from ernie_vilg.runs.recorded_settings import write_run
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.runs.settings_drift import check_drift

@@ -22,8 +22,7 @@ from torch.optim import Optimizer
 
 from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.model.initialization import original_name, split_dimension
-from ernie_vilg.model.loss import Objective, Targets, num_losses
-from ernie_vilg.model.validation_loss import num_sums
+from ernie_vilg.model.loss import Objective, Targets, num_losses, num_sums
 from ernie_vilg.parallel.engine.gradient_sums import attach_gradient_sums
 from ernie_vilg.parallel.engine.library_patches import (
     leave_collectives_to_gloo,

@@ -50,8 +50,10 @@ SETTINGS = {
     "torch._dynamo.config.recompile_limit",
     "torch.backends.cudnn.allow_tf32",
     "torch.backends.cudnn.deterministic",
+    "sys.argv",
+    "sys.stdout",
 }
-"""Attributes that torch documents as settings."""
+"""Attributes that torch and Python document as settings."""
 
 
 def remove(patch: Any) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.parallel.engine import precision
+from ernie_vilg.parallel.engine import settings
 from ernie_vilg.parallel.engine.settings import check_fp8, machine_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -27,7 +27,7 @@ def test_precision(
     has_amx: bool,
     expected: torch.dtype,
 ) -> None:
-    monkeypatch.setattr(precision, "cpu_has_amx", lambda: has_amx)
+    monkeypatch.setattr(settings, "cpu_has_amx", lambda: has_amx)
 
     assert machine_precision(name, device) == expected
 
