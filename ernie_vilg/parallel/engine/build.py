@@ -2,9 +2,10 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.block import Block
+from ernie_vilg.model.frozen import freeze
 from ernie_vilg.model.initialization import (
     initialize,
     is_in_block,
@@ -38,8 +40,9 @@ def build_engine(
     precision: torch.dtype,
     decoder: Mapping[str, Tensor] | None = None,
     codebook: Tensor | None = None,
+    start: Callable[[str], Tensor] | None = None,
 ) -> Engine:
-    """Build the model with fresh weights and shard it over the ranks; all ranks must call.
+    """Build the model with its first weights and shard it over the ranks; all ranks must call.
 
     Args:
         config: the run.
@@ -49,17 +52,18 @@ def build_engine(
             starts; None: fresh weights.
         codebook: vectors of the image tokenizer's codes, float32 [codebook, embedding], with which
             the image embeddings start; None: fresh weights.
+        start: returns an earlier run's whole weights by name, with which everything starts; None:
+            fresh weights.
     """
     with groups_with_timeout(timeout_seconds_of(dist.group.WORLD)):
-        return _build(config, groups, precision, decoder, codebook)
+        return _build(config, groups, precision, decoder=decoder, codebook=codebook, start=start)
 
 
 def _build(
     config: PretrainConfig,
     groups: Groups,
     precision: torch.dtype,
-    decoder: Mapping[str, Tensor] | None,
-    codebook: Tensor | None,
+    **first_weights: Any,
 ) -> Engine:
     join_deepspeed()
     layers = _parallel_layers(config, groups)
@@ -77,10 +81,10 @@ def _build(
         config.training.seed,
         tensor_rank=groups.tensor_rank,
         tensor_size=groups.tensor_size,
-        decoder=decoder,
-        codebook=codebook,
+        **first_weights,
     )
     mark_split_parameters(model)
+    freeze(model.named_parameters(), config.model, config.training.frozen)
     if config.linear_precision == "fp8":
         mark_fp8_weights(model, config.model)
     _undo_gradient_scaling(model, config.model.block_gradient_scale)

@@ -12,7 +12,7 @@ Source: AdamW, Loshchilov and Hutter 2019 (arXiv:1711.05101); averaging, Polyak 
 the growing decay is that of TensorFlow's ExponentialMovingAverage with num_updates.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.optim import AdamW
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.model.frozen import is_frozen
 from ernie_vilg.model.initialization import original_name, takes_weight_decay
 
 WEIGHT_AVERAGE = "weight_average"
@@ -79,6 +80,7 @@ def build_optimizer(
     model: ModelConfig,
     config: OptimizerConfig,
     ema_decay: float,
+    frozen: Sequence[str] = (),
 ) -> AdamW:
     """Return AdamW over the parameters of a model or a stage.
 
@@ -87,11 +89,13 @@ def build_optimizer(
         model: shape of the model.
         config: settings of the optimizer.
         ema_decay: decay of the average of the weights per step; 0 keeps no average.
+        frozen: patterns of parameters that keep their value, and must not decay.
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in parameters:
         is_decayed = takes_weight_decay(original_name(name, model))
+        is_decayed = is_decayed and not is_frozen(name, model, frozen)
         (decayed if is_decayed else others).append(parameter)
     return build_adamw(decayed, others, config, ema_decay)
 
@@ -114,6 +118,7 @@ def build_adamw(
         {"params": list(decayed), "weight_decay": config.weight_decay},
         {"params": list(others), "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]  # DeepSpeed takes no empty ones
     settings: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": (config.beta1, config.beta2),
