@@ -18,8 +18,8 @@ from ernie_vilg.data.sequence.mixture import MixtureOrder
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_token
-from ernie_vilg.model.frozen import num_trained
 from ernie_vilg.model.transformer import num_parameters, parameter_sizes
+from ernie_vilg.parallel.engine.optimizer import num_trained
 from ernie_vilg.parallel.engine.settings import EngineSettings, deepspeed_config, machine_precision
 from ernie_vilg.planning.collectives import collective_lines
 from ernie_vilg.planning.forecast import Forecast, forecast

@@ -31,7 +31,6 @@ from ernie_vilg.model.weights import (
     CONFIG_NAME,
     IMAGE_TOKENIZER_FOLDER,
     WEIGHTS_NAME,
-    read_model_config,
     read_weights,
 )
 from ernie_vilg.parallel.layout.collectives import (
@@ -86,7 +85,7 @@ class StartWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """What a folder says about its weights."""
+    """The facts that a folder records about its weights."""
 
     start: StartWeights
     model: ModelConfig
@@ -196,10 +195,10 @@ def _recorded(run_dir: Path) -> StartWeights | None:
 
 
 def _of_weights(folder: Path) -> _Found:
-    read_model_config(folder)  # a folder that is none is named as such
-    content = read_object(folder / CONFIG_NAME)
-    path, of_texts = folder / CONFIG_NAME, Mapping[str, str]
-    model, _ = read_weights(folder)
+    model, _ = read_weights(folder)  # hashes every file; only its shape is needed here
+    path = folder / CONFIG_NAME
+    content = read_object(path)
+    of_texts: Any = Mapping[str, str]
     return _Found(
         start=StartWeights(
             folder=str(folder.absolute()),
@@ -208,7 +207,7 @@ def _of_weights(folder: Path) -> _Found:
             source=(folder / WEIGHTS_NAME).absolute(),
         ),
         model=model,
-        lineage=from_json(content.get("lineage"), of_texts, f"{path}: lineage"),  # type: ignore[type-abstract]
+        lineage=from_json(content.get("lineage"), of_texts, f"{path}: lineage"),
         image_tokenizer=folder / IMAGE_TOKENIZER_FOLDER,
     )
 

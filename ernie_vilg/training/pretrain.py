@@ -22,10 +22,10 @@ from ernie_vilg.data.batches.workers import start_worker_server
 from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.model.flops import training_flops_per_pair
-from ernie_vilg.model.frozen import num_trained
 from ernie_vilg.model.transformer import num_parameters, parameter_sizes
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.engine.optimizer import num_trained
 from ernie_vilg.parallel.engine.settings import check_fp8
 from ernie_vilg.parallel.engine.warm_up import start_compiler, warm_up
 from ernie_vilg.parallel.layout.collectives import broadcast_from_leader

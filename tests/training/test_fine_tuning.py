@@ -24,7 +24,9 @@ from ernie_vilg.shapes.captions import caption_of
 from ernie_vilg.shapes.drawing import draw_scene
 from ernie_vilg.shapes.scenes import all_scenes
 from ernie_vilg.storage.json_files import read_json
-from launch.drills.data_set import DataSet, encode_pairs, make_data_set, write_pairs
+from ernie_vilg.vqgan.autoencoder import VQGAN
+from ernie_vilg.vqgan.weights import load_image_tokenizer, save_image_tokenizer
+from launch.drills.data_set import GRID_SIZE, DataSet, encode_pairs, make_data_set, write_pairs
 from tests.distributed import run_distributed
 from tests.training.runs import run_on, tiny_run
 from tests.training.test_validation import train
@@ -187,3 +189,30 @@ def test_other_tokenizers_and_other_folders_are_refused(
         check_start(config, replace(lineage, image_tokenizer="0"))
     with pytest.raises(InputError, match=r"initialize_from=.*nothing.* is no weights folder"):
         check_start(replace(config, initialize_from=str(tmp_path / "nothing")), lineage)
+
+
+def test_positions_may_differ_where_the_tokenizer_draws_larger_pictures(
+    tmp_path: Path, data: DataSet, earlier: PretrainConfig
+) -> None:
+    config = run_of(tmp_path, data, steps=1, initialize_from=str(weights_of(earlier)))
+    tokenizer, _ = load_image_tokenizer(data.image_tokenizer)
+    for name, change in (("larger", 0.0), ("other", 0.1)):
+        larger = VQGAN(replace(tokenizer.config, image_size=128))
+        weights = {key: value + change for key, value in tokenizer.state_dict().items()}
+        larger.load_state_dict(weights)
+        save_image_tokenizer(larger, tmp_path / name)
+    lineage = check_lineage(config.data, config.model)
+    model = replace(config.model, image_grid_size=2 * GRID_SIZE, text_length=30, dropout=0.1)
+
+    for name in ("larger", "other"):
+        _, sha256 = load_image_tokenizer(tmp_path / name)
+        of_other = replace(
+            config, model=model, data=replace(config.data, image_tokenizer=str(tmp_path / name))
+        )
+        if name == "larger":
+            start = check_start(of_other, replace(lineage, image_tokenizer=sha256))
+            assert start is not None
+            assert start.step == STEPS_BEFORE
+            continue
+        with pytest.raises(InputError, match="trained with another image_tokenizer"):
+            check_start(of_other, replace(lineage, image_tokenizer=sha256))

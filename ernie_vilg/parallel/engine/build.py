@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.block import Block
-from ernie_vilg.model.frozen import freeze
 from ernie_vilg.model.initialization import (
     initialize,
     is_in_block,
@@ -27,6 +26,7 @@ from ernie_vilg.model.loss import Objective
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.engine.engine import Engine, PipelineEngine, PlainEngine, join_deepspeed
 from ernie_vilg.parallel.engine.library_patches import groups_with_timeout
+from ernie_vilg.parallel.engine.optimizer import freeze
 from ernie_vilg.parallel.engine.pipeline import build_stage
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.settings import EngineSettings

@@ -11,8 +11,8 @@ optimizer moves them to the host: there is no such sum, and autograd does all.
 
 from torch import nn
 
-from ernie_vilg.model.frozen import IS_FROZEN
 from ernie_vilg.model.linear import SUMS, Linear
+from ernie_vilg.parallel.engine.optimizer import IS_FROZEN
 from ernie_vilg.parallel.engine.zero_shards import ZeroShards
 
 

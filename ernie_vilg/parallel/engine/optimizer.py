@@ -8,11 +8,17 @@ An update can be skipped on the device: if the optimizer's `found_inf` is a tens
 torch's fused kernel leaves weights, moments and the count of steps unchanged, and the average does
 not move. `ernie_vilg.parallel.engine.update_guard` sets it.
 
+Frozen parameters, chosen by patterns of names, stay in the optimizer without weight decay and with
+a gradient of zero. AdamW then adds exactly 0 to them, whatever layout shards them, and they add
+nothing to the gradient's norm.
+
 Source: AdamW, Loshchilov and Hutter 2019 (arXiv:1711.05101); averaging, Polyak and Juditsky 1992;
 the growing decay is that of TensorFlow's ExponentialMovingAverage with num_updates.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -21,11 +27,15 @@ from torch.optim import AdamW
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
-from ernie_vilg.model.frozen import is_frozen
+from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import original_name, takes_weight_decay
 
 WEIGHT_AVERAGE = "weight_average"
 """Key of the average in a parameter's optimizer state."""
+IS_FROZEN = "is_frozen"
+"""Name of a parameter's attribute that is true if it keeps its value."""
+
+_NUM_NEAR = 3
 
 
 class AveragingAdamW(AdamW):
@@ -139,3 +149,52 @@ def _without_average(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -
         for index, values in loaded["state"].items()
     }
     return {**loaded, "state": state}
+
+
+def is_frozen(name: str, config: ModelConfig, patterns: Iterable[str]) -> bool:
+    """Return whether a parameter keeps its value.
+
+    Args:
+        name: name such as "3.attention.output.weight"; tied weights count under the table's.
+        config: the model's shape.
+        patterns: patterns of whole names, as in `fnmatch`.
+    """
+    original = original_name(name, config)
+    return any(fnmatchcase(original, pattern) for pattern in patterns)
+
+
+def freeze(
+    parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConfig, patterns: Sequence[str]
+) -> None:
+    """Mark the parameters of a model or a stage that keep their value; their gradient is zero."""
+    for name, parameter in parameters:
+        if is_frozen(name, config, patterns):
+            setattr(parameter, IS_FROZEN, True)
+            parameter.register_hook(torch.zeros_like)  # also removes NaN and infinity
+
+
+def num_trained(sizes: Mapping[str, int], config: ModelConfig, patterns: Sequence[str]) -> int:
+    """Return the number of single weights that train.
+
+    Args:
+        sizes: number of weights of each parameter by name.
+        config: the model's shape.
+        patterns: patterns of parameters that do not train.
+
+    Raises:
+        InputError: a pattern matches no parameter, or nothing is left to train.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in sizes):
+            near = difflib.get_close_matches(pattern.strip("*."), sizes, n=_NUM_NEAR, cutoff=0.0)
+            raise InputError(
+                f"training.frozen={pattern} matches no parameter: name some of the {len(sizes)} "
+                f"of this model, such as {', '.join(near)}; * is any text"
+            )
+    trained = sum(size for name, size in sizes.items() if not is_frozen(name, config, patterns))
+    if not trained:
+        raise InputError(
+            f"training.frozen={','.join(patterns)} matches all {len(sizes)} parameters: leave out "
+            "a pattern, or nothing trains"
+        )
+    return trained
