@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.checkpoint.committer import Committer, PendingSave, RunFacts
-from ernie_vilg.checkpoint.folder import check_fresh, check_identity
+from ernie_vilg.checkpoint.folder import START, check_fresh, check_identity
 from ernie_vilg.checkpoint.retention import BestOf, Retention, no_best
 from ernie_vilg.checkpoint.search import FoundCheckpoint, find_newest, leader_acts
 from ernie_vilg.checkpoint.writer import RankWriter
@@ -241,7 +241,7 @@ class Checkpoints:
         self.restored_state, self.last_step = dict(manifest["state"]), step
         if manifest["layout"] == self._facts.layout:
             engine.load(folder)
-        elif step == 0:  # fresh weights are the same under every layout
+        elif step == 0 and START not in theirs:  # fresh weights are the same under every layout
             self.save(engine, 0)
             self.finish()
         elif self._reshard is not None:

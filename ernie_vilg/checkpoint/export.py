@@ -12,6 +12,7 @@ from data_pipelines.outputs import output_folder
 from ernie_vilg.checkpoint.folder import (
     CHECKPOINT_PARTS,
     MANIFEST_NAME,
+    START,
     committed_checkpoints,
     newest_checkpoint,
     read_checkpoint_manifest,
@@ -141,7 +142,9 @@ def _export(checkpoint: Path, run_dir: Path, folder: Path, *, average: bool) -> 
     lineage = from_json(identity.get("lineage"), of_texts, name)
     _check_tokenizers(run, lineage)
     config, weights = whole_weights(checkpoint, average=average)
-    about = {"step": manifest["step"], "average": average, "lineage": lineage}
+    about: dict[str, Any] = {"step": manifest["step"], "average": average, "lineage": lineage}
+    if START in identity:
+        about[START] = identity[START]
     shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
     shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
     save_weights(folder, config, weights, about)  # last: it hashes the tokenizers too

@@ -33,6 +33,8 @@ MANIFEST_NAME = "checkpoint.json"
 FORMAT_VERSION = 2
 CHECKPOINT_PARTS = ("layout", "state", "versions")
 """Objects that the manifest of a checkpoint must hold."""
+START = "start"
+"""Key, in the identity, of the weights that a run started from; without it they were fresh."""
 
 _OWN_HASH = "sha256"
 

@@ -137,6 +137,9 @@ class TrainingConfig(Settings, section="training"):
     ema_decay: FractionBelowOne = 0.0
     """Decay per step of the weights' moving average, which is sharded like the optimizer's state
     and exported with `average=true`; 0 turns it off."""
+    frozen: NeverChanges[tuple[str, ...]] = ()
+    """Patterns of names of parameters that keep their value, such as `*.text_embedding.*` or
+    `*attention*`: `*` is any text, `?` one character."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +189,9 @@ class PretrainConfig(Settings):
     allow_changes: OfOneStart[tuple[str, ...]] = ()
     """Settings, such as optimizer.learning_rate, that may change when the run resumes; any other
     change of a guarded setting is refused."""
+    initialize_from: NeverChanges[LocalInput | None] = None
+    """Folder whose weights are the first ones of a new run: a weights folder, or a run folder,
+    whose newest checkpoint counts. null draws fresh weights."""
     model: NeverChanges[Tracked[ModelConfig]]
     objective: Tracked[ObjectiveConfig] = field(default_factory=ObjectiveConfig)
     data: PretrainDataConfig
@@ -338,6 +344,8 @@ class PretrainConfig(Settings):
         """
         for name, folder in self._folders_read().items():
             check_apart("run_dir", self.run_dir, name, folder)
+        if self.initialize_from is not None:  # it need not exist when the run resumes
+            check_apart("run_dir", self.run_dir, "initialize_from", self.initialize_from)
         check_folders(self._folders_read())
 
     def missing_folders(self) -> dict[str, str]:

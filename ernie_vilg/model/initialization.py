@@ -2,16 +2,22 @@
 
 Every parameter is drawn whole from a generator that is seeded by the run's seed and the parameter's
 name, then cut to the part that the rank holds. One process and any mix of tensor, pipeline and data
-parallelism therefore start from the same weights, bit for bit.
+parallelism therefore start from the same weights, bit for bit. Weights of an earlier run are cut
+in the same way. Where the new run has more text slots, the earlier ones keep their vectors and the
+others are fresh, since a piece's slot is its place in the caption. Where its pictures have another
+number of rows, the vectors of rows and columns are interpolated, since a slot is a place in the
+whole picture; the sum of both is then interpolated bilinearly.
 
-Source: the scale of residual projections is GPT-2's.
+Source: the scale of residual projections is GPT-2's; interpolated image positions, ViT
+(arXiv:2010.11929, section 3.2).
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -28,6 +34,8 @@ _OF_CODES = ("image_embedding.weight", "image_logits.weight")
 _RESIDUAL = ("attention.output", "feed_forward.down")
 _HEAD_SPLIT_NORM = ("query_norm", "key_norm")
 _DECODER = ".reconstructor.decoder."
+_OF_TEXT_SLOTS = ("0.text_position", "0.text_padding")
+_OF_GRID = ("0.image_row", "0.image_column")
 
 
 def original_name(name: str, config: ModelConfig) -> str:
@@ -113,8 +121,9 @@ def initialize(
     tensor_size: int = 1,
     decoder: Mapping[str, Tensor] | None = None,
     codebook: Tensor | None = None,
+    start: Callable[[str], Tensor] | None = None,
 ) -> None:
-    """Fill parameters with fresh weights, in place.
+    """Fill parameters with fresh weights, or with those of an earlier run, in place.
 
     Args:
         parameters: names (layer index first) and this rank's part of each parameter.
@@ -126,9 +135,11 @@ def initialize(
             reconstructor's decoder starts from them.
         codebook: vectors of the image tokenizer's codes, float32 [codebook, embedding], if the
             image embeddings start from them.
+        start: returns the whole weights by the result of `original_name`, if the model starts from
+            an earlier run's; they take the place of everything else.
     """
     for name, parameter in parameters:
-        if decoder is not None and _DECODER in name:
+        if start is None and decoder is not None and _DECODER in name:
             with torch.no_grad():
                 parameter.copy_(decoder[name.partition(_DECODER)[2]])
             continue
@@ -137,7 +148,9 @@ def initialize(
         shape = list(parameter.shape)
         if dimension is not None:
             shape[dimension] *= tensor_size
-        if codebook is not None and name.endswith(_OF_CODES):
+        if start is not None:
+            whole = _fitted(name, start(name), shape, config, seed)
+        elif codebook is not None and name.endswith(_OF_CODES):
             whole = _mapped(name, codebook, config, seed)
         else:
             whole = _fresh(name, shape, config, seed)
@@ -181,6 +194,18 @@ def _fresh(name: str, shape: list[int], config: ModelConfig, seed: int) -> Tenso
         std /= (2 * config.num_layers) ** 0.5
     generator = torch.Generator().manual_seed(seed_named(f"{seed}/{name}"))
     return torch.empty(shape).normal_(0.0, std, generator=generator)
+
+
+def _fitted(name: str, start: Tensor, shape: list[int], config: ModelConfig, seed: int) -> Tensor:
+    """Return an earlier run's weights in the shape of this one's; only positions may differ."""
+    if list(start.shape) == shape:
+        return start
+    if name in _OF_GRID:
+        resized = F.interpolate(start.float().t()[None], shape[0], mode="linear")
+        return resized[0].t()
+    assert name in _OF_TEXT_SLOTS, f"{name} is {list(start.shape)} where {shape} belongs"
+    kept = start[: shape[0]]
+    return torch.cat([kept, _fresh(name, shape, config, seed)[len(kept) :]])
 
 
 def _mapped(name: str, codebook: Tensor, config: ModelConfig, seed: int) -> Tensor:

@@ -17,6 +17,8 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import Uninitialized, takes_weight_decay
 from ernie_vilg.model.transformer import build_transformer
 
+UNDECAYED = 1
+"""Index, in `parameter_groups`, of the group without weight decay that no pattern makes."""
 _MAX_EXAMPLES = 5
 
 

@@ -47,5 +47,12 @@ def build_transformer(config: ModelConfig, layers: ParallelLayers = SINGLE_DEVIC
 @lru_cache(maxsize=16)
 def num_parameters(config: ModelConfig) -> int:
     """Return the number of parameters of the whole model."""
+    return sum(parameter_sizes(config).values())
+
+
+@lru_cache(maxsize=16)
+def parameter_sizes(config: ModelConfig) -> dict[str, int]:
+    """Return the number of single weights of each whole parameter by name."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_transformer(config).parameters())
+        named = build_transformer(config).named_parameters()
+    return {name: parameter.numel() for name, parameter in named}

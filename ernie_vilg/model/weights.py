@@ -85,6 +85,16 @@ def load_weights(
     Raises:
         InputError: the folder is incomplete, damaged, or of another format.
     """
+    config, weights = read_weights(folder)
+    return config, model_from_weights(config, weights, device, precision)
+
+
+def read_weights(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Verify a weights folder and read its model's shape and every whole parameter by name.
+
+    Raises:
+        InputError: the folder is incomplete, damaged, or of another format.
+    """
     config, path = read_model_config(folder), folder / WEIGHTS_NAME
     try:
         weights = load_file(path)
@@ -94,7 +104,7 @@ def load_weights(
         expected = build_transformer(config).state_dict()
     required = {original_name(name, config) for name in expected}
     check_tensors(path, weights, expected, required=required, remedy="export the run again")
-    return config, model_from_weights(config, weights, device, precision)
+    return config, weights
 
 
 def read_model_config(folder: Path) -> ModelConfig:

@@ -19,7 +19,8 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_token
 from ernie_vilg.model.parameter_groups import groups_in_words
-from ernie_vilg.model.transformer import num_parameters
+from ernie_vilg.model.transformer import num_parameters, parameter_sizes
+from ernie_vilg.parallel.engine.optimizer import num_trained
 from ernie_vilg.parallel.engine.settings import EngineSettings, deepspeed_config, machine_precision
 from ernie_vilg.planning.collectives import collective_lines
 from ernie_vilg.planning.forecast import Forecast, forecast
@@ -27,6 +28,7 @@ from ernie_vilg.planning.layout_rank import rank_of_layout
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 from ernie_vilg.preparation.data_order import mixture_segments
 from ernie_vilg.preparation.lineage import Lineage, check_lineage, with_decoder
+from ernie_vilg.preparation.start_weights import check_start
 from ernie_vilg.preparation.truncation import check_truncation, held_out_name
 from ernie_vilg.system.progress import duration
 from ernie_vilg.vqgan.weights import load_image_tokenizer
@@ -67,6 +69,7 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
             listed, and are no error unless the model's shape depends on one.
     """
     config, data = _check_data(config)
+    trained = num_trained(parameter_sizes(config.model), config.model, config.training.frozen)
     precision = machine_precision(config.precision, torch.device("cuda"))
     stages = stage_shards(config.model, config.parallelism)
     settings = EngineSettings(
@@ -75,7 +78,9 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
         num_micro_batches=config.parallelism.num_micro_batches(world_size),
     )
     predicted = forecast(config, world_size, precision)
-    totals = _totals(config, settings.num_micro_batches, stages)
+    totals = list(_totals(config, settings.num_micro_batches, stages))
+    if config.training.frozen:
+        totals.append(("trained", f"{trained:,} parameters, the others keep their values"))
     sections = [
         [_layout_line(config, world_size, precision)],
         [*_stage_table(config, world_size, predicted, stages), *_TABLE_NOTE],
@@ -195,7 +200,11 @@ def _check_data(config: PretrainConfig) -> tuple[PretrainConfig, list[str]]:
         return _with_known_decoder(config), ["data: not checked, since", *lines]
     lineage = check_lineage(config.data, config.model, config.validation)
     found = ["data, of these tokenizers:", *_data_set_lines(config, lineage)]
-    return with_decoder(config, lineage.image_tokenizer_config), [*found, *lines]
+    config = with_decoder(config, lineage.image_tokenizer_config)
+    start = check_start(config, lineage)
+    if start is not None:
+        lines = [*lines, f"first weights: step {start.step} of {start.folder}"]
+    return config, [*found, *lines]
 
 
 def _data_set_lines(config: PretrainConfig, lineage: Lineage) -> Iterator[str]:

@@ -23,17 +23,20 @@ from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.parameter_groups import groups_in_words
-from ernie_vilg.model.transformer import num_parameters
+from ernie_vilg.model.transformer import num_parameters, parameter_sizes
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import Engine
+from ernie_vilg.parallel.engine.optimizer import num_trained
 from ernie_vilg.parallel.engine.settings import check_fp8
 from ernie_vilg.parallel.engine.warm_up import start_compiler, warm_up
+from ernie_vilg.parallel.layout.collectives import broadcast_from_leader
 from ernie_vilg.parallel.layout.groups import Groups, machine_device
 from ernie_vilg.parallel.timing.step_times import instrument
 from ernie_vilg.planning.forecast import forecast
 from ernie_vilg.planning.history import write_plan
 from ernie_vilg.preparation.data_order import token_sequence
 from ernie_vilg.preparation.lineage import Lineage, check_lineage, with_decoder
+from ernie_vilg.preparation.start_weights import StartWeights, check_start, reading
 from ernie_vilg.preparation.truncation import check_truncation
 from ernie_vilg.resilience.stopping import Stopping
 from ernie_vilg.resilience.stragglers import Stragglers
@@ -95,12 +98,17 @@ def pretrain(
         changes = check_drift(run_dir, config)
         truncation = check_truncation(config, lineage)
         parameters = groups_in_words(config.model, config.optimizer)
+        num_training = num_trained(
+            parameter_sizes(config.model), config.model, config.training.frozen
+        )
+        start = check_start(config, lineage) if launch.is_leader else None
         groups = _connect(config, launch)
 
         def build(rank: Rank[PretrainConfig]) -> tuple[Trainer, int]:
             if rank.is_leader:
-                _log_start(rank, truncation, parameters)
-            return _build(rank, lineage, changes, callbacks)
+                _log_start(rank, truncation, parameters, num_training)
+            origin = broadcast_from_leader(start)
+            return _build(rank, lineage, origin, changes, callbacks)
 
         return train_connected(config, groups, build, stopping=stopping, phases=phases)
 
@@ -121,12 +129,13 @@ def _connect(config: PretrainConfig, launch: Launch) -> Groups:
 def _build(
     rank: Rank[PretrainConfig],
     lineage: Lineage,
+    start: StartWeights | None,
     changes: list[Change],
     callbacks: PretrainCallbacks,
 ) -> tuple[Trainer, int]:
     """Return the restored trainer and the number of steps taken; all ranks must call."""
     sequence = _open_sequence(rank, lineage)
-    engine, checkpoints, first_step = _restore_engine(rank, lineage, sequence.quarantine)
+    engine, checkpoints, first_step = _restore_engine(rank, lineage, start, sequence.quarantine)
     outputs = open_outputs(
         rank,
         sequence,
@@ -173,18 +182,29 @@ def _open_sequence(rank: Rank[PretrainConfig], lineage: Lineage) -> TokenSequenc
 
 
 def _restore_engine(
-    rank: Rank[PretrainConfig], lineage: Lineage, quarantine: Quarantine
+    rank: Rank[PretrainConfig],
+    lineage: Lineage,
+    start: StartWeights | None,
+    quarantine: Quarantine,
 ) -> tuple[Engine, Checkpoints, int]:
     """Return the engine with its newest checkpoint loaded, and the number of steps taken."""
     config, groups = rank.config, rank.groups
-    engine = build_engine(config, groups, rank.precision, *_tokenizer_weights(config))
+    of_tokenizer = (None, None) if start is not None else _tokenizer_weights(config)
+    with reading(start, rank.run_dir, is_leader=rank.is_leader) as read:
+        engine = build_engine(config, groups, rank.precision, *of_tokenizer, read)
     rank.phases.attach(engine)
     warm_up(engine, rank.phase_group)
     checkpoints = Checkpoints(
         rank.run_dir,
         config.checkpoint,
         RunFacts(
-            identity_at=partial(identity, config, rank.precision, lineage),
+            identity_at=partial(
+                identity,
+                config,
+                rank.precision,
+                lineage,
+                start=None if start is None else start.record(),
+            ),
             data_at=lambda step: {
                 "position": first_position(step + 1, config.parallelism.global_batch_size),
                 "quarantine": quarantine.digest(),
@@ -261,13 +281,16 @@ def _write_plan(config: PretrainConfig, groups: Groups, precision: torch.dtype) 
     write_plan(Path(config.run_dir), groups.world_size, predicted)
 
 
-def _log_start(rank: Rank[PretrainConfig], truncation: Mapping[str, str], parameters: str) -> None:
+def _log_start(
+    rank: Rank[PretrainConfig], truncation: Mapping[str, str], parameters: str, num_training: int
+) -> None:
     config, world_size = rank.config, rank.groups.world_size
     for name, sentence in truncation.items():
         logger.info("data set %s: %s", name, sentence)
     logger.info(
-        "%.1f M parameters, %s, on %d rank(s): %s%s; %.2f GFLOP per pair",
+        "%.1f M parameters%s, %s, on %d rank(s): %s%s; %.2f GFLOP per pair",
         num_parameters(config.model) / 1e6,
+        f", of which {num_training / 1e6:.1f} M train" if config.training.frozen else "",
         str(rank.precision).removeprefix("torch."),
         world_size,
         config.parallelism.describe(world_size),

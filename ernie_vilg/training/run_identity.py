@@ -1,11 +1,13 @@
 """Identity of a run: the settings that a checkpoint and the run that resumes it must share."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from ernie_vilg.checkpoint.folder import START
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.parallel.layout.groups import Groups
 from ernie_vilg.preparation.data_order import order_identity
@@ -13,7 +15,12 @@ from ernie_vilg.preparation.lineage import Lineage
 
 
 def identity(
-    config: PretrainConfig, precision: torch.dtype, lineage: Lineage, step: int
+    config: PretrainConfig,
+    precision: torch.dtype,
+    lineage: Lineage,
+    step: int,
+    *,
+    start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the identity of a run after a step, as JSON values.
 
@@ -22,7 +29,9 @@ def identity(
         precision: data type of weights and activations.
         lineage: data sets and tokenizers of the run.
         step: the last step made, from 1; 0 before the first.
+        start: record of the weights that the run started from; None: fresh ones.
     """
+    of_start = {} if start is None else {START: dict(start)}  # older checkpoints have no key
     return {
         # Equal to the manifest's content: JSON turns tuples into lists.
         "model": json.loads(json.dumps(asdict(config.model))),
@@ -32,6 +41,7 @@ def identity(
         },
         "order": order_identity(config, lineage, step),
         "precision": str(precision).removeprefix("torch."),
+        **of_start,
     }
 
 

@@ -98,3 +98,32 @@ def test_every_parameter_that_changes_shape_is_split_by_name() -> None:
     names = [name for name, _ in build_transformer(CONFIG).named_parameters()]
 
     assert sum(split_dimension(name) is not None for name in names) == 2 + CONFIG.num_layers * 6 + 4
+
+
+def test_an_earlier_run_s_weights_fit_other_positions() -> None:
+    hidden = CONFIG.hidden_size
+    start = {
+        "0.text_position": torch.arange(3.0)[:, None].expand(3, hidden),
+        "0.image_row": torch.tensor([0.0, 4.0])[:, None].expand(2, hidden),
+        "1.attention.output.weight": torch.full((4, 4), 7.0),
+    }
+    shapes = {
+        "0.text_position": (5, hidden),
+        "0.image_row": (4, hidden),
+        "1.attention.output.weight": (4, 2),  # the second of two tensor-parallel parts
+    }
+    named = {name: torch.nn.Parameter(torch.empty(shape)) for name, shape in shapes.items()}
+
+    initialize(named.items(), CONFIG, seed=3, tensor_rank=1, tensor_size=2, start=start.__getitem__)
+
+    text, rows, matrix = named.values()
+    fresh = torch.nn.Parameter(torch.empty(5, hidden))
+    initialize([("0.text_position", fresh)], CONFIG, seed=3)
+    assert text[:3].equal(start["0.text_position"])
+    assert text[3:].equal(fresh[3:])
+    assert rows[:, 0].tolist() == [0.0, 1.0, 3.0, 4.0]  # pixel centres at 1/4, 3/4 of each half
+    assert matrix.equal(torch.full((4, 2), 7.0))
+
+    shorter = torch.nn.Parameter(torch.empty(2, hidden))
+    initialize([("0.text_position", shorter)], CONFIG, seed=3, start=start.__getitem__)
+    assert shorter.equal(start["0.text_position"][:2])

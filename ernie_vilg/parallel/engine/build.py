@@ -2,9 +2,10 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,7 @@ from ernie_vilg.model.loss import Objective
 from ernie_vilg.model.transformer import build_transformer
 from ernie_vilg.parallel.engine.engine import Engine, PipelineEngine, PlainEngine, join_deepspeed
 from ernie_vilg.parallel.engine.library_patches import groups_with_timeout
+from ernie_vilg.parallel.engine.optimizer import freeze
 from ernie_vilg.parallel.engine.pipeline import build_stage
 from ernie_vilg.parallel.engine.pipeline_loss import PipelineLoss
 from ernie_vilg.parallel.engine.settings import EngineSettings
@@ -38,8 +40,9 @@ def build_engine(
     precision: torch.dtype,
     decoder: Mapping[str, Tensor] | None = None,
     codebook: Tensor | None = None,
+    start: Callable[[str], Tensor] | None = None,
 ) -> Engine:
-    """Build the model with fresh weights and shard it over the ranks; all ranks must call.
+    """Build the model with its first weights and shard it over the ranks; all ranks must call.
 
     Args:
         config: the run.
@@ -49,17 +52,18 @@ def build_engine(
             starts; None: fresh weights.
         codebook: vectors of the image tokenizer's codes, float32 [codebook, embedding], with which
             the image embeddings start; None: fresh weights.
+        start: returns an earlier run's whole weights by name, with which everything starts; None:
+            fresh weights.
     """
     with groups_with_timeout(timeout_seconds_of(dist.group.WORLD)):
-        return _build(config, groups, precision, decoder, codebook)
+        return _build(config, groups, precision, decoder=decoder, codebook=codebook, start=start)
 
 
 def _build(
     config: PretrainConfig,
     groups: Groups,
     precision: torch.dtype,
-    decoder: Mapping[str, Tensor] | None,
-    codebook: Tensor | None,
+    **first_weights: Any,
 ) -> Engine:
     join_deepspeed()
     layers = _parallel_layers(config, groups)
@@ -77,10 +81,10 @@ def _build(
         config.training.seed,
         tensor_rank=groups.tensor_rank,
         tensor_size=groups.tensor_size,
-        decoder=decoder,
-        codebook=codebook,
+        **first_weights,
     )
     mark_split_parameters(model)
+    freeze(model.named_parameters(), config.model, config.training.frozen)
     if config.linear_precision == "fp8":
         mark_fp8_weights(model, config.model)
     _undo_gradient_scaling(model, config.model.block_gradient_scale)

@@ -348,7 +348,11 @@ def _start_engine(model: nn.Module, settings: EngineSettings, mpu: SimpleNamespa
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=build_optimizer(
-                model.named_parameters(), run.model, run.optimizer, run.training.ema_decay
+                model.named_parameters(),
+                run.model,
+                run.optimizer,
+                run.training.ema_decay,
+                run.training.frozen,
             ),
             mpu=mpu,
             config=deepspeed_config(settings),

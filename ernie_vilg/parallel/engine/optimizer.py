@@ -8,11 +8,17 @@ An update can be skipped on the device: if the optimizer's `found_inf` is a tens
 torch's fused kernel leaves weights, moments and the count of steps unchanged, and the average does
 not move. `ernie_vilg.parallel.engine.update_guard` sets it.
 
+Frozen parameters, chosen by patterns of names, stay in the optimizer without weight decay and with
+a gradient of zero. AdamW then adds exactly 0 to them, whatever layout shards them, and they add
+nothing to the gradient's norm.
+
 Source: AdamW, Loshchilov and Hutter 2019 (arXiv:1711.05101); averaging, Polyak and Juditsky 1992;
 the growing decay is that of TensorFlow's ExponentialMovingAverage with num_updates.
 """
 
-from collections.abc import Callable, Iterable
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -21,13 +27,18 @@ from torch.optim import AdamW
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
+from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import original_name
-from ernie_vilg.model.parameter_groups import group_index, parameter_groups
+from ernie_vilg.model.parameter_groups import UNDECAYED, group_index, parameter_groups
 
 WEIGHT_AVERAGE = "weight_average"
 """Key of the average in a parameter's optimizer state."""
 LEARNING_RATE_FACTOR = "learning_rate_factor"
 """Key, in a group of parameters, of the factor of the learning rate."""
+IS_FROZEN = "is_frozen"
+"""Name of a parameter's attribute that is true if it keeps its value."""
+
+_NUM_NEAR = 3
 
 
 class AveragingAdamW(AdamW):
@@ -82,6 +93,7 @@ def build_optimizer(
     model: ModelConfig,
     config: OptimizerConfig,
     ema_decay: float,
+    frozen: Sequence[str] = (),
 ) -> AdamW:
     """Return AdamW over the parameters of a model or a stage.
 
@@ -92,10 +104,13 @@ def build_optimizer(
         model: shape of the model.
         config: settings of the optimizer.
         ema_decay: decay of the average of the weights per step; 0 keeps no average.
+        frozen: patterns of parameters that keep their value, and must not decay.
     """
     members: dict[int, list[nn.Parameter]] = {}
     for name, parameter in parameters:
         index = group_index(original_name(name, model), config)
+        if is_frozen(name, model, frozen):
+            index = UNDECAYED
         members.setdefault(index, []).append(parameter)
     groups = parameter_groups(config)
     return build_adamw(
@@ -156,3 +171,52 @@ def _without_average(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -
         for index, values in loaded["state"].items()
     }
     return {**loaded, "state": state}
+
+
+def is_frozen(name: str, config: ModelConfig, patterns: Iterable[str]) -> bool:
+    """Return whether a parameter keeps its value.
+
+    Args:
+        name: name such as "3.attention.output.weight"; tied weights count under the table's.
+        config: the model's shape.
+        patterns: patterns of whole names, as in `fnmatch`.
+    """
+    original = original_name(name, config)
+    return any(fnmatchcase(original, pattern) for pattern in patterns)
+
+
+def freeze(
+    parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConfig, patterns: Sequence[str]
+) -> None:
+    """Mark the parameters of a model or a stage that keep their value; their gradient is zero."""
+    for name, parameter in parameters:
+        if is_frozen(name, config, patterns):
+            setattr(parameter, IS_FROZEN, True)
+            parameter.register_hook(torch.zeros_like)  # also removes NaN and infinity
+
+
+def num_trained(sizes: Mapping[str, int], config: ModelConfig, patterns: Sequence[str]) -> int:
+    """Return the number of single weights that train.
+
+    Args:
+        sizes: number of weights of each parameter by name.
+        config: the model's shape.
+        patterns: patterns of parameters that do not train.
+
+    Raises:
+        InputError: a pattern matches no parameter, or nothing is left to train.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in sizes):
+            near = difflib.get_close_matches(pattern.strip("*."), sizes, n=_NUM_NEAR, cutoff=0.0)
+            raise InputError(
+                f"training.frozen={pattern} matches no parameter: name some of the {len(sizes)} "
+                f"of this model, such as {', '.join(near)}; * is any text"
+            )
+    trained = sum(size for name, size in sizes.items() if not is_frozen(name, config, patterns))
+    if not trained:
+        raise InputError(
+            f"training.frozen={','.join(patterns)} matches all {len(sizes)} parameters: leave out "
+            "a pattern, or nothing trains"
+        )
+    return trained
