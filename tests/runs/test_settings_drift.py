@@ -299,9 +299,11 @@ def test_which_settings_may_change(tmp_path: Path) -> None:
         Freedom.FIXED: {
             "data.seed",
             "data.shuffle_block_shards",
+            "initialize_from",
             "model.*",
             "model.reconstructor.*",
             "parallelism.global_batch_size",
+            "training.frozen",
             "training.seed",
         },
     }
