@@ -59,6 +59,9 @@ _HYDRAS_GROUPS = (
 )
 """Groups of Hydra's own command line, which we do not use: a quarter of the time to compose."""
 
+_MULTIRUN = ("--multirun", "-m")
+"""Hydra's names of the option that runs a sweep."""
+
 _EXPERIMENT_GROUPS = ("experiment", "image_tokenizer")
 """Groups of conf/ whose file is the experiment that a run belongs to."""
 
@@ -109,6 +112,8 @@ def _run(
         else:
             require_one_process(name)
         _start_log(launch)
+        if any(option in _MULTIRUN for option in options):
+            sys.exit(_sweep(name, schema, options, has_ranks=has_ranks))
         settings = _without_cfg(options)
         if settings != options:
             _show(OmegaConf.to_yaml(compose(name, schema, settings)))
@@ -143,6 +148,14 @@ def _without_cfg(options: list[str]) -> list[str]:
         if option == "--cfg=job":
             return options[:at] + options[at + 1 :]
     return options
+
+
+def _sweep(name: str, schema: type, options: list[str], *, has_ranks: bool) -> ExitCode:
+    # Imported here: it composes settings with this module.
+    from launch.support.sweep_run import run_sweep
+
+    single = [option for option in options if option not in _MULTIRUN]
+    return run_sweep(name, schema, single, has_ranks=has_ranks)
 
 
 def _start_log(launch: Launch) -> None:
