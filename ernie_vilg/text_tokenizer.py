@@ -91,19 +91,7 @@ class TextTokenizer:
         Raises:
             InputError: a file is missing, or the model differs from its recorded hash.
         """
-        for name in (MODEL_FILE, DESCRIPTION_FILE):
-            if not (folder / name).is_file():
-                raise InputError(
-                    f"{folder} has no {name}: name a folder written by "
-                    "launch/train_text_tokenizer.py"
-                )
-        description = read_object(folder / DESCRIPTION_FILE)
-        if description.get("format_version") != FORMAT_VERSION:
-            raise InputError(
-                f"{folder / DESCRIPTION_FILE} has format_version "
-                f"{description.get('format_version')}, this code reads {FORMAT_VERSION}: train "
-                "the text tokenizer again"
-            )
+        description = _read_description(folder)
         path = folder / MODEL_FILE
         sha256 = sha256_of_file(path)
         if sha256 != description.get("sha256"):
@@ -256,6 +244,21 @@ def write_text_tokenizer(folder: Path, model: bytes, made_from: Mapping[str, Any
     return TextTokenizer.load(folder)
 
 
+def read_vocab_size(folder: Path) -> int:
+    """Return the number of ids that a text tokenizer's folder records, without loading the model.
+
+    Raises:
+        InputError: a file is missing or has another format.
+    """
+    found = _read_description(folder).get("vocab_size")
+    if not isinstance(found, int) or isinstance(found, bool) or found <= NUM_SPECIAL_IDS:
+        raise InputError(
+            f"{folder / DESCRIPTION_FILE} has vocab_size {found!r} where a number of ids above "
+            f"{NUM_SPECIAL_IDS} belongs: copy the whole folder again"
+        )
+    return found
+
+
 def restore_full_width(text: str) -> str:
     """Restore the full-width marks of Chinese that NFKC made ASCII.
 
@@ -281,6 +284,22 @@ def restore_full_width(text: str) -> str:
         else:
             restored.append(mark)
     return "".join(restored)
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    for name in (MODEL_FILE, DESCRIPTION_FILE):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder} has no {name}: name a folder written by launch/train_text_tokenizer.py"
+            )
+    description = read_object(folder / DESCRIPTION_FILE)
+    if description.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{folder / DESCRIPTION_FILE} has format_version "
+            f"{description.get('format_version')}, this code reads {FORMAT_VERSION}: train "
+            "the text tokenizer again"
+        )
+    return description
 
 
 def _is_cjk(character: str) -> bool:

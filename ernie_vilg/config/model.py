@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from ernie_vilg.config.image_tokenizer import CodebookSize, ImageTokenizerConfig
 from ernie_vilg.config.schema import (
+    Follows,
     FractionBelowOne,
     NaturalFloat,
     PositiveFloat,
@@ -58,17 +59,22 @@ class ModelConfig(Settings, section="model"):
     ffn_multiplier: Annotated[int, Range(at_least=1, at_most=1024)] = 4
     """Width of the feed-forward layer divided by `hidden_size`."""
     text_vocab_size: Annotated[
-        int, Range(above=NUM_SPECIAL_IDS, at_most=1 << 26, reason="special ids come first")
+        int,
+        Range(above=NUM_SPECIAL_IDS, at_most=1 << 26, reason="special ids come first"),
+        Follows(source="data.text_tokenizer"),
     ]
-    """Number of rows of the text embedding; at least the text tokenizer's number of pieces."""
+    """Number of rows of the text embedding; at least the text tokenizer's number of ids. Null takes
+    that number, rounded up to a multiple of 128."""
     text_length: Annotated[
         int, Range(at_least=2, at_most=1 << 20, reason="one piece and the end of text")
     ]
     """Number of text slots per sequence, with the end of text."""
-    codebook_size: CodebookSize
-    """Number of image codes; equals the image tokenizer's."""
-    image_grid_size: Annotated[int, Range(at_least=1, at_most=1024)]
-    """Image tokens along one side; equals the image tokenizer's."""
+    codebook_size: Annotated[CodebookSize, Follows(source="data.image_tokenizer")]
+    """Number of image codes; equals the image tokenizer's. Null takes that."""
+    image_grid_size: Annotated[
+        int, Range(at_least=1, at_most=1024), Follows(source="data.image_tokenizer")
+    ]
+    """Image tokens along one side; equals the image tokenizer's. Null takes that."""
     layer_norm_epsilon: PositiveFloat = 1.0e-5
     """Term added to the variance in every layer norm."""
     initializer_std: PositiveFloat = 0.02

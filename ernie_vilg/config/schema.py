@@ -6,6 +6,7 @@ A field declares
     a location      `LocalInput`, `LocalOutput`, or `LocalOrRemote`
     a resume        `MayChange[...]` or `NeverChanges[...]`; settings without a mark are guarded
     W&B             `Tracked[...]`; settings without this mark stay on the machine
+    a source        `Annotated[int, Follows("data.text_tokenizer")]`
 A mark on a section holds for every setting in it that has none of its own. A class of settings
 inherits `Settings`, which checks values when an object is made; its own `__post_init__` then checks
 settings against each other. `from_json` undoes `dataclasses.asdict`, strictly.
@@ -97,6 +98,17 @@ class Local(Location):
     """Whether the program writes it, so that it must have a name."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Follows:
+    """Mark of a number that null on a command line or in a file takes from another setting.
+
+    The field itself is a number: a program fills it in before it makes the dataclass.
+    """
+
+    source: str
+    """Key of the setting with the folder that has the number."""
+
+
 class Freedom(enum.StrEnum):
     """Mark that says whether a setting may change when a run resumes."""
 
@@ -183,6 +195,12 @@ def freedom_of(schema: type, key: str) -> Freedom:
         else:  # a mapping has one type for all its values
             kind = (*typing.get_args(kind), None, None)[1]
     return freedom
+
+
+def source_of(hint: Any) -> str | None:
+    """Return the key of the setting that a number follows while it is null, from its type."""
+    marks = _kind_and_marks(hint)[1]
+    return next((mark.source for mark in marks if isinstance(mark, Follows)), None)
 
 
 def tracked_settings(settings: Any) -> dict[str, Any]:

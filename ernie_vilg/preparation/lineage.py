@@ -137,13 +137,14 @@ def _check_model(
     ):
         if ours != theirs:
             raise InputError(
-                f"model.{name}={ours} where the image tokenizer {data.image_tokenizer} has "
-                f"{theirs}: set model.{name}={theirs}"
+                f"model.{name}={ours} where data.image_tokenizer={data.image_tokenizer} has "
+                f"{theirs}: set model.{name}={theirs}, or null to follow it, or name another "
+                "tokenizer"
             )
     if text_vocab_size > model.text_vocab_size:
         raise InputError(
-            f"model.text_vocab_size={model.text_vocab_size} is below the "
-            f"{text_vocab_size} pieces of {data.text_tokenizer}: set at least that"
+            f"model.text_vocab_size={model.text_vocab_size} is below the {text_vocab_size} ids of "
+            f"data.text_tokenizer={data.text_tokenizer}: set at least that, or null to follow it"
         )
 
 

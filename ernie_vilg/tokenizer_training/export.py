@@ -21,12 +21,8 @@ from ernie_vilg.storage.locations import check_apart
 from ernie_vilg.tokenizer_training.saved_state import read_tokenizer
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.card import Card
-from ernie_vilg.vqgan.weights import (
-    SETTINGS_FILE,
-    load_image_tokenizer,
-    read_card,
-    save_image_tokenizer,
-)
+from ernie_vilg.vqgan.settings_file import SETTINGS_FILE
+from ernie_vilg.vqgan.weights import load_image_tokenizer, read_card, save_image_tokenizer
 
 _OTHER_FIGURES = ("step", "pictures", "held_out", "code_counts")
 """Entries of the file of figures that are no figures."""

@@ -23,15 +23,19 @@ from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import committed_folder, sha256_of_file, write_bytes, write_json
-from ernie_vilg.storage.json_files import object_of, parse_json, read_object
+from ernie_vilg.storage.json_files import object_of, parse_json
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.card import Card, card_from_json, card_text, card_to_json
+from ernie_vilg.vqgan.settings_file import (
+    FORMAT,
+    REMEDY,
+    SETTINGS_FILE,
+    WEIGHTS_FILE,
+    read_settings,
+    settings_config,
+)
 
-WEIGHTS_FILE = "image_tokenizer.safetensors"
-SETTINGS_FILE = "image_tokenizer.json"
 CARD_FILE = "README.md"
-FORMAT = "ernie-vilg image tokenizer 2"
-_REMEDY = "train or import the tokenizer again"
 
 
 def save_image_tokenizer(
@@ -86,7 +90,7 @@ def load_image_tokenizer(folder: Path) -> tuple[VQGAN, str]:
     Raises:
         InputError: a file is missing, has another format, or differs from its hash.
     """
-    settings = _read_settings(folder)
+    settings = read_settings(folder)
     weights = folder / WEIGHTS_FILE
     sha256 = sha256_of_file(weights)
     if sha256 != settings.get("sha256"):
@@ -102,7 +106,7 @@ def load_image_tokenizer(folder: Path) -> tuple[VQGAN, str]:
         )
     model = VQGAN(from_json(recorded, ImageTokenizerConfig, f"{weights}: config"))
     expected = model.state_dict()
-    check_tensors(weights, tensors, expected, required=expected.keys(), remedy=_REMEDY)
+    check_tensors(weights, tensors, expected, required=expected.keys(), remedy=REMEDY)
     model.load_state_dict(tensors)
     # The order of memory in which convolutions are fastest, on CPUs and GPUs.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -115,9 +119,9 @@ def read_card(folder: Path) -> Card:
     Raises:
         InputError: a file is missing or has another format.
     """
-    settings, name = _read_settings(folder), str(folder / SETTINGS_FILE)
-    config = from_json(settings.get("config"), ImageTokenizerConfig, f"{name}: config")
-    return card_from_json(settings, config, name)
+    settings = read_settings(folder)
+    config = settings_config(settings, folder)
+    return card_from_json(settings, config, str(folder / SETTINGS_FILE))
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -127,7 +131,7 @@ def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error}): {_REMEDY}") from error
+        raise InputError(f"{path} cannot be read ({error}): {REMEDY}") from error
     name = f"{path}: config"
     return object_of(parse_json(metadata.get("config", "null"), name), name), tensors
 
@@ -166,20 +170,3 @@ def check_tensors(
             )
         if not value.to(dtype).isfinite().all():
             raise InputError(f"{path}: {name} holds NaN or infinite values: {remedy}")
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    for name in (SETTINGS_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"{folder} has no {name}: name a folder written by "
-                "launch/train_image_tokenizer.py, such as RUN_DIR/weights, or by "
-                "launch/import_image_tokenizer.py"
-            )
-    settings = read_object(folder / SETTINGS_FILE)
-    if settings.get("format") != FORMAT:
-        raise InputError(
-            f"{folder / SETTINGS_FILE} has format {settings.get('format')!r}, this code reads "
-            f"{FORMAT!r}, whose layers differ: {_REMEDY}"
-        )
-    return settings

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf.errors import OmegaConfBaseException
 
 from ernie_vilg.errors import InputError
+from launch.support.followed import follow_tokenizers
 from launch.support.places import has_settings
 from launch.support.program import compose, to_dataclass
 
@@ -37,7 +38,9 @@ def compose_program(name: str, overrides: Sequence[str]) -> Any:
     """
     schema = schema_of(name)
     try:
-        return to_dataclass(compose(name, schema, overrides), schema)
+        composed = compose(name, schema, overrides)
+        follow_tokenizers(composed, schema)
+        return to_dataclass(composed, schema)
     except (OmegaConfBaseException, InputError) as error:
         line = " ".join(overrides)
         raise InputError(f"launch/{name}.py {line}: it refuses these settings: {error}") from error

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from ernie_vilg.config.schema import Matching, Range, declared, non_null
+from ernie_vilg.config.schema import Matching, Range, declared, non_null, source_of
 from launch.support.choices import choices_of, groups_of
 
 _WIDTH = 100
@@ -50,7 +50,10 @@ def settings_of(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, str,
         is_section = dataclasses.is_dataclass(part)
         if not is_section or part is not hint:
             docstring = docstrings.get(field.name, "")
-            yield prefix + field.name, declared(schema)[field.name], _default(field), docstring
+            declaration = declared(schema)[field.name]
+            source = source_of(declaration)
+            default = f", follows {source}" if source else _default(field)
+            yield prefix + field.name, declaration, default, docstring
         if is_section:
             yield from settings_of(typing.cast(type, part), f"{prefix}{field.name}.")
         elif typing.get_origin(part) is dict and dataclasses.is_dataclass(

@@ -31,6 +31,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from ernie_vilg.config.exit_codes import ExitCode, write_ending
 from ernie_vilg.config.launch import DeviceError, Launch, RendezvousError
+from ernie_vilg.config.schema import declared, source_of
 from ernie_vilg.errors import InputError
 from launch.support.environment import (
     ending_file,
@@ -38,6 +39,7 @@ from launch.support.environment import (
     read_launch,
     require_one_process,
 )
+from launch.support.followed import follow_tokenizers
 from launch.support.help import help_text
 from launch.support.overrides import hydra_overrides, in_optional_sections, known_settings
 from launch.support.places import CONF_FOLDER
@@ -57,10 +59,15 @@ _HYDRAS_GROUPS = (
 )
 """Groups of Hydra's own command line, which we do not use: a quarter of the time to compose."""
 
+_MULTIRUN = ("--multirun", "-m")
+"""Hydra's names of the option that runs a sweep."""
+
 _EXPERIMENT_GROUPS = ("experiment", "image_tokenizer")
 """Groups of conf/ whose file is the experiment that a run belongs to."""
 
 Config = TypeVar("Config")
+
+logger = logging.getLogger(__name__)
 
 
 def program(
@@ -105,11 +112,16 @@ def _run(
         else:
             require_one_process(name)
         _start_log(launch)
+        if any(option in _MULTIRUN for option in options):
+            sys.exit(_sweep(name, schema, options, has_ranks=has_ranks))
         settings = _without_cfg(options)
         if settings != options:
             _show(OmegaConf.to_yaml(compose(name, schema, settings)))
             return
-        main(to_dataclass(compose(name, schema, options), schema))
+        composed = compose(name, schema, options)
+        for sentence in follow_tokenizers(composed, schema):
+            logger.info("%s", sentence)
+        main(to_dataclass(composed, schema))
     except KeyboardInterrupt:
         if has_ranks:
             raise
@@ -136,6 +148,14 @@ def _without_cfg(options: list[str]) -> list[str]:
         if option == "--cfg=job":
             return options[:at] + options[at + 1 :]
     return options
+
+
+def _sweep(name: str, schema: type, options: list[str], *, has_ranks: bool) -> ExitCode:
+    # Imported here: it composes settings with this module.
+    from launch.support.sweep_run import run_sweep
+
+    single = [option for option in options if option not in _MULTIRUN]
+    return run_sweep(name, schema, single, has_ranks=has_ranks)
 
 
 def _start_log(launch: Launch) -> None:
@@ -260,14 +280,16 @@ def to_dataclass(composed: DictConfig, schema: type[Config]) -> Config:
 
 @functools.cache
 def _mutable_twin(schema: type) -> type:
-    """Return the same dataclass without `frozen` and checks.
+    """Return the same dataclass without `frozen` and checks; numbers that follow may be null.
 
     OmegaConf makes the node of a frozen dataclass read-only, so Hydra cannot lay YAML and command
     line over it.
     """
     hints = typing.get_type_hints(schema)
     fields = [
-        (field.name, _twin_type(hints[field.name]), _twin_default(field))
+        (field.name, hints[field.name] | None, dataclasses.field(default=None))
+        if source_of(declared(schema)[field.name])
+        else (field.name, _twin_type(hints[field.name]), _twin_default(field))
         for field in dataclasses.fields(schema)
     ]
     return dataclasses.make_dataclass(schema.__name__, fields, kw_only=True)

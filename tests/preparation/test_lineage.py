@@ -147,9 +147,16 @@ def test_another_image_tokenizer_is_refused(data_set: DataSet, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"codebook_size": 32}, "set model.codebook_size=16"),
+        (
+            {"codebook_size": 32},
+            r"model.codebook_size=32 where data.image_tokenizer=\S+ has 16: "
+            "set model.codebook_size=16, or null",
+        ),
         ({"image_grid_size": 8}, "set model.image_grid_size=4"),
-        ({"text_vocab_size": 100}, "model.text_vocab_size=100 is below the 300 pieces"),
+        (
+            {"text_vocab_size": 100},
+            "model.text_vocab_size=100 is below the 300 ids of data.text_tokenizer=",
+        ),
     ],
 )
 def test_a_model_of_other_sizes_is_refused(

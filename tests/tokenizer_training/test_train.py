@@ -15,7 +15,8 @@ from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.data.records.damage_log import read_damage
 from ernie_vilg.runs.phases import Phase
 from ernie_vilg.storage.files import sha256_of_file
-from ernie_vilg.vqgan.weights import WEIGHTS_FILE, load_image_tokenizer, read_card
+from ernie_vilg.vqgan.settings_file import WEIGHTS_FILE
+from ernie_vilg.vqgan.weights import load_image_tokenizer, read_card
 from tests.distributed import run_distributed
 from tests.tokenizer_training.tokenizer_run import (
     ALONE,

@@ -11,10 +11,9 @@ from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.card import Card
+from ernie_vilg.vqgan.settings_file import SETTINGS_FILE, WEIGHTS_FILE
 from ernie_vilg.vqgan.weights import (
     CARD_FILE,
-    SETTINGS_FILE,
-    WEIGHTS_FILE,
     load_image_tokenizer,
     read_card,
     save_image_tokenizer,

@@ -1,0 +1,219 @@
+"""Runs the jobs of a sweep one after another, each as a process with a run folder of its own.
+
+A job is the program without --multirun, so it resumes, or ends at once if it is done, as it does
+alone. A failure does not stop the jobs after it; a signal does, and the running job gets it too.
+"""
+
+import dataclasses
+import logging
+import math
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ernie_vilg.config.exit_codes import ExitCode
+from ernie_vilg.errors import InputError
+from ernie_vilg.runs.run_folder import RunFolder
+from ernie_vilg.storage.files import write_bytes
+from ernie_vilg.storage.json_files import object_of, open_regular, parse_json
+from launch.support.composition import compose_program
+from launch.support.environment import child_environment, is_launched
+from launch.support.process_tree import stop_with_parent
+from launch.support.sweep import Job, jobs_of
+
+TABLE_NAME = "sweep.tsv"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_WORDS = {
+    ExitCode.DONE: "done",
+    ExitCode.BAD_SETTINGS: "refused",
+    ExitCode.STOPPED: "stopped",
+}
+_NOT_STARTED = "not started"
+_NOT_FAILED = (_WORDS[ExitCode.DONE], _WORDS[ExitCode.STOPPED], _NOT_STARTED)
+
+logger = logging.getLogger(__name__)
+
+
+def run_sweep(name: str, schema: Any, options: Sequence[str], *, has_ranks: bool) -> ExitCode:
+    """Run a sweep, and write and print its table.
+
+    Args:
+        name: program, a file of launch/.
+        schema: dataclass of its settings.
+        options: its command line, without --multirun.
+        has_ranks: whether it trains; other programs have no sweeps.
+
+    Returns:
+        exit code: failed if any job failed, stopped if one was stopped and none failed.
+
+    Raises:
+        InputError: the program has no sweeps, a launcher started it, or a job's settings are wrong.
+    """
+    is_run = has_ranks and "run_dir" in {field.name for field in dataclasses.fields(schema)}
+    if not is_run:
+        raise InputError(
+            f"--multirun: {name} has no run folder, so no sweep: leave it out, and start the "
+            "program once for each value"
+        )
+    if is_launched():
+        raise InputError(
+            "--multirun: a launcher started this program, and a sweep starts its jobs itself, of "
+            "one process each: start it with python, or let the launcher start one job at a time"
+        )
+    jobs = jobs_of(options)
+    command = [sys.executable, "-m", f"launch.{name}"]
+    return Sweep(command, _folder_of(name, jobs), jobs).run()
+
+
+def _folder_of(name: str, jobs: Sequence[Job]) -> Path:
+    """Check the settings of all jobs; return the sweep's folder."""
+    if any("run_dir" in job.swept for job in jobs):
+        raise InputError(
+            "run_dir has several values: give one, the folder of the sweep, in which every job "
+            "has a run folder of its own"
+        )
+    folders = {compose_program(name, job.options).run_dir for job in jobs}
+    if len(folders) > 1:
+        raise InputError(
+            f"the jobs have several run_dirs ({', '.join(sorted(folders))}): add run_dir=FOLDER, "
+            "the folder of the sweep"
+        )
+    folder = Path(folders.pop())
+    if RunFolder(folder).settings.exists():
+        raise InputError(f"run_dir={folder} is a run's folder: name another one for the sweep")
+    return folder
+
+
+class Sweep:
+    """The jobs of a sweep, and how each ended."""
+
+    def __init__(self, command: Sequence[str], folder: Path, jobs: Sequence[Job]) -> None:
+        """Take what will run.
+
+        Args:
+            command: command of the program, without settings.
+            folder: folder of the sweep.
+            jobs: its jobs in their order.
+        """
+        self._command = command
+        self._folder = folder
+        self._jobs = jobs
+        self._endings = dict.fromkeys((job.name for job in jobs), _NOT_STARTED)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._signal_number: int | None = None
+
+    def run(self) -> ExitCode:
+        """Run the jobs that are left; return the exit code."""
+        for number in _SIGNALS:
+            signal.signal(number, self._pass_on)
+        for index, job in enumerate(self._jobs):
+            if self._signal_number is not None:
+                break
+            logger.info("job %d of %d: %s", index + 1, len(self._jobs), job.name)
+            self._endings[job.name] = ending_in_words(self._run_job(job))
+            self._write()
+        print(aligned(self._rows()), flush=True)
+        return self._exit_code()
+
+    def _run_job(self, job: Job) -> int:
+        options = [each for each in job.options if each.partition("=")[0] != "run_dir"]
+        self._process = subprocess.Popen(
+            [*self._command, *options, f"run_dir={self._folder / job.name}"],
+            env=child_environment({}),
+            start_new_session=True,  # Ctrl-C reaches only this program, which passes it on
+            preexec_fn=stop_with_parent,
+        )
+        if self._signal_number is not None:  # it came while the process was made
+            self._process.send_signal(self._signal_number)
+        return self._process.wait()
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._signal_number = number
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def _exit_code(self) -> ExitCode:
+        counts = Counter(self._endings.values())
+        failed = {
+            name: ending for name, ending in self._endings.items() if ending not in _NOT_FAILED
+        }
+        summary = ", ".join(f"{count} {ending}" for ending, count in counts.items())
+        logger.info("%d jobs: %s; see %s", len(self._jobs), summary, self._folder / TABLE_NAME)
+        for name, ending in failed.items():
+            logger.error("%s: %s", name, ending)
+        if failed:
+            return ExitCode.FAILED
+        done = _WORDS[ExitCode.DONE]
+        return ExitCode.DONE if counts[done] == len(self._jobs) else ExitCode.STOPPED
+
+    def _write(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        text = "".join("\t".join(row) + "\n" for row in self._rows())
+        write_bytes(self._folder / TABLE_NAME, text.encode())
+
+    def _rows(self) -> list[list[str]]:
+        """Return the table: values, ending, last step and its losses of every job."""
+        last = {job.name: last_losses(RunFolder(self._folder / job.name)) for job in self._jobs}
+        losses = list(dict.fromkeys(key for entry in last.values() for key in entry))
+        keys = list(self._jobs[0].swept)
+        rows = [[*keys, "ending", *losses, "run folder"]]
+        for job in self._jobs:
+            numbers = [_number(last[job.name].get(key)) for key in losses]
+            rows.append([*job.swept.values(), self._endings[job.name], *numbers, job.name])
+        return [[_one_line(cell) for cell in row] for row in rows]
+
+
+def ending_in_words(return_code: int) -> str:
+    """Return how a job ended, from its exit code or minus the number of the signal."""
+    if return_code < 0:
+        return f"killed by {signal.Signals(-return_code).name}"
+    return next((word for code, word in _WORDS.items() if code == return_code), "failed")
+
+
+def last_losses(run: RunFolder) -> dict[str, float]:
+    """Return the step and the losses of a run's last logged step; {} without one.
+
+    Raises:
+        InputError: the file of metrics is not the run's.
+    """
+    if not run.metrics.exists():
+        return {}
+    found: dict[str, float] = {}
+    with open_regular(run.metrics) as file:
+        for number, line in enumerate(file, 1):
+            name = f"{run.metrics}, line {number}"
+            if not line.endswith(b"\n"):  # a kill cut it; the run's next start removes it
+                break
+            entry = object_of(parse_json(line, name), name)
+            if "loss" in entry:
+                found = {key: value for key, value in entry.items() if _is_loss(key, value)}
+    return found
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as text, its columns aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _is_loss(key: str, value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and (key == "step" or key.startswith("loss") or key.endswith("_loss"))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if math.isfinite(value) else str(value)
+
+
+def _one_line(cell: str) -> str:
+    return " ".join(cell.split())
