@@ -57,8 +57,8 @@ def test_any_text_is_what_was_typed() -> None:
         variables = [
             f"+cluster.environment.A{index}={typed}" for index, typed in enumerate(several)
         ]
-        config = pretrain(f"tracking.name={several[0]}", *variables)
-        assert config.tracking.name == several[0]
+        config = pretrain(f"tracking.notes={several[0]}", *variables)
+        assert config.tracking.notes == several[0]
         assert list(config.cluster.environment.values()) == several
         typed = several[0]
         assert prompts_of(f"prompts=[{typed.replace(',', '')}]") == (
