@@ -95,5 +95,5 @@ def test_the_seed_changes_the_scenes(tmp_path: Path) -> None:
 
 
 def test_an_unknown_variety_is_refused() -> None:
-    with pytest.raises(ValueError, match="variety=plain: choose moderate or varied"):
+    with pytest.raises(ValueError, match="variety=plain: choose moderate, exact or varied"):
         DrawShapesConfig(output_dir="x", variety="plain")  # type: ignore[arg-type]

@@ -48,6 +48,12 @@ def sweep_of(folder: Path, *options: str) -> Sweep:
 
 
 @pytest.fixture(autouse=True)
+def started_by_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # an earlier test's engine may have set them
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
 def restored_handlers() -> object:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
     before = {number: signal.getsignal(number) for number in numbers}
