@@ -32,7 +32,13 @@ Measured = tuple[History, list[list[float]], dict[str, Tensor] | None]
 def averaged(row: Row) -> PretrainConfig:
     """Return the run of a row, with an average of its weights."""
     config = config_of(row)
-    return replace(config, training=replace(config.training, ema_decay=0.5))
+    layout = config.parallelism
+    size = min(layout.micro_batch_size, layout.global_batch_size // row.data)
+    return replace(
+        config,
+        parallelism=replace(layout, micro_batch_size=size),
+        training=replace(config.training, ema_decay=0.5),
+    )
 
 
 def held_out(config: PretrainConfig, groups: Any) -> HeldOut:
