@@ -21,3 +21,7 @@ class CheckpointConfig(Settings, section="checkpoint"):
     max_failed_saves: NaturalInt = 2
     """Most failed saves in a row, for example on a full disk, before the run stops; the last
     checkpoint stays valid."""
+
+    def is_due(self, step: int, steps: int) -> bool:
+        """Return whether a step is saved: a multiple of `every`, or the last of `steps`."""
+        return step % self.every == 0 or step == steps

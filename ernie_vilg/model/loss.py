@@ -39,6 +39,11 @@ Targets = tuple[Tensor, ...]
 num_image_tokens]; the mean number of text targets per micro-batch of this step, float32 [1]; for an
 end-to-end reconstructor also pixels, uint8 [batch, 3, height, width]."""
 
+ValidationTargets = tuple[Tensor, ...]
+"""Text ids, int64 [batch, text_length]; image codes, int64 [batch, num_image_tokens]; number of
+pairs, which fill the first rows, int64 [1]; for an end-to-end reconstructor also pixels, uint8
+[batch, 3, height, width]."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
@@ -122,10 +127,6 @@ class Objective:
         self._config = config
         self._layers = layers
 
-    def of_validation(self) -> "ValidationObjective":
-        """Return the sums of the same losses, for held-out pairs."""
-        return ValidationObjective(self._config, self._layers)
-
     def __call__(self, output: HeadOutput, targets: Targets) -> Losses:
         """Return the losses."""
         config = self._config
@@ -147,12 +148,7 @@ class Objective:
             total = total + config.z_loss_weight * z_loss
         reconstruction = torch.zeros_like(text_to_image)
         if output.pixels is not None:
-            reconstruction = reconstruction_loss(
-                output.pixels,
-                from_bytes(pixels[0]),
-                absolute_weight=config.absolute_error_weight,
-                squared_weight=config.squared_error_weight,
-            )
+            reconstruction = self._reconstruction(output.pixels, pixels[0])
             total = total + config.reconstruction_weight * reconstruction
         return Losses(
             total=total,
@@ -164,11 +160,35 @@ class Objective:
             text_position_share=is_target.float().mean(dim=0),
         )
 
+    def sums(self, output: HeadOutput, targets: ValidationTargets) -> Tensor:
+        """Return the sums of the losses over held-out pairs, float64 [num_sums]."""
+        text, codes, num_pairs, *pixels = targets
+        is_pair = torch.arange(len(text), device=text.device) < num_pairs
+        is_target = (text != PADDING_ID) & is_pair[:, None]
+        image_losses, _ = self._layers.cross_entropy(output.image_logits, codes)
+        text_losses, _ = self._layers.cross_entropy(output.text_logits, text)
+        by_image_row = _rows(image_losses.double() * is_pair[:, None])
+        reconstruction = torch.zeros(1, dtype=torch.float64, device=text.device)
+        if output.pixels is not None and (count := int(num_pairs)):
+            reconstruction += count * self._reconstruction(output.pixels[:count], pixels[0][:count])
+        return torch.cat(
+            [
+                num_pairs.double(),
+                reconstruction,
+                by_image_row.sum(dim=(0, 2)),
+                torch.where(is_target, text_losses.double(), 0.0).sum(dim=0),
+                is_target.sum(dim=0).double(),
+            ]
+        )
 
-ValidationTargets = tuple[Tensor, ...]
-"""Text ids, int64 [batch, text_length]; image codes, int64 [batch, num_image_tokens]; number of
-pairs, which fill the first rows, int64 [1]; for an end-to-end reconstructor also pixels, uint8
-[batch, 3, height, width]."""
+    def _reconstruction(self, drawn: Tensor, pixels: Tensor) -> Tensor:
+        """Return the loss of drawn pictures, float32 []."""
+        return reconstruction_loss(
+            drawn,
+            from_bytes(pixels),
+            absolute_weight=self._config.absolute_error_weight,
+            squared_weight=self._config.squared_error_weight,
+        )
 
 
 def num_sums(config: ModelConfig) -> int:
@@ -194,49 +214,6 @@ class ValidationLosses:
     """Loss of image codes by row of the grid, nats per code."""
     by_text_position: tuple[float | None, ...]
     """Loss of the text piece at each slot, nats per piece; None where no pair has a piece."""
-
-
-class ValidationObjective:
-    """The sums of a micro-batch, from the head's output and the targets."""
-
-    def __init__(self, config: ObjectiveConfig, layers: ParallelLayers) -> None:
-        """Prepare the sums.
-
-        Args:
-            config: weights of the terms.
-            layers: layers of the head, whose cross-entropy takes split logits.
-        """
-        self._config = config
-        self._layers = layers
-
-    def __call__(self, output: HeadOutput, targets: ValidationTargets) -> Tensor:
-        """Return the sums over the pairs, float64 [num_sums]."""
-        text, codes, num_pairs, *pixels = targets
-        is_pair = torch.arange(len(text), device=text.device) < num_pairs
-        is_target = (text != PADDING_ID) & is_pair[:, None]
-        image_losses, _ = self._layers.cross_entropy(output.image_logits, codes)
-        text_losses, _ = self._layers.cross_entropy(output.text_logits, text)
-        columns = math.isqrt(image_losses.shape[1])
-        by_image_row = (image_losses.double() * is_pair[:, None]).unflatten(1, (-1, columns))
-        reconstruction = torch.zeros(1, dtype=torch.float64, device=text.device)
-        if output.pixels is not None:
-            count = int(num_pairs)
-            if count:
-                reconstruction += count * reconstruction_loss(
-                    output.pixels[:count],
-                    from_bytes(pixels[0][:count]),
-                    absolute_weight=self._config.absolute_error_weight,
-                    squared_weight=self._config.squared_error_weight,
-                )
-        return torch.cat(
-            [
-                num_pairs.double(),
-                reconstruction,
-                by_image_row.sum(dim=(0, 2)),
-                torch.where(is_target, text_losses.double(), 0.0).sum(dim=0),
-                is_target.sum(dim=0).double(),
-            ]
-        )
 
 
 def mean_losses(sums: Tensor, config: ModelConfig, objective: ObjectiveConfig) -> ValidationLosses:
@@ -275,4 +252,9 @@ def mean_losses(sums: Tensor, config: ModelConfig, objective: ObjectiveConfig) -
 
 def _row_means(values: Tensor) -> Tensor:
     """Return the mean of each row of the grid, [rows], of [batch, rows * columns]."""
-    return values.unflatten(1, (math.isqrt(values.shape[1]), -1)).mean(dim=(0, 2))
+    return _rows(values).mean(dim=(0, 2))
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Return [batch, rows, columns] of [batch, rows * columns]."""
+    return values.unflatten(1, (math.isqrt(values.shape[1]), -1))

@@ -9,13 +9,11 @@ parameter depends on its stored name only, so it is the same under every layout.
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import torch
-
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig, ParameterGroupConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.model.initialization import Uninitialized, takes_weight_decay
-from ernie_vilg.model.transformer import build_transformer
+from ernie_vilg.model.initialization import takes_weight_decay
+from ernie_vilg.model.transformer import parameter_sizes
 
 UNDECAYED = 1
 """Index, in `parameter_groups`, of the group without weight decay that no pattern makes."""
@@ -78,7 +76,7 @@ def group_sizes(model: ModelConfig, config: OptimizerConfig) -> list[tuple[Param
     Raises:
         InputError: a pattern matches no parameter, or only parameters that an earlier one has.
     """
-    sizes = _parameter_sizes(model)
+    sizes = parameter_sizes(model)
     owners = {_owner(name, config) for name in sizes}
     for index, group in enumerate(config.groups):
         if index not in owners:
@@ -105,7 +103,7 @@ def matching_groups(
     model: ModelConfig, config: OptimizerConfig
 ) -> tuple[ParameterGroupConfig, ...]:
     """Return the groups of the settings that get a parameter of a model, in their order."""
-    owners = {_owner(name, config) for name in _parameter_sizes(model)}
+    owners = {_owner(name, config) for name in parameter_sizes(model)}
     return tuple(group for index, group in enumerate(config.groups) if index in owners)
 
 
@@ -113,12 +111,6 @@ def _owner(name: str, config: OptimizerConfig) -> int | None:
     """Return the index of the first pattern that matches a name; None if none does."""
     matches = (fnmatchcase(name, group.pattern) for group in config.groups)
     return next((index for index, is_match in enumerate(matches) if is_match), None)
-
-
-def _parameter_sizes(model: ModelConfig) -> dict[str, int]:
-    with torch.device("meta"), Uninitialized():
-        parameters = build_transformer(model).named_parameters()
-    return {name: parameter.numel() for name, parameter in parameters}
 
 
 def _no_match(index: int, pattern: str, names: list[str]) -> str:

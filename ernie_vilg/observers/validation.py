@@ -141,7 +141,7 @@ class HeldOutLosses:
 
 
 def _is_saved(config: PretrainConfig, step: int) -> bool:
-    return step % config.checkpoint.every == 0 or step == config.training.steps
+    return config.checkpoint.is_due(step, config.training.steps)
 
 
 def _needs_pixels(boundary: Boundary) -> bool:

@@ -23,7 +23,7 @@ class FollowedSize:
     value: int
     """The size."""
     sentence: str
-    """What follows from what, for the log."""
+    """Sentence for the log that names the size and its source."""
 
 
 def followed_size(name: str, source: str, folder: Path) -> FollowedSize:

@@ -10,7 +10,6 @@ Source: TensorBoard (https://github.com/tensorflow/tensorboard), SessionLog.STAR
 """
 
 import importlib.util
-import json
 import logging
 import math
 import time
@@ -69,9 +68,8 @@ class EventFiles:
             self._give_up(error)
         if not earlier and metrics.exists():
             for line in read_lines(metrics):
-                entry = _entry_of(line.text)
-                if entry is not None:
-                    self.add(entry)
+                if line.record is not None and isinstance(line.record.get("step"), int):
+                    self.add(line.record)
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Write the figures and pictures of a line of the metrics file."""
@@ -161,12 +159,3 @@ def _picture_values(picture: Picture) -> list[Any]:
         metadata = create_summary_metadata(display_name=name, description="")
         values.append(Summary.Value(tag=name, metadata=metadata, tensor=text))
     return values
-
-
-def _entry_of(text: bytes) -> dict[str, Any] | None:
-    """Return the entry of a line, None for a line without a step."""
-    try:
-        entry = json.loads(text)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None

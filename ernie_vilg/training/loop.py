@@ -188,11 +188,10 @@ class Trainer:
     def _after_step(self, step: int) -> None:
         """Compare replicas, save and observe the weights, each if it is due after a step."""
         started = time.monotonic()
-        is_last = step == self.config.training.steps
+        steps = self.config.training.steps
         # After a skipped update the weights are in doubt; going back to them would not help.
-        is_save_due = is_last or (
-            step % self.config.checkpoint.every == 0 and not self.guard.is_in_doubt
-        )
+        is_wanted = step == steps or not self.guard.is_in_doubt
+        is_save_due = is_wanted and self.config.checkpoint.is_due(step, steps)
         if is_save_due or self.guard.is_check_due(step):
             self.phases.enter(Phase.CHECK, step)
             self.guard.check_replicas(step)

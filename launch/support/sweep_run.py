@@ -20,7 +20,7 @@ from ernie_vilg.config.exit_codes import ExitCode
 from ernie_vilg.errors import InputError
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes
-from ernie_vilg.storage.json_files import object_of, open_regular, parse_json
+from ernie_vilg.storage.jsonl import read_lines
 from launch.support.composition import compose_program
 from launch.support.environment import child_environment, is_launched
 from launch.support.process_tree import stop_with_parent
@@ -181,17 +181,13 @@ def last_losses(run: RunFolder) -> dict[str, float]:
     Raises:
         InputError: the file of metrics is not the run's.
     """
-    if not run.metrics.exists():
-        return {}
     found: dict[str, float] = {}
-    with open_regular(run.metrics) as file:
-        for number, line in enumerate(file, 1):
-            name = f"{run.metrics}, line {number}"
-            if not line.endswith(b"\n"):  # a kill cut it; the run's next start removes it
-                break
-            entry = object_of(parse_json(line, name), name)
-            if "loss" in entry:
-                found = {key: value for key, value in entry.items() if _is_loss(key, value)}
+    for line in read_lines(run.metrics) if run.metrics.exists() else ():
+        if not line.is_whole:  # a kill cut it; the run's next start removes it
+            break
+        entry = line.require()
+        if "loss" in entry:
+            found = {key: value for key, value in entry.items() if _is_loss(key, value)}
     return found
 
 

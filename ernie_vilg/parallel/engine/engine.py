@@ -109,7 +109,7 @@ class Engine(ABC):
             batches: this replica's micro-batches on the CPU, as many as every other replica's.
 
         Returns:
-            the sums of `ValidationObjective` over all replicas, float64 [num_sums] on the CPU, the
+            the sums of `Objective.sums` over all replicas, float64 [num_sums] on the CPU, the
             same on every rank.
         """
         sums = torch.zeros(
@@ -263,11 +263,16 @@ class Engine(ABC):
                 (micro_batch,) = self._staging.move([micro_batch])
             yield micro_batch
 
-    def _micro_batch(self, batch: Batch, mean_text_targets: Tensor) -> MicroBatch:
-        """Return what this rank's stage uses of a batch."""
+    def _micro_batch(self, batch: Batch, count: Tensor) -> MicroBatch:
+        """Return what this rank's stage uses of a batch.
+
+        Args:
+            batch: the micro-batch.
+            count: third of its targets: the mean number of text targets, or the number of pairs.
+        """
         stage, stages = self.groups.pipeline_rank, self.groups.pipeline_size
         inputs = (batch.text, batch.codes) if stage == 0 else ()
-        return inputs, _targets(batch, mean_text_targets) if stage == stages - 1 else ()
+        return inputs, _targets(batch, count) if stage == stages - 1 else ()
 
     def _mean_text_targets(self, batches: Sequence[Batch]) -> Tensor:
         """Return the mean number of text targets per micro-batch of the step, float32 [1]."""
@@ -284,7 +289,6 @@ class PlainEngine(Engine):
     ) -> None:
         super().__init__(_start_engine(model, settings, mpu=_mpu(groups)), groups, settings)
         self._objective = objective
-        self._validation = objective.of_validation()
         self._losses = torch.zeros(num_losses(settings.run.model), device=groups.device)
 
     def _step(self, micro_batches: list[MicroBatch]) -> Tensor:
@@ -304,7 +308,7 @@ class PlainEngine(Engine):
 
     def _evaluate(self, micro_batches: Iterator[MicroBatch], count: int, sums: Tensor) -> None:
         for inputs, targets in micro_batches:
-            sums += self._validation(self._engine(inputs), targets)
+            sums += self._objective.sums(self._engine(inputs), targets)
 
 
 class PipelineEngine(Engine):
@@ -383,6 +387,6 @@ def _optimizer_tensors(optimizer: Optimizer, piece: Piece) -> Iterator[tuple[str
         yield _KINDS[key], state[key][piece.in_shard]
 
 
-def _targets(batch: Batch, mean_text_targets: Tensor) -> Targets:
+def _targets(batch: Batch, count: Tensor) -> Targets:
     pixels = () if batch.pixels is None else (batch.pixels,)
-    return (batch.text, batch.codes, mean_text_targets, *pixels)
+    return (batch.text, batch.codes, count, *pixels)

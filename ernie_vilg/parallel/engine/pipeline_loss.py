@@ -19,7 +19,6 @@ class PipelineLoss:
 
     def __init__(self, objective: Objective, config: ModelConfig, device: torch.device) -> None:
         self._objective = objective
-        self._validation = objective.of_validation()
         self._sums: Tensor | None = None
         self.total = torch.zeros(num_losses(config), device=device)
         """Losses summed since the last call of `collect`, float32 [num_losses]."""
@@ -27,7 +26,7 @@ class PipelineLoss:
     def __call__(self, output: HeadOutput, targets: Targets) -> Tensor:
         """Return the scalar to differentiate; of held-out pairs their number."""
         if self._sums is not None:
-            sums = self._validation(output, targets)
+            sums = self._objective.sums(output, targets)
             self._sums += sums
             return sums[0]
         losses: Losses = self._objective(output, targets)
