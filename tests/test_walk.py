@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.launch import Launch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.image_batches import ImageBatches
@@ -164,7 +165,7 @@ def test_the_containers_that_the_page_lists_exist() -> None:
 def test_pictures_are_read_through_the_same_files(tmp_path: Path) -> None:
     files = [numbered_png(number, 8) for number in range(8)]
     sequence = images_of(tmp_path, write_image_shards(tmp_path, [files], image_size=8))
-    replica = ReplicaSlice(global_batch_size=4, data_rank=0, data_size=1)
+    replica = ReplicaSlice(batch_sizes=BatchSizes(full=4), data_rank=0, data_size=1)
 
     with closing(ImageBatches(sequence, replica)) as batches, traced() as walk:
         batches.at(1)

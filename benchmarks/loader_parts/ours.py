@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.support.measurer import Result, Task, answer, tasks
 from benchmarks.support.timing import Stopwatch
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches.image_batches import ImageBatches, ImageSequence
@@ -82,7 +83,7 @@ def image_batches(folder: Path, batch_size: int) -> ImageBatches:
 
 
 def _only_replica(batch_size: int) -> ReplicaSlice:
-    return ReplicaSlice(global_batch_size=batch_size, data_rank=0, data_size=1)
+    return ReplicaSlice(batch_sizes=BatchSizes(full=batch_size), data_rank=0, data_size=1)
 
 
 def _source(folder: Path, manifest: Manifest) -> DataSource:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from benchmarks.reconstructor_parts.rows import BATCH_PAIRS, LEARNING_RATE, WARMUP_STEPS, Settings
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.data.batches.step_samples import StepSamples
@@ -73,5 +74,5 @@ def _batches(home: Path, seed: int) -> StepSamples[Batch]:
             model=read_model_config(home / "two_stage/weights"),
             with_pixels=True,
         ),
-        ReplicaSlice(global_batch_size=BATCH_PAIRS, data_rank=0, data_size=1),
+        ReplicaSlice(batch_sizes=BatchSizes(full=BATCH_PAIRS), data_rank=0, data_size=1),
     )

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ernie_vilg.config.batch_sizes import BatchSizes, BatchSizeStageConfig, check_growing
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.cluster import ClusterConfig
 from ernie_vilg.config.data import PretrainDataConfig
@@ -61,9 +62,13 @@ class ParallelismConfig(Settings, section="parallelism"):
     """Pairs per data-parallel rank per forward pass; a pair gives two sequences."""
     global_batch_size: NeverChanges[PositiveInt]
     """Pairs per optimizer step, over all data-parallel ranks."""
+    batch_size_warmup: MayChange[tuple[BatchSizeStageConfig, ...]] = ()
+    """Smaller global batches of the first steps, in order; each keeps the micro-batch and has fewer
+    forward passes per step. The learning rate does not follow."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_growing(self.batch_size_warmup, self.global_batch_size)
         if self.sequence_parallel and self.tensor_parallel_size == 1:
             raise InputError(
                 "parallelism.sequence_parallel=true with parallelism.tensor_parallel_size=1: it "
@@ -75,6 +80,11 @@ class ParallelismConfig(Settings, section="parallelism"):
                 f"pipeline_parallel_size={self.pipeline_parallel_size}: set "
                 "parallelism.zero_stage=1. DeepSpeed rejects 2 and 3 under a pipeline"
             )
+
+    @property
+    def batch_sizes(self) -> BatchSizes:
+        """Pairs of every optimizer step, over all data-parallel ranks."""
+        return BatchSizes(full=self.global_batch_size, warmup=self.batch_size_warmup)
 
     def data_parallel_size(self, world_size: int) -> int:
         """Return the number of replicas on `world_size` devices.
@@ -106,22 +116,28 @@ class ParallelismConfig(Settings, section="parallelism"):
         return ", ".join(words)
 
     def num_micro_batches(self, world_size: int) -> int:
-        """Return the number of forward passes per optimizer step and replica.
+        """Return the number of forward passes per optimizer step and replica, after a warm-up.
 
         Raises:
-            InputError: the global batch is no multiple of micro-batch size times replicas.
+            InputError: a global batch is no multiple of micro-batch size times replicas.
         """
+        for index, stage in enumerate(self.batch_size_warmup):
+            key = f"parallelism.batch_size_warmup[{index}].global_batch_size"
+            self._num_passes(key, stage.global_batch_size, world_size)
+        return self._num_passes("parallelism.global_batch_size", self.global_batch_size, world_size)
+
+    def _num_passes(self, key: str, batch_size: int, world_size: int) -> int:
         replicas = self.data_parallel_size(world_size)
         per_pass = self.micro_batch_size * replicas
-        if self.global_batch_size % per_pass:
-            lower = self.global_batch_size // per_pass * per_pass
+        if batch_size % per_pass:
+            lower = batch_size // per_pass * per_pass
             legal = " or ".join(str(size) for size in (lower, lower + per_pass) if size)
             raise InputError(
-                f"parallelism.global_batch_size={self.global_batch_size} is no multiple of "
+                f"{key}={batch_size} is no multiple of "
                 f"parallelism.micro_batch_size={self.micro_batch_size} x {replicas} replicas = "
-                f"{per_pass}: set parallelism.global_batch_size={legal}, or change the micro-batch"
+                f"{per_pass}: set {key}={legal}, or change the micro-batch"
             )
-        return self.global_batch_size // per_pass
+        return batch_size // per_pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,9 +343,9 @@ class PretrainConfig(Settings):
             )
 
     @property
-    def global_batch_size(self) -> int:
-        """Pairs per optimizer step, over all data-parallel ranks."""
-        return self.parallelism.global_batch_size
+    def batch_sizes(self) -> BatchSizes:
+        """Pairs of every optimizer step, over all data-parallel ranks."""
+        return self.parallelism.batch_sizes
 
     def options_in_words(self) -> str:
         """Return how blocks are computed, if not as usual, to follow the words of a layout."""

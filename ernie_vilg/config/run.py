@@ -6,6 +6,7 @@ parts.
 
 from typing import Protocol
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.cluster import ClusterConfig
 from ernie_vilg.config.guards import GuardsConfig
@@ -45,8 +46,8 @@ class RunConfig(Protocol):
         """Guarded settings that may change when the run resumes."""
 
     @property
-    def global_batch_size(self) -> int:
-        """Samples per optimizer step, all ranks together."""
+    def batch_sizes(self) -> BatchSizes:
+        """Samples of every optimizer step, all ranks together."""
 
     @property
     def training(self) -> RunLength:

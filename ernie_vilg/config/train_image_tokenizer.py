@@ -7,6 +7,7 @@ own.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.checkpoint import CheckpointConfig
 from ernie_vilg.config.cluster import ClusterConfig
 from ernie_vilg.config.codebook import CodebookConfig
@@ -139,9 +140,9 @@ class TrainImageTokenizerConfig(Settings):
                 )
 
     @property
-    def global_batch_size(self) -> int:
-        """Pictures per optimizer step, all ranks together."""
-        return self.training.global_batch_size
+    def batch_sizes(self) -> BatchSizes:
+        """Pictures of every optimizer step, all ranks together."""
+        return BatchSizes(full=self.training.global_batch_size)
 
     def micro_batch_size(self, world_size: int) -> int:
         """Return the number of pictures per rank and forward pass.
@@ -149,7 +150,10 @@ class TrainImageTokenizerConfig(Settings):
         Raises:
             InputError: the ranks do not divide the batch, or passes a rank's share.
         """
-        batch_size, micro_batch_size = self.global_batch_size, self.training.micro_batch_size
+        batch_size, micro_batch_size = (
+            self.training.global_batch_size,
+            self.training.micro_batch_size,
+        )
         if batch_size % world_size:
             raise InputError(
                 f"training.global_batch_size={batch_size} on {world_size} ranks: every rank needs "

@@ -4,8 +4,10 @@ Settings count steps, and shares of samples or tokens. The loader counts positio
 samples only. This module converts the ones into the others.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
+from ernie_vilg.config.batch_sizes import BatchSizes, BatchSizeStageConfig
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.data.sequence.mixture import MixtureSegment, cycle_parts
@@ -56,10 +58,10 @@ def order_identity(config: PretrainConfig, lineage: Lineage, step: int) -> dict[
         step: the last step made; 0 before the first.
 
     Returns:
-        seed, sizes, data sets by name, and the positions of a cycle that each data set has, by
-        first position of the phase.
+        seed, sizes, stages of a batch-size warm-up by first step, data sets by name, and the
+        positions of a cycle that each data set has, by first position of the phase.
     """
-    next_position = first_position(step + 1, config.parallelism.global_batch_size)
+    next_position = first_position(step + 1, config.batch_sizes)
     names = [data_set.name for data_set in lineage.data_sets]
     mixture = {
         str(phase.first_position): {
@@ -69,10 +71,16 @@ def order_identity(config: PretrainConfig, lineage: Lineage, step: int) -> dict[
         if phase.first_position < max(1, next_position)
     }
     drawn = {name for parts in mixture.values() for name in parts}
+    warmup = {
+        str(first): stage.global_batch_size
+        for first, stage in _first_steps(config.batch_sizes)
+        if first <= max(1, step)
+    }
     return {
         "seed": config.data.seed,
         "shuffle_block_shards": config.data.shuffle_block_shards,
         "global_batch_size": config.parallelism.global_batch_size,
+        **({"batch_size_warmup": warmup} if warmup else {}),
         "data_sets": {
             data_set.name: data_set.manifest.digest()
             for data_set in lineage.data_sets
@@ -94,7 +102,7 @@ def mixture_segments(config: PretrainConfig, lineage: Lineage) -> tuple[MixtureS
     }
     return tuple(
         MixtureSegment(
-            first_position=first_position(part.step + 1, config.parallelism.global_batch_size),
+            first_position=first_position(part.step + 1, config.batch_sizes),
             weights=tuple(
                 part.weights[data_set.name] / tokens[data_set.name]
                 for data_set in lineage.data_sets
@@ -102,6 +110,14 @@ def mixture_segments(config: PretrainConfig, lineage: Lineage) -> tuple[MixtureS
         )
         for part in config.data.weights
     )
+
+
+def _first_steps(sizes: BatchSizes) -> Iterator[tuple[int, BatchSizeStageConfig]]:
+    """Yield the stages of a batch-size warm-up, each with its first step."""
+    first = 1
+    for stage in sizes.warmup:
+        yield first, stage
+        first += stage.steps
 
 
 def _mean_tokens(config: PretrainConfig, data_set: DataSource) -> float:

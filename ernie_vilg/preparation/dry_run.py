@@ -15,6 +15,7 @@ import torch
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.sequence.mixture import MixtureOrder
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_token
@@ -175,7 +176,10 @@ def _totals(
     yield "FLOPs per pair", f"{per_pair:.3e}, {len(Direction)} x {model.seq_length} tokens"
     yield "step", f"{pairs:,} pairs, {pairs * len(Direction) * model.seq_length:,} tokens"
     yield "micro-batches", f"{num_micro_batches} per step and replica"
-    run_pairs = steps * pairs
+    if warmup := config.batch_sizes.warmup:
+        stages_in_words = [f"{each.steps:,} of {each.global_batch_size:,}" for each in warmup]
+        yield "batch-size warm-up", f"steps of so many pairs: {', '.join(stages_in_words)}"
+    run_pairs = first_position(steps + 1, config.batch_sizes)
     yield "run", f"{steps:,} steps, {run_pairs:,} pairs, {float(run_pairs * per_pair):.3e} FLOPs"
     if len(stages) > 1:
         bubble = (len(stages) - 1) / (num_micro_batches + len(stages) - 1)
@@ -212,7 +216,7 @@ def _data_set_lines(config: PretrainConfig, lineage: Lineage) -> Iterator[str]:
     truncation = check_truncation(config, lineage)
     segments = mixture_segments(config, lineage)
     order = MixtureOrder(len(lineage.data_sets), segments, config.data.seed)
-    drawn = order.drawn_before(config.training.steps * config.parallelism.global_batch_size)
+    drawn = order.drawn_before(first_position(config.training.steps + 1, config.batch_sizes))
     for data_set, count in zip(lineage.data_sets, drawn.tolist(), strict=True):
         num_pairs = data_set.manifest.num_samples
         yield (

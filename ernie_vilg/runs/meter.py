@@ -34,7 +34,7 @@ class StepFigures(Protocol):
             num_steps: number of steps in the sums; with 0, losses are NaN.
         """
 
-    def speed(self, steps_per_second: float, world_size: int) -> Metrics:
+    def speed(self, samples_per_second: float, world_size: int) -> Metrics:
         """Return the speed of a run of so many ranks by name."""
 
     def line(self, step: int, steps: int, metrics: Metrics) -> str:
@@ -68,21 +68,23 @@ class Meter:
 
     def __post_init__(self) -> None:
         self.since = time.monotonic()
-        self._num_timed = 0
+        self._num_timed = self._samples_timed = self._first_samples = 0
         self._num_skipped = torch.zeros((), device=self.losses.device)
 
-    def add(self, losses: Tensor, is_skipped: Tensor) -> None:
+    def add(self, losses: Tensor, is_skipped: Tensor, num_samples: int) -> None:
         """Count one step; copies nothing to the host.
 
         Args:
             losses: result of `StepEngine.train_batch`, float32 [num_losses].
             is_skipped: `StepEngine.last_skip`, float32 [].
+            num_samples: samples of the step over all replicas.
         """
         # Not a product: the losses of a skipped step may be NaN, and NaN * 0 is NaN.
         self.losses += torch.where(is_skipped > 0, 0.0, losses)
         self._num_skipped += is_skipped
         self.steps += 1
         self._num_timed += 1
+        self._samples_timed += num_samples
 
     def end_first_step(self) -> None:
         """Time the first step, which was added; waits for the device once per start."""
@@ -91,12 +93,14 @@ class Meter:
         now = time.monotonic()
         self.first_step_seconds = now - self.since
         self.since, self._num_timed = now, 0
+        self._first_samples, self._samples_timed = self._samples_timed, 0
 
     def reset(self) -> None:
         """Discard the steps since the last log line."""
         self.losses.zero_()
         self._num_skipped.zero_()
-        self.steps, self._num_timed, self.since = 0, 0, time.monotonic()
+        self.steps, self._num_timed, self._samples_timed = 0, 0, 0
+        self.since = time.monotonic()
 
     def pause(self, seconds: float) -> None:
         """Exclude time that was not spent on steps."""
@@ -115,14 +119,16 @@ class Meter:
         num_skipped = int(self._num_skipped)
         # Without another step, the first one is all that is known of the speed.
         seconds = (time.monotonic() - self.since) if self._num_timed else self.first_step_seconds
-        seconds_per_step = max(seconds or 0.0, 1e-9) / max(self._num_timed, 1)
+        samples = self._samples_timed if self._num_timed else self._first_samples
+        seconds = max(seconds or 0.0, 1e-9)
+        seconds_per_step = seconds / max(self._num_timed, 1)
         metrics = figures.losses(sums, self.steps - num_skipped)
         metrics |= {
             "skipped_steps": float(num_skipped),
             "gradient_norm": engine.gradient_norm(),
             "seconds_per_step": seconds_per_step,
         }
-        metrics |= figures.speed(1 / seconds_per_step, engine.groups.world_size)
+        metrics |= figures.speed(samples / seconds, engine.groups.world_size)
         metrics |= memory_metrics(engine.groups.device)
         metrics |= utilization_metrics(engine.groups.device)
         self.reset()

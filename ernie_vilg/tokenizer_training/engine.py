@@ -92,8 +92,7 @@ class TokenizerEngine:
             self._networks,
             groups,
             config.guards,
-            read_loss=lambda: self._sums.spike_loss() / self._num_micro_batches,
-            num_micro_batches=1,
+            read_loss=lambda: self._sums.spike_loss(),
         )
         peak = config.objective.adversarial.learning_rate or config.optimizer.learning_rate
         self._ratio = peak / config.optimizer.learning_rate
@@ -118,7 +117,6 @@ class TokenizerEngine:
         """
         device = self.groups.device
         self._num_micro_batches = len(batches)
-        self._networks.num_gradients = len(batches) * self.groups.world_size
         images = [to_device(pictures, device) for pictures in batches]
         if self._steps == 0:
             vectors = torch.cat([self._passes.encode(each) for each in images])
@@ -228,7 +226,7 @@ class TokenizerEngine:
     def _make_step(self, images: list[Tensor], learning_rate: float) -> list[TokenizerPass]:
         """Make or skip a step; return the results of its forward passes."""
         self._sums = self._no_sums()
-        self._networks.begin_step()
+        self._guard.begin_step(len(images))
         passed: list[TokenizerPass] = []
         self._tokenizer.clear_gradients()
         for index, each in enumerate(images):

@@ -32,9 +32,9 @@ class TokenizerFigures:
         """
         return dict(metrics_of(sums, num_steps, self._config))
 
-    def speed(self, steps_per_second: float, world_size: int) -> Metrics:
+    def speed(self, samples_per_second: float, world_size: int) -> Metrics:
         """Return the run's speed."""
-        return {"images_per_second": steps_per_second * self._config.global_batch_size}
+        return {"images_per_second": samples_per_second}
 
     def line(self, step: int, steps: int, metrics: Metrics) -> str:
         """Return the log line of a step."""

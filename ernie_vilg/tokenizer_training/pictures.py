@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.data import ONLY_DATA_SET
 from ernie_vilg.config.train_image_tokenizer import TrainImageTokenizerConfig
 from ernie_vilg.data.batches.image_batches import ImageBatches, ImageSequence
@@ -84,7 +85,7 @@ class PictureBatches:
         self._batches = ImageBatches(
             sequence,
             ReplicaSlice(
-                global_batch_size=config.global_batch_size,
+                batch_sizes=config.batch_sizes,
                 data_rank=groups.data_rank,
                 data_size=groups.data_size,
             ),
@@ -145,7 +146,7 @@ class EvaluationPictures:
         """Number of pictures."""
         self._batches = ImageBatches(
             sequence,
-            ReplicaSlice(global_batch_size=1, data_rank=0, data_size=1),
+            ReplicaSlice(batch_sizes=BatchSizes(full=1), data_rank=0, data_size=1),
             on_damage=_warn,
         )
 

@@ -165,7 +165,7 @@ def _checkpoints(rank: Rank[TrainImageTokenizerConfig], sequence: ImageSequence)
         RunFacts(
             identity_at=lambda step: identity,
             data_at=lambda step: {
-                "position": first_position(step + 1, config.global_batch_size),
+                "position": first_position(step + 1, config.batch_sizes),
                 "quarantine": sequence.quarantine.digest(),
             },
             layout={},  # every rank holds the whole state, so any number of ranks resumes
@@ -188,7 +188,7 @@ def _trainer(
     """Return the loop over the parts, with its batches and guards; all ranks must call."""
     config, groups = rank.config, rank.groups
     ledger = RunFolder(rank.run_dir).ledger
-    writer = skip_writer(ledger, sequence, groups, config.global_batch_size)
+    writer = skip_writer(ledger, sequence, groups, config.batch_sizes)
     assert writer is not None, "every rank is a replica"
     guard = RunGuard(engine, config.guards, writer)
     guard.load_state(checkpoints.restored_state)
@@ -236,7 +236,7 @@ def _identity(
             "seed": config.training.seed,
             "shuffle_block_shards": config.training.shuffle_block_shards,
             "horizontal_flip": config.training.horizontal_flip,
-            "global_batch_size": config.global_batch_size,
+            "global_batch_size": config.training.global_batch_size,
         },
         "precision": str(precision).removeprefix("torch."),
     }

@@ -32,8 +32,7 @@ class NetworksUpdate(Update):
             device: device of the networks.
             gradient_clipping: largest norm of a network's gradient; 0 turns clipping off.
         """
-        self.num_gradients = 1
-        """Number of backward passes per step and network, over all ranks."""
+        self._num_gradients = 0  # backward passes of a step per network, over all ranks
         self._clipping = gradient_clipping
         self._members: list[_Member] = []
         self._works: list[dist.Work] = []
@@ -41,9 +40,10 @@ class NetworksUpdate(Update):
         """Norms of the last mean gradients before clipping, in the order in which networks were
         added, float64 [networks]."""
 
-    def begin_step(self) -> None:
+    def begin_step(self, num_passes: int) -> None:
         """Forget the networks of the last step."""
         self._members.clear()
+        self._num_gradients = num_passes * dist.get_world_size()
 
     def add(self, weights: FlatWeights, learning_rate: float) -> None:
         """Let a network take part, whose backward passes are over; all ranks must call.
@@ -72,7 +72,7 @@ class NetworksUpdate(Update):
             squares: unused; every rank has the whole gradient.
         """
         for member, norm in zip(self._members, self.norms_of_networks, strict=True):
-            divisor = gradient_divisor(norm, self._clipping, self.num_gradients)
+            divisor = gradient_divisor(norm, self._clipping, self._num_gradients)
             member.weights.step(member.learning_rate, divisor, is_skipped)
         return self.norms_of_networks[0]
 
@@ -80,7 +80,7 @@ class NetworksUpdate(Update):
         """Return the norm of a network's mean gradient, float64 []."""
         segments = [part for flat in weights.gradients for part in norm_segments(flat)]
         norms = torch.stack(torch._foreach_norm(segments)).double()
-        return norms.square().sum().sqrt() / self.num_gradients
+        return norms.square().sum().sqrt() / self._num_gradients
 
 
 def all_reduce_at_once(tensors: Iterable[Tensor]) -> list[dist.Work]:

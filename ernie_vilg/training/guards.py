@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.guards import GuardsConfig
 from ernie_vilg.data.records.skipped_updates import (
     RecentOrigins,
@@ -22,7 +23,7 @@ from ernie_vilg.data.records.skipped_updates import (
     finite,
     name_samples,
 )
-from ernie_vilg.data.sequence.order import first_position
+from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.data.sequence.sample_sequence import SampleSequence
 from ernie_vilg.parallel.engine.update_guard import Decision, PendingDecision
 from ernie_vilg.parallel.layout.collectives import LEADER
@@ -70,12 +71,8 @@ class SkipWriter:
     """Origins of the samples of the last steps; the loader adds those of each step."""
     sequence: SampleSequence[Any]
     """Training sequence, to which the origins belong."""
-    offset: int
-    """Position of the replica's first sample within a global batch."""
-    num_positions: int
-    """Positions of the replica per step."""
-    global_batch_size: int
-    """Positions per step."""
+    replica: ReplicaSlice
+    """Positions of the replica."""
 
     def write(self, step: int, decision: Decision) -> None:
         """Record a skipped update.
@@ -84,7 +81,7 @@ class SkipWriter:
             step: step of the update, from 1.
             decision: decision to skip it.
         """
-        origins = self.recent.at(step)
+        origins, positions = self.recent.at(step), self.replica.positions(step)
         skip = Skip(
             step=step,
             reason=decision.reason,
@@ -92,8 +89,8 @@ class SkipWriter:
             limit=finite(decision.limit),
             gradient_norm=finite(decision.gradient_norm),
             ranks=decision.ranks,
-            first_position=first_position(step, self.global_batch_size) + self.offset,
-            num_positions=self.num_positions,
+            first_position=int(positions[0]),
+            num_positions=len(positions),
             samples=() if origins is None else name_samples(self.sequence, origins),
         )
         self.log.write(skip)
@@ -266,7 +263,7 @@ def _sentence(difference: Difference, report: ReplicaReport) -> str:
 
 
 def skip_writer(
-    ledger: Path, sequence: SampleSequence[Any], groups: Groups, global_batch_size: int
+    ledger: Path, sequence: SampleSequence[Any], groups: Groups, batch_sizes: BatchSizes
 ) -> SkipWriter | None:
     """Return the writer of a replica's skipped updates on the first rank of the replica, else None.
 
@@ -274,16 +271,15 @@ def skip_writer(
         ledger: the run's ledger folder.
         sequence: the training sequence.
         groups: this rank's coordinates.
-        global_batch_size: positions per step.
+        batch_sizes: positions of every step.
     """
     if groups.tensor_rank or groups.pipeline_rank:
         return None
-    share = global_batch_size // groups.data_size
     return SkipWriter(
         log=SkipLog(ledger, groups.data_rank),
         recent=RecentOrigins(),
         sequence=sequence,
-        offset=groups.data_rank * share,
-        num_positions=share,
-        global_batch_size=global_batch_size,
+        replica=ReplicaSlice(
+            batch_sizes=batch_sizes, data_rank=groups.data_rank, data_size=groups.data_size
+        ),
     )

@@ -21,7 +21,7 @@ import torch
 from ernie_vilg.checkpoint.checkpoints import Checkpoints
 from ernie_vilg.config.run import RunConfig
 from ernie_vilg.data.records.ledger import Ledger
-from ernie_vilg.data.sequence.order import first_position
+from ernie_vilg.data.sequence.order import batch_size, first_position
 from ernie_vilg.parallel.layout.collectives import LEADER, agree_max, broadcast_from_leader
 from ernie_vilg.parallel.timing.step_times import StepTimes
 from ernie_vilg.resilience.stopping import Stopping, StopReason
@@ -151,19 +151,20 @@ class Trainer:
 
     def _take_step(self, step: int) -> None:
         """Make one step."""
-        config, num_positions = self.config, self.config.global_batch_size
+        config = self.config
+        num_samples = batch_size(step, config.batch_sizes)
         self.phases.enter(Phase.DATA, step)
         with self.step_times.reading():
             micro_batches = self.batches.at(step)
         self.phases.enter(Phase.STEP, step)
         learning_rate = learning_rate_at(step, config.training.steps, config.optimizer)
         losses = self.engine.train_batch(micro_batches, learning_rate)
-        self._meter.add(losses, self.engine.last_skip)
+        self._meter.add(losses, self.engine.last_skip, num_samples)
         is_log_due = step % config.training.log_every == 0 or step == config.training.steps
         if self._meter.first_step_seconds is None:
             self._end_first_step(step, is_log_due=is_log_due)
         if self.ledger is not None:
-            self.ledger.append(step, first_position(step, num_positions), num_positions)
+            self.ledger.append(step, first_position(step, config.batch_sizes), num_samples)
         self.guard.after_step(step)
         if is_log_due:
             self._log(step, learning_rate)
@@ -208,7 +209,7 @@ class Trainer:
             self.record.write()
 
     def _log(self, step: int, learning_rate: float) -> None:
-        position = first_position(step + 1, self.config.global_batch_size)
+        position = first_position(step + 1, self.config.batch_sizes)
         metrics: Metrics = {
             **self._meter.read(self.engine, self.figures),
             **self.step_times.read(),
@@ -218,6 +219,7 @@ class Trainer:
             "learning_rate": learning_rate,
             "data_position": float(position),
             "epoch": position / self.num_samples,
+            **self._batch_size(step),
             "skipped_updates": float(self.guard.num_skips),
             **self.data_metrics(),
             **self._checkpoint_metrics(),
@@ -228,6 +230,11 @@ class Trainer:
         if self.record is not None:
             self.record.add(metrics)
         logger.info("%s", self.figures.line(step, self.config.training.steps, metrics))
+
+    def _batch_size(self, step: int) -> Metrics:
+        """Return the step's global batch, of a run in which it grows."""
+        sizes = self.config.batch_sizes
+        return {"global_batch_size": float(batch_size(step, sizes))} if sizes.warmup else {}
 
     def _checkpoint_metrics(self) -> Metrics:
         report = self.checkpoints.last_save

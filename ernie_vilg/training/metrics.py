@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.loss import NUM_TERMS, num_losses
 from ernie_vilg.runs.meter import Metrics, waits
@@ -25,13 +26,15 @@ class PretrainFigures:
         """Return the losses by name; arguments as for `loss_metrics`."""
         return loss_metrics(sums, num_steps, self._config.model)
 
-    def speed(self, steps_per_second: float, world_size: int) -> Metrics:
+    def speed(self, samples_per_second: float, world_size: int) -> Metrics:
         """Return the run's speed, and its MFU if the kind of GPU is set."""
-        return speed_metrics(steps_per_second, world_size, self._config)
+        return speed_metrics(samples_per_second, world_size, self._config)
 
     def line(self, step: int, steps: int, metrics: Metrics) -> str:
         """Return the log line of a step."""
-        return log_line(step, steps, metrics)
+        sizes = self._config.batch_sizes
+        pairs_left = first_position(steps + 1, sizes) - first_position(step + 1, sizes)
+        return log_line(step, steps, pairs_left, metrics)
 
 
 def loss_metrics(sums: Tensor, num_steps: int, config: ModelConfig) -> Metrics:
@@ -63,9 +66,8 @@ def loss_metrics(sums: Tensor, num_steps: int, config: ModelConfig) -> Metrics:
     return metrics
 
 
-def speed_metrics(steps_per_second: float, world_size: int, config: PretrainConfig) -> Metrics:
+def speed_metrics(pairs_per_second: float, world_size: int, config: PretrainConfig) -> Metrics:
     """Return the run's speed, and its MFU if the kind of GPU is set."""
-    pairs_per_second = steps_per_second * config.parallelism.global_batch_size
     flops_per_device = pairs_per_second * training_flops_per_pair(config.model) / world_size
     metrics: Metrics = {
         "pairs_per_second": pairs_per_second,
@@ -77,8 +79,8 @@ def speed_metrics(steps_per_second: float, world_size: int, config: PretrainConf
     return metrics
 
 
-def log_line(step: int, steps: int, metrics: Metrics) -> str:
-    """Return the log line of a step."""
+def log_line(step: int, steps: int, pairs_left: int, metrics: Metrics) -> str:
+    """Return the log line of a step, after which `pairs_left` pairs are to be trained on."""
     speed = (
         f"MFU {100 * metrics['mfu']:.1f}%"
         if "mfu" in metrics
@@ -89,7 +91,7 @@ def log_line(step: int, steps: int, metrics: Metrics) -> str:
         if "loss_reconstruction" in metrics
         else ""
     )
-    left = duration((steps - step) * metrics["seconds_per_step"])
+    left = duration(pairs_left / metrics["pairs_per_second"])
     return (
         f"step {step}/{steps}  loss {metrics['loss']:.4f}  "
         f"text-to-image {metrics['loss_text_to_image']:.4f}  "

@@ -206,7 +206,7 @@ def _restore_engine(
                 start=None if start is None else start.record(),
             ),
             data_at=lambda step: {
-                "position": first_position(step + 1, config.parallelism.global_batch_size),
+                "position": first_position(step + 1, config.batch_sizes),
                 "quarantine": quarantine.digest(),
             },
             layout=layout_identity(config, groups),
@@ -231,7 +231,7 @@ def _build_trainer(
     """Return the loop over the parts, with its batches and guards; all ranks must call."""
     config, groups = rank.config, rank.groups
     ledger = RunFolder(rank.run_dir).ledger
-    writer = skip_writer(ledger, sequence, groups, config.parallelism.global_batch_size)
+    writer = skip_writer(ledger, sequence, groups, config.batch_sizes)
     changes = [change.step for change in config.data.mixture_changes]
     guard = RunGuard(engine, config.guards, writer, planned_changes=changes)
     guard.load_state(checkpoints.restored_state)

@@ -64,7 +64,7 @@ class ReplicaBatches:
         self._steps = StepSamples(
             sequence,
             ReplicaSlice(
-                global_batch_size=config.parallelism.global_batch_size,
+                batch_sizes=config.batch_sizes,
                 data_rank=groups.data_rank,
                 data_size=groups.data_size,
             ),

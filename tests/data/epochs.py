@@ -3,6 +3,7 @@
 from contextlib import closing
 from pathlib import Path
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches.step_samples import StepSamples
@@ -63,7 +64,9 @@ def read_epoch(
 
     sequence = sequence_of(folder, manifest, MODEL, loader=loader, quarantine=quarantine)
     for rank in range(replicas):
-        replica = ReplicaSlice(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas)
+        replica = ReplicaSlice(
+            batch_sizes=BatchSizes(full=GLOBAL_BATCH), data_rank=rank, data_size=replicas
+        )
         with closing(StepSamples(sequence, replica, on_damage=note)) as steps:
             for step in range(1, STEPS + 1):
                 samples = steps.at(step)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.data.batches.step_samples import StepSamples
 from ernie_vilg.data.batches.token_batches import TokenSequence
@@ -59,7 +60,7 @@ def consume(
     batches = [
         StepSamples(
             sequence,
-            ReplicaSlice(global_batch_size=size, data_rank=rank, data_size=DATA_SIZE),
+            ReplicaSlice(batch_sizes=BatchSizes(full=size), data_rank=rank, data_size=DATA_SIZE),
             known_damage=read_damage(folder).findings,
             on_damage=DamageLog(folder, rank).write,
         )
@@ -81,7 +82,7 @@ def consume(
             text=np.concatenate([part.text.numpy() for part in parts]),
             codes=np.concatenate([part.codes.numpy() for part in parts]),
         )
-        ledger.append(step, first_position(step, size), size)
+        ledger.append(step, first_position(step, BatchSizes(full=size)), size)
     ledger.close()
     for replica in batches:
         replica.close()

@@ -79,7 +79,7 @@ def logged_ratios(launch: Launch, slow_rank: int, log: Path) -> list[dict[str, f
     groups = build_groups(1, 1, start_processes(launch, timeout_seconds=60))
     lines = []
     with Communication(groups) as communication:
-        step_times = StepTimes(communication, 1)
+        step_times = StepTimes(communication)
         stragglers = Stragglers(WatchConfig(straggler_windows=2), groups, gather_members(groups))
         step = step_times.timed(
             OPTIMIZER, lambda: time.sleep(0.25 if launch.rank == slow_rank else 0.05)

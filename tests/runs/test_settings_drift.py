@@ -268,6 +268,7 @@ def test_which_settings_may_change(tmp_path: Path) -> None:
             "guards.replica_check_every",
             "health.*",
             "parallelism.activation_checkpointing",
+            "parallelism.batch_size_warmup",
             "parallelism.micro_batch_size",
             "parallelism.offload_optimizer",
             "parallelism.pipeline_parallel_size",

@@ -16,6 +16,7 @@ import torch
 import webdataset
 
 from ernie_vilg.checkpoint.folder import MANIFEST_NAME, describe_files, write_checkpoint_manifest
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.data.batches.step_samples import StepSamples
 from ernie_vilg.data.sequence.order import ReplicaSlice
 from ernie_vilg.data.sequence.sample_reader import SampleReader
@@ -93,7 +94,7 @@ def test_a_pickle_under_the_name_of_an_array_is_damage(
 ) -> None:
     content: bytes = getattr(canary, form)()
     manifest = token_shards_with(tmp_path / "shards", **{member: content})
-    replica = ReplicaSlice(global_batch_size=1, data_rank=0, data_size=1)
+    replica = ReplicaSlice(batch_sizes=BatchSizes(full=1), data_rank=0, data_size=1)
     sequence = sequence_of(tmp_path / "shards", manifest, MODEL)
 
     with (

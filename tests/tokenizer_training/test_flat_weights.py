@@ -62,10 +62,9 @@ def test_updates_are_those_of_adamw_with_clipping() -> None:
         eps=1e-8,
     )
     update = NetworksUpdate(torch.device("cpu"), gradient_clipping=1.0)
-    update.num_gradients = 2
     with one_process():
         for step in range(3):
-            update.begin_step()
+            update.begin_step(2)
             flat.clear_gradients()
             reference.zero_grad()
             for micro_batch in range(2):

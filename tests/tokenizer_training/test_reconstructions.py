@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.tracking import TrackingConfig
 from ernie_vilg.config.train_image_tokenizer import (
     ReconstructionsConfig,
@@ -77,7 +78,7 @@ def test_the_figures_are_those_of_the_exported_weights(config: TrainImageTokeniz
     manifest = read_manifest(Path(config.reconstructions.shards), "image")
     source = training_source(replace(config, shards=config.reconstructions.shards), manifest)
     sequence = image_sequence(config, source, Quarantine())
-    replica = ReplicaSlice(global_batch_size=1, data_rank=0, data_size=1)
+    replica = ReplicaSlice(batch_sizes=BatchSizes(full=1), data_rank=0, data_size=1)
     with closing(ImageBatches(sequence, replica)) as batches:
         originals = batches.for_evaluation(0, 20)
     decoded = to_bytes(tokenizer.decode(tokenizer.encode(from_bytes(originals))))

@@ -186,7 +186,7 @@ def spoiled_run(
         RunFolder(Path(config.run_dir)).ledger,
         sequence,
         engine.groups,
-        config.parallelism.global_batch_size,
+        config.batch_sizes,
     )
     assert writer is not None, "every rank is a replica"
     batches = ReplicaBatches(config, sequence, engine.groups, writer.recent)

@@ -54,8 +54,8 @@ def meter() -> Meter:
 def test_losses_are_means_over_steps_and_slots_over_their_targets(
     meter: Meter, config: PretrainConfig
 ) -> None:
-    meter.add(vector(4.0, [1.0, 2.0], [3.0, 0.5, 0.0], [1.0, 0.25, 0.0]), NOT_SKIPPED)
-    meter.add(vector(2.0, [3.0, 4.0], [1.0, 1.0, 0.0], [1.0, 0.50, 0.0]), NOT_SKIPPED)
+    meter.add(vector(4.0, [1.0, 2.0], [3.0, 0.5, 0.0], [1.0, 0.25, 0.0]), NOT_SKIPPED, 8)
+    meter.add(vector(2.0, [3.0, 4.0], [1.0, 1.0, 0.0], [1.0, 0.50, 0.0]), NOT_SKIPPED, 8)
 
     metrics = read(meter, config)
 
@@ -72,9 +72,9 @@ def test_a_skipped_step_is_counted_and_its_nan_is_excluded(
     meter: Meter, config: PretrainConfig
 ) -> None:
     good = vector(4.0, [1.0, 2.0], [3.0, 0.5, 0.0], [1.0, 0.25, 0.0])
-    meter.add(good, NOT_SKIPPED)
-    meter.add(torch.full_like(good, math.nan), SKIPPED)
-    meter.add(good, NOT_SKIPPED)
+    meter.add(good, NOT_SKIPPED, 8)
+    meter.add(torch.full_like(good, math.nan), SKIPPED, 8)
+    meter.add(good, NOT_SKIPPED, 8)
 
     metrics = read(meter, config)
 
@@ -84,7 +84,7 @@ def test_a_skipped_step_is_counted_and_its_nan_is_excluded(
 
 
 def test_without_an_unskipped_step_there_is_no_loss(meter: Meter, config: PretrainConfig) -> None:
-    meter.add(torch.zeros(num_losses(MODEL)), SKIPPED)
+    meter.add(torch.zeros(num_losses(MODEL)), SKIPPED, 8)
 
     metrics = read(meter, config)
 
@@ -93,9 +93,9 @@ def test_without_an_unskipped_step_there_is_no_loss(meter: Meter, config: Pretra
 
 
 def test_reading_resets_the_sums(meter: Meter, config: PretrainConfig) -> None:
-    meter.add(torch.ones(num_losses(MODEL)), SKIPPED)
+    meter.add(torch.ones(num_losses(MODEL)), SKIPPED, 8)
     read(meter, config)
-    meter.add(vector(2.0, [0.0, 0.0], [0.0] * 3, [0.0] * 3), NOT_SKIPPED)
+    meter.add(vector(2.0, [0.0, 0.0], [0.0] * 3, [0.0] * 3), NOT_SKIPPED, 8)
 
     metrics = read(meter, config)
 
@@ -105,7 +105,7 @@ def test_reading_resets_the_sums(meter: Meter, config: PretrainConfig) -> None:
 def test_rates_and_mfu_follow_from_the_time_of_a_step(
     meter: Meter, config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    meter.add(torch.zeros(num_losses(MODEL)), NOT_SKIPPED)
+    meter.add(torch.zeros(num_losses(MODEL)), NOT_SKIPPED, 8)
     monkeypatch.setattr("time.monotonic", lambda: meter.since + 2.0)
     gpu = replace(read_gpu("h100-80gb"), peak_flops=1e9)
 
@@ -126,17 +126,19 @@ def test_the_first_step_enters_no_speed_unless_it_is_alone(
     zeros = torch.zeros(num_losses(MODEL))
 
     clock.now += 40.0
-    meter.add(zeros, NOT_SKIPPED)
+    meter.add(zeros, NOT_SKIPPED, 8)
     meter.end_first_step()
     alone = read(meter, config)
-    for _ in range(2):
+    for num_pairs in (8, 16):
         clock.now += 3.0
-        meter.add(zeros, NOT_SKIPPED)
+        meter.add(zeros, NOT_SKIPPED, num_pairs)
     later = read(meter, config)
 
     assert meter.first_step_seconds == 40.0
     assert alone["seconds_per_step"] == 40.0
+    assert alone["pairs_per_second"] == 8 / 40
     assert later["seconds_per_step"] == 3.0
+    assert later["pairs_per_second"] == 24 / 6
 
 
 def test_a_line_with_the_first_step_has_its_losses_and_not_its_time(
@@ -147,7 +149,7 @@ def test_a_line_with_the_first_step_has_its_losses_and_not_its_time(
 
     for seconds, loss in ((40.0, 4.0), (2.0, 2.0), (4.0, 0.0)):
         clock.now += seconds
-        meter.add(vector(loss, [0.0, 0.0], [0.0] * 3, [0.0] * 3), NOT_SKIPPED)
+        meter.add(vector(loss, [0.0, 0.0], [0.0] * 3, [0.0] * 3), NOT_SKIPPED, 8)
         if meter.first_step_seconds is None:
             meter.end_first_step()
     metrics = read(meter, config)

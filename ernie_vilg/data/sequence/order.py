@@ -20,6 +20,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.shard_manifest import Manifest
 
@@ -31,26 +32,45 @@ _LOCAL_REPLACEMENTS = 16
 the later ones draw from the whole data set."""
 
 
-def first_position(step: int, global_batch_size: int) -> int:
-    """Return the first position of a step's global batch.
+def batch_size(step: int, sizes: BatchSizes) -> int:
+    """Return the number of samples of a step over all replicas.
 
     Args:
         step: from 1; step s is the update after which s steps have been made.
-        global_batch_size: samples per step over all replicas.
+        sizes: samples of every step.
     """
-    return (step - 1) * global_batch_size
+    last = 0
+    for stage in sizes.warmup:
+        last += stage.steps
+        if step <= last:
+            return stage.global_batch_size
+    return sizes.full
+
+
+def first_position(step: int, sizes: BatchSizes) -> int:
+    """Return the first position of a step's global batch: the number of samples before it.
+
+    Args:
+        step: from 1.
+        sizes: samples of every step.
+    """
+    position, rest = 0, step - 1
+    for stage in sizes.warmup:
+        steps = min(rest, stage.steps)
+        position, rest = position + steps * stage.global_batch_size, rest - steps
+    return position + rest * sizes.full
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaSlice:
     """The positions of every step that one replica takes: one of equal runs of the global batch."""
 
-    global_batch_size: int
-    """Samples per step over all replicas."""
+    batch_sizes: BatchSizes
+    """Samples of every step over all replicas."""
     data_rank: int
     """Index of this replica; its tensor and pipeline ranks read the same samples."""
     data_size: int
-    """Number of replicas; divides the global batch."""
+    """Number of replicas; divides every global batch."""
 
     def positions(self, step: int) -> np.ndarray:
         """Return this replica's positions of a step in order, int64 [samples].
@@ -58,8 +78,8 @@ class ReplicaSlice:
         Args:
             step: from 1.
         """
-        count = self.global_batch_size // self.data_size
-        first = first_position(step, self.global_batch_size) + self.data_rank * count
+        count = batch_size(step, self.batch_sizes) // self.data_size
+        first = first_position(step, self.batch_sizes) + self.data_rank * count
         return np.arange(first, first + count, dtype=np.int64)
 
 

@@ -64,6 +64,7 @@ class Engine(ABC):
         """Settings that the engine was built from."""
         self.groups = groups
         self.num_micro_batches = settings.num_micro_batches
+        """Micro-batches of this replica's last step; before it those of a full batch."""
         self.shards = zero_shards(engine.optimizer, groups.data_rank)
         """Tensors that this rank's optimizer updates."""
         # On a CPU the batches are where they are computed with.
@@ -74,24 +75,23 @@ class Engine(ABC):
             groups,
             settings.run.guards,
             read_loss=lambda: self._losses_so_far()[0],
-            num_micro_batches=settings.num_micro_batches,
             scales_loss=settings.precision == torch.float16,
-            update=zero1_update(
-                engine.module, self.shards, groups, settings.run, settings.num_micro_batches
-            ),
+            update=zero1_update(engine.module, self.shards, groups, settings.run),
         )
 
     def train_batch(self, batches: Sequence[Batch], learning_rate: float) -> Tensor:
         """Take one optimizer step.
 
         Args:
-            batches: this replica's micro-batches, `num_micro_batches` of them, on the CPU.
+            batches: this replica's micro-batches on the CPU, as many as every other replica's.
             learning_rate: learning rate of this step, which groups multiply by their factors.
 
         Returns:
             this rank's `Losses.detached`, mean over its micro-batches, float32 [num_losses] on the
             device; zeros on ranks without the head. `mean_losses` gives those of the global batch.
         """
+        if len(batches) != self.num_micro_batches:
+            self._expect(len(batches))
         if self.settings.run.model.dropout:
             torch.manual_seed(self._dropout_seed())
         for group in self._engine.optimizer.param_groups:
@@ -222,6 +222,12 @@ class Engine(ABC):
                 for kind, tensor in _optimizer_tensors(shards.optimizer, pieces[parameter]):
                     yield Copy(name, kind, tensor=None, data=groups.data_rank), tensor
 
+    def _expect(self, num_micro_batches: int) -> None:
+        """Let DeepSpeed divide the loss of each pass by another number of passes."""
+        size = num_micro_batches * self.settings.run.parallelism.micro_batch_size
+        self._engine.set_train_batch_size(size * self.groups.data_size)
+        self.num_micro_batches = num_micro_batches
+
     def _dropout_seed(self) -> int:
         """Return the seed of this step's dropout, the same in a resumed run.
 
@@ -297,8 +303,10 @@ class PlainEngine(Engine):
             output = self._engine(inputs)
             losses = self._objective(output, targets)
             if index == 0:
-                self._guard.begin_step()
+                self._guard.begin_step(len(micro_batches))
             self._losses += losses.detached()  # the guard reads them in the step
+            # DeepSpeed would count passes over all steps, but steps may differ in their number.
+            self._engine.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
             self._engine.backward(losses.total)
             self._engine.step()
         return self._losses.clone()
@@ -322,7 +330,7 @@ class PipelineEngine(Engine):
         self._loss = loss
 
     def _step(self, micro_batches: list[MicroBatch]) -> Tensor:
-        self._guard.begin_step()
+        self._guard.begin_step(len(micro_batches))
         self._engine.train_batch(iter(micro_batches))
         return self._loss.collect()
 

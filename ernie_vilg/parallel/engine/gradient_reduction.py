@@ -62,7 +62,6 @@ class GradientReduction:
         tensor_group: ProcessGroup,
         partial_parameters: Collection[nn.Parameter],
         tied_parameters: Collection[nn.Parameter],
-        num_micro_batches: int,
         range_size: int = RANGE_SIZE,
     ) -> None:
         """Plan the reductions, and watch one parameter of each layer.
@@ -74,7 +73,6 @@ class GradientReduction:
             tensor_group: ranks among which partial gradients are summed.
             partial_parameters: parameters of which each tensor rank has a part of the gradient.
             tied_parameters: parameters whose gradients others sum after the backward pass.
-            num_micro_batches: number of backward passes per step.
             range_size: number of elements of the largest range.
         """
         self._data_group, self._tensor_group = data_group, tensor_group
@@ -84,7 +82,7 @@ class GradientReduction:
             for parameter, position in group.positions.items()
             if parameter in set(partial_parameters)
         ]
-        self._num_passes = num_micro_batches
+        self._num_passes = 0  # of a step
         self._passes: dict[int, int] | None = None  # by layer; none outside of a step
         self._works: list[dist.Work] = []
         self._num_started = 0
@@ -100,9 +98,13 @@ class GradientReduction:
             self._ranges = in_order_of_completion(large, first, range_size)
         self._watch(layers)
 
-    def begin(self) -> None:
-        """Expect the backward passes of a step from now on."""
-        self._passes = {}
+    def begin(self, num_passes: int) -> None:
+        """Expect the backward passes of a step from now on.
+
+        Args:
+            num_passes: number of them.
+        """
+        self._num_passes, self._passes = num_passes, {}
 
     def finish(self) -> None:
         """Start the reductions that are left, after the backward passes and before `wait`."""

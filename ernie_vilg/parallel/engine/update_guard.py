@@ -115,7 +115,6 @@ class UpdateGuard:
         config: GuardsConfig,
         *,
         read_loss: Callable[[], Tensor],
-        num_micro_batches: int,
         scales_loss: bool = False,
     ) -> None:
         """Guard an update.
@@ -126,7 +125,6 @@ class UpdateGuard:
             config: definition of a spike.
             read_loss: returns this rank's loss summed over the step's micro-batches, float32 [];
                 zero on ranks without the head.
-            num_micro_batches: number of micro-batches per replica and step.
             scales_loss: whether DeepSpeed scales the loss and handles overflows itself.
         """
         self.update = update
@@ -134,7 +132,8 @@ class UpdateGuard:
         self._config = config
         self._read_loss = read_loss
         self._scales_loss = scales_loss
-        self._num_losses = groups.data_size * groups.tensor_size * num_micro_batches
+        self._num_copies = groups.data_size * groups.tensor_size
+        self._num_losses = 0  # of a step
         self._world_size = groups.world_size
         self._device = groups.device
         self._statistics = torch.zeros(3, dtype=torch.float64, device=self._device)
@@ -160,9 +159,14 @@ class UpdateGuard:
         values = [float(state.get(name, 0.0)) for name in _STATISTICS]
         self._statistics = torch.tensor(values, dtype=torch.float64, device=self._device)
 
-    def begin_step(self) -> None:
-        """Prepare for the backward passes of a step."""
-        self.update.begin_step()
+    def begin_step(self, num_micro_batches: int) -> None:
+        """Prepare for the backward passes of a step.
+
+        Args:
+            num_micro_batches: number of micro-batches per replica, with a pass each.
+        """
+        self._num_losses = self._num_copies * num_micro_batches
+        self.update.begin_step(num_micro_batches)
 
     @torch.no_grad()
     def make_update(self) -> None:
@@ -196,7 +200,6 @@ def guard_deepspeed(
     config: GuardsConfig,
     *,
     read_loss: Callable[[], Tensor],
-    num_micro_batches: int,
     scales_loss: bool,
     update: Update | None = None,
 ) -> UpdateGuard:
@@ -207,7 +210,6 @@ def guard_deepspeed(
         groups: as in `UpdateGuard`.
         config: as in `UpdateGuard`.
         read_loss: as in `UpdateGuard`.
-        num_micro_batches: as in `UpdateGuard`.
         scales_loss: as in `UpdateGuard`.
         update: update to make; None: DeepSpeed's.
     """
@@ -217,7 +219,6 @@ def guard_deepspeed(
         groups,
         config,
         read_loss=read_loss,
-        num_micro_batches=num_micro_batches,
         scales_loss=scales_loss,
     )
     return guard

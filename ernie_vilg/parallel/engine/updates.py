@@ -36,8 +36,12 @@ class Update(ABC):
     """The update of one engine."""
 
     @abstractmethod
-    def begin_step(self) -> None:
-        """Prepare for the backward passes of a step."""
+    def begin_step(self, num_passes: int) -> None:
+        """Prepare for the backward passes of a step.
+
+        Args:
+            num_passes: number of them.
+        """
 
     @abstractmethod
     def norms(self) -> Tensor:
@@ -80,7 +84,7 @@ class DeepSpeedUpdate(Update):
         self._shards, self._update = shards, update
         self._device, self._has_norm = device, has_norm
 
-    def begin_step(self) -> None:
+    def begin_step(self, num_passes: int) -> None:
         """Do nothing."""
 
     def norms(self) -> Tensor:
@@ -131,9 +135,9 @@ class Zero1Update(Update):
         self._counted, self._others = _segments(self._groups, groups.tensor_rank)
         shards.replace_reduction(reduction.finish)
 
-    def begin_step(self) -> None:
+    def begin_step(self, num_passes: int) -> None:
         """Expect backward passes, during the last of which reductions start."""
-        self._reduction.begin()
+        self._reduction.begin(num_passes)
 
     def norms(self) -> Tensor:
         """Read this rank's partition once; waits for its reduction."""
@@ -186,7 +190,6 @@ def zero1_update(
     shards: ZeroShards,
     groups: Groups,
     run: PretrainConfig,
-    num_micro_batches: int,
 ) -> Zero1Update | None:
     """Return the update of ZeRO 1; None under an optimizer that DeepSpeed updates.
 
@@ -195,7 +198,6 @@ def zero1_update(
         shards: tensors that the optimizer updates.
         groups: this rank's groups.
         run: settings of the run.
-        num_micro_batches: number of backward passes per step.
     """
     flat_groups = shards.flat_groups()
     if not flat_groups:
@@ -210,7 +212,6 @@ def zero1_update(
         tensor_group=groups.tensor_group,
         partial_parameters=partial_parameters(named, run, groups),
         tied_parameters=[weight for weight, _ in tied()],
-        num_micro_batches=num_micro_batches,
     )
     return Zero1Update(shards, reduction, groups, gradient_clipping=run.optimizer.gradient_clipping)
 

@@ -7,7 +7,6 @@ GPU as far as the host does not run ahead of it.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,18 +36,16 @@ _PART_OF_INSTRUCTION = {
 class StepTimes:
     """Adds up the parts of the steps between two log lines."""
 
-    def __init__(self, communication: Communication, optimizer_calls_per_step: int) -> None:
+    def __init__(self, communication: Communication) -> None:
         """Start counting.
 
         Args:
             communication: open record, whose clock has the time spent in collectives.
-            optimizer_calls_per_step: calls per step of the function that is timed as optimizer.
         """
         self.work_seconds_per_step = 0.0
         """Wall-clock seconds per step without communication, before the last `read`."""
         self._communication = communication
-        self._calls_per_step = optimizer_calls_per_step
-        self._calls: Counter[str] = Counter()
+        self._num_steps = 0
         self._open: tuple[str, Any] | None = None
         self._paused_seconds = 0.0
         self._since = time.perf_counter()
@@ -58,8 +55,8 @@ class StepTimes:
         spans = self._communication.clock.read()
         now = time.perf_counter()
         wall = now - self._since - self._paused_seconds
-        steps = self._calls[OPTIMIZER] / self._calls_per_step
-        self._since, self._paused_seconds, self._calls = now, 0.0, Counter()
+        steps, self._num_steps = self._num_steps, 0
+        self._since, self._paused_seconds = now, 0.0
         if not steps:
             return {}
         seconds = {
@@ -75,7 +72,8 @@ class StepTimes:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Count the block as data."""
+        """Count the block as data; each step begins with one."""
+        self._num_steps += 1
         self.begin(DATA)
         try:
             yield
@@ -120,7 +118,6 @@ class StepTimes:
             finally:
                 if not stays_open:
                     self.end()
-                self._calls[part] += 1
 
         return counted
 
@@ -142,12 +139,11 @@ def instrument(engine: Engine, communication: Communication) -> Iterator[StepTim
             forward="forward",
             backward="backward",
             optimizer="step",
-            optimizer_calls_per_step=engine.num_micro_batches,
         )
         with methods as step_times:
             yield step_times
     else:
-        step_times = StepTimes(communication, optimizer_calls_per_step=1)
+        step_times = StepTimes(communication)
         wrapped = {
             kind: step_times.timed(_PART_OF_INSTRUCTION[kind.__name__], method)
             if kind.__name__ in _PART_OF_INSTRUCTION
@@ -166,7 +162,6 @@ def instrument_methods(
     forward: str,
     backward: str,
     optimizer: str,
-    optimizer_calls_per_step: int = 1,
 ) -> Iterator[StepTimes]:
     """Time an engine's steps in the block by three of its methods.
 
@@ -177,9 +172,8 @@ def instrument_methods(
             so includes the loss.
         backward: name of the method that makes a backward pass.
         optimizer: name of the method that updates the weights.
-        optimizer_calls_per_step: calls per step of the latter.
     """
-    step_times = StepTimes(communication, optimizer_calls_per_step)
+    step_times = StepTimes(communication)
     timed = {
         forward: step_times.timed(FORWARD, getattr(engine, forward), stays_open=True),
         backward: step_times.timed(BACKWARD, getattr(engine, backward)),

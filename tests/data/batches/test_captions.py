@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.shard_writer import write_shard
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.data.batches.captions import chosen_captions, mixed_bits
 from ernie_vilg.data.batches.step_samples import StepSamples
@@ -122,7 +123,7 @@ def test_no_replica_no_worker_and_no_resume_changes_a_choice(tmp_path: Path) -> 
         sequence = sequence_of(tmp_path, manifest, MODEL, seed=3, loader=loader)
         found = []
         for rank in range(size):
-            replica = ReplicaSlice(global_batch_size=12, data_rank=rank, data_size=size)
+            replica = ReplicaSlice(batch_sizes=BatchSizes(full=12), data_rank=rank, data_size=size)
             with closing(StepSamples(sequence, replica)) as steps:
                 found += steps.at(step).content.text.tolist()
         return found

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.data.batches.image_batches import ImageBatches, ImageSequence
 from ernie_vilg.data.sequence.order import ReplicaSlice
@@ -41,7 +42,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
 
 
 def replica(rank: int = 0, ranks: int = 1) -> ReplicaSlice:
-    return ReplicaSlice(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=ranks)
+    return ReplicaSlice(batch_sizes=BatchSizes(full=GLOBAL_BATCH), data_rank=rank, data_size=ranks)
 
 
 def steps_of(

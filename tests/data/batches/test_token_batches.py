@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from data_pipelines.shard_writer import write_shard
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches.step_samples import StepSamples
 from ernie_vilg.data.batches.token_batches import Batch
@@ -36,7 +37,7 @@ def step_of(
     """Return the micro-batches, of one pair, that a replica gets in a step."""
     steps = StepSamples(
         sequence_of(folder, manifest, model, seed=3, with_pixels=with_pixels),
-        ReplicaSlice(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=size),
+        ReplicaSlice(batch_sizes=BatchSizes(full=GLOBAL_BATCH), data_rank=rank, data_size=size),
     )
     with closing(steps):
         return steps.at(step).content.split(1)

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.data.batches.step_samples import StepSamples
 from ernie_vilg.data.batches.token_batches import Batch, TokenSequence
@@ -28,7 +29,7 @@ from ernie_vilg.data.shards.open_shards import LocalFolder
 from ernie_vilg.storage.shard_manifest import Manifest, Shard
 from tests.data.token_shards import MODEL, sequence_of, write_token_shards
 
-REPLICA = ReplicaSlice(global_batch_size=8, data_rank=0, data_size=1)
+REPLICA = ReplicaSlice(batch_sizes=BatchSizes(full=8), data_rank=0, data_size=1)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.data.batches.token_batches import TokenSequence
 from ernie_vilg.data.records.ledger import (
@@ -58,7 +59,7 @@ def write_steps(folder: Path, *steps: int, batch: int = 8) -> None:
     """Append some steps, as one launch does."""
     ledger = open_ledger(folder)
     for step in steps:
-        ledger.append(step, first_position(step, batch), batch)
+        ledger.append(step, first_position(step, BatchSizes(full=batch)), batch)
     ledger.close()
 
 
@@ -94,7 +95,7 @@ def test_a_killed_process_loses_no_step(tmp_path: Path) -> None:
         "import os, signal; from pathlib import Path\n"
         "from tests.data.records.test_ledger import *\n"
         f"ledger = open_ledger(Path({str(tmp_path)!r}))\n"
-        "for step in range(1, 13): ledger.append(step, first_position(step, 8), 8)\n"
+        "for step in range(1, 13): ledger.append(step, 8 * (step - 1), 8)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.data.batches.step_samples import StepSamples
@@ -48,7 +49,9 @@ def steps_of(
     )
     seen: list[list[int]] = [[] for _ in range(first, last)]
     for rank in range(replicas):
-        replica = ReplicaSlice(global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas)
+        replica = ReplicaSlice(
+            batch_sizes=BatchSizes(full=GLOBAL_BATCH), data_rank=rank, data_size=replicas
+        )
         with closing(StepSamples(sequence, replica)) as batches:
             for step, samples in enumerate(seen, start=first + 1):
                 samples += batches.at(step).content.codes[:, 0].tolist()
@@ -102,7 +105,7 @@ def test_steps_may_be_asked_for_in_any_order(
     shards: tuple[Path, Manifest], uninterrupted: list[list[int]]
 ) -> None:
     folder, manifest = shards
-    replica = ReplicaSlice(global_batch_size=GLOBAL_BATCH, data_rank=0, data_size=1)
+    replica = ReplicaSlice(batch_sizes=BatchSizes(full=GLOBAL_BATCH), data_rank=0, data_size=1)
     sequence = sequence_of(folder, manifest, MODEL, seed=3, loader=LoaderConfig(num_workers=2))
 
     with closing(StepSamples(sequence, replica)) as batches:
@@ -124,7 +127,7 @@ def test_the_slices_of_a_step_are_its_positions_in_order(
         position
         for rank in range(data_size)
         for position in ReplicaSlice(
-            global_batch_size=size, data_rank=rank, data_size=data_size
+            batch_sizes=BatchSizes(full=size), data_rank=rank, data_size=data_size
         ).positions(step)
     ]
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ernie_vilg.config.batch_sizes import BatchSizes
 from ernie_vilg.config.loader import LoaderConfig
 from ernie_vilg.data.batches.npy import parse_npy
 from ernie_vilg.data.batches.step_samples import StepSamples
@@ -330,7 +331,7 @@ def test_replacements_do_not_depend_on_layout_or_workers(tmp_path: Path) -> None
         seen: list[list[int]] = [[] for _ in range(STEPS)]
         for rank in range(replicas):
             replica = ReplicaSlice(
-                global_batch_size=GLOBAL_BATCH, data_rank=rank, data_size=replicas
+                batch_sizes=BatchSizes(full=GLOBAL_BATCH), data_rank=rank, data_size=replicas
             )
             with closing(StepSamples(sequence, replica)) as batches:
                 for step, numbers in enumerate(seen, start=1):

@@ -139,7 +139,6 @@ def reduced(launch: Launch, silent_rank: int) -> Reduced:
         tensor_group=groups.tensor_group,
         partial_parameters=[model.biases[1]],
         tied_parameters=[],
-        num_micro_batches=PASSES,
         range_size=16,
     )
     early: list[tuple[str, int, int | None]] = []
@@ -151,7 +150,7 @@ def reduced(launch: Launch, silent_rank: int) -> Reduced:
         for group in model.groups:
             group.sums.zero_()
         if launch.rank != silent_rank:
-            reduction.begin()
+            reduction.begin(PASSES)
         for each in inputs:
             assert not early
             model(each).backward()
@@ -198,9 +197,8 @@ def count_again(launch: Launch) -> None:
         tensor_group=groups.tensor_group,
         partial_parameters=[],
         tied_parameters=[],
-        num_micro_batches=PASSES,
     )
-    reduction.begin()
+    reduction.begin(PASSES)
     for _ in range(PASSES + 1):
         model(torch.ones(1, 4)).backward()
 

@@ -44,7 +44,7 @@ def waits_of_a_step(launch: Launch, config: PretrainConfig) -> dict[str, list[st
                 batches = batches_of_step(engine, step)
                 with host_waits(device) as waits:
                     losses = engine.train_batch(batches, learning_rate=1e-2)
-                    meter.add(losses, engine.last_skip)
+                    meter.add(losses, engine.last_skip, config.parallelism.global_batch_size)
                     guard.after_step(step)
         # A wait that a CPU does not show: the mean of the loss for DeepSpeed's own log.
         assert getattr(engine.deepspeed_engine, "agg_train_loss", None) is None

@@ -181,10 +181,10 @@ def test_an_overflow_of_float16_is_no_fault(
         groups,
         GUARDS,
         read_loss=lambda: torch.tensor(2.0),
-        num_micro_batches=1,
         scales_loss=scales_loss,
     )
 
+    guard.begin_step(1)
     optimizer.step()
 
     assert guard.last_decision().read().reason == reason

@@ -43,6 +43,8 @@ def timed_steps(launch: Launch, config: PretrainConfig) -> dict[str, Any]:
     inner = set(vars(engine.deepspeed_engine))
     with Communication(engine.groups) as communication:
         with instrument(engine, communication) as times:
+            with times.reading():
+                pass
             engine.train_batch(batches(config, engine.num_micro_batches), 1e-3)
             assert times.read().keys() == {f"{part}_seconds_per_step" for part in PARTS}
             began = time.perf_counter()
