@@ -27,7 +27,7 @@ def losses_of_two_pairs(config: ObjectiveConfig, mean_text_targets: float = 3.0)
     """Two pairs, two codes each of a codebook of 2; three pieces and one padding, of 4."""
     image_logits = torch.log(torch.tensor([[[0.5, 0.5], [0.25, 0.75]], [[0.5, 0.5], [0.5, 0.5]]]))
     text_logits = torch.zeros(2, 2, 4)
-    text = torch.tensor([[2, 3], [1, 0]])  # 0 is padding
+    text = torch.tensor([[1, 3], [1, 0]])  # 0 is padding
     codes = torch.tensor([[0, 0], [1, 0]])
     targets = (text, codes, torch.tensor([mean_text_targets]))
     return Objective(config, SINGLE_DEVICE)(HeadOutput(image_logits, text_logits), targets)
@@ -45,8 +45,8 @@ def test_rows_and_slots_are_means_of_their_own_targets() -> None:
     sure, half = [0.0, -torch.inf], [math.log(0.5)] * 2  # nats of code 0: 0 and log 2
     image_logits = torch.tensor([[sure, half, half, half], [sure, sure, half, half]])
     text_logits = torch.zeros(2, 3, 4)
-    text_logits[0, 1] = torch.tensor([0.0, 0.0, math.log(2), 0.0])
-    text = torch.tensor([[2, 2, 0], [3, 0, 0]])
+    text_logits[0, 1] = torch.tensor([0.0, math.log(2), 0.0, 0.0])
+    text = torch.tensor([[1, 1, 0], [3, 0, 0]])
     codes = torch.zeros(2, 4, dtype=torch.int64)
 
     losses = Objective(ObjectiveConfig(), SINGLE_DEVICE)(
