@@ -30,7 +30,7 @@ from ernie_vilg.data.sequence.sample_sequence import NewRows, SampleSequence
 from ernie_vilg.data.shards.damage import DamagedSampleError
 from ernie_vilg.data.shards.open_shards import OpenShard
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.shard_manifest import NUM_QUESTIONS, Manifest
+from ernie_vilg.storage.shard_manifest import Manifest
 from ernie_vilg.vocabulary import (
     BEGIN_OF_TEXT_ID,
     END_OF_TEXT_ID,
@@ -99,11 +99,6 @@ class TokenSequence(SampleSequence[Batch]):
     def __post_init__(self) -> None:
         super().__post_init__()
         for source in self.sources:
-            if source.manifest.settings.get(NUM_QUESTIONS, 0) and self.model.text_length < 2:
-                raise InputError(
-                    f"token shards {source.location} have questions, and model.text_length="
-                    f"{self.model.text_length} has no room for an answer: set at least 2"
-                )
             if self.with_pixels and not keeps_pixels(source.manifest):
                 raise InputError(
                     f"token shards {source.location} keep no pixels, which with_pixels=True needs: "
