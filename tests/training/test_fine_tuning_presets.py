@@ -1,28 +1,41 @@
 """Each preset of fine-tuning trains on a small set in the layout of its release."""
 
 import json
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from data_pipelines.audit.audit import audit_shards
 from data_pipelines.building.build import build_image_shards
 from data_pipelines.captions import captions_at, read_captions
 from data_pipelines.encoding.encode import encode_image_shards
 from ernie_vilg.checkpoint.export import export, whole_weights
+from ernie_vilg.config.audit import AuditShardsConfig
 from ernie_vilg.config.pretrain import PretrainConfig
+from ernie_vilg.data.sequence.sample_reader import SampleReader
 from ernie_vilg.data.shards.open_shards import LocalFolder, open_shard
+from ernie_vilg.evaluation.audit_page import AuditHeading, audit_html
 from ernie_vilg.evaluation.charts import read_metrics
+from ernie_vilg.forensics.explain_step import explain_step
+from ernie_vilg.forensics.past_batch import Moved
+from ernie_vilg.forensics.step_page import step_page
 from ernie_vilg.model.weights import read_weights
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import committed_folder
 from ernie_vilg.storage.shard_manifest import read_manifest
-from ernie_vilg.text_tokenizer import train_text_tokenizer, write_text_tokenizer
+from ernie_vilg.text_tokenizer import TextTokenizer, train_text_tokenizer, write_text_tokenizer
+from ernie_vilg.vocabulary import BEGIN_OF_TEXT_ID, END_OF_TEXT_ID, QUESTION_END
 from ernie_vilg.vqgan.weights import save_image_tokenizer
 from launch.drills.data_set import CODEBOOK_SIZE, GRID_SIZE, DataSet, untrained_vqgan
 from launch.support.composition import compose_program
+from tests.data.token_shards import sequence_of
 from tests.distributed import run_distributed
-from tests.training.fine_tuning_sets import NUM_PICTURES, WRITERS, MiniatureSet
+from tests.training.fine_tuning_sets import ANSWERS, NUM_PICTURES, QUESTIONS, WRITERS, MiniatureSet
 from tests.training.test_validation import train
 
 STEPS = 30
@@ -131,12 +144,21 @@ def start(made: Made) -> Path:
     return made.folder / "weights"
 
 
-def tuned(made: Made, name: str, start: Path) -> PretrainConfig:
-    return run_of(
-        made, name, f"finetune_{name}", f"initialize_from={start}", f"training.steps={STEPS}",
-        "optimizer.learning_rate=5.0e-3", f"checkpoint.every={STEPS // 2}",
-        f"validation.every={STEPS // 2}", f"validation.shards.held_out={made.held_out(name)}",
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def tuned(made: Made, start: Path) -> Callable[[str], PretrainConfig]:
+    """Return the finished run of a set's preset."""
+
+    @cache
+    def run(name: str) -> PretrainConfig:
+        config = run_of(
+            made, name, f"finetune_{name}", f"initialize_from={start}", f"training.steps={STEPS}",
+            "optimizer.learning_rate=5.0e-3", f"checkpoint.every={STEPS // 2}",
+            f"validation.every={STEPS // 2}", f"validation.shards.held_out={made.held_out(name)}",
+        )  # fmt: skip
+        run_distributed(train, 1, config)
+        return config
+
+    return run
 
 
 def texts_of(folder: Path) -> list[list[str]]:
@@ -166,9 +188,10 @@ def test_every_picture_of_the_split_has_its_texts(made: Made, name: str) -> None
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", WRITERS)
-def test_preset_learns_its_own_direction(made: Made, start: Path, name: str) -> None:
-    config = tuned(made, name, start)
-    run_distributed(train, 1, config)
+def test_preset_learns_its_own_direction(
+    tuned: Callable[[str], PretrainConfig], start: Path, name: str
+) -> None:
+    config = tuned(name)
 
     direction = "text_to_image" if name == "coco" else "image_to_text"
     losses = [
@@ -184,6 +207,69 @@ def test_preset_learns_its_own_direction(made: Made, start: Path, name: str) -> 
     # Nothing but decay moves the other direction where it has no weight.
     _, before = read_weights(start)
     after = whole_weights(RunFolder(Path(config.run_dir)).checkpoint(STEPS), average=False)[1]
-    (image_head,) = [key for key in after if key.endswith("image_projection.weight")]
+    (image_head,) = [key for key in after if key.endswith("image_logits.weight")]
     moved = (after[image_head] - before[image_head]).norm() / before[image_head].norm()
     assert (moved > 0.02) == (name == "coco"), moved
+
+
+def test_batches_of_questions_predict_answers_alone(made: Made) -> None:
+    folder = made.tokens("fmiqa")
+    manifest = read_manifest(folder, "token")
+    model = run_of(made, "fmiqa", "finetune_fmiqa").model
+    with closing(SampleReader(sequence_of(folder, manifest, model))) as reader:
+        batch = reader.read(np.arange(manifest.num_samples)).content
+
+    encode = TextTokenizer.load(made.tokenizers.text_tokenizer).encode
+    answers = {
+        question: encode(answer) for question, answer in zip(QUESTIONS, ANSWERS, strict=True)
+    }
+    num_targets = 0
+    for slots in batch.text.tolist():
+        begin = slots.index(BEGIN_OF_TEXT_ID)
+        (answer,) = [answers[text] for text in QUESTIONS if encode(text) == slots[:begin]]
+        rest = [*answer, END_OF_TEXT_ID]
+        assert slots[begin + 1 : begin + 1 + len(rest)] == rest
+        num_targets += len(rest)
+    assert batch.num_text_targets == num_targets
+    questions = read_manifest(folder, "token").settings["num_questions"]
+    assert questions == manifest.settings["num_captions"] == 2 * manifest.num_samples
+
+
+def test_the_audit_of_questions_passes_and_its_page_names_both_parts(made: Made) -> None:
+    config = AuditShardsConfig(
+        image_shards=str(made.images("fmiqa")),
+        token_shards=str(made.tokens("fmiqa")),
+        text_tokenizer_dir=str(made.tokenizers.text_tokenizer),
+        image_tokenizer_dir=str(made.tokenizers.image_tokenizer),
+        output_dir=str(made.folder / "audit"),
+        text_length=TEXT_LENGTH,
+    )
+
+    audit = audit_shards(config, made.folder)
+
+    assert audit.failed == []
+    page = audit_html(audit, AuditHeading(command="", seconds=1.0, text_length=TEXT_LENGTH))
+    assert f"Q: {QUESTIONS[0]} A: {ANSWERS[0]}" in page
+    assert QUESTION_END not in page
+
+
+@pytest.mark.distributed
+def test_the_page_of_a_step_shows_question_and_answer(
+    tuned: Callable[[str], PretrainConfig],
+) -> None:
+    config = tuned("fmiqa")
+
+    explanation = explain_step(
+        Path(config.run_dir),
+        STEPS,
+        max_samples=8,
+        moved=Moved(token_shards={}),
+        measure_losses=None,
+    )
+
+    texts = {QUESTION_END.join(pair) for pair in zip(QUESTIONS, ANSWERS, strict=True)}
+    assert {sample.text for sample in explanation.samples} <= texts
+    assert all(sample.text == sample.caption for sample in explanation.samples)
+    page = step_page(explanation)
+    assert "Q: " in page
+    assert QUESTION_END not in page
