@@ -48,7 +48,12 @@ def _files(layout: str) -> Callable[[], dict[str, bytes]]:
 def _question_files() -> dict[str, bytes]:
     questions = [
         {"image_id": name, "Question": f"{name}？", "Answer": text}
-        for name, text in (("0.png", "红"), ("1.png", "圆"), ("0.png", "two\nlines"), ("9", "无"))
+        for name, text in (
+            ("0.png", "红"),
+            ("1.png", "圆"),
+            ("0.png", "two\nlines"),
+            ("1.png", "无"),
+        )
     ]
     pictures = {name: name.encode() * 99 for name in ("0.png", "1.png")}
     content = {"train": questions, "val": questions[:1]}
