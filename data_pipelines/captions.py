@@ -1,8 +1,12 @@
 """Captions: cleaning of raw ones, and reading of those in image shards.
 
-White space of any kind, line breaks included, becomes one space, and so does U+2581,
-SentencePiece's space. Control and format characters, such as zero-width ones and those that reverse
-the direction of writing, are removed, except the two joiners that some scripts and emoji need.
+White space of any kind, line breaks included, becomes one space, and so do U+2581, SentencePiece's
+space, and U+241F, `QUESTION_END`. Control and format characters, such as zero-width ones and those
+that reverse the direction of writing, are removed, except the two joiners that some scripts and
+emoji need.
+
+A text about a picture is a caption, or a question and its answer with `QUESTION_END` between them,
+which a caption never has.
 """
 
 import unicodedata
@@ -20,6 +24,7 @@ from ernie_vilg.data.shards.open_shards import (
 )
 from ernie_vilg.storage.shard_manifest import Manifest
 from ernie_vilg.system.progress import progress
+from ernie_vilg.vocabulary import QUESTION_END
 
 _JOINERS = "\u200c\u200d"
 _SPACE_OF_PIECES = "\u2581"
@@ -28,23 +33,27 @@ _SPACE_OF_PIECES = "\u2581"
 def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None) -> Iterator[str]:
     """Yield the captions of a folder of image shards in order, all of a picture one after another.
 
+    A question and its answer are two texts.
+
     Args:
         folder: folder of the shards.
         manifest: the folder's manifest.
-        max_captions: number of captions to yield, at even distances; None yields all.
+        max_captions: number of captions to yield, at even distances; None yields all. A question
+            and its answer count as one.
 
     Raises:
         InputError: a shard differs from the manifest, or a sample has no caption.
     """
     if max_captions is None:
-        yield from _all_captions(folder, manifest, "read captions")
+        for caption in _all_captions(folder, manifest, "read captions"):
+            yield from caption.split(QUESTION_END)
         return
     total = manifest.num_samples
     if has_caption_lines(manifest):
         total = sum(1 for _ in _all_captions(folder, manifest, "count captions"))
     for position, caption in enumerate(_all_captions(folder, manifest, "read captions")):
         if is_taken(position, wanted=max_captions, total=total):
-            yield caption
+            yield from caption.split(QUESTION_END)
 
 
 def _all_captions(folder: Path, manifest: Manifest, what: str) -> Iterator[str]:
@@ -96,7 +105,7 @@ def captions_of(sample: Sample, location: str, *, is_several: bool) -> list[str]
     try:
         text = sample["txt"]
         parts = text.split(b"\n") if is_several else [text]
-        return [clean_caption(part.decode(), max_characters=len(part)) for part in parts]
+        return [clean_text(part.decode(), max_characters=len(part)) for part in parts]
     except (KeyError, UnicodeDecodeError, RejectedError) as error:
         raise DamagedSampleError(
             "caption",
@@ -111,23 +120,56 @@ def is_taken(position: int, *, wanted: int, total: int) -> bool:
     return (position + 1) * wanted // total > position * wanted // total
 
 
+def text_of(caption: str, question: str | None) -> str:
+    """Return a caption, or a question and its answer, as one text.
+
+    Args:
+        caption: the caption, or the answer.
+        question: the question; None for a caption.
+    """
+    if question is None:
+        return _without_end(caption)
+    return _without_end(question) + QUESTION_END + _without_end(caption)
+
+
+def clean_text(text: str, *, max_characters: int) -> str:
+    """Return a text like `clean_caption`: a caption, or a question and its answer.
+
+    Raises:
+        RejectedError: a part is empty after cleaning, or the text has more than `max_characters`.
+    """
+    question, end, answer = text.partition(QUESTION_END)
+    if not end:
+        return clean_caption(text, max_characters=max_characters)
+    parts = [clean_caption(part, max_characters=max_characters) for part in (question, answer)]
+    return _of_length(QUESTION_END.join(parts), max_characters)
+
+
 def clean_caption(caption: str, *, max_characters: int) -> str:
     """Return the caption on one line and without control characters.
 
     Raises:
         RejectedError: the cleaned caption is empty, or has more than `max_characters`.
     """
-    spaced = caption.replace(_SPACE_OF_PIECES, " ")
+    spaced = _without_end(caption).replace(_SPACE_OF_PIECES, " ")
     # Printable characters are neither control nor format characters, nor space but " ".
     visible = spaced if spaced.isprintable() else _without_controls(spaced)
     cleaned = " ".join(visible.split()).strip(" " + _JOINERS)
     if not cleaned:
         raise RejectedError(Reason.EMPTY_CAPTION, f"{caption!r:.100}")
+    return _of_length(cleaned, max_characters)
+
+
+def _of_length(cleaned: str, max_characters: int) -> str:
     if len(cleaned) > max_characters:
         raise RejectedError(
             Reason.CAPTION_TOO_LONG, f"{len(cleaned)} characters, at most {max_characters}"
         )
     return cleaned
+
+
+def _without_end(caption: str) -> str:
+    return caption.replace(QUESTION_END, " ")
 
 
 def _without_controls(caption: str) -> str:

@@ -2,7 +2,8 @@
 
 NFKC normalises text, so full-width and half-width forms share their pieces. A character without a
 piece becomes its UTF-8 bytes, so every text has ids and none is unknown. Text never gives special
-ids: a caption that contains "</s>" gets the pieces of those four characters.
+ids: a caption that contains "</s>" gets the pieces of those four characters. Only `QUESTION_END`,
+which no caption has, becomes BEGIN_OF_TEXT_ID.
 
 NFKC also turns the full-width comma of Chinese into an ASCII one. `decode` restores full-width
 marks where Chinese typography has them (see `restore_full_width`), so that captions come back as
@@ -32,6 +33,7 @@ from ernie_vilg.vocabulary import (
     NUM_BYTES,
     NUM_SPECIAL_IDS,
     PADDING_ID,
+    QUESTION_END,
     UNKNOWN_ID,
 )
 
@@ -102,15 +104,19 @@ class TextTokenizer:
         return cls(path.read_bytes(), sha256)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without special ids."""
-        ids: list[int] = self._processor.encode(text, out_type=int)
-        return ids
+        """Return the ids of a text, without special ids.
+
+        A question and its answer, with QUESTION_END between them, have BEGIN_OF_TEXT_ID there.
+        """
+        question, end, answer = text.partition(QUESTION_END)
+        ids: list[int] = self._processor.encode(question, out_type=int)
+        return [*ids, BEGIN_OF_TEXT_ID, *self.encode(answer)] if end else ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of some ids.
 
-        Special ids are skipped. Bytes that are not UTF-8, which a model may generate, become
-        U+FFFD.
+        BEGIN_OF_TEXT_ID becomes QUESTION_END; other special ids are skipped. Bytes that are not
+        UTF-8, which a model may generate, become U+FFFD.
 
         Raises:
             InputError: an id is not in the vocabulary.
@@ -120,6 +126,9 @@ class TextTokenizer:
                 f"text ids from {min(ids)} to {max(ids)}: this text tokenizer has ids from 0 to "
                 f"{self.vocab_size - 1}; use the text tokenizer that the ids were made with"
             )
+        if BEGIN_OF_TEXT_ID in ids:
+            begin = list(ids).index(BEGIN_OF_TEXT_ID)
+            return self.decode(ids[:begin]) + QUESTION_END + self.decode(ids[begin + 1 :])
         pieces = [int(piece_id) for piece_id in ids if piece_id >= NUM_SPECIAL_IDS]
         text: str = self._processor.decode(pieces)
         # SentencePiece encodes a space as U+2581, and returns U+2581 if the space has no piece.

@@ -4,9 +4,18 @@ Text and images keep separate vocabularies. A text id indexes the text embedding
 of the output head, an image code indexes the image embedding and the image half, so neither needs
 an offset, and each direction computes only its own half of the logits. The paper does not state its
 vocabulary layout.
+
+A text is a caption, or a question and its answer. The question's ids come first, then
+BEGIN_OF_TEXT_ID, then the answer's. No tokenizer writes BEGIN_OF_TEXT_ID within a caption, so the
+ids alone tell which slots are targets. The paper's order of picture, question and answer is not
+stated; this one keeps the answer last, next to its end of text. Source: ours.
 """
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
+
+Ids = TypeVar("Ids")
+"""An array of numpy or a tensor of torch, neither of which is imported here."""
 
 PADDING_ID = 0
 UNKNOWN_ID = 1
@@ -17,27 +26,69 @@ FIRST_BYTE_ID = NUM_SPECIAL_IDS
 NUM_BYTES = 256
 """Number of ids of byte fallback, in the order of the bytes: a character without a piece is written
 as its UTF-8 bytes."""
+QUESTION_END = "\u241f"
+"""Character between a question and its answer where both are one text. Cleaning removes it from
+every caption."""
+
+
+def readable(text: str) -> str:
+    """Return a text as people read it: a question and its answer are named."""
+    question, end, answer = text.partition(QUESTION_END)
+    return f"Q: {question} A: {answer}" if end else text
+
+
+def text_targets(text: Ids) -> Ids:
+    """Return which slots are predicted: those of a caption, or those of the answer to a question.
+
+    An end of text is predicted, padding is not, and neither is a question with the begin of text
+    after it.
+
+    Args:
+        text: padded ids, an array or a tensor, integer [..., text_length].
+
+    Returns:
+        bool [..., text_length].
+    """
+    is_begin: Any = text == BEGIN_OF_TEXT_ID
+    begun = is_begin.cumsum(-1)
+    is_target: Ids = (begun == begun[..., -1:]) & ~is_begin & (text != PADDING_ID)
+    return is_target
 
 
 def text_slots(token_ids: Sequence[int], text_length: int) -> list[int]:
     """Put a caption's ids into a fixed number of slots: ids, end of text, padding.
 
     A caption without room for its end of text is cut after the last character that fits whole. Its
-    end of text is then missing, which tells the model that the caption goes on.
+    end of text is then missing, which tells the model that the caption goes on. Of a question and
+    an answer that do not fit, the question is cut, so that the answer is whole; an answer that does
+    not fit alone is cut like a caption, and nothing of its question is left.
 
     Args:
-        token_ids: the caption's ids without special ids.
+        token_ids: the caption's ids without special ids, or those of a question, BEGIN_OF_TEXT_ID
+            and those of its answer.
         text_length: number of slots.
 
     Returns:
         exactly `text_length` ids.
     """
+    if BEGIN_OF_TEXT_ID in token_ids and len(token_ids) >= text_length:
+        return _slots_of_answer(token_ids, text_length)
     ids = [*token_ids, END_OF_TEXT_ID]
     if len(token_ids) > text_length:
         # If no character fits, the caption is empty and has its end of text.
         ids = ids[: num_whole_ids(ids[:text_length])] or [END_OF_TEXT_ID]
     ids = ids[:text_length]
     return ids + [PADDING_ID] * (text_length - len(ids))
+
+
+def _slots_of_answer(token_ids: Sequence[int], text_length: int) -> list[int]:
+    """Put a question and its answer, which need more slots, into these; at least 2."""
+    begin = list(token_ids).index(BEGIN_OF_TEXT_ID)
+    question, answer = token_ids[:begin], token_ids[begin + 1 :]
+    room = max(0, text_length - len(answer) - 2)  # begin and end of text
+    question = question[: num_whole_ids(question[:room])]
+    rest = text_slots(answer, text_length - len(question) - 1)
+    return [*question, BEGIN_OF_TEXT_ID, *rest]
 
 
 def num_whole_ids(ids: Sequence[int]) -> int:
@@ -57,7 +108,10 @@ def num_whole_ids(ids: Sequence[int]) -> int:
 
 
 def caption_ids(slots: Sequence[int]) -> list[int]:
-    """Return the ids before the end of text, the inverse of `text_slots`."""
+    """Return the ids before the end of text, the inverse of `text_slots`.
+
+    Those of a question and its answer have BEGIN_OF_TEXT_ID between them.
+    """
     ids = list(slots)
     for stop in (END_OF_TEXT_ID, PADDING_ID):
         if stop in ids:

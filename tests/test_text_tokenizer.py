@@ -22,7 +22,13 @@ from ernie_vilg.text_tokenizer import (
     train_text_tokenizer,
     write_text_tokenizer,
 )
-from ernie_vilg.vocabulary import END_OF_TEXT_ID, NUM_SPECIAL_IDS, PADDING_ID, UNKNOWN_ID
+from ernie_vilg.vocabulary import (
+    BEGIN_OF_TEXT_ID,
+    END_OF_TEXT_ID,
+    NUM_SPECIAL_IDS,
+    PADDING_ID,
+    UNKNOWN_ID,
+)
 
 SCENES = [*all_scenes(1), *all_scenes(2)]
 CAPTIONS = [caption_of(scene) for scene in SCENES[::11]]
@@ -97,6 +103,13 @@ def test_special_ids_decode_to_nothing(tokenizer: TextTokenizer) -> None:
     ids = tokenizer.encode("红色")
 
     assert tokenizer.decode([UNKNOWN_ID, *ids, END_OF_TEXT_ID, PADDING_ID]) == "红色"
+
+
+def test_a_question_and_its_answer_have_a_begin_of_text_between(tokenizer: TextTokenizer) -> None:
+    ids = tokenizer.encode("红色？\u241f绿色，圆")
+
+    assert ids == [*tokenizer.encode("红色？"), BEGIN_OF_TEXT_ID, *tokenizer.encode("绿色，圆")]
+    assert tokenizer.decode(ids) == "红色？\u241f绿色，圆"
 
 
 def test_bytes_that_are_no_text_decode_to_the_replacement_character(

@@ -1,10 +1,12 @@
 """A caption fills its slots with ids, end of text and padding."""
 
+import numpy as np
 import pytest
+import torch
 
-from ernie_vilg.vocabulary import caption_ids, text_slots
+from ernie_vilg.vocabulary import caption_ids, readable, text_slots, text_targets
 
-PAD, END = 0, 3
+PAD, BEGIN, END = 0, 2, 3
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,47 @@ def test_a_caption_without_room_for_its_first_character_is_empty() -> None:
 )
 def test_a_caption_is_what_comes_before_its_end(slots: list[int], ids: list[int]) -> None:
     assert caption_ids(slots) == ids
+
+
+@pytest.mark.parametrize(
+    ("ids", "slots"),
+    [
+        pytest.param([7, BEGIN, 8], [7, BEGIN, 8, END, PAD, PAD], id="room to spare"),
+        pytest.param([7, 8, 9, BEGIN, 5], [7, 8, 9, BEGIN, 5, END], id="just fits with its end"),
+        pytest.param(
+            [7, 8, 9, BEGIN, 5, 6], [7, 8, BEGIN, 5, 6, END], id="question cut, end of text kept"
+        ),
+        pytest.param(
+            [*bytes_of("龘"), BEGIN, 500, 501], [BEGIN, 500, 501, END, PAD, PAD],
+            id="no cut within a character of the question",
+        ),
+        pytest.param([7] * 9 + [BEGIN, 5, 6, 7, 8], [BEGIN, 5, 6, 7, 8, END], id="answer alone"),
+        pytest.param([7, BEGIN, 4, 5, 6, 7, 8], [BEGIN, 4, 5, 6, 7, 8], id="fits without its end"),
+        pytest.param([7, BEGIN, 4, 5, 6, 7, 8, 9], [BEGIN, 4, 5, 6, 7, 8], id="answer cut"),
+        pytest.param(
+            [7, BEGIN, 500, 501, 502, *bytes_of("龘")], [BEGIN, 500, 501, 502, PAD, PAD],
+            id="no cut within a character of the answer",
+        ),
+    ],
+)  # fmt: skip
+def test_a_question_is_cut_so_that_its_answer_fits(ids: list[int], slots: list[int]) -> None:
+    assert text_slots(ids, 6) == slots
+
+
+def test_targets_are_a_caption_or_the_answer_alone() -> None:
+    rows = [
+        ([7, 8, END, PAD, PAD], [1, 1, 1, 0, 0]),
+        ([END, PAD, PAD, PAD, PAD], [1, 0, 0, 0, 0]),
+        ([7, BEGIN, 8, END, PAD], [0, 0, 1, 1, 0]),
+        ([BEGIN, 7, 8, 9, 10], [0, 1, 1, 1, 1]),
+    ]
+    text = [slots for slots, _ in rows]
+    expected = [targets for _, targets in rows]
+
+    assert text_targets(np.array(text)).astype(int).tolist() == expected
+    assert text_targets(torch.tensor(text)).int().tolist() == expected
+
+
+def test_people_read_question_and_answer() -> None:
+    assert readable("几只猫？\u241f两只。") == "Q: 几只猫？ A: 两只。"
+    assert readable("两只猫") == "两只猫"

@@ -14,7 +14,13 @@ from data_pipelines.encoding.views import ViewSettings
 from data_pipelines.metadata import HELD_OUT_FOLDER
 from ernie_vilg.config.audit import AuditShardsConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.shard_manifest import FILE_NAME, Manifest, ShardKind, read_manifest
+from ernie_vilg.storage.shard_manifest import (
+    FILE_NAME,
+    NUM_QUESTIONS,
+    Manifest,
+    ShardKind,
+    read_manifest,
+)
 from ernie_vilg.text_tokenizer import TextTokenizer
 from ernie_vilg.vqgan.weights import load_image_tokenizer, read_card
 
@@ -178,6 +184,7 @@ def _token_shards(split: str, inputs: Inputs) -> list[tuple[TokenShard, ...]]:
         codebook_size=manifest.settings["codebook_size"],
         vocab_size=manifest.settings["text_vocab_size"],
         views=_views(manifest),
+        has_questions=bool(manifest.settings.get(NUM_QUESTIONS, 0)),
     )
     count = settings.views.count
     shards = [

@@ -10,10 +10,17 @@ from data_pipelines.audit.checks import Tallies
 from data_pipelines.encoding.task import TokenCounts, new_counts
 from data_pipelines.encoding.token_shard import CODES, TEXT
 from data_pipelines.encoding.views import ViewSettings
+from ernie_vilg.data.batches.captions import has_answer
 from ernie_vilg.data.batches.npy import parse_npy
 from ernie_vilg.data.shards.open_shards import OpenShard
 from ernie_vilg.errors import InputError
-from ernie_vilg.vocabulary import END_OF_TEXT_ID, FIRST_BYTE_ID, NUM_BYTES, NUM_SPECIAL_IDS
+from ernie_vilg.vocabulary import (
+    BEGIN_OF_TEXT_ID,
+    END_OF_TEXT_ID,
+    FIRST_BYTE_ID,
+    NUM_BYTES,
+    NUM_SPECIAL_IDS,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +32,8 @@ class TokenSettings:
     vocab_size: int
     views: ViewSettings
     """Parts of the pictures that were encoded."""
+    has_questions: bool = False
+    """Whether texts may be a question and its answer."""
 
 
 @dataclass(kw_only=True)
@@ -92,7 +101,8 @@ def codes_of(opened: OpenShard, at: int, settings: TokenSettings) -> tuple[np.nd
 def text_of(opened: OpenShard, at: int, settings: TokenSettings) -> tuple[np.ndarray | None, str]:
     """Return a sample's text ids, int32 [ids], or None and the reason.
 
-    Several captions stand one after another, separated by END_OF_TEXT_ID.
+    Several captions stand one after another, separated by END_OF_TEXT_ID. A question and its answer
+    have BEGIN_OF_TEXT_ID between them.
     """
     try:
         ids = parse_npy(opened.member(TEXT, at))
@@ -101,7 +111,10 @@ def text_of(opened: OpenShard, at: int, settings: TokenSettings) -> tuple[np.nda
     if ids.dtype != np.int32 or ids.ndim != 1:
         found = f"{ids.dtype} {list(ids.shape)}"
         return None, f"the text ids of {opened.describe(at)} are {found}, not int32 [ids]"
-    words = ids[ids != END_OF_TEXT_ID]
+    is_special = ids == END_OF_TEXT_ID
+    if settings.has_questions:
+        is_special |= ids == BEGIN_OF_TEXT_ID
+    words = ids[~is_special]
     if words.size and not (words.min() >= NUM_SPECIAL_IDS and words.max() < settings.vocab_size):
         found = f"{words.min()} to {words.max()}"
         return None, (
@@ -111,6 +124,9 @@ def text_of(opened: OpenShard, at: int, settings: TokenSettings) -> tuple[np.nda
     captions = split_captions(ids)
     if len(captions) > 1 and not all(caption.size for caption in captions):
         return None, f"{opened.describe(at)} has a caption without ids among others"
+    sound = (has_answer(each[None], np.array([each.size]))[0] for each in captions if each.size)
+    if not all(sound):
+        return None, f"{opened.describe(at)} has a question or an answer without ids"
     return ids, ""
 
 
@@ -129,7 +145,8 @@ def split_captions(ids: np.ndarray) -> list[np.ndarray]:
 def _count_text(found: TokenFindings, ids: np.ndarray) -> None:
     captions = split_captions(ids)
     found.counts.add_captions([caption.tolist() for caption in captions])
-    for caption in captions:
+    for text in captions:
+        caption = text[text != BEGIN_OF_TEXT_ID]
         found.num_ids += len(caption)
         is_byte = caption < FIRST_BYTE_ID + NUM_BYTES
         if is_byte.any():

@@ -27,7 +27,7 @@ from data_pipelines.building.folders import (
 from data_pipelines.building.pictures import PartPictures, PreparedPicture
 from data_pipelines.building.records import Finished, Work, once
 from data_pipelines.building.thumbnails import Thumbnails
-from data_pipelines.captions import clean_caption
+from data_pipelines.captions import clean_text
 from data_pipelines.curation.curator import Curator
 from data_pipelines.curation.verdicts import CaptionVerdict
 from data_pipelines.duplicates.content_hashes import sha256_of_text
@@ -208,7 +208,7 @@ class _PartRows:
         row.update(verdict.measures)
         row["caption"] = verdict.caption
         if verdict.transforms:  # a model may write what no source may
-            row["caption"] = clean_caption(verdict.caption, max_characters=most)
+            row["caption"] = clean_text(verdict.caption, max_characters=most)
         if verdict.caption != pair.caption:
             row["original_caption"] = pair.caption[: 4 * most]
         if verdict.transforms:
@@ -231,7 +231,7 @@ class _PartRows:
 
     def _clean(self, pair: RawPair) -> str:
         most = self._task.config.max_caption_characters
-        return clean_caption(pair.caption, max_characters=most)
+        return clean_text(pair.caption, max_characters=most)
 
     def _judge_waiting(self) -> None:
         """Judge the pairs of a batch by models, and store the pictures of those that are kept."""

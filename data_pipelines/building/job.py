@@ -171,6 +171,7 @@ def _inputs(config: BuildShardsConfig) -> dict[str, str | None]:
             source.location if is_place else None
         )
         inputs[f"{prefix}images_root"] = source.images_root
+        inputs[f"{prefix}image_list"] = source.image_list
     return inputs
 
 

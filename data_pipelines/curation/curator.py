@@ -3,6 +3,9 @@
 Rules are applied in the order of `ernie_vilg.config.curation.Rules`: for captions before pictures,
 and cheap ones first. The first broken rule ends it. Measures are taken for the rules that are on,
 and those that cost nothing (characters, width, height, animation) always.
+
+A question and its answer are judged as one text, with a space between them. Translation takes each
+for itself.
 """
 
 from collections.abc import Sequence
@@ -19,6 +22,7 @@ from data_pipelines.curation.verdicts import CaptionVerdict, Verdict, broken, fi
 from data_pipelines.curation.words import word_rules
 from data_pipelines.rejections import Reason
 from ernie_vilg.config.curation import CurationConfig, Rules
+from ernie_vilg.vocabulary import QUESTION_END
 
 VIEW_SIDE = 960
 """Longest side of the pictures that models see, pixels."""
@@ -63,9 +67,18 @@ class Curator:
             CaptionVerdict(caption=caption, rejection=rejection)
             if translation is None
             else self._transform_and_judge(translation, (TRANSLATED,))
-            for caption, translation in zip(
-                captions, self._translator.translate(captions), strict=True
-            )
+            for caption, translation in zip(captions, self._translated(captions), strict=True)
+        ]
+
+    def _translated(self, captions: Sequence[str]) -> list[str | None]:
+        """Translate captions, or questions and answers; None where a part has no translation."""
+        assert self._translator is not None
+        parts = [caption.split(QUESTION_END) for caption in captions]
+        translated = iter(self._translator.translate([part for each in parts for part in each]))
+        together = [[next(translated) for _ in each] for each in parts]
+        return [
+            None if None in each else QUESTION_END.join(part for part in each if part is not None)
+            for each in together
         ]
 
     def _transform_and_judge(self, caption: str, names: tuple[str, ...]) -> CaptionVerdict:
@@ -79,7 +92,7 @@ class Curator:
             transformed = transform(caption)
             if transformed != caption:
                 caption, names = transformed, (*names, name)
-        verdict = first_broken(self._caption_rules, caption)
+        verdict = first_broken(self._caption_rules, _judged(caption))
         return CaptionVerdict(
             caption=caption,
             transforms=names,
@@ -101,4 +114,9 @@ class Curator:
             images: RGB pictures, reduced to at most `VIEW_SIDE` pixels a side by the caller.
             captions: their captions.
         """
-        return judge_pairs(self._pair_rules, images, captions)
+        return judge_pairs(self._pair_rules, images, [_judged(caption) for caption in captions])
+
+
+def _judged(caption: str) -> str:
+    """Return the text that rules judge."""
+    return caption.replace(QUESTION_END, " ")

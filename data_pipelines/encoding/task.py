@@ -17,11 +17,13 @@ from ernie_vilg.storage.shard_manifest import (
     MAX_CAPTIONS,
     MAX_TEXT_IDS,
     NUM_CAPTIONS,
+    NUM_QUESTIONS,
     Shard,
     caption_lengths_of,
     shard_of,
     verify_shard,
 )
+from ernie_vilg.vocabulary import BEGIN_OF_TEXT_ID
 
 CODES_FILE = "codes.json"
 """File beside the manifest with the number of uses of every code."""
@@ -90,13 +92,16 @@ class TokenCounts:
     """Number of text ids of all captions, without special ones, by the picture's captions."""
     max_text_ids: int = 0
     """Most ids of all captions of a picture, separators included."""
+    num_questions: int = 0
+    """Number of captions that are a question and its answer."""
     compared_codes: int = 0
     """Number of codes that were computed in bf16 and in fp32."""
     differing_codes: int = 0
     """Number of those that differ."""
 
     def add_captions(self, captions: list[list[int]]) -> None:
-        """Count the captions of a picture, given their ids."""
+        """Count the captions of a picture, given their ids; a begin of text counts as one."""
+        self.num_questions += sum(BEGIN_OF_TEXT_ID in ids for ids in captions)
         lengths = [len(ids) for ids in captions]
         self.caption_lengths.update(length + 1 for length in lengths)
         self.pictures_by_captions[len(captions)] += 1
@@ -113,6 +118,7 @@ class TokenCounts:
         for name in ("caption_lengths", "pictures_by_captions", "ids_by_captions"):
             getattr(self, name).update(getattr(other, name))
         self.max_text_ids = max(self.max_text_ids, other.max_text_ids)
+        self.num_questions += other.num_questions
         self.compared_codes += other.compared_codes
         self.differing_codes += other.differing_codes
 
@@ -127,6 +133,7 @@ class TokenCounts:
             MAX_CAPTIONS: max(self.pictures_by_captions),
             MAX_TEXT_IDS: self.max_text_ids,
             CAPTION_LENGTHS: _with_text_keys(self.caption_lengths),
+            **({NUM_QUESTIONS: self.num_questions} if self.num_questions else {}),
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -136,6 +143,7 @@ class TokenCounts:
             "pictures_by_captions": _with_text_keys(self.pictures_by_captions),
             "ids_by_captions": _with_text_keys(self.ids_by_captions),
             "max_text_ids": self.max_text_ids,
+            "num_questions": self.num_questions,
             "compared_codes": self.compared_codes,
             "differing_codes": self.differing_codes,
             "code_counts": self.code_counts.tolist(),
@@ -178,7 +186,8 @@ def _counts_of(
     num_captions = sum(count * number for count, number in pictures.items())
     lengths = caption_lengths_of(content.get(CAPTION_LENGTHS), num_captions)
     codes = content.get("code_counts")
-    others = [content.get(key) for key in ("max_text_ids", "compared_codes", "differing_codes")]
+    names = ("max_text_ids", "num_questions", "compared_codes", "differing_codes")
+    others = [content.get(name) for name in names]
     is_sound = (
         isinstance(codes, list)
         and len(codes) == settings.codebook_size
@@ -195,6 +204,7 @@ def _counts_of(
         pictures_by_captions=Counter(pictures),
         ids_by_captions=Counter(ids),
         max_text_ids=content["max_text_ids"],
+        num_questions=content["num_questions"],
         compared_codes=content["compared_codes"],
         differing_codes=content["differing_codes"],
     )

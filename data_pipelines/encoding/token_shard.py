@@ -36,7 +36,7 @@ from ernie_vilg.storage.files import json_bytes, write_bytes
 from ernie_vilg.storage.locks import locked
 from ernie_vilg.system.devices import choose_device
 from ernie_vilg.text_tokenizer import TextTokenizer
-from ernie_vilg.vocabulary import END_OF_TEXT_ID
+from ernie_vilg.vocabulary import BEGIN_OF_TEXT_ID, END_OF_TEXT_ID
 from ernie_vilg.vqgan.autoencoder import VQGAN
 from ernie_vilg.vqgan.weights import load_image_tokenizer
 
@@ -102,13 +102,20 @@ def _samples(
     for index, picture in enumerate(pictures):
         captions = captions_at(opened, index, is_several=settings.has_caption_lines)
         ids = [tokenizer.encode(caption) for caption in captions]
-        if len(ids) > 1 and not all(ids):
+        empty = next((number for number, each in enumerate(ids) if not has_ids(each)), None)
+        if empty is not None and (len(ids) > 1 or ids[empty]):
             raise InputError(
-                f"{opened.describe(index)} has the caption {captions[ids.index([])]!r:.80}, of "
-                "which the text tokenizer makes no ids: build the image shards without it"
+                f"{opened.describe(index)} has the caption {captions[empty]!r:.80}, of "
+                "which, or of a part of it, the text tokenizer makes no ids: build the image "
+                "shards without it"
             )
         counts.add_captions(ids)
         yield {KEY: opened.key(index).encode(), TEXT: npy_bytes(text_of(ids)), **picture}
+
+
+def has_ids(ids: list[int]) -> bool:
+    """Return whether a caption has ids, or both a question and its answer have."""
+    return bool(ids) and BEGIN_OF_TEXT_ID not in (ids[0], ids[-1])
 
 
 def text_of(captions: list[list[int]]) -> np.ndarray:

@@ -5,11 +5,13 @@ COCO-CN: such a list, or its own text form, lines of an id, "#", a number, a tab
 `COCO_train2014_000000123456#0<tab>...`. An id without an extension is the name of a .jpg. Where the
 folder of pictures has COCO's folders (train2014, val2014), an id that names one is looked up there.
 
-A JSON list is parsed whole, once; a text is read line by line.
+A JSON list is parsed whole, once; a text is read line by line. COCO-CN names the pictures of each
+split in a list of its own, a line each, such as coco-cn_train.txt.
 
 Source: https://github.com/li-xirong/coco-cn; AI Challenger 2017 (arXiv:1711.06475).
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -31,28 +33,65 @@ _LINE = re.compile(r"([^\t#]+)#\d+\t(.*)", re.DOTALL)
 _EXTENSION = re.compile(r".*\.(jpe?g|png|webp)", re.IGNORECASE)
 _FOLDER = re.compile(r"COCO_((?:train|val|test)\d{4})_")
 
+logger = logging.getLogger(__name__)
+
 
 def read_caption_lists(
-    path: Path, pictures: PictureFolder, image_key: str
+    path: Path, pictures: PictureFolder, image_key: str, image_list: Path | None = None
 ) -> Iterator[tuple[str, Content]]:
-    """Yield place and content of every picture of a list.
+    """Yield place and content of every picture of a list, or of those of a split.
 
     Args:
         path: a JSON file, or a text of COCO-CN.
         pictures: folders of the pictures.
         image_key: key of the picture's id.
+        image_list: file with the id of a picture in every line; rows of other pictures are left
+            out. None reads all.
 
     Raises:
-        InputError: the file is not JSON, or no list.
+        InputError: the file is not JSON, or no list; or `image_list` names none of its pictures.
     """
     entries = _lines(path) if path.suffix == ".txt" else _items(path)
+    wanted = None if image_list is None else _ids_of(image_list)
+    found = set()
     for place, entry in entries:
         if isinstance(entry, dict):
             try:
-                entry = {**entry, "image": file_of(text_of(entry, image_key), pictures)}
+                image_id = text_of(entry, image_key)
             except RejectedError as error:
-                entry = error
+                yield place, error
+                continue
+            if wanted is not None and _stem(image_id) not in wanted:
+                continue
+            found.add(_stem(image_id))
+            entry = {**entry, "image": file_of(image_id, pictures)}
         yield place, entry
+    if wanted is not None:
+        _check_found(path, image_list, wanted, found)
+
+
+def _ids_of(image_list: Path) -> frozenset[str]:
+    """Return the ids of a list of pictures, without extensions."""
+    lines = read_bounded(image_list, most_bytes=MAX_FILE_BYTES).decode(errors="replace")
+    return frozenset(_stem(line.strip()) for line in lines.splitlines() if line.strip())
+
+
+def _stem(image_id: str) -> str:
+    return os.path.splitext(image_id)[0] if _EXTENSION.fullmatch(image_id) else image_id
+
+
+def _check_found(
+    path: Path, image_list: Path | None, wanted: frozenset[str], found: set[str]
+) -> None:
+    if not found:
+        raise InputError(
+            f"image_list={image_list} names none of the pictures of {path}: name a file with an id "
+            "of that file in every line"
+        )
+    if missing := len(wanted - found):
+        logger.warning(
+            "%s: %d of %d pictures of %s have no caption", path, missing, len(wanted), image_list
+        )
 
 
 def file_of(image_id: str, pictures: PictureFolder) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 import duckdb
 
+from data_pipelines.captions import text_of
 from data_pipelines.metadata import database, parquet
 from data_pipelines.rejections import Reason, RejectedError, Rejection
 from data_pipelines.sources.listed import Entry, Pair, captions_of, numbered
@@ -112,7 +113,8 @@ class Img2Dataset:
                 yield place, caption
             else:
                 full = {**record, _CAPTION: caption}
-                yield place, Pair(f"{path.name}/{sample.key}", picture, caption, full)
+                text = text_of(caption, None)
+                yield place, Pair(f"{path.name}/{sample.key}", picture, text, full)
 
     def _captions_of(
         self, path: Path, sample: TarSample, record: Mapping[str, Any]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from data_pipelines.captions import text_of as joined_text
 from data_pipelines.rejections import Reason, RejectedError, Rejection
 from data_pipelines.sources.pictures import DeferredPicture, PictureFolder
 from data_pipelines.sources.rows import Part, Picture, RawPair
@@ -54,7 +55,9 @@ class ListedSource:
     image_key: str
     """Column of the picture's path; the column may also hold the file itself."""
     caption_key: str
-    """Column of the caption, or of a list of captions."""
+    """Column of the caption, or of a list of captions; with a question, of its answers."""
+    question_key: str | None = None
+    """Column of the question that the texts of `caption_key` answer; None for captions."""
 
     def fingerprint(self) -> str:
         """Return a hash that changes when the list of rows changes."""
@@ -83,6 +86,7 @@ class ListedSource:
         if isinstance(content, RejectedError):
             raise content
         captions = captions_of(content, self.caption_key)
+        question = None if self.question_key is None else text_of(content, self.question_key)
         picture: tuple[str, Picture] | RejectedError
         try:
             picture = self._picture_of(content)
@@ -97,7 +101,7 @@ class ListedSource:
                 record = {**content, self.caption_key: caption}
                 if not isinstance(record[self.image_key], str):  # the file itself
                     record[self.image_key] = picture[0]
-                yield place, Pair(*picture, caption, record)
+                yield place, Pair(*picture, joined_text(caption, question), record)
 
     def _picture_of(self, content: Mapping[str, Any]) -> tuple[str, Picture]:
         value = content.get(self.image_key)
@@ -126,7 +130,7 @@ class Pair:
     picture: Picture
     """File of the picture."""
     caption: str
-    """Caption as the source has it."""
+    """Text as `captions.text_of` makes it from the source."""
     record: Mapping[str, Any]
     """Everything that the source says about the row."""
 

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data_pipelines.sources import scenes
 from data_pipelines.sources.caption_lists import IMAGE_ID, read_caption_lists
@@ -18,8 +19,10 @@ from data_pipelines.sources.parquet_table import ParquetTable, columns_of
 from data_pipelines.sources.pictures import PictureFolder
 from data_pipelines.sources.places import Place, place_of
 from data_pipelines.sources.prepared import prepare
+from data_pipelines.sources.questions import ANSWER, QUESTION, read_questions
 from data_pipelines.sources.recognise import TABLES, files_of, recognise
 from data_pipelines.sources.rows import Source
+from data_pipelines.sources.text_parts import identity_of
 from ernie_vilg.config.shards import BuildShardsConfig, Layout, SourceConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.locations import check_folders, is_remote, shown
@@ -30,13 +33,27 @@ _CAPTION_NAMES = (CAPTION, "text", "captions", "title", "description")
 _URL_NAMES = ("url", "image_url", "img_url")
 """Names of columns, in small letters, from which pictures must be downloaded first."""
 
+_KEYS = ("image_key", "caption_key", "question_key")
+_PARTS = ("split", "image_list")
 _UNUSED: Mapping[str, tuple[str, ...]] = {
-    "img2dataset": ("image_key", "images_root"),
-    "coco": ("image_key", "caption_key"),
-    "scenes": ("image_key", "caption_key", "images_root"),
-    "image_shards": ("image_key", "caption_key", "images_root"),
+    "img2dataset": ("image_key", "question_key", "images_root", *_PARTS),
+    "coco": (*_KEYS, *_PARTS),
+    "caption_lists": ("question_key", "split"),
+    "question_answers": (*_KEYS, "image_list"),
+    "scenes": (*_KEYS, "images_root", *_PARTS),
+    "image_shards": (*_KEYS, "images_root", *_PARTS),
 }
-"""Settings that a layout has no use for."""
+"""Settings that a layout has no use for; _PARTS for layouts that are not here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Keys:
+    """Columns of a table."""
+
+    image: str
+    caption: str
+    """Column of the captions, or of the answers."""
+    question: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +119,11 @@ def _open(name: str, config: SourceConfig, work: Path, rows_per_part: int) -> So
     place = place_of(config.location)
     if config.images_root is not None and not is_remote(config.images_root):
         check_folders({"images_root": config.images_root})
+    if config.image_list is not None and not Path(config.image_list).is_file():
+        raise InputError(
+            f"image_list={config.image_list} is no file: name one with the id of a picture in "
+            "every line"
+        )
     layout, files = _layout_of(config, place, work)
     _check_settings(config, layout)
     request = _Request(
@@ -152,7 +174,7 @@ def _layout_of(config: SourceConfig, place: Place, work: Path) -> tuple[Layout, 
 
 def _check_settings(config: SourceConfig, layout: str) -> None:
     """Refuse settings that would do nothing."""
-    for setting in _UNUSED.get(layout, ()):
+    for setting in _UNUSED.get(layout, _PARTS):
         if getattr(config, setting) is not None:
             raise InputError(
                 f"{setting}={getattr(config, setting)} has no meaning for layout={layout} "
@@ -181,46 +203,65 @@ def _open_table(request: _Request) -> Source:
             rows_per_part=request.rows_per_part,
         )
         columns, table = csv_table.columns, csv_table
-    image_key, caption_key = _keys_of(request, columns, path.name)
-    return _listed(request, table, image_key, caption_key)
+    return _listed(request, table, _keys_of(request, columns, path.name))
 
 
 def _open_parquet(request: _Request) -> Source:
     paths = tuple(request.place.fetch(file, request.work) for file in request.files)
-    image_key, caption_key = _keys_of(request, list(columns_of(paths[0])), paths[0].name)
+    keys = _keys_of(request, list(columns_of(paths[0])), paths[0].name)
     table = ParquetTable(
         paths=paths,
         listing=request.work / "parts.jsonl",
         rows_per_part=request.rows_per_part,
-        image_key=image_key,
-        caption_key=caption_key,
+        image_key=keys.image,
+        caption_key=keys.caption,
     )
-    return _listed(request, table, image_key, caption_key)
+    return _listed(request, table, keys)
 
 
-def _listed(request: _Request, table: Table, image_key: str, caption_key: str) -> Source:
+def _listed(request: _Request, table: Table, keys: _Keys) -> Source:
     return ListedSource(
         name=request.name,
         table=table,
         pictures=request.pictures,
-        image_key=image_key,
-        caption_key=caption_key,
+        image_key=keys.image,
+        caption_key=keys.caption,
+        question_key=keys.question,
     )
 
 
-def _keys_of(request: _Request, columns: list[str], file: str) -> tuple[str, str]:
-    """Return the columns of picture and caption.
+def _keys_of(request: _Request, columns: list[str], file: str) -> _Keys:
+    """Return the columns of picture and caption, and of the question where there is one.
 
     Raises:
         InputError: the table has none.
     """
     config = request.config
+    question = _question_key(config, columns, file)
+    usual = _CAPTION_NAMES if question is None else (ANSWER,)
     if request.layout == "captions":
-        return config.image_key or IMAGE, config.caption_key or CAPTION
-    return (
-        _key_of(config.image_key, "image_key", _IMAGE_NAMES, columns, file),
-        _key_of(config.caption_key, "caption_key", _CAPTION_NAMES, columns, file),
+        return _Keys(
+            image=config.image_key or IMAGE,
+            caption=config.caption_key or usual[0],
+            question=question,
+        )
+    return _Keys(
+        image=_key_of(config.image_key, "image_key", _IMAGE_NAMES, columns, file),
+        caption=_key_of(config.caption_key, "caption_key", usual, columns, file),
+        question=question,
     )
+
+
+def _question_key(config: SourceConfig, columns: list[str], file: str) -> str | None:
+    """Return the column of the question; None in a table of captions.
+
+    Without settings, a table with question and answer and none of the usual columns of captions
+    has questions.
+    """
+    if config.question_key is not None:
+        return _key_of(config.question_key, "question_key", (), columns, file)
+    has_captions = config.caption_key is not None or not {*columns}.isdisjoint(_CAPTION_NAMES)
+    return QUESTION if {QUESTION, ANSWER} <= {*columns} and not has_captions else None
 
 
 def _key_of(
@@ -260,20 +301,41 @@ def _open_coco(request: _Request) -> Source:
         settings={"layout": request.layout},
         rows_per_part=request.rows_per_part,
     )
-    return _listed(request, table, IMAGE, CAPTION)
+    return _listed(request, table, _Keys(image=IMAGE, caption=CAPTION))
+
+
+def _open_question_answers(request: _Request) -> Source:
+    path, split = request.path(), request.config.split
+    table = prepare(
+        path,
+        functools.partial(read_questions, path, request.pictures, split),
+        work=request.work,
+        settings={
+            "layout": request.layout,
+            "split": split,
+            "folders": list(request.pictures.folders),
+        },
+        rows_per_part=request.rows_per_part,
+    )
+    return _listed(request, table, _Keys(image=IMAGE, caption=ANSWER, question=QUESTION))
 
 
 def _open_caption_lists(request: _Request) -> Source:
     path = request.path()
-    image_key = request.config.image_key or IMAGE_ID
+    config = request.config
+    image_key = config.image_key or IMAGE_ID
+    listed = None if config.image_list is None else Path(config.image_list)
+    settings: dict[str, Any] = {"image_key": image_key, "folders": list(request.pictures.folders)}
+    if listed is not None:
+        settings["image_list"] = identity_of(listed)
     table = prepare(
         path,
-        functools.partial(read_caption_lists, path, request.pictures, image_key),
+        functools.partial(read_caption_lists, path, request.pictures, image_key, listed),
         work=request.work,
-        settings={"image_key": image_key, "folders": list(request.pictures.folders)},
+        settings=settings,
         rows_per_part=request.rows_per_part,
     )
-    return _listed(request, table, IMAGE, request.config.caption_key or CAPTION)
+    return _listed(request, table, _Keys(image=IMAGE, caption=config.caption_key or CAPTION))
 
 
 def _open_img2dataset(request: _Request) -> Source:
@@ -299,6 +361,7 @@ _READERS: Mapping[str, Callable[[_Request], Source]] = {
     "image_folder": _open_table,
     "coco": _open_coco,
     "caption_lists": _open_caption_lists,
+    "question_answers": _open_question_answers,
     "img2dataset": _open_img2dataset,
     "image_shards": _open_image_shards,
 }

@@ -9,6 +9,7 @@ from data_pipelines.sources.caption_lists import is_caption_line, is_caption_lis
 from data_pipelines.sources.captions_file import CAPTIONS_FILE
 from data_pipelines.sources.coco import MAX_FILE_BYTES, is_coco
 from data_pipelines.sources.places import Place
+from data_pipelines.sources.questions import is_question_lists
 from ernie_vilg.config.shards import Layout
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.json_files import read_json
@@ -36,7 +37,8 @@ _LAYOUTS = (
     "a folder with captions.jsonl (captions), metadata.csv, .jsonl or .parquet (image_folder), "
     "tar files (img2dataset), Parquet files (parquet) or manifest.json (image_shards); or a file: "
     ".csv, .tsv, .jsonl or .parquet with image_key and caption_key, a .json of COCO (coco), a "
-    ".json or .txt of AIC-ICC or COCO-CN (caption_lists), 00000.tar (img2dataset)"
+    ".json or .txt of AIC-ICC or COCO-CN (caption_lists), a .json of FM-IQA (question_answers), "
+    "00000.tar (img2dataset)"
 )
 
 
@@ -79,7 +81,7 @@ def files_of(layout: str, names: Sequence[str]) -> tuple[str, ...]:
             return tuple(name for name in names if name in METADATA_FILES)
         case "img2dataset":
             return tuple(name for name in names if name.endswith(".tar"))
-        case "coco":
+        case "coco" | "question_answers":
             return tuple(name for name in names if name.endswith(".json"))
         case "caption_lists":
             return tuple(name for name in names if name.endswith((".json", ".txt")))
@@ -102,6 +104,8 @@ def _layout_of_file(place: Place, name: str, work: Path) -> Layout | None:
     content = read_json(path, most_bytes=MAX_FILE_BYTES)
     if is_coco(content):
         return "coco"
+    if is_question_lists(content):
+        return "question_answers"
     return "caption_lists" if is_caption_list(content) else None
 
 

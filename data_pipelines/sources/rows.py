@@ -45,7 +45,8 @@ class RawPair:
     picture: Picture
     """File of the picture."""
     caption: str
-    """Caption as the source has it."""
+    """Caption as the source has it, or a question and its answer as one text
+    (`data_pipelines.captions.text_of`)."""
     record: Mapping[str, Any]
     """Everything that the source says about the row, as a JSON object."""
 

@@ -29,6 +29,7 @@ Layout = Literal[
     "img2dataset",
     "coco",
     "caption_lists",
+    "question_answers",
     "image_folder",
     "scenes",
     "image_shards",
@@ -47,6 +48,14 @@ class SourceConfig:
     """Column or key of the picture's path; null takes the layout's own."""
     caption_key: str | None = None
     """Column or key of the caption; null takes the layout's own."""
+    question_key: str | None = None
+    """Column of a question that the caption answers, in tables; null takes question where a table
+    has it beside answer, and no captions."""
+    split: str | None = None
+    """Name of the list to read of an FM-IQA file, such as train; null takes the only one."""
+    image_list: LocalInput | None = None
+    """File with the id of a picture in every line, such as coco-cn_train.txt, for caption_lists:
+    captions of other pictures are left out. null reads all."""
     images_root: LocalOrRemote | None = None
     """Folder or URL that the pictures' paths start from, where it is not the location's folder.
     Links may lead to it."""
@@ -66,6 +75,14 @@ class BuildShardsConfig(Settings):
     """Column or key of the picture's path in `source`; null takes the layout's own."""
     caption_key: str | None = None
     """Column or key of the caption in `source`; null takes the layout's own."""
+    question_key: str | None = None
+    """Column of a question that the caption answers, where `source` is a table; null takes question
+    where a table has it beside answer, and no captions."""
+    split: str | None = None
+    """Name of the list to read of an FM-IQA file, such as train; null takes the only one."""
+    image_list: LocalInput | None = None
+    """File with the id of a picture in every line, such as coco-cn_train.txt, where `source` is of
+    caption_lists: captions of other pictures are left out. null reads all."""
     images_root: LocalOrRemote | None = None
     """Folder or URL that the paths of the pictures of `source` start from, where it is not the
     folder of `source`. Links may lead to it."""
@@ -136,6 +153,9 @@ class BuildShardsConfig(Settings):
             layout=self.layout,
             image_key=self.image_key,
             caption_key=self.caption_key,
+            question_key=self.question_key,
+            split=self.split,
+            image_list=self.image_list,
             images_root=self.images_root,
             rules=self.rules,
         )

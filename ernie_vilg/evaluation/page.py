@@ -12,6 +12,8 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from ernie_vilg.vocabulary import readable
+
 _MAX_CHARACTERS = 1000
 _INVISIBLE = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 _ZERO_WIDTH_JOINER = "\u200d"
@@ -53,8 +55,9 @@ def visible(text: str) -> str:
     """Return text from outside in a form that hides nothing.
 
     Invisible characters and those that turn the direction of writing are spelled out, and a long
-    text is cut. The template escapes the result.
+    text is cut. A question and its answer are named. The template escapes the result.
     """
+    text = readable(text)
     cut = text[:_MAX_CHARACTERS]
     spelled = "".join(
         character

@@ -23,7 +23,7 @@ from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.generation.randomness import Occurrences, drawing_seed, item_of, uniforms
 from ernie_vilg.generation.sampling import Sampling
 from ernie_vilg.model.attention_mask import Direction
-from ernie_vilg.vocabulary import PADDING_ID, caption_ids
+from ernie_vilg.vocabulary import caption_ids, text_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ def mean_log_likelihoods(
         nats per code or per piece, float32 [pairs].
     """
     is_text = direction is Direction.IMAGE_TO_TEXT
-    num_targets = (text != PADDING_ID).sum(dim=1) if is_text else codes.shape[1]
+    num_targets = text_targets(text).sum(dim=1) if is_text else codes.shape[1]
     return (model.likelihood.of_pairs(direction, text, codes) / num_targets).float()
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.generation.decode import StoppedError
 from ernie_vilg.model.loss import target_losses
-from ernie_vilg.vocabulary import PADDING_ID
+from ernie_vilg.vocabulary import text_targets
 
 GROUPS = ("embedding", "early_blocks", "middle_blocks", "late_blocks", "head")
 """Parts of the model from input to output; the blocks are split into thirds."""
@@ -83,7 +83,7 @@ def compare_directions(
     """
     text, codes = pairs
     names, parameters = zip(*model.named_parameters(), strict=True)
-    counts = (codes.numel(), int((text != PADDING_ID).sum()))
+    counts = (codes.numel(), int(text_targets(text).sum()))
     losses = [0.0, 0.0]
     gradients: list[list[Tensor | None]] = [[None] * len(parameters) for _ in counts]
     for start in range(0, len(text), batch_size):

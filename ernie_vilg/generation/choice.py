@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ernie_vilg.model.attention_mask import Direction
-from ernie_vilg.vocabulary import PADDING_ID
+from ernie_vilg.vocabulary import text_targets
 
 if TYPE_CHECKING:
     from ernie_vilg.generation.pipeline import ErnieVilg, GeneratedImage
@@ -52,7 +52,7 @@ def draw_chosen(
     text = model.text_ids([picture.prompt for picture in drawn])
     codes = torch.stack([picture.codes.flatten() for picture in drawn]).to(text.device)
     of_text = model.likelihood.of_pairs(Direction.IMAGE_TO_TEXT, text, codes).cpu()
-    num_pieces = (text != PADDING_ID).sum(dim=1).cpu()
+    num_pieces = text_targets(text).sum(dim=1).cpu()
     of_codes = torch.tensor([picture.log_probability for picture in drawn]) / codes.shape[1]
     scores = (of_text / num_pieces + of_codes).view(-1, drawings)
     for index, best in enumerate(scores.argmax(dim=1).tolist()):

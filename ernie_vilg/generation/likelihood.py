@@ -2,9 +2,10 @@
 
 A likelihood is the sum of the log-probabilities of all target tokens, in nats, without any
 normalisation by their number: a long text has a smaller one than a short text that is as likely per
-piece. The end of a text is a target, padding is not. These are the terms that training minimises,
-and that a drawing reports: a caption that the model writes has a slightly larger log-probability
-there, because ids that are never written are left out of its softmax.
+piece. The end of a text is a target; padding is not, and neither is the question of an answer.
+These are the terms that training minimises, and that a drawing reports: a caption that the model
+writes has a slightly larger log-probability there, because ids that are never written are left out
+of its softmax.
 
 Pairs name their text and their picture by index. So each source goes through the model once,
 whatever the number of its targets, and the same call serves pairs, candidates of one source, and
@@ -23,7 +24,7 @@ from ernie_vilg.generation.fixed_batches import batch_size, rows_of_batch
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.cross_entropy import vocab_cross_entropy
 from ernie_vilg.system.progress import progress
-from ernie_vilg.vocabulary import BEGIN_OF_TEXT_ID, PADDING_ID
+from ernie_vilg.vocabulary import BEGIN_OF_TEXT_ID, text_targets
 
 _WHAT = ("likelihood of pictures given texts", "likelihood of texts given pictures")
 
@@ -121,7 +122,8 @@ class Likelihood:
             should_stop: called before every batch; true ends the work.
 
         Returns:
-            nats, 0 at padding, float32 [pairs, num_image_tokens] or [pairs, text_length].
+            nats, 0 where none is predicted, float32 [pairs, num_image_tokens] or [pairs,
+            text_length].
 
         Raises:
             StoppedError: `should_stop` returned true.
@@ -172,4 +174,4 @@ class Likelihood:
         before = embedding.text_embedding(torch.cat([begin, target[:, :-1]], dim=1))
         states = model.extend_text(embedding.text_target(before), caches)
         losses, _ = vocab_cross_entropy(head.text_logits(head.norm(states)), target)
-        return torch.where(target != PADDING_ID, -losses, 0.0)
+        return torch.where(text_targets(target), -losses, 0.0)

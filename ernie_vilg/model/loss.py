@@ -2,7 +2,8 @@
 
 Each term is the mean negative log-likelihood over its target tokens in the whole global batch. A
 micro-batch cannot know their number, so the batch brings it along. The loss therefore does not
-depend on the division of a step into micro-batches and ranks.
+depend on the division of a step into micro-batches and ranks. Text targets are those of
+`vocabulary.text_targets`: a caption, or the answer to a question, never the question.
 
 Held-out pairs do not fill their last micro-batch, so some of its rows stand for no pair. Their
 losses are summed in float64, each pair once under any layout; means are taken at the very end.
@@ -21,7 +22,7 @@ from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.model.cross_entropy import vocab_cross_entropy
 from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import ParallelLayers
-from ernie_vilg.vocabulary import PADDING_ID
+from ernie_vilg.vocabulary import text_targets
 from ernie_vilg.vqgan.losses.pixel import reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
 
@@ -87,12 +88,12 @@ def target_losses(output: HeadOutput, text: Tensor, codes: Tensor) -> tuple[Tens
         codes: image codes, int64 [batch, num_image_tokens].
 
     Returns:
-        nats of each code, float32 [batch, num_image_tokens], and nats of each text piece, 0 at
-        padding, float32 [batch, text_length].
+        nats of each code, float32 [batch, num_image_tokens], and nats of each text piece, 0 where
+        none is predicted, float32 [batch, text_length].
     """
     image_losses, _ = vocab_cross_entropy(output.image_logits, codes)
     text_losses, _ = vocab_cross_entropy(output.text_logits, text)
-    return image_losses, torch.where(text != PADDING_ID, text_losses, 0.0)
+    return image_losses, torch.where(text_targets(text), text_losses, 0.0)
 
 
 def sample_losses(
@@ -110,7 +111,7 @@ def sample_losses(
         nats per code given the text, and nats per text piece given the codes, [batch] each.
     """
     image_losses, text_losses = target_losses(output, text, codes)
-    num_pieces = (text != PADDING_ID).sum(dim=1)
+    num_pieces = text_targets(text).sum(dim=1)
     return image_losses.to(dtype).mean(dim=1), text_losses.to(dtype).sum(dim=1) / num_pieces
 
 
@@ -131,7 +132,7 @@ class Objective:
         """Return the losses."""
         config = self._config
         text, codes, mean_text_targets, *pixels = targets
-        is_target = text != PADDING_ID
+        is_target = text_targets(text)
         image_losses, image_partitions = self._layers.cross_entropy(output.image_logits, codes)
         text_losses, text_partitions = self._layers.cross_entropy(output.text_logits, text)
         text_losses = torch.where(is_target, text_losses, 0.0)
@@ -164,7 +165,7 @@ class Objective:
         """Return the sums of the losses over held-out pairs, float64 [num_sums]."""
         text, codes, num_pairs, *pixels = targets
         is_pair = torch.arange(len(text), device=text.device) < num_pairs
-        is_target = (text != PADDING_ID) & is_pair[:, None]
+        is_target = text_targets(text) & is_pair[:, None]
         image_losses, _ = self._layers.cross_entropy(output.image_logits, codes)
         text_losses, _ = self._layers.cross_entropy(output.text_logits, text)
         by_image_row = _rows(image_losses.double() * is_pair[:, None])

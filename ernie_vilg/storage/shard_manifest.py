@@ -33,6 +33,8 @@ MAX_CAPTIONS = "max_captions_per_picture"
 MAX_TEXT_IDS = "max_text_ids_per_picture"
 """Setting of token shards: most ids of a picture's captions, the separators between them
 included."""
+NUM_QUESTIONS = "num_questions"
+"""Setting of token shards: number of texts that are a question and its answer; absent without."""
 _LENGTH = re.compile(r"[1-9][0-9]{0,8}")
 FORMAT_VERSION = 2
 MAX_INDEX_BYTES = 64 << 20
@@ -58,6 +60,7 @@ _MAX_SETTINGS = {
     NUM_CAPTIONS: 1 << 62,
     MAX_CAPTIONS: 1 << 20,
     MAX_TEXT_IDS: 1 << 31,
+    NUM_QUESTIONS: 1 << 62,
 }
 """Largest values of the settings that determine memory."""
 

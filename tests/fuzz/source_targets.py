@@ -45,12 +45,28 @@ def _files(layout: str) -> Callable[[], dict[str, bytes]]:
     return make
 
 
+def _question_files() -> dict[str, bytes]:
+    questions = [
+        {"image_id": name, "Question": f"{name}？", "Answer": text}
+        for name, text in (
+            ("0.png", "红"),
+            ("1.png", "圆"),
+            ("0.png", "two\nlines"),
+            ("1.png", "无"),
+        )
+    ]
+    pictures = {name: name.encode() * 99 for name in ("0.png", "1.png")}
+    content = {"train": questions, "val": questions[:1]}
+    return {**pictures, "FM-CH-QA.json": json.dumps(content, ensure_ascii=False).encode()}
+
+
 def _rows(folder: Path, file: str, layout: str, *, rows_per_part: int) -> Rows:
     config = BuildShardsConfig(
         source=str(folder / file),
         layout=layout,  # type: ignore[arg-type]
         output_dir=str(folder / "out"),
         image_size=8,
+        split="train" if layout == "question_answers" else None,
         rows_per_part=rows_per_part,
     )
     (source,) = open_sources(config, folder / f"work-{rows_per_part}")
@@ -124,6 +140,8 @@ TARGETS = [
            mutate={".parquet": mutate_bytes}, read=_read_table("pairs.parquet", "parquet")),
     Target(name="coco pairs", quick=30, files=_files("coco"), mutate={".json": mutate_json},
            read=_read_table("annotations/captions_train2017.json", "coco")),
+    Target(name="question pairs", quick=20, files=_question_files,
+           mutate={".json": mutate_json}, read=_read_table("FM-CH-QA.json", "question_answers")),
     Target(name="img2dataset tars", quick=25, files=_files("img2dataset"),
            mutate={".tar": mutate_tar}, read=_read_tar),
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from ernie_vilg.generation.sampling import Sampling
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.layers import SINGLE_DEVICE
 from ernie_vilg.model.loss import Objective
-from ernie_vilg.vocabulary import END_OF_TEXT_ID, PADDING_ID, text_slots
+from ernie_vilg.vocabulary import BEGIN_OF_TEXT_ID, END_OF_TEXT_ID, PADDING_ID, text_slots
 from tests.model.tiny import CONFIG, DECODER, tiny_config, tiny_model, tiny_pairs
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}  # float32 sums in another order
@@ -87,6 +87,22 @@ def test_every_target_has_the_log_probability_of_a_full_forward_pass() -> None:
         torch.where(text == PADDING_ID, 0.0, of_pieces),
         **TOLERANCE,
     )
+
+
+def test_an_answer_alone_is_judged_given_its_question() -> None:
+    model, (_, codes) = tiny_model(), tiny_pairs()
+    likelihood = Likelihood(model, CONFIG)
+    text = torch.tensor([[9, BEGIN_OF_TEXT_ID, 7, END_OF_TEXT_ID, PADDING_ID]] * 2)
+    text[1, 0] = 8  # another question
+
+    found = likelihood.of_targets(TO_TEXT, text, codes[[0, 0]])
+
+    with torch.no_grad():
+        logits = model((text, codes[[0, 0]])).text_logits
+    of_pieces = logits.log_softmax(-1).gather(2, text[..., None])[..., 0]
+    is_answer = torch.tensor([False, False, True, True, False])
+    torch.testing.assert_close(found, torch.where(is_answer, of_pieces, 0.0), **TOLERANCE)
+    assert abs(found[0] - found[1]).max() > 1e-3
 
 
 def test_a_drawing_has_the_likelihood_that_its_steps_summed_up() -> None:

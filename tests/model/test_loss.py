@@ -8,7 +8,7 @@ import torch
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import SINGLE_DEVICE
-from ernie_vilg.model.loss import Losses, Objective, num_losses
+from ernie_vilg.model.loss import Losses, Objective, num_losses, sample_losses
 
 
 def tiny_model(*, image_grid_size: int, text_length: int) -> ModelConfig:
@@ -27,7 +27,7 @@ def losses_of_two_pairs(config: ObjectiveConfig, mean_text_targets: float = 3.0)
     """Two pairs, two codes each of a codebook of 2; three pieces and one padding, of 4."""
     image_logits = torch.log(torch.tensor([[[0.5, 0.5], [0.25, 0.75]], [[0.5, 0.5], [0.5, 0.5]]]))
     text_logits = torch.zeros(2, 2, 4)
-    text = torch.tensor([[2, 3], [1, 0]])  # 0 is padding
+    text = torch.tensor([[1, 3], [1, 0]])  # 0 is padding
     codes = torch.tensor([[0, 0], [1, 0]])
     targets = (text, codes, torch.tensor([mean_text_targets]))
     return Objective(config, SINGLE_DEVICE)(HeadOutput(image_logits, text_logits), targets)
@@ -45,8 +45,8 @@ def test_rows_and_slots_are_means_of_their_own_targets() -> None:
     sure, half = [0.0, -torch.inf], [math.log(0.5)] * 2  # nats of code 0: 0 and log 2
     image_logits = torch.tensor([[sure, half, half, half], [sure, sure, half, half]])
     text_logits = torch.zeros(2, 3, 4)
-    text_logits[0, 1] = torch.tensor([0.0, 0.0, math.log(2), 0.0])
-    text = torch.tensor([[2, 2, 0], [3, 0, 0]])
+    text_logits[0, 1] = torch.tensor([0.0, math.log(2), 0.0, 0.0])
+    text = torch.tensor([[1, 1, 0], [3, 0, 0]])
     codes = torch.zeros(2, 4, dtype=torch.int64)
 
     losses = Objective(ObjectiveConfig(), SINGLE_DEVICE)(
@@ -122,3 +122,32 @@ def test_reconstruction_is_weighted_absolute_and_squared_error() -> None:
 
     assert losses.reconstruction.item() == pytest.approx(0.5 + 3 * 0.25)
     assert losses.total.item() == pytest.approx(math.log(4) + 2 * losses.reconstruction.item())
+
+
+def test_a_question_gives_no_loss_and_no_gradient() -> None:
+    """A pair with question, begin of text, answer, end of text; and one with a caption."""
+    text = torch.tensor([[5, 6, 2, 7, 3, 0], [5, 3, 0, 0, 0, 0]])
+    other = torch.tensor([[4, 1, 2, 7, 3, 0], [5, 3, 0, 0, 0, 0]])  # another question
+    codes = torch.zeros(2, 4, dtype=torch.int64)
+    logits = torch.arange(96.0).sin().view(2, 6, 8).requires_grad_()
+    output = HeadOutput(torch.zeros(2, 4, 4), logits)
+    objective = Objective(ObjectiveConfig(z_loss_weight=0.1), SINGLE_DEVICE)
+    count = torch.tensor([4.0])
+
+    losses = [objective(output, (given, codes, count)) for given in (text, other)]
+    losses[0].total.backward()
+
+    assert losses[0].total == losses[1].total
+    nats = -logits.log_softmax(-1)
+    expected = nats[0, 3, 7] + nats[0, 4, 3] + nats[1, 0, 5] + nats[1, 1, 3]
+    assert losses[0].image_to_text.item() == pytest.approx(expected.item() / 4)
+    assert losses[0].text_position_share.tolist() == [0.5, 0.5, 0, 0.5, 0.5, 0]
+    assert logits.grad is not None
+    has_gradient = logits.grad.abs().sum(-1) > 0
+    assert has_gradient.int().tolist() == [[0, 0, 0, 1, 1, 0], [1, 1, 0, 0, 0, 0]]
+
+    of_samples = sample_losses(output, text, codes)[1]
+    assert of_samples[0].item() == pytest.approx((nats[0, 3, 7] + nats[0, 4, 3]).item() / 2)
+    sums = objective.sums(output, (text, codes, torch.tensor([1])))
+    assert sums[-6:].tolist() == [0, 0, 0, 1, 1, 0]
+    assert sums[-12:-6].sum().item() == pytest.approx((nats[0, 3, 7] + nats[0, 4, 3]).item())

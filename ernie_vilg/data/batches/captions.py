@@ -3,7 +3,8 @@
 A token sample keeps the captions of its picture in one array, separated by the id of the end of
 text. The position of a visit and the seed choose one of them, each with the same probability: a
 resumed run and every layout choose the same, and a picture's visits in later epochs, which stand at
-other positions, choose anew.
+other positions, choose anew. Of several questions about a picture, each with its answer, one is
+chosen in the same way.
 
 Source: the mix of SplitMix64 (Steele, Lea and Flood, Fast splittable pseudorandom number
 generators, OOPSLA 2014); numbers below a bound by multiplication (Lemire 2019, arXiv:1805.10941).
@@ -15,9 +16,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from ernie_vilg.data.shards.damage import DamagedSampleError
-from ernie_vilg.storage.shard_manifest import MAX_CAPTIONS, MAX_TEXT_IDS, Manifest
+from ernie_vilg.storage.shard_manifest import (
+    MAX_CAPTIONS,
+    MAX_TEXT_IDS,
+    NUM_QUESTIONS,
+    Manifest,
+)
 from ernie_vilg.system.seeds import seed_named
-from ernie_vilg.vocabulary import END_OF_TEXT_ID
+from ernie_vilg.vocabulary import (
+    BEGIN_OF_TEXT_ID,
+    END_OF_TEXT_ID,
+    PADDING_ID,
+    UNKNOWN_ID,
+    text_slots,
+)
 
 MOST_IDS_AT_ONCE = 1024
 """Longest array of a sample's text that is decoded together with others."""
@@ -90,9 +102,15 @@ class CaptionChoice:
     """Seed of the order of samples."""
     max_captions: tuple[int, ...]
     """Most captions of a picture, by data set."""
+    has_questions: tuple[bool, ...]
+    """Whether texts may be a question and its answer, by data set."""
     max_ids: int
     """Most ids of all captions of a picture that are decoded together with other samples; 0 where
-    every picture has one caption."""
+    every picture has one caption, and no question."""
+
+    def is_read_whole(self, data_set: int) -> bool:
+        """Return whether all ids of a sample are needed, and not just those of the first slots."""
+        return self.max_captions[data_set] > 1 or self.has_questions[data_set]
 
     def choose(
         self, ids: np.ndarray, counts: np.ndarray, positions: np.ndarray, *, num_ids: int
@@ -157,14 +175,16 @@ class CaptionChoice:
 def caption_choice(manifests: Sequence[Manifest], seed: int) -> CaptionChoice:
     """Return the choice among the captions of some data sets."""
     max_captions = tuple(max_captions_of(manifest) for manifest in manifests)
+    has_questions = tuple(bool(manifest.settings.get(NUM_QUESTIONS, 0)) for manifest in manifests)
     max_ids = [
         manifest.settings.get(MAX_TEXT_IDS, MOST_IDS_AT_ONCE)
-        for manifest, count in zip(manifests, max_captions, strict=True)
-        if count > 1
+        for manifest, count, asks in zip(manifests, max_captions, has_questions, strict=True)
+        if count > 1 or asks
     ]
     return CaptionChoice(
         seed=seed,
         max_captions=max_captions,
+        has_questions=has_questions,
         max_ids=min(max(max_ids, default=0), MOST_IDS_AT_ONCE),
     )
 
@@ -172,6 +192,57 @@ def caption_choice(manifests: Sequence[Manifest], seed: int) -> CaptionChoice:
 def max_captions_of(manifest: Manifest) -> int:
     """Return the most captions of a picture of token shards; older shards have one each."""
     return max(1, int(manifest.settings.get(MAX_CAPTIONS, 1)))
+
+
+def has_answer(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return whether each text is a caption, or one question and one answer with ids each.
+
+    Args:
+        ids: ids of each text, integer [texts, ids]; after its last id stands anything.
+        counts: number of ids of each text, at most `ids.shape[1]`, int64 [texts].
+
+    Returns:
+        bool [texts].
+    """
+    places = np.arange(ids.shape[1])
+    is_begin = (ids == BEGIN_OF_TEXT_ID) & (places < counts[:, None])
+    is_inside = (places > 0) & (places < counts[:, None] - 1)
+    sound: np.ndarray = (is_begin.sum(axis=1) <= 1) & ~(is_begin & ~is_inside).any(axis=1)
+    return sound
+
+
+def check_answer(ids: np.ndarray, name: str) -> None:
+    """Refuse a text that is neither a caption nor a question with its answer.
+
+    Args:
+        ids: all ids of the text, integer [ids].
+        name: name of the sample for messages.
+
+    Raises:
+        DamagedSampleError: begins of text stand elsewhere than once between two parts with ids.
+    """
+    if len(ids) and not has_answer(ids[None], np.array([len(ids)]))[0]:
+        raise DamagedSampleError(
+            "text_shape",
+            f"{name} has the text ids {ids.tolist()!s:.200} where a question, the id "
+            f"{BEGIN_OF_TEXT_ID} and an answer are needed: encode the shards again",
+        )
+
+
+def slots_of(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Do to many captions at once what `vocabulary.text_slots` does to one.
+
+    Args:
+        ids: first ids of each caption, as many as there are slots, integer [captions, slots].
+        counts: number of ids of each caption, which may be more, int64 [captions].
+    """
+    length = ids.shape[1]
+    slots = np.where(np.arange(length) < counts[:, None], ids, PADDING_ID)
+    has_end = np.flatnonzero((counts >= 0) & (counts < length))
+    slots[has_end, counts[has_end]] = END_OF_TEXT_ID
+    for caption in np.flatnonzero(counts > length).tolist():
+        slots[caption] = text_slots([*ids[caption].tolist(), UNKNOWN_ID], length)  # one id too many
+    return slots
 
 
 def _has_empty(is_end: np.ndarray, counts: np.ndarray) -> np.ndarray:

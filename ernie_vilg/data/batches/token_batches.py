@@ -5,7 +5,8 @@ array of a known shape always behind the same header, so comparing headers repla
 An array that is written in another way is parsed alone, and refused where it does not fit the
 model. So a core reads tens of thousands of pairs per second.
 
-Of a picture with several captions the batch gets the one that `data.batches.captions` chooses.
+Of a picture with several captions the batch gets the one that `data.batches.captions` chooses. A
+question and its answer that do not fit the slots are read alone, because their question is cut.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,14 @@ import torch
 from torch import Tensor
 
 from ernie_vilg.config.model import ModelConfig
-from ernie_vilg.data.batches.captions import MOST_IDS_AT_ONCE, CaptionChoice, caption_choice
+from ernie_vilg.data.batches.captions import (
+    MOST_IDS_AT_ONCE,
+    CaptionChoice,
+    caption_choice,
+    check_answer,
+    has_answer,
+    slots_of,
+)
 from ernie_vilg.data.batches.npy import npy_header, parse_npy
 from ernie_vilg.data.batches.pictures import EncodedPicture, fetch_picture
 from ernie_vilg.data.sequence.sample_sequence import NewRows, SampleSequence
@@ -24,11 +32,13 @@ from ernie_vilg.data.shards.open_shards import OpenShard
 from ernie_vilg.errors import InputError
 from ernie_vilg.storage.shard_manifest import Manifest
 from ernie_vilg.vocabulary import (
+    BEGIN_OF_TEXT_ID,
     END_OF_TEXT_ID,
     NUM_SPECIAL_IDS,
     PADDING_ID,
     UNKNOWN_ID,
     text_slots,
+    text_targets,
 )
 
 _CODES = "codes.npy"
@@ -48,8 +58,8 @@ class Batch:
 
     @property
     def num_text_targets(self) -> int:
-        """Text slots to be predicted: all but padding."""
-        return int(np.count_nonzero(self.text.numpy() != PADDING_ID))
+        """Number of text slots to be predicted."""
+        return int(np.count_nonzero(text_targets(self.text.numpy())))
 
     def split(self, size: int, *, with_pixels: bool = True) -> list["Batch"]:
         """Cut into micro-batches of `size` pairs, as views; without pixels where they are unused.
@@ -152,13 +162,14 @@ class TokenRows:
         self._captions = captions
         self._positions = positions
         self._max_captions = np.ones(count, np.int64)
+        self._has_questions = np.zeros(count, np.bool_)
         self._text = np.full((count, model.text_length), PADDING_ID, np.int64)
         self._codes = np.zeros((count, model.num_image_tokens), np.int64)
         self._codes_bytes = np.zeros(
             (count, len(headers.codes) + 2 * model.num_image_tokens), np.uint8
         )
         # Of a picture's only caption, ids beyond the slots reach no model: they are neither read
-        # nor checked. Several captions are read whole.
+        # nor checked. Several captions, and questions with their answers, are read whole.
         max_ids = max(model.text_length, captions.max_ids)
         self._text_bytes = np.zeros((count, headers.text.shape[1] + 4 * max_ids), np.uint8)
         self._codes_view = self._codes_bytes.reshape(-1).data
@@ -177,11 +188,12 @@ class TokenRows:
         codes_sizes, codes_records = opened.index.sizes[_CODES], opened.index.records[_CODES]
         text_sizes, text_records = opened.index.sizes[_TEXT], opened.index.records[_TEXT]
         codes_width, text_width = self._codes_bytes.shape[1], self._text_bytes.shape[1]
-        text_bytes, max_captions = text_width, self._captions.max_captions[data_set]
-        if max_captions == 1:
-            text_bytes = self._headers.text.shape[1] + 4 * self._model.text_length
+        text_bytes = text_width
+        if self._captions.is_read_whole(data_set):
+            self._max_captions[rows] = self._captions.max_captions[data_set]
+            self._has_questions[rows] = self._captions.has_questions[data_set]
         else:
-            self._max_captions[rows] = max_captions
+            text_bytes = self._headers.text.shape[1] + 4 * self._model.text_length
         for index, row in zip(indices, rows, strict=True):
             self._samples[row] = opened, index
             size = self._codes_sizes[row] = codes_sizes.item(index)
@@ -285,12 +297,12 @@ class TokenRows:
         ids = all_ids[:, :length]
         is_legal = self._are_legal(ids) | (np.arange(length) >= counts[:, None])
         is_sound = is_legal.all(axis=1)
-        several = np.flatnonzero(self._max_captions[rows] > 1)
+        several = np.flatnonzero((self._max_captions[rows] > 1) | self._has_questions[rows])
         if len(several):
             is_usual[several] &= counts[several] <= all_ids.shape[1]
             chosen = self._choose(all_ids[several], counts[several], numbers[several])
             ids[several], counts[several], is_sound[several] = chosen
-        self._text[rows] = _slots(ids, counts)
+        self._text[rows] = slots_of(ids, counts)
         failed = {}
         for place in np.flatnonzero(~is_usual | ~is_sound).tolist():
             row = int(numbers[place])
@@ -312,16 +324,20 @@ class TokenRows:
 
         Returns:
             the first ids of each caption, integer [rows, slots], the caption's number of ids, and
-            whether all ids of the row are legal and in the right shape.
+            whether all ids of the row are legal and in the right shape, and a question and its
+            answer fit.
         """
         counts = counts.clip(0, ids.shape[1])  # other counts are of rows that are parsed alone
         chosen = self._captions.choose(
             ids, counts, self._positions[rows], num_ids=self._model.text_length
         )
         is_legal = self._are_legal(ids) | chosen.is_end
+        asks = self._has_questions[rows]
+        is_legal |= (ids == BEGIN_OF_TEXT_ID) & asks[:, None]
         is_legal |= np.arange(ids.shape[1]) >= counts[:, None]
         is_sound = is_legal.all(axis=1) & chosen.has_shape(self._max_captions[rows])
-        return chosen.ids, chosen.counts, is_sound
+        fits = (chosen.counts < chosen.ids.shape[1]) & has_answer(chosen.ids, chosen.counts)
+        return chosen.ids, chosen.counts, is_sound & (fits | ~asks)
 
     def _text_alone(self, row: int) -> np.ndarray:
         """Decode and check one row's text, whatever integer type its ids have."""
@@ -337,6 +353,8 @@ class TokenRows:
         max_captions = int(self._max_captions[row])
         if max_captions > 1:
             is_legal |= ids == END_OF_TEXT_ID
+        if self._has_questions[row]:
+            is_legal |= ids == BEGIN_OF_TEXT_ID
         if not is_legal.all():
             raise DamagedSampleError(
                 "text_range",
@@ -347,27 +365,12 @@ class TokenRows:
         if max_captions > 1:
             position = int(self._positions[row])
             ids = self._captions.choose_one(ids, position, max_captions, opened.describe(index))
+        check_answer(ids, opened.describe(index))
         return np.array(text_slots(ids.tolist(), self._model.text_length))
 
     def _are_legal(self, ids: np.ndarray) -> np.ndarray:
         is_special = (ids < NUM_SPECIAL_IDS) & (ids != UNKNOWN_ID)
         return ~(is_special | (ids >= self._model.text_vocab_size))
-
-
-def _slots(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Do to many captions at once what `vocabulary.text_slots` does to one.
-
-    Args:
-        ids: first ids of each caption, as many as there are slots, integer [captions, slots].
-        counts: number of ids of each caption, which may be more, int64 [captions].
-    """
-    length = ids.shape[1]
-    slots = np.where(np.arange(length) < counts[:, None], ids, PADDING_ID)
-    has_end = np.flatnonzero((counts >= 0) & (counts < length))
-    slots[has_end, counts[has_end]] = END_OF_TEXT_ID
-    for caption in np.flatnonzero(counts > length).tolist():
-        slots[caption] = text_slots([*ids[caption].tolist(), UNKNOWN_ID], length)  # one id too many
-    return slots
 
 
 def _load_array(opened: OpenShard, name: str, index: int) -> np.ndarray:

@@ -198,3 +198,63 @@ def test_a_setting_of_one_caption_changes_no_batch(tmp_path: Path) -> None:
     rows = [rows_of(sequence_of(tmp_path, of, MODEL), np.arange(40)) for of in (manifest, counted)]
 
     assert rows[0] == rows[1]
+
+
+ASKED = {
+    "max_captions_per_picture": 2, "max_text_ids_per_picture": 12, "num_questions": 9,
+}  # fmt: skip
+BEGIN = 2
+FIVE_SLOTS = replace(MODEL, text_length=5)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64], ids=["together", "alone"])
+def test_questions_are_read_with_their_answers(tmp_path: Path, dtype: type) -> None:
+    texts = [
+        [7, BEGIN, 8],
+        [9, BEGIN, 10, *SEPARATOR, 11, 12, BEGIN, 13],
+        [7, 8, 9, BEGIN, 14],  # its question is cut
+        [15, 16],  # a caption among them
+        [7, BEGIN, 8, 9, 10, 11],  # of its question nothing is left
+    ]
+    manifest = write_texts(tmp_path, [np.array(ids, dtype) for ids in texts], **ASKED)
+
+    rows = rows_of(sequence_of(tmp_path, manifest, FIVE_SLOTS), np.arange(60))
+
+    pad = PADDING_ID
+    assert {(number, *slots) for number, slots in rows} == {
+        (0, 7, BEGIN, 8, END_OF_TEXT_ID, pad),
+        (1, 9, BEGIN, 10, END_OF_TEXT_ID, pad),
+        (1, 11, 12, BEGIN, 13, END_OF_TEXT_ID),
+        (2, 7, 8, BEGIN, 14, END_OF_TEXT_ID),
+        (3, 15, 16, END_OF_TEXT_ID, pad, pad),
+        (4, BEGIN, 8, 9, 10, 11),
+    }
+
+
+def test_one_question_per_picture_is_read_whole(tmp_path: Path) -> None:
+    asked = {**ASKED, "max_captions_per_picture": 1}
+    manifest = write_texts(tmp_path, [np.array([*range(10, 18), BEGIN, 8], np.int32)], **asked)
+
+    ((_, slots),) = rows_of(sequence_of(tmp_path, manifest, FIVE_SLOTS), np.array([0]))
+
+    assert slots == [10, 11, BEGIN, 8, END_OF_TEXT_ID]
+
+
+@pytest.mark.parametrize(
+    ("ids", "settings", "reason"),
+    [
+        pytest.param([7, BEGIN, 8], SEVERAL, "text_range", id="without questions"),
+        pytest.param([BEGIN, 8], ASKED, "text_shape", id="no question"),
+        pytest.param([7, BEGIN], ASKED, "text_shape", id="no answer"),
+        pytest.param([7, BEGIN, 8, BEGIN, 9], ASKED, "text_shape", id="two begins"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.int32, np.int64], ids=["together", "alone"])
+def test_damaged_questions_are_refused(
+    tmp_path: Path, ids: list[int], settings: dict[str, int], reason: str, dtype: type
+) -> None:
+    manifest = write_texts(tmp_path, [np.array(ids, dtype)], **settings)
+
+    with pytest.raises(DamagedSampleError) as error:
+        rows_of(sequence_of(tmp_path, manifest, FIVE_SLOTS), np.array([0]))
+    assert error.value.reason == reason

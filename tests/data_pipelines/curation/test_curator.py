@@ -161,3 +161,27 @@ def test_rules_that_need_no_package_import_none() -> None:
     )
 
     assert reason(strict.check_caption("hello")) == Reason.HAN_SHARE
+
+
+def test_a_question_and_its_answer_are_judged_as_one_text(strict: Curator) -> None:
+    verdict = strict.check_caption("圖中有幾隻貓？\u241f两只猫。")
+
+    assert verdict.caption == "图中有几只猫？\u241f两只猫。"
+    assert verdict.rejection is None
+    assert reason(strict.check_caption("图中有几只猫？\u241f两只★。")) == Reason.SPECIAL_CHARACTERS
+
+
+def test_question_and_answer_are_translated_each_for_itself() -> None:
+    class Translator:
+        why_none = "unknown"
+
+        def translate(self, captions: list[str]) -> list[str | None]:
+            words = {"how many?": "几只？", "two": "两只", "a cat": "一只猫"}
+            return [words.get(caption) for caption in captions]
+
+    translating = curator()
+    translating._translator = Translator()  # type: ignore[assignment]
+    verdicts = translating.check_captions(["how many?\u241ftwo", "a cat", "how many?\u241fthree"])
+
+    assert [verdict.caption for verdict in verdicts[:2]] == ["几只？\u241f两只", "一只猫"]
+    assert reason(verdicts[2]) == Reason.NOT_TRANSLATED

@@ -162,3 +162,27 @@ def test_coco_cn_finds_its_pictures_in_the_folders_of_coco(tmp_path: Path) -> No
     assert pairs_of(rows) == [(b"42", "一只猫"), (b"42", "猫\t坐着")]
     assert reasons_of(rows) == {Reason.NOT_A_ROW: 1, Reason.MISSING_IMAGE: 1}
     assert len({row.picture_id for row in rows if isinstance(row, RawPair)}) == 1
+
+
+def test_a_list_of_pictures_chooses_those_of_a_split(tmp_path: Path) -> None:
+    folder = tmp_path / "coco-cn"
+    folder.mkdir()
+    ids = [f"COCO_train2014_{number:012d}" for number in range(3)]
+    path = folder / "imageid.human-written-caption.txt"
+    path.write_text("".join(f"{name}#0\t猫{name[-1]}\n" for name in ids), encoding="utf-8")
+    for name in ids:
+        (folder / f"{name}.jpg").write_bytes(b"picture")
+    chosen = folder / "coco-cn_val.txt"
+    chosen.write_text(f"{ids[2]}\n{ids[0]}.jpg\nCOCO_val2014_000000000009\n")
+
+    rows = read(path, tmp_path / "work", image_list=str(chosen))
+    assert captions_of(rows) == ["猫0", "猫2"]
+
+    chosen.write_text(f"{ids[1]}\n")  # a changed list is noticed
+    assert captions_of(read(path, tmp_path / "work", image_list=str(chosen))) == ["猫1"]
+
+    chosen.write_text("nothing\n")
+    with pytest.raises(ValueError, match=r"image_list=.* names none of the pictures of"):
+        read(path, tmp_path / "work", image_list=str(chosen))
+    with pytest.raises(ValueError, match=r"image_list=.*no.txt is no file"):
+        read(path, tmp_path / "work", image_list=str(tmp_path / "no.txt"))

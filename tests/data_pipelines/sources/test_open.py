@@ -119,6 +119,9 @@ def test_another_layout_than_the_files_have_is_refused(tmp_path: Path) -> None:
         ("coco", {"caption_key": "x"}),
         ("image_shards", {"caption_key": "x"}),
         ("scenes", {"images_root": "/"}),
+        ("coco", {"split": "train"}),
+        ("caption_lists", {"question_key": "x"}),
+        ("question_answers", {"caption_key": "x"}),
     ],
 )
 def test_a_setting_that_would_do_nothing_is_refused(
