@@ -76,7 +76,7 @@ checks: $(CHECKS_ENVIRONMENT)  ## run linters, formatter, types and import contr
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck --external-sources .ci/run docker/entrypoint.sh launch/slurm/*
+	$(BIN)/shellcheck --external-sources .ci/run launch/slurm/*
 
 test-slow: $(CHECKS_ENVIRONMENT)  ## run the tests of over half a minute each
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -19,7 +19,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 # Commands that are not ours and need no check beyond standing here.
 _KNOWN_TOOLS = {
-    "apptainer", "apt-get", "bash", "cd", "cat", "cp", "docker", "enroot", "eval", "export", "git",
+    "apptainer", "apt-get", "bash", "cd", "cat", "cp", "enroot", "eval", "export", "git",
     "kill", "ls", "mkdir", "open", "pip", "ray", "scancel", "squeue", "tensorboard", "wandb",
     "xdg-open",
 }  # fmt: skip
@@ -62,6 +62,8 @@ def _check_simple(command: str) -> None:
         _check_command(words)
     elif name == "sbatch":
         _check_batch_script(words)
+    elif name == "docker":
+        _check_docker(words)
     elif name in {"pytest", "ruff", "mypy", "lint-imports", "pre-commit", "chromium"}:
         return
     else:
@@ -94,6 +96,19 @@ def _check_command(words: list[str]) -> None:
         _compose(*found)
     elif found is None:
         assert words[1] in {"--help", "--version", "completion"}, shlex.join(words)
+
+
+def _check_docker(words: list[str]) -> None:
+    """Check that an image's Dockerfile exists, or what a container of it runs."""
+    if words[1] == "build":
+        assert (ROOT / words[words.index("-f") + 1]).is_file(), shlex.join(words)
+        return
+    assert words[1] == "run", shlex.join(words)
+    (at,) = [index for index, word in enumerate(words) if re.fullmatch(r"ernie_vilg:\w+", word)]
+    entry = words[words.index("--entrypoint") + 1] if "--entrypoint" in words[:at] else "ernie-vilg"
+    started = [entry, *words[at + 1 :]]
+    assert not [word for word in started if word.endswith(".py")], "an image has no checkout"
+    check(shlex.join(started))
 
 
 def _check_batch_script(words: list[str]) -> None:
@@ -132,6 +147,13 @@ def test_the_documents_show_commands() -> None:
         pytest.param("sbatch launch/slurm/pretrain.sbatch experiment=none", id="its setting"),
         pytest.param("ernie-vilg nothing a=1", id="command"),
         pytest.param("ernie-vilg plan gpus=8", id="setting of a command"),
+        pytest.param("docker build -f docker/nothing.Dockerfile .", id="Dockerfile"),
+        pytest.param("docker run --rm ernie_vilg:cpu nothing a=1", id="command in a container"),
+        pytest.param(
+            "docker run --entrypoint deepspeed ernie_vilg:gpu launch/pretrain.py "
+            "experiment=quickstart",
+            id="program's file in a container",
+        ),
         pytest.param("frobnicate", id="tool"),
         pytest.param("make test && frobnicate", id="tool behind another"),
     ],
