@@ -18,7 +18,7 @@ BIN := .venv/bin
 # What programs need; and all that the suite runs, the optional packages included.
 ENVIRONMENT := .venv/.installed
 CHECKS_ENVIRONMENT := .venv/.installed-checks
-EXTRAS := checks,curation,scorers,ocr,translation,ray,tensorboard
+EXTRAS := checks,curation,scorers,ocr,translation,ray,submitit,tensorboard
 # DeepSpeed builds from source: no operator is compiled, so no compiler is needed.
 PIP := DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(PIP_FLAGS)
 # --build-constraint pins what the packages that come as source are built with.

@@ -16,7 +16,7 @@ RUN pip install --constraint constraints.txt pip setuptools wheel && \
 FROM ${BASE}
 # CPU builds of torch. PyPI's builds are for CUDA, and several GB larger.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# Optional packages; all are: remote,curation,scorers,ocr,translation,ray,tensorboard
+# Optional packages; all are: remote,curation,scorers,ocr,translation,ray,submitit,tensorboard
 ARG EXTRAS=remote,curation
 
 ENV DS_BUILD_OPS=0 \

@@ -3,6 +3,7 @@
 import itertools
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from ernie_vilg.preparation import followed_sizes
 from launch.support.composition import compose_program, program_of
 from launch.support.program import CONF_FOLDER
+from launch.support.submitted_sweep import is_queue_option, queue_of
 from launch.support.sweep import jobs_of
 
 ROOT = CONF_FOLDER.parent
@@ -85,9 +87,14 @@ def _check_program(words: list[str]) -> None:
 def _compose(name: str, options: list[str]) -> None:
     """Compose a command, or every job of a sweep."""
     single = [option for option in options if option != "--multirun"]
-    jobs = [job.options for job in jobs_of(single)] if single != options else [single]
-    for each in jobs:
-        compose_program(name, each)
+    if single == options:
+        compose_program(name, single)
+        return
+    queue_options = [option for option in single if is_queue_option(option)]
+    for job in jobs_of([option for option in single if option not in queue_options]):
+        compose_program(name, job.options)
+    if queue_options:
+        queue_of(queue_options, name)
 
 
 def _check_command(words: list[str]) -> None:
@@ -129,6 +136,7 @@ DOCUMENTED = [
 def test_documented_command_would_run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Earlier commands of a page write the tokenizers whose sizes a later one reads.
     monkeypatch.setattr(followed_sizes, "_size", lambda name, folder: (256, ""))
+    monkeypatch.setattr(shutil, "which", lambda name: name)  # Slurm's programs
     check(command)
 
 
@@ -153,6 +161,11 @@ def test_the_documents_show_commands() -> None:
             "docker run --entrypoint deepspeed ernie_vilg:gpu launch/pretrain.py "
             "experiment=quickstart",
             id="program's file in a container",
+        ),
+        pytest.param(
+            "python launch/pretrain.py --multirun experiment=quickstart training.steps=1,2 "
+            "hydra/launcher=submitit_slurm hydra.launcher.queue=gpu",
+            id="setting of a launcher",
         ),
         pytest.param("frobnicate", id="tool"),
         pytest.param("make test && frobnicate", id="tool behind another"),
