@@ -64,8 +64,9 @@ def run_sweep(name: str, schema: Any, options: Sequence[str], *, has_ranks: bool
         )
     if is_launched():
         raise InputError(
-            "--multirun: a launcher started this program, and a sweep starts its jobs itself, of "
-            "one process each: start it with python, or let the launcher start one job at a time"
+            "--multirun: a launcher started this program, and a sweep starts its jobs itself: "
+            "start it with python, and for jobs of several ranks add hydra/launcher=submitit_slurm "
+            "(docs/settings.md), or let the launcher start one job at a time"
         )
     return _sweep_of(name, options).run()
 
