@@ -5,7 +5,8 @@ The settings are those of Hydra's plugin for submitit (`hydra/launcher=submitit_
 launcher starts it: one process for each task of the job, which gets its rank and the address of the
 rendezvous, and every signal. So a job saves, requeues itself and resumes as it does from sbatch.
 
-Source: submitit 1.5 and hydra-submitit-launcher 1.2 (https://hydra.cc/docs/plugins/submitit_launcher).
+Source: submitit 1.5 and hydra-submitit-launcher 1.2
+(https://hydra.cc/docs/plugins/submitit_launcher).
 """
 
 import importlib
