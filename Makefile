@@ -18,7 +18,7 @@ BIN := .venv/bin
 # What programs need; and all that the suite runs, the optional packages included.
 ENVIRONMENT := .venv/.installed
 CHECKS_ENVIRONMENT := .venv/.installed-checks
-EXTRAS := checks,curation,scorers,ocr,translation,ray,tensorboard
+EXTRAS := checks,curation,scorers,ocr,translation,ray,submitit,tensorboard
 # DeepSpeed builds from source: no operator is compiled, so no compiler is needed.
 PIP := DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install $(PIP_FLAGS)
 # --build-constraint pins what the packages that come as source are built with.
@@ -76,7 +76,7 @@ checks: $(CHECKS_ENVIRONMENT)  ## run linters, formatter, types and import contr
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck --external-sources .ci/run docker/entrypoint.sh launch/slurm/*
+	$(BIN)/shellcheck --external-sources .ci/run launch/slurm/*
 
 test-slow: $(CHECKS_ENVIRONMENT)  ## run the tests of over half a minute each
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -16,6 +16,7 @@ from launch.support.program import program
 if TYPE_CHECKING:
     from ernie_vilg.planning.calibration import Correction
     from ernie_vilg.planning.plan import Plan, PlannedLayout
+    from ernie_vilg.preparation.data_size import RunLength
 
 PLAN_NAME = "plan.json"
 PICTURE_NAME = "plan.png"
@@ -30,19 +31,22 @@ def main(config: PlanConfig) -> None:
     from ernie_vilg.planning.layouts import override_line
     from ernie_vilg.planning.plan import plan
     from ernie_vilg.planning.report import lines_of_plan, scaling_table
+    from ernie_vilg.preparation.data_size import run_length
 
     folder = None if config.apply else check_output("plan_dir", config.plan_dir, is_filled=True)
+    length = run_length(config)
     correction, lessons = _learn(config)
     found = plan(config, correction)
     _require_a_layout(config, found, correction)
     if folder is None:
         print(override_line(found.best[0].run))
         return
-    print("\n".join([*lessons, *lines_of_plan(config, found), ""]), flush=True)
+    lines = [*lessons, *length.lines(), *lines_of_plan(config, found), ""]
+    print("\n".join(lines), flush=True)
     # The scaling curve and the picture take as long again; the person reads meanwhile.
     curve = _scaling(config, correction, found)
     print("\n".join(scaling_table(curve)), flush=True)
-    _write(folder, config, found, curve)
+    _write(folder, config, length, found, curve)
 
 
 def _learn(config: PlanConfig) -> tuple["Correction", list[str]]:
@@ -84,7 +88,11 @@ def _scaling(
 
 
 def _write(
-    folder: Path, config: PlanConfig, found: "Plan", curve: dict[int, "PlannedLayout"]
+    folder: Path,
+    config: PlanConfig,
+    length: "RunLength",
+    found: "Plan",
+    curve: dict[int, "PlannedLayout"],
 ) -> None:
     from ernie_vilg.evaluation.plan_picture import plan_picture
     from ernie_vilg.storage.files import write_bytes, write_json
@@ -94,6 +102,7 @@ def _write(
         {
             "num_gpus": config.num_gpus,
             "gpu": asdict(config.gpu),
+            "length": {**asdict(length), "epochs": length.epochs},
             "layouts": [_as_json(layout) for layout in found.best],
             "refused": [asdict(refusal) for refusal in found.refused],
             "scaling": {str(num_gpus): _as_json(best) for num_gpus, best in curve.items()},

@@ -3,6 +3,7 @@
 import itertools
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from ernie_vilg.preparation import followed_sizes
 from launch.support.composition import compose_program, program_of
 from launch.support.program import CONF_FOLDER
+from launch.support.submitted_sweep import is_queue_option, queue_of
 from launch.support.sweep import jobs_of
 
 ROOT = CONF_FOLDER.parent
@@ -19,7 +21,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 # Commands that are not ours and need no check beyond standing here.
 _KNOWN_TOOLS = {
-    "apptainer", "apt-get", "bash", "cd", "cat", "cp", "docker", "enroot", "eval", "export", "git",
+    "apptainer", "apt-get", "bash", "cd", "cat", "cp", "enroot", "eval", "export", "git",
     "kill", "ls", "mkdir", "open", "pip", "ray", "scancel", "squeue", "tensorboard", "wandb",
     "xdg-open",
 }  # fmt: skip
@@ -62,6 +64,8 @@ def _check_simple(command: str) -> None:
         _check_command(words)
     elif name == "sbatch":
         _check_batch_script(words)
+    elif name == "docker":
+        _check_docker(words)
     elif name in {"pytest", "ruff", "mypy", "lint-imports", "pre-commit", "chromium"}:
         return
     else:
@@ -83,9 +87,14 @@ def _check_program(words: list[str]) -> None:
 def _compose(name: str, options: list[str]) -> None:
     """Compose a command, or every job of a sweep."""
     single = [option for option in options if option != "--multirun"]
-    jobs = [job.options for job in jobs_of(single)] if single != options else [single]
-    for each in jobs:
-        compose_program(name, each)
+    if single == options:
+        compose_program(name, single)
+        return
+    queue_options = [option for option in single if is_queue_option(option)]
+    for job in jobs_of([option for option in single if option not in queue_options]):
+        compose_program(name, job.options)
+    if queue_options:
+        queue_of(queue_options, name)
 
 
 def _check_command(words: list[str]) -> None:
@@ -94,6 +103,19 @@ def _check_command(words: list[str]) -> None:
         _compose(*found)
     elif found is None:
         assert words[1] in {"--help", "--version", "completion"}, shlex.join(words)
+
+
+def _check_docker(words: list[str]) -> None:
+    """Check that an image's Dockerfile exists, or what a container of it runs."""
+    if words[1] == "build":
+        assert (ROOT / words[words.index("-f") + 1]).is_file(), shlex.join(words)
+        return
+    assert words[1] == "run", shlex.join(words)
+    (at,) = [index for index, word in enumerate(words) if re.fullmatch(r"ernie_vilg:\w+", word)]
+    entry = words[words.index("--entrypoint") + 1] if "--entrypoint" in words[:at] else "ernie-vilg"
+    started = [entry, *words[at + 1 :]]
+    assert not [word for word in started if word.endswith(".py")], "an image has no checkout"
+    check(shlex.join(started))
 
 
 def _check_batch_script(words: list[str]) -> None:
@@ -114,6 +136,7 @@ DOCUMENTED = [
 def test_documented_command_would_run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Earlier commands of a page write the tokenizers whose sizes a later one reads.
     monkeypatch.setattr(followed_sizes, "_size", lambda name, folder: (256, ""))
+    monkeypatch.setattr(shutil, "which", lambda name: name)  # Slurm's programs
     check(command)
 
 
@@ -132,6 +155,18 @@ def test_the_documents_show_commands() -> None:
         pytest.param("sbatch launch/slurm/pretrain.sbatch experiment=none", id="its setting"),
         pytest.param("ernie-vilg nothing a=1", id="command"),
         pytest.param("ernie-vilg plan gpus=8", id="setting of a command"),
+        pytest.param("docker build -f docker/nothing.Dockerfile .", id="Dockerfile"),
+        pytest.param("docker run --rm ernie_vilg:cpu nothing a=1", id="command in a container"),
+        pytest.param(
+            "docker run --entrypoint deepspeed ernie_vilg:gpu launch/pretrain.py "
+            "experiment=quickstart",
+            id="program's file in a container",
+        ),
+        pytest.param(
+            "python launch/pretrain.py --multirun experiment=quickstart training.steps=1,2 "
+            "hydra/launcher=submitit_slurm hydra.launcher.queue=gpu",
+            id="setting of a launcher",
+        ),
         pytest.param("frobnicate", id="tool"),
         pytest.param("make test && frobnicate", id="tool behind another"),
     ],

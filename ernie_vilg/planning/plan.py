@@ -210,7 +210,7 @@ def _planned(
 ) -> PlannedLayout:
     seconds, step, kept = timing
     batch = run.parallelism.global_batch_size
-    hours = config.num_pairs / batch * seconds / 3600
+    hours = config.run_pairs / batch * seconds / 3600
     flops = training_flops_per_pair(config.model) * batch / step.total
     return PlannedLayout(
         run=run,

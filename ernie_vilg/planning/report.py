@@ -28,9 +28,10 @@ def lines_of_plan(config: PlanConfig, found: Plan) -> list[str]:
         _HEADER,
         *(line_of_layout(layout) for layout in found.best),
         "",
-        f"best: {config.num_pairs:,} pairs in {best.hours:,.0f} hours, "
-        f"{best.hours * config.num_gpus:,.0f} GPU-hours, {best.dollars:,.0f} dollars; goodput "
-        f"{best.goodput.share:.1%} with a stop every {best.goodput.hours_between_stops:,.0f} hours",
+        f"best: {config.run_pairs:,} pairs in {amount(best.hours)} hours, "
+        f"{amount(best.hours * config.num_gpus)} GPU-hours, {amount(best.dollars)} dollars; "
+        f"goodput {best.goodput.share:.1%} with a stop every "
+        f"{best.goodput.hours_between_stops:,.0f} hours",
         f"checkpoints: {stalls}, {best.goodput.write_seconds:.0f} s of writing; "
         f"checkpoint.every={config.checkpoint.every}, {best.goodput.best_interval_steps} loses "
         "the least time",
@@ -53,9 +54,16 @@ def line_of_layout(layout: PlannedLayout) -> str:
         f"{split.activation_checkpointing:<10}{offload:<8}{compiled:<8}"
         f"{layout.memory.total / 1e9:>5.0f} GB"
         f"{layout.step.total:>7.2f} s{layout.step.bubble / layout.step.total:>7.0%}"
-        f"{layout.flops_utilization:>5.0%}{layout.tokens_per_second:>10,.0f}{layout.hours:>8,.0f}"
-        f"{layout.dollars:>12,.0f}"
+        f"{layout.flops_utilization:>5.0%}{layout.tokens_per_second:>10,.0f}{amount(layout.hours):>8}"
+        f"{amount(layout.dollars):>12}"
     )
+
+
+def amount(value: float) -> str:
+    """Return hours or dollars in words of a table, small ones with their decimals."""
+    if value >= 10:
+        return f"{value:,.0f}"
+    return f"{value:.2g}" if value >= 0.01 else "<0.01"
 
 
 def layout_words(layout: PlannedLayout) -> str:
@@ -75,7 +83,7 @@ def scaling_table(curve: Mapping[int, PlannedLayout]) -> Sequence[str]:
             f"| {num_gpus:,} | {layout_words(best)} | "
             f"{best.run.parallelism.micro_batch_size} | {best.memory.total / 1e9:.0f} | "
             f"{best.step.total:.2f} | {best.flops_utilization:.0%} | "
-            f"{best.tokens_per_second:,.0f} | {best.hours:,.0f} | {best.hours * num_gpus:,.0f} | "
-            f"{best.goodput.share:.1%} |"
+            f"{best.tokens_per_second:,.0f} | {amount(best.hours)} | "
+            f"{amount(best.hours * num_gpus)} | {best.goodput.share:.1%} |"
         )
     return rows

@@ -68,8 +68,9 @@ choose_runner() {
         local binds=$PWD:$PWD folders=() folder
         IFS=, read -ra folders <<< "$mounts"
         for folder in "${folders[@]}"; do binds+=,$folder:$folder; done
+        # The image's entry takes programs by name, and some clusters run entries.
         srun_options+=(--container-image="$container" --container-mounts="$binds"
-            --container-workdir="$PWD")
+            --container-workdir="$PWD" --no-container-entrypoint)
         runner=("${interpreter:-python}")
     fi
 }

@@ -13,6 +13,7 @@ from launch.support.places import PROGRAMS_FOLDER, has_settings
 
 _NAME = "ernie-vilg"
 _COMPLETION = "completion"
+_SHELLS = ("bash", "zsh")
 _COMMAND_IN_SENTENCE = re.compile(r"(: `.*)?\.$", re.DOTALL)
 """End of a docstring's first sentence, which may show a command."""
 
@@ -71,7 +72,7 @@ def overview() -> str:
             *lines,
             "",
             f"{_NAME} COMMAND --help lists the settings of a command.",
-            f"{_NAME} {_COMPLETION} bash prints a script for bash that completes all of them.",
+            f"{_NAME} {_COMPLETION} bash (or zsh) prints a script that completes all of them.",
             f"{_NAME} --version prints the version.",
         ]
     )
@@ -86,16 +87,17 @@ def unknown(word: str) -> str:
 
 
 def _print_completion(arguments: Sequence[str]) -> int | None:
-    if list(arguments) != ["bash"]:
+    if list(arguments) not in [[shell] for shell in _SHELLS]:
         print(
-            f"{_NAME}: {_COMPLETION} {' '.join(arguments)}: write {_NAME} {_COMPLETION} bash, "
-            'as in: eval "$(ernie-vilg completion bash)"',
+            f"{_NAME}: {_COMPLETION} {' '.join(arguments)}: write {_NAME} {_COMPLETION} "
+            f'{" or ".join(_SHELLS)}, as in: eval "$(ernie-vilg completion bash)"',
             file=sys.stderr,
         )
         return ExitCode.BAD_SETTINGS
-    from launch.support.completion import bash_script  # imports every program
+    from launch.support.completion import SCRIPTS  # imports every program
 
-    print(bash_script({name: has_settings(name) for name in programs()}), end="")
+    script = SCRIPTS[arguments[0]]
+    print(script({name: has_settings(name) for name in programs()}), end="")
     return None
 
 

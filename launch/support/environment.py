@@ -55,10 +55,17 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
         rank=rank,
         local_rank=local_rank,
         world_size=world_size,
-        job=environment.get("SLURM_JOB_ID"),
+        job=_job(environment),
         job_restarts=_number({"SLURM_RESTART_COUNT": "0", **environment}, "SLURM_RESTART_COUNT"),
         ending_file=ending_file(environment),
     )
+
+
+def _job(environment: Mapping[str, str]) -> str | None:
+    """Return the number of the Slurm job; of an array only this task, which alone is requeued."""
+    if {"SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"} <= environment.keys():
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID")
 
 
 def ending_file(environment: Mapping[str, str] = os.environ) -> str | None:

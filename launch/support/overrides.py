@@ -68,6 +68,10 @@ def _override(option: str, schema: type) -> str:
     if key.split(".")[0].split("/")[0] == "hydra":
         if key == "hydra.searchpath" and not sign:
             return option
+        if key == "hydra/launcher" or key.startswith("hydra.launcher."):
+            raise InputError(
+                f"{key}: this is for the jobs of a sweep: add --multirun, or leave it out"
+            )
         raise InputError(f"{key}: this is a setting of Hydra, not of the program: leave it out")
     hint = _type_of(key, schema)
     if not sign and _is_mapping(hint):

@@ -1,4 +1,5 @@
-"""Runs the jobs of a sweep one after another, each as a process with a run folder of its own.
+"""Runs the jobs of a sweep, each as a process with a run folder of its own: one after another, or
+as `submitted_sweep.py` submits them.
 
 A job is the program without --multirun, so it resumes, or ends at once if it is done, as it does
 alone. A failure does not stop the jobs after it; a signal does, and the running job gets it too.
@@ -27,14 +28,15 @@ from launch.support.process_tree import stop_with_parent
 from launch.support.sweep import Job, jobs_of
 
 TABLE_NAME = "sweep.tsv"
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _WORDS = {
     ExitCode.DONE: "done",
     ExitCode.BAD_SETTINGS: "refused",
     ExitCode.STOPPED: "stopped",
 }
-_NOT_STARTED = "not started"
-_NOT_FAILED = (_WORDS[ExitCode.DONE], _WORDS[ExitCode.STOPPED], _NOT_STARTED)
+NOT_STARTED = "not started"
+SUBMITTED = "submitted"
+_NOT_FAILED = (_WORDS[ExitCode.DONE], _WORDS[ExitCode.STOPPED], NOT_STARTED, SUBMITTED)
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +64,32 @@ def run_sweep(name: str, schema: Any, options: Sequence[str], *, has_ranks: bool
         )
     if is_launched():
         raise InputError(
-            "--multirun: a launcher started this program, and a sweep starts its jobs itself, of "
-            "one process each: start it with python, or let the launcher start one job at a time"
+            "--multirun: a launcher started this program, and a sweep starts its jobs itself: "
+            "start it with python, and for jobs of several ranks add hydra/launcher=submitit_slurm "
+            "(docs/settings.md), or let the launcher start one job at a time"
         )
-    jobs = jobs_of(options)
+    return _sweep_of(name, options).run()
+
+
+def _sweep_of(name: str, options: Sequence[str]) -> "Sweep":
+    """Check everything that needs no job; return the sweep that runs them here or submits them."""
+    # Imported here: it is built on the sweep of this module.
+    from launch.support.submitted_sweep import (
+        SubmittedSweep,
+        check_ranks,
+        is_queue_option,
+        queue_of,
+    )
+
+    queue_options = [option for option in options if is_queue_option(option)]
+    jobs = jobs_of([option for option in options if option not in queue_options])
     command = [sys.executable, "-m", f"launch.{name}"]
-    return Sweep(command, _folder_of(name, jobs), jobs).run()
+    folder = _folder_of(name, jobs)
+    if not queue_options:
+        return Sweep(command, folder, jobs)
+    queue = queue_of(queue_options, name)
+    check_ranks(name, jobs, queue.num_ranks)
+    return SubmittedSweep(command, folder, jobs, queue)
 
 
 def _folder_of(name: str, jobs: Sequence[Job]) -> Path:
@@ -103,13 +125,13 @@ class Sweep:
         self._command = command
         self._folder = folder
         self._jobs = jobs
-        self._endings = dict.fromkeys((job.name for job in jobs), _NOT_STARTED)
+        self._endings = dict.fromkeys((job.name for job in jobs), NOT_STARTED)
         self._process: subprocess.Popen[bytes] | None = None
         self._signal_number: int | None = None
 
     def run(self) -> ExitCode:
         """Run the jobs that are left; return the exit code."""
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, self._pass_on)
         for index, job in enumerate(self._jobs):
             if self._signal_number is not None:
@@ -117,13 +139,20 @@ class Sweep:
             logger.info("job %d of %d: %s", index + 1, len(self._jobs), job.name)
             self._endings[job.name] = ending_in_words(self._run_job(job))
             self._write()
+        return self._finish()
+
+    def _finish(self) -> ExitCode:
+        """Print the table; return the exit code."""
         print(aligned(self._rows()), flush=True)
         return self._exit_code()
 
-    def _run_job(self, job: Job) -> int:
+    def _command_of(self, job: Job) -> list[str]:
         options = [each for each in job.options if each.partition("=")[0] != "run_dir"]
+        return [*self._command, *options, f"run_dir={self._folder / job.name}"]
+
+    def _run_job(self, job: Job) -> int:
         self._process = subprocess.Popen(
-            [*self._command, *options, f"run_dir={self._folder / job.name}"],
+            self._command_of(job),
             env=child_environment({}),
             start_new_session=True,  # Ctrl-C reaches only this program, which passes it on
             preexec_fn=stop_with_parent,

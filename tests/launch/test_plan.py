@@ -41,9 +41,12 @@ def test_a_plan_is_a_table_a_file_and_a_picture(
     assert code == 0
     assert "8 x NVIDIA H100 80GB HBM3" in text
     assert "ZeRO 2 or 3 under a pipeline; such as: " in text
+    assert text.startswith("length: 150,016,000 pairs in 146,500 steps, by training.steps=146500")
+    assert "\nbest: 150,016,000 pairs in 52 hours, " in text
     content = json.loads((tmp_path / "plan.json").read_text())
     layouts = content["layouts"]
     assert len(layouts) == 3
+    assert content["length"]["epochs"] == pytest.approx(10, rel=0.001)
     speeds = [layout["tokens_per_second"] for layout in layouts]
     assert speeds == sorted(speeds, reverse=True)
     for layout in layouts:
@@ -54,6 +57,17 @@ def test_a_plan_is_a_table_a_file_and_a_picture(
     assert set(content["scaling"]) == {"8", "16", "32", "64", "128", "256", "512", "1024"}
     with Image.open(tmp_path / "plan.png") as picture:
         assert picture.size[0] > 500
+
+
+def test_hours_and_cost_follow_the_length() -> None:
+    steps = 146_500
+    whole = plan(planned(), Correction(), top=1).best[0]
+    half = plan(planned(f"training.steps={steps // 2}"), Correction(), top=1).best[0]
+    by_pairs = plan(planned(f"num_pairs={steps * 1024 // 4}"), Correction(), top=1).best[0]
+
+    assert half.hours == pytest.approx(whole.hours / 2)
+    assert by_pairs.hours == pytest.approx(whole.hours / 4)
+    assert by_pairs.dollars == pytest.approx(whole.dollars / 4)
 
 
 def test_the_line_to_paste_is_the_best_layout(

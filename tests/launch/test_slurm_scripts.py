@@ -143,6 +143,7 @@ def test_pyxis_gets_a_file_by_its_whole_path_and_an_image_by_its_name(job: Job) 
     assert images == [file, file, name, name]
     binds = ",".join(f"{each}:{each}" for each in (job.folder, "/my data", "/scratch"))
     assert all(f"--container-mounts={binds}" in words for words in calls)
+    assert all("--no-container-entrypoint" in words for words in calls)  # it would get `python`
 
 
 def test_a_script_submitted_from_elsewhere_says_where_to_submit_it(job: Job) -> None:

@@ -256,6 +256,7 @@ def test_which_settings_may_change(tmp_path: Path) -> None:
             "checkpoint.*",
             "cluster.*",
             "compile_blocks",
+            "data.expected_pairs",
             "data.image_tokenizer",
             "data.loader.*",
             "data.max_truncated_fraction",

@@ -15,8 +15,8 @@ import pytest
 
 from ernie_vilg import __version__
 from ernie_vilg.config.exit_codes import ExitCode
-from launch.support.commands import programs, run
-from launch.support.completion import bash_script
+from launch.support.commands import _SHELLS, programs, run
+from launch.support.completion import SCRIPTS
 from launch.support.composition import program_of
 from launch.support.places import CONF_FOLDER, PROGRAMS_FOLDER, has_settings, program_path
 
@@ -53,7 +53,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (["drawshapes"], "drawshapes: no such command: did you mean draw_shapes?"),
         (["support/help"], "support/help: no such command: "),
         (["xyzzy"], "xyzzy: no such command: ernie-vilg --help lists them"),
-        (["completion", "csh"], "completion csh: write ernie-vilg completion bash"),
+        (["completion", "csh"], "completion csh: write ernie-vilg completion bash or zsh"),
     ],
 )
 def test_an_unknown_command_is_named_with_its_nearest(
@@ -115,17 +115,19 @@ def test_a_programs_file_is_found_from_another_folder(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("completion") / "ernie-vilg.bash"
-    file.write_text(bash_script({name: has_settings(name) for name in programs()}))
-    return file
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("completion")
+    settings = {name: has_settings(name) for name in programs()}
+    for shell, script in SCRIPTS.items():
+        (folder / f"ernie-vilg.{shell}").write_text(script(settings))
+    return {shell: folder / f"ernie-vilg.{shell}" for shell in SCRIPTS}
 
 
-def completed(script: Path, line: str, *, in_folder: Path) -> str:
+def in_bash(script: Path, line: str, folder: Path) -> str:
     """Return a line of an interactive bash after the tab key, as the shell shows it."""
     process_id, terminal = pty.fork()
     if process_id == 0:
-        os.chdir(in_folder)
+        os.chdir(folder)
         os.environ |= {"TERM": "dumb", "PS1": "> ", "INPUTRC": "/dev/null"}
         os.execvp("bash", ["bash", "--noprofile", "--norc", "-i"])
     try:
@@ -139,6 +141,38 @@ def completed(script: Path, line: str, *, in_folder: Path) -> str:
         os.waitpid(process_id, 0)
 
 
+ZSHRC = """\
+unsetopt PROMPT_SP
+PS1='ready '
+source {script}
+tell() {{ print -rn -- "<$BUFFER>" > /dev/tty }}
+zle -N tell
+bindkey '^X' tell
+unset zle_bracketed_paste
+"""
+
+
+def in_zsh(script: Path, line: str, folder: Path) -> str:
+    """Return a line of an interactive zsh after the tab key, from the editor's own buffer."""
+    (folder / ".zshrc").write_text(ZSHRC.format(script=script))
+    process_id, terminal = pty.fork()
+    if process_id == 0:
+        os.chdir(folder)
+        os.environ |= {"TERM": "dumb", "ZDOTDIR": str(folder)}
+        os.execvp("zsh", ["zsh", "-d", "-i"])  # -d: no files of the system
+    try:
+        read_until(terminal, "ready ")
+        os.write(terminal, f"{line}\t\x18".encode())
+        return read_until(terminal, ">").rpartition("<")[2].removesuffix(">")
+    finally:
+        os.write(terminal, b"\x03exit\n")
+        os.close(terminal)
+        os.waitpid(process_id, 0)
+
+
+IN_SHELL = {"bash": in_bash, "zsh": in_zsh}
+
+
 def read_until(terminal: int, mark: str) -> str:
     deadline, text = time.monotonic() + TAB_SECONDS, ""
     while not text.endswith(mark):
@@ -148,13 +182,24 @@ def read_until(terminal: int, mark: str) -> str:
     return text
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+@pytest.mark.parametrize(
+    "shell",
+    [
+        pytest.param(
+            shell,
+            marks=pytest.mark.skipif(
+                shutil.which(shell) is None, reason=f"no {shell} here: apt-get install {shell}"
+            ),
+        )
+        for shell in IN_SHELL
+    ],
+)
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
         pytest.param("ernie-vilg pla", "ernie-vilg plan ", id="command"),
         pytest.param("ernie-vilg compl", "ernie-vilg completion ", id="completion itself"),
-        pytest.param("ernie-vilg completion ", "ernie-vilg completion bash ", id="shell"),
+        pytest.param("ernie-vilg completion z", "ernie-vilg completion zsh ", id="shell"),
         pytest.param("ernie-vilg plan num_g", "ernie-vilg plan num_gpus=", id="setting"),
         pytest.param(
             "ernie-vilg pretrain training.st", "ernie-vilg pretrain training.steps=", id="nested"
@@ -173,17 +218,23 @@ def read_until(terminal: int, mark: str) -> str:
         pytest.param("ernie-vilg plan nothing=", "ernie-vilg plan nothing=my_weights/", id="none"),
     ],
 )
-def test_bash_completes(script: Path, typed: str, expected: str, tmp_path: Path) -> None:
+def test_a_shell_completes(
+    shell: str, scripts: dict[str, Path], typed: str, expected: str, tmp_path: Path
+) -> None:
     (tmp_path / "my_weights").mkdir()
 
-    assert completed(script, typed, in_folder=tmp_path) == expected
+    assert IN_SHELL[shell](scripts[shell], typed, tmp_path) == expected
 
 
-def test_the_script_passes_its_linter(script: Path) -> None:
+def test_every_shell_that_the_command_names_has_a_script() -> None:
+    assert tuple(SCRIPTS) == _SHELLS
+
+
+def test_the_script_for_bash_passes_its_linter(scripts: dict[str, Path]) -> None:
     program = Path(sys.executable).parent / "shellcheck"
 
     done = subprocess.run(
-        [program, "--shell=bash", script], capture_output=True, text=True, check=False
+        [program, "--shell=bash", scripts["bash"]], capture_output=True, text=True, check=False
     )
 
     assert done.stdout == ""
