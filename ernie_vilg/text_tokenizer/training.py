@@ -6,7 +6,7 @@ Source: SentencePiece (Kudo and Richardson 2018, arXiv:1808.06226).
 import io
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import sentencepiece
 
@@ -24,15 +24,15 @@ _TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 logger = logging.getLogger(__name__)
 
 
-def train_text_tokenizer(captions: Sequence[str], config: TrainTextTokenizerConfig) -> bytes:
+def train_text_tokenizer(captions: Iterable[str], config: TrainTextTokenizerConfig) -> bytes:
     """Train a SentencePiece model.
 
     The same captions and settings give the same model: SentencePiece runs on one thread, takes all
     these captions (`input_sentence_size=0`) and draws nothing.
 
     Args:
-        captions: training text without line breaks. SentencePiece reserves U+2585; it is removed
-            from captions that contain it, and their number is logged.
+        captions: training text without line breaks; memory holds all of it. SentencePiece reserves
+            U+2585; it is removed from captions that contain it, and their number is logged.
         config: size and kind of the vocabulary.
 
     Returns:
@@ -42,11 +42,11 @@ def train_text_tokenizer(captions: Sequence[str], config: TrainTextTokenizerConf
         InputError: SentencePiece cannot learn this vocabulary from these captions, or one of them
             is too long.
     """
-    model = io.BytesIO()
-    _check_sizes(captions)
+    model, sample = io.BytesIO(), list(captions)
+    _check_sizes(sample)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(captions),
+            sentence_iterator=_sentences(sample),
             model_writer=model,
             model_type=config.model_type,
             vocab_size=config.vocab_size,
@@ -54,7 +54,7 @@ def train_text_tokenizer(captions: Sequence[str], config: TrainTextTokenizerConf
             max_sentencepiece_length=config.max_piece_length,
             max_sentence_length=_MAX_CAPTION_BYTES,
             input_sentence_size=0,
-            train_extremely_large_corpus=sum(map(len, captions)) >= _LARGE_CORPUS,
+            train_extremely_large_corpus=sum(map(len, sample)) >= _LARGE_CORPUS,
             hard_vocab_limit=False,  # few captions may have fewer pieces than asked for
             byte_fallback=True,
             normalization_rule_name="nfkc",
