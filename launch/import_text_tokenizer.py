@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from data_pipelines.outputs import output_folder
 from ernie_vilg import __version__
@@ -10,6 +11,9 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.storage.files import sha256_of_file
 from ernie_vilg.storage.shard_manifest import read_manifest
 from launch.support.program import program
+
+if TYPE_CHECKING:
+    from ernie_vilg.text_tokenizer.vocabulary_file import Vocabulary
 
 
 @program("import_text_tokenizer", ImportTextTokenizerConfig)
@@ -22,8 +26,39 @@ def main(config: ImportTextTokenizerConfig) -> None:
     from ernie_vilg.text_tokenizer.vocabulary_file import read_vocabulary
     from ernie_vilg.text_tokenizer.word_piece import word_piece_model
 
+    vocabulary = read_vocabulary(Path(config.vocabulary))
+    strip_accents = config.lower_case if config.strip_accents is None else config.strip_accents
+    model = word_piece_model(
+        vocabulary.pieces, lower_case=config.lower_case, strip_accents=strip_accents
+    )
+    made_from = origin(config, vocabulary)
+    with output_folder(
+        config.output_dir,
+        overwrite=config.overwrite,
+        marker=DESCRIPTION_FILE,
+        inputs={"vocabulary": config.vocabulary, "shards": config.shards},
+    ) as folder:
+        captions, counts = measured_captions(config)
+        figures = measure_text_tokenizer(TextTokenizer(model, "", "wordpiece"), captions)
+        tokenizer = write_text_tokenizer(
+            folder, model, {**made_from, **counts}, figures=figures, kind="wordpiece"
+        )
+    print(
+        f"{config.output_dir}: {tokenizer.vocab_size} ids: 4 special, 256 bytes, and "
+        f"{len(vocabulary.pieces)} pieces ({vocabulary.num_unused} of them unused), SHA-256 "
+        f"{tokenizer.sha256}"
+    )
+    for line in figure_lines(figures):
+        print(line)
+
+
+def origin(config: ImportTextTokenizerConfig, vocabulary: "Vocabulary") -> dict[str, Any]:
+    """Return what the folder records about the vocabulary.
+
+    Raises:
+        InputError: the vocabulary's hash is not the expected one.
+    """
     path = Path(config.vocabulary)
-    vocabulary = read_vocabulary(path)
     sha256 = sha256_of_file(path)
     if config.vocabulary_sha256 not in (None, sha256):
         raise InputError(
@@ -31,11 +66,7 @@ def main(config: ImportTextTokenizerConfig) -> None:
             f"{config.vocabulary_sha256}: it is damaged or another file; get it again, or correct "
             "vocabulary_sha256"
         )
-    strip_accents = config.lower_case if config.strip_accents is None else config.strip_accents
-    model = word_piece_model(
-        vocabulary.pieces, lower_case=config.lower_case, strip_accents=strip_accents
-    )
-    made_from = {
+    return {
         "vocabulary": {
             "file": path.name,
             "sha256": sha256,
@@ -46,28 +77,10 @@ def main(config: ImportTextTokenizerConfig) -> None:
         "versions": {"ernie_vilg": __version__},
         "settings": asdict(config),
     }
-    with output_folder(
-        config.output_dir,
-        overwrite=config.overwrite,
-        marker=DESCRIPTION_FILE,
-        inputs={"vocabulary": config.vocabulary, "shards": config.shards},
-    ) as folder:
-        captions, origin = measured_captions(config)
-        figures = measure_text_tokenizer(TextTokenizer(model, "", "wordpiece"), captions)
-        tokenizer = write_text_tokenizer(
-            folder, model, {**made_from, **origin}, figures=figures, kind="wordpiece"
-        )
-    print(
-        f"{config.output_dir}: {tokenizer.vocab_size} ids, of which {len(vocabulary.pieces)} are "
-        f"pieces of {path} ({vocabulary.num_unused} unused ones), 256 bytes and 4 special; "
-        f"SHA-256 {tokenizer.sha256}"
-    )
-    for line in figure_lines(figures):
-        print(line)
 
 
-def measured_captions(config: ImportTextTokenizerConfig) -> tuple[list[str], dict[str, object]]:
-    """Return a sample of the captions to measure, and where they come from.
+def measured_captions(config: ImportTextTokenizerConfig) -> tuple[list[str], dict[str, Any]]:
+    """Return a sample of the captions of `shards`, and what the folder records about them.
 
     Raises:
         InputError: a shard differs from the manifest, or a sample has no caption.
@@ -78,7 +91,7 @@ def measured_captions(config: ImportTextTokenizerConfig) -> tuple[list[str], dic
     if config.shards is None:
         return [], {}
     manifest = read_manifest(Path(config.shards), "image")
-    sample = Reservoir(MOST_MEASURED, "measured 0")
+    sample = Reservoir(MOST_MEASURED, "measured")
     for caption in read_captions(Path(config.shards), manifest):
         sample.add(caption)
     counts = {"read": sample.num_added, "measured": len(sample.captions)}

@@ -262,11 +262,7 @@ def evaluate(
         written=model.caption(originals, batch_size=batch_size, temperature=0.0),
         rebuilt=reconstruct(model, originals, batch_size=batch_size),
     )
-    exact = [
-        comparable(item.caption) == comparable(pair.caption)
-        for item, pair in zip(outputs.written, pairs, strict=True)
-    ]
-    scores = _scores(pairs, outputs, exact, codebook_size=codebook_size, judge=judge)
+    scores = _scores(pairs, outputs, comparable, codebook_size=codebook_size, judge=judge)
     scores |= {"drawings": drawings, "temperature": temperature}
     records = _records(pairs, outputs)
     if baseline is not None:
@@ -300,12 +296,16 @@ def draw(
 def _scores(
     pairs: Sequence[Pair],
     outputs: _Outputs,
-    exact: Sequence[bool],
+    comparable: Callable[[str], str],
     *,
     codebook_size: int,
     judge: str,
 ) -> dict[str, Any]:
     """Return the figures that need no judge."""
+    exact = [
+        comparable(item.caption) == comparable(pair.caption)
+        for item, pair in zip(outputs.written, pairs, strict=True)
+    ]
     return {
         "pairs": len(pairs),
         "judge": judge,

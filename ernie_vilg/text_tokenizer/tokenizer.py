@@ -5,12 +5,14 @@ vocabulary is imported. In both, ids 0 to 3 are special and ids 4 to 259 are the
 without a piece, so every text has ids and none is unknown.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import sha256_of_file, write_bytes, write_json
+from ernie_vilg.storage.files import write_bytes, write_json
+from ernie_vilg.storage.json_files import MOST_BYTES, read_bounded
 from ernie_vilg.text_tokenizer.card import card_text
 from ernie_vilg.text_tokenizer.folder import (
     CARD_FILE,
@@ -69,13 +71,14 @@ class TextTokenizer:
         """
         kind, description = read_description(folder)
         path = folder / MODEL_FILES[kind]
-        sha256 = sha256_of_file(path)
+        content = read_bounded(path, most_bytes=MOST_BYTES)
+        sha256 = hashlib.sha256(content).hexdigest()
         if sha256 != description.get("sha256"):
             raise InputError(
                 f"{path} has SHA-256 {sha256} where {DESCRIPTION_FILE} records "
                 f"{description.get('sha256')}: it is damaged or was replaced; copy both files again"
             )
-        return cls(path.read_bytes(), sha256, kind)
+        return cls(content, sha256, kind)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special ids."""
@@ -128,7 +131,7 @@ def write_text_tokenizer(
     """
     path = folder / MODEL_FILES[kind]
     write_bytes(path, model)
-    sha256 = sha256_of_file(path)
+    sha256 = hashlib.sha256(model).hexdigest()
     description = {
         "format_version": FORMAT_VERSION,
         "kind": kind,
