@@ -40,7 +40,7 @@ class TrainTextTokenizerConfig(Settings):
     max_piece_length: PositiveInt = 16
     """Most characters of a piece. Formulaic captions need few: without spaces between words, whole
     phrases would become pieces."""
-    sample_captions: PositiveInt = 5_000_000
+    sample_captions: PositiveInt = 1_000_000
     """Most training captions. More are read, and a sample of this size is drawn, in which each
     caption is as likely as any other. Memory grows with it, not with the number of captions."""
     max_caption_characters: Annotated[

@@ -20,7 +20,7 @@ from ernie_vilg.text_tokenizer.word_piece import word_piece_model
 from ernie_vilg.vocabulary import UNKNOWN_ID, caption_ids, num_whole_ids, text_slots
 
 PIECES = (
-    *"红绿色的圆，。,.!?:()-$%'一",
+    *"红绿色的圆，。（“—_,.!?:()-$%'一",
     *(letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789"),
     *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"),
     *(
@@ -152,7 +152,8 @@ def test_no_piece_is_taken_for_a_byte() -> None:
 def random_texts(*, count: int) -> list[str]:
     rng = random.Random(0)
     alphabet = [
-        *"红绿色的圆，。abcdeABCéÉüñ,.!?()-_'\"123 %$#龘😀カタ한 \t\u200d\u3000\x0b\u2028\ufffd",
+        *"红绿色的圆，。（“—》",
+        *"abcdeABCéÉüñ,.!?()-_'\"123 %$#龘😀カタ한 \t\u200d\u3000\x0b\u2028\ufffd",
         *map(chr, range(0x20, 0x250)),
         *("red", "circle", " un", "able "),
     ]
