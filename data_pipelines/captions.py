@@ -30,40 +30,26 @@ _JOINERS = "\u200c\u200d"
 _SPACE_OF_PIECES = "\u2581"
 
 
-def read_captions(folder: Path, manifest: Manifest, *, max_captions: int | None) -> Iterator[str]:
+def read_captions(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Yield the captions of a folder of image shards in order, all of a picture one after another.
 
-    A question and its answer are two texts.
+    A question and its answer are two texts. One shard is open at a time, and progress is shown.
 
     Args:
         folder: folder of the shards.
         manifest: the folder's manifest.
-        max_captions: number of captions to yield, at even distances; None yields all. A question
-            and its answer count as one.
 
     Raises:
         InputError: a shard differs from the manifest, or a sample has no caption.
     """
-    if max_captions is None:
-        for caption in _all_captions(folder, manifest, "read captions"):
-            yield from caption.split(QUESTION_END)
-        return
-    total = manifest.num_samples
-    if has_caption_lines(manifest):
-        total = sum(1 for _ in _all_captions(folder, manifest, "count captions"))
-    for position, caption in enumerate(_all_captions(folder, manifest, "read captions")):
-        if is_taken(position, wanted=max_captions, total=total):
-            yield from caption.split(QUESTION_END)
-
-
-def _all_captions(folder: Path, manifest: Manifest, what: str) -> Iterator[str]:
     is_several = has_caption_lines(manifest)
-    shards = progress(manifest.shards, total=len(manifest.shards), what=what, unit="shards")
-    for shard in shards:
+    total = len(manifest.shards)
+    for shard in progress(manifest.shards, total=total, what="read captions", unit="shards"):
         opened = open_shard(LocalFolder(str(folder)), shard)
         with opened.file:
             for index in range(shard.samples):
-                yield from captions_at(opened, index, is_several=is_several)
+                for caption in captions_at(opened, index, is_several=is_several):
+                    yield from caption.split(QUESTION_END)
 
 
 def has_caption_lines(manifest: Manifest) -> bool:
@@ -112,12 +98,6 @@ def captions_of(sample: Sample, location: str, *, is_several: bool) -> list[str]
             f"sample {sample[KEY].decode()!r} of {location} has no caption in UTF-8 in its txt"
             f"{', or an empty line' if is_several else ''}: build the image shards again",
         ) from error
-
-
-def is_taken(position: int, *, wanted: int, total: int) -> bool:
-    """Return true if a position is one of `wanted` positions at even distances out of `total`."""
-    wanted = min(wanted, total)
-    return (position + 1) * wanted // total > position * wanted // total
 
 
 def text_of(caption: str, question: str | None) -> str:

@@ -22,10 +22,20 @@ UNKNOWN_ID = 1
 BEGIN_OF_TEXT_ID = 2
 END_OF_TEXT_ID = 3
 NUM_SPECIAL_IDS = 4
+SPECIAL_IDS = {
+    "padding": PADDING_ID,
+    "unknown": UNKNOWN_ID,
+    "begin_of_text": BEGIN_OF_TEXT_ID,
+    "end_of_text": END_OF_TEXT_ID,
+}
+"""Special ids by name, as text tokenizers record them."""
 FIRST_BYTE_ID = NUM_SPECIAL_IDS
 NUM_BYTES = 256
 """Number of ids of byte fallback, in the order of the bytes: a character without a piece is written
-as its UTF-8 bytes."""
+as its UTF-8 bytes. So it is in every text tokenizer, imported ones included: cutting a caption
+(`num_whole_ids`) and the audit of shards recognise a byte by its id alone."""
+NUM_RESERVED_IDS = NUM_SPECIAL_IDS + NUM_BYTES
+"""Number of ids before the first piece."""
 QUESTION_END = "\u241f"
 """Character between a question and its answer where both are one text. Cleaning removes it from
 every caption."""

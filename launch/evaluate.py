@@ -45,6 +45,7 @@ def main(config: EvaluateConfig) -> None:
             batch_size=config.batch_size,
             candidates=config.retrieval.candidates,
             baseline=baseline,
+            comparable=model.text_tokenizer.comparable,
         )
         scores |= _of_harder_sets(config, model, pairs, folder)
         write_json(folder / EVALUATION_FILE, scores)

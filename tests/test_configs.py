@@ -35,6 +35,7 @@ REQUIRED_SETTINGS = {
     "generate": ["weights=w", "prompts=[a]", "output_dir=o"],
     "hold_out_variants": ["source=s", "output_dir=o"],
     "import_image_tokenizer": ["checkpoint=c", "output_dir=o"],
+    "import_text_tokenizer": ["vocabulary=v", "output_dir=o"],
     "main_job": ["job=quickstart"],
     "plan": ["experiment=quickstart", "num_gpus=8", "gpu=h100-80gb"],
     "pretrain": ["experiment=quickstart"],

@@ -7,7 +7,6 @@ another picture, or was encoded by another tokenizer.
 """
 
 import io
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -174,16 +173,11 @@ def _compare_text(
             f"the text ids of {where} are not those of its caption {' / '.join(captions)!r:.120}"
         ]
     tallies["text_of_captions"].add(problems)
-    decoded = [_comparable(tokenizer.decode(part)) for part in again]
-    wanted = [_comparable(caption) for caption in captions]
+    decoded = [tokenizer.comparable(tokenizer.decode(part)) for part in again]
+    wanted = [tokenizer.comparable(caption) for caption in captions]
     pairs = zip(wanted, decoded, strict=True)
     lost = [f"{one!r:.80} comes back as {two!r:.80}" for one, two in pairs if one != two]
     tallies["round_trip"].add(lost)
-
-
-def _comparable(caption: str) -> str:
-    """Return a caption without the forms that NFKC of the tokenizer unites."""
-    return " ".join(unicodedata.normalize("NFKC", caption).split())
 
 
 def _png(picture: Image.Image) -> bytes:

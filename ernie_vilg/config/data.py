@@ -64,7 +64,7 @@ class PretrainDataConfig(Settings, section="data"):
     mixture_changes: MayChange[tuple[MixtureChangeConfig, ...]] = ()
     """Changes of the mixture's weights, in the order of their steps."""
     text_tokenizer: MayChange[LocalInput]  # the checkpoint knows its hash
-    """Folder written by launch/train_text_tokenizer.py."""
+    """Folder written by launch/train_text_tokenizer.py or launch/import_text_tokenizer.py."""
     image_tokenizer: MayChange[LocalInput]
     """Image tokenizer weights written by launch/train_image_tokenizer.py."""
     expected_pairs: MayChange[PositiveInt | None] = None

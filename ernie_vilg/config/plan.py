@@ -1,6 +1,5 @@
 """Settings of the planner: a pretraining run, its GPUs, and the assumptions of its cost."""
 
-import math
 from dataclasses import dataclass, field
 
 from ernie_vilg.config.gpu import GpuConfig
@@ -28,7 +27,7 @@ class PlanConfig(PretrainConfig):
     for the few percent of CUDA and NCCL that torch does not count."""
     num_pairs: PositiveInt | None = None
     """Number of pairs that the whole run trains on, each as often as it is drawn, for hours and
-    cost; null takes training.steps x parallelism.global_batch_size."""
+    cost; null takes those of training.steps."""
     num_data_pairs: PositiveInt | None = None
     """Number of pairs that the data has, for epochs; null takes the manifests of the token shards,
     or data.expected_pairs while there are none."""
@@ -54,13 +53,3 @@ class PlanConfig(PretrainConfig):
                 f"num_gpus={self.num_gpus} does not fill machines of gpu.gpus_per_node={per_node}: "
                 f"set num_gpus={lower} or {lower + per_node}"
             )
-
-    @property
-    def run_pairs(self) -> int:
-        """Number of pairs that the whole run trains on."""
-        return self.num_pairs or self.training.steps * self.global_batch_size
-
-    @property
-    def run_steps(self) -> int:
-        """Number of optimizer steps that they take."""
-        return math.ceil(self.run_pairs / self.global_batch_size)

@@ -33,6 +33,7 @@ FORMER_NAMES = {
     "max_lost_fraction": "max_damaged_fraction",
     "max_consecutive_losses": "max_consecutive_damaged",
     "max_rejected_fraction": "max_faulty_fraction",
+    "max_captions": "sample_captions",
 }
 """Names that settings had in older versions, and their names now. Files of older runs are read by
 either; a command line is refused, with the new name."""

@@ -13,7 +13,7 @@ The folder of an evaluation holds:
 
 import logging
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -206,6 +206,14 @@ def _told(skipped: list[Rejection]) -> str:
     )
 
 
+def in_nfkc(caption: str) -> str:
+    """Return a caption in the form that SentencePiece keeps, which folds full-width letters.
+
+    Without it no model could write a caption of full-width letters exactly.
+    """
+    return " ".join(unicodedata.normalize("NFKC", caption).split())
+
+
 def evaluate(
     model: Model,
     pairs: Sequence[Pair],
@@ -218,6 +226,7 @@ def evaluate(
     drawings: int = 1,
     candidates: int = 0,
     baseline: Image.Image | None = None,
+    comparable: Callable[[str], str] = in_nfkc,
 ) -> dict[str, Any]:
     """Draw, caption and reconstruct the pairs, judge the results and write all of it.
 
@@ -233,6 +242,8 @@ def evaluate(
         candidates: number of pairs that are ranked against each other (see `retrieval`); 0 ranks
             none.
         baseline: picture that drawn ones are compared with, of the pairs' size; None for none.
+        comparable: returns what of a caption the text tokenizer keeps; captions are exact if they
+            have it in common.
 
     Returns:
         the content of `evaluation.json`.
@@ -251,7 +262,7 @@ def evaluate(
         written=model.caption(originals, batch_size=batch_size, temperature=0.0),
         rebuilt=reconstruct(model, originals, batch_size=batch_size),
     )
-    scores = _scores(pairs, outputs, codebook_size=codebook_size, judge=judge)
+    scores = _scores(pairs, outputs, comparable, codebook_size=codebook_size, judge=judge)
     scores |= {"drawings": drawings, "temperature": temperature}
     records = _records(pairs, outputs)
     if baseline is not None:
@@ -283,11 +294,16 @@ def draw(
 
 
 def _scores(
-    pairs: Sequence[Pair], outputs: _Outputs, *, codebook_size: int, judge: str
+    pairs: Sequence[Pair],
+    outputs: _Outputs,
+    comparable: Callable[[str], str],
+    *,
+    codebook_size: int,
+    judge: str,
 ) -> dict[str, Any]:
     """Return the figures that need no judge."""
     exact = [
-        _as_written(item.caption) == _as_written(pair.caption)
+        comparable(item.caption) == comparable(pair.caption)
         for item, pair in zip(outputs.written, pairs, strict=True)
     ]
     return {
@@ -304,14 +320,6 @@ def _scores(
             "codebook_usage": outputs.rebuilt.num_codes / codebook_size,
         },
     }
-
-
-def _as_written(caption: str) -> str:
-    """Return a caption in the form that text tokenizers keep, which fold full-width letters.
-
-    Without it no model could write a caption of full-width letters exactly.
-    """
-    return " ".join(unicodedata.normalize("NFKC", caption).split())
 
 
 def _records(pairs: Sequence[Pair], outputs: _Outputs) -> list[dict[str, Any]]:

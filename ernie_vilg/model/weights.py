@@ -3,7 +3,7 @@
     weights/
       model.safetensors    every parameter, whole
       config.json          the model's shape, the step, our version, the SHA-256 of all files
-      text_tokenizer/      as launch/train_text_tokenizer.py wrote it
+      text_tokenizer/      as launch/train_text_tokenizer.py or import_text_tokenizer.py wrote it
       image_tokenizer/     as launch/train_image_tokenizer.py wrote it
 
 Source: safetensors holds no code (https://github.com/huggingface/safetensors).

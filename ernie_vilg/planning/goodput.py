@@ -4,9 +4,11 @@ Source: Young 1974, Daly 2006, to first order.
 """
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from ernie_vilg.config.plan import PlanConfig
+from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.planning.workload import Workload
 
 CHECKPOINT_BYTES = 14
@@ -28,6 +30,19 @@ class Goodput:
     """Mean hours between stops of the whole job."""
     best_interval_steps: int
     """Steps between checkpoints that lose least."""
+
+
+def run_pairs(config: PlanConfig) -> int:
+    """Return the number of pairs that the whole run trains on."""
+    return config.num_pairs or first_position(config.training.steps + 1, config.batch_sizes)
+
+
+def run_steps(config: PlanConfig) -> int:
+    """Return the number of optimizer steps that they take."""
+    pairs = run_pairs(config)
+    return bisect_left(
+        range(pairs), pairs, key=lambda steps: first_position(steps + 1, config.batch_sizes)
+    )
 
 
 def goodput(
@@ -52,11 +67,11 @@ def goodput(
     lost = interval / 2 + (written if config.checkpoint.asynchronous else 0.0)
     share = 1 - stall / (interval + stall) - rate * (lost + 60 * config.restart_minutes)
     best = math.sqrt(2 * stall / rate) if rate else math.inf
-    steps = config.run_steps if math.isinf(best) else best / seconds_per_step
+    steps = run_steps(config) if math.isinf(best) else best / seconds_per_step
     return Goodput(
         share=max(share, 0.0),
         stall_seconds=stall,
         write_seconds=written,
         hours_between_stops=1 / rate / 3600 if rate else math.inf,
-        best_interval_steps=max(1, min(round(steps), config.run_steps)),
+        best_interval_steps=max(1, min(round(steps), run_steps(config))),
     )

@@ -17,7 +17,7 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.parameter_groups import group_sizes
 from ernie_vilg.planning.calibration import Correction
-from ernie_vilg.planning.goodput import Goodput, goodput
+from ernie_vilg.planning.goodput import Goodput, goodput, run_pairs
 from ernie_vilg.planning.layouts import Refusal, candidate_layouts, refusal_of, with_layout
 from ernie_vilg.planning.memory import MemoryEstimate, estimate_memory
 from ernie_vilg.planning.step_time import StepTime, step_time
@@ -210,7 +210,7 @@ def _planned(
 ) -> PlannedLayout:
     seconds, step, kept = timing
     batch = run.parallelism.global_batch_size
-    hours = config.run_pairs / batch * seconds / 3600
+    hours = run_pairs(config) / batch * seconds / 3600
     flops = training_flops_per_pair(config.model) * batch / step.total
     return PlannedLayout(
         run=run,

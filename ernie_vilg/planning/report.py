@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ernie_vilg.config.plan import PlanConfig
+from ernie_vilg.planning.goodput import run_pairs
 from ernie_vilg.planning.plan import Plan, PlannedLayout
 
 _HEADER = (
@@ -28,7 +29,7 @@ def lines_of_plan(config: PlanConfig, found: Plan) -> list[str]:
         _HEADER,
         *(line_of_layout(layout) for layout in found.best),
         "",
-        f"best: {config.run_pairs:,} pairs in {amount(best.hours)} hours, "
+        f"best: {run_pairs(config):,} pairs in {amount(best.hours)} hours, "
         f"{amount(best.hours * config.num_gpus)} GPU-hours, {amount(best.dollars)} dollars; "
         f"goodput {best.goodput.share:.1%} with a stop every "
         f"{best.goodput.hours_between_stops:,.0f} hours",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_vilg.config.plan import PlanConfig
+from ernie_vilg.planning.goodput import run_pairs, run_steps
 from ernie_vilg.storage.locations import is_remote
 from ernie_vilg.storage.shard_manifest import FILE_NAME, read_manifest
 
@@ -54,12 +55,14 @@ def run_length(config: PlanConfig) -> RunLength:
     if config.num_pairs is None:
         pairs_from = (
             f"by training.steps={config.training.steps} x parallelism.global_batch_size="
-            f"{config.global_batch_size}"
+            f"{config.parallelism.global_batch_size}"
         )
+        if config.batch_sizes.warmup:
+            pairs_from += ", less in parallelism.batch_size_warmup"
     data_pairs, data_pairs_from = _data_pairs(config)
     return RunLength(
-        pairs=config.run_pairs,
-        steps=config.run_steps,
+        pairs=run_pairs(config),
+        steps=run_steps(config),
         pairs_from=pairs_from,
         data_pairs=data_pairs,
         data_pairs_from=data_pairs_from,

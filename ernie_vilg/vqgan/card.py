@@ -12,6 +12,7 @@ from typing import Any
 from ernie_vilg import __version__
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.errors import InputError
+from ernie_vilg.system.markdown import markdown_table
 
 FIGURES = {
     "psnr": ("PSNR", "dB"),
@@ -103,15 +104,15 @@ def card_text(card: Card, config: ImageTokenizerConfig, sha256: str) -> str:
         "",
         "## Origin",
         "",
-        *_rows(card.lineage, "not recorded"),
+        *markdown_table(card.lineage, otherwise="not recorded"),
         "",
         "## Figures",
         "",
-        *_rows(_named_figures(card), "not measured"),
+        *markdown_table(_named_figures(card), otherwise="not measured"),
         "",
         "## Settings",
         "",
-        *_rows(vars(config), "none"),
+        *markdown_table(vars(config), otherwise="none"),
         "",
         f"Written by ernie_vilg {__version__}.",
     ]
@@ -130,17 +131,3 @@ def _named_figures(card: Card) -> dict[str, Any]:
     if card.code_counts is not None:
         counted["counted codes"] = f"{sum(card.code_counts):,}"
     return {**known, **others, **counted}
-
-
-def _rows(values: Mapping[str, Any], nothing: str) -> list[str]:
-    """Return a table of two columns, or one line where there are no values."""
-    if not values:
-        return [nothing]
-    rows = [f"| {name} | {_cell(value)} |" for name, value in values.items()]
-    return ["| what | value |", "|---|---|", *rows]
-
-
-def _cell(value: Any) -> str:
-    """Return a value as the content of one cell."""
-    listed = list(value) if isinstance(value, tuple) else value
-    return f"{listed}".replace("|", "\\|").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Training of a text tokenizer reads captions in order or at even distances."""
+"""Training of a text tokenizer reads captions in order."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ from data_pipelines.captions import (
     captions_of,
     clean_caption,
     clean_text,
-    is_taken,
     read_captions,
     text_of,
 )
@@ -16,24 +15,6 @@ from data_pipelines.rejections import RejectedError
 from data_pipelines.shard_writer import write_shard
 from ernie_vilg.data.shards.damage import DamagedSampleError
 from ernie_vilg.storage.shard_manifest import Manifest
-
-
-@pytest.mark.parametrize(
-    ("wanted", "total", "positions"),
-    [
-        pytest.param(3, 3, [0, 1, 2], id="all"),
-        pytest.param(9, 3, [0, 1, 2], id="more than there are"),
-        pytest.param(2, 6, [2, 5], id="every third"),
-        pytest.param(3, 7, [2, 4, 6], id="uneven distances"),
-        pytest.param(1, 5, [4], id="one"),
-    ],
-)
-def test_captions_are_taken_at_even_distances(
-    wanted: int, total: int, positions: list[int]
-) -> None:
-    taken = [index for index in range(total) if is_taken(index, wanted=wanted, total=total)]
-
-    assert taken == positions
 
 
 def test_captions_of_others_are_cleaned_as_ours_are(tmp_path: Path) -> None:
@@ -46,7 +27,7 @@ def test_captions_of_others_are_cleaned_as_ours_are(tmp_path: Path) -> None:
     assert shard is not None
     manifest = Manifest(kind="image", shards=(shard,), settings={}, lineage={})
 
-    read = list(read_captions(tmp_path, manifest, max_captions=None))
+    read = list(read_captions(tmp_path, manifest))
 
     assert read == ["红色", "绿 圆", "蓝\u2585"]
 
@@ -87,6 +68,6 @@ def test_a_text_tokenizer_sees_question_and_answer_as_two_texts(tmp_path: Path) 
     assert shard is not None
     manifest = Manifest(kind="image", shards=(shard,), settings={"captions": "all"}, lineage={})
 
-    read = list(read_captions(tmp_path, manifest, max_captions=None))
+    read = list(read_captions(tmp_path, manifest))
 
     assert read == ["几只猫？", "两只。", "在哪里？", "家里。"]

@@ -124,6 +124,17 @@ def test_a_caption_that_ids_cannot_tell_from_the_true_one_is_exact(tmp_path: Pat
     assert scores["image_to_text"] == {"exact_matches": 1.0}
 
 
+def test_captions_are_compared_in_what_the_text_tokenizer_keeps(tmp_path: Path) -> None:
+    pair = Pair(image=draw_scene(CIRCLE), caption="abc ，红", file="images/0.png")
+
+    scores = evaluate(
+        Repeats(), [pair], tmp_path, codebook_size=8, judge="none", batch_size=2,
+        comparable=lambda caption: caption.lower().replace(" ", ""),
+    )  # fmt: skip
+
+    assert scores["image_to_text"] == {"exact_matches": 1.0}
+
+
 def test_too_few_pairs_are_refused(raw_pairs: Path) -> None:
     with pytest.raises(ValueError, match=r"count=3: .* holds 2 pairs"):
         read_pairs(raw_pairs, count=3, image_size=64)

@@ -274,7 +274,7 @@ def _is_control(character: str) -> bool:
 
 def _read_captions(folder: Path, files: Files) -> Outcome:
     manifest = read_manifest(folder, "image")
-    for caption in read_captions(folder, manifest, max_captions=None):
+    for caption in read_captions(folder, manifest):
         require(isinstance(caption, str), f"{caption!r}")
         caption.encode()
     return Outcome.VALID

@@ -17,7 +17,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tests.fuzz import data_targets, model_targets, remote_target, run_targets, source_targets
+from tests.fuzz import (
+    data_targets,
+    model_targets,
+    remote_target,
+    run_targets,
+    source_targets,
+    text_targets,
+)
 from tests.fuzz.target import Outcome, Special, Target, place
 from tests.fuzz.worker import SECONDS, Result, fork
 
@@ -26,6 +33,7 @@ TARGETS = [
     *source_targets.TARGETS,
     *run_targets.TARGETS,
     *model_targets.TARGETS,
+    *text_targets.TARGETS,
     *remote_target.TARGETS,
 ]
 _GRACE_SECONDS = 5.0

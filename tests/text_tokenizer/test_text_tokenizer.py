@@ -1,7 +1,6 @@
 """Text becomes ids and text again, and a hash identifies the tokenizer."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,12 @@ from ernie_vilg.storage.json_files import read_json
 from ernie_vilg.text_tokenizer import (
     DESCRIPTION_FILE,
     MODEL_FILE,
+    WORD_PIECE_FILE,
     TextTokenizer,
-    restore_full_width,
     train_text_tokenizer,
     write_text_tokenizer,
 )
+from ernie_vilg.text_tokenizer.sentence_piece import restore_full_width
 from ernie_vilg.vocabulary import (
     BEGIN_OF_TEXT_ID,
     END_OF_TEXT_ID,
@@ -162,15 +162,6 @@ def test_a_caption_with_the_sign_that_sentencepiece_reserves_is_learned_from(
     assert "11 captions contain U+2585" in caplog.text
 
 
-def test_an_error_of_reading_captions_is_told_as_it_is() -> None:
-    def damaged() -> Iterator[str]:
-        yield "红"
-        raise InputError("shard 7 is damaged: copy it again")
-
-    with pytest.raises(ValueError, match=r"^shard 7 is damaged: copy it again$"):
-        train_text_tokenizer(damaged(), settings())
-
-
 def test_a_caption_beyond_what_sentencepiece_takes_is_refused() -> None:
     captions = ["红", "绿" * (1 << 19)]
 
@@ -216,6 +207,33 @@ def test_the_hash_of_the_model_is_recorded(folder: Path, tokenizer: TextTokenize
     assert description["sha256"] == sha256_of_file(folder / MODEL_FILE) == tokenizer.sha256
     assert description["vocab_size"] == tokenizer.vocab_size == 315
     assert description["made_from"] == {"by": "a test"}
+    assert description["kind"] == "sentencepiece"
+
+
+def test_a_folder_written_before_there_were_kinds_is_read(folder: Path, tmp_path: Path) -> None:
+    copy = copy_of(folder, tmp_path)
+    description = read_json(copy / DESCRIPTION_FILE)
+    del description["kind"], description["figures"]
+    write_json(copy / DESCRIPTION_FILE, description)
+
+    assert TextTokenizer.load(copy).kind == "sentencepiece"
+
+
+def test_a_folder_with_models_of_both_kinds_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = copy_of(folder, tmp_path)
+    (copy / WORD_PIECE_FILE).write_text("{}")
+
+    with pytest.raises(InputError, match=r"has both text_tokenizer\.model and .*wordpiece\.json"):
+        TextTokenizer.load(copy)
+
+
+def test_a_model_of_another_kind_than_recorded_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = copy_of(folder, tmp_path)
+    description = read_json(copy / DESCRIPTION_FILE)
+    write_json(copy / DESCRIPTION_FILE, {**description, "kind": "wordpiece"})
+
+    with pytest.raises(InputError, match="records the kind 'wordpiece': copy the whole folder"):
+        TextTokenizer.load(copy)
 
 
 def test_a_changed_model_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -284,7 +302,11 @@ def test_full_width_marks_stand_where_chinese_has_them(ascii_text: str, restored
         ),
         pytest.param({"character_coverage": 1.5}, "character_coverage=1.5", id="more than all"),
         pytest.param({"max_piece_length": 0}, "max_piece_length=0", id="empty pieces"),
-        pytest.param({"max_captions": 0}, "max_captions=0", id="no captions"),
+        pytest.param({"sample_captions": 0}, "sample_captions=0", id="no captions"),
+        pytest.param({"held_out_fraction": 1.0}, "held_out_fraction=1.0", id="all held out"),
+        pytest.param(
+            {"max_caption_characters": 1 << 19}, "SentencePiece skips longer lines", id="too long"
+        ),
     ],
 )
 def test_bad_settings_are_named(values: dict[str, object], message: str) -> None:
