@@ -24,6 +24,11 @@ def main(config: ExportConfig) -> None:
             f"best=true with run={config.run}, a run of the image tokenizer, which has no "
             "validation.best: name a step"
         )
+    if is_tokenizer and config.adapter:
+        raise InputError(
+            f"adapter=true with run={config.run}, a run of the image tokenizer, which has no "
+            "adapters: leave adapter out"
+        )
     # Imported here so that a bad setting is reported before torch is loaded.
     if is_tokenizer:
         from ernie_vilg.tokenizer_training.export import export_checkpoint
@@ -39,9 +44,11 @@ def main(config: ExportConfig) -> None:
             config.output_dir,
             overwrite=config.overwrite,
             average=config.average,
+            adapter=config.adapter,
             step=best_step_of_run(run) if config.best else config.step,
         )
-    what = "the average of the weights up to" if config.average else "the weights of"
+    values = "adapters" if config.adapter else "weights"
+    what = f"the average of the {values} up to" if config.average else f"the {values} of"
     print(f"{config.output_dir}: {what} step {step}")
 
 
