@@ -24,6 +24,7 @@ from ernie_vilg.parallel.engine.settings import EngineSettings, deepspeed_config
 from ernie_vilg.planning.collectives import collective_lines
 from ernie_vilg.planning.forecast import Forecast, forecast
 from ernie_vilg.planning.layout_rank import rank_of_layout
+from ernie_vilg.planning.report import adapter_note
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 from ernie_vilg.preparation.data_order import mixture_segments
 from ernie_vilg.preparation.lineage import Lineage, check_lineage, with_decoder
@@ -152,6 +153,7 @@ def _on_gpu(
         f"predicted on {config.gpu.name}: {step.total:#.3g} s per step ({words}), "
         f"{whole} for {config.training.steps:,} steps",
         predicted.excess or "memory is enough",
+        *adapter_note(config),
         *_rank_line(config, world_size, precision),
     ]
 
