@@ -59,6 +59,8 @@ class Hop:
     offload: bool = False
     has_groups: bool = False
     model: ModelConfig = SMALL
+    seed: int = 0
+    """Seed of the fresh weights, which those of a source replace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ def hop_config(hop: Hop, data_size: int) -> PretrainConfig:
         config,
         model=hop.model,
         initialize_from="unused" if hop.model.lora.rank else None,
-        training=replace(config.training, ema_decay=hop.ema_decay),
+        training=replace(config.training, ema_decay=hop.ema_decay, seed=hop.seed),
     )
 
 

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,13 @@ ROWS = [
         data=1,
         variant=Variant(sequence_parallel=True, checkpointing="selective"),
     ),
-    Row(tensor=2, pipeline=1, data=1, variant=Variant(zero=2, sequence_parallel=True)),
     Row(tensor=1, pipeline=2, data=1, variant=Variant(checkpointing="full")),
     Row(tensor=1, pipeline=1, data=2),
-    Row(tensor=1, pipeline=1, data=2, variant=Variant(zero=2)),
     Row(tensor=1, pipeline=1, data=2, variant=Variant(zero=3)),
+]
+SLOW_ROWS = [
+    Row(tensor=2, pipeline=1, data=1, variant=Variant(zero=2, sequence_parallel=True)),
+    Row(tensor=1, pipeline=1, data=2, variant=Variant(zero=2)),
     Row(tensor=1, pipeline=1, data=2, variant=Variant(offload=True)),
 ]
 HOPS = [
@@ -82,10 +85,10 @@ def one_process() -> tuple[History, Weights, Weights]:
     return result
 
 
-@pytest.fixture(scope="module")
-def two_processes() -> dict[Row, tuple[History, Weights, Weights]]:
-    leader, _ = run_distributed(train_rows, 2, ROWS)
-    return dict(zip(ROWS, leader, strict=True))
+@lru_cache(maxsize=1)  # fast rows come first
+def on_two_processes(rows: tuple[Row, ...]) -> dict[Row, tuple[History, Weights, Weights]]:
+    leader, _ = run_distributed(train_rows, 2, rows)
+    return dict(zip(rows, leader, strict=True))
 
 
 @pytest.mark.distributed
@@ -101,17 +104,21 @@ def test_only_adapters_change_and_the_second_matrix_starts_as_zero(
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
+@pytest.mark.parametrize(
+    "row",
+    [
+        *(pytest.param(row, id=row.id) for row in ROWS),
+        *(pytest.param(row, id=row.id, marks=pytest.mark.slow) for row in SLOW_ROWS),
+    ],
+)
 def test_every_layout_equals_one_process(
-    row: Row,
-    one_process: tuple[History, Weights, Weights],
-    two_processes: dict[Row, tuple[History, Weights, Weights]],
+    row: Row, one_process: tuple[History, Weights, Weights]
 ) -> None:
-    history, first, last = two_processes[row]
+    rows = ROWS if row in ROWS else SLOW_ROWS
+    history, first, last = on_two_processes(tuple(rows))[row]
     expected, expected_first, _ = one_process
 
     assert largest_difference(history, expected) < RELATIVE_TOLERANCE
-    assert {name: first[name] for name in expected_first}.keys() == expected_first.keys()
     assert all(first[name].equal(value) for name, value in expected_first.items())
     assert all(
         last[name].equal(value) for name, value in expected_first.items() if not is_adapter(name)
@@ -121,8 +128,9 @@ def test_every_layout_equals_one_process(
 @pytest.mark.distributed
 def test_weights_moments_and_averages_reshard_bit_for_bit(tmp_path: Path) -> None:
     """Each layout loads the checkpoint of the one before, adapters and other weights."""
-    model = replace(SMALL, lora=LORA)
-    hops = [replace(hop, model=model) for hop in HOPS]
+    targets = ("*.attention.output", "*.feed_forward.up")  # one split by inputs, one by outputs
+    model = replace(SMALL, lora=replace(LORA, targets=targets))
+    hops = [replace(hop, model=model, seed=1) for hop in HOPS]
     (origin,) = run_distributed(take_hops, 1, str(tmp_path), [Hop(name="one", model=model)])
     results, _ = run_distributed(take_hops, 2, str(tmp_path), hops)
 

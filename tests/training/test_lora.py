@@ -61,6 +61,7 @@ def finished(
 ) -> PretrainConfig:
     """Return a finished run with adapters, of one process."""
     config = lora_run(tmp_path_factory.mktemp("finished"), data, earlier)
+    config = replace(config, training=replace(config.training, ema_decay=0.5))
     run_distributed(pretrain_here, 1, config)
     return config
 
@@ -127,6 +128,11 @@ def test_the_export_merges_what_changed(
     first, second = (raw[f"2.feed_forward.up.lora_{each}.weight"] for each in "ab")
     expected = start["2.feed_forward.up.weight"] + 16 / 2 * second @ first
     torch.testing.assert_close(weights["2.feed_forward.up.weight"], expected)
+
+    export(Path(finished.run_dir), tmp_path / "average", overwrite=False, average=True)
+    _, average = read_weights(tmp_path / "average")
+    assert {name for name, value in average.items() if not value.equal(start[name])} == changed
+    assert all(not average[name].equal(weights[name]) for name in changed)
 
 
 @pytest.mark.distributed
