@@ -35,9 +35,11 @@ class Linear(nn.Linear):
     lora_b: nn.Module | None
     """Second matrix of a low-rank adapter, [..., rank] to [..., out]."""
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
-        """Create the layer, without an adapter."""
-        super().__init__(inputs, outputs, bias)
+    def __init__(
+        self, inputs: int, outputs: int, *, bias: bool = True, dtype: torch.dtype | None = None
+    ) -> None:
+        """Create the layer as torch does, without an adapter."""
+        super().__init__(inputs, outputs, bias, dtype=dtype)
         for name in ("lora_a", "lora_b"):
             self.register_module(name, None)
         self.adapter_scale = 0.0
