@@ -24,6 +24,8 @@ from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import original_name
+from ernie_vilg.model.lora.adapter_folder import ADAPTER_CONFIG_NAME, save_adapters
+from ernie_vilg.model.lora.merge import merged
 from ernie_vilg.model.weights import (
     CONFIG_NAME,
     IMAGE_TOKENIZER_FOLDER,
@@ -33,6 +35,7 @@ from ernie_vilg.model.weights import (
 from ernie_vilg.parallel.engine.engine import CHECKPOINT_TAG
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE
 from ernie_vilg.parallel.state.consolidate import WEIGHTS, gather_weights
+from ernie_vilg.parallel.state.frozen_weights import frozen_weights
 from ernie_vilg.parallel.state.whole_state import parameter_shapes, require_parameters
 from ernie_vilg.runs.recorded_settings import read_run, read_settings
 from ernie_vilg.runs.run_folder import RunFolder
@@ -50,10 +53,12 @@ def export(
     *,
     overwrite: bool,
     average: bool,
+    adapter: bool = False,
     step: int | None = None,
 ) -> int:
-    """Write the weights folder of a run's checkpoint.
+    """Write the weights folder of a run's checkpoint, or the folder of its adapters.
 
+    Adapters are merged into the weights, or written alone in the layout of the library peft.
     Weights of any layout are consolidated on this machine's CPU, in float32.
 
     Args:
@@ -61,6 +66,7 @@ def export(
         output_dir: the weights folder to write.
         overwrite: whether an existing folder may be replaced.
         average: whether to write the moving average of the weights, not those of the last step.
+        adapter: whether to write the adapters alone.
         step: step of the checkpoint; None: the newest that verifies.
 
     Returns:
@@ -68,13 +74,17 @@ def export(
 
     Raises:
         InputError: no such checkpoint verifies, the tokenizers are not those of the run, the run
-            kept no average, or `output_dir` must not be written.
+            kept no average or has no adapters, or `output_dir` must not be written.
     """
     check_apart("run", str(run_dir), "output_dir", str(output_dir))
+    marker = ADAPTER_CONFIG_NAME if adapter else CONFIG_NAME
     # The lock comes first, because consolidation takes long.
-    with output_folder(output_dir, overwrite=overwrite, marker=CONFIG_NAME) as folder:
+    with output_folder(output_dir, overwrite=overwrite, marker=marker) as folder:
         checkpoint = checkpoint_to_export(run_dir, step, program="pretrain")
-        made = _export(checkpoint, run_dir, folder, average=average)
+        if adapter:
+            made = _export_adapters(checkpoint, folder, average=average)
+        else:
+            made = _export(checkpoint, run_dir, folder, average=average)
     logger.info("wrote %s of step %d", output_dir, made)
     return made
 
@@ -141,13 +151,26 @@ def _export(checkpoint: Path, run_dir: Path, folder: Path, *, average: bool) -> 
     of_texts: Any = Mapping[str, str]
     lineage = from_json(identity.get("lineage"), of_texts, name)
     _check_tokenizers(run, lineage)
-    config, weights = whole_weights(checkpoint, average=average)
+    config, weights = merged(*whole_weights(checkpoint, average=average))
     about: dict[str, Any] = {"step": manifest["step"], "average": average, "lineage": lineage}
     if START in identity:
         about[START] = identity[START]
     shutil.copytree(run["text_tokenizer"], folder / TEXT_TOKENIZER_FOLDER)
     shutil.copytree(run["image_tokenizer"], folder / IMAGE_TOKENIZER_FOLDER)
     save_weights(folder, config, weights, about)  # last: it hashes the tokenizers too
+    return int(manifest["step"])
+
+
+def _export_adapters(checkpoint: Path, folder: Path, *, average: bool) -> int:
+    manifest = read_checkpoint_manifest(checkpoint)
+    identity = manifest["identity"]
+    if not model_config_from_json(identity.get("model")).lora.rank:
+        raise InputError(
+            f"adapter=true with {checkpoint}, whose run had model.lora.rank=0 and has no adapters: "
+            "leave adapter out, which writes the weights"
+        )
+    config, weights = whole_weights(checkpoint, average=average)
+    save_adapters(folder, config, weights, base=identity[START]["folder"])
     return int(manifest["step"])
 
 
@@ -160,22 +183,21 @@ def whole_weights(checkpoint: Path, *, average: bool) -> tuple[ModelConfig, dict
         average: whether to take the moving average of the weights, not those of the last step.
 
     Returns:
-        the model's shape, and every whole parameter by name, float32 on the CPU.
+        the model's shape, and every whole parameter by name, adapters apart, float32 on the CPU.
 
     Raises:
         InputError: the checkpoint is of another version of the model, or holds no average.
     """
     config = model_config_from_json(read_checkpoint_manifest(checkpoint)["identity"].get("model"))
-    state = WEIGHT_AVERAGE if average else WEIGHTS
+    state, shapes = WEIGHT_AVERAGE if average else WEIGHTS, parameter_shapes(config)
     weights = {
         name: value
         for name, value in gather_weights(checkpoint / CHECKPOINT_TAG, state).items()
         if original_name(name, config) == name  # the last stage holds a copy of tied weights
     }
+    weights.update(frozen_weights(checkpoint / CHECKPOINT_TAG, config, shapes))
     require_parameters(set(weights), config)
-    return config, {
-        name: weights[name].view(shape) for name, shape in parameter_shapes(config).items()
-    }
+    return config, {name: weights[name].view(shape) for name, shape in shapes.items()}
 
 
 def _check_tokenizers(run: Mapping[str, str], lineage: Mapping[str, str]) -> None:

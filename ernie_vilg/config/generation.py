@@ -30,7 +30,7 @@ class ExportConfig(Settings):
     run: LocalInput
     """Run folder of launch/pretrain.py or launch/train_image_tokenizer.py."""
     output_dir: LocalOutput
-    """Weights folder to write."""
+    """Weights folder to write, or folder of adapters."""
     step: PositiveInt | None = None
     """Step of the checkpoint; null takes the newest that verifies."""
     best: bool = False
@@ -38,8 +38,11 @@ class ExportConfig(Settings):
     average: bool = False
     """Whether to write the weights' moving average instead of the last step's weights; the run must
     have training.ema_decay above 0."""
+    adapter: bool = False
+    """Whether to write the adapters of a run with model.lora.rank above 0 alone, in the layout of
+    the library peft, instead of weights that they are merged into."""
     overwrite: bool = False
-    """Whether an existing weights folder may be replaced."""
+    """Whether an existing folder may be replaced."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ernie_vilg.config.image_tokenizer import CodebookSize, ImageTokenizerConfig
+from ernie_vilg.config.lora import LoraConfig
 from ernie_vilg.config.schema import (
     Follows,
     FractionBelowOne,
@@ -122,6 +123,8 @@ class ModelConfig(Settings, section="model"):
     for precision=fp16 only."""
     reconstructor: ReconstructorConfig = field(default_factory=ReconstructorConfig)
     """Reconstruction of pictures."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank adapters, for fine-tuning."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,6 +143,7 @@ class ModelConfig(Settings, section="model"):
                 f"model.block_gradient_scale={self.block_gradient_scale}: choose a power of two, "
                 "such as 1024, so that scaling rounds nothing"
             )
+        self.lora.check(self.num_layers, self.hidden_size)
 
     @property
     def head_dim(self) -> int:

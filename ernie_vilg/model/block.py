@@ -16,6 +16,7 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.attention import Attention, KeyValueCache
 from ernie_vilg.model.attention_mask import pattern_of_block
 from ernie_vilg.model.layers import ParallelLayers
+from ernie_vilg.model.lora.adapter import add_adapters
 from ernie_vilg.model.recompute import recomputed
 
 
@@ -121,6 +122,7 @@ class Block(nn.Module):
         self.attention_branch = Branch(config, layers)
         self.feed_forward = FeedForward(config, layers)
         self.feed_forward_branch = Branch(config, layers)
+        add_adapters(self, config, block_index)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map hidden states of both directions.

@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
+from ernie_vilg.config.lora import LINEAR_LAYERS
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.attention import num_visible_pairs
 from ernie_vilg.model.attention_mask import Direction, pattern_of_block
@@ -27,8 +28,15 @@ def layer_flops(config: ModelConfig) -> tuple[int, ...]:
 
 
 def training_flops_per_pair(config: ModelConfig) -> int:
-    """Return the operations of forward and backward pass per pair, the numerator of MFU."""
-    return 3 * sum(layer_flops(config))
+    """Return the operations of forward and backward pass per pair, the numerator of MFU.
+
+    With adapters, the weights that keep their values have no product for their gradient.
+    """
+    forward = sum(layer_flops(config))
+    if not config.lora.rank:
+        return 3 * forward
+    frozen = config.num_layers * product_flops(config) + _head_flops(config)
+    return 3 * (forward + _adapter_flops(config)) - frozen
 
 
 def training_flops_per_token(config: ModelConfig) -> int:
@@ -50,6 +58,15 @@ def attention_flops(config: ModelConfig, block_index: int) -> int:
 
 def _block_flops(config: ModelConfig, block_index: int) -> int:
     return product_flops(config) + attention_flops(config, block_index)
+
+
+def _adapter_flops(config: ModelConfig) -> int:
+    """Return the operations of all adapters, forward, per pair."""
+    hidden, inner = config.hidden_size, config.ffn_multiplier * config.hidden_size
+    sizes = dict(zip(LINEAR_LAYERS, (4 * hidden, 2 * hidden, *2 * [hidden + inner]), strict=True))
+    layers = config.lora.layers(config.num_layers)
+    widths = sum(sizes[name.partition(".")[2]] for name in layers)  # in + out
+    return len(Direction) * 2 * config.lora.rank * widths * config.seq_length
 
 
 def _head_flops(config: ModelConfig) -> int:

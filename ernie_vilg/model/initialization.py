@@ -8,7 +8,9 @@ others are fresh, since a piece's slot is its place in the caption. Where its pi
 number of rows, the vectors of rows and columns are interpolated, since a slot is a place in the
 whole picture; the sum of both is then interpolated bilinearly.
 
-Source: the scale of residual projections is GPT-2's; interpolated image positions, ViT
+Source: the scale of residual projections is GPT-2's; an adapter's first matrix is Gaussian, its
+second one zero (LoRA, arXiv:2106.09685, section 4.1), with the standard deviation of loralib's;
+interpolated image positions, ViT
 (arXiv:2010.11929, section 3.2).
 """
 
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.model.lora.names import LORA_A, LORA_B, is_adapter, matrix_of
 from ernie_vilg.system.seeds import seed_named
 
 TIED = {"image_logits": "image_embedding", "text_logits": "text_embedding"}
@@ -60,6 +63,11 @@ def split_dimension(name: str) -> int | None:
     owner, _, kind = name.rpartition(".")
     if _DECODER in name:
         return None
+    if is_adapter(name):
+        layer, matrix = matrix_of(name)
+        if layer.endswith(_COLUMN_SPLIT):
+            return 0 if matrix == LORA_B else None
+        return 1 if matrix == LORA_A else None
     if owner.endswith(_COLUMN_SPLIT + _VOCAB_SPLIT):
         return 0
     if owner.endswith(_ROW_SPLIT) and kind == "weight":
@@ -70,8 +78,10 @@ def split_dimension(name: str) -> int | None:
 def has_partial_gradient(name: str, *, sequence_parallel: bool) -> bool:
     """Return whether tensor ranks must sum their gradients of a replicated parameter.
 
-    Norms of queries and keys see only this rank's heads. With sequence parallelism, all replicated
-    parameters of a block see only this rank's tokens; those of embedding and head see all tokens.
+    Norms of queries and keys see only this rank's heads, and the second matrix of an adapter only
+    the product with this rank's part of the first, if that is split. With sequence parallelism, all
+    replicated parameters of a block see only this rank's tokens; those of embedding and head see
+    all tokens.
 
     Args:
         name: name such as "3.attention_branch.norm.weight".
@@ -79,6 +89,8 @@ def has_partial_gradient(name: str, *, sequence_parallel: bool) -> bool:
     """
     if split_dimension(name) is not None:
         return False
+    if is_adapter(name) and matrix_of(name)[1] == LORA_B:
+        return True
     owner = name.rpartition(".")[0]
     return owner.endswith(_HEAD_SPLIT_NORM) or (sequence_parallel and is_in_block(name))
 
@@ -98,18 +110,19 @@ def is_inner_matrix(name: str, config: ModelConfig) -> bool:
         config: the model's shape.
     """
     index = int(name.partition(".")[0])
-    return 1 < index < config.num_layers and takes_weight_decay(name)
+    is_inner = 1 < index < config.num_layers
+    return is_inner and takes_weight_decay(name) and not is_adapter(name)
 
 
 def takes_weight_decay(name: str) -> bool:
-    """Return whether a parameter is the matrix of a linear layer, the only kind that decays.
+    """Return whether a parameter is the matrix of a linear layer or of its adapter, which decay.
 
     Args:
         name: the result of `original_name`.
     """
     owner, _, kind = name.rpartition(".")
     is_linear = owner.endswith(_COLUMN_SPLIT + _ROW_SPLIT) and _DECODER not in name
-    return kind == "weight" and is_linear
+    return (kind == "weight" and is_linear) or is_adapter(name)
 
 
 def initialize(
@@ -136,7 +149,7 @@ def initialize(
         codebook: vectors of the image tokenizer's codes, float32 [codebook, embedding], if the
             image embeddings start from them.
         start: returns the whole weights by the result of `original_name`, if the model starts from
-            an earlier run's; they take the place of everything else.
+            an earlier run's; they take the place of everything else but adapters, which are fresh.
     """
     for name, parameter in parameters:
         if start is None and decoder is not None and _DECODER in name:
@@ -148,7 +161,7 @@ def initialize(
         shape = list(parameter.shape)
         if dimension is not None:
             shape[dimension] *= tensor_size
-        if start is not None:
+        if start is not None and not is_adapter(name):
             whole = _fitted(name, start(name), shape, config, seed)
         elif codebook is not None and name.endswith(_OF_CODES):
             whole = _mapped(name, codebook, config, seed)
@@ -185,7 +198,11 @@ def _fresh(name: str, shape: list[int], config: ModelConfig, seed: int) -> Tenso
     if owner.endswith("norm") or (is_in_decoder and len(shape) == 1):
         return torch.ones(shape)
     std = config.initializer_std
-    if ".reconstructor." in name:
+    if is_adapter(name):
+        if matrix_of(name)[1] == LORA_B:
+            return torch.zeros(shape)
+        std = (3 * shape[1]) ** -0.5
+    elif ".reconstructor." in name:
         # Keeps the variance from input to output: the decoder expects the scale of the codebook.
         std = math.prod(shape[1:]) ** -0.5
     elif kind == "segment" and config.segment_std is not None:

@@ -11,6 +11,7 @@ of its own, so that torch.compile keeps it in place.
 Source: the fused weight gradient of Megatron-LM (gradient accumulation fusion).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,11 +28,42 @@ IS_FP8 = "is_fp8"
 
 
 class Linear(nn.Linear):
-    """torch's linear layer, which obeys `gradient_sums` and `is_fp8`."""
+    """torch's linear layer, which obeys `gradient_sums` and `is_fp8`, and can have an adapter."""
+
+    lora_a: nn.Module | None
+    """First matrix of a low-rank adapter, [..., in] to [..., rank]."""
+    lora_b: nn.Module | None
+    """Second matrix of a low-rank adapter, [..., rank] to [..., out]."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, bias: bool = True, dtype: torch.dtype | None = None
+    ) -> None:
+        """Create the layer as torch does, without an adapter."""
+        super().__init__(inputs, outputs, bias, dtype=dtype)
+        for name in ("lora_a", "lora_b"):
+            self.register_module(name, None)
+        self.adapter_scale = 0.0
+        """Factor of the adapter's output."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map float [..., in] to [..., out]."""
-        return linear(hidden, self.weight, self.bias)
+        return self.adapted(hidden, linear(hidden, self.weight, self.bias))
+
+    def adapted(
+        self, hidden: Tensor, output: Tensor, join: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Add the adapter's output to the layer's, if there is an adapter.
+
+        Args:
+            hidden: the layer's input.
+            output: the layer's output.
+            join: called with the product of input and first matrix, float [..., rank].
+        """
+        if self.lora_a is None or self.lora_b is None:
+            return output
+        narrow = self.lora_a(hidden) * self.adapter_scale
+        added: Tensor = self.lora_b(narrow if join is None else join(narrow))
+        return output + added
 
 
 def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -63,18 +95,21 @@ class _Linear(torch.autograd.Function):
         is_fp8: bool,
     ) -> Tensor:
         context.save_for_backward(hidden, weight)
-        context.sums, context.is_fp8, context.has_bias = sums, is_fp8, bias is not None
+        context.sums, context.is_fp8 = sums, is_fp8
         return multiply(hidden, weight, bias, is_fp8=is_fp8)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = context.saved_tensors
         gradient, is_fp8 = gradients[0].flatten(0, -2), context.is_fp8
-        of_weight = gradient_of_weight(gradient, hidden.flatten(0, -2), context.sums, is_fp8=is_fp8)
-        of_hidden = None
+        of_weight, of_hidden = None, None
+        if context.needs_input_grad[1]:
+            of_weight = gradient_of_weight(
+                gradient, hidden.flatten(0, -2), context.sums, is_fp8=is_fp8
+            )
         if context.needs_input_grad[0]:
             of_hidden = gradient_of_input(gradient, weight, is_fp8=is_fp8).view(hidden.shape)
-        of_bias = gradient.sum(dim=0) if context.has_bias else None
+        of_bias = gradient.sum(dim=0) if context.needs_input_grad[2] else None
         return of_hidden, of_weight, of_bias, None, None
 
 

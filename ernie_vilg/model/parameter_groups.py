@@ -13,6 +13,7 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig, ParameterGroupConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import takes_weight_decay
+from ernie_vilg.model.lora.names import has_optimizer_state
 from ernie_vilg.model.transformer import parameter_sizes
 
 UNDECAYED = 1
@@ -76,7 +77,7 @@ def group_sizes(model: ModelConfig, config: OptimizerConfig) -> list[tuple[Param
     Raises:
         InputError: a pattern matches no parameter, or only parameters that an earlier one has.
     """
-    sizes = parameter_sizes(model)
+    sizes = _sizes(model)
     owners = {_owner(name, config) for name in sizes}
     for index, group in enumerate(config.groups):
         if index not in owners:
@@ -103,8 +104,17 @@ def matching_groups(
     model: ModelConfig, config: OptimizerConfig
 ) -> tuple[ParameterGroupConfig, ...]:
     """Return the groups of the settings that get a parameter of a model, in their order."""
-    owners = {_owner(name, config) for name in parameter_sizes(model)}
+    owners = {_owner(name, config) for name in _sizes(model)}
     return tuple(group for index, group in enumerate(config.groups) if index in owners)
+
+
+def _sizes(model: ModelConfig) -> dict[str, int]:
+    """Return the number of values of each parameter that the optimizer has, by name."""
+    return {
+        name: size
+        for name, size in parameter_sizes(model).items()
+        if has_optimizer_state(name, model)
+    }
 
 
 def _owner(name: str, config: OptimizerConfig) -> int | None:

@@ -18,6 +18,7 @@ import torch
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.initialization import TIED, has_partial_gradient, original_name
+from ernie_vilg.model.lora.names import has_optimizer_state
 from ernie_vilg.model.parameter_groups import group_index
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 
@@ -124,7 +125,8 @@ class _Rank:
         partial = sum(
             shape.numel()
             for name, shape in names
-            if has_partial_gradient(name, sequence_parallel=is_split)
+            if has_optimizer_state(name, self._model)
+            and has_partial_gradient(name, sequence_parallel=is_split)
         )
         if partial:
             yield _exchange("all-reduce", TENSOR, 4 * partial, 1, "partial gradients")
@@ -186,7 +188,8 @@ class _Rank:
                 # Inputs; or, in the backward pass, gradients and the outputs that were split.
                 count = self._passes * (2 if group == NEXT else 1)
                 yield _exchange("all-gather", TENSOR, self._hidden_bytes, count, "pipeline")
-        if self._model.tied_embeddings and (self._is_first or self._is_last):
+        is_end = self._is_first or self._is_last
+        if self._model.tied_embeddings and is_end and not self._model.lora.rank:
             for name, table in self._stage.shapes.items():
                 if _is_tied(name):
                     yield _exchange("all-reduce", ENDS, 4 * table.numel(), 1, "tied embeddings")
@@ -199,6 +202,8 @@ class _Rank:
             return
         counts: Counter[int] = Counter()
         for name, shape in self._stage.shapes.items():
+            if not has_optimizer_state(name, self._model):
+                continue
             index = group_index(original_name(name, self._model), self._config.optimizer)
             counts[index] += shape.numel()
         for index in sorted(counts):
@@ -264,6 +269,11 @@ def collective_lines(config: PretrainConfig, world_size: int, precision: torch.d
         and config.parallelism.data_parallel_size(world_size) > 1
     ):
         lines.append("  and those of DeepSpeed among replicas, which depend on its buckets")
+    if config.model.lora.rank and config.parallelism.tensor_parallel_size > 1:
+        lines.append(
+            "  tensor ranks are listed as if all weights trained: with adapters they exchange less "
+            "for inputs that need no gradient, and the adapters' own, narrower ones"
+        )
     return lines
 
 

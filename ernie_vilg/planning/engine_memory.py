@@ -30,8 +30,10 @@ class StageState:
 
     num_parameters: int
     """Number of parameters that one tensor rank has of the stage."""
+    num_trained: int
+    """Number of these parameters that the optimizer has, with gradients and state."""
     largest_parameter: int
-    """Elements of the largest of these parameters."""
+    """Elements of the largest parameter that the optimizer has."""
     precision: torch.dtype
     """Number format of weights and activations."""
     zero_stage: int
@@ -57,6 +59,7 @@ class StageState:
         world_size: int,
         *,
         num_parameters: int,
+        num_trained: int,
         largest_parameter: int,
         gradients: GradientTraffic = SUMMED,
     ) -> "StageState":
@@ -64,6 +67,7 @@ class StageState:
         layout = config.parallelism
         return cls(
             num_parameters=num_parameters,
+            num_trained=num_trained,
             largest_parameter=largest_parameter,
             precision=precision,
             zero_stage=layout.zero_stage,
@@ -78,6 +82,11 @@ class StageState:
     @property
     def num_partitioned(self) -> int:
         """Number of parameters whose state this replica keeps; the last partition is padded."""
+        return -(-self.num_trained // self.data_size)
+
+    @property
+    def num_weights_of_zero_3(self) -> int:
+        """Number of weights that this replica keeps under ZeRO 3; the last partition is padded."""
         return -(-self.num_parameters // self.data_size)
 
     @property
@@ -123,9 +132,10 @@ def _state_bytes(state: StageState) -> int:
 
 def _of_flat_sums(state: StageState) -> list[Moment]:
     """Return the moments of ZeRO 1 with float32 sums, which are reduced where they are."""
-    item, count = state.precision.itemsize, state.num_parameters
+    item, count = state.precision.itemsize, state.num_trained
     held = 4 + (item if state.gradients.keeps_gradients else 0)
-    common = {"weights": item * count, "gradients": held * count, "host": 0}
+    weights = item * state.num_parameters
+    common = {"weights": weights, "gradients": held * count, "host": 0}
     optimizer = _state_bytes(state)
     if not state.gradients.copies_sums:
         return [Moment(**common, optimizer=optimizer, workspace=0, has_activations=True)]
@@ -143,7 +153,7 @@ def _of_flat_sums(state: StageState) -> list[Moment]:
 
 def _of_zero_1_and_2(state: StageState) -> list[Moment]:
     """Return the moments of ZeRO 1, which keeps all gradients, or 2, which keeps a partition."""
-    item, count, share = state.precision.itemsize, state.num_parameters, state.num_partitioned
+    item, count, share = state.precision.itemsize, state.num_trained, state.num_partitioned
     is_summed_apart = state.sums_in_float32
     if state.zero_stage == 1:
         gradients = (4 if is_summed_apart else item) * count
@@ -156,7 +166,8 @@ def _of_zero_1_and_2(state: StageState) -> list[Moment]:
         # Gradients in the optimizer's precision, and new weights before they are copied back.
         host = optimizer + (4 + item) * share + item * state.largest_parameter
         optimizer, buffers = 0, item * state.largest_parameter
-    common = {"weights": item * count, "optimizer": optimizer, "host": host}
+    weights = item * state.num_parameters
+    common = {"weights": weights, "optimizer": optimizer, "host": host}
     # The pipeline engine allocates a second bucket beside the one of the backward pass.
     num_buckets = 2 if state.has_pipeline else 1
     incoming = item * share if state.zero_stage == 2 and not is_summed_apart else 0
@@ -181,7 +192,7 @@ def _of_zero_3(state: StageState) -> list[Moment]:
         host, optimizer = optimizer + 4 * share, 0
     return [
         Moment(
-            weights=item * share,
+            weights=item * state.num_weights_of_zero_3,
             gradients=gradients,
             optimizer=optimizer,
             workspace=item * (REDUCE_BUCKET + gathered),

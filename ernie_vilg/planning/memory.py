@@ -15,6 +15,7 @@ import torch
 
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig, PretrainConfig
+from ernie_vilg.model.lora.names import has_optimizer_state
 from ernie_vilg.planning.engine_memory import Moment, StageState, moments
 from ernie_vilg.planning.layer_memory import (
     Variant,
@@ -121,7 +122,12 @@ def estimate_memory(
             precision,
             world_size,
             num_parameters=stage.num_parameters,
-            largest_parameter=max(shape.numel() for shape in stage.shapes.values()),
+            num_trained=stage.num_trained(config.model),
+            largest_parameter=max(
+                shape.numel()
+                for name, shape in stage.shapes.items()
+                if has_optimizer_state(name, config.model)
+            ),
             gradients=gradients,
         )
         in_flight = min(len(stages) - index, state.num_micro_batches)
@@ -152,7 +158,7 @@ def _at(moment: Moment, state: StageState, micro_batches: "_MicroBatches") -> Me
         peak = micro_batches.peak(state.precision.itemsize if is_first else 0)
         activations, logits = peak.activations, peak.logits
         if is_first:
-            gradients += peak.gradients - state.precision.itemsize * state.num_parameters
+            gradients += peak.gradients - state.precision.itemsize * state.num_trained
     variant = micro_batches.variant
     parts = {
         "weights": moment.weights + micro_batches.masks,
@@ -189,7 +195,8 @@ class _MicroBatches:
         )
         self._parameters: Counter[int] = Counter()
         for name, shape in stage.shapes.items():
-            self._parameters[int(name.partition(".")[0])] += shape.numel()
+            if has_optimizer_state(name, variant.model):
+                self._parameters[int(name.partition(".")[0])] += shape.numel()
         has_pipeline = not (self._is_first and self._is_last)
         self._boundary = hidden_bytes(variant, size) if has_pipeline else 0
 

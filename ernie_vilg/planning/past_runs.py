@@ -53,6 +53,8 @@ def learn_from_runs(config: PlanConfig) -> tuple[Correction, list[str]]:
 
 def _past_run(record: RunRecord, config: PlanConfig) -> PastRun:
     settings = from_json(record.settings, DecidingSettings, "settings")
+    if settings.model.lora.rank:
+        raise InputError("the run trained adapters, whose seconds the plan does not predict")
     run = replace(
         config,
         model=settings.model,

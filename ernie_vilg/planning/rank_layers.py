@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ernie_vilg.model.cross_entropy import VocabularySplit, vocab_cross_entropy
 from ernie_vilg.model.layers import SINGLE_DEVICE, ParallelLayers
+from ernie_vilg.model.linear import Linear
 
 
 def rank_layers(
@@ -54,7 +55,7 @@ def rank_layers(
     )
 
 
-class _Column(nn.Linear):
+class _Column(Linear):
     """Linear layer whose output features are split."""
 
     def __init__(self, size: int, splits_tokens: bool, inputs: int, outputs: int) -> None:
@@ -64,10 +65,11 @@ class _Column(nn.Linear):
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [..., in] to [..., out / size], or split tokens to [tokens, out / size]."""
         output: Tensor = _ColumnLinear.apply(hidden, self.weight, self.bias, self._num_parts)
-        return output
+        join = partial(_GatherTokens.apply, self._num_parts) if self._num_parts > 1 else None
+        return self.adapted(hidden, output, join)
 
 
-class _Row(nn.Linear):
+class _Row(Linear):
     """Linear layer whose input features are split."""
 
     def __init__(self, size: int, splits_tokens: bool, inputs: int, outputs: int) -> None:
@@ -76,7 +78,7 @@ class _Row(nn.Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [..., in / size] to [..., out], or to this rank's part of the tokens."""
-        product = F.linear(hidden, self.weight)
+        product = self.adapted(hidden, F.linear(hidden, self.weight))
         if self._num_parts > 1:
             summed: Tensor = _ScatterTokens.apply(self._num_parts, product)
         else:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ernie_vilg.config.plan import PlanConfig
+from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.planning.goodput import run_pairs
 from ernie_vilg.planning.plan import Plan, PlannedLayout
 
@@ -25,6 +26,7 @@ def lines_of_plan(config: PlanConfig, found: Plan) -> list[str]:
     return [
         f"{config.num_gpus} x {config.gpu.name}, {found.num_legal} legal layouts; predictions, "
         f"with {config.memory_margin:.0%} of the memory left free",
+        *adapter_note(config),
         "",
         _HEADER,
         *(line_of_layout(layout) for layout in found.best),
@@ -39,6 +41,16 @@ def lines_of_plan(config: PlanConfig, found: Plan) -> list[str]:
         "",
         "not possible:",
         *(f"{count:>6}  {reason}; such as: {fix}" for reason, count, fix in found.reasons),
+    ]
+
+
+def adapter_note(config: PretrainConfig) -> list[str]:
+    """Return a line about what a prediction does not know of a run with adapters; else none."""
+    if not config.model.lora.rank:
+        return []
+    return [
+        "memory is that of training adapters alone; seconds, and what follows from them, are those "
+        "of training all weights, which takes longer"
     ]
 
 

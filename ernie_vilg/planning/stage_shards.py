@@ -15,6 +15,7 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.pretrain import ParallelismConfig
 from ernie_vilg.model.flops import layer_flops
 from ernie_vilg.model.initialization import Uninitialized, original_name
+from ernie_vilg.model.lora.names import has_optimizer_state
 from ernie_vilg.model.partition import stage_bounds
 from ernie_vilg.model.transformer import layer_list
 from ernie_vilg.planning.rank_layers import rank_layers
@@ -35,6 +36,14 @@ class StageShard:
     def num_parameters(self) -> int:
         """Number of parameters of one rank, before ZeRO partitions them."""
         return sum(shape.numel() for shape in self.shapes.values())
+
+    def num_trained(self, config: ModelConfig) -> int:
+        """Return the number of these parameters that the optimizer has."""
+        return sum(
+            shape.numel()
+            for name, shape in self.shapes.items()
+            if has_optimizer_state(name, config)
+        )
 
 
 def stage_shards(config: ModelConfig, layout: ParallelismConfig) -> list[StageShard]:
@@ -58,11 +67,13 @@ def stage_shards(config: ModelConfig, layout: ParallelismConfig) -> list[StageSh
 
 def _shapes(config: ModelConfig, tensor_size: int, stage: range) -> Mapping[str, torch.Size]:
     last = config.num_layers + 1
+    # All blocks have the shapes of the first, but for adapters that only some have.
+    has_adapters = config.lora.rank > 0
+    like = {index: index if index in (0, last) or has_adapters else 1 for index in stage}
     shapes = {
         f"{index}.{name}": shape
         for index in stage
-        # All blocks have the shapes of the first.
-        for name, shape in _layer_shapes(config, tensor_size, index if index in (0, last) else 1)
+        for name, shape in _layer_shapes(config, tensor_size, like[index])
     }
     if len(stage) <= last:  # first and last stage each have a copy of tied weights
         return shapes

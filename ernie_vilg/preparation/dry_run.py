@@ -20,16 +20,17 @@ from ernie_vilg.errors import InputError
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.flops import training_flops_per_pair, training_flops_per_token
 from ernie_vilg.model.parameter_groups import groups_in_words
-from ernie_vilg.model.transformer import num_parameters, parameter_sizes
-from ernie_vilg.parallel.engine.optimizer import num_trained
+from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.settings import EngineSettings, deepspeed_config, machine_precision
 from ernie_vilg.planning.collectives import collective_lines
 from ernie_vilg.planning.forecast import Forecast, forecast
 from ernie_vilg.planning.layout_rank import rank_of_layout
+from ernie_vilg.planning.report import adapter_note
 from ernie_vilg.planning.stage_shards import StageShard, stage_shards
 from ernie_vilg.preparation.data_order import mixture_segments
 from ernie_vilg.preparation.lineage import Lineage, check_lineage, with_decoder
 from ernie_vilg.preparation.start_weights import check_start
+from ernie_vilg.preparation.trained_parameters import count_trained, trained_in_words
 from ernie_vilg.preparation.truncation import check_truncation, held_out_name
 from ernie_vilg.system.progress import duration
 from ernie_vilg.vqgan.weights import load_image_tokenizer
@@ -70,7 +71,7 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
             listed, and are no error unless the model's shape depends on one.
     """
     config, data = _check_data(config)
-    trained = num_trained(parameter_sizes(config.model), config.model, config.training.frozen)
+    trained = trained_in_words(config, count_trained(config))
     precision = machine_precision(config.precision, torch.device("cuda"))
     stages = stage_shards(config.model, config.parallelism)
     settings = EngineSettings(
@@ -80,8 +81,8 @@ def dry_run(config: PretrainConfig, world_size: int) -> str:
     )
     predicted = forecast(config, world_size, precision)
     totals = list(_totals(config, settings.num_micro_batches, stages))
-    if config.training.frozen:
-        totals.append(("trained", f"{trained:,} parameters, the others keep their values"))
+    if trained:
+        totals.append(("trained", trained))
     sections = [
         [_layout_line(config, world_size, precision)],
         [*_stage_table(config, world_size, predicted, stages), *_TABLE_NOTE],
@@ -153,6 +154,7 @@ def _on_gpu(
         f"predicted on {config.gpu.name}: {step.total:#.3g} s per step ({words}), "
         f"{whole} for {config.training.steps:,} steps",
         predicted.excess or "memory is enough",
+        *adapter_note(config),
         *_rank_line(config, world_size, precision),
     ]
 

@@ -27,6 +27,7 @@ from ernie_vilg.config.model import ModelConfig, model_config_from_json
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.config.schema import from_json
 from ernie_vilg.errors import InputError
+from ernie_vilg.model.lora.merge import merged
 from ernie_vilg.model.weights import (
     CONFIG_NAME,
     IMAGE_TOKENIZER_FOLDER,
@@ -54,9 +55,11 @@ FREE = frozenset(
         "segment_std",
         "codebook_std",
         "block_gradient_scale",
+        "lora",
     }
 )
-"""Settings of the model that may differ: positions are fitted, the others change no weights."""
+"""Settings of the model that may differ: positions are fitted, adapters are merged, the others
+change no weights."""
 
 _TIMEOUT_SECONDS = 24 * 3600.0
 """Longest time that ranks wait while the leader gathers; its death ends the wait at once."""
@@ -177,7 +180,7 @@ def _whole_file(source: Path, run_dir: Path, parts: contextlib.ExitStack) -> Pat
     """Return a file of whole weights: the source, or what a checkpoint is gathered into."""
     if source.is_file():
         return source
-    _, weights = whole_weights(source, average=False)
+    _, weights = merged(*whole_weights(source, average=False))
     file = parts.enter_context(scratch_folder(run_dir, "start")) / WEIGHTS_NAME
     save_file({name: value.contiguous() for name, value in weights.items()}, file)
     return file

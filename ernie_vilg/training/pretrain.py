@@ -23,10 +23,9 @@ from ernie_vilg.data.sequence.order import first_position
 from ernie_vilg.data.sequence.quarantine import Quarantine
 from ernie_vilg.model.flops import training_flops_per_pair
 from ernie_vilg.model.parameter_groups import groups_in_words
-from ernie_vilg.model.transformer import num_parameters, parameter_sizes
+from ernie_vilg.model.transformer import num_parameters
 from ernie_vilg.parallel.engine.build import build_engine
 from ernie_vilg.parallel.engine.engine import Engine
-from ernie_vilg.parallel.engine.optimizer import num_trained
 from ernie_vilg.parallel.engine.settings import check_fp8
 from ernie_vilg.parallel.engine.warm_up import start_compiler, warm_up
 from ernie_vilg.parallel.layout.collectives import broadcast_from_leader
@@ -37,6 +36,7 @@ from ernie_vilg.planning.history import write_plan
 from ernie_vilg.preparation.data_order import token_sequence
 from ernie_vilg.preparation.lineage import Lineage, check_lineage, with_decoder
 from ernie_vilg.preparation.start_weights import StartWeights, check_start, reading
+from ernie_vilg.preparation.trained_parameters import count_trained, trained_in_words
 from ernie_vilg.preparation.truncation import check_truncation
 from ernie_vilg.resilience.stopping import Stopping
 from ernie_vilg.resilience.stragglers import Stragglers
@@ -98,15 +98,13 @@ def pretrain(
         changes = check_drift(run_dir, config)
         truncation = check_truncation(config, lineage)
         parameters = groups_in_words(config.model, config.optimizer)
-        num_training = num_trained(
-            parameter_sizes(config.model), config.model, config.training.frozen
-        )
+        trained = trained_in_words(config, count_trained(config))
         start = check_start(config, lineage) if launch.is_leader else None
         groups = _connect(config, launch)
 
         def build(rank: Rank[PretrainConfig]) -> tuple[Trainer, int]:
             if rank.is_leader:
-                _log_start(rank, truncation, parameters, num_training)
+                _log_start(rank, truncation, parameters, trained)
             origin = broadcast_from_leader(start)
             return _build(rank, lineage, origin, changes, callbacks)
 
@@ -282,7 +280,7 @@ def _write_plan(config: PretrainConfig, groups: Groups, precision: torch.dtype) 
 
 
 def _log_start(
-    rank: Rank[PretrainConfig], truncation: Mapping[str, str], parameters: str, num_training: int
+    rank: Rank[PretrainConfig], truncation: Mapping[str, str], parameters: str, trained: str
 ) -> None:
     config, world_size = rank.config, rank.groups.world_size
     for name, sentence in truncation.items():
@@ -290,7 +288,7 @@ def _log_start(
     logger.info(
         "%.1f M parameters%s, %s, on %d rank(s): %s%s; %.2f GFLOP per pair",
         num_parameters(config.model) / 1e6,
-        f", of which {num_training / 1e6:.1f} M train" if config.training.frozen else "",
+        f" (trained: {trained})" if trained else "",
         str(rank.precision).removeprefix("torch."),
         world_size,
         config.parallelism.describe(world_size),

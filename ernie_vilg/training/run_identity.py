@@ -31,10 +31,12 @@ def identity(
         step: the last step made, from 1; 0 before the first.
         start: record of the weights that the run started from; None: fresh ones.
     """
+    model = json.loads(json.dumps(asdict(config.model)))  # as in the manifest: tuples are lists
+    if not config.model.lora.rank:
+        del model["lora"]  # older checkpoints have no key
     of_start = {} if start is None else {START: dict(start)}  # older checkpoints have no key
     return {
-        # Equal to the manifest's content: JSON turns tuples into lists.
-        "model": json.loads(json.dumps(asdict(config.model))),
+        "model": model,
         "lineage": {
             "text_tokenizer": lineage.text_tokenizer,
             "image_tokenizer": lineage.image_tokenizer,

@@ -32,6 +32,7 @@ MAY_BE_ZERO = {
     "training.seed",
     "training.ema_decay",  # no average
     "model.codebook_std",  # codes start apart
+    "model.lora.rank",  # no adapters
     "model.segment_std",  # source and target start alike
     "optimizer.final_learning_rate_fraction",
     "optimizer.warmup_steps",

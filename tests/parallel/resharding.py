@@ -59,6 +59,8 @@ class Hop:
     offload: bool = False
     has_groups: bool = False
     model: ModelConfig = SMALL
+    seed: int = 0
+    """Seed of the fresh weights, which those of a source replace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,10 @@ def hop_config(hop: Hop, data_size: int) -> PretrainConfig:
         Row(tensor=hop.tensor, pipeline=hop.pipeline, data=data_size, variant=variant)
     )
     return replace(
-        config, model=hop.model, training=replace(config.training, ema_decay=hop.ema_decay)
+        config,
+        model=hop.model,
+        initialize_from="unused" if hop.model.lora.rank else None,
+        training=replace(config.training, ema_decay=hop.ema_decay, seed=hop.seed),
     )
 
 
@@ -171,6 +176,8 @@ def gather_state(engine: Engine, config: PretrainConfig) -> dict[str, Tensor]:
     average = (WEIGHT_AVERAGE,) if config.training.ema_decay else ()
     mine: dict[str, Tensor] = {}
     for name, parameter in engine.local_parameters():
+        if not parameter.requires_grad:  # `gather_to_leader` has its value
+            continue
         for state in (WEIGHTS, *MOMENTS, *average):
             if state == WEIGHTS:
                 share = safe_get_full_fp32_param(parameter)

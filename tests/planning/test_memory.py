@@ -33,6 +33,7 @@ def state(num_parameters: int = 100, **changes: Any) -> StageState:
         "is_offloaded": False,
         "largest_parameter": 10,
     }
+    settings["num_trained"] = num_parameters
     return StageState(num_parameters=num_parameters, **{**settings, **changes})
 
 
@@ -52,6 +53,8 @@ def state(num_parameters: int = 100, **changes: Any) -> StageState:
             (200, 100, 0),
             id="offloaded state is on host",
         ),
+        pytest.param({"num_trained": 8}, (200, 32, 24), id="of 8 of them, the others are frozen"),
+        pytest.param({"num_trained": 8, "zero_stage": 3}, (50, 8, 24), id="and under ZeRO 3"),
     ],
 )
 def test_bytes_of_100_parameters_on_4_replicas(

@@ -15,6 +15,7 @@ from ernie_vilg.config.data import (
     PretrainDataConfig,
 )
 from ernie_vilg.config.launch import Launch
+from ernie_vilg.config.lora import LoraConfig
 from ernie_vilg.config.model import ModelConfig, ReconstructorConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.config.pretrain import (
@@ -90,6 +91,26 @@ def test_work_of_the_run_is_counted() -> None:
     assert "10 steps, 240 pairs" in report
     assert "pipeline bubble  14.3 %" in report  # 1 / (6 + 1)
     assert '"gradient_accumulation_steps": 6' in report
+
+
+def test_adapters_are_what_trains() -> None:
+    config = run_of(None)
+    whole = replace(config, gpu=read_gpu("h100-80gb"))
+    model = replace(config.model, lora=LoraConfig(rank=2, targets=("*.attention.output",)))
+    adapted = replace(whole, model=model, initialize_from="nowhere")
+
+    reports = [dry_run(each, world_size=1) for each in (whole, adapted)]
+
+    # 4 blocks of 2 x 16 x (1 + 1); the largest group is theirs, not that of all weights.
+    assert "trained          256 parameters, adapters of rank 2; the others keep" in reports[1]
+    assert "optimizer        256 parameters with weight decay" in reports[1]
+    assert "seconds, and what follows from them, are those of training all" in reports[1]
+    assert not any("adapters" in line for line in reports[0].splitlines())
+    per_pair = [
+        float(re.search(r"FLOPs per pair +([\d.e+]+),", each)[1])  # type: ignore[index]
+        for each in reports
+    ]
+    assert 0.6 < per_pair[1] / per_pair[0] < 0.8  # no products for the gradients of weights
 
 
 def test_missing_data_is_listed() -> None:

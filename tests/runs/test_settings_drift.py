@@ -303,6 +303,7 @@ def test_which_settings_may_change(tmp_path: Path) -> None:
             "data.shuffle_block_shards",
             "initialize_from",
             "model.*",
+            "model.lora.*",
             "model.reconstructor.*",
             "parallelism.global_batch_size",
             "training.frozen",

@@ -138,7 +138,7 @@ def mark_fp8_weights(module: nn.Module, config: ModelConfig) -> None:
 
 def _undo_gradient_scaling(model: nn.Module, scale: float) -> None:
     for name, parameter in model.named_parameters():
-        if scale != 1 and is_in_block(name):
+        if scale != 1 and parameter.requires_grad and is_in_block(name):
             parameter.register_hook(partial(torch.mul, other=1 / scale))
 
 

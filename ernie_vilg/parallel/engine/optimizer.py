@@ -10,7 +10,7 @@ not move. `ernie_vilg.parallel.engine.update_guard` sets it.
 
 Frozen parameters, chosen by patterns of names, stay in the optimizer without weight decay and with
 a gradient of zero. AdamW then adds exactly 0 to them, whatever layout shards them, and they add
-nothing to the gradient's norm.
+nothing to the gradient's norm. Where adapters train, the optimizer has their parameters alone.
 
 Source: AdamW, Loshchilov and Hutter 2019 (arXiv:1711.05101); averaging, Polyak and Juditsky 1992;
 the growing decay is that of TensorFlow's ExponentialMovingAverage with num_updates.
@@ -29,6 +29,7 @@ from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import original_name
+from ernie_vilg.model.lora.names import has_optimizer_state
 from ernie_vilg.model.parameter_groups import UNDECAYED, group_index, parameter_groups
 
 WEIGHT_AVERAGE = "weight_average"
@@ -108,6 +109,8 @@ def build_optimizer(
     """
     members: dict[int, list[nn.Parameter]] = {}
     for name, parameter in parameters:
+        if not has_optimizer_state(name, model):
+            continue
         index = group_index(original_name(name, model), config)
         if is_frozen(name, model, frozen):
             index = UNDECAYED
@@ -178,9 +181,11 @@ def is_frozen(name: str, config: ModelConfig, patterns: Iterable[str]) -> bool:
 
     Args:
         name: name such as "3.attention.output.weight"; tied weights count under the table's.
-        config: the model's shape.
+        config: the model's shape; with adapters, only they train.
         patterns: patterns of whole names, as in `fnmatch`.
     """
+    if not has_optimizer_state(name, config):
+        return True
     original = original_name(name, config)
     return any(fnmatchcase(original, pattern) for pattern in patterns)
 
@@ -188,9 +193,14 @@ def is_frozen(name: str, config: ModelConfig, patterns: Iterable[str]) -> bool:
 def freeze(
     parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConfig, patterns: Sequence[str]
 ) -> None:
-    """Mark the parameters of a model or a stage that keep their value; their gradient is zero."""
+    """Make the parameters of a model or a stage that match a pattern keep their value.
+
+    Their gradient is zero. With adapters, all others have no gradient and no optimizer state.
+    """
     for name, parameter in parameters:
-        if is_frozen(name, config, patterns):
+        if not has_optimizer_state(name, config):
+            parameter.requires_grad_(False)
+        elif is_frozen(name, config, patterns):
             setattr(parameter, IS_FROZEN, True)
             parameter.register_hook(torch.zeros_like)  # also removes NaN and infinity
 

@@ -42,7 +42,7 @@ def build_stage(
             partition_method="type:Block",
         )
     assert module.parts == bounds, "DeepSpeed no longer asks partition_balanced for the bounds"
-    if config.tied_embeddings:
+    if config.tied_embeddings and not config.lora.rank:  # with adapters, both keep their values
         _tie_first_and_last_stage(module, groups)
     return module
 

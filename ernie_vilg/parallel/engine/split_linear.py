@@ -11,6 +11,7 @@ Source: Megatron-LM (arXiv:1909.08053, section 3) and Korthikanti et al. 2022 (a
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -59,7 +60,7 @@ class ColumnLinear(Linear):
         output: Tensor = _ColumnLinear.apply(
             hidden, self.weight, self.bias, sums, self.ranks, is_fp8
         )
-        return output
+        return self.adapted(hidden, output, partial(_enter, self.ranks))
 
 
 class RowLinear(Linear):
@@ -72,7 +73,8 @@ class RowLinear(Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map this rank's features; the ranks' products are summed, then the bias is added."""
-        product = linear(hidden, self.weight)
+        # Both products are sums over features, so the ranks' sums contain the adapter's output.
+        product = self.adapted(hidden, linear(hidden, self.weight))
         if self.ranks.split_tokens:
             product = product.flatten(0, -2)
         summed: Tensor = _Sum.apply(product, self.ranks)
@@ -102,13 +104,20 @@ class _ColumnLinear(torch.autograd.Function):
         hidden, weight = context.saved_tensors
         ranks, is_fp8 = context.ranks, context.is_fp8
         gradient = gradients[0].flatten(0, -2)
-        gathered = _start_gathering(_after(hidden, gradient, ranks), ranks)
-        of_hidden = _start_summing(gradient_of_input(gradient, weight, is_fp8=is_fp8), ranks)
-        of_weight = gradient_of_weight(
-            gradient, gathered().flatten(0, -2), context.sums, is_fp8=is_fp8
-        )
-        of_bias = gradient.sum(dim=0)
-        return of_hidden().view(hidden.shape), of_weight, of_bias, None, None, None
+        needs_hidden, needs_weight, needs_bias, *_ = context.needs_input_grad
+        of_hidden, of_weight = None, None
+        if needs_weight:
+            gathered = _start_gathering(_after(hidden, gradient, ranks), ranks)
+        if needs_hidden:  # the same on all ranks
+            summing = _start_summing(gradient_of_input(gradient, weight, is_fp8=is_fp8), ranks)
+        if needs_weight:
+            of_weight = gradient_of_weight(
+                gradient, gathered().flatten(0, -2), context.sums, is_fp8=is_fp8
+            )
+        of_bias = gradient.sum(dim=0) if needs_bias else None
+        if needs_hidden:
+            of_hidden = summing().view(hidden.shape)
+        return of_hidden, of_weight, of_bias, None, None, None
 
 
 class _Sum(torch.autograd.Function):
@@ -138,6 +147,26 @@ def join_tokens(ranks: Ranks, index: int, tokens: Tensor) -> Tensor:
     """
     joined: Tensor = _Join.apply(tokens, ranks, index)
     return joined
+
+
+def _enter(ranks: Ranks, tokens: Tensor) -> Tensor:
+    """Gather what ranks have of split tokens; each rank has a part of the result's gradient."""
+    entered: Tensor = _Enter.apply(tokens, ranks)
+    return entered
+
+
+class _Enter(torch.autograd.Function):
+    """Its backward pass sums the gradient over the ranks, as a column layer's does."""
+
+    @staticmethod
+    def forward(context: Any, tokens: Tensor, ranks: Ranks) -> Tensor:
+        context.ranks, context.shape = ranks, tokens.shape
+        gathered = _start_gathering(tokens, ranks)()
+        return gathered if ranks.split_tokens else gathered.view_as(tokens)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _start_summing(gradients[0], context.ranks)().view(context.shape), None
 
 
 class _Split(torch.autograd.Function):

@@ -204,7 +204,7 @@ def zero1_update(
         return None
     assert isinstance(shards, Bf16Shards), "no other optimizer has flat sums"
     tied: Any = getattr(module, "get_tied_weights_and_groups", list)
-    named = dict(module.named_parameters())
+    named = {name: each for name, each in module.named_parameters() if each.requires_grad}
     reduction = GradientReduction(
         flat_groups,
         {parameter: int(name.partition(".")[0]) for name, parameter in named.items()},
@@ -219,14 +219,14 @@ def zero1_update(
 def partial_parameters(
     named: Mapping[str, nn.Parameter], run: PretrainConfig, groups: Groups
 ) -> list[nn.Parameter]:
-    """Return the parameters of which each tensor rank computes a part of the gradient."""
+    """Return the trained parameters of which each tensor rank computes a part of the gradient."""
     if groups.tensor_size == 1:
         return []
     is_split = run.parallelism.sequence_parallel
     return [
         parameter
         for name, parameter in named.items()
-        if has_partial_gradient(name, sequence_parallel=is_split)
+        if parameter.requires_grad and has_partial_gradient(name, sequence_parallel=is_split)
     ]
 
 

@@ -113,6 +113,12 @@ def read_tensor(file: Path, *, mmap: bool = False) -> Tensor:
     return value
 
 
+def write_tensor(file: Path, value: Tensor) -> None:
+    """Write a tensor as the converter does; its folder is made, an existing file replaced."""
+    file.parent.mkdir(exist_ok=True)
+    torch.save({"param": value}, file)
+
+
 def read_optimizer_file(folder: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     """Read the optimizer file of one rank.
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ernie_vilg.model.initialization import original_name, split_dimension
+from ernie_vilg.model.lora.names import has_optimizer_state
 from ernie_vilg.parallel.engine.engine import Engine
 from ernie_vilg.parallel.engine.optimizer import WEIGHT_AVERAGE, AveragingAdamW
 from ernie_vilg.parallel.engine.zero_shards import Piece, set_loss_scale
@@ -42,6 +43,7 @@ def load_whole_state(engine: Engine, source: WholeState) -> None:
         for state in states:
             held = _held(optimizer, piece, state)
             held.copy_(_piece_of(name, piece, source.read(name, state), engine.groups))
+    _load_frozen(engine, source)
     engine.shards.update_model()
     set_counters(engine.deepspeed_engine, source.counters)
 
@@ -81,6 +83,14 @@ def set_counters(engine: Any, counters: Counters) -> None:
     engine.global_samples = counters.global_samples
     engine.skipped_steps = counters.skipped_steps
     set_loss_scale(engine.optimizer, counters.loss_scale)
+
+
+def _load_frozen(engine: Engine, source: WholeState) -> None:
+    """Copy the weights that the optimizer does not have into the model."""
+    for name, parameter in _named(engine, source):
+        if not has_optimizer_state(name, source.config):
+            held, part = engine.shards.model_weights(parameter)
+            held.copy_(_shard_of(name, source.read(name, WEIGHTS), engine.groups).flatten()[part])
 
 
 def _named(engine: Engine, source: WholeState) -> Iterator[tuple[str, nn.Parameter]]:
@@ -132,7 +142,11 @@ def _missing_pieces(
     engine: Engine, source: WholeState, pieces: list[tuple[str, Piece]]
 ) -> list[str]:
     """Describe the parameters of which data-parallel ranks do not hold each value once."""
-    sizes = {name: source.shapes[name].numel() for name, _ in _named(engine, source)}
+    sizes = {
+        name: source.shapes[name].numel()
+        for name, _ in _named(engine, source)
+        if has_optimizer_state(name, source.config)
+    }
     held = dict.fromkeys(sizes, 0)
     for name, piece in pieces:
         held[name] += piece.in_parameter.stop - piece.in_parameter.start

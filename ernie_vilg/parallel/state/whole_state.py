@@ -29,7 +29,9 @@ from ernie_vilg.parallel.state.consolidate import (
     convert_average,
     read_optimizer_file,
     read_tensor,
+    write_tensor,
 )
+from ernie_vilg.parallel.state.frozen_weights import frozen_weights
 
 _MODEL_FILES = "*mp_rank_*_model_states.pt"
 
@@ -67,7 +69,7 @@ class WholeState:
         self.shapes = parameter_shapes(config)
         has_average = next(folder.glob(f"*/{WEIGHT_AVERAGE}.pt"), None) is not None
         self.states = (WEIGHTS, *MOMENTS, *([WEIGHT_AVERAGE] if has_average else []))
-        """Names of the states that each parameter has."""
+        """Names of the states of a parameter that trains; others have their weights only."""
 
     def read(self, name: str, state: str) -> Tensor:
         """Return a state of a parameter: its weights, a moment or the average.
@@ -105,6 +107,8 @@ def write_whole_state(
         average = output.with_name(f"{output.name}-average")
         convert_average(folder, average, do_all)
         _move_average(average, output)
+    for name, value in frozen_weights(folder, config, parameter_shapes(config)):
+        write_tensor(output / name / f"{WEIGHTS}.pt", value)
     _keep_originals(output, config)
     return read_counters(folder)
 

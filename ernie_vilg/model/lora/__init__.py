@@ -1,0 +1,1 @@
+"""Low-rank adapters of linear layers: their names, their layers, their export."""
