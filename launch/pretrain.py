@@ -62,7 +62,12 @@ def callbacks_of(config: PretrainConfig, parts: ExitStack) -> "PretrainCallbacks
         parts: closes what a callback leaves open, when training ends in any way.
     """
     from ernie_vilg.runs.phases import Phase
-    from ernie_vilg.training.callbacks import Call, OnWholeWeights, PretrainCallbacks
+    from ernie_vilg.training.callbacks import (
+        BeforeFirstStep,
+        Call,
+        OnWholeWeights,
+        PretrainCallbacks,
+    )
 
     first: list[Callback[PretrainConfig, Engine]] = []
     between: list[Callback[PretrainConfig, Engine]] = []
@@ -78,8 +83,9 @@ def callbacks_of(config: PretrainConfig, parts: ExitStack) -> "PretrainCallbacks
     if config.samples.every:
         from ernie_vilg.observers.samples import draw_samples
 
-        every = config.samples.every
-        between.append(OnWholeWeights(every=every, phase=Phase.DRAW, observe=draw_samples))
+        draw = OnWholeWeights(every=config.samples.every, phase=Phase.DRAW, observe=draw_samples)
+        first.append(BeforeFirstStep(callback=draw))
+        between.append(draw)
     if config.health.every:  # matplotlib takes a second
         from ernie_vilg.observers.health import measure_health
 
