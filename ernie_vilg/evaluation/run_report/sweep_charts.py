@@ -107,7 +107,7 @@ def _draw_points(
             linestyle=DASHES[index // len(COLOURS)] if are_apart else "",
             color=COLOURS[index % len(COLOURS)] if are_apart else COLOURS[0],
         )
-    if _is_logarithmic(list(numbers.values())):
+    if is_logarithmic(list(numbers.values())):
         make_logarithmic(axes, "x")
     if len(numbers) <= _MOST_TICKS:
         axes.set_xticks(list(numbers.values()), list(numbers))
@@ -146,7 +146,7 @@ def _numbers(values: Sequence[str]) -> dict[str, float] | None:
     return numbers if all(map(math.isfinite, numbers.values())) else None
 
 
-def _is_logarithmic(numbers: Sequence[float]) -> bool:
+def is_logarithmic(numbers: Sequence[float]) -> bool:
     """Return whether the ratios of neighbours are more even than their differences."""
     ascending = sorted(set(numbers))
     if len(ascending) < 2 or ascending[0] <= 0:
