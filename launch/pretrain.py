@@ -62,12 +62,7 @@ def callbacks_of(config: PretrainConfig, parts: ExitStack) -> "PretrainCallbacks
         parts: closes what a callback leaves open, when training ends in any way.
     """
     from ernie_vilg.runs.phases import Phase
-    from ernie_vilg.training.callbacks import (
-        BeforeFirstStep,
-        Call,
-        OnWholeWeights,
-        PretrainCallbacks,
-    )
+    from ernie_vilg.training.callbacks import Call, OnWholeWeights, PretrainCallbacks
 
     first: list[Callback[PretrainConfig, Engine]] = []
     between: list[Callback[PretrainConfig, Engine]] = []
@@ -81,10 +76,8 @@ def callbacks_of(config: PretrainConfig, parts: ExitStack) -> "PretrainCallbacks
         between.append(Call(every=every, phase=Phase.VALIDATE, run=held_out.measure))
         last.append(Call(phase=Phase.VALIDATE, run=held_out.measure))
     if config.samples.every:
-        from ernie_vilg.observers.samples import draw_samples
-
-        draw = OnWholeWeights(every=config.samples.every, phase=Phase.DRAW, observe=draw_samples)
-        first.append(BeforeFirstStep(callback=draw))
+        draw, draw_first = _samples(config.samples.every)
+        first.append(draw_first)
         between.append(draw)
     if config.health.every:  # matplotlib takes a second
         from ernie_vilg.observers.health import measure_health
@@ -102,6 +95,18 @@ def callbacks_of(config: PretrainConfig, parts: ExitStack) -> "PretrainCallbacks
         parts.callback(profile.close)
         between.append(profile)
     return PretrainCallbacks(first=first, between=between, last=last)
+
+
+def _samples(
+    every: int,
+) -> "tuple[Callback[PretrainConfig, Engine], Callback[PretrainConfig, Engine]]":
+    """Return the drawing of samples at an interval, and before the first step."""
+    from ernie_vilg.observers.samples import draw_samples
+    from ernie_vilg.runs.phases import Phase
+    from ernie_vilg.training.callbacks import BeforeFirstStep, OnWholeWeights
+
+    draw = OnWholeWeights(every=every, phase=Phase.DRAW, observe=draw_samples)
+    return draw, BeforeFirstStep(callback=draw)
 
 
 def _dry_run(config: PretrainConfig, launch: Launch) -> None:
