@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from launch.support.composition import compose_program
 from launch.support.program import CONF_FOLDER
 from tests.evaluation.run_report.recorded_runs import write_run_folder
 
-MAIN_JOB = {
+MAIN_JOB: dict[str, Any] = {
     "title": "t",
     "pretrain_run": "p",
     "tokenizer_run": "t",

@@ -214,7 +214,7 @@ def _speed(run: ReportedRun) -> str:
 
 def _skips(run: ReportedRun) -> str:
     back = len(run.log.rolled_back)
-    rolled_back = f", back to a checkpoint {back} times" if back else ""
+    rolled_back = f"; rollbacks: {back}" if back else ""
     return f"{len(run.log.skipped)}{rolled_back}"
 
 

@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,7 +146,7 @@ def test_skipped_updates_and_rollbacks_are_marked(tmp_path: Path) -> None:
     run = write_run_folder(tmp_path / "run")
     ledger = RunFolder(run).ledger
     ledger.mkdir()
-    skip = {
+    skip: dict[str, Any] = {
         "reason": "nan", "loss": None, "limit": None, "gradient_norm": None, "ranks": [],
         "first_position": 0, "num_positions": 8, "samples": [],
     }  # fmt: skip
@@ -157,7 +158,7 @@ def test_skipped_updates_and_rollbacks_are_marked(tmp_path: Path) -> None:
 
     assert read.log.skipped == steps
     assert read.log.rolled_back == (44,)
-    assert rows_of(page(run), "Facts")["Updates skipped"] == ["5, back to a checkpoint 1 times"]
+    assert rows_of(page(run), "Facts")["Updates skipped"] == ["5; rollbacks: 1"]
 
 
 def test_only_more_skips_in_a_row_than_the_limit_are_a_rollback() -> None:
