@@ -76,10 +76,9 @@ def callbacks_of(config: PretrainConfig, parts: ExitStack) -> "PretrainCallbacks
         between.append(Call(every=every, phase=Phase.VALIDATE, run=held_out.measure))
         last.append(Call(phase=Phase.VALIDATE, run=held_out.measure))
     if config.samples.every:
-        from ernie_vilg.observers.samples import draw_samples
-
-        every = config.samples.every
-        between.append(OnWholeWeights(every=every, phase=Phase.DRAW, observe=draw_samples))
+        draw, draw_first = _samples(config.samples.every)
+        first.append(draw_first)
+        between.append(draw)
     if config.health.every:  # matplotlib takes a second
         from ernie_vilg.observers.health import measure_health
 
@@ -96,6 +95,18 @@ def callbacks_of(config: PretrainConfig, parts: ExitStack) -> "PretrainCallbacks
         parts.callback(profile.close)
         between.append(profile)
     return PretrainCallbacks(first=first, between=between, last=last)
+
+
+def _samples(
+    every: int,
+) -> "tuple[Callback[PretrainConfig, Engine], Callback[PretrainConfig, Engine]]":
+    """Return the drawing of samples at an interval, and before the first step."""
+    from ernie_vilg.observers.samples import draw_samples
+    from ernie_vilg.runs.phases import Phase
+    from ernie_vilg.training.callbacks import BeforeFirstStep, OnWholeWeights
+
+    draw = OnWholeWeights(every=every, phase=Phase.DRAW, observe=draw_samples)
+    return draw, BeforeFirstStep(callback=draw)
 
 
 def _dry_run(config: PretrainConfig, launch: Launch) -> None:

@@ -1,6 +1,6 @@
-"""Settings of the evaluation on held-out pairs, and of the report."""
+"""Settings of the evaluation on held-out pairs, and of reports."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from ernie_vilg.config.generation import Device, DrawingPrecision
@@ -91,23 +91,53 @@ class EvaluateConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(Settings):
-    """Settings of launch/report.py."""
+    """Settings of launch/report.py: the page of training runs, or that of a main job."""
 
-    title: str
-    """Heading of the report."""
-    pretrain_run: LocalInput
-    """Run folder of launch/pretrain.py, for loss curves and sample grids."""
-    tokenizer_run: LocalInput
-    """Run folder of launch/train_image_tokenizer.py, for its curves."""
-    evaluation: LocalInput
-    """Folder written by launch/evaluate.py."""
-    stages: LocalInput
-    """Folder of the main job's stage states, for seconds and memory."""
     output: LocalOutput
     """HTML file to write."""
-    command: str
-    """Command that reproduces everything, for the report."""
+    runs: tuple[LocalInput, ...] = ()
+    """Run folders of launch/pretrain.py, or of launch/train_image_tokenizer.py, whose page is
+    written, and patterns of them, such as `outputs/rates/*`; several stand side by side. Empty: the
+    page is a main job's."""
+    title: str | None = None
+    """Heading of the page; null: the names of the runs. A main job's page needs one."""
+    sample_steps: PositiveInt = 8
+    """Largest number of steps whose pictures the page shows of each run."""
+    pretrain_run: LocalInput | None = None
+    """Main job: run folder of launch/pretrain.py, for loss curves and sample grids."""
+    tokenizer_run: LocalInput | None = None
+    """Main job: run folder of launch/train_image_tokenizer.py, for its curves."""
+    evaluation: LocalInput | None = None
+    """Main job: folder written by launch/evaluate.py."""
+    stages: LocalInput | None = None
+    """Main job: folder of the job's stage states, for seconds and memory."""
+    command: str | None = None
+    """Main job: command that reproduces everything, for the page."""
     trained_on: bool = False
-    """Whether the evaluated pairs were trained on; the page then does not call them "unseen"."""
+    """Main job: whether the evaluated pairs were trained on; the page then does not call them
+    "unseen"."""
     examples: PositiveInt = 12
-    """Number of pictures and captions per direction in the report."""
+    """Main job: number of pictures and captions per direction on the page."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ("pretrain_run", "tokenizer_run", "evaluation", "stages", "command")
+        if self.runs:
+            self._check_runs(names)
+            return
+        if missing := [name for name in ("title", *names) if getattr(self, name) is None]:
+            raise InputError(
+                f"runs is empty, and {', '.join(missing)} not set: name the run folders of a page "
+                "of runs, as in runs=[outputs/quickstart/pretrain], or set all that a main job's "
+                f"page needs: {', '.join(('title', *names))}"
+            )
+
+    def _check_runs(self, of_a_main_job: tuple[str, ...]) -> None:
+        """Refuse settings of the other page."""
+        defaults = {each.name: each.default for each in fields(self)}
+        others = (*of_a_main_job, "trained_on", "examples")
+        if named := [name for name in others if getattr(self, name) != defaults[name]]:
+            raise InputError(
+                f"runs={list(self.runs)} with {', '.join(named)}: these are of a main job's page, "
+                "leave them out, or leave runs out"
+            )

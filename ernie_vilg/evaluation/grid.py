@@ -7,10 +7,14 @@ from PIL import Image
 
 from ernie_vilg.errors import InputError
 
+SAMPLE_COLUMNS = 8
+"""Pairs per row in the samples of a run."""
+
+_GAP = 4
 _BACKDROP = (225, 228, 232)  # light grey: the edge of a white picture stays visible
 
 
-def picture_grid(images: Sequence[Image.Image], *, columns: int, gap: int = 4) -> Image.Image:
+def picture_grid(images: Sequence[Image.Image], *, columns: int, gap: int = _GAP) -> Image.Image:
     """Lay pictures out in rows.
 
     Args:
@@ -53,3 +57,24 @@ def before_and_after(
         filler = [Image.new("RGB", before[0].size, _BACKDROP)] * missing
         rows += [*filler, *after[start : start + columns], *filler]
     return picture_grid(rows, columns=columns)
+
+
+def first_row_of_pairs(
+    grid: Image.Image, num_pairs: int, *, columns: int
+) -> tuple[Image.Image, Image.Image] | None:
+    """Cut the first row of originals, and that of their counterparts, out of `before_and_after`.
+
+    Args:
+        grid: grid of square pictures.
+        num_pairs: number of pairs in it, at least one.
+        columns: pairs per row.
+
+    Returns:
+        both rows; None if the grid has other rows than so many square pairs fill.
+    """
+    columns = min(columns, num_pairs)
+    cell, rest = divmod(grid.width - _GAP, columns)
+    if rest or grid.height != 2 * math.ceil(num_pairs / columns) * cell + _GAP:
+        return None
+    before, after = (grid.crop((0, top, grid.width, top + cell + _GAP)) for top in (0, cell))
+    return before, after

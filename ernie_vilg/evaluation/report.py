@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.evaluation.charts import curves, line_chart, read_metrics
 from ernie_vilg.evaluation.harder_sets import (
     CAPTIONS_OF_SETS_FILE,
     DISTURBED,
@@ -16,7 +15,18 @@ from ernie_vilg.evaluation.harder_sets import (
 from ernie_vilg.evaluation.page import render
 from ernie_vilg.evaluation.pairs import EVALUATION_FILE, PAIRS_FILE
 from ernie_vilg.evaluation.retrieval import SHOWN
-from ernie_vilg.evaluation.validation_charts import gaps, validation_charts
+from ernie_vilg.evaluation.run_report.filmstrip import Strip, filmstrip
+from ernie_vilg.evaluation.run_report.run_charts import (
+    LOSSES,
+    PROGRESS,
+    TOKENIZER_LOSSES,
+    Chart,
+    held_out_charts,
+    log_charts,
+    place_charts,
+)
+from ernie_vilg.evaluation.run_report.runs import LoggedRun, read_log
+from ernie_vilg.evaluation.validation_charts import gaps
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.json_files import read_object
 from ernie_vilg.storage.jsonl import read_lines
@@ -46,12 +56,12 @@ class ReportContent:
     """Content of captions_of_sets.jsonl, empty without disturbed sets."""
     evaluation: Path
     """Folder of the evaluation."""
-    pretrain_metrics: Sequence[Mapping[str, float]]
-    """Entries of the pretraining run's metrics.jsonl."""
-    tokenizer_metrics: Sequence[Mapping[str, float]]
-    """Entries of the image tokenizer's metrics.jsonl."""
-    samples: Sequence[Path]
-    """Sample grids of the pretraining run, in the order of steps."""
+    pretrain: LoggedRun
+    """Log of the pretraining run."""
+    image_tokenizer: LoggedRun
+    """Log of the image tokenizer's run."""
+    samples: Strip | None
+    """Samples of the pretraining run; None without any."""
     trained_on: bool
     """True if the pairs were trained on."""
     examples: int
@@ -74,8 +84,9 @@ def read_content(
     stages: Mapping[str, Mapping[str, Any]],
     trained_on: bool,
     examples: int,
+    sample_steps: int,
 ) -> ReportContent:
-    """Read the files that the runs of the job left.
+    """Read the files that the runs of the job left; the arguments are settings of launch/report.py.
 
     Raises:
         InputError: the evaluation is missing or damaged.
@@ -93,9 +104,9 @@ def read_content(
         pairs=[line.require() for line in read_lines(pairs)],
         of_sets=_captions_of_sets(evaluation),
         evaluation=evaluation,
-        pretrain_metrics=read_metrics(RunFolder(pretrain).metrics),
-        tokenizer_metrics=read_metrics(RunFolder(image_tokenizer).metrics),
-        samples=RunFolder(pretrain).all_samples(),
+        pretrain=read_log(pretrain, "pretraining"),
+        image_tokenizer=read_log(image_tokenizer, "image tokenizer"),
+        samples=filmstrip(RunFolder(pretrain).all_samples(), sample_steps),
         trained_on=trained_on,
         examples=examples,
     )
@@ -121,7 +132,7 @@ def report_html(content: ReportContent) -> str:
         disturbed=_disturbed(content),
         unseen=content.scores.get(UNSEEN_PAIRS),
         tokenizer=content.scores["image_tokenizer"],
-        samples=[(_step(path), path.read_bytes()) for path in content.samples],
+        samples=content.samples,
         stages=content.stages,
         seconds=sum(state["seconds"] for state in stages),
         peak_memory=max((state["peak_memory_bytes"] for state in stages), default=0),
@@ -152,7 +163,7 @@ def _figures(content: ReportContent) -> list[tuple[str, str, str]]:
         share = written["exact_matches"]
         what = f"of {pairs} captions equal the data set's, letter by letter"
     figures.append(("Image to text", _percent(share), what))
-    for gap in gaps(content.pretrain_metrics):
+    for gap in gaps(content.pretrain.entries):
         what = (
             f"nats per token that held-out pairs ({gap.name}) cost more than training pairs, "
             f"{gap.direction}: {gap.held_out:.3f} and {gap.training:.3f}"
@@ -170,32 +181,17 @@ def _figures(content: ReportContent) -> list[tuple[str, str, str]]:
     return figures
 
 
-def _charts(content: ReportContent) -> list[tuple[bytes, str]]:
-    """Return an SVG file and a description of each chart that has a curve."""
-    losses = curves(
-        content.pretrain_metrics,
-        {
-            "loss": "total",
-            "loss_text_to_image": "text to image",
-            "loss_image_to_text": "image to text",
-        },
-    )
-    quality = curves(content.tokenizer_metrics, {"psnr": "PSNR"})
-    tokenizer_loss = curves(content.tokenizer_metrics, {"loss": "loss"})
-    charts = []
-    if losses:
-        chart = line_chart(losses, title="Pretraining loss", y_label="nats per token")
-        charts.append((chart, "Pretraining loss over steps, total and per direction"))
-    charts += validation_charts(content.pretrain_metrics)
-    if quality:
-        chart = line_chart(quality, title="Image tokenizer, PSNR", y_label="dB")
-        charts.append((chart, "PSNR of the image tokenizer over steps"))
-    elif tokenizer_loss:
-        chart = line_chart(
-            tokenizer_loss, title="Image tokenizer, loss", y_label="loss", logarithmic=True
-        )
-        charts.append((chart, "Loss of the image tokenizer over steps"))
-    return [(chart.encode(), description) for chart, description in charts]
+def _charts(content: ReportContent) -> list[tuple[str, list[Chart]]]:
+    """Return the charts that have a curve, by the heading they stand under."""
+    runs = [content.pretrain]
+    sections = [
+        ("Losses", log_charts(runs, LOSSES)),
+        ("Held-out pairs", held_out_charts(runs)),
+        ("Losses by place", place_charts(runs)),
+        ("Progress", log_charts(runs, PROGRESS)),
+        ("Image tokenizer's training", log_charts([content.image_tokenizer], TOKENIZER_LOSSES)),
+    ]
+    return [(heading, charts) for heading, charts in sections if charts]
 
 
 def _drawn(content: ReportContent) -> dict[str, Any]:
@@ -282,10 +278,6 @@ def _disturbed(content: ReportContent) -> list[dict[str, Any]]:
             }
         )
     return sets
-
-
-def _step(path: Path) -> str:
-    return path.stem.removeprefix("step_").lstrip("0") or "0"
 
 
 def _percent(share: float) -> str:

@@ -51,7 +51,7 @@ def validation_charts(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, s
     for key, words in DIRECTIONS.items() if names else ():
         labels = {key: "training"} | {f"validation/{name}/{key}": name for name in names}
         title = f"Held out, {words}"
-        lines = [_ascii(line) for line in curves(entries, labels)]
+        lines = [ascii_label(line) for line in curves(entries, labels)]
         chart = line_chart(lines, title=title, y_label="nats per token", logarithmic=True)
         charts.append((chart, f"Loss over steps of training and of held-out pairs, {words}"))
     return charts
@@ -85,5 +85,6 @@ def gaps(entries: Sequence[Mapping[str, Any]]) -> list[Gap]:
     return found
 
 
-def _ascii(line: Curve) -> Curve:
+def ascii_label(line: Curve) -> Curve:
+    """Return a curve whose name a chart can show; its font has no Chinese."""
     return replace(line, label=line.label.encode("ascii", "replace").decode())

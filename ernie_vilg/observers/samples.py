@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ernie_vilg.config.pretrain import PretrainConfig
 from ernie_vilg.evaluation.codebook import code_figures
-from ernie_vilg.evaluation.grid import before_and_after
+from ernie_vilg.evaluation.grid import SAMPLE_COLUMNS, before_and_after
 from ernie_vilg.evaluation.pairs import Pair, read_pairs
 from ernie_vilg.generation.decode import ShouldStop, StoppedError, never
 from ernie_vilg.generation.pipeline import (
@@ -21,8 +21,6 @@ from ernie_vilg.observers.model_of_run import model_of_run, within_memory
 from ernie_vilg.runs.observation import Observation
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import write_bytes
-
-_COLUMNS = 8
 
 
 @within_memory("samples")
@@ -82,7 +80,7 @@ def _write(
     written: Sequence[GeneratedCaption],
 ) -> None:
     grid = before_and_after(
-        [pair.image for pair in pairs], [item.image for item in drawn], columns=_COLUMNS
+        [pair.image for pair in pairs], [item.image for item in drawn], columns=SAMPLE_COLUMNS
     )
     content = io.BytesIO()
     grid.save(content, format="png")

@@ -84,6 +84,10 @@ class RunFolder:
         """Return the grid of an image tokenizer's reconstructions at a step."""
         return self._path / "reconstructions" / step_name(step, ".png")
 
+    def all_reconstructions(self) -> list[Path]:
+        """Return the grids of reconstructions that exist, the first step first."""
+        return sorted(self.reconstructions(0).parent.glob("step_*.png"))
+
     def health(self, step: int) -> Path:
         """Return the picture of a step's round trips."""
         return self._path / "health" / step_name(step, ".png")

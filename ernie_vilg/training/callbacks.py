@@ -89,6 +89,25 @@ class OnWholeWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BeforeFirstStep(Generic[Config, Trained]):
+    """A callback that runs before the first step of a run, not of a start that resumes it."""
+
+    callback: Callback[Config, Trained]
+    """The work."""
+    every: int = 0
+    """Never between two steps."""
+
+    @property
+    def phase(self) -> Phase:
+        """Phase of the callback."""
+        return self.callback.phase
+
+    def run(self, boundary: StepBoundary[Config, Trained]) -> Observation | None:
+        """Run the callback at step 0; all ranks must call."""
+        return None if boundary.step else self.callback.run(boundary)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainCallbacks:
     """The work of a pretraining run besides its steps, each in its order."""
 

@@ -119,7 +119,9 @@ class Trainer:
         steps = self.config.training.steps
         if steps_made >= steps:
             logger.info("all %d steps are done: raise training.steps to go on", steps)
-        self.callbacks.at_start(steps_made)
+        with self.step_times.paused():
+            self.callbacks.at_start(steps_made)
+        self._meter.reset()  # the time so far is not the first step's
         step, reason = steps_made, self._boundary()
         while step < steps and not reason and not self.callbacks.ends_run:
             step += 1

@@ -67,7 +67,7 @@ def catalogue() -> dict[str, Drill]:
     return {
         "sigterm_warm_up": partial(_stopped, fault=_sigterm(Phase.START)),
         "sigterm_step": partial(_stopped, fault=_sigterm(Phase.STEP, step=_LATE_STEP)),
-        "sigterm_evaluation": partial(_stopped, fault=_sigterm(Phase.DRAW)),
+        "sigterm_evaluation": partial(_stopped, fault=_sigterm(Phase.DRAW, step=1)),
         "sigterm_save": partial(_stopped, fault=_sigterm(Phase.SAVE, step=SAVE_EVERY)),
         "sigkill_rank": partial(
             _killed, fault=last(kind="signal", phase=Phase.STEP, step=6, signal_name="SIGKILL")

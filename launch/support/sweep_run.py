@@ -28,6 +28,7 @@ from launch.support.process_tree import stop_with_parent
 from launch.support.sweep import Job, jobs_of
 
 TABLE_NAME = "sweep.tsv"
+PAGE_NAME = "sweep.html"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _WORDS = {
     ExitCode.DONE: "done",
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_sweep(name: str, schema: Any, options: Sequence[str], *, has_ranks: bool) -> ExitCode:
-    """Run a sweep, and write and print its table.
+    """Run a sweep, write and print its table, and write its page.
 
     Args:
         name: program, a file of launch/.
@@ -142,7 +143,8 @@ class Sweep:
         return self._finish()
 
     def _finish(self) -> ExitCode:
-        """Print the table; return the exit code."""
+        """Write the page and print the table; return the exit code."""
+        self._write_page()
         print(aligned(self._rows()), flush=True)
         return self._exit_code()
 
@@ -172,7 +174,7 @@ class Sweep:
             name: ending for name, ending in self._endings.items() if ending not in _NOT_FAILED
         }
         summary = ", ".join(f"{count} {ending}" for ending, count in counts.items())
-        logger.info("%d jobs: %s; see %s", len(self._jobs), summary, self._folder / TABLE_NAME)
+        logger.info("%d jobs: %s; see %s", len(self._jobs), summary, self._folder / PAGE_NAME)
         for name, ending in failed.items():
             logger.error("%s: %s", name, ending)
         if failed:
@@ -184,6 +186,15 @@ class Sweep:
         self._folder.mkdir(parents=True, exist_ok=True)
         text = "".join("\t".join(row) + "\n" for row in self._rows())
         write_bytes(self._folder / TABLE_NAME, text.encode())
+
+    def _write_page(self) -> None:
+        if not self._folder.is_dir():  # a signal came before the first job
+            return
+        from ernie_vilg.evaluation.run_report.sweep_page import sweep_html  # matplotlib is slow
+
+        values = {job.name: job.swept for job in self._jobs}
+        page = sweep_html(self._folder, values, self._rows())
+        write_bytes(self._folder / PAGE_NAME, page.encode())
 
     def _rows(self) -> list[list[str]]:
         """Return the table: values, ending, last step and its losses of every job."""

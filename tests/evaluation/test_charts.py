@@ -1,11 +1,12 @@
 """Curves come from metrics.jsonl, also of stopped and resumed runs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from ernie_vilg.evaluation.charts import Curve, curves, line_chart, read_metrics
+from ernie_vilg.evaluation.charts import Curve, curves, line_chart, read_metrics, smoothed
 
 
 def write_lines(path: Path, *entries: object) -> None:
@@ -92,3 +93,42 @@ def test_chart_is_the_same_text_every_time() -> None:
 
     assert first == second
     assert first.rstrip().endswith("</svg>")
+
+
+def lowest_point(svg: str) -> float:
+    """Return the largest y of the chart's line, in points from the top."""
+    (path,) = re.findall(r'<path d="([^"]*)"[^>]*stroke-width: 1\.6', svg)
+    return max(float(y) for y in re.findall(r"[ML] \S+ (\S+)", str(path)))
+
+
+def test_zero_is_a_gap_on_a_logarithmic_axis() -> None:
+    with_zero, without = (
+        line_chart(
+            [Curve(label="a", steps=(1, 2, 3, 4, 5), values=(1.0, 2.0, middle, 2.0, 4.0))],
+            title="Loss", y_label="nats", logarithmic=True,
+        )
+        for middle in (0.0, 2.0)
+    )  # fmt: skip
+
+    assert lowest_point(with_zero) == lowest_point(without)
+
+
+def test_the_moving_mean_keeps_the_ends_and_is_geometric_on_a_logarithmic_axis() -> None:
+    values = (8.0, 1.0, 1.0, 1.0, 1.0, 32.0, *[1.0] * 14)
+    curve = Curve(label="a", steps=tuple(range(20)), values=values)
+
+    mean, geometric = (
+        smoothed(curve, is_logarithmic=is_logarithmic) for is_logarithmic in (False, True)
+    )
+
+    assert mean is not None
+    assert geometric is not None
+    assert mean.values[:6] == pytest.approx((8, 10 / 3, 12 / 5, 36 / 5, 36 / 5, 36 / 5))
+    assert geometric.values[:6] == pytest.approx((8, 2, 8 ** (1 / 5), 2, 2, 2))
+    assert (mean.values[-1], mean.steps) == (1.0, curve.steps)
+
+
+def test_few_points_have_no_moving_mean() -> None:
+    curve = Curve(label="a", steps=tuple(range(19)), values=(1.0,) * 19)
+
+    assert smoothed(curve, is_logarithmic=True) is None

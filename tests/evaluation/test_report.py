@@ -70,6 +70,7 @@ def page(folder: Path, *, trained_on: bool = False, with_stages: bool = True) ->
             stages=stages if with_stages else {},
             trained_on=trained_on,
             examples=1,
+            sample_steps=8,
         )
     )
 

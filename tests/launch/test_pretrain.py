@@ -101,11 +101,12 @@ def test_a_run_leaves_metrics_checkpoints_samples_and_a_wandb_run(finished_run: 
     assert [set(json.loads(line)) for line in captions] == [{"caption", "written"}] * 2
     lines = (finished_run / "metrics.jsonl").read_text().splitlines()
     drawn = [json.loads(line) for line in lines if "loss" not in json.loads(line)]
-    assert drawn[0]["pictures"]["samples"]["file"] == "samples/step_00000004.png"
-    assert 0 < drawn[1]["samples/codebook_usage"] <= 1
+    files = [entry["pictures"]["samples"]["file"] for entry in drawn if "pictures" in entry]
+    assert files == ["samples/step_00000000.png", "samples/step_00000004.png"]
+    assert 0 < drawn[-1]["samples/codebook_usage"] <= 1
     (path,) = (finished_run / "wandb").glob("offline-run-*/*.wandb")
     history = logged_history(path)
-    assert [entry["loss"] for entry in history] == losses(finished_run)
+    assert [entry["loss"] for entry in history if "loss" in entry] == losses(finished_run)
     assert history[-1]["samples"]["caption"].startswith("1. ")
 
 

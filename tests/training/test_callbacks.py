@@ -13,6 +13,7 @@ from ernie_vilg.runs.observation import Observation
 from ernie_vilg.runs.phases import Phase, Phases
 from ernie_vilg.training import callbacks as callbacks_module
 from ernie_vilg.training.callbacks import (
+    BeforeFirstStep,
     Callback,
     Callbacks,
     OnWholeWeights,
@@ -93,6 +94,21 @@ def test_a_callback_runs_in_its_phase_at_its_interval(
     assert never.calls == []
     assert tracker.calls == [(2, {"figure": 1.0})]  # no pictures; step 4 had no result
     assert barriers == [GROUP, GROUP]
+
+
+@pytest.mark.parametrize(("steps_made", "calls"), [(0, [(0, Phase.HEALTH)]), (4, [])])
+def test_the_work_before_the_first_step_is_not_repeated_when_a_run_resumes(
+    tmp_path: Path, barriers: list[object], steps_made: int, calls: list[tuple[int, Phase]]
+) -> None:
+    phases = Phases()
+    measured = Figures(2, phases)
+    callbacks = callbacks_of(tiny_run(tmp_path, steps=5), phases, Tracker())
+    callbacks.first = [BeforeFirstStep(callback=measured)]
+
+    callbacks.at_start(steps_made)
+
+    assert measured.calls == calls
+    assert barriers == [GROUP]  # every rank waits, whether there was work or not
 
 
 @pytest.mark.parametrize("is_leader", [True, False])

@@ -19,7 +19,14 @@ from ernie_vilg.runs.run_folder import RunFolder
 from launch.drills.data_set import make_data_set
 from launch.support.places import CONF_FOLDER
 from launch.support.sweep import jobs_of
-from launch.support.sweep_run import TABLE_NAME, Sweep, ending_in_words, last_losses, run_sweep
+from launch.support.sweep_run import (
+    PAGE_NAME,
+    TABLE_NAME,
+    Sweep,
+    ending_in_words,
+    last_losses,
+    run_sweep,
+)
 from tests.launch.test_pretrain import settings
 
 ROOT = CONF_FOLDER.parent
@@ -79,13 +86,22 @@ def test_every_job_runs_and_the_table_says_how_it_ended(
     assert printed[1] == "0     done     4     0.5   0.333333            code=0"
 
 
+def test_the_page_has_the_losses_over_the_values_and_the_table(tmp_path: Path) -> None:
+    sweep_of(tmp_path / "sweep", "code=0,1,2").run()
+
+    page = (tmp_path / "sweep" / PAGE_NAME).read_text()
+    assert "code: training, weighted sum: the lowest of 3 is 0.5 at 0" in page
+    assert page.count("<td>failed</td>") == 1
+    assert f"runs=[{tmp_path}/sweep/*]" in page
+
+
 def test_failures_are_named_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         sweep_of(tmp_path, "code=0,1,2").run()
 
     said = [record.getMessage() for record in caplog.records]
     assert said[-3:] == [
-        f"3 jobs: 1 done, 1 failed, 1 refused; see {tmp_path / TABLE_NAME}",
+        f"3 jobs: 1 done, 1 failed, 1 refused; see {tmp_path / PAGE_NAME}",
         "code=1: failed",
         "code=2: refused",
     ]

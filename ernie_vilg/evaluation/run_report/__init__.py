@@ -1,0 +1,1 @@
+"""Pages of training runs: one run, several side by side, the jobs of a sweep."""
