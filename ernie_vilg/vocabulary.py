@@ -12,10 +12,6 @@ stated; this one keeps the answer last, next to its end of text. Source: ours.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
-
-Ids = TypeVar("Ids")
-"""An array of numpy or a tensor of torch, neither of which is imported here."""
 
 PADDING_ID = 0
 UNKNOWN_ID = 1
@@ -45,24 +41,6 @@ def readable(text: str) -> str:
     """Return a text as people read it: a question and its answer are named."""
     question, end, answer = text.partition(QUESTION_END)
     return f"Q: {question} A: {answer}" if end else text
-
-
-def text_targets(text: Ids) -> Ids:
-    """Return which slots are predicted: those of a caption, or those of the answer to a question.
-
-    An end of text is predicted, padding is not, and neither is a question with the begin of text
-    after it.
-
-    Args:
-        text: padded ids, an array or a tensor, integer [..., text_length].
-
-    Returns:
-        bool [..., text_length].
-    """
-    is_begin: Any = text == BEGIN_OF_TEXT_ID
-    begun = is_begin.cumsum(-1)
-    is_target: Ids = (begun == begun[..., -1:]) & ~is_begin & (text != PADDING_ID)
-    return is_target
 
 
 def text_slots(token_ids: Sequence[int], text_length: int) -> list[int]:

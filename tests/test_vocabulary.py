@@ -1,10 +1,8 @@
 """A caption fills its slots with ids, end of text and padding."""
 
-import numpy as np
 import pytest
-import torch
 
-from ernie_vilg.vocabulary import caption_ids, readable, text_slots, text_targets
+from ernie_vilg.vocabulary import caption_ids, readable, text_slots
 
 PAD, BEGIN, END = 0, 2, 3
 
@@ -88,20 +86,6 @@ def test_a_caption_is_what_comes_before_its_end(slots: list[int], ids: list[int]
 )  # fmt: skip
 def test_a_question_is_cut_so_that_its_answer_fits(ids: list[int], slots: list[int]) -> None:
     assert text_slots(ids, 6) == slots
-
-
-def test_targets_are_a_caption_or_the_answer_alone() -> None:
-    rows = [
-        ([7, 8, END, PAD, PAD], [1, 1, 1, 0, 0]),
-        ([END, PAD, PAD, PAD, PAD], [1, 0, 0, 0, 0]),
-        ([7, BEGIN, 8, END, PAD], [0, 0, 1, 1, 0]),
-        ([BEGIN, 7, 8, 9, 10], [0, 1, 1, 1, 1]),
-    ]
-    text = [slots for slots, _ in rows]
-    expected = [targets for _, targets in rows]
-
-    assert text_targets(np.array(text)).astype(int).tolist() == expected
-    assert text_targets(torch.tensor(text)).int().tolist() == expected
 
 
 def test_people_read_question_and_answer() -> None:

@@ -4,6 +4,7 @@ Source: LoRA (arXiv:2106.09685).
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -89,6 +90,26 @@ class LoraConfig(Settings, section="model.lora"):
             raise InputError(
                 f"model.lora.targets is empty with model.lora.rank={self.rank}, so nothing would "
                 f"train: name linear layers, such as {','.join(_TARGETS)}, or set model.lora.rank=0"
+            )
+
+    def check_start(self, initialize_from: str | None, frozen: Sequence[str]) -> None:
+        """Check that a run with adapters has weights to adapt, and freezes nothing by itself.
+
+        Raises:
+            InputError: it starts from fresh weights, or has patterns of frozen parameters.
+        """
+        rank = f"model.lora.rank={self.rank}"
+        if self.rank and initialize_from is None:
+            raise InputError(
+                f"{rank} with initialize_from=null: adapters of fresh weights, which keep their "
+                "random values, learn nothing useful. Set initialize_from to a weights folder or a "
+                "run folder, or model.lora.rank=0"
+            )
+        if self.rank and frozen:
+            raise InputError(
+                f"{rank} with training.frozen={','.join(frozen)}: all parameters but the adapters "
+                "keep their values anyway, leave training.frozen out and choose adapters by "
+                "model.lora.targets"
             )
 
 

@@ -241,8 +241,7 @@ class PretrainConfig(Settings):
                 f"model.block_gradient_scale={self.model.block_gradient_scale} with precision="
                 f"{self.precision}: only float16 needs it, set precision=fp16 or the scale to 1"
             )
-        if self.model.lora.rank:
-            self._check_lora()
+        self.model.lora.check_start(self.initialize_from, self.training.frozen)
         require_timeouts_in_order(self)
         self.optimizer.check_length(self.training.steps)
         if self.health.every and self.health.pairs is None and self.samples.pairs is None:
@@ -254,21 +253,6 @@ class PretrainConfig(Settings):
         self._check_layout()
         if self.linear_precision == "fp8":
             self._check_fp8()
-
-    def _check_lora(self) -> None:
-        rank = f"model.lora.rank={self.model.lora.rank}"
-        if self.initialize_from is None:
-            raise InputError(
-                f"{rank} with initialize_from=null: adapters of fresh weights, which keep their "
-                "random values, learn nothing useful. Set initialize_from to a weights folder or a "
-                "run folder, or model.lora.rank=0"
-            )
-        if self.training.frozen:
-            raise InputError(
-                f"{rank} with training.frozen={','.join(self.training.frozen)}: all parameters but "
-                "the adapters keep their values anyway, leave training.frozen out and choose "
-                "adapters by model.lora.targets"
-            )
 
     def _check_validation(self) -> None:
         validation, every = self.validation, self.checkpoint.every

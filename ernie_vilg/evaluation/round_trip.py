@@ -23,7 +23,8 @@ from ernie_vilg.generation.pipeline import ErnieVilg
 from ernie_vilg.generation.randomness import Occurrences, drawing_seed, item_of, uniforms
 from ernie_vilg.generation.sampling import Sampling
 from ernie_vilg.model.attention_mask import Direction
-from ernie_vilg.vocabulary import caption_ids, text_targets
+from ernie_vilg.model.loss import text_targets
+from ernie_vilg.vocabulary import caption_ids
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.generation.decode import StoppedError
-from ernie_vilg.model.loss import target_losses
-from ernie_vilg.vocabulary import text_targets
+from ernie_vilg.model.loss import target_losses, text_targets
 
 GROUPS = ("embedding", "early_blocks", "middle_blocks", "late_blocks", "head")
 """Parts of the model from input to output; the blocks are split into thirds."""

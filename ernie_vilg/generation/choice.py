@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ernie_vilg.model.attention_mask import Direction
-from ernie_vilg.vocabulary import text_targets
+from ernie_vilg.model.loss import text_targets
 
 if TYPE_CHECKING:
     from ernie_vilg.generation.pipeline import ErnieVilg, GeneratedImage

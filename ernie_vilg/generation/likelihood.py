@@ -23,8 +23,9 @@ from ernie_vilg.generation.decode import ShouldStop, StoppedError, never
 from ernie_vilg.generation.fixed_batches import batch_size, rows_of_batch
 from ernie_vilg.model.attention_mask import Direction
 from ernie_vilg.model.cross_entropy import vocab_cross_entropy
+from ernie_vilg.model.loss import text_targets
 from ernie_vilg.system.progress import progress
-from ernie_vilg.vocabulary import BEGIN_OF_TEXT_ID, text_targets
+from ernie_vilg.vocabulary import BEGIN_OF_TEXT_ID
 
 _WHAT = ("likelihood of pictures given texts", "likelihood of texts given pictures")
 

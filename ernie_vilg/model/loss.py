@@ -3,7 +3,7 @@
 Each term is the mean negative log-likelihood over its target tokens in the whole global batch. A
 micro-batch cannot know their number, so the batch brings it along. The loss therefore does not
 depend on the division of a step into micro-batches and ranks. Text targets are those of
-`vocabulary.text_targets`: a caption, or the answer to a question, never the question.
+`text_targets`: a caption, or the answer to a question, never the question.
 
 Held-out pairs do not fill their last micro-batch, so some of its rows stand for no pair. Their
 losses are summed in float64, each pair once under any layout; means are taken at the very end.
@@ -22,7 +22,7 @@ from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.model.cross_entropy import vocab_cross_entropy
 from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import ParallelLayers
-from ernie_vilg.vocabulary import text_targets
+from ernie_vilg.vocabulary import BEGIN_OF_TEXT_ID, PADDING_ID
 from ernie_vilg.vqgan.losses.pixel import reconstruction_loss
 from ernie_vilg.vqgan.pixels import from_bytes
 
@@ -77,6 +77,23 @@ class Losses:
         terms = [self.total, self.text_to_image, self.image_to_text, self.reconstruction]
         profiles = [self.by_image_row, self.by_text_position, self.text_position_share]
         return torch.cat([torch.stack(terms), *profiles]).detach()
+
+
+def text_targets(text: Tensor) -> Tensor:
+    """Return which slots are predicted: those of a caption, or those of the answer to a question.
+
+    An end of text is predicted, padding is not, and neither is a question with the begin of text
+    after it.
+
+    Args:
+        text: padded ids, int64 [..., text_length].
+
+    Returns:
+        bool [..., text_length].
+    """
+    is_begin = text == BEGIN_OF_TEXT_ID
+    begun = is_begin.cumsum(-1)
+    return (begun == begun[..., -1:]) & ~is_begin & (text != PADDING_ID)
 
 
 def target_losses(output: HeadOutput, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:

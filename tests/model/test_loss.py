@@ -8,7 +8,8 @@ import torch
 from ernie_vilg.config.model import ModelConfig, ObjectiveConfig
 from ernie_vilg.model.head import HeadOutput
 from ernie_vilg.model.layers import SINGLE_DEVICE
-from ernie_vilg.model.loss import Losses, Objective, num_losses, sample_losses
+from ernie_vilg.model.loss import Losses, Objective, num_losses, sample_losses, text_targets
+from ernie_vilg.vocabulary import BEGIN_OF_TEXT_ID, END_OF_TEXT_ID, PADDING_ID
 
 
 def tiny_model(*, image_grid_size: int, text_length: int) -> ModelConfig:
@@ -151,3 +152,16 @@ def test_a_question_gives_no_loss_and_no_gradient() -> None:
     sums = objective.sums(output, (text, codes, torch.tensor([1])))
     assert sums[-6:].tolist() == [0, 0, 0, 1, 1, 0]
     assert sums[-12:-6].sum().item() == pytest.approx((nats[0, 3, 7] + nats[0, 4, 3]).item())
+
+
+def test_targets_are_a_caption_or_the_answer_alone() -> None:
+    rows = [
+        ([7, 8, END_OF_TEXT_ID, PADDING_ID, PADDING_ID], [1, 1, 1, 0, 0]),
+        ([END_OF_TEXT_ID, PADDING_ID, PADDING_ID, PADDING_ID, PADDING_ID], [1, 0, 0, 0, 0]),
+        ([7, BEGIN_OF_TEXT_ID, 8, END_OF_TEXT_ID, PADDING_ID], [0, 0, 1, 1, 0]),
+        ([BEGIN_OF_TEXT_ID, 7, 8, 9, 10], [0, 1, 1, 1, 1]),
+    ]
+    text = [slots for slots, _ in rows]
+    expected = [targets for _, targets in rows]
+
+    assert text_targets(torch.tensor(text)).int().tolist() == expected

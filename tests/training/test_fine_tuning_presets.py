@@ -24,6 +24,7 @@ from ernie_vilg.evaluation.charts import read_metrics
 from ernie_vilg.forensics.explain_step import explain_step
 from ernie_vilg.forensics.past_batch import Moved
 from ernie_vilg.forensics.step_page import step_page
+from ernie_vilg.model.loss import text_targets
 from ernie_vilg.model.weights import read_weights
 from ernie_vilg.runs.run_folder import RunFolder
 from ernie_vilg.storage.files import committed_folder
@@ -230,7 +231,7 @@ def test_batches_of_questions_predict_answers_alone(made: Made) -> None:
         rest = [*answer, END_OF_TEXT_ID]
         assert slots[begin + 1 : begin + 1 + len(rest)] == rest
         num_targets += len(rest)
-    assert batch.num_text_targets == num_targets
+    assert text_targets(batch.text).sum() == num_targets
     questions = read_manifest(folder, "token").settings["num_questions"]
     assert questions == manifest.settings["num_captions"] == 2 * manifest.num_samples
 

@@ -26,9 +26,6 @@ from ernie_vilg.system.seeds import seed_named
 from ernie_vilg.vocabulary import (
     BEGIN_OF_TEXT_ID,
     END_OF_TEXT_ID,
-    PADDING_ID,
-    UNKNOWN_ID,
-    text_slots,
 )
 
 MOST_IDS_AT_ONCE = 1024
@@ -227,22 +224,6 @@ def check_answer(ids: np.ndarray, name: str) -> None:
             f"{name} has the text ids {ids.tolist()!s:.200} where a question, the id "
             f"{BEGIN_OF_TEXT_ID} and an answer are needed: encode the shards again",
         )
-
-
-def slots_of(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Do to many captions at once what `vocabulary.text_slots` does to one.
-
-    Args:
-        ids: first ids of each caption, as many as there are slots, integer [captions, slots].
-        counts: number of ids of each caption, which may be more, int64 [captions].
-    """
-    length = ids.shape[1]
-    slots = np.where(np.arange(length) < counts[:, None], ids, PADDING_ID)
-    has_end = np.flatnonzero((counts >= 0) & (counts < length))
-    slots[has_end, counts[has_end]] = END_OF_TEXT_ID
-    for caption in np.flatnonzero(counts > length).tolist():
-        slots[caption] = text_slots([*ids[caption].tolist(), UNKNOWN_ID], length)  # one id too many
-    return slots
 
 
 def _has_empty(is_end: np.ndarray, counts: np.ndarray) -> np.ndarray:

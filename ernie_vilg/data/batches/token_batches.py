@@ -22,7 +22,6 @@ from ernie_vilg.data.batches.captions import (
     caption_choice,
     check_answer,
     has_answer,
-    slots_of,
 )
 from ernie_vilg.data.batches.npy import npy_header, parse_npy
 from ernie_vilg.data.batches.pictures import EncodedPicture, fetch_picture
@@ -38,7 +37,6 @@ from ernie_vilg.vocabulary import (
     PADDING_ID,
     UNKNOWN_ID,
     text_slots,
-    text_targets,
 )
 
 _CODES = "codes.npy"
@@ -55,11 +53,6 @@ class Batch:
     """Image codes in raster order, int64 [batch, num_image_tokens]."""
     pixels: Tensor | None = None
     """The pictures, uint8 [batch, 3, height, width]; only where they were asked for."""
-
-    @property
-    def num_text_targets(self) -> int:
-        """Number of text slots to be predicted."""
-        return int(np.count_nonzero(text_targets(self.text.numpy())))
 
     def split(self, size: int, *, with_pixels: bool = True) -> list["Batch"]:
         """Cut into micro-batches of `size` pairs, as views; without pixels where they are unused.
@@ -302,7 +295,7 @@ class TokenRows:
             is_usual[several] &= counts[several] <= all_ids.shape[1]
             chosen = self._choose(all_ids[several], counts[several], numbers[several])
             ids[several], counts[several], is_sound[several] = chosen
-        self._text[rows] = slots_of(ids, counts)
+        self._text[rows] = _slots(ids, counts)
         failed = {}
         for place in np.flatnonzero(~is_usual | ~is_sound).tolist():
             row = int(numbers[place])
@@ -371,6 +364,22 @@ class TokenRows:
     def _are_legal(self, ids: np.ndarray) -> np.ndarray:
         is_special = (ids < NUM_SPECIAL_IDS) & (ids != UNKNOWN_ID)
         return ~(is_special | (ids >= self._model.text_vocab_size))
+
+
+def _slots(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Do to many captions at once what `vocabulary.text_slots` does to one.
+
+    Args:
+        ids: first ids of each caption, as many as there are slots, integer [captions, slots].
+        counts: number of ids of each caption, which may be more, int64 [captions].
+    """
+    length = ids.shape[1]
+    slots = np.where(np.arange(length) < counts[:, None], ids, PADDING_ID)
+    has_end = np.flatnonzero((counts >= 0) & (counts < length))
+    slots[has_end, counts[has_end]] = END_OF_TEXT_ID
+    for caption in np.flatnonzero(counts > length).tolist():
+        slots[caption] = text_slots([*ids[caption].tolist(), UNKNOWN_ID], length)  # one id too many
+    return slots
 
 
 def _load_array(opened: OpenShard, name: str, index: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from ernie_vilg.data.batches.token_batches import Batch
 from ernie_vilg.model.initialization import original_name, split_dimension
-from ernie_vilg.model.loss import Objective, Targets, num_losses, num_sums
+from ernie_vilg.model.loss import Objective, Targets, num_losses, num_sums, text_targets
 from ernie_vilg.parallel.engine.gradient_sums import attach_gradient_sums
 from ernie_vilg.parallel.engine.library_patches import (
     leave_collectives_to_gloo,
@@ -282,7 +282,7 @@ class Engine(ABC):
 
     def _mean_text_targets(self, batches: Sequence[Batch]) -> Tensor:
         """Return the mean number of text targets per micro-batch of the step, float32 [1]."""
-        count = torch.tensor([float(sum(batch.num_text_targets for batch in batches))])
+        count = torch.tensor([sum(text_targets(batch.text).sum().float() for batch in batches)])
         dist.all_reduce(count, group=self.groups.data_group)
         return count / (self.groups.data_size * self.num_micro_batches)
 

@@ -76,7 +76,6 @@ def test_a_batch_holds_what_the_shard_holds(tmp_path: Path) -> None:
         assert batch.codes.tolist() == [[number] * 4]
         assert batch.text.tolist() == [[number + 4, END_OF_TEXT_ID, PADDING_ID]]
         assert batch.codes.dtype == batch.text.dtype == torch.int64
-        assert batch.num_text_targets == 2
 
 
 @pytest.mark.parametrize(
