@@ -101,13 +101,12 @@ class CaptionChoice:
     """Most captions of a picture, by data set."""
     has_questions: tuple[bool, ...]
     """Whether texts may be a question and its answer, by data set."""
+    is_read_whole: tuple[bool, ...]
+    """Whether all ids of a sample are needed, not just those of the first slots, by data set: of
+    several captions, or with questions."""
     max_ids: int
     """Most ids of all captions of a picture that are decoded together with other samples; 0 where
     every picture has one caption, and no question."""
-
-    def is_read_whole(self, data_set: int) -> bool:
-        """Return whether all ids of a sample are needed, and not just those of the first slots."""
-        return self.max_captions[data_set] > 1 or self.has_questions[data_set]
 
     def choose(
         self, ids: np.ndarray, counts: np.ndarray, positions: np.ndarray, *, num_ids: int
@@ -173,15 +172,19 @@ def caption_choice(manifests: Sequence[Manifest], seed: int) -> CaptionChoice:
     """Return the choice among the captions of some data sets."""
     max_captions = tuple(max_captions_of(manifest) for manifest in manifests)
     has_questions = tuple(bool(manifest.settings.get(NUM_QUESTIONS, 0)) for manifest in manifests)
+    is_read_whole = tuple(
+        count > 1 or asks for count, asks in zip(max_captions, has_questions, strict=True)
+    )
     max_ids = [
         manifest.settings.get(MAX_TEXT_IDS, MOST_IDS_AT_ONCE)
-        for manifest, count, asks in zip(manifests, max_captions, has_questions, strict=True)
-        if count > 1 or asks
+        for manifest, is_whole in zip(manifests, is_read_whole, strict=True)
+        if is_whole
     ]
     return CaptionChoice(
         seed=seed,
         max_captions=max_captions,
         has_questions=has_questions,
+        is_read_whole=is_read_whole,
         max_ids=min(max(max_ids, default=0), MOST_IDS_AT_ONCE),
     )
 

@@ -182,7 +182,7 @@ class TokenRows:
         text_sizes, text_records = opened.index.sizes[_TEXT], opened.index.records[_TEXT]
         codes_width, text_width = self._codes_bytes.shape[1], self._text_bytes.shape[1]
         text_bytes = text_width
-        if self._captions.is_read_whole(data_set):
+        if self._captions.is_read_whole[data_set]:
             self._max_captions[rows] = self._captions.max_captions[data_set]
             self._has_questions[rows] = self._captions.has_questions[data_set]
         else:
