@@ -12,7 +12,6 @@ The folder of an evaluation holds:
 """
 
 import logging
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,6 +42,7 @@ from ernie_vilg.shapes.scores import (
 )
 from ernie_vilg.storage.files import write_bytes, write_json
 from ernie_vilg.storage.jsonl import line_of
+from ernie_vilg.text_tokenizer.sentence_piece import in_nfkc
 from ernie_vilg.vqgan.losses.pixel import psnr_of_pictures
 
 EVALUATION_FILE = "evaluation.json"
@@ -204,14 +204,6 @@ def _told(skipped: list[Rejection]) -> str:
         f"unusable pairs skipped: {len(skipped)} ({reasons}), the first is {first.place}: "
         f"{first.reason} {first.detail}"
     )
-
-
-def in_nfkc(caption: str) -> str:
-    """Return a caption in the form that SentencePiece keeps, which folds full-width letters.
-
-    Without it no model could write a caption of full-width letters exactly.
-    """
-    return " ".join(unicodedata.normalize("NFKC", caption).split())
 
 
 def evaluate(

@@ -64,7 +64,15 @@ class SentencePieceModel:
 
     def comparable(self, text: str) -> str:
         """Return a text in NFKC and with single spaces."""
-        return " ".join(unicodedata.normalize("NFKC", text).split())
+        return in_nfkc(text)
+
+
+def in_nfkc(text: str) -> str:
+    """Return a text in the form that SentencePiece keeps, which folds full-width letters.
+
+    Without it no model could write a caption of full-width letters exactly.
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def restore_full_width(text: str) -> str:
