@@ -17,7 +17,14 @@ from ernie_vilg.text_tokenizer import (
     write_text_tokenizer,
 )
 from ernie_vilg.text_tokenizer.word_piece import word_piece_model
-from ernie_vilg.vocabulary import UNKNOWN_ID, caption_ids, num_whole_ids, text_slots
+from ernie_vilg.vocabulary import (
+    BEGIN_OF_TEXT_ID,
+    QUESTION_END,
+    UNKNOWN_ID,
+    caption_ids,
+    num_whole_ids,
+    text_slots,
+)
 
 PIECES = (
     *"红绿色的圆，。（“—_,.!?:()-$%'一",
@@ -127,9 +134,19 @@ def test_bytes_that_are_no_text_decode_to_the_replacement_character() -> None:
 def test_special_ids_decode_to_nothing_and_others_are_refused() -> None:
     tokenizer = made()
 
-    assert tokenizer.decode([2, UNKNOWN_ID, *tokenizer.encode("红"), 3, 0]) == "红"
+    assert tokenizer.decode([0, UNKNOWN_ID, *tokenizer.encode("红"), 3, 0]) == "红"
     with pytest.raises(InputError, match="this text tokenizer has ids from 0 to"):
         tokenizer.decode([tokenizer.vocab_size])
+
+
+def test_a_question_and_its_answer_come_back() -> None:
+    tokenizer = made()
+    question, answer = "红色", "圆"
+
+    ids = tokenizer.encode(f"{question}{QUESTION_END}{answer}")
+
+    assert ids == [*tokenizer.encode(question), BEGIN_OF_TEXT_ID, *tokenizer.encode(answer)]
+    assert tokenizer.decode(ids) == f"{question}{QUESTION_END}{answer}"
 
 
 def test_a_cut_caption_ends_at_a_whole_character() -> None:
