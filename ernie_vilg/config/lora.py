@@ -3,11 +3,10 @@
 Source: LoRA (arXiv:2106.09685).
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
+from ernie_vilg.config.name_patterns import check_matches, matches
 from ernie_vilg.config.schema import NaturalInt, PositiveFloat, Settings
 from ernie_vilg.errors import InputError
 
@@ -21,7 +20,6 @@ LINEAR_LAYERS = (
 
 _ALPHA = 16.0
 _TARGETS = ("*.attention.*", "*.feed_forward.*")
-_NUM_NEAR = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +55,7 @@ class LoraConfig(Settings, section="model.lora"):
         Args:
             layer: name such as "3.attention.output"; block 1 is the first.
         """
-        return self.rank > 0 and any(fnmatchcase(layer, each) for each in self.targets)
+        return self.rank > 0 and matches(layer, self.targets)
 
     def layers(self, num_layers: int) -> list[str]:
         """Return the names of the linear layers that have an adapter, of so many blocks."""
@@ -79,13 +77,7 @@ class LoraConfig(Settings, section="model.lora"):
             )
         known = _linear_layers(num_layers)
         for pattern in self.targets:
-            if not any(fnmatchcase(name, pattern) for name in known):
-                near = difflib.get_close_matches(pattern.strip("*."), known, _NUM_NEAR, cutoff=0.0)
-                raise InputError(
-                    f"model.lora.targets={pattern} matches no linear layer of a block: name some "
-                    f"of the {len(known)} of this model, such as {', '.join(near)}; * is any text. "
-                    "Embeddings, norms, biases and the head have no adapters"
-                )
+            check_matches("model.lora.targets", pattern, known, what="linear layer of a block")
         if not self.targets:
             raise InputError(
                 f"model.lora.targets is empty with model.lora.rank={self.rank}, so nothing would "

@@ -7,9 +7,9 @@ parameter depends on its stored name only, so it is the same under every layout.
 """
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.config.name_patterns import check_matches, matches
 from ernie_vilg.config.optimizer import OptimizerConfig, ParameterGroupConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import takes_weight_decay
@@ -18,7 +18,6 @@ from ernie_vilg.model.transformer import parameter_sizes
 
 UNDECAYED = 1
 """Index, in `parameter_groups`, of the group without weight decay that no pattern makes."""
-_MAX_EXAMPLES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,12 @@ def group_sizes(model: ModelConfig, config: OptimizerConfig) -> list[tuple[Param
     owners = {_owner(name, config) for name in sizes}
     for index, group in enumerate(config.groups):
         if index not in owners:
-            raise InputError(_no_match(index, group.pattern, list(sizes)))
+            key = f"optimizer.groups[{index}].pattern"
+            check_matches(key, group.pattern, sizes, what="parameter")
+            raise InputError(
+                f"{key}={group.pattern} matches only parameters that an earlier pattern has taken: "
+                "place it before that one, or leave it out"
+            )
     groups = parameter_groups(config)
     counts = [0] * len(groups)
     for name, size in sizes.items():
@@ -119,19 +123,5 @@ def _sizes(model: ModelConfig) -> dict[str, int]:
 
 def _owner(name: str, config: OptimizerConfig) -> int | None:
     """Return the index of the first pattern that matches a name; None if none does."""
-    matches = (fnmatchcase(name, group.pattern) for group in config.groups)
-    return next((index for index, is_match in enumerate(matches) if is_match), None)
-
-
-def _no_match(index: int, pattern: str, names: list[str]) -> str:
-    key = f"optimizer.groups[{index}].pattern={pattern}"
-    if any(fnmatchcase(name, pattern) for name in names):
-        return (
-            f"{key} matches only parameters that an earlier pattern has taken: place it before "
-            "that one, or leave it out"
-        )
-    examples = ", ".join(names[:: max(1, len(names) // _MAX_EXAMPLES)])
-    return (
-        f"{key} matches no parameter: a pattern is compared with the whole name, * stands for any "
-        f"characters, and names are {examples} and so on; correct it or leave it out"
-    )
+    owners = (index for index, group in enumerate(config.groups) if matches(name, [group.pattern]))
+    return next(owners, None)

@@ -25,9 +25,7 @@ from tests.parallel.parity import MODEL, Row, config_of
             r"targets=\*\.atention\.output matches no linear layer .* such as 2\.attention\.output",
             id="nothing",
         ),
-        pytest.param(
-            {"rank": 2, "targets": ("*.norm",)}, r"norms, biases and the head", id="a norm"
-        ),
+        pytest.param({"rank": 2, "targets": ("*.norm",)}, r"matches no linear", id="a norm"),
         pytest.param({"rank": 2, "targets": ("0.*",)}, r"matches no linear", id="the embedding"),
         pytest.param({"rank": 2, "targets": ("*.weight",)}, r"matches no linear", id="parameters"),
     ],

@@ -16,9 +16,7 @@ Source: AdamW, Loshchilov and Hutter 2019 (arXiv:1711.05101); averaging, Polyak 
 the growing decay is that of TensorFlow's ExponentialMovingAverage with num_updates.
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from ernie_vilg.config.model import ModelConfig
+from ernie_vilg.config.name_patterns import check_matches, matches
 from ernie_vilg.config.optimizer import OptimizerConfig
 from ernie_vilg.errors import InputError
 from ernie_vilg.model.initialization import original_name
@@ -38,8 +37,6 @@ LEARNING_RATE_FACTOR = "learning_rate_factor"
 """Key, in a group of parameters, of the factor of the learning rate."""
 IS_FROZEN = "is_frozen"
 """Name of a parameter's attribute that is true if it keeps its value."""
-
-_NUM_NEAR = 3
 
 
 class AveragingAdamW(AdamW):
@@ -182,12 +179,11 @@ def is_frozen(name: str, config: ModelConfig, patterns: Iterable[str]) -> bool:
     Args:
         name: name such as "3.attention.output.weight"; tied weights count under the table's.
         config: the model's shape; with adapters, only they train.
-        patterns: patterns of whole names, as in `fnmatch`.
+        patterns: patterns of names, as in `config.name_patterns`.
     """
     if not has_optimizer_state(name, config):
         return True
-    original = original_name(name, config)
-    return any(fnmatchcase(original, pattern) for pattern in patterns)
+    return matches(original_name(name, config), patterns)
 
 
 def freeze(
@@ -217,12 +213,7 @@ def num_trained(sizes: Mapping[str, int], config: ModelConfig, patterns: Sequenc
         InputError: a pattern matches no parameter, or nothing is left to train.
     """
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in sizes):
-            near = difflib.get_close_matches(pattern.strip("*."), sizes, n=_NUM_NEAR, cutoff=0.0)
-            raise InputError(
-                f"training.frozen={pattern} matches no parameter: name some of the {len(sizes)} "
-                f"of this model, such as {', '.join(near)}; * is any text"
-            )
+        check_matches("training.frozen", pattern, sizes, what="parameter")
     trained = sum(size for name, size in sizes.items() if not is_frozen(name, config, patterns))
     if not trained:
         raise InputError(
