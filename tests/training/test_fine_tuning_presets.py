@@ -102,7 +102,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         further = [] if name == "coco_cn" else made.sets[name].held_out
         build(made.images(name), [*made.sets[name].settings, *further])
         images = made.images(name)
-        texts += read_captions(images, read_manifest(images, "image"), max_captions=None)
+        texts += read_captions(images, read_manifest(images, "image"))
     build(folder / "validation_images", list(made.sets["coco_cn"].held_out))
     save_image_tokenizer(untrained_vqgan(0), made.tokenizers.image_tokenizer)
     options = ["shards=unused", "output_dir=unused", "vocab_size=340", "model_type=bpe"]

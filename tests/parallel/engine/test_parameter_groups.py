@@ -131,7 +131,7 @@ def test_a_group_with_one_of_two_kinds_is_one_group_and_says_its_size() -> None:
     [
         pytest.param(
             ["*.bias", "*.biases"],
-            r"optimizer\.groups\[1\]\.pattern=\*\.biases matches no parameter: .* such as 5\.norm\.bias",
+            r"optimizer\.groups\[1\]\.pattern=\*\.biases matches no .* such as 5\.norm\.bias",
             id="no such name",
         ),
         pytest.param(["bias"], "matches no parameter", id="part of a name"),
