@@ -91,9 +91,9 @@ def text_targets(text: Tensor) -> Tensor:
     Returns:
         bool [..., text_length].
     """
-    is_begin = text == BEGIN_OF_TEXT_ID
-    begun = is_begin.cumsum(-1)
-    return (begun == begun[..., -1:]) & ~is_begin & (text != PADDING_ID)
+    places = torch.arange(1, text.shape[-1] + 1, device=text.device)
+    begin = torch.where(text == BEGIN_OF_TEXT_ID, places, 0).amax(-1, keepdim=True)
+    return (places > begin) & (text != PADDING_ID)
 
 
 def target_losses(output: HeadOutput, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,6 +85,8 @@ def logged_ratios(launch: Launch, slow_rank: int, log: Path) -> list[dict[str, f
             OPTIMIZER, lambda: time.sleep(0.25 if launch.rank == slow_rank else 0.05)
         )
         for number in range(1, 9):
+            with step_times.reading():
+                pass
             step()
             dist.all_reduce(torch.ones(1))
             if number % 2 == 0:

@@ -53,15 +53,16 @@ def _folders_of(place: str) -> list[Path]:
 
 def _checked(folder: Path) -> Path:
     """Return a run folder; refuse another one, with a hint where its subfolders are runs."""
-    if RunFolder(folder).settings.is_file():
+    settings = RunFolder(folder).settings
+    if settings.is_file():
         return folder
-    if any(folder.glob("*/run.json")):
+    if any(RunFolder(each).settings.is_file() for each in folder.iterdir()):
         raise InputError(
             f"runs: {folder} is no run folder, but has run folders in it: name them, as in "
             f"'runs=[{folder}/*]' with the quotation marks"
         )
     raise InputError(
-        f"runs: {folder} has no run.json: name the run_dir of launch/pretrain.py or "
+        f"runs: {folder} has no {settings.name}: name the run_dir of launch/pretrain.py or "
         "launch/train_image_tokenizer.py"
     )
 

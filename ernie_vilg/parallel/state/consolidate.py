@@ -119,6 +119,12 @@ def write_tensor(file: Path, value: Tensor) -> None:
     torch.save({"param": value}, file)
 
 
+def read_model_file(file: Path) -> dict[str, Any]:
+    """Map one of DeepSpeed's files of the model, whose hash the caller must have checked."""
+    content: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+    return content
+
+
 def read_optimizer_file(folder: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     """Read the optimizer file of one rank.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from ernie_vilg.config.model import ModelConfig
 from ernie_vilg.model.initialization import split_dimension
 from ernie_vilg.model.lora.names import has_optimizer_state
+from ernie_vilg.parallel.state.consolidate import read_model_file
 
 _OF_ZERO_3 = re.compile(r".*zero_pp_rank_(\d+)_mp_rank_(\d+)_model_states\.pt")
 _OF_LAYER = re.compile(r"layer_(\d+)-.*model_(\d+)-model_states\.pt")
@@ -61,7 +62,7 @@ def _parts_by_name(folder: Path) -> _Parts:
             key, prefix = (int(found[1]), 0), ""
         else:
             continue
-        content = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+        content = read_model_file(file)
         if _OF_ZERO_3.fullmatch(file.name):
             content = content["frozen_param_fragments"]
         elif not prefix:

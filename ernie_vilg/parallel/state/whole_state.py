@@ -27,6 +27,7 @@ from ernie_vilg.parallel.state.consolidate import (
     WEIGHTS,
     convert,
     convert_average,
+    read_model_file,
     read_optimizer_file,
     read_tensor,
     write_tensor,
@@ -118,9 +119,7 @@ def read_counters(folder: Path) -> Counters:
     content, states = read_optimizer_file(folder)
     steps = {float(state["step"]) for state in states.values()}
     assert len(steps) == 1, f"AdamW's shards count different numbers of updates: {sorted(steps)}"
-    model = torch.load(
-        min(folder.glob(_MODEL_FILES)), map_location="cpu", mmap=True, weights_only=False
-    )
+    model = read_model_file(min(folder.glob(_MODEL_FILES)))
     return Counters(
         optimizer_steps=steps.pop(),
         global_steps=model["global_steps"],

@@ -54,10 +54,14 @@ def test_the_peak_stays_when_memory_is_freed_and_costs_nothing_then(
         return readings[-1]
 
     monkeypatch.setattr(stage_process, "memory_of_descendants", counted)
-    memory = PeakMemory(os.getpid())
+    # Of a shell's child, because this process may have others, of earlier tests.
     with subprocess.Popen(
-        [sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ["sh", "-c", '"$0" -c "$1"; true', sys.executable, child],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
+        memory = PeakMemory(process.pid)
         assert process.stdin is not None
         assert process.stdout is not None
         peaks = []
