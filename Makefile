@@ -69,7 +69,7 @@ fuzz: $(CHECKS_ENVIRONMENT)  ## damage every kind of input file for 10 minutes: 
 
 # An empty PYTHONDONTWRITEBYTECODE: hundreds of programs that tests start compile our modules once.
 test: checks  ## run the checks and the CPU suite
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 checks: $(CHECKS_ENVIRONMENT)  ## run linters, formatter, types and import contracts
 	$(BIN)/ruff check
