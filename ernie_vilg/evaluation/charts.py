@@ -108,6 +108,16 @@ def curves(entries: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> l
     return found
 
 
+def ascii_text(text: str) -> str:
+    """Return a text for a chart, whose font has no Chinese."""
+    return text.encode("ascii", "replace").decode()
+
+
+def ascii_label(line: Curve) -> Curve:
+    """Return a curve with a name that a chart can show."""
+    return replace(line, label=ascii_text(line.label))
+
+
 def is_number(value: Any) -> bool:
     """Return whether a value of a log line is a finite number."""
     is_plain = isinstance(value, int | float) and not isinstance(value, bool)

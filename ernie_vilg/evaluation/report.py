@@ -18,12 +18,10 @@ from ernie_vilg.evaluation.retrieval import SHOWN
 from ernie_vilg.evaluation.run_report.filmstrip import Strip, filmstrip
 from ernie_vilg.evaluation.run_report.run_charts import (
     LOSSES,
-    PROGRESS,
     TOKENIZER_LOSSES,
-    Chart,
-    held_out_charts,
+    Section,
     log_charts,
-    place_charts,
+    run_charts,
 )
 from ernie_vilg.evaluation.run_report.runs import LoggedRun, read_log
 from ernie_vilg.evaluation.validation_charts import gaps
@@ -163,12 +161,7 @@ def _figures(content: ReportContent) -> list[tuple[str, str, str]]:
         share = written["exact_matches"]
         what = f"of {pairs} captions equal the data set's, letter by letter"
     figures.append(("Image to text", _percent(share), what))
-    for gap in gaps(content.pretrain.entries):
-        what = (
-            f"nats per token that held-out pairs ({gap.name}) cost more than training pairs, "
-            f"{gap.direction}: {gap.held_out:.3f} and {gap.training:.3f}"
-        )
-        figures.append(("Generalisation gap", f"{gap.nats:.3f}", what))
+    figures += [gap.card() for gap in gaps(content.pretrain.entries)]
     if retrieval := content.scores.get("retrieval"):
         figures += _retrieval_figures(retrieval)
     usage = f"with {_percent(tokenizer['codebook_usage'])} of the codebook in use"
@@ -181,17 +174,11 @@ def _figures(content: ReportContent) -> list[tuple[str, str, str]]:
     return figures
 
 
-def _charts(content: ReportContent) -> list[tuple[str, list[Chart]]]:
+def _charts(content: ReportContent) -> list[Section]:
     """Return the charts that have a curve, by the heading they stand under."""
-    runs = [content.pretrain]
-    sections = [
-        ("Losses", log_charts(runs, LOSSES)),
-        ("Held-out pairs", held_out_charts(runs)),
-        ("Losses by place", place_charts(runs)),
-        ("Progress", log_charts(runs, PROGRESS)),
-        ("Image tokenizer's training", log_charts([content.image_tokenizer], TOKENIZER_LOSSES)),
-    ]
-    return [(heading, charts) for heading, charts in sections if charts]
+    of_tokenizer = log_charts([content.image_tokenizer], TOKENIZER_LOSSES)
+    sections = run_charts([content.pretrain], LOSSES)
+    return sections + ([("Image tokenizer's training", of_tokenizer)] if of_tokenizer else [])
 
 
 def _drawn(content: ReportContent) -> dict[str, Any]:

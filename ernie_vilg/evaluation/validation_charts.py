@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from ernie_vilg.evaluation.charts import COLOURS, Curve, curves, line_chart
+from ernie_vilg.evaluation.charts import COLOURS, ascii_label, curves, line_chart
 
 DIRECTIONS = {"loss_text_to_image": "text to image", "loss_image_to_text": "image to text"}
 """Words of the losses by their names in the metrics."""
@@ -29,6 +29,14 @@ class Gap:
     def nats(self) -> float:
         """Generalisation gap: how much worse the held-out pairs are, nats per token."""
         return self.held_out - self.training
+
+    def card(self) -> tuple[str, str, str]:
+        """Return name, figure and meaning, for the cards at the top of a page."""
+        meaning = (
+            f"nats per token that held-out pairs ({self.name}) cost more than training pairs, "
+            f"{self.direction}: {self.held_out:.3f} and {self.training:.3f}"
+        )
+        return "Generalisation gap", f"{self.nats:.3f}", meaning
 
 
 def held_out_names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -83,8 +91,3 @@ def gaps(entries: Sequence[Mapping[str, Any]]) -> list[Gap]:
                         )
                     )
     return found
-
-
-def ascii_label(line: Curve) -> Curve:
-    """Return a curve whose name a chart can show; its font has no Chinese."""
-    return replace(line, label=line.label.encode("ascii", "replace").decode())

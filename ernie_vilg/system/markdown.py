@@ -1,7 +1,26 @@
-"""Tables of Markdown, for the cards of tokenizers."""
+"""Cards of tokenizers in Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ernie_vilg import __version__
+
+
+def card_in_markdown(
+    title: str, introduction: str, code: str, sections: Mapping[str, Sequence[str]]
+) -> str:
+    """Return a card for people: what it is, how it is used, its sections, and our version.
+
+    Args:
+        title: heading of the page.
+        introduction: paragraph below it.
+        code: example of its use, fenced.
+        sections: lines of each section by its heading.
+    """
+    lines = [f"# {title}", "", introduction, "", code, ""]
+    for heading, content in sections.items():
+        lines += [f"## {heading}", "", *content, ""]
+    return "\n".join([*lines, f"Written by ernie_vilg {__version__}."]) + "\n"
 
 
 def markdown_table(values: Mapping[str, Any], *, otherwise: str) -> list[str]:

@@ -8,8 +8,7 @@ Source: model cards (Mitchell et al. 2018, arXiv:1810.03993).
 from collections.abc import Mapping
 from typing import Any
 
-from ernie_vilg import __version__
-from ernie_vilg.system.markdown import markdown_table
+from ernie_vilg.system.markdown import card_in_markdown, markdown_table
 
 _KINDS = {"sentencepiece": "SentencePiece model", "wordpiece": "WordPiece vocabulary"}
 _COUNTS = {"captions": "captions", "characters": "characters, without spaces"}
@@ -47,33 +46,23 @@ def card_text(description: Mapping[str, Any]) -> str:
     """
     origin = dict(description["made_from"])
     settings = origin.pop("settings", {})
-    lines = [
-        "# A text tokenizer",
-        "",
+    introduction = (
         f"A {_KINDS[description['kind']]} with {description['vocab_size']:,} ids: 0 to 3 are "
         "special (padding, unknown, begin and end of text), 4 to 259 are the bytes of characters "
         "without a piece, the others are pieces. Token shards name it by the SHA-256 "
-        f"`{description['sha256']}`.",
-        "",
+        f"`{description['sha256']}`."
+    )
+    figures = markdown_table(_named(description["figures"]), otherwise="not measured")
+    return card_in_markdown(
+        "A text tokenizer",
+        introduction,
         _CODE,
-        "",
-        "## Origin",
-        "",
-        *markdown_table(_flat(origin), otherwise="not recorded"),
-        "",
-        "## Figures",
-        "",
-        "Measured on captions that it was not trained on.",
-        "",
-        *markdown_table(_named(description["figures"]), otherwise="not measured"),
-        "",
-        "## Settings",
-        "",
-        *markdown_table(settings, otherwise="not recorded"),
-        "",
-        f"Written by ernie_vilg {__version__}.",
-    ]
-    return "\n".join(lines) + "\n"
+        {
+            "Origin": markdown_table(_flat(origin), otherwise="not recorded"),
+            "Figures": ["Measured on captions that it was not trained on.", "", *figures],
+            "Settings": markdown_table(settings, otherwise="not recorded"),
+        },
+    )
 
 
 def figure_lines(figures: Mapping[str, Any]) -> list[str]:

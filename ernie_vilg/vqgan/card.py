@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ernie_vilg import __version__
 from ernie_vilg.config.image_tokenizer import ImageTokenizerConfig
 from ernie_vilg.errors import InputError
-from ernie_vilg.system.markdown import markdown_table
+from ernie_vilg.system.markdown import card_in_markdown, markdown_table
 
 FIGURES = {
     "psnr": ("PSNR", "dB"),
@@ -93,30 +92,21 @@ def card_text(card: Card, config: ImageTokenizerConfig, sha256: str) -> str:
         sha256: hash that identifies the tokenizer.
     """
     factor, size, grid = config.downsampling_factor, config.image_size, config.grid_size
-    lines = [
-        "# An image tokenizer",
-        "",
+    introduction = (
         f"A VQGAN that turns pictures of {size}x{size} pixels into {grid}x{grid} codes "
         f"(f = {factor}) out of {config.codebook_size:,}, and back. Token shards name it by the "
-        f"SHA-256 `{sha256}`.",
-        "",
+        f"SHA-256 `{sha256}`."
+    )
+    return card_in_markdown(
+        "An image tokenizer",
+        introduction,
         _CODE.format(size=size, grid=grid),
-        "",
-        "## Origin",
-        "",
-        *markdown_table(card.lineage, otherwise="not recorded"),
-        "",
-        "## Figures",
-        "",
-        *markdown_table(_named_figures(card), otherwise="not measured"),
-        "",
-        "## Settings",
-        "",
-        *markdown_table(vars(config), otherwise="none"),
-        "",
-        f"Written by ernie_vilg {__version__}.",
-    ]
-    return "\n".join(lines) + "\n"
+        {
+            "Origin": markdown_table(card.lineage, otherwise="not recorded"),
+            "Figures": markdown_table(_named_figures(card), otherwise="not measured"),
+            "Settings": markdown_table(vars(config), otherwise="none"),
+        },
+    )
 
 
 def _named_figures(card: Card) -> dict[str, Any]:

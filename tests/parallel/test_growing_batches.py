@@ -1,7 +1,5 @@
 """Steps with different numbers of micro-batches equal whole batches in plain torch."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -95,17 +93,6 @@ def reference(config: PretrainConfig) -> History:
     return history
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute like a rank of a test."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     "layouts",
@@ -119,8 +106,7 @@ def one_thread() -> Iterator[None]:
     ],
 )
 def test_a_growing_batch_equals_whole_batches(layouts: list[dict[str, Any]]) -> None:
-    with one_thread():
-        expected = reference(growing())
+    expected = reference(growing())
 
     ranks = run_distributed(histories_of, 2, [growing(**layout) for layout in layouts])
 

@@ -11,15 +11,7 @@ from ernie_vilg.evaluation.run_report.facts import (
     loss_rows,
 )
 from ernie_vilg.evaluation.run_report.filmstrip import Strip, filmstrip
-from ernie_vilg.evaluation.run_report.run_charts import (
-    LOSSES,
-    PROGRESS,
-    TOKENIZER_LOSSES,
-    Chart,
-    held_out_charts,
-    log_charts,
-    place_charts,
-)
+from ernie_vilg.evaluation.run_report.run_charts import LOSSES, TOKENIZER_LOSSES, run_charts
 from ernie_vilg.evaluation.run_report.run_folders import run_folders
 from ernie_vilg.evaluation.run_report.runs import ReportedRun, read_runs
 from ernie_vilg.evaluation.validation_charts import gaps
@@ -48,6 +40,7 @@ def runs_html(places: Sequence[str], *, title: str | None, sample_steps: int) ->
     runs = read_runs(run_folders(places))
     names = [run.log.label for run in runs]
     heading = title or (names[0] if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}")
+    is_transformer = isinstance(runs[0].config, PretrainConfig)
     strips = [(run.log.label, _strip(run, sample_steps)) for run in runs]
     return render(
         "ernie_vilg.evaluation.run_report",
@@ -59,22 +52,11 @@ def runs_html(places: Sequence[str], *, title: str | None, sample_steps: int) ->
         facts=fact_rows(runs),
         settings=differing_settings(runs) if len(runs) > 1 else None,
         losses=loss_rows(runs),
-        charts=run_charts(runs),
+        charts=run_charts(
+            [run.log for run in runs], LOSSES if is_transformer else TOKENIZER_LOSSES
+        ),
         strips=[(name, strip) for name, strip in strips if strip is not None],
     )
-
-
-def run_charts(runs: Sequence[ReportedRun]) -> list[tuple[str, list[Chart]]]:
-    """Return the charts of runs by the heading they stand under."""
-    logs = [run.log for run in runs]
-    is_transformer = isinstance(runs[0].config, PretrainConfig)
-    sections = [
-        ("Losses", log_charts(logs, LOSSES if is_transformer else TOKENIZER_LOSSES)),
-        ("Held-out pairs", held_out_charts(logs)),
-        ("Losses by place", place_charts(logs)),
-        ("Progress", log_charts(logs, PROGRESS)),
-    ]
-    return [(heading, charts) for heading, charts in sections if charts]
 
 
 def legend(names: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -96,12 +78,7 @@ def _cards(run: ReportedRun) -> list[tuple[str, str, str]]:
         for key, (name, what) in _CARDS.items()
         for curve in curves(entries, {key: name})
     ]
-    for gap in gaps(entries):
-        what = (
-            f"nats per token that held-out pairs ({gap.name}) cost more than training pairs, "
-            f"{gap.direction}: {gap.held_out:.3f} and {gap.training:.3f}"
-        )
-        cards.append(("Generalisation gap", f"{gap.nats:.3f}", what))
+    cards += [gap.card() for gap in gaps(entries)]
     step, steps = entries[-1]["step"], run.config.training.steps
     seconds = sum(entry.get("line_seconds") or 0.0 for entry in run.log.lines())
     cards.append(("Steps", f"{step:,}", f"of {steps:,}, in {duration(seconds)}"))

@@ -8,17 +8,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ernie_vilg.evaluation.charts import Curve, Marks, curves, is_number, line_chart, smoothed
+from ernie_vilg.evaluation.charts import (
+    Curve,
+    Marks,
+    ascii_label,
+    ascii_text,
+    curves,
+    is_number,
+    line_chart,
+    smoothed,
+)
 from ernie_vilg.evaluation.run_report.runs import LoggedRun
 from ernie_vilg.evaluation.validation_charts import (
     DIRECTIONS,
-    ascii_label,
     held_out_names,
     validation_charts,
 )
 
 Chart = tuple[str, str]
 """An SVG document and its description."""
+Section = tuple[str, list[Chart]]
+"""A heading, and the charts under it."""
 _LOSS_UNIT = "nats per token"
 _SKIPPED, _ROLLED_BACK = 2, 4  # indices of colours
 
@@ -81,6 +91,22 @@ _BY_PLACE = {
     "loss_by_image_row": ("Loss by row of the picture, text to image", "row, from the top"),
     "loss_by_text_position": ("Loss by position of the text, image to text", "text position"),
 }
+
+
+def run_charts(runs: Sequence[LoggedRun], losses: Sequence[Figure]) -> list[Section]:
+    """Return the charts of runs by the heading they stand under.
+
+    Args:
+        runs: logs of one program's runs.
+        losses: the losses of its log lines.
+    """
+    sections = [
+        ("Losses", log_charts(runs, losses)),
+        ("Held-out pairs", held_out_charts(runs)),
+        ("Losses by place", place_charts(runs)),
+        ("Progress", log_charts(runs, PROGRESS)),
+    ]
+    return [(heading, charts) for heading, charts in sections if charts]
 
 
 def log_charts(runs: Sequence[LoggedRun], figures: Sequence[Figure]) -> list[Chart]:
@@ -152,18 +178,12 @@ def place_charts(runs: Sequence[LoggedRun]) -> list[Chart]:
     return charts
 
 
-def ascii_text(text: str) -> str:
-    """Return a text for a chart, whose font has no Chinese."""
-    return text.encode("ascii", "replace").decode()
-
-
 def _lines(runs: Sequence[LoggedRun], figure: Figure) -> Iterator[Curve]:
     for index, run in enumerate(runs):
         for curve in curves(run.entries, {figure.name: run.label}):
             raw = replace(ascii_label(curve), index=index)
-            mean = smoothed(raw, is_logarithmic=figure.is_logarithmic)
-            if not figure.is_smoothed:
-                mean = None
+            is_logarithmic = figure.is_logarithmic
+            mean = smoothed(raw, is_logarithmic=is_logarithmic) if figure.is_smoothed else None
             if mean is not None:
                 yield replace(raw, is_faint=True)
             yield mean or raw

@@ -1,4 +1,4 @@
-"""Which run folders a page shows, and the short names by which it tells them apart."""
+"""Run folders of a page, from paths and patterns, and the short names that tell them apart."""
 
 import glob
 import os

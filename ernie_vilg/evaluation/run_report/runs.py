@@ -1,4 +1,4 @@
-"""What a page shows of a training run, read from its folder.
+"""Records of a training run for its page, read from the run folder.
 
 A run that is still training, or was killed, is read as it stands; nothing is written there.
 """

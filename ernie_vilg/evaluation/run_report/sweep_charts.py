@@ -18,11 +18,12 @@ from ernie_vilg.evaluation.charts import (
     DASHES,
     MOST_LINES,
     add_legend,
+    ascii_text,
     curves,
     make_logarithmic,
     svg_chart,
 )
-from ernie_vilg.evaluation.run_report.run_charts import Chart, ascii_text
+from ernie_vilg.evaluation.run_report.run_charts import Chart
 from ernie_vilg.evaluation.validation_charts import DIRECTIONS, held_out_names
 
 _INCHES = (5.2, 3.4)
