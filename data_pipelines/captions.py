@@ -108,8 +108,8 @@ def text_of(caption: str, question: str | None) -> str:
         question: the question; None for a caption.
     """
     if question is None:
-        return _without_end(caption)
-    return _without_end(question) + QUESTION_END + _without_end(caption)
+        return without_question_end(caption)
+    return without_question_end(question) + QUESTION_END + without_question_end(caption)
 
 
 def clean_text(text: str, *, max_characters: int) -> str:
@@ -131,7 +131,7 @@ def clean_caption(caption: str, *, max_characters: int) -> str:
     Raises:
         RejectedError: the cleaned caption is empty, or has more than `max_characters`.
     """
-    spaced = _without_end(caption).replace(_SPACE_OF_PIECES, " ")
+    spaced = without_question_end(caption).replace(_SPACE_OF_PIECES, " ")
     # Printable characters are neither control nor format characters, nor space but " ".
     visible = spaced if spaced.isprintable() else _without_controls(spaced)
     cleaned = " ".join(visible.split()).strip(" " + _JOINERS)
@@ -148,7 +148,8 @@ def _of_length(cleaned: str, max_characters: int) -> str:
     return cleaned
 
 
-def _without_end(caption: str) -> str:
+def without_question_end(caption: str) -> str:
+    """Return a text with a space between a question and its answer, as captions have it."""
     return caption.replace(QUESTION_END, " ")
 
 

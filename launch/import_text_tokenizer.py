@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from data_pipelines.outputs import output_folder
 from ernie_vilg import __version__
 from ernie_vilg.config.text_tokenizer import ImportTextTokenizerConfig
-from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import sha256_of_file
+from ernie_vilg.storage.files import require_sha256
 from ernie_vilg.storage.shard_manifest import read_manifest
 from launch.support.program import program
 
@@ -59,17 +58,10 @@ def origin(config: ImportTextTokenizerConfig, vocabulary: "Vocabulary") -> dict[
         InputError: the vocabulary's hash is not the expected one.
     """
     path = Path(config.vocabulary)
-    sha256 = sha256_of_file(path)
-    if config.vocabulary_sha256 not in (None, sha256):
-        raise InputError(
-            f"vocabulary={path} has the SHA-256 {sha256}, not vocabulary_sha256="
-            f"{config.vocabulary_sha256}: it is damaged or another file; get it again, or correct "
-            "vocabulary_sha256"
-        )
     return {
         "vocabulary": {
             "file": path.name,
-            "sha256": sha256,
+            "sha256": require_sha256("vocabulary", path, config.vocabulary_sha256),
             "entries": len(vocabulary.pieces) + len(vocabulary.special),
             "special_entries": list(vocabulary.special),
             "unused_entries": vocabulary.num_unused,

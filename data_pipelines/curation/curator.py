@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from data_pipelines.captions import without_question_end
 from data_pipelines.curation.language import language_rules
 from data_pipelines.curation.models.loading import load_translator
 from data_pipelines.curation.models.rules import judge_pairs, pair_rules, text_rules
@@ -92,7 +93,7 @@ class Curator:
             transformed = transform(caption)
             if transformed != caption:
                 caption, names = transformed, (*names, name)
-        verdict = first_broken(self._caption_rules, _judged(caption))
+        verdict = first_broken(self._caption_rules, without_question_end(caption))
         return CaptionVerdict(
             caption=caption,
             transforms=names,
@@ -114,9 +115,6 @@ class Curator:
             images: RGB pictures, reduced to at most `VIEW_SIDE` pixels a side by the caller.
             captions: their captions.
         """
-        return judge_pairs(self._pair_rules, images, [_judged(caption) for caption in captions])
-
-
-def _judged(caption: str) -> str:
-    """Return the text that rules judge."""
-    return caption.replace(QUESTION_END, " ")
+        return judge_pairs(
+            self._pair_rules, images, [without_question_end(caption) for caption in captions]
+        )

@@ -48,6 +48,26 @@ def sha256_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def require_sha256(setting: str, path: Path, expected: str | None) -> str:
+    """Return the SHA-256 of a file that a setting names.
+
+    Args:
+        setting: name of the setting; `<setting>_sha256` has the expected hash.
+        path: the file.
+        expected: hash that the file must have; None accepts any.
+
+    Raises:
+        InputError: it has another one.
+    """
+    found = sha256_of_file(path)
+    if expected not in (None, found):
+        raise InputError(
+            f"{setting}={path} has the SHA-256 {found}, not {setting}_sha256={expected}: it is "
+            f"damaged or another file; get it again, or correct {setting}_sha256"
+        )
+    return found
+
+
 def sha256_of_json(value: Any) -> str:
     """Return the SHA-256 of a JSON value, independent of the order of its keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

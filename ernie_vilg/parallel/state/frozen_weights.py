@@ -54,20 +54,17 @@ def _parts_by_name(folder: Path) -> _Parts:
     """Map the files of the model; nothing is read before it is used."""
     parts: _Parts = defaultdict(dict)
     for file in sorted(folder.glob("*model_states.pt")):
+        prefix, of_module = "", "module"  # a pipeline has files of layers instead of the latter
         if found := _OF_ZERO_3.fullmatch(file.name):
-            key, prefix = (int(found[2]), int(found[1])), ""
+            key, of_module = (int(found[2]), int(found[1])), "frozen_param_fragments"
         elif found := _OF_LAYER.fullmatch(file.name):
             key, prefix = (int(found[2]), 0), f"{int(found[1])}."
         elif found := _OF_TENSOR_RANK.fullmatch(file.name):
-            key, prefix = (int(found[1]), 0), ""
+            key = int(found[1]), 0
         else:
             continue
         content = read_model_file(file)
-        if _OF_ZERO_3.fullmatch(file.name):
-            content = content["frozen_param_fragments"]
-        elif not prefix:
-            content = content["module"] or {}  # a pipeline has files of layers instead
-        for name, value in content.items():
+        for name, value in (content if prefix else content[of_module] or {}).items():
             if isinstance(value, Tensor):
                 parts[prefix + name][key] = value
     return parts

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ernie_vilg.errors import InputError
-from ernie_vilg.storage.files import sha256_of_file
+from ernie_vilg.storage.files import require_sha256
 
 _PARTS = ("ema", "model", "state_dict")
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -64,12 +64,7 @@ def read_foreign_file(path: Path, *, part: str, sha256: str | None) -> ForeignFi
     """
     if not path.is_file():
         raise InputError(f"checkpoint={path} is no file: name the file of a trained VQGAN")
-    found = sha256_of_file(path)
-    if sha256 not in (None, found):
-        raise InputError(
-            f"checkpoint={path} has the SHA-256 {found}, not checkpoint_sha256={sha256}: it is "
-            "damaged or another file; get it again, or correct checkpoint_sha256"
-        )
+    found = require_sha256("checkpoint", path, sha256)
     content = _load(path)
     name, entries = _part(content, part, path)
     skipped = {key: _size(value) for key, value in content.items() if name not in ("file", key)}
